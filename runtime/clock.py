@@ -1,0 +1,17 @@
+"""Time as a value: whoever needs the time takes a Clock.
+
+May import the standard library. What never enters here: sleeping.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+Clock = Callable[[], int]
+"""Returns the wall-clock time in milliseconds since the epoch, UTC."""
+
+
+def system_clock() -> int:
+    """The system's time."""
+    return time.time_ns() // 1_000_000

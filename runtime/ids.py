@@ -1,0 +1,83 @@
+"""Identity: every id is a pure function of its cause (design: docs/architecture.md, "Identity").
+
+May import the standard library. What never enters here: a clock read, a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from uuid import UUID, uuid5
+
+_RAND_MASK = (1 << 80) - 1
+
+
+def notification_id(accepted_at_ms: int, tenant: str, idempotency_key: str | None = None) -> str:
+    """A UUIDv7 (RFC 9562 §5.7) whose timestamp is `accepted_at_ms`.
+
+    The other bits are random, or SHA-256(tenant NUL key) when a key is given: the same tenant, key and time give the
+    same id. Raises ValueError when the time does not fit into 48 bits.
+    """
+    if not 0 <= accepted_at_ms < 1 << 48:
+        raise ValueError(f"accepted_at {accepted_at_ms} is not a time in milliseconds since 1970")
+    if idempotency_key is None:
+        rest = int.from_bytes(os.urandom(10), "big")
+    else:
+        rest = int.from_bytes(hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).digest()[:10], "big")
+    value = (accepted_at_ms << 80) | (rest & _RAND_MASK)
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return str(UUID(int=value))
+
+
+def accepted_at(notification_id: str) -> int:
+    """The time in a notification id, in milliseconds. Raises ValueError when it is not a UUIDv7."""
+    parsed = UUID(notification_id)
+    if parsed.version != 7:
+        raise ValueError("a notification id is a UUIDv7")
+    return parsed.int >> 80
+
+
+def message_id(notification_id: str, channel: str, fingerprint: str, generation: int = 0) -> str:
+    """Id of the message to one address; `fingerprint` is "" where no address was found."""
+    return str(uuid5(UUID(notification_id), f"{channel}:{fingerprint}:{generation}"))
+
+
+def event_id(subject_id: str, state: str, attempt: int = 0, provider_event_id: str = "") -> str:
+    """Id of a fact; `subject_id` is the message id, or the notification id where no message exists."""
+    return str(uuid5(UUID(subject_id), f"{state}:{attempt}:{provider_event_id}"))
+
+
+def timer_id(subject_id: str, purpose: str, attempt: int = 0) -> str:
+    """Id of a wait."""
+    return str(uuid5(UUID(subject_id), f"timer:{purpose}:{attempt}"))
+
+
+def dead_letter_id(stage: str, topic: str, partition: int, offset: int) -> str:
+    """Id of a dead letter: the same record given up twice by a stage has one."""
+    return str(uuid5(UUID(int=0), f"{stage}:{topic}:{partition}:{offset}"))
+
+
+def normal_address(channel: str, value: str) -> str:
+    """The form of an address that is compared: e-mail in lower case, numbers and tokens as they are."""
+    return value.strip().lower() if channel == "email" else value.strip()
+
+
+def address_hash(channel: str, value: str) -> str:
+    """Fingerprint of an address: 32 hex digits of SHA-256 over channel and normal form."""
+    return hashlib.sha256(f"{channel}:{normal_address(channel, value)}".encode()).hexdigest()[:32]
+
+
+def recipient(user_id: str | None, channel: str | None = None, address: str | None = None) -> str:
+    """The recipient part of a key: the user id, else `addr:` and the address hash."""
+    if user_id:
+        return user_id
+    if channel is None or address is None:
+        raise ValueError("a recipient is a user id or an address")
+    return f"addr:{address_hash(channel, address)}"
+
+
+def request_key(tenant: str, user_id: str | None, addresses: list[tuple[str, str]]) -> bytes:
+    """Kafka key `tenant:recipient` of a request; `addresses` are (channel, value), the first one counts."""
+    channel, value = addresses[0] if addresses else (None, None)
+    return f"{tenant}:{recipient(user_id, channel, value)}".encode()

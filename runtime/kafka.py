@@ -1,0 +1,453 @@
+"""Kafka as this project uses it: an idempotent producer, a manual-commit consumer, topic administration.
+
+The only module that imports confluent_kafka. Its errors leave as our own. What never enters here: Avro, a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka import Consumer as _Consumer
+from confluent_kafka import Producer as _Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from runtime.errors import PublishError, TopicsError, UnavailableError
+from runtime.records import InRecord, OutRecord
+from runtime.settings import KafkaSettings
+from schemas.topics import Topic
+
+log = logging.getLogger("kafka")
+
+Partition = tuple[str, int]
+"""(topic, partition)"""
+
+_FENCED = frozenset(
+    {
+        KafkaError._ASSIGNMENT_LOST,
+        KafkaError._FENCED,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+    }
+)
+EXIT_FATAL = 70
+"""EX_SOFTWARE: the supervisor restarts the process, which takes over from what is committed."""
+
+
+class FencedError(Exception):
+    """The group no longer counts us as the owner: whatever we were about to do belongs to somebody else now."""
+
+
+class CommitError(Exception):
+    """The commit was not confirmed; it may or may not have happened."""
+
+
+def _quiet(_: KafkaError) -> None:
+    """Connection trouble is retried by librdkafka for ever and shows as lag; a line per refused connect helps nobody."""
+
+
+def _die(error: KafkaError) -> None:
+    if error.fatal():
+        log.critical("fatal client error, exiting: %s", error.str())
+        os._exit(EXIT_FATAL)
+
+
+def _client_config(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "client.id": f"{client_id}-{os.getpid()}",
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1_000,
+        "retry.backoff.ms": 20,
+        "retry.backoff.max.ms": 200,
+        "socket.keepalive.enable": True,
+        "log_level": 2,
+        "allow.auto.create.topics": False,
+        **settings.options,
+    }
+
+
+class _Pending:
+    """Counts the acknowledgements of one batch; one callback per batch, not a future per record."""
+
+    __slots__ = ("_done", "_left", "error")
+
+    def __init__(self, count: int, done: Callable[[KafkaError | None], None]) -> None:
+        self._left, self._done, self.error = count, done, None
+
+    def acknowledge(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self.error = error
+        self._left -= 1
+        if self._left == 0:
+            self._done(self.error)
+
+
+class Producer:
+    """Idempotent, acks=all. A record counts as published only when the broker has acknowledged it."""
+
+    def __init__(
+        self, settings: KafkaSettings, *, client_id: str, linger_ms: float = 5, delivery_timeout_s: float = 60
+    ) -> None:
+        self._producer = _Producer(
+            {
+                **_client_config(settings, client_id),
+                "enable.idempotence": True,
+                "acks": "all",
+                "partitioner": "murmur2_random",
+                "linger.ms": linger_ms,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 200_000,
+                "delivery.timeout.ms": int(delivery_timeout_s * 1_000),
+                # Less than the delivery timeout, so that a request lost with a broker is sent again in time.
+                "request.timeout.ms": int(min(10.0, delivery_timeout_s) * 1_000),
+                "error_cb": _die,
+            }
+        )
+        self._timeout_s = delivery_timeout_s
+        self._lock = threading.Lock()  # records of one batch stay together and in order
+        self._closed = False
+        self._poller = threading.Thread(target=self._poll, name=f"{client_id}-poll", daemon=True)
+        self._poller.start()
+
+    def _poll(self) -> None:
+        while not self._closed:
+            self._producer.poll(0.2)
+
+    def _enqueue(self, records: Sequence[OutRecord], done: Callable[[KafkaError | None], None]) -> None:
+        pending = _Pending(len(records), done)
+        with self._lock:
+            for record in records:
+                while True:
+                    try:
+                        self._producer.produce(
+                            record.topic, value=record.value, key=record.key, partition=record.partition,
+                            headers=list(record.headers) or None, on_delivery=pending.acknowledge,
+                        )  # fmt: skip
+                        break
+                    except BufferError:
+                        self._producer.poll(0.05)
+
+    def publish(self, records: Sequence[OutRecord]) -> None:
+        """Block until every record is acknowledged. Raises PublishError when one is not."""
+        if not records:
+            return
+        acknowledged = threading.Event()
+        outcome: list[KafkaError | None] = []
+
+        def done(error: KafkaError | None) -> None:
+            outcome.append(error)
+            acknowledged.set()
+
+        try:
+            self._enqueue(records, done)
+        except KafkaException as exc:
+            raise PublishError(f"Kafka refused a record: {exc.args[0].str()}") from exc
+        if not acknowledged.wait(self._timeout_s + 5):
+            raise PublishError("the broker did not answer in time; publish again with the same id")
+        _raise_unacknowledged(outcome[0])
+
+    async def send(self, records: Sequence[OutRecord]) -> None:
+        """Wait until every record is acknowledged. Raises PublishError when one is not."""
+        if not records:
+            return
+        loop = asyncio.get_running_loop()
+        acknowledged: asyncio.Future[KafkaError | None] = loop.create_future()
+
+        def settle(error: KafkaError | None) -> None:
+            if not acknowledged.done():  # the waiter may have been cancelled
+                acknowledged.set_result(error)
+
+        def done(error: KafkaError | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, error)
+
+        try:
+            self._enqueue(records, done)
+        except KafkaException as exc:
+            raise PublishError(f"Kafka refused a record: {exc.args[0].str()}") from exc
+        _raise_unacknowledged(await acknowledged)
+
+    def close(self, timeout_s: float = 10) -> None:
+        """Flush what is queued and stop."""
+        self._producer.flush(timeout_s)
+        self._closed = True
+        self._poller.join(1)
+
+
+def _raise_unacknowledged(error: KafkaError | None) -> None:
+    if error is not None:
+        raise PublishError(f"the broker did not acknowledge: {error.str()}; publish again with the same id")
+
+
+def _in_record(message: Message) -> InRecord:
+    return InRecord(
+        message.topic(), message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value(),
+        message.headers() or (),
+    )  # fmt: skip
+
+
+class Consumer:
+    """A consumer whose offsets are committed by its owner only, after the effect. Every call from one thread.
+
+    `group` None gives a reader that owns what it assigns itself and commits nothing.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, *, client_id: str, group: str | None, session_timeout_ms: int = 10_000,
+        fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000,
+    ) -> None:  # fmt: skip
+        self.reached_end: set[Partition] = set()
+        """Without a group: partitions read up to the end they had, compaction gaps included."""
+        self._consumer = _Consumer(
+            {
+                **_client_config(settings, client_id),
+                "group.id": group or f"reader-{client_id}",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "range",
+                "session.timeout.ms": session_timeout_ms,
+                "heartbeat.interval.ms": min(2_000, session_timeout_ms // 3),
+                "max.poll.interval.ms": max_poll_interval_ms,
+                "fetch.wait.max.ms": fetch_wait_ms,
+                "fetch.min.bytes": fetch_min_bytes,
+                "queued.max.messages.kbytes": queued_kbytes,
+                "fetch.error.backoff.ms": 50,
+                "enable.partition.eof": group is None,
+                "error_cb": _quiet,
+            }
+        )
+
+    def subscribe(
+        self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None] | None = None,
+        on_revoke: Callable[[list[Partition]], None] | None = None, on_lost: Callable[[list[Partition]], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Join the group. `on_assign` may return offsets to start at (-2 is the beginning)."""
+
+        def assigned(consumer: Any, partitions: list[TopicPartition]) -> None:
+            starts = on_assign([(p.topic, p.partition) for p in partitions]) if on_assign else None
+            if starts:
+                consumer.assign(
+                    [TopicPartition(p.topic, p.partition, starts[p.topic, p.partition]) for p in partitions]
+                )
+
+        def revoked(_: Any, partitions: list[TopicPartition]) -> None:
+            if on_revoke:
+                on_revoke([(p.topic, p.partition) for p in partitions])
+
+        def lost(_: Any, partitions: list[TopicPartition]) -> None:
+            handler = on_lost or on_revoke
+            if handler:
+                handler([(p.topic, p.partition) for p in partitions])
+
+        self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def assign(self, offsets: Mapping[Partition, int]) -> None:
+        """Own these partitions from these offsets on (-2 is the beginning), without a group."""
+        self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in offsets.items()])
+
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+        """Up to `max_records`, as soon as one is there and what is queued behind it; [] after `timeout_s`."""
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return []
+        messages = [first]
+        if max_records > 1:
+            messages += self._consumer.consume(max_records - 1, 0)
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                records.append(_in_record(message))
+            elif error.fatal():
+                raise FencedError(error.str())
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self.reached_end.add((message.topic(), message.partition()))
+            elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
+                raise FencedError("the loop was stopped for longer than max.poll.interval.ms")
+            else:
+                log.debug("consumer: %s", error.str())
+        return records
+
+    def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None:
+        """Commit synchronously. Raises FencedError when the group refuses us, CommitError when it is not confirmed."""
+        if not offsets:
+            return
+        notes = metadata or {}
+        wanted = [TopicPartition(t, p, o, metadata=notes.get((t, p), "")) for (t, p), o in offsets.items()]
+        try:
+            results = self._consumer.commit(offsets=wanted, asynchronous=False)
+        except KafkaException as exc:
+            _raise_commit(exc.args[0])
+            raise
+        for result in results or ():
+            if result.error is not None:
+                _raise_commit(result.error)
+
+    def committed(self, partitions: Iterable[Partition], timeout_s: float = 10) -> dict[Partition, tuple[int, str]]:
+        """Committed (offset, metadata) per partition; offset -1 where nothing is committed. Raises UnavailableError."""
+        try:
+            results = self._consumer.committed([TopicPartition(t, p) for t, p in partitions], timeout=timeout_s)
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read committed offsets: {exc.args[0].str()}") from exc
+        found = {}
+        for result in results:
+            if result.error is not None:
+                raise UnavailableError(f"cannot read committed offsets: {result.error.str()}")
+            offset = result.offset if result.offset >= 0 else -1
+            found[result.topic, result.partition] = (offset, result.metadata or "")
+        return found
+
+    def offset_range(self, partition: Partition, timeout_s: float = 10) -> tuple[int, int]:
+        """(first, end) offsets that the broker has. Raises UnavailableError."""
+        try:
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=timeout_s)
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read the end of {partition[0]}: {exc.args[0].str()}") from exc
+        return low, high
+
+    def partitions_of(self, topic: str, timeout_s: float = 10) -> list[Partition]:
+        """Every partition of a topic. Raises TopicsError when there is none, UnavailableError without a broker."""
+        try:
+            metadata = self._consumer.list_topics(topic, timeout=timeout_s)
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot reach Kafka: {exc.args[0].str()}") from exc
+        found = metadata.topics[topic]
+        if found.error is not None or not found.partitions:
+            raise TopicsError(f"topic {topic} does not exist; run `heliograph topics apply`")
+        return [(topic, partition) for partition in sorted(found.partitions)]
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Fetch nothing more of these until resumed."""
+        self._consumer.pause([TopicPartition(t, p) for t, p in partitions])
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Undo pause."""
+        self._consumer.resume([TopicPartition(t, p) for t, p in partitions])
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Read on at `offset`."""
+        self._consumer.seek(TopicPartition(*partition, offset))
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+
+BEGINNING = OFFSET_BEGINNING
+
+
+def _raise_commit(error: KafkaError) -> None:
+    if error.code() in _FENCED:
+        raise FencedError(error.str())
+    raise CommitError(error.str())
+
+
+class Admin:
+    """Topics of the cluster."""
+
+    def __init__(self, settings: KafkaSettings, timeout_s: float = 15) -> None:
+        self._settings, self._timeout_s = settings, timeout_s
+        self._admin = AdminClient({**_client_config(settings, "admin"), "error_cb": _quiet})
+
+    def partition_counts(self) -> dict[str, int]:
+        """Topic → number of partitions. Raises UnavailableError with the address that was tried."""
+        try:
+            metadata = self._admin.list_topics(timeout=self._timeout_s)
+        except KafkaException as exc:
+            raise UnavailableError(
+                f"cannot reach Kafka at {self._settings.bootstrap_servers}: {exc.args[0].str()}; is it running, and is "
+                "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS right?"
+            ) from exc
+        return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+    def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Topic → its configuration."""
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+        if not resources:
+            return {}
+        answers = self._admin.describe_configs(resources, request_timeout=self._timeout_s)
+        return {r.name: {key: entry.value for key, entry in future.result().items()} for r, future in answers.items()}
+
+    def create(self, topics: Sequence[Topic], profile: str, replication: int) -> None:
+        """Create topics; one that exists already is left alone. Raises TopicsError."""
+        wanted = [
+            NewTopic(t.name, num_partitions=t.partitions[profile], replication_factor=replication, config=t.config)
+            for t in topics
+        ]
+        if not wanted:
+            return
+        for name, future in self._admin.create_topics(wanted, operation_timeout=self._timeout_s).items():
+            try:
+                future.result()
+            except KafkaException as exc:
+                if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise TopicsError(f"cannot create {name}: {exc.args[0].str()}") from exc
+
+    def alter_configs(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        """Set configuration entries; others stay. Raises TopicsError."""
+        from confluent_kafka.admin import AlterConfigOpType, ConfigEntry
+
+        resources = [
+            ConfigResource(
+                ResourceType.TOPIC,
+                name,
+                incremental_configs=[
+                    ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+                    for key, value in entries.items()
+                ],
+            )
+            for name, entries in changes.items()
+        ]
+        if not resources:
+            return
+        for resource, future in self._admin.incremental_alter_configs(resources).items():
+            try:
+                future.result()
+            except KafkaException as exc:
+                raise TopicsError(f"cannot configure {resource.name}: {exc.args[0].str()}") from exc
+
+    def group_lag(self, group: str) -> dict[Partition, int]:
+        """End offset minus committed offset per partition that the group has committed."""
+        from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel
+        from confluent_kafka.admin import OffsetSpec
+
+        request = [ConsumerGroupTopicPartitions(group)]
+        answer = self._admin.list_consumer_group_offsets(request)[group].result()
+        committed = {(p.topic, p.partition): p.offset for p in answer.topic_partitions if p.offset >= 0}
+        ends = self._admin.list_offsets(
+            {TopicPartition(*partition): OffsetSpec.latest() for partition in committed},
+            isolation_level=IsolationLevel.READ_UNCOMMITTED,
+        )
+        return {
+            (p.topic, p.partition): max(0, future.result().offset - committed[p.topic, p.partition])
+            for p, future in ends.items()
+        }
+
+
+def wait_for_broker(settings: KafkaSettings, timeout_s: float) -> None:
+    """Return when the broker answers. Raises UnavailableError."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            Admin(settings, timeout_s=2).partition_counts()
+            return
+        except UnavailableError:
+            if time.monotonic() > deadline:
+                raise

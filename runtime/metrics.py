@@ -1,0 +1,66 @@
+"""Every metric of the project, with type and meaning; names `heliograph_<thing>_<unit>[_total]`.
+
+Labels are few and closed (stage, channel, lane, provider, outcome, topic); never a tenant, user or id.
+May import prometheus_client. What never enters here: code that decides.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+# Ingest
+ACCEPTED = Counter("heliograph_requests_accepted_total", "Requests acknowledged by the broker.", ["lane", "door"])
+REFUSED = Counter("heliograph_requests_refused_total", "HTTP requests answered with an error, by its code.", ["code"])
+INGEST_SECONDS = Histogram("heliograph_ingest_seconds", "HTTP request to answer.", ["route"], buckets=_FAST)
+
+# Relay
+RELAYED = Counter("heliograph_relay_published_total", "Outbox rows published to compacted topics.", ["topic"])
+OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait to be published.")
+
+# Views
+VIEW_KEYS = Gauge("heliograph_view_keys", "Keys held by a view of a compacted topic.", ["topic"])
+
+# Router
+ROUTED = Counter("heliograph_router_decisions_total", "Decisions of the router.", ["lane", "state"])
+ROUTER_BATCH_SECONDS = Histogram(
+    "heliograph_router_batch_seconds", "Reading a batch to its last acknowledgement.", ["lane"], buckets=_FAST
+)
+STAGE_DELAY_SECONDS = Histogram(
+    "heliograph_stage_delay_seconds", "Acceptance of the notification to the start of the stage.",
+    ["stage", "lane"], buckets=_FAST,
+)  # fmt: skip
+
+# Timers
+TIMERS_PENDING = Gauge("heliograph_timers_pending", "Timers that wait.")
+TIMERS_FIRED = Counter("heliograph_timers_fired_total", "Timers fired.", ["purpose"])
+TIMER_LATENESS_SECONDS = Histogram(
+    "heliograph_timer_lateness_seconds", "Due time to acknowledged firing.", buckets=_FAST
+)
+
+# Senders
+SENDS = Counter("heliograph_sender_results_total", "Outcomes of claimed messages.", ["channel", "provider", "outcome"])
+PROVIDER_SECONDS = Histogram(
+    "heliograph_provider_request_seconds", "One provider request.", ["channel", "provider"], buckets=_FAST
+)
+IN_FLIGHT = Gauge("heliograph_sender_in_flight", "Messages claimed and not recorded yet.", ["channel"])
+DUPLICATES_DROPPED = Counter(
+    "heliograph_sender_duplicates_dropped_total", "Dispatch records dropped by the ledger.", ["channel", "cause"]
+)
+IN_DOUBT = Counter("heliograph_sender_in_doubt_total", "Claimed messages without an outcome at takeover.", ["channel"])
+REQUEST_GUARD = Counter(
+    "heliograph_sender_request_guard_total", "Provider requests refused by the guard below all retries: page somebody.",
+    ["channel"],
+)  # fmt: skip
+UNKNOWN_CODES = Counter("heliograph_provider_unknown_codes_total", "Provider codes no table knows.", ["provider"])
+COMMIT_SECONDS = Histogram("heliograph_sender_commit_seconds", "Facts acknowledged and claim committed.", buckets=_FAST)
+
+# Sink
+ROWS = Counter("heliograph_sink_rows_total", "Rows inserted.", ["table"])
+INSERT_SECONDS = Histogram("heliograph_sink_insert_seconds", "One insert.", ["table"], buckets=_FAST)
+
+# Everywhere
+DEAD_LETTERS = Counter("heliograph_dead_letters_total", "Records given up.", ["stage", "reason"])
+CONSUMER_LAG = Gauge("heliograph_consumer_lag_records", "End offset minus committed offset.", ["group", "topic"])
+BUILD = Gauge("heliograph_build_info", "Always 1.", ["version", "role"])

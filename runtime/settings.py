@@ -1,0 +1,178 @@
+"""Settings of every process: `HELIOGRAPH_` environment variables (nesting `__`) over `heliograph.toml` over defaults.
+
+Read once in main by `load_settings()` and passed down; frozen; secrets are SecretStr.
+May import pydantic-settings. What never enters here: a client, a default that is a secret, a read at import.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from runtime.errors import SettingsError
+
+PREFIX = "HELIOGRAPH_"
+DEFAULT_FILE = "heliograph.toml"
+# Read elsewhere: by this function, by the tests and by the local stack.
+_OTHER_VARIABLES = {"CONFIG", "TEST_STACK", "CACHE_DIR"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(_Section):
+    """`options` are librdkafka's own (security.protocol, sasl.*, ...) and reach every client but Faust's."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    options: dict[str, str] = {}
+
+
+class PostgresSettings(_Section):
+    dsn: SecretStr = SecretStr("postgresql://heliograph@127.0.0.1:5432/heliograph")
+    pool_size: Annotated[int, Field(ge=1, le=100)] = 8
+
+
+class ClickHouseSettings(_Section):
+    url: str = "http://127.0.0.1:8123"
+    database: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "heliograph"
+    username: str = "default"
+    password: SecretStr = SecretStr("")
+
+
+class ApiSettings(_Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    # How long a 202 may wait for the broker's acknowledgement before it becomes a 503.
+    publish_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+    # API keys are stored as HMAC-SHA-256 under this; changing it revokes them all.
+    key_pepper: SecretStr = SecretStr("")
+
+
+class MetricsSettings(_Section):
+    """Where a role that serves no other HTTP answers /livez, /readyz and /metrics; port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+
+
+class RouterSettings(_Section):
+    engine: Literal["faust", "loop"] = "faust"
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] = 500
+
+
+class SenderSettings(_Section):
+    """`window` is the number of messages in flight per process, `commit_interval_ms` the least time between two commits."""
+
+    window: Annotated[int, Field(ge=1, le=4_000)] = 256
+    commit_interval_ms: Annotated[int, Field(ge=1, le=1_000)] = 10
+    max_retries: Annotated[int, Field(ge=0, le=5)] = 5
+    drain_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+
+
+class SinkSettings(_Section):
+    flush_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 500
+    max_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
+
+
+class BreakerSettings(_Section):
+    failures: Annotated[int, Field(ge=1)] = 10
+    reset_s: Annotated[float, Field(gt=0)] = 30.0
+
+
+class ProviderSettings(BaseModel):
+    """What every provider account has; a provider's own keys are kept as they are and checked by its own module."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+    channel: Literal["email", "sms", "push", "webhook"]
+    kind: str
+    rate_per_second: Annotated[float, Field(gt=0)] | None = None
+    max_in_flight: Annotated[int, Field(ge=1, le=4_000)] = 64
+    timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
+    breaker: BreakerSettings = BreakerSettings()
+
+
+class Settings(BaseSettings):
+    """Everything a process may be told. An unknown key is refused."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    postgres: PostgresSettings = PostgresSettings()
+    clickhouse: ClickHouseSettings = ClickHouseSettings()
+    api: ApiSettings = ApiSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    router: RouterSettings = RouterSettings()
+    sender: SenderSettings = SenderSettings()
+    sink: SinkSettings = SinkSettings()
+    providers: tuple[ProviderSettings, ...] = ()
+    partitions: Literal["local", "default"] = "default"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    crash_at: str | None = None
+    """Test aid: the process kills itself at this named point (see runtime/process.py)."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        # The file's values come in as init arguments; the environment wins over them.
+        return (env_settings, init_settings)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file's tables, with the providers' `*_file` paths made absolute (they are relative to the file)."""
+    try:
+        tables = tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise SettingsError(f"cannot read {path}: {exc.strerror}; set {PREFIX}CONFIG to a readable file") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{path} is not valid TOML: {exc}") from exc
+    for provider in tables.get("providers", []):
+        if isinstance(provider, dict):
+            for key, value in provider.items():
+                if key.endswith("_file") and isinstance(value, str):
+                    provider[key] = str((path.parent / value).resolve())
+    return tables
+
+
+def load_settings() -> Settings:
+    """Read the environment and the file of `HELIOGRAPH_CONFIG` (else ./heliograph.toml where it exists).
+
+    Raises SettingsError with one line per wrong setting that names it and says what is allowed.
+    """
+    named = os.environ.get(f"{PREFIX}CONFIG")
+    path = Path(named or DEFAULT_FILE)
+    tables = read_toml(path) if named or path.exists() else {}
+    known = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
+    for variable in sorted(os.environ):
+        if variable.startswith(PREFIX) and variable.removeprefix(PREFIX).split("__")[0] not in known:
+            raise SettingsError(f"wrong settings: {variable} is not a setting; check its spelling")
+    try:
+        settings = Settings(**tables)
+    except ValidationError as exc:
+        problems = "; ".join(_problem(error) for error in exc.errors(include_url=False, include_input=False))
+        raise SettingsError(f"wrong settings: {problems}") from exc
+    names = [provider.name for provider in settings.providers]
+    if len(set(names)) != len(names):
+        raise SettingsError("wrong settings: two [[providers]] have the same name; every name must be unique")
+    return settings
+
+
+def _problem(error: Any) -> str:
+    where = "__".join(str(part) for part in error["loc"])
+    return f"{PREFIX}{where.upper()} ({'.'.join(str(part) for part in error['loc'])} in {DEFAULT_FILE}): {error['msg']}"

@@ -1,0 +1,68 @@
+"""Bring the cluster's topics in line with schemas/topics.yaml: create, configure, never shrink or re-partition.
+
+May import runtime.kafka. What never enters here: a topic name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.errors import TopicsError
+from runtime.kafka import Admin
+from schemas.topics import catalogue
+
+Profile = Literal["local", "default"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One way in which a topic of the cluster is not the catalogue's."""
+
+    topic: str
+    what: Literal["missing", "partitions", "config"]
+    entry: str
+    wanted: str
+    actual: str
+
+
+def diff(admin: Admin, profile: Profile) -> list[Difference]:
+    """Every difference, [] when the cluster is as the catalogue says."""
+    counts = admin.partition_counts()
+    configs = admin.configs([name for name in catalogue() if name in counts])
+    found: list[Difference] = []
+    for name, topic in catalogue().items():
+        wanted = topic.partitions[profile]
+        if name not in counts:
+            found.append(Difference(name, "missing", "topic", f"{wanted} partitions", "missing"))
+            continue
+        if counts[name] != wanted:
+            found.append(Difference(name, "partitions", "partitions", str(wanted), str(counts[name])))
+        for key, value in topic.config.items():
+            # Brokers list policies in any order.
+            if sorted(configs[name].get(key, "").split(",")) != sorted(value.split(",")):
+                found.append(Difference(name, "config", key, value, configs[name].get(key, "")))
+    return found
+
+
+def apply(admin: Admin, profile: Profile, replication: int = 1) -> list[Difference]:
+    """Create what is missing and set what differs; returns what was done.
+
+    Raises TopicsError before anything is done when a partition count differs: more partitions would tear the order of
+    keys and the ledger apart, fewer are impossible.
+    """
+    differences = diff(admin, profile)
+    wrong = [d for d in differences if d.what == "partitions"]
+    if wrong:
+        listed = ", ".join(f"{d.topic} has {d.actual}, wants {d.wanted}" for d in wrong)
+        raise TopicsError(
+            f"partition counts are fixed once chosen: {listed}; apply with the profile they were made with"
+        )
+    missing = {d.topic for d in differences if d.what == "missing"}
+    admin.create([topic for name, topic in catalogue().items() if name in missing], profile, replication)
+    changes: dict[str, dict[str, str]] = {}
+    for difference in differences:
+        if difference.what == "config":
+            changes.setdefault(difference.topic, {})[difference.entry] = difference.wanted
+    admin.alter_configs(changes)
+    return differences

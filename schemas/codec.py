@@ -1,0 +1,144 @@
+"""The wire format: Confluent framing (0x00, 4-byte big-endian schema id, Avro body) on fastavro.
+
+Ids come from schemas/manifest.json. Times are int milliseconds on both sides: the logical types of the .avsc are for
+other readers, converting them costs more than the rest of the decode.
+The only module that imports fastavro. What never enters here: a registry client, a Kafka client, meaning of a field.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+from typing import Any, cast
+
+import fastavro
+
+from schemas.events import RECORD_TYPES, RecordName
+
+MAX_RECORD_BYTES = 1 << 20
+"""Nothing larger is decoded: a record from a topic is untrusted, and Kafka's own default limit is 1 MiB."""
+
+_HEADER = struct.Struct(">BI")
+# What fastavro raises on bytes that are not the schema's, seen by fuzzing it.
+_UNDECODABLE = (
+    EOFError, IndexError, KeyError, OverflowError, TypeError, ValueError, MemoryError, StopIteration, struct.error,
+)  # fmt: skip
+
+
+class DecodeError(ValueError):
+    """The bytes are not a record of the expected kind; the message says why, without the bytes."""
+
+
+def _plain(node: Any) -> Any:
+    """The schema without logical types and docs."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _plain(value) for key, value in node.items() if key not in ("logicalType", "doc")}
+
+
+def _with_bytes_defaults(parsed: Any) -> Any:
+    """A parsed schema whose bytes defaults are bytes: the parser wants text there, the writer bytes."""
+    for field in parsed["fields"]:
+        if field["type"] == "bytes" and isinstance(field.get("default"), str):
+            field["default"] = field["default"].encode("latin-1")
+    return parsed
+
+
+def read_schema(name: RecordName) -> dict[str, Any]:
+    """The .avsc of a record as parsed JSON, logical types and docs included."""
+    path = manifest()[name]["file"]
+    return cast(dict[str, Any], json.loads(files("schemas").joinpath(path).read_text("utf-8")))
+
+
+@cache
+def manifest() -> dict[RecordName, dict[str, Any]]:
+    """Record name → {"id", "file"} of schemas/manifest.json."""
+    return cast(dict[RecordName, dict[str, Any]], json.loads(files("schemas").joinpath("manifest.json").read_text()))
+
+
+class RecordCodec:
+    """Encodes and decodes one kind of record."""
+
+    def __init__(self, name: RecordName) -> None:
+        self.name = name
+        self.schema_id: int = manifest()[name]["id"]
+        self._prefix = _HEADER.pack(0, self.schema_id)
+        self._schema = _with_bytes_defaults(fastavro.parse_schema(_plain(read_schema(name))))
+
+    def encode(self, record: Mapping[str, Any]) -> bytes:
+        """Framed bytes. Raises ValueError, TypeError or KeyError when the record does not fit its schema."""
+        out = BytesIO()
+        out.write(self._prefix)
+        fastavro.schemaless_writer(out, self._schema, record)
+        return out.getvalue()
+
+    def decode(self, raw: bytes | None) -> dict[str, Any]:
+        """The record. Raises DecodeError for anything but exactly one record of this kind."""
+        if raw is None:
+            raise DecodeError("no value (a tombstone) where a record is expected")
+        if len(raw) > MAX_RECORD_BYTES:
+            raise DecodeError(f"{len(raw)} bytes are more than the {MAX_RECORD_BYTES} allowed")
+        if raw[:5] != self._prefix:
+            raise DecodeError(self._wrong_prefix(raw))
+        body = BytesIO(raw)
+        body.seek(5)
+        try:
+            record = fastavro.schemaless_reader(body, self._schema, None)
+        except _UNDECODABLE as exc:
+            raise DecodeError(f"not a {self.name}: {type(exc).__name__}") from exc
+        if body.tell() != len(raw):
+            raise DecodeError(f"{len(raw) - body.tell()} bytes follow the {self.name}")
+        return cast(dict[str, Any], record)
+
+    def _wrong_prefix(self, raw: bytes) -> str:
+        if len(raw) < 5 or raw[0] != 0:
+            return "not in the Confluent wire format (0x00, 4-byte schema id, Avro body)"
+        return f"schema id {_HEADER.unpack(raw[:5])[1]} is not {self.schema_id}, the id of {self.name}"
+
+
+@cache
+def codec(name: RecordName) -> RecordCodec:
+    """The codec of a record, made once."""
+    return RecordCodec(name)
+
+
+def from_example(name: RecordName, example: Mapping[str, Any]) -> dict[str, Any]:
+    """A record from its readable JSON form, in which bytes are written as text."""
+
+    def convert(schema: Any, value: Any) -> Any:
+        if isinstance(schema, list):
+            branch = [item for item in schema if item != "null"]
+            return None if value is None else convert(branch[0], value)
+        kind = schema["type"] if isinstance(schema, dict) else schema
+        if kind == "bytes":
+            return value.encode() if isinstance(value, str) else value
+        if kind == "record":
+            fields = {field["name"]: field["type"] for field in schema["fields"]}
+            return {key: convert(fields[key], item) for key, item in value.items()}
+        if kind == "array":
+            return [convert(schema["items"], item) for item in value]
+        if kind == "map":
+            return {key: convert(schema["values"], item) for key, item in value.items()}
+        return convert(kind, value) if isinstance(kind, dict | list) else value
+
+    return cast(dict[str, Any], convert(read_schema(name), example))
+
+
+def iter_examples() -> Iterator[tuple[str, str, RecordName, dict[str, Any]]]:
+    """Every packaged example as (topic, case, record name, record)."""
+    from schemas.topics import catalogue
+
+    root = files("schemas").joinpath("examples")
+    for folder in sorted(root.iterdir(), key=lambda item: item.name):
+        name = catalogue()[folder.name].record
+        for path in sorted(folder.iterdir(), key=lambda item: item.name):
+            yield folder.name, path.name.removesuffix(".json"), name, from_example(name, json.loads(path.read_text()))
+
+
+assert set(RECORD_TYPES) == set(manifest()), "schemas/manifest.json and schemas/events.py name different records"

@@ -1,0 +1,274 @@
+"""The records as Python types, one TypedDict per Avro record; times are int milliseconds since the epoch, UTC.
+
+A test holds each type against its .avsc. Also the closed lists of states and reasons (schemas/reasons.yaml).
+May import the standard library and yaml. What never enters here: behaviour of a stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Literal, NotRequired, TypedDict
+
+import yaml
+
+RecordName = Literal[
+    "NotificationRequest",
+    "ChannelMessage",
+    "DeliveryStatus",
+    "ProviderReceipt",
+    "LedgerEntry",
+    "Timer",
+    "RecipientProfile",
+    "Template",
+    "Suppression",
+    "Cancellation",
+    "DeadLetter",
+]
+
+
+class Address(TypedDict):
+    channel: str
+    value: str
+    platform: str | None
+
+
+class NotificationRequest(TypedDict):
+    notification_id: str
+    tenant: str
+    accepted_at: int
+    idempotency_key: NotRequired[str | None]
+    user_id: NotRequired[str | None]
+    addresses: NotRequired[list[Address]]
+    template_id: NotRequired[str | None]
+    template_version: NotRequired[int | None]
+    data: NotRequired[bytes]
+    content: NotRequired[bytes | None]
+    category: NotRequired[str]
+    lane: NotRequired[str]
+    channels: NotRequired[list[str]]
+    strategy: NotRequired[str]
+    locale: NotRequired[str | None]
+    send_at: NotRequired[int | None]
+    expires_at: NotRequired[int | None]
+    delivery: NotRequired[str]
+    tags: NotRequired[list[str]]
+    metadata: NotRequired[dict[str, str]]
+    overrides: NotRequired[bytes | None]
+    generation: NotRequired[int]
+    dry_run: NotRequired[bool]
+    correlation_id: NotRequired[str | None]
+    source: NotRequired[str]
+
+
+class ChannelMessage(TypedDict):
+    message_id: str
+    notification_id: str
+    tenant: str
+    accepted_at: int
+    channel: str
+    lane: str
+    category: str
+    user_id: str | None
+    address: str
+    platform: str | None
+    subject: str | None
+    text: str | None
+    html: str | None
+    title: str | None
+    body: str | None
+    data: bytes | None
+    attempt: int
+    generation: int
+    delivery: str
+    expires_at: int | None
+    template_id: str | None
+    template_version: int | None
+    preference_version: int | None
+    possible_duplicate: bool
+    correlation_id: str | None
+    overrides: bytes | None
+    routed_at: int
+
+
+class Source(TypedDict):
+    topic: str
+    partition: int
+    offset: int
+
+
+class DeliveryStatus(TypedDict):
+    event_id: str
+    notification_id: str
+    message_id: str | None
+    tenant: str
+    channel: str | None
+    lane: str
+    state: str
+    reason: str | None
+    detail: str | None
+    attempt: int
+    provider: str | None
+    provider_message_id: str | None
+    possible_duplicate: bool
+    template_id: str | None
+    template_version: int | None
+    preference_version: int | None
+    occurred_at: int
+    latency_ms: int | None
+    source: Source | None
+    correlation_id: str | None
+
+
+class ProviderReceipt(TypedDict):
+    event_id: str
+    provider: str
+    provider_message_id: str
+    message_id: str | None
+    state: str
+    reason: str | None
+    code: str | None
+    occurred_at: int
+    received_at: int
+    raw: bytes
+
+
+class LedgerEntry(TypedDict):
+    message_id: str
+    next_attempt: int
+    state: str | None
+    recorded_at: int
+
+
+class Header(TypedDict):
+    name: str
+    value: bytes
+
+
+class Timer(TypedDict):
+    timer_id: str
+    due_at: int
+    purpose: str
+    topic: str
+    key: bytes
+    headers: list[Header]
+    value: bytes
+
+
+class Device(TypedDict):
+    platform: str
+    token: str | None
+    subscription: bytes | None
+
+
+class RecipientProfile(TypedDict):
+    tenant: str
+    user_id: str
+    name: str | None
+    email: str | None
+    phone: str | None
+    locale: str | None
+    time_zone: str | None
+    devices: list[Device]
+    channels: dict[str, bool]
+    categories: dict[str, dict[str, bool]]
+    version: int
+    updated_at: int
+
+
+class Template(TypedDict):
+    tenant: str
+    template_id: str
+    version: int
+    category: str
+    channels: bytes
+    locales: bytes
+    variables: list[str]
+    updated_at: int
+
+
+class Suppression(TypedDict):
+    suppression_id: str
+    tenant: str
+    channel: str
+    address_hash: str
+    reason: str
+    expires_at: int | None
+    created_at: int
+
+
+class Cancellation(TypedDict):
+    notification_id: str
+    tenant: str
+    requested_at: int
+
+
+class DeadLetter(TypedDict):
+    dead_letter_id: str
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+    stage: str
+    reason: str
+    error_class: str
+    detail: str | None
+    attempts: int
+    tenant: str | None
+    notification_id: str | None
+    message_id: str | None
+    occurred_at: int
+
+
+RECORD_TYPES: dict[RecordName, type] = {
+    "NotificationRequest": NotificationRequest,
+    "ChannelMessage": ChannelMessage,
+    "DeliveryStatus": DeliveryStatus,
+    "ProviderReceipt": ProviderReceipt,
+    "LedgerEntry": LedgerEntry,
+    "Timer": Timer,
+    "RecipientProfile": RecipientProfile,
+    "Template": Template,
+    "Suppression": Suppression,
+    "Cancellation": Cancellation,
+    "DeadLetter": DeadLetter,
+}
+
+LANES = ("critical", "normal", "bulk")
+CHANNELS = ("email", "sms", "push")
+PLATFORMS = ("fcm", "apns", "webpush")
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """The closed lists: rank by state, reasons by settled state, and the order that sums messages up."""
+
+    rank: dict[str, int]
+    settled: frozenset[str]
+    reasons: dict[str, tuple[str, ...]]
+    events: frozenset[str]
+    engagement: frozenset[str]
+    best_first: tuple[str, ...]
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Every word that may stand in DeliveryStatus.state."""
+        return frozenset(self.rank) | self.events | self.engagement
+
+
+@cache
+def states() -> States:
+    """Read schemas/reasons.yaml once."""
+    lists = yaml.safe_load(files("schemas").joinpath("reasons.yaml").read_text("utf-8"))
+    ranked = {**lists["flow"], **lists["settled"]}
+    return States(
+        rank={state: spec["rank"] for state, spec in ranked.items()},
+        settled=frozenset(lists["settled"]),
+        reasons={state: tuple(spec.get("reasons", ())) for state, spec in lists["settled"].items()},
+        events=frozenset(lists["events"]),
+        engagement=frozenset(lists["engagement"]),
+        best_first=tuple(lists["best_first"]),
+    )

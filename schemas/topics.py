@@ -1,0 +1,99 @@
+"""The topics of schemas/topics.yaml as data.
+
+May import yaml. What never enters here: a Kafka client; what a topic is used for in code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from schemas.events import RecordName
+
+STATUS = "notify.status.v1"
+RECEIPTS = "notify.receipts.v1"
+TIMERS = "notify.timers.v1"
+RECIPIENTS = "notify.recipients.v1"
+TEMPLATES = "notify.templates.v1"
+SUPPRESSIONS = "notify.suppressions.v1"
+CANCELLATIONS = "notify.cancellations.v1"
+DEAD_LETTERS = "notify.deadletters.v1"
+
+
+def requests_topic(lane: str) -> str:
+    """Requests of a lane."""
+    return f"notify.requests.{lane}.v1"
+
+
+def dispatch_topic(channel: str, lane: str) -> str:
+    """Rendered messages of a channel and lane."""
+    return f"notify.dispatch.{channel}.{lane}.v1"
+
+
+def ledger_topic(channel: str, lane: str) -> str:
+    """The ledger beside a dispatch topic, partition by partition."""
+    return f"notify.ledger.{channel}.{lane}.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic: `partitions` by profile (local, default), `retention_days` None where compaction alone decides."""
+
+    name: str
+    record: RecordName
+    key: str
+    policy: str
+    retention_days: int | None
+    partitions: dict[str, int]
+    public: bool
+    producers: tuple[str, ...]
+    consumers: tuple[str, ...]
+    description: str
+
+    @property
+    def config(self) -> dict[str, str]:
+        """Kafka topic configuration."""
+        config = {"cleanup.policy": self.policy, "min.insync.replicas": "1"}
+        if self.retention_days is not None:
+            config["retention.ms"] = str(self.retention_days * 86_400_000)
+        if "compact" in self.policy:
+            # A reader that was down for a day still sees every tombstone.
+            config |= {"delete.retention.ms": "86400000", "segment.ms": "86400000", "max.compaction.lag.ms": "86400000"}
+        return config
+
+
+def _expand(spec: dict[str, Any], lanes: list[str], channels: list[str]) -> list[Topic]:
+    names = [spec["name"]]
+    for placeholder, values in (("{lane}", lanes), ("{channel}", channels)):
+        names = (
+            [name.replace(placeholder, value) for name in names for value in values]
+            if placeholder in spec["name"]
+            else names
+        )
+    return [
+        Topic(
+            name=name,
+            record=spec["record"],
+            key=spec["key"],
+            policy=spec["policy"],
+            retention_days=spec.get("retention_days"),
+            partitions=dict(spec["partitions"]),
+            public=spec["public"],
+            producers=tuple(spec["producers"]),
+            consumers=tuple(spec["consumers"]),
+            description=spec["description"],
+        )
+        for name in names
+    ]
+
+
+@cache
+def catalogue() -> dict[str, Topic]:
+    """Every topic by name."""
+    registry = yaml.safe_load(files("schemas").joinpath("topics.yaml").read_text("utf-8"))
+    topics = [t for spec in registry["topics"] for t in _expand(spec, registry["lanes"], registry["channels"])]
+    return {topic.name: topic for topic in topics}
