@@ -1,0 +1,387 @@
+"""Templates: a subset of Jinja, checked when written and rendered by minijinja.
+
+The subset is the defence (fuel counts instructions, not work): text, output of paths with a few filters, if, for,
+comparisons, `is defined`, `is none`. Nothing calls, assigns, builds a list or does arithmetic. A source must pass jinja2's
+parser and the walk below, and minijinja's compiler.
+The only module that imports jinja2 and minijinja. What never enters here: Kafka, a channel's meaning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import jinja2
+import minijinja
+from jinja2 import nodes
+
+from runtime.errors import HeliographError
+
+MAX_SOURCE_BYTES = 64 * 1024
+MAX_NODES = 2_000
+MAX_FILTERS = 4
+MAX_LINKS = 16
+MAX_ELIF = 32
+MAX_NESTING = 10
+MAX_LOOPS = 3
+MAX_VALUE_CHARS = 64 * 1024
+MAX_OUTPUT_CHARS = 1 << 20
+FUEL = 100_000
+
+FILTERS = frozenset(
+    {
+        "default", "upper", "lower", "title", "capitalize", "trim", "length", "round", "int", "float", "first", "last",
+        "urlencode", "escape", "date", "number",
+    }
+)  # fmt: skip
+TESTS = frozenset({"defined", "none"})
+PARTS: dict[str, tuple[str, ...]] = {
+    "email": ("subject", "text", "html"),
+    "sms": ("text",),
+    "push": ("title", "body", "data"),
+}
+"""The parts of a message by channel; push `data` is a map of sources."""
+
+_KNOWN_NODES = (
+    nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Getitem, nodes.Const, nodes.If, nodes.For,
+    nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Test, nodes.Filter, nodes.Keyword,
+)  # fmt: skip
+# A tag, an output or a comment, strings inside skipped over.
+_TAG = re.compile(
+    r"""\{\#.*?\#\}|\{%(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?!%\}).)*%\}"""
+    r"""|\{\{(?P<open>[-+]?)(?P<expr>(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?![-+]?\}\}).)*)(?P<close>[-+]?)\}\}""",
+    re.DOTALL,
+)
+
+
+class TemplateRefused(HeliographError):
+    """A source that may not be used: `where` (email.html, de.sms.text), `line` (from 1) and `reason`."""
+
+    def __init__(self, reason: str, line: int = 1, where: str = "template") -> None:
+        super().__init__(f"{where}, line {line}: {reason}")
+        self.reason, self.line, self.where = reason, line, where
+
+
+class MissingVariable(Exception):
+    """A path that the template prints is not in the data."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"variable {path} is missing")
+        self.path = path
+
+
+class RenderError(Exception):
+    """The template does not fit the data: too long, a list printed as text, ..."""
+
+
+# -- checking ---------------------------------------------------------------------------------------------------------
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(keep_trailing_newline=True)
+
+
+def _path(node: nodes.Node) -> tuple[str, ...] | None:
+    """("order", "id") for order.id, None for anything but a name with constant links."""
+    links: list[str] = []
+    while True:
+        if isinstance(node, nodes.Name):
+            return (node.name, *reversed(links))
+        if isinstance(node, nodes.Getattr):
+            links.append(node.attr)
+            node = node.node
+        elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+            links.append(str(node.arg.value))
+            node = node.node
+        else:
+            return None
+
+
+def _printed_path(expression: nodes.Node) -> tuple[str, ...] | None:
+    """The path an output needs: its name through all filters, None when `default` stands in or nothing is needed."""
+    while isinstance(expression, nodes.Filter):
+        if expression.name == "default" or expression.node is None:
+            return None
+        expression = expression.node
+    return _path(expression)
+
+
+class _Checker:
+    """Walks a parsed source once; collects the paths that are printed unconditionally."""
+
+    def __init__(self) -> None:
+        self.required: set[str] = set()
+        self._count = 0
+
+    def walk(
+        self, node: nodes.Node, depth: int = 0, loops: int = 0, local: frozenset[str] = frozenset(), sure: bool = True
+    ) -> None:
+        self._count += 1
+        line = node.lineno or 1
+        if self._count > MAX_NODES:
+            raise TemplateRefused(f"more than {MAX_NODES} parts; make it simpler", line)
+        if not isinstance(node, _KNOWN_NODES):
+            raise TemplateRefused(f"{type(node).__name__.lower()} is not part of the template language", line)
+        if isinstance(node, nodes.If | nodes.For):
+            depth += 1
+            if depth > MAX_NESTING:
+                raise TemplateRefused(f"nested deeper than {MAX_NESTING}", line)
+        if isinstance(node, nodes.For):
+            self._walk_loop(node, depth, loops + 1, local, sure)
+        elif isinstance(node, nodes.If):
+            self._walk_if(node, depth, loops, local)
+        elif isinstance(node, nodes.Output):
+            for expression in node.nodes:
+                self._check_expression(expression)
+                path = _printed_path(expression)
+                if path and sure and path[0] not in local:
+                    self.required.add(".".join(path))
+                self.walk(expression, depth, loops, local, sure)
+        else:
+            self._check_leaf(node, line)
+            for child in node.iter_child_nodes():
+                self.walk(child, depth, loops, local, sure)
+
+    def _walk_loop(self, node: nodes.For, depth: int, loops: int, local: frozenset[str], sure: bool) -> None:
+        if loops > MAX_LOOPS:
+            raise TemplateRefused(f"more than {MAX_LOOPS} loops inside each other", node.lineno)
+        path = _path(node.iter)
+        if path is None or not isinstance(node.target, nodes.Name) or node.test or node.recursive:
+            raise TemplateRefused("a loop is `for name in path`", node.lineno)
+        if sure and path[0] not in local:
+            self.required.add(".".join(path))
+        self.walk(node.iter, depth, loops, local, sure=False)
+        inner = local | {node.target.name, "loop"}
+        for child in (*node.body, *node.else_):
+            # What a loop prints of the outside is needed only when it turns at least once.
+            self.walk(child, depth, loops, inner, sure=False)
+
+    def _walk_if(self, node: nodes.If, depth: int, loops: int, local: frozenset[str]) -> None:
+        if len(node.elif_) > MAX_ELIF:
+            raise TemplateRefused(f"more than {MAX_ELIF} elif", node.lineno)
+        for branch in (node, *node.elif_):
+            self._check_expression(branch.test)
+            self.walk(branch.test, depth, loops, local, sure=False)
+            for child in branch.body:
+                self.walk(child, depth, loops, local, sure=False)
+        for child in node.else_:
+            self.walk(child, depth, loops, local, sure=False)
+
+    def _check_leaf(self, node: nodes.Node, line: int) -> None:
+        if isinstance(node, nodes.Name) and (node.name.startswith("_") or node.ctx != "load"):
+            raise TemplateRefused(f"the name {node.name} is not allowed", line)
+        if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
+            raise TemplateRefused(f"the name {node.attr} is not allowed", line)
+        if isinstance(node, nodes.Getattr | nodes.Getitem) and _path(node) is None:
+            raise TemplateRefused("a path is a name with constant links, like order.id or lines[0]", line)
+        if isinstance(node, nodes.Const) and not isinstance(node.value, str | int | float | bool | type(None)):
+            raise TemplateRefused("only text, numbers, true, false and none are constants", line)
+        if isinstance(node, nodes.Test) and (node.name not in TESTS or node.args or node.kwargs):
+            raise TemplateRefused(f"the test {node.name} is not allowed; there are {_listed(TESTS)}", line)
+        if isinstance(node, nodes.Filter):
+            if node.name not in FILTERS:
+                raise TemplateRefused(f"the filter {node.name} is not allowed; there are {_listed(FILTERS)}", line)
+            if node.node is None or node.dyn_args or node.dyn_kwargs:
+                raise TemplateRefused(f"the filter {node.name} takes constant arguments only", line)
+            if any(not isinstance(a, nodes.Const) for a in (*node.args, *(kw.value for kw in node.kwargs))):
+                raise TemplateRefused(f"the filter {node.name} takes constant arguments only", line)
+
+    def _check_expression(self, expression: nodes.Node) -> None:
+        # Long flat chains overflow the stack of minijinja's parser, so they are counted before it sees them.
+        line = expression.lineno or 1
+        if sum(1 for _ in _all(expression, nodes.Filter)) > MAX_FILTERS:
+            raise TemplateRefused(f"more than {MAX_FILTERS} filters in one expression", line)
+        links = (nodes.Getattr, nodes.Getitem, nodes.And, nodes.Or, nodes.Not, nodes.Operand)
+        if sum(1 for _ in _all(expression, links)) > MAX_LINKS:
+            raise TemplateRefused(f"more than {MAX_LINKS} links in one expression", line)
+
+
+def _all(node: nodes.Node, kinds: type[nodes.Node] | tuple[type[nodes.Node], ...]) -> Iterator[nodes.Node]:
+    if isinstance(node, kinds):
+        yield node
+    for child in node.iter_child_nodes():
+        yield from _all(child, kinds)
+
+
+def _listed(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def check_source(source: str, *, html: bool = False) -> set[str]:
+    """The dotted paths that every rendering prints. Raises TemplateRefused with line and reason."""
+    if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
+        raise TemplateRefused(f"larger than {MAX_SOURCE_BYTES} bytes")
+    checker = _Checker()
+    try:
+        if re.search(r"\{%[-+]?\s*raw\b", source):
+            raise TemplateRefused("raw is not part of the template language")
+        for node in _environment().parse(source).body:
+            checker.walk(node)
+        Engine().compile(source, html=html)
+    except jinja2.TemplateSyntaxError as exc:
+        raise TemplateRefused(exc.message or "syntax error", exc.lineno) from exc
+    except (RecursionError, ValueError, OverflowError) as exc:
+        raise TemplateRefused("nested too deep or not parseable") from exc
+    except minijinja.TemplateError as exc:
+        raise TemplateRefused(exc.message, exc.line or 1) from exc
+    return checker.required
+
+
+def sources(channels: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, bool]]:
+    """Every source of a template as (where, source, is html). Raises TemplateRefused on unknown channels and parts."""
+    for channel, parts in channels.items():
+        if channel not in PARTS:
+            raise TemplateRefused(
+                f"there is no channel {channel}; there are {', '.join(PARTS)}", where=prefix + channel
+            )
+        if not isinstance(parts, Mapping) or not parts:
+            raise TemplateRefused("a channel is an object with at least one part", where=prefix + channel)
+        for part, source in parts.items():
+            where = f"{prefix}{channel}.{part}"
+            if part not in PARTS[channel]:
+                raise TemplateRefused(f"{channel} has the parts {', '.join(PARTS[channel])}", where=where)
+            if part == "data":
+                if not isinstance(source, Mapping) or not all(isinstance(v, str) for v in source.values()):
+                    raise TemplateRefused("data is an object of strings", where=where)
+                for key, value in source.items():
+                    yield f"{where}.{key}", value, False
+            elif not isinstance(source, str):
+                raise TemplateRefused("a part is a string", where=where)
+            else:
+                yield where, source, part == "html"
+
+
+def check_template(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> list[str]:
+    """Check every source; returns the sorted dotted paths that must be in the data. Raises TemplateRefused."""
+    if not channels:
+        raise TemplateRefused("a template needs at least one channel", where="channels")
+    required: set[str] = set()
+    found = list(sources(channels))
+    for locale, localized in locales.items():
+        found += sources(localized, f"{locale}.")
+    for where, source, html in found:
+        try:
+            required |= check_source(source, html=html)
+        except TemplateRefused as exc:
+            raise TemplateRefused(exc.reason, exc.line, where) from exc
+    return sorted(required)
+
+
+def has_path(data: Any, path: str) -> bool:
+    """Whether a dotted path leads to a value, null included."""
+    for link in path.split("."):
+        if isinstance(data, Mapping) and link in data:
+            data = data[link]
+        elif isinstance(data, list) and link.isdigit() and int(link) < len(data):
+            data = data[int(link)]
+        else:
+            return False
+    return True
+
+
+# -- rendering --------------------------------------------------------------------------------------------------------
+
+
+def _guard(match: re.Match[str]) -> str:
+    """An output that reports a missing path: minijinja prints undefined as nothing and cannot tell it from null."""
+    expression = match["expr"]
+    if expression is None:
+        return match[0]
+    output = _environment().parse("{{" + expression + "}}").body[0]
+    path = _printed_path(output.nodes[0]) if isinstance(output, nodes.Output) else None
+    if path is None:
+        return match[0]
+    base = expression.split("|")[0].strip()
+    opening, closing = match["open"], match["close"]
+    return (
+        f"{{%{opening} if {base} is defined %}}{{{{{expression}}}}}"
+        f"{{% else %}}{{{{ _missing({'.'.join(path)!r}) }}}}{{% endif {closing}%}}"
+    )
+
+
+def _missing(path: str) -> str:
+    raise MissingVariable(path)
+
+
+def _date(value: Any, style: str = "%Y-%m-%d") -> str:
+    """ISO 8601 text or milliseconds since the epoch by an strftime style, UTC unless the text has an offset."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RenderError("date needs ISO 8601 text or milliseconds")
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value / 1000, UTC)
+        return moment.strftime(style[:64])
+    except (ValueError, OverflowError, OSError) as exc:
+        raise RenderError("date needs ISO 8601 text or milliseconds") from exc
+
+
+def _number(value: Any, decimals: int = 0) -> str:
+    """1234.5 as 1,234.50 (decimals 2)."""
+    try:
+        return f"{float(value):,.{min(max(int(decimals), 0), 12)}f}"
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise RenderError("number needs a number") from exc
+
+
+class Engine:
+    """Compiled templates of one process, by content; not for use from several threads."""
+
+    _MAX_COMPILED = 10_000
+
+    def __init__(self) -> None:
+        self._length = 0
+        self._names: set[str] = set()
+        self._environment = minijinja.Environment(
+            undefined_behavior="chainable",
+            keep_trailing_newline=True,
+            fuel=FUEL,
+            finalizer=self._finalize,
+            auto_escape_callback=lambda name: name.endswith(".html"),
+            filters={"date": _date, "number": _number},
+            globals={"_missing": _missing},
+        )
+
+    def _finalize(self, value: Any) -> Any:
+        if value is None:
+            return ""
+        if isinstance(value, str):
+            if len(value) > MAX_VALUE_CHARS:
+                raise RenderError(f"a value is longer than {MAX_VALUE_CHARS} characters")
+            self._length += len(value)
+            if self._length > MAX_OUTPUT_CHARS:
+                raise RenderError(f"the text is longer than {MAX_OUTPUT_CHARS} characters")
+        elif isinstance(value, dict | list | tuple):
+            raise RenderError("a list or an object cannot be printed; loop over it or name one of its fields")
+        return value
+
+    def compile(self, source: str, *, html: bool) -> str:
+        """Compile once; returns the name to render under. Raises minijinja.TemplateError."""
+        name = hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        name += ".html" if html else ".txt"
+        if name not in self._names:
+            if len(self._names) >= self._MAX_COMPILED:
+                self._environment.clear_templates()
+                self._names.clear()
+            self._environment.add_template(name, _TAG.sub(_guard, source))
+            self._names.add(name)
+        return name
+
+    def render(self, source: str, data: Mapping[str, Any], *, html: bool = False) -> str:
+        """The text. Raises MissingVariable or RenderError; nothing a template or its data does ends the process."""
+        self._length = 0
+        try:
+            text: str = self._environment.render_template(self.compile(source, html=html), **data)
+        except (MissingVariable, RenderError):
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as exc:  # a panic in minijinja is a BaseException
+            cause = exc.__cause__ or exc.__context__
+            if isinstance(cause, MissingVariable | RenderError):
+                raise cause from None
+            raise RenderError(str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
+        if len(text) > MAX_OUTPUT_CHARS:
+            raise RenderError(f"the text is longer than {MAX_OUTPUT_CHARS} characters")
+        return text

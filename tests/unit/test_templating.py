@@ -1,0 +1,115 @@
+"""The template subset: what is accepted, refused and rendered."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.templating import (
+    Engine,
+    MissingVariable,
+    RenderError,
+    TemplateRefused,
+    check_source,
+    check_template,
+    has_path,
+)
+
+
+def test_paths_printed_for_sure_are_required_and_conditional_ones_are_not() -> None:
+    source = "{{ a }} {{ b.c|upper }} {{ d|default('x') }} {% if e %}{{ f }}{% endif %}{% for g in h.i %}{{ g.j }}{% endfor %}"
+    assert check_source(source) == {"a", "b.c", "h.i"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set x = 1 %}", "{{ f() }}", "{{ a ~ b }}", "{{ a + 1 }}", "{{ [1, 2] }}", "{{ {'a': 1} }}", "{{ a|map('x') }}",
+        "{{ a.__class__ }}", "{{ _missing('x') }}", "{{ a[b] }}", "{% include 'x' %}", "{% raw %}{{ x }}{% endraw %}",
+        "{% for a, b in c %}{% endfor %}", "{% for a in [1] %}{% endfor %}", "{% for a in b recursive %}{% endfor %}",
+        "{{ a|indent(1000000000) }}", "{{ -" * 5000 + "a }}", "{{ a", "{% if %}", "{{ a" + "|upper" * 5 + " }}",
+        "{{ " + "a and " * 40 + "a }}", "{{ 'x'|center(1000000000) }}", "{{ a|default(b) }}", "{% macro m() %}{% endmacro %}",
+        "{% if a %}{% elif b %}" + "{% elif c %}" * 40 + "{% endif %}", "{% for a in b %}" * 4 + "{% endfor %}" * 4,
+        "{{ " + "(" * 3000 + "a" + ")" * 3000 + " }}", "x" * 70_000, "{{ a is divisibleby(2) }}", "{{ a if b else c }}",
+    ],
+)  # fmt: skip
+def test_source_outside_the_subset_is_refused(source: str) -> None:
+    with pytest.raises(TemplateRefused) as refused:
+        check_source(source)
+    assert refused.value.reason
+    assert refused.value.line >= 1
+
+
+def test_refusal_names_channel_part_line_and_locale() -> None:
+    with pytest.raises(TemplateRefused) as refused:
+        check_template({"sms": {"text": "ok"}}, {"de": {"email": {"html": "ok\n{{ a"}}})
+    assert (refused.value.where, refused.value.line) == ("de.email.html", 2)
+
+
+def test_template_with_unknown_channel_or_part_is_refused() -> None:
+    for channels in ({"fax": {"text": "x"}}, {"sms": {"subject": "x"}}, {"sms": {}}, {}):
+        with pytest.raises(TemplateRefused):
+            check_template(channels, {})
+
+
+@pytest.mark.parametrize(
+    ("source", "data", "html", "expected"),
+    [
+        ("Hi {{ name }}!\r\n", {"name": "Ann"}, False, "Hi Ann!\r\n"),
+        ("{{ a.b }}", {"a": {"b": "<x>"}}, True, "&lt;x&gt;"),
+        ("{{ a.b }}", {"a": {"b": "<x>"}}, False, "<x>"),
+        ("[{{ n }}]", {"n": None}, False, "[]"),
+        ("{{ a.b.c|default('none') }}", {}, False, "none"),
+        ("{% if a %}x{% else %}y{% endif %}", {}, False, "y"),
+        ("x {{- a -}} y", {"a": 1}, False, "x1y"),
+        ("{% for i in l %}{{ loop.index }}{{ i.v }} {% endfor %}", {"l": [{"v": "a"}, {"v": "b"}]}, False, "1a 2b "),
+        ("{{ '}}' }}{{ a }}", {"a": 1}, False, "}}1"),
+        ("{{ t|date('%d.%m.%Y') }} {{ n|number(2) }}", {"t": "2026-03-01", "n": 1234.5}, False, "01.03.2026 1,234.50"),
+        ("{{ l[0] }}{{ o.items }}", {"l": ["a"], "o": {"items": "b"}}, False, "ab"),
+    ],
+)
+def test_source_renders(source: str, data: dict[str, object], html: bool, expected: str) -> None:
+    check_source(source, html=html)
+    assert Engine().render(source, data, html=html) == expected
+
+
+@pytest.mark.parametrize("source", ["{{ a }}", "{{ a.b|upper }}", "{% for i in l %}{{ i.x }}{% endfor %}"])
+def test_missing_path_is_reported_by_name(source: str) -> None:
+    with pytest.raises(MissingVariable) as missing:
+        Engine().render(source, {"l": [{}]})
+    assert missing.value.path in source
+
+
+def test_list_as_text_and_too_long_values_are_render_errors() -> None:
+    engine = Engine()
+    for source, data in (
+        ("{{ l }}", {"l": [1]}),
+        ("{{ s }}", {"s": "x" * 70_000}),
+        ("{% for i in l %}{{ s }}{% endfor %}", {"l": list(range(100)), "s": "x" * 60_000}),
+        (
+            "{% for i in l %}{% for j in l %}{% for k in l %}x{% endfor %}{% endfor %}{% endfor %}",
+            {"l": list(range(200))},
+        ),
+        ("{{ t|date }}", {"t": "yesterday"}),
+    ):
+        with pytest.raises(RenderError):
+            engine.render(source, data)
+    assert engine.render("{{ a }}", {"a": "still alive"}) == "still alive"
+
+
+def test_variables_are_never_rendered_again() -> None:
+    assert Engine().render("{{ a }}", {"a": "{{ b }}"}) == "{{ b }}"
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_accepted_or_refused_with_a_reason(source: str) -> None:
+    try:
+        check_source(source)
+    except TemplateRefused as exc:
+        assert exc.reason
+
+
+def test_has_path_walks_objects_and_lists() -> None:
+    data = {"a": {"b": [{"c": None}]}}
+    assert has_path(data, "a.b.0.c")
+    assert not has_path(data, "a.b.1.c")
+    assert not has_path(data, "a.x")
