@@ -212,7 +212,7 @@ class Consumer:
         fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000,
     ) -> None:  # fmt: skip
         self.reached_end: set[Partition] = set()
-        """Without a group: partitions read up to the end they had, compaction gaps included."""
+        """With `notice_end`: partitions read up to the end they had, compaction gaps included."""
         self._consumer = _Consumer(
             {
                 **_client_config(settings, client_id),
@@ -229,7 +229,7 @@ class Consumer:
                 "fetch.min.bytes": fetch_min_bytes,
                 "queued.max.messages.kbytes": queued_kbytes,
                 "fetch.error.backoff.ms": 50,
-                "enable.partition.eof": group is None,
+                "enable.partition.eof": notice_end,
                 "error_cb": _quiet,
             }
         )

@@ -90,6 +90,10 @@ class View(Generic[T]):
             # Reported when it was read: bytes that do not decode are no value.
             return None
 
+    def raw(self, key: str) -> bytes | None:
+        """The Avro bytes under a key, for callers that cache what they make of them."""
+        return self._store.get(key.encode())
+
     def __contains__(self, key: str) -> bool:
         return self._store.get(key.encode()) is not None
 
@@ -136,7 +140,9 @@ class View(Generic[T]):
 
     def _read(self) -> None:
         """Read from the beginning; a view that lost its place starts over, which is idempotent."""
-        consumer = Consumer(self._settings, client_id=f"view-{self.topic}", group=None, queued_kbytes=65_536)
+        consumer = Consumer(
+            self._settings, client_id=f"view-{self.topic}", group=None, queued_kbytes=65_536, notice_end=True
+        )
         try:
             partitions = consumer.partitions_of(self.topic)
             consumer.assign(dict.fromkeys(partitions, BEGINNING))

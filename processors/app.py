@@ -1,0 +1,97 @@
+"""The Faust app of one lane's router: settings under which nothing was lost, and a faster way to drain the consumer.
+
+The settings and the drain come from measurements on a real broker (docs/architecture.md, "Router"): stock settings lost
+acknowledged events on SIGTERM, and `wait_first` per message halves the throughput. Both lean on private API, so the
+version is pinned exactly and a test fails when the library's own drain changes.
+Only this module and agents.py import faust. What never enters here: a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import faust
+from faust.transport.drivers.aiokafka import Consumer, Transport
+
+from runtime.settings import Settings
+
+
+class DrainingConsumer(Consumer):
+    """Hands messages over directly while that cannot block, and the library's careful way otherwise."""
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        read_offset = self._read_offset
+        acks_enabled_for = self.app.topics.acks_enabled_for
+        queues = [channel.queue for channel in self.app.topics]
+        flow = self.app.flow_control
+        since_yield = 0
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                messages = self.getmany(timeout=1.0)
+                await self.sleep(0)  # getmany may never release the loop
+                if self.should_stop:
+                    continue
+                async for tp, message in messages:
+                    since_yield += 1
+                    if since_yield > 100:
+                        await asyncio.sleep(0)
+                        since_yield = 0
+                    offset, read = message.offset, read_offset[tp]
+                    if read is not None and offset < read:
+                        continue
+                    if read and offset - read > 1 and acks_enabled_for(message.topic):
+                        await self._add_gap(tp, read + 1, offset)
+                    if self.suspend_flow.is_set():
+                        break  # a rebalance: what is left is read again from the committed offset
+                    if flow.is_active() and not any(queue.full() for queue in queues):
+                        await self.callback(message)
+                    else:
+                        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+                        if self.suspend_flow.is_set():
+                            break
+                    read_offset[tp] = offset
+        except self.consumer_stopped_errors:
+            if not self.transport.app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not self.transport.app.should_stop:
+                raise
+
+
+class DrainingTransport(Transport):  # type: ignore[misc]
+    """The aiokafka transport with our consumer."""
+
+    Consumer = DrainingConsumer
+
+
+def router_group(lane: str) -> str:
+    """Consumer group of a lane's router, under either engine."""
+    return f"heliograph-router-{lane}"
+
+
+def create_app(settings: Settings, lane: str) -> faust.App:
+    """A Faust app that never declares a topic, holds no table and serves no web page."""
+    app = faust.App(
+        router_group(lane),
+        broker=f"kafka://{settings.kafka.bootstrap_servers.replace(',', ';kafka://')}",
+        value_serializer="raw",
+        key_serializer="raw",
+        store="memory://",
+        autodiscover=False,
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        cython_optimizations=True,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=8192,
+        stream_recovery_delay=0,
+        broker_max_poll_records=2000,
+        broker_session_timeout=10,
+        broker_heartbeat_interval=2,
+        broker_commit_interval=1,
+        consumer_auto_offset_reset="earliest",
+        producer_acks=-1,
+    )
+    app.transport = DrainingTransport(app.conf.broker_consumer, app)
+    return cast(faust.App, app)

@@ -1,0 +1,234 @@
+"""The router's one function: a batch of request records becomes dispatch, status, timer and dead-letter records; pure.
+
+`enrich_batch` runs unchanged under Faust (agents.py) and under the plain loop (loop.py). The same records, views and time
+give the same output, so a redelivered batch collapses downstream.
+May import schemas and runtime values. What never enters here: Faust, a Kafka client, a clock read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+from uuid import UUID
+
+from pydantic_core import from_json
+
+from processors.policy import Choice, Verdict, before_recipient, choose
+from processors.rendering import ParsedTemplate, Parts, literal_parts, parse_template, render_parts
+from processors.routing import channel_message, not_routed, request_key, routed, schedule_timer
+from runtime import ids
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter
+from runtime.logs import get_logger
+from runtime.metrics import ROUTED
+from runtime.records import InRecord, OutRecord
+from runtime.status import request_status, source_of, status_record, traceparent_of
+from runtime.templating import Engine, MissingVariable, RenderError
+from schemas.codec import DecodeError, codec
+from schemas.events import CHANNELS, Cancellation, NotificationRequest, RecipientProfile, Suppression
+
+log = get_logger("router")
+_NOTHING = Parts()
+
+
+class RecipientView(Protocol):
+    def get(self, key: str) -> RecipientProfile | None: ...
+
+
+class TemplateView(Protocol):
+    def raw(self, key: str) -> bytes | None: ...
+
+
+class SuppressionView(Protocol):
+    def get(self, key: str) -> Suppression | None: ...
+
+
+class CancellationView(Protocol):
+    def get(self, key: str) -> Cancellation | None: ...
+
+
+@dataclass(slots=True)
+class RouterViews:
+    """The reference data a decision needs."""
+
+    recipients: RecipientView
+    templates: TemplateView
+    suppressions: SuppressionView
+    cancellations: CancellationView
+    engine: Engine = field(default_factory=Engine)
+
+
+def lane_of(topic: str) -> str:
+    """`normal` of notify.requests.normal.v1: the topic decides, whatever the record says."""
+    return topic.split(".")[2]
+
+
+def decode_request(record: InRecord) -> NotificationRequest:
+    """The request. Raises DecodeError for bytes that are none, and for one whose id is not an id."""
+    request = cast(NotificationRequest, codec("NotificationRequest").decode(record.value))
+    try:
+        ids.accepted_at(request["notification_id"])
+    except ValueError as exc:
+        raise DecodeError("notification_id is not a UUIDv7") from exc
+    return request
+
+
+def check_request(request: NotificationRequest) -> None:
+    """Raises DecodeError when the fields of a decodable request contradict the contract."""
+    if ids.accepted_at(request["notification_id"]) != request["accepted_at"]:
+        raise DecodeError("accepted_at is not the time in notification_id")
+    if str(UUID(request["notification_id"])) != request["notification_id"]:
+        raise DecodeError("notification_id is not in its canonical form")
+    if not request["tenant"] or ":" in request["tenant"]:
+        raise DecodeError("tenant is empty or contains a colon")
+    if not request.get("user_id") and not request.get("addresses"):
+        raise DecodeError("neither user_id nor addresses are given")
+    if (request.get("template_id") is None) == (request.get("content") is None):
+        raise DecodeError("exactly one of template_id and content must be given")
+    named = [*request.get("channels", ()), *(a["channel"] for a in request.get("addresses", ()))]
+    if any(channel not in CHANNELS for channel in named):
+        raise DecodeError(f"channels are {', '.join(CHANNELS)}")
+
+
+def _json_object(raw: bytes | None, name: str) -> dict[str, Any]:
+    try:
+        value = from_json(raw or b"{}")
+    except ValueError as exc:
+        raise DecodeError(f"{name} is not JSON") from exc
+    if not isinstance(value, dict):
+        raise DecodeError(f"{name} is not a JSON object")
+    return value
+
+
+def enrich_batch(records: Sequence[InRecord], views: RouterViews, now: int) -> list[OutRecord]:
+    """Decide, render and encode; `now` in milliseconds. Nothing a record holds makes this raise."""
+    out: list[OutRecord] = []
+    counts: Counter[tuple[str, str]] = Counter()
+    for record in records:
+        try:
+            request = decode_request(record)
+        except DecodeError as exc:
+            out.append(dead_letter(record, stage="router", reason=UNDECODABLE, error=exc, now=now))
+            continue
+        try:
+            decided = _Decision(record, request, views, now)
+            out += decided.records()
+            counts.update(decided.counted)
+        except DecodeError as exc:
+            out += _give_up(record, request, UNDECODABLE, exc, now)
+        except Exception as exc:
+            log.exception("dead-lettered", notification_id=request["notification_id"])
+            out += _give_up(record, request, INTERNAL_ERROR, exc, now)
+    for (lane, state), count in counts.items():
+        ROUTED.labels(lane, state).inc(count)
+    return out
+
+
+def _give_up(
+    record: InRecord, request: NotificationRequest, reason: str, error: Exception, now: int
+) -> list[OutRecord]:
+    status = request_status(
+        request, lane_of(record.topic), "dead_lettered", now=now, reason=reason, detail=type(error).__name__,
+        source=source_of(record),
+    )  # fmt: skip
+    letter = dead_letter(
+        record, stage="router", reason=reason, error=error, now=now, tenant=request["tenant"],
+        notification_id=request["notification_id"],
+    )  # fmt: skip
+    return [letter, status_record(status, traceparent_of(record.headers))]
+
+
+class _Decision:
+    """The decision about one request, as records."""
+
+    def __init__(self, record: InRecord, request: NotificationRequest, views: RouterViews, now: int) -> None:
+        self._record, self._request, self._views, self._now = record, request, views, now
+        self._lane = lane_of(record.topic)
+        self.counted: list[tuple[str, str]] = []
+
+    def records(self) -> list[OutRecord]:
+        request, views = self._request, self._views
+        check_request(request)
+        cancellation = views.cancellations.get(request["notification_id"])
+        cancelled = cancellation is not None and cancellation["tenant"] == request["tenant"]
+        verdict = before_recipient(request, cancelled=cancelled, now=self._now)
+        if verdict is not None:
+            return self._whole(verdict)
+        profile: RecipientProfile | None = None
+        if user_id := request.get("user_id"):
+            profile = views.recipients.get(f"{request['tenant']}:{user_id}")
+            if profile is None and not request.get("addresses"):
+                return self._whole(Verdict("rejected", "unknown_recipient"))
+        template: ParsedTemplate | None = None
+        if request.get("template_id") is not None:
+            template = self._template()
+            if template is None:
+                return self._whole(Verdict("rejected", "unknown_template"))
+        return self._messages(profile, template)
+
+    def _template(self) -> ParsedTemplate | None:
+        key = f"{self._request['tenant']}:{self._request.get('template_id')}"
+        version = self._request.get("template_version")
+        raw = self._views.templates.raw(key if version is None else f"{key}:{version}")
+        return parse_template(raw) if raw is not None else None
+
+    def _messages(self, profile: RecipientProfile | None, template: ParsedTemplate | None) -> list[OutRecord]:
+        request = self._request
+        data = _json_object(request.get("data"), "data")
+        content = _json_object(request.get("content"), "content")
+        available = template.channels if template else [c for c in CHANNELS if literal_parts(c, content) is not None]
+        category = request.get("category", "default")
+        if category == "default" and template is not None:
+            category = template.category
+        choices = choose(request, self._lane, category, list(available), profile, self._views.suppressions, self._now)
+        if not choices:
+            return self._whole(Verdict("rejected", "template_error", "there is nothing to send on any channel"))
+        locale = request.get("locale") or (profile["locale"] if profile else None)
+        key = request_key(request)
+        out: list[OutRecord] = []
+        for choice in choices:
+            parts, verdict = _NOTHING, choice.verdict
+            if verdict is None:
+                parts, verdict = self._parts(choice, template, locale, data, content)
+            message = channel_message(
+                request, self._lane, choice.channel, choice.target, parts, category=category,
+                template_version=template.version if template else None,
+                preference_version=profile["version"] if profile else None, now=self._now,
+            )  # fmt: skip
+            if verdict is None:
+                out += routed(message, key, self._record)
+            else:
+                out.append(not_routed(message, verdict, self._record))
+            self.counted.append((self._lane, verdict.state if verdict else "routed"))
+        return out
+
+    def _parts(
+        self, choice: Choice, template: ParsedTemplate | None, locale: str | None, data: dict[str, Any],
+        content: dict[str, Any],
+    ) -> tuple[Parts, Verdict | None]:  # fmt: skip
+        try:
+            if template is None:
+                parts = literal_parts(choice.channel, content)
+            else:
+                sources = template.sources(choice.channel, locale)
+                parts = render_parts(self._views.engine, sources, data) if sources else None
+        except MissingVariable as exc:
+            return _NOTHING, Verdict("rejected", "missing_variable", exc.path)
+        except RenderError as exc:
+            return _NOTHING, Verdict("rejected", "template_error", str(exc))
+        if parts is None:
+            return _NOTHING, Verdict("rejected", "template_error", f"there is no part for {choice.channel}")
+        return parts, None
+
+    def _whole(self, verdict: Verdict) -> list[OutRecord]:
+        self.counted.append((self._lane, verdict.state))
+        status = request_status(
+            self._request, self._lane, verdict.state, now=self._now, reason=verdict.reason, detail=verdict.detail,
+            source=source_of(self._record),
+        )  # fmt: skip
+        out = [status_record(status, traceparent_of(self._record.headers))]
+        if verdict.state == "scheduled":
+            # The timer first: a status without its timer would be a promise nobody keeps.
+            out.insert(0, schedule_timer(self._request, request_key(self._request), self._record))
+        return out

@@ -1,0 +1,64 @@
+"""The router under a plain consumer loop: the same function, as comparator and escape hatch (router.engine = "loop").
+
+May import runtime. What never enters here: Faust, a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from processors.enrich import RouterViews, enrich_batch
+from runtime.clock import Clock, system_clock
+from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
+from runtime.logs import get_logger
+from runtime.metrics import ROUTER_BATCH_SECONDS
+from runtime.process import Context
+from runtime.records import InRecord
+from schemas.topics import requests_topic
+
+log = get_logger("router")
+
+
+def next_offsets(records: list[InRecord]) -> dict[Partition, int]:
+    """The offset after the last record, per partition."""
+    offsets: dict[Partition, int] = {}
+    for record in records:
+        partition = (record.topic, record.partition)
+        offsets[partition] = max(offsets.get(partition, 0), record.offset + 1)
+    return offsets
+
+
+async def run_loop(
+    context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock = system_clock
+) -> None:
+    """Route a lane until the context stops: publish, wait for every acknowledgement, commit."""
+    await asyncio.to_thread(_route, context, lane, views, producer, clock)
+
+
+def _route(context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock) -> None:
+    assigned = False
+
+    def on_assign(_: list[Partition]) -> None:
+        nonlocal assigned
+        assigned = True
+
+    context.health.require("group", lambda: None if assigned else "joining the group")
+    consumer = Consumer(context.settings.kafka, client_id=f"router-{lane}", group=f"heliograph-router-{lane}")
+    consumer.subscribe([requests_topic(lane)], on_assign=on_assign)
+    batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
+    try:
+        while not context.stopping.is_set():
+            records = consumer.consume(context.settings.router.batch_size, 0.2)
+            if not records:
+                continue
+            started = time.perf_counter()
+            producer.publish(enrich_batch(records, views, clock()))
+            try:
+                consumer.commit(next_offsets(records))
+            except (FencedError, CommitError) as exc:
+                # Published but not committed: whoever owns the partition does it again, under the same ids.
+                log.warning("commit not confirmed", error=str(exc))
+            batch_seconds.observe(time.perf_counter() - started)
+    finally:
+        consumer.close()

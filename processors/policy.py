@@ -1,0 +1,142 @@
+"""Who gets what on which channel: the decision ladder, pure.
+
+    | # | when                                        | state / reason                  | about        |
+    |---|---------------------------------------------|---------------------------------|--------------|
+    | 1 | expires_at has passed                       | expired / past_expiry           | notification |
+    | 2 | the caller cancelled it                     | cancelled / by_caller           | notification |
+    | 3 | dry run                                     | simulated / dry_run             | notification |
+    | 4 | send_at lies ahead                          | scheduled                       | notification |
+    | 5 | user unknown and no address given           | rejected / unknown_recipient    | notification |
+    | 6 | template or version unknown                 | rejected / unknown_template     | notification |
+    | 7 | no address for the channel                  | skipped / no_address            | message      |
+    | 8 | address malformed                           | rejected / invalid_address      | message      |
+    | 9 | address suppressed                          | suppressed / suppressed_address | message      |
+    |10 | opted out of the channel                    | skipped / opted_out             | message      |
+    |11 | opted out of the category (critical passes) | skipped / opted_out             | message      |
+
+May import schemas and runtime values. What never enters here: rendering, encoding, Kafka.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime import ids
+from schemas.events import CHANNELS, NotificationRequest, RecipientProfile, Suppression
+
+# What the API stores after its own, stricter checks; a direct publisher's addresses meet only this.
+_EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}")
+_PHONE = re.compile(r"\+[1-9]\d{6,14}")
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_SHAPES = {"email": _EMAIL, "sms": _PHONE, "push": _TOKEN}
+
+
+class Suppressions(Protocol):
+    """The part of a view that the ladder reads."""
+
+    def get(self, key: str) -> Suppression | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A state and why."""
+
+    state: str
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One address of a channel."""
+
+    channel: str
+    address: str
+    platform: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        return ids.address_hash(self.channel, self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A decision about one channel of a notification: send to `target`, or not because of `verdict`."""
+
+    channel: str
+    target: Target | None
+    verdict: Verdict | None
+
+
+def before_recipient(request: NotificationRequest, *, cancelled: bool, now: int) -> Verdict | None:
+    """Rows 1 to 4 of the ladder."""
+    expires_at, send_at = request.get("expires_at"), request.get("send_at")
+    if expires_at is not None and expires_at <= now:
+        return Verdict("expired", "past_expiry")
+    if cancelled:
+        return Verdict("cancelled", "by_caller")
+    if request.get("dry_run"):
+        return Verdict("simulated", "dry_run")
+    if send_at is not None and send_at > now:
+        return Verdict("scheduled")
+    return None
+
+
+def targets(request: NotificationRequest, profile: RecipientProfile | None, channel: str) -> list[Target]:
+    """Every address for a channel: those given with the request, else the profile's."""
+    given = [
+        Target(channel, a["value"], a["platform"]) for a in request.get("addresses", ()) if a["channel"] == channel
+    ]
+    if given or profile is None:
+        return given
+    if channel == "email":
+        return [Target(channel, profile["email"])] if profile["email"] else []
+    if channel == "sms":
+        return [Target(channel, profile["phone"])] if profile["phone"] else []
+    return [Target(channel, d["token"], d["platform"]) for d in profile["devices"] if d["token"]]
+
+
+def may_send(
+    tenant: str, lane: str, category: str, profile: RecipientProfile | None, target: Target, suppressions: Suppressions,
+    now: int,
+) -> Verdict | None:  # fmt: skip
+    """Rows 8 to 11 of the ladder for one address; None when it may be sent to."""
+    if not _SHAPES[target.channel].fullmatch(target.address):
+        return Verdict("rejected", "invalid_address", "the address is malformed")
+    suppression = suppressions.get(f"{tenant}:{target.channel}:{target.fingerprint}")
+    if suppression is not None and (suppression["expires_at"] is None or suppression["expires_at"] > now):
+        return Verdict("suppressed", "suppressed_address")
+    if profile is not None:
+        if profile["channels"].get(target.channel) is False:
+            return Verdict("skipped", "opted_out", "channel")
+        if lane != "critical" and profile["categories"].get(category, {}).get(target.channel) is False:
+            return Verdict("skipped", "opted_out", "category")
+    return None
+
+
+def choose(
+    request: NotificationRequest, lane: str, category: str, available: Sequence[str], profile: RecipientProfile | None,
+    suppressions: Suppressions, now: int,
+) -> list[Choice]:  # fmt: skip
+    """A choice per address (per channel where there is none), in the order of the wanted channels.
+
+    With the strategy first_available the channels after the first that may be sent to are not looked at.
+    """
+    wanted = request.get("channels") or [channel for channel in CHANNELS if channel in available]
+    choices: list[Choice] = []
+    for channel in dict.fromkeys(wanted):
+        found = targets(request, profile, channel)
+        if not found:
+            choices.append(Choice(channel, None, Verdict("skipped", "no_address")))
+        unique = {target.fingerprint: target for target in found}
+        judged = [
+            Choice(channel, t, may_send(request["tenant"], lane, category, profile, t, suppressions, now))
+            for t in unique.values()
+        ]
+        choices += judged
+        if request.get("strategy") == "first_available" and any(choice.verdict is None for choice in judged):
+            break
+    return choices

@@ -1,0 +1,97 @@
+"""A template, or literal content, and the data become the parts of one message; pure.
+
+May import runtime.templating. What never enters here: a recipient's address, a decision whether to send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from runtime.templating import Engine, RenderError
+from schemas.codec import codec
+from schemas.events import Template
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a message says; which parts are set depends on the channel."""
+
+    subject: str | None = None
+    text: str | None = None
+    html: str | None = None
+    title: str | None = None
+    body: str | None = None
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedTemplate:
+    """A template record with its sources as objects."""
+
+    template_id: str
+    version: int
+    category: str
+    channels: Mapping[str, Mapping[str, Any]]
+    locales: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    def sources(self, channel: str, locale: str | None) -> Mapping[str, Any] | None:
+        """The channel's sources in the locale, falling back de-AT → de → default; None when it has none."""
+        tag = locale
+        while tag:
+            found = self.locales.get(tag, {}).get(channel)
+            if found:
+                return found
+            tag = tag.rpartition("-")[0]
+        return self.channels.get(channel)
+
+
+@lru_cache(maxsize=4096)
+def parse_template(raw: bytes) -> ParsedTemplate:
+    """A template record's bytes as objects. Raises DecodeError or ValueError."""
+    record: Template = codec("Template").decode(raw)  # type: ignore[assignment]
+    return ParsedTemplate(
+        record["template_id"], record["version"], record["category"], from_json(record["channels"]),
+        from_json(record["locales"]),
+    )  # fmt: skip
+
+
+def one_line(text: str) -> str:
+    """A subject or title: without the newline at its end. Raises RenderError on any other control character."""
+    line = text.rstrip("\r\n")
+    if any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in line):
+        raise RenderError("a subject or title is one line without control characters")
+    return line
+
+
+def render_parts(engine: Engine, sources: Mapping[str, Any], data: Mapping[str, Any]) -> Parts:
+    """Render every part of one channel. Raises MissingVariable or RenderError."""
+    rendered: dict[str, Any] = {}
+    for part, source in sources.items():
+        if part == "data":
+            values = {key: engine.render(value, data) for key, value in source.items()}
+            rendered[part] = to_json(values)
+        else:
+            text = engine.render(source, data, html=part == "html")
+            rendered[part] = one_line(text) if part in ("subject", "title") else text
+    return Parts(**rendered)
+
+
+def literal_parts(channel: str, content: Mapping[str, Any]) -> Parts | None:
+    """Inline content as it is; None when it has no part for the channel. Raises RenderError on a subject of two lines."""
+    text, html = content.get("text"), content.get("html")
+    if channel == "email" and (text is not None or html is not None):
+        return Parts(subject=one_line(content.get("subject") or ""), text=text, html=html)
+    if channel == "sms" and text is not None:
+        return Parts(text=text)
+    if channel == "push" and (content.get("title") is not None or content.get("body") is not None):
+        data = content.get("data")
+        return Parts(
+            title=one_line(content.get("title") or ""), body=content.get("body") or "",
+            data=to_json(data) if data else None,
+        )  # fmt: skip
+    return None

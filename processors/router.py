@@ -1,0 +1,46 @@
+"""The role `router`: views, producer and an engine, put together for one lane.
+
+May import runtime and the engines. What never enters here: a decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from processors.enrich import RouterViews
+from runtime.kafka import Producer
+from runtime.process import Context
+from runtime.views import View, start_views
+from schemas.events import Cancellation, RecipientProfile, Suppression, Template
+from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, TEMPLATES
+
+
+async def run_router(context: Context, lane: str) -> None:
+    """Route a lane's requests until the context stops; the first record is read after every view has caught up."""
+    kafka = context.settings.kafka
+    producer = Producer(kafka, client_id=f"router-{lane}", linger_ms=5 if lane == "bulk" else 1)
+    report = producer.publish
+    recipients: View[RecipientProfile] = View(kafka, RECIPIENTS, report=report)
+    templates: View[Template] = View(kafka, TEMPLATES, report=report)
+    suppressions: View[Suppression] = View(kafka, SUPPRESSIONS, report=report)
+    cancellations: View[Cancellation] = View(kafka, CANCELLATIONS, report=report)
+    views = (recipients, templates, suppressions, cancellations)
+    start_views(views, context.health)
+    try:
+        while any(view.not_ready() for view in views) and not context.stopping.is_set():
+            await asyncio.sleep(0.02)
+        if context.stopping.is_set():
+            return
+        router_views = RouterViews(recipients, templates, suppressions, cancellations)
+        if context.settings.router.engine == "faust":
+            from processors.agents import run_faust  # Faust and its patches only where they are wanted
+
+            await run_faust(context, lane, router_views, producer)
+        else:
+            from processors.loop import run_loop
+
+            await run_loop(context, lane, router_views, producer)
+    finally:
+        for view in views:
+            view.close()
+        producer.close()

@@ -1,0 +1,104 @@
+"""The records a decision becomes: dispatch messages, status events, timers; pure.
+
+May import runtime values and schemas. What never enters here: a decision, a Kafka client.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from processors.policy import Target, Verdict
+from processors.rendering import Parts
+from runtime import ids
+from runtime.records import InRecord, OutRecord
+from runtime.status import message_status, source_of, status_record, traceparent_of
+from schemas.codec import codec
+from schemas.events import ChannelMessage, NotificationRequest, Timer
+from schemas.topics import TIMERS, dispatch_topic
+
+
+def request_key(request: NotificationRequest) -> bytes:
+    """The key `tenant:recipient`; computed, because a stranger's record may carry any."""
+    addresses = [(a["channel"], a["value"]) for a in request.get("addresses", ())]
+    return ids.request_key(request["tenant"], request.get("user_id"), addresses)
+
+
+def channel_message(
+    request: NotificationRequest, lane: str, channel: str, target: Target | None, parts: Parts, *, category: str,
+    template_version: int | None, preference_version: int | None, now: int,
+) -> ChannelMessage:  # fmt: skip
+    """The message for one address; without a target it only carries a status."""
+    generation = request.get("generation", 0)
+    overrides: Any = request.get("overrides")
+    return {
+        "message_id": ids.message_id(
+            request["notification_id"], channel, target.fingerprint if target else "", generation
+        ),
+        "notification_id": request["notification_id"],
+        "tenant": request["tenant"],
+        "accepted_at": request["accepted_at"],
+        "channel": channel,
+        "lane": lane,
+        "category": category,
+        "user_id": request.get("user_id"),
+        "address": target.address if target else "",
+        "platform": target.platform if target else None,
+        "subject": parts.subject,
+        "text": parts.text,
+        "html": parts.html,
+        "title": parts.title,
+        "body": parts.body,
+        "data": parts.data,
+        "attempt": 1,
+        "generation": generation,
+        "delivery": request.get("delivery", "at_least_once"),
+        "expires_at": request.get("expires_at"),
+        "template_id": request.get("template_id"),
+        "template_version": template_version,
+        "preference_version": preference_version,
+        "possible_duplicate": False,
+        "correlation_id": request.get("correlation_id"),
+        "overrides": overrides,
+        "routed_at": now,
+    }
+
+
+def routed(message: ChannelMessage, key: bytes, record: InRecord) -> list[OutRecord]:
+    """The dispatch record and the event that says so."""
+    traceparent = traceparent_of(record.headers)
+    headers: list[tuple[str, bytes]] = [("ce_id", message["message_id"].encode())]
+    if traceparent is not None:
+        headers.append(("traceparent", traceparent))
+    status = message_status(message, "routed", now=message["routed_at"], attempt=0, source=source_of(record))
+    return [
+        OutRecord(
+            dispatch_topic(message["channel"], message["lane"]), key, codec("ChannelMessage").encode(message), headers
+        ),
+        status_record(status, traceparent),
+    ]
+
+
+def not_routed(message: ChannelMessage, verdict: Verdict, record: InRecord) -> OutRecord:
+    """The event that says why a message is not sent."""
+    status = message_status(
+        message, verdict.state, now=message["routed_at"], attempt=0, reason=verdict.reason, detail=verdict.detail,
+        source=source_of(record),
+    )  # fmt: skip
+    return status_record(status, traceparent_of(record.headers))
+
+
+def schedule_timer(request: NotificationRequest, key: bytes, record: InRecord) -> OutRecord:
+    """The timer that brings the request back to its topic when send_at has come, with send_at cleared."""
+    timer_id = ids.timer_id(request["notification_id"], "schedule", request.get("generation", 0))
+    due_at = request.get("send_at")
+    assert due_at is not None
+    timer: Timer = {
+        "timer_id": timer_id,
+        "due_at": due_at,
+        "purpose": "schedule",
+        "topic": record.topic,
+        "key": key,
+        "headers": [{"name": name, "value": value or b""} for name, value in record.headers],
+        "value": codec("NotificationRequest").encode({**request, "send_at": None}),
+    }
+    return OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer))

@@ -1,0 +1,111 @@
+"""Delivery-status events: one builder and one record form for every stage that states a fact.
+
+May import schemas. What never enters here: the decision what the fact is.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from runtime import ids
+from runtime.records import Headers, InRecord, OutRecord
+from schemas.codec import codec
+from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest, Source
+from schemas.topics import STATUS
+
+_FIXED_HEADERS: tuple[tuple[str, bytes], ...] = (
+    ("ce_specversion", b"1.0"),
+    ("ce_type", b"heliograph.notify.status.v1"),
+    ("ce_source", b"heliograph"),
+    ("content-type", b"application/avro"),
+)
+
+
+def source_of(record: InRecord) -> Source:
+    """Where a record stands, for DeliveryStatus.source."""
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+
+
+def traceparent_of(headers: Headers) -> bytes | None:
+    """The W3C traceparent among headers."""
+    for name, value in headers:
+        if name == "traceparent":
+            return value
+    return None
+
+
+def rfc3339(milliseconds: int) -> str:
+    """2026-03-01T12:00:00.000Z"""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+
+
+def request_status(
+    request: NotificationRequest, lane: str, state: str, *, now: int, reason: str | None = None, detail: str | None = None,
+    source: Source | None = None,
+) -> DeliveryStatus:  # fmt: skip
+    """A fact about a notification as a whole."""
+    return {
+        "event_id": ids.event_id(request["notification_id"], state),
+        "notification_id": request["notification_id"],
+        "message_id": None,
+        "tenant": request["tenant"],
+        "channel": None,
+        "lane": lane,
+        "state": state,
+        "reason": reason,
+        "detail": detail,
+        "attempt": 0,
+        "provider": None,
+        "provider_message_id": None,
+        "possible_duplicate": False,
+        "template_id": request.get("template_id"),
+        "template_version": request.get("template_version"),
+        "preference_version": None,
+        "occurred_at": now,
+        "latency_ms": None,
+        "source": source,
+        "correlation_id": request.get("correlation_id"),
+    }
+
+
+def message_status(
+    message: ChannelMessage, state: str, *, now: int, attempt: int, reason: str | None = None, detail: str | None = None,
+    provider: str | None = None, provider_message_id: str | None = None, latency_ms: int | None = None,
+    source: Source | None = None,
+) -> DeliveryStatus:  # fmt: skip
+    """A fact about one message."""
+    return {
+        "event_id": ids.event_id(message["message_id"], state, attempt),
+        "notification_id": message["notification_id"],
+        "message_id": message["message_id"],
+        "tenant": message["tenant"],
+        "channel": message["channel"],
+        "lane": message["lane"],
+        "state": state,
+        "reason": reason,
+        "detail": detail,
+        "attempt": attempt,
+        "provider": provider,
+        "provider_message_id": provider_message_id,
+        "possible_duplicate": message["possible_duplicate"],
+        "template_id": message["template_id"],
+        "template_version": message["template_version"],
+        "preference_version": message["preference_version"],
+        "occurred_at": now,
+        "latency_ms": latency_ms,
+        "source": source,
+        "correlation_id": message["correlation_id"],
+    }
+
+
+def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> OutRecord:
+    """The record for notify.status.v1, with the CloudEvents headers of a public topic."""
+    headers: list[tuple[str, bytes]] = [
+        ("ce_id", status["event_id"].encode()),
+        ("ce_time", rfc3339(status["occurred_at"]).encode()),
+        *_FIXED_HEADERS,
+    ]
+    if traceparent is not None:
+        headers.append(("traceparent", traceparent))
+    return OutRecord(STATUS, status["notification_id"].encode(), codec("DeliveryStatus").encode(status), headers)
