@@ -9,7 +9,7 @@ Only this module and agents.py import faust. What never enters here: a decision.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import faust
 from faust.transport.drivers.aiokafka import Consumer, Transport
@@ -59,7 +59,7 @@ class DrainingConsumer(Consumer):
                 raise
 
 
-class DrainingTransport(Transport):  # type: ignore[misc]
+class DrainingTransport(Transport):
     """The aiokafka transport with our consumer."""
 
     Consumer = DrainingConsumer
@@ -94,4 +94,4 @@ def create_app(settings: Settings, lane: str) -> faust.App:
         producer_acks=-1,
     )
     app.transport = DrainingTransport(app.conf.broker_consumer, app)
-    return cast(faust.App, app)
+    return app

@@ -5,12 +5,10 @@ May import runtime and the engines. What never enters here: a decision.
 
 from __future__ import annotations
 
-import asyncio
-
 from processors.enrich import RouterViews
 from runtime.kafka import Producer
 from runtime.process import Context
-from runtime.views import View, start_views
+from runtime.views import View, caught_up, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression, Template
 from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, TEMPLATES
 
@@ -27,9 +25,7 @@ async def run_router(context: Context, lane: str) -> None:
     views = (recipients, templates, suppressions, cancellations)
     start_views(views, context.health)
     try:
-        while any(view.not_ready() for view in views) and not context.stopping.is_set():
-            await asyncio.sleep(0.02)
-        if context.stopping.is_set():
+        if not await caught_up(views, context.stopping):
             return
         router_views = RouterViews(recipients, templates, suppressions, cancellations)
         if context.settings.router.engine == "faust":

@@ -209,7 +209,7 @@ class Consumer:
 
     def __init__(
         self, settings: KafkaSettings, *, client_id: str, group: str | None, session_timeout_ms: int = 10_000,
-        fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000,
+        fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000, notice_end: bool = False,
     ) -> None:  # fmt: skip
         self.reached_end: set[Partition] = set()
         """With `notice_end`: partitions read up to the end they had, compaction gaps included."""

@@ -7,6 +7,8 @@ What never enters here: meaning of a record; a group; a Faust table.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -166,3 +168,12 @@ def start_views(views: Iterable[View[Any]], health: Health) -> None:
     for view in views:
         health.require(f"view {view.topic}", view.not_ready)
         view.start()
+
+
+async def caught_up(views: Iterable[View[Any]], stopping: asyncio.Event) -> bool:
+    """Wait until every view is ready; False when the process is told to stop first."""
+    for view in views:
+        while view.not_ready() and not stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), 0.02)
+    return not stopping.is_set()
