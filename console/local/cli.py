@@ -1,0 +1,62 @@
+"""`heliograph up` and `heliograph down`: plain functions for console/cli.py to mount.
+
+May import typer, rich, console.local.stack. What never enters here: anything but options and words.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from console.local import stack
+
+_Port = Annotated[int | None, typer.Option(help="A fixed port below 32768; a free one unless given.")]
+_StateDir = Annotated[Path, typer.Option(help="Where the stack keeps its data, logs and endpoints.json.")]
+
+
+def up(
+    state_dir: _StateDir = stack.DEFAULT_STATE_DIR,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once all is ready; `down` stops it.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings of your own; their providers replace simulated ones.")
+    ] = None,
+    api_port: _Port = None,
+    kafka_port: _Port = None,
+    postgres_port: _Port = None,
+    clickhouse_port: _Port = None,
+    smtp_port: _Port = None,
+    mailbox_port: _Port = None,
+    simulator_port: _Port = None,
+) -> None:
+    """Start Kafka, PostgreSQL, ClickHouse, the vendor simulator and every role on this machine."""
+    wanted = {
+        "api": api_port,
+        "kafka": kafka_port,
+        "postgres": postgres_port,
+        "clickhouse": clickhouse_port,
+        "smtp": smtp_port,
+        "mailbox": mailbox_port,
+        "simulator": simulator_port,
+    }
+    running = stack.up(
+        state_dir,
+        detach=detach,
+        config=config,
+        ports={name: port for name, port in wanted.items() if port is not None},
+        progress=lambda name: typer.echo(f"started {name}", err=True),
+    )
+    if not running.started_here:
+        typer.echo(f"already running in {state_dir}")
+    endpoints = running.endpoints
+    for name in ("api", "mailbox", "simulator", "kafka", "postgres", "clickhouse", "smtp", "api_key"):
+        typer.echo(f"{name:<12} {endpoints[name]}")
+    if not detach and running.started_here:
+        typer.echo("Ctrl-C stops everything", err=True)
+        stack.hold(running)
+
+
+def down(state_dir: _StateDir = stack.DEFAULT_STATE_DIR) -> None:
+    """Stop the stack of a state directory; succeeds when none runs."""
+    typer.echo("stopped" if stack.down(state_dir) else "nothing was running")
