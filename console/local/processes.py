@@ -213,17 +213,17 @@ class Child:
         return True
 
     def last_words(self) -> str:
-        """The last line it logged since its last start, else how it ended."""
+        """Why it is not there: the signal that ended it, else the last line it logged since its last start."""
         line = last_line(self.spec.log, self._log_start)
-        if line:
-            return line
-        if self.last_exit is None:
-            return "it logged nothing"
-        return describe_exit(self.last_exit)
+        if self.last_exit is not None and self.last_exit < 0:
+            return describe_exit(self.last_exit)  # a process that is killed cannot say why
+        return line or describe_exit(self.last_exit)
 
 
-def describe_exit(code: int) -> str:
+def describe_exit(code: int | None) -> str:
     """How a process ended, in words."""
+    if code is None:
+        return "it logged nothing"
     if code >= 0:
         return f"it ended with exit code {code} and logged nothing"
     try:

@@ -18,7 +18,7 @@ from typing import Any
 from console.local import LocalStackError, PortError, StartError
 from console.local.ports import FIRST_EPHEMERAL_PORT
 from console.local.processes import Identity, cap_log, die_with_parent, last_line
-from console.local.supervisor import PORT_NAMES, StateFiles, end_strays
+from console.local.supervisor import PORT_NAMES, StateFiles, end_strays, make_directory
 from runtime.settings import read_toml
 
 DEFAULT_STATE_DIR = Path(".heliograph")
@@ -101,6 +101,8 @@ def wait_ready(
             return read_endpoints(state_dir)
         if ended:
             status = files.read(files.status)
+            if status.get("phase") == "stopping":
+                raise StartError("the stack was stopped before it was ready: start it again")
             reason = status.get("reason") or last_line(files.log("supervisor")) or "the supervisor ended at once"
             raise StartError(str(reason))
         if ours:
@@ -173,7 +175,7 @@ def _start_supervisor(
     for initialiser in initialisers:
         command += ["--initialiser", initialiser]
     log_path = files.log("supervisor")
-    log_path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(log_path.parent)
     cap_log(log_path)
     root = str(Path(__file__).resolve().parent.parent.parent)
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])

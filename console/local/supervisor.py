@@ -11,8 +11,8 @@ before the broker does, else their group memberships outlive them. Files in DIR:
     heliograph.toml   the settings file of every role
     logs/ data/
 
-May import console.local, runtime.settings, runtime.logs; the initialisers are named by strings and imported when they
-run. What never enters here: what an initialiser does, and anything a role needs to know but its settings.
+May import console.local, runtime.settings, runtime.errors. What never enters here: what an initialiser does, and anything
+a role needs to know but its settings.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from datetime import time as clock_time
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import console
 from console.local import AlreadyRunningError, LocalStackError, StartError
@@ -46,7 +46,7 @@ from console.local.ports import LOOPBACK, PortBook
 from console.local.postgres_server import PostgresServer
 from console.local.processes import Child, ChildSpec, Identity, birth_of, cap_log
 from runtime.errors import HeliographError
-from runtime.settings import Settings, load_settings, read_toml
+from runtime.settings import load_settings, read_toml
 
 TENANT = "default"
 CLICKHOUSE_DATABASE = "heliograph"
@@ -65,9 +65,6 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "sink": ("sink",),
 }
 """Role names, and what follows `heliograph run`."""
-INITIALISERS: tuple[str, ...] = ()
-"""`module:function` of every Initialiser, in the order in which they run between infrastructure and roles."""
-
 STARTS_BEFORE_GIVING_UP = 3
 ROLE_STOP_S = 15.0
 INFRASTRUCTURE_STOP_S = 20.0
@@ -76,24 +73,6 @@ _CAP_LOGS_EVERY_S = 60.0
 _log = logging.getLogger(__name__)
 
 Phase = Literal["starting", "ready", "stopping", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Initialisation:
-    """What an initialiser is given: stores that answer, the settings of the roles, and what it returned last time."""
-
-    settings: Settings
-    tenant: str
-    published: Mapping[str, str]
-
-
-class Initialiser(Protocol):
-    """Brings stores into the shape the roles expect. Runs at every start, so it must be idempotent.
-
-    What it returns is kept in secrets.json and published in endpoints.json (`{"api_key": ...}`).
-    """
-
-    def __call__(self, context: Initialisation, /) -> Mapping[str, str] | None: ...
 
 
 class StoppedEarlyError(LocalStackError):
@@ -236,7 +215,7 @@ class Supervisor:
         now = self._clock()
         for child in self.children:
             if child.reap(now):
-                _log.warning("%s died (%s): %s", child.name, child.last_exit, child.last_words())
+                _log.warning("%s died: %s", child.name, child.last_words())
             if child.is_due(now) and not self._stopping:
                 self._start(child)
             self._probe(child, now)
@@ -338,7 +317,7 @@ class StateFiles:
 
     def take_lock(self) -> int:
         """Lock the directory for this process's life. Raises AlreadyRunningError."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         handle = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -373,6 +352,14 @@ class StateFiles:
         """The processes that the last supervisor recorded, itself included, whether they still run or not."""
         pids = self.read(self.status).get("pids", {})
         return {name: Identity(int(entry["pid"]), str(entry["birth"])) for name, entry in pids.items()}
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory with its parents. Raises LocalStackError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise LocalStackError(f"cannot make {path}: {exc.strerror}; give another --state-dir") from exc
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
@@ -443,7 +430,8 @@ class StackOptions:
     state_dir: Path
     config: Path | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
-    initialisers: tuple[str, ...] = INITIALISERS
+    initialisers: tuple[str, ...] | None = None
+    """`module:function` of each; None for those of console.local.initialise."""
 
 
 class Stack:
@@ -515,7 +503,11 @@ class Stack:
         # this process reads its settings exactly as a role does
         os.environ.update(self._role_environment("initialise"))
         settings = load_settings()
-        for name in self._options.initialisers:
+        # imported only now: it reaches down to every store's client, which must not delay the start of the stores
+        from console.local.initialise import INITIALISERS, Initialisation, Initialiser
+
+        wanted = INITIALISERS if self._options.initialisers is None else self._options.initialisers
+        for name in wanted:
             module, _, function = name.partition(":")
             initialiser: Initialiser = getattr(importlib.import_module(module), function)
             result = initialiser(Initialisation(settings, TENANT, dict(self._secrets["published"])))
@@ -709,7 +701,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> StackOptions:
         state_dir=options.state_dir.absolute(),
         config=options.config.absolute() if options.config else None,
         ports={name: port for name, port in chosen.items() if port is not None},
-        initialisers=tuple(options.initialiser) if options.initialiser else INITIALISERS,
+        initialisers=tuple(options.initialiser) if options.initialiser else None,
     )
 
 
@@ -725,4 +717,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    logging.shutdown()
+    # at once: a download that is under way in a thread would hold up the end of a stack that was stopped early
+    os._exit(exit_code)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from console.local import AlreadyRunningError, ArtifactError, PortError, StartError, stack
+from console.local import AlreadyRunningError, ArtifactError, LocalStackError, PortError, StartError, stack
 from console.local.kafka_server import Jar, KafkaServer, ensure_jars, packaged_lock, parse_lock
 from console.local.ports import PortBook, cache_dir
 from console.local.processes import Backoff, Child, ChildSpec, Identity, birth_of, cap_log, last_line, wait_until_gone
@@ -168,6 +168,22 @@ def test_broker_listens_on_loopback_only_and_creates_no_topics_by_itself(tmp_pat
     assert "listeners=PLAINTEXT://127.0.0.1:25000,CONTROLLER://127.0.0.1:25001" in settings
     assert "auto.create.topics.enable=false" in settings
     assert "group.initial.rebalance.delay.ms=0" in settings
+
+
+def test_directory_outside_ascii_is_written_as_java_reads_it(tmp_path: Path) -> None:
+    settings = KafkaServer(tmp_path, 25_000, 25_001).settings(Path("/home/zoë/\\😀"))
+    assert "log.dirs=/home/zo\\u00eb/\\\\\\ud83d\\ude00\n" in settings
+
+
+def test_directory_that_kafka_would_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalStackError, match="use a path without"):
+        KafkaServer(tmp_path / "a,b", 25_000, 25_001).prepare()
+
+
+def test_state_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LocalStackError, match="give another --state-dir"):
+        stack.up(tmp_path / "file" / "state")
 
 
 # --- Settings of the roles --------------------------------------------------------------------------------------------
