@@ -5,7 +5,7 @@ sinks, migrations, console and people all use clickhouse-connect over HTTP, as t
 in an engine session of its own (opening one takes 0.2 ms), so settings, `USE` and temporary tables cannot leak from one
 request to the next; a `session_id` gets a lasting engine session once it has state to keep.
 
-The only importer of chdb. May import runtime (health). What never enters here: a table, a view, a query of ours; users
+The only importer of chdb. May import runtime (health, logs). What never enters here: a table, a view, a query of ours; users
 and passwords (it listens on loopback only); replication, which the embedded engine does not have.
 """
 
@@ -38,6 +38,7 @@ from aiohttp import BodyPartReader, hdrs, web
 from prometheus_client import Counter, Gauge
 
 from runtime.health import add_health_routes
+from runtime.logs import configure_logs
 
 log = logging.getLogger(__name__)
 
@@ -752,7 +753,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.host != "localhost" and not ipaddress.ip_address(args.host).is_loopback:
         parser.error("there are no users and passwords here: --host must be a loopback address")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logs("clickhouse")
     try:
         asyncio.run(serve(args.path.resolve(), args.host, args.port, args.memory_mib << 20))
     except (QueryError, OSError) as error:

@@ -1,0 +1,8 @@
+"""The vendors of the local stack in one process: they speak SMTP, Twilio and FCM, fail on request, and keep the truth.
+
+The ground truth is an append-only log of every accept, on disk before the sender hears of it: what tests hold against
+what Heliograph says it sent. Faults are scripted over HTTP; the wire formats stay the vendors' own.
+
+May import runtime (health, logs). What never enters here: anything of senders (it would prove itself right), memory of
+a sender's identity, a network beyond loopback.
+"""

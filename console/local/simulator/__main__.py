@@ -1,0 +1,81 @@
+"""`python -m console.local.simulator --http-port N --smtp-port M --data-dir D --maildir MD`: run the vendors.
+
+Ready means: the log is repaired and indexed, the Maildir complete, the credentials written, both ports open.
+May import everything of this package. What never enters here: a wire format.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import signal
+import sys
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+
+from console.local.simulator import fcm, smtp, twilio
+from console.local.simulator.control import add_control_routes
+from console.local.simulator.desk import Desk
+from console.local.simulator.faults import FaultBook
+from console.local.simulator.ground_truth import GroundTruth, GroundTruthError
+from console.local.simulator.maildir import MaildirDelivery
+from runtime.health import add_health_routes
+from runtime.logs import configure_logs, get_logger
+
+KINDS = (smtp.KIND, twilio.KIND, fcm.KIND)
+
+
+async def serve(host: str, http_port: int, smtp_port: int, data_dir: Path, maildir: Path) -> None:
+    """Serve until SIGTERM or SIGINT. Raises GroundTruthError, CredentialsError or OSError when it cannot start."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    truth = GroundTruth(data_dir / "accepted.jsonl")
+    delivery = MaildirDelivery(maildir, truth)
+    delivery.start()
+    credentials = fcm.Credentials.load_or_create(data_dir / "fcm-credentials.json", f"http://{host}:{http_port}/token")
+    desk = Desk(truth, FaultBook(KINDS))
+    app = web.Application(client_max_size=1 << 20)
+    add_health_routes(app, lambda: truth.broken or delivery.problem())
+    add_control_routes(app, desk)
+    twilio.add_twilio_routes(app, desk)
+    fcm.add_fcm_routes(app, desk, credentials)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    try:
+        server = await loop.create_server(lambda: smtp.SmtpSession(desk), host, smtp_port, backlog=512)
+        await web.TCPSite(runner, host, http_port, backlog=512).start()
+        get_logger(__name__).info("simulator ready", http_port=http_port, smtp_port=smtp_port, accepted=truth.last_seq)
+        await stop.wait()
+        server.close()
+    finally:
+        await runner.cleanup()
+        delivery.close()
+        truth.close()
+
+
+def main() -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(description="The vendors of the local stack: SMTP, Twilio, FCM.")
+    parser.add_argument("--http-port", type=int, required=True)
+    parser.add_argument("--smtp-port", type=int, required=True)
+    parser.add_argument("--data-dir", type=Path, required=True, help="the log of accepts and the FCM credentials")
+    parser.add_argument("--maildir", type=Path, required=True, help="where accepted mail is delivered")
+    parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
+    args = parser.parse_args()
+    if not ipaddress.ip_address(args.host).is_loopback:
+        parser.error("everybody may send through the simulator: --host must be a loopback address")
+    configure_logs("simulator")
+    try:
+        uvloop.run(serve(args.host, args.http_port, args.smtp_port, args.data_dir, args.maildir))
+    except (GroundTruthError, fcm.CredentialsError, OSError) as error:
+        get_logger(__name__).error("the simulator cannot run", error=str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

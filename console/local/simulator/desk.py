@@ -1,0 +1,98 @@
+"""What the vendors share: the log of accepts, the faults, the counts; and how HTTP vendors apply a verdict.
+
+May import ground_truth, faults and aiohttp. What never enters here: a vendor's wire format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+import prometheus_client
+from aiohttp import web
+
+from console.local.simulator.faults import FaultBook, Mode
+from console.local.simulator.ground_truth import Accept, GroundTruth
+
+REQUESTS = prometheus_client.Counter(
+    "heliograph_simulator_requests_total", "Provider requests seen, refused ones too.", ["kind"]
+)
+ACCEPTED = prometheus_client.Counter("heliograph_simulator_accepted_total", "Provider requests accepted.", ["kind"])
+
+_RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
+
+
+@dataclass(slots=True)
+class Desk:
+    """One simulator's state."""
+
+    truth: GroundTruth
+    faults: FaultBook
+    requests: Counter[str] = field(default_factory=Counter)
+
+    def seen(self, kind: str) -> None:
+        """Count a provider request before anything is decided about it."""
+        self.requests[kind] += 1
+        REQUESTS.labels(kind).inc()
+
+    def accept(self, accept: Accept) -> asyncio.Future[int]:
+        """Log an accept; the future gives its seq once it is on disk."""
+        ACCEPTED.labels(accept.kind).inc()
+        return self.truth.append(accept)
+
+
+class VendorErrors(Protocol):
+    """A vendor's own words for the three scripted errors."""
+
+    def throttled(self, retry_after: str | None) -> web.Response: ...
+    def failed(self, retry_after: str | None) -> web.Response: ...
+    def rejected(self, recipient: str) -> web.Response: ...
+
+
+def reset_connection(transport: asyncio.Transport) -> None:
+    """Close with RST, as a crashed or overloaded front end does."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
+    transport.abort()
+
+
+async def answer(
+    desk: Desk, request: web.Request, errors: VendorErrors, accept: Accept, success: Callable[[], web.Response]
+) -> web.Response:
+    """Decide about a valid request, log it if it is accepted, answer or misbehave."""
+    verdict = desk.faults.decide(accept.kind, accept.to)
+    if verdict.latency_s:
+        await asyncio.sleep(verdict.latency_s)
+    retry_after = verdict.retry_after(datetime.now(UTC))
+    match verdict.mode:
+        case Mode.THROTTLE:
+            return errors.throttled(retry_after)
+        case Mode.FAIL:
+            return errors.failed(retry_after)
+        case Mode.REJECT:
+            return errors.rejected(accept.to)
+        case Mode.RESET:
+            if request.transport is not None:
+                reset_connection(request.transport)
+            return web.Response(status=500)
+        case _:
+            await desk.accept(accept)
+    match verdict.mode:
+        case Mode.FAIL_AFTER_ACCEPT:
+            return errors.failed(retry_after)
+        case Mode.DROP_AFTER_ACCEPT:
+            if request.transport is not None:
+                request.transport.close()
+            return web.Response(status=500)
+        case Mode.BAD_JSON:
+            good = success()
+            return web.Response(status=good.status, body=b'{"sid": "SM\xff<html>', content_type="application/json")
+        case _:
+            return success()

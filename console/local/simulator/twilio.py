@@ -1,0 +1,143 @@
+"""Twilio's Messages resource (api version 2010-04-01): form in, JSON out, Twilio's error codes.
+
+Twilio's documented test recipients behave as Twilio says: +15005550001 21211, ...2 21612, ...3 21408, ...4 21610,
+...9 21614. The resource has no field for a caller's id: ours is read from `message_id` in the StatusCallback's query.
+
+May import desk and aiohttp. What never enters here: scripted faults (desk.py), a twilio SDK.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import secrets
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from aiohttp import web
+
+from console.local.simulator.desk import Desk, answer
+from console.local.simulator.ground_truth import Accept
+
+KIND = "twilio"
+_E164 = re.compile(r"\+[1-9]\d{6,14}\Z")
+_MAX_BODY_CHARS = 1600
+_TEST_RECIPIENTS = {
+    "+15005550001": (21211, "Invalid 'To' Phone Number: +15005550001"),
+    "+15005550002": (21612, "Message cannot be sent with the current combination of 'To' and/or 'From' parameters"),
+    "+15005550003": (21408, "Permission to send an SMS or MMS has not been enabled for the region indicated by the 'To' number"),
+    "+15005550004": (21610, "Attempt to send to unsubscribed recipient"),
+    "+15005550009": (21614, "'To' number is not a valid mobile number"),
+}  # fmt: skip
+
+
+def error(status: int, code: int, message: str, retry_after: str | None = None) -> web.Response:
+    """An error as Twilio writes it."""
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    body = {
+        "code": code,
+        "message": message,
+        "more_info": f"https://www.twilio.com/docs/errors/{code}",
+        "status": status,
+    }
+    return web.json_response(body, status=status, headers=headers)
+
+
+class TwilioErrors:
+    """Twilio's words for scripted faults."""
+
+    def throttled(self, retry_after: str | None) -> web.Response:
+        return error(429, 20429, "Too Many Requests", retry_after)
+
+    def failed(self, retry_after: str | None) -> web.Response:
+        return error(500, 20500, "An internal server error has occurred", retry_after)
+
+    def rejected(self, recipient: str) -> web.Response:
+        return error(400, 21211, f"Invalid 'To' Phone Number: {recipient}")
+
+
+def is_authorised(header: str, account_sid: str) -> bool:
+    """Whether basic authentication names the account of the path (or an API key) with some secret."""
+    scheme, _, encoded = header.partition(" ")
+    try:
+        user, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+    return scheme.lower() == "basic" and (user == account_sid or user.startswith("SK")) and bool(secret)
+
+
+def refusal(form: dict[str, str]) -> web.Response | None:
+    """Why Twilio would not take this message, None when it would."""
+    to = form.get("To", "")
+    if not to:
+        return error(400, 21604, "A 'To' phone number is required.")
+    if not form.get("From") and not form.get("MessagingServiceSid"):
+        return error(400, 21603, "A 'From' phone number is required.")
+    if not form.get("Body") and not form.get("MediaUrl") and not form.get("ContentSid"):
+        return error(400, 21602, "Message body is required.")
+    if len(form.get("Body", "")) > _MAX_BODY_CHARS:
+        return error(400, 21617, "The concatenated message body exceeds the 1600 character limit")
+    if to in _TEST_RECIPIENTS:
+        code, message = _TEST_RECIPIENTS[to]
+        return error(400, code, message)
+    if not _E164.match(to):
+        return error(400, 21211, f"Invalid 'To' Phone Number: {to}")
+    return None
+
+
+def our_message_id(form: dict[str, str], query: dict[str, str]) -> str | None:
+    """Our id: the StatusCallback's `message_id`, or an explicit field that Twilio would ignore."""
+    callback = parse_qs(urlsplit(form.get("StatusCallback", "")).query)
+    found = callback.get("message_id") or callback.get("heliograph_message_id")
+    return found[0] if found else form.get("heliograph_message_id") or query.get("heliograph_message_id")
+
+
+def resource(account_sid: str, sid: str, form: dict[str, str], now: datetime) -> dict[str, object]:
+    """The Message resource of a new message."""
+    date = format_datetime(now)
+    return {
+        "account_sid": account_sid,
+        "api_version": "2010-04-01",
+        "body": form.get("Body", ""),
+        "date_created": date,
+        "date_sent": None,
+        "date_updated": date,
+        "direction": "outbound-api",
+        "error_code": None,
+        "error_message": None,
+        "from": form.get("From"),
+        "messaging_service_sid": form.get("MessagingServiceSid"),
+        "num_media": "0",
+        "num_segments": "1",
+        "price": None,
+        "price_unit": "USD",
+        "sid": sid,
+        "status": "queued",
+        "subresource_uris": {"media": f"/2010-04-01/Accounts/{account_sid}/Messages/{sid}/Media.json"},
+        "to": form.get("To"),
+        "uri": f"/2010-04-01/Accounts/{account_sid}/Messages/{sid}.json",
+    }
+
+
+def add_twilio_routes(app: web.Application, desk: Desk) -> None:
+    """Serve Twilio's API."""
+    errors = TwilioErrors()
+
+    async def create_message(request: web.Request) -> web.Response:
+        desk.seen(KIND)
+        account_sid = request.match_info["account_sid"]
+        if not is_authorised(request.headers.get("Authorization", ""), account_sid):
+            return error(401, 20003, "Authenticate")
+        text = (await request.read()).decode("utf-8", "replace")
+        form = dict(parse_qsl(text, keep_blank_values=True))
+        refused = refusal(form)
+        if refused is not None:
+            return refused
+        sid = "SM" + secrets.token_hex(16)
+        accept = Accept(KIND, form["To"], our_message_id(form, dict(request.query)), form.get("Body", ""), sid)
+        made = resource(account_sid, sid, form, datetime.now(UTC))
+        return await answer(desk, request, errors, accept, lambda: web.json_response(made, status=201))
+
+    app.router.add_post("/2010-04-01/Accounts/{account_sid}/Messages.json", create_message)
