@@ -19,6 +19,7 @@ from processors.policy import Choice, Verdict, before_recipient, choose
 from processors.rendering import ParsedTemplate, Parts, literal_parts, parse_template, render_parts
 from processors.routing import channel_message, not_routed, request_key, routed, schedule_timer
 from runtime import ids
+from runtime.consent import Suppressions
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter
 from runtime.logs import get_logger
 from runtime.metrics import ROUTED
@@ -26,7 +27,7 @@ from runtime.records import InRecord, OutRecord
 from runtime.status import request_status, source_of, status_record, traceparent_of
 from runtime.templating import Engine, MissingVariable, RenderError
 from schemas.codec import DecodeError, codec
-from schemas.events import CHANNELS, Cancellation, NotificationRequest, RecipientProfile, Suppression
+from schemas.events import CHANNELS, Cancellation, NotificationRequest, RecipientProfile
 
 log = get_logger("router")
 _NOTHING = Parts()
@@ -40,10 +41,6 @@ class TemplateView(Protocol):
     def raw(self, key: str) -> bytes | None: ...
 
 
-class SuppressionView(Protocol):
-    def get(self, key: str) -> Suppression | None: ...
-
-
 class CancellationView(Protocol):
     def get(self, key: str) -> Cancellation | None: ...
 
@@ -54,7 +51,7 @@ class RouterViews:
 
     recipients: RecipientView
     templates: TemplateView
-    suppressions: SuppressionView
+    suppressions: Suppressions
     cancellations: CancellationView
     engine: Engine = field(default_factory=Engine)
 

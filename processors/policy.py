@@ -22,22 +22,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from runtime import ids
-from schemas.events import CHANNELS, NotificationRequest, RecipientProfile, Suppression
+from runtime.consent import Suppressions, opted_out, suppressed
+from schemas.events import CHANNELS, NotificationRequest, RecipientProfile
 
 # What the API stores after its own, stricter checks; a direct publisher's addresses meet only this.
 _EMAIL = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}")
 _PHONE = re.compile(r"\+[1-9]\d{6,14}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 _SHAPES = {"email": _EMAIL, "sms": _PHONE, "push": _TOKEN}
-
-
-class Suppressions(Protocol):
-    """The part of a view that the ladder reads."""
-
-    def get(self, key: str) -> Suppression | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +100,10 @@ def may_send(
     """Rows 8 to 11 of the ladder for one address; None when it may be sent to."""
     if not _SHAPES[target.channel].fullmatch(target.address):
         return Verdict("rejected", "invalid_address", "the address is malformed")
-    suppression = suppressions.get(f"{tenant}:{target.channel}:{target.fingerprint}")
-    if suppression is not None and (suppression["expires_at"] is None or suppression["expires_at"] > now):
+    if suppressed(tenant, target.channel, target.address, suppressions, now):
         return Verdict("suppressed", "suppressed_address")
-    if profile is not None:
-        if profile["channels"].get(target.channel) is False:
-            return Verdict("skipped", "opted_out", "channel")
-        if lane != "critical" and profile["categories"].get(category, {}).get(target.channel) is False:
-            return Verdict("skipped", "opted_out", "category")
+    if refused := opted_out(profile, target.channel, category, lane):
+        return Verdict("skipped", "opted_out", refused)
     return None
 
 

@@ -50,6 +50,7 @@ def channel_message(
         "body": parts.body,
         "data": parts.data,
         "attempt": 1,
+        "retries": 0,
         "generation": generation,
         "delivery": request.get("delivery", "at_least_once"),
         "expires_at": request.get("expires_at"),

@@ -58,14 +58,17 @@ class MemoryStore:
 
 
 class View(Generic[T]):
-    """The last record per key of one compacted topic, readable from any thread; written by its own thread."""
+    """The last record per key of one compacted topic, readable from any thread; written by its own thread.
+
+    `keep` says which records are worth holding; a key whose last record is not is absent.
+    """
 
     def __init__(
         self, settings: KafkaSettings, topic: str, *, store: Store | None = None, report: Report | None = None,
-        clock: Clock = system_clock,
+        keep: Callable[[T], bool] | None = None, clock: Clock = system_clock,
     ) -> None:  # fmt: skip
         self.topic = topic
-        self._settings, self._report, self._clock = settings, report, clock
+        self._settings, self._report, self._keep, self._clock = settings, report, keep, clock
         self._codec = codec(catalogue()[topic].record)
         self._store: Store = store if store is not None else MemoryStore()
         self._reason: str | None = "not started"
@@ -119,11 +122,14 @@ class View(Generic[T]):
                 self._store.delete(record.key)
             else:
                 try:
-                    self._codec.decode(record.value)
+                    value = cast(T, self._codec.decode(record.value))
                 except DecodeError as exc:
                     letters.append(self._letter(record, exc))
-                else:
+                    continue
+                if self._keep is None or self._keep(value):
                     self._store.put(record.key, record.value)
+                else:
+                    self._store.delete(record.key)
         return letters
 
     def _letter(self, record: InRecord, error: DecodeError) -> OutRecord:

@@ -80,6 +80,7 @@ class ChannelMessage(TypedDict):
     body: str | None
     data: bytes | None
     attempt: int
+    retries: int
     generation: int
     delivery: str
     expires_at: int | None

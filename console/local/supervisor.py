@@ -615,6 +615,7 @@ class Stack:
                 "account_sid": "AC" + "0" * 32,
                 "auth_token": "simulator",
                 "from": "+15005550006",
+                "callback_url": self._url("simulator") + "/callbacks/twilio",
             },
             {
                 "name": "simulator-fcm",

@@ -1,0 +1,43 @@
+"""What a recipient allows: suppressions and opt-outs; asked by the router and once more before each send; pure.
+
+May import runtime.ids and schemas. What never enters here: an address' shape, a template, a provider.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from runtime import ids
+from schemas.events import RecipientProfile, Suppression
+
+
+class Suppressions(Protocol):
+    """The part of a view that is read."""
+
+    def get(self, key: str) -> Suppression | None: ...
+
+
+def suppressed(tenant: str, channel: str, address: str, suppressions: Suppressions, now: int) -> bool:
+    """Whether the address is on the suppression list at `now`."""
+    suppression = suppressions.get(f"{tenant}:{channel}:{ids.address_hash(channel, address)}")
+    return suppression is not None and (suppression["expires_at"] is None or suppression["expires_at"] > now)
+
+
+def opted_out(
+    profile: RecipientProfile | None, channel: str, category: str, lane: str
+) -> Literal["channel", "category"] | None:
+    """Which opt-out forbids the channel. Critical messages pass category opt-outs, never channel opt-outs."""
+    if profile is None:
+        return None
+    if profile["channels"].get(channel) is False:
+        return "channel"
+    if lane != "critical" and profile["categories"].get(category, {}).get(channel) is False:
+        return "category"
+    return None
+
+
+def has_opt_outs(profile: RecipientProfile) -> bool:
+    """Whether any channel or category is refused: the only profiles a sender has to hold."""
+    return False in profile["channels"].values() or any(
+        False in channels.values() for channels in profile["categories"].values()
+    )

@@ -1,0 +1,1 @@
+"""Push: one provider, one file. Imports senders' protocol, never a Kafka client."""

@@ -1,0 +1,45 @@
+"""The last look before a send: cancelled, expired, suppressed or opted out since the router decided; pure.
+
+May import runtime values and schemas. What never enters here: a provider, rendering.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.consent import Suppressions, opted_out, suppressed
+from schemas.events import Cancellation, ChannelMessage, RecipientProfile
+
+
+class OptOutView(Protocol):
+    def get(self, key: str) -> RecipientProfile | None: ...
+
+
+class CancellationView(Protocol):
+    def get(self, key: str) -> Cancellation | None: ...
+
+
+@dataclass(slots=True)
+class SenderViews:
+    """The reference data the last look needs; `opt_outs` holds only profiles that refuse something."""
+
+    suppressions: Suppressions
+    opt_outs: OptOutView
+    cancellations: CancellationView
+
+
+def recheck(message: ChannelMessage, views: SenderViews, now: int) -> tuple[str, str] | None:
+    """(state, reason) that forbids the send, None when nothing does."""
+    if message["expires_at"] is not None and message["expires_at"] <= now:
+        return "expired", "past_expiry"
+    cancellation = views.cancellations.get(message["notification_id"])
+    if cancellation is not None and cancellation["tenant"] == message["tenant"]:
+        return "cancelled", "by_caller"
+    if suppressed(message["tenant"], message["channel"], message["address"], views.suppressions, now):
+        return "suppressed", "suppressed_address"
+    if message["user_id"]:
+        profile = views.opt_outs.get(f"{message['tenant']}:{message['user_id']}")
+        if opted_out(profile, message["channel"], message["category"], message["lane"]):
+            return "skipped", "opted_out"
+    return None

@@ -1,0 +1,51 @@
+"""The role `sender`: accounts, views, ledger and the worker, put together for one channel.
+
+May import runtime. What never enters here: a provider by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+from runtime.clock import system_clock
+from runtime.consent import has_opt_outs
+from runtime.kafka import Producer
+from runtime.process import Context
+from runtime.views import View, caught_up, start_views
+from schemas.events import Cancellation, RecipientProfile, Suppression
+from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS
+from senders.recheck import SenderViews
+from senders.registry import create_senders
+from senders.worker import SendStage, Worker
+
+
+async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> None:
+    """Send a channel's messages until the context stops."""
+    settings = context.settings
+    senders = create_senders(channel, settings.providers)
+    suppressions: View[Suppression] = View(settings.kafka, SUPPRESSIONS)
+    opt_outs: View[RecipientProfile] = View(settings.kafka, RECIPIENTS, keep=has_opt_outs)
+    cancellations: View[Cancellation] = View(settings.kafka, CANCELLATIONS)
+    views = (suppressions, opt_outs, cancellations)
+    producer = Producer(settings.kafka, client_id=f"sender-{channel}", linger_ms=1)
+    start_views(views, context.health)
+    try:
+        for sender in senders:
+            await sender.start()
+        if not await caught_up(views, context.stopping):
+            return
+        stage = SendStage(
+            context, senders, SenderViews(suppressions, opt_outs, cancellations), system_clock, random.Random()
+        )
+        worker = Worker(context, channel, lanes, stage, producer)
+        context.health.require("group", lambda: None if worker.assigned else "joining the group")
+        await asyncio.to_thread(worker.run)
+        await stage.close()
+    finally:
+        for sender in senders:
+            await sender.close()
+        for view in views:
+            view.close()
+        producer.close()

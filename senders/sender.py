@@ -1,0 +1,85 @@
+"""What a provider is to the worker: one method, one result, at most one provider request.
+
+May import schemas. What never enters here: a provider, a retry, Kafka.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from schemas.events import ChannelMessage
+
+
+class ErrorClass(StrEnum):
+    """How to react to what a provider said; every provider maps its codes to these in one table."""
+
+    PERMANENT_RECIPIENT = "permanent_recipient"
+    PERMANENT_MESSAGE = "permanent_message"
+    THROTTLED = "throttled"
+    TRANSIENT = "transient"
+    IN_DOUBT = "in_doubt"
+    ACCOUNT = "account"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The provider took it."""
+
+    provider_message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Definitely not sent; another attempt may succeed."""
+
+    error: ErrorClass
+    code: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Definitely not sent, and no attempt ever will be."""
+
+    error: ErrorClass
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """The request was written and the answer was lost or made no sense: it may have been sent."""
+
+    code: str
+
+
+SendResult = Sent | Retry | Rejected | InDoubt
+
+
+class Sender(Protocol):
+    """One provider account. `send` makes at most one provider request and never raises for what a provider does."""
+
+    name: str
+    channel: str
+    max_in_flight: int
+    rate_per_second: float | None
+
+    async def start(self) -> None:
+        """Open what is kept open. Raises SettingsError when the account's settings cannot work."""
+
+    async def send(self, message: ChannelMessage) -> SendResult:
+        """Send one message."""
+        ...
+
+    async def close(self) -> None:
+        """Close it."""
+
+
+def classify(error: ErrorClass, code: str, retry_after_s: float | None = None) -> SendResult:
+    """The result an error class asks for."""
+    if error is ErrorClass.IN_DOUBT:
+        return InDoubt(code)
+    if error in (ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE):
+        return Rejected(error, code)
+    return Retry(error, code, retry_after_s)

@@ -1,0 +1,53 @@
+"""A provider's own keys of its [[providers]] entry, checked by its own model.
+
+May import pydantic. What never enters here: a provider.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from runtime.errors import SettingsError
+from runtime.settings import ProviderSettings
+
+
+class ProviderKeys(BaseModel):
+    """Base of every provider's keys: a key it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+K = TypeVar("K", bound=ProviderKeys)
+
+
+def parse_keys(keys: type[K], provider: ProviderSettings) -> K:
+    """The provider's keys. Raises SettingsError, one line that names what is wrong."""
+    try:
+        return keys(**(provider.model_extra or {}))
+    except ValidationError as exc:
+        errors = exc.errors(include_input=False, include_url=False)
+        problems = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors)
+        raise SettingsError(f"provider {provider.name}: {problems}") from exc
+
+
+def read_secret(provider: ProviderSettings, key: str, value: SecretStr | None, file: Path | None) -> str | None:
+    """The secret itself, or what its `*_file` holds. Raises SettingsError when the file cannot be read."""
+    if file is None:
+        return value.get_secret_value() if value else None
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"provider {provider.name}: cannot read {key}_file {file}: {exc}") from exc
+
+
+def checked_base_url(provider: ProviderSettings, url: str) -> str:
+    """The URL without a slash at its end. Raises SettingsError for plain http to anything but this machine."""
+    scheme, separator, rest = url.partition("://")
+    host = rest.split("/")[0].rsplit("@", 1)[-1]
+    local = host.rsplit(":", 1)[0] in ("127.0.0.1", "localhost", "[::1]")
+    if not separator or not host or not (scheme == "https" or (scheme == "http" and local)):
+        raise SettingsError(f"provider {provider.name}: base_url must be https://... (plain http only to this machine)")
+    return url.rstrip("/")

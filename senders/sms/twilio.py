@@ -1,0 +1,172 @@
+"""SMS through Twilio: the SDK builds and authenticates the request and reads the answer, our transport carries it.
+
+    | answer                                    | reaction            |
+    |-------------------------------------------|---------------------|
+    | 21211, 21612, 21614, 21610, 30005, 30006  | permanent_recipient |
+    | 21606, 21602, 21617, 30004, 30007         | permanent_message   |
+    | 429 (20429), 21611, 30001                 | throttled           |
+    | 401, 403, 20003                           | account             |
+    | other 4xx                                 | permanent_message   |
+    | 5xx, unreadable 2xx, answer lost          | in_doubt            |
+    | no connection                             | transient           |
+
+Codes: twilio.com/docs/api/errors; a 429 is never processed (twilio.com/docs/usage/rest-api-best-practices).
+The only module that imports twilio. What never enters here: a retry, Kafka.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from pydantic import Field, SecretStr
+from pydantic_core import from_json
+from twilio.base.exceptions import TwilioException
+from twilio.http import HttpClient
+from twilio.http.response import Response
+from twilio.rest import Client
+
+from runtime.clock import Clock, system_clock
+from runtime.errors import SettingsError
+from runtime.metrics import UNKNOWN_CODES
+from runtime.retry import parse_retry_after
+from runtime.settings import ProviderSettings
+from schemas.events import ChannelMessage
+from senders.http import AnswerLostError, HttpTransport, NotSentError
+from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent, classify
+from senders.settings import ProviderKeys, checked_base_url, parse_keys, read_secret
+
+_VENDOR_URL = "https://api.twilio.com"
+_CODES = {
+    **dict.fromkeys((21211, 21612, 21614, 21610, 30005, 30006), ErrorClass.PERMANENT_RECIPIENT),
+    **dict.fromkeys((21602, 21606, 21617, 30004, 30007), ErrorClass.PERMANENT_MESSAGE),
+    **dict.fromkeys((20429, 21611, 30001), ErrorClass.THROTTLED),
+    **dict.fromkeys((20003,), ErrorClass.ACCOUNT),
+}
+
+
+class TwilioKeys(ProviderKeys):
+    """Keys of a [[providers]] entry of kind twilio."""
+
+    account_sid: str = Field(min_length=1)
+    auth_token: SecretStr | None = None
+    auth_token_file: Path | None = None
+    sender: str = Field(alias="from", min_length=1)
+    base_url: str = _VENDOR_URL
+    callback_url: str | None = None
+    """Where Twilio reports deliveries; our message id is added as a query parameter."""
+
+
+def twilio_error(status: int, code: int | None) -> ErrorClass:
+    """The table of this module's docstring."""
+    if code in _CODES:
+        return _CODES[code]
+    if status == 429:
+        return ErrorClass.THROTTLED
+    if status in (401, 403):
+        return ErrorClass.ACCOUNT
+    if status >= 500 or status < 400:
+        return ErrorClass.IN_DOUBT
+    return ErrorClass.PERMANENT_MESSAGE
+
+
+def build_sms(message: ChannelMessage, sender: str, callback_url: str | None) -> dict[str, str]:
+    """Arguments of messages.create; control characters other than a newline are dropped (they cost segments, or worse)."""
+    text = "".join(
+        char for char in message["text"] or "" if char == "\n" or char.isprintable() or char in "\u200d\ufe0f"
+    )
+    fields = {"to": message["address"], "from_": sender, "body": text}
+    if callback_url:
+        separator = "&" if "?" in callback_url else "?"
+        fields["status_callback"] = f"{callback_url}{separator}{urlencode({'message_id': message['message_id']})}"
+    return fields
+
+
+class _RefusedError(Exception):
+    """Twilio answered with an error; carries what the SDK's own exception drops."""
+
+    def __init__(self, status: int, code: int | None, retry_after: str | None) -> None:
+        super().__init__(status, code)
+        self.status, self.code, self.retry_after = status, code, retry_after
+
+
+def _error_code(body: bytes) -> int | None:
+    try:
+        answer = from_json(body)
+    except ValueError:
+        return None
+    code = answer.get("code") if isinstance(answer, dict) else None
+    return code if isinstance(code, int) else None
+
+
+class _Transport(HttpClient):  # type: ignore[misc]
+    """The SDK's HTTP seam over our transport. Raises _RefusedError for an error answer."""
+
+    def __init__(self, http: HttpTransport, base_url: str) -> None:
+        super().__init__(logging.getLogger("twilio"), True, None)
+        self._http, self._base_url = http, base_url
+
+    async def request(
+        self, method: str, uri: str, params: Any = None, data: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None, auth: tuple[str, str] | None = None, timeout: float | None = None,
+        allow_redirects: bool = False,
+    ) -> Response:  # fmt: skip
+        answer = await self._http.post(
+            self._base_url + uri.removeprefix(_VENDOR_URL), headers=headers or {}, auth=auth,
+            body=urlencode(data or {}).encode(),
+        )  # fmt: skip
+        if answer.status >= 400:
+            raise _RefusedError(answer.status, _error_code(answer.body), answer.headers.get("retry-after"))
+        return Response(answer.status, answer.body.decode("utf-8", "replace"), answer.headers)
+
+
+class TwilioSender:
+    """One Twilio account."""
+
+    channel = "sms"
+
+    def __init__(self, provider: ProviderSettings, keys: TwilioKeys, clock: Clock = system_clock) -> None:
+        self.name = provider.name
+        self.max_in_flight = provider.max_in_flight
+        self.rate_per_second = provider.rate_per_second
+        self._keys, self._clock = keys, clock
+        token = read_secret(provider, "auth_token", keys.auth_token, keys.auth_token_file)
+        if not token:
+            raise SettingsError(f"provider {provider.name}: give auth_token or auth_token_file")
+        self._http = HttpTransport(provider.timeout_s, provider.max_in_flight)
+        transport = _Transport(self._http, checked_base_url(provider, keys.base_url))
+        self._client = Client(keys.account_sid, token, http_client=transport)
+
+    async def start(self) -> None:
+        """Make the session."""
+        self._http.start()
+
+    async def send(self, message: ChannelMessage) -> SendResult:
+        """One POST to Messages.json."""
+        try:
+            created = await self._client.messages.create_async(
+                **build_sms(message, self._keys.sender, self._keys.callback_url)
+            )
+        except NotSentError as exc:
+            return Retry(ErrorClass.TRANSIENT, str(exc))
+        except AnswerLostError as exc:
+            return InDoubt(str(exc))
+        except _RefusedError as exc:
+            error = twilio_error(exc.status, exc.code)
+            if exc.code not in _CODES and error is ErrorClass.PERMANENT_MESSAGE:
+                UNKNOWN_CODES.labels(self.name).inc()
+            return classify(error, f"{exc.status} {exc.code}", parse_retry_after(exc.retry_after, self._clock()))
+        except (TwilioException, ValueError, KeyError, TypeError, AttributeError) as exc:
+            return InDoubt(f"unreadable answer ({type(exc).__name__})")
+        return Sent(created.sid) if created.sid else InDoubt("answer without a sid")
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._http.close()
+
+
+def create(provider: ProviderSettings) -> TwilioSender:
+    """The sender of a [[providers]] entry. Raises SettingsError."""
+    return TwilioSender(provider, parse_keys(TwilioKeys, provider))
