@@ -1,0 +1,261 @@
+"""One notification as a caller writes it: the body of POST /v1/notifications, and what the publisher takes.
+
+One model serves both doors, so both refuse the same things; `to_request` makes the record, pure.
+May import pydantic, schemas and runtime values. What never enters here: HTTP, a Kafka client, a clock read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from producers.addresses import device_token, email_address, has_control, phone_number
+from runtime import ids
+from runtime.records import OutRecord
+from schemas.codec import codec
+from schemas.events import CHANNELS, Address, NotificationRequest
+from schemas.topics import requests_topic
+
+MAX_KEY_CHARS = 255
+MAX_VALUE_BYTES = 1_000_000
+"""Of the encoded record: Kafka's own limit is 1 MiB with its overhead."""
+CE_TYPE = "heliograph.notification.requested"
+
+_RFC3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
+)
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def check_key(key: str) -> str:
+    """An idempotency key. Raises ValueError."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"a key has 1 to {MAX_KEY_CHARS} visible ASCII characters")
+    return key
+
+
+def to_milliseconds(value: Any) -> Any:
+    """RFC 3339 text with an offset, or an aware datetime, as milliseconds since the epoch. Raises ValueError."""
+    if isinstance(value, str):
+        if not _RFC3339.fullmatch(value):
+            raise ValueError("a time is RFC 3339 with an offset, like 2026-01-31T09:30:00+01:00")
+        value = datetime.fromisoformat(value.upper())
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("a time needs an offset from UTC")
+        since = value - datetime(1970, 1, 1, tzinfo=UTC)
+        milliseconds = since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
+        if milliseconds < 0:
+            raise ValueError("a time lies after 1970")
+        return milliseconds
+    if value is None:
+        return None
+    raise ValueError("a time is RFC 3339 text with an offset, like 2026-01-31T09:30:00+01:00")
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Milliseconds since the epoch as RFC 3339, UTC."""
+    seconds, rest = divmod(milliseconds, 1_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+def plain_text(text: str) -> str:
+    """Text of one line. Raises ValueError."""
+    if has_control(text):
+        raise ValueError("no control or line-break characters are allowed")
+    return text
+
+
+def json_object(value: Mapping[Any, Any]) -> bytes:
+    """An object as UTF-8 JSON. Raises ValueError on what JSON cannot say."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(
+            "not an object that JSON can say: NaN, infinite numbers and lone surrogates are refused"
+        ) from exc
+
+
+def _sayable(value: dict[str, Any]) -> dict[str, Any]:
+    json_object(value)
+    return value
+
+
+Line = Annotated[str, AfterValidator(plain_text)]
+Id = Annotated[str, Field(pattern=_ID)]
+UserId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(plain_text)]
+Category = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Locale = Annotated[str, Field(max_length=35, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
+Channel = Literal["email", "sms", "push"]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_sayable)]
+# In the schema a time is text; in the model it is milliseconds.
+Time = Annotated[
+    int, BeforeValidator(to_milliseconds, json_schema_input_type=Annotated[str, Field(json_schema_extra={"format": "date-time"})])
+]  # fmt: skip
+Email = Annotated[str, AfterValidator(email_address)]
+Phone = Annotated[str, AfterValidator(phone_number)]
+
+
+class Strict(BaseModel):
+    """Nothing is guessed: unknown fields and values of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class DeviceToken(Strict):
+    """A device that takes pushes."""
+
+    platform: Literal["fcm", "apns"]
+    token: Annotated[str, AfterValidator(device_token)]
+
+
+class To(Strict):
+    """One recipient: a known user, addresses, or both (an address given here is used instead of the user's)."""
+
+    user_id: UserId | None = None
+    email: Email | None = None
+    phone: Phone | None = None
+    device_tokens: Annotated[list[DeviceToken], Field(max_length=100)] = []
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if not (self.user_id or self.email or self.phone or self.device_tokens):
+            raise PydanticCustomError("no_recipient", "give a user_id, email, phone or device_tokens")
+        return self
+
+    def addresses(self) -> list[Address]:
+        """The addresses given, in a fixed order."""
+        found: list[Address] = []
+        if self.email:
+            found.append({"channel": "email", "value": self.email, "platform": None})
+        if self.phone:
+            found.append({"channel": "sms", "value": self.phone, "platform": None})
+        found += [{"channel": "push", "value": d.token, "platform": d.platform} for d in self.device_tokens]
+        return found
+
+
+class TemplateRef(Strict):
+    """A template, in its published version unless one is named."""
+
+    id: Id
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+
+
+class Content(Strict):
+    """Literal text, never a template: e-mail takes subject, text, html; SMS text; push title, body, data."""
+
+    subject: Annotated[Line, Field(max_length=998)] | None = None
+    text: str | None = None
+    html: str | None = None
+    title: Annotated[Line, Field(max_length=998)] | None = None
+    body: str | None = None
+    data: JsonObject | None = None
+
+    def channels(self) -> list[str]:
+        """The channels that this content has a part for."""
+        has = {
+            "email": self.text is not None or self.html is not None,
+            "sms": self.text is not None,
+            "push": self.title is not None or self.body is not None,
+        }
+        return [channel for channel in CHANNELS if has[channel]]
+
+
+class Routing(Strict):
+    """`all`: every wanted channel; `first_available`: the first that is allowed and has an address."""
+
+    strategy: Literal["all", "first_available"] = "all"
+
+
+class Notification(Strict):
+    """A notification to one recipient."""
+
+    to: To
+    template: TemplateRef | None = None
+    content: Content | None = None
+    data: Annotated[JsonObject, Field(validation_alias=AliasChoices("data", "variables"))] = {}
+    category: Category = "default"
+    priority: Literal["critical", "normal", "bulk"] = "normal"
+    channels: Annotated[list[Channel], Field(max_length=16)] = []
+    routing: Routing = Routing()
+    locale: Locale | None = None
+    send_at: Time | None = None
+    expires_at: Time | None = None
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    tags: Annotated[list[Annotated[Line, Field(min_length=1, max_length=64)]], Field(max_length=32)] = []
+    metadata: Annotated[
+        dict[Annotated[Line, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=1024)]],
+        Field(max_length=32),
+    ] = {}
+    overrides: Annotated[dict[Channel, JsonObject], Field()] = {}
+    dry_run: bool = False
+    request_id: Annotated[str, AfterValidator(check_key)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.template is None) == (self.content is None):
+            raise PydanticCustomError("template_or_content", "give exactly one of template and content")
+        if self.content is not None and not set(self.channels or CHANNELS).intersection(self.content.channels()):
+            raise PydanticCustomError("no_content", "content has no part for any wanted channel")
+        return self
+
+    def to_request(
+        self, tenant: str, accepted_at_ms: int, *, idempotency_key: str | None = None, correlation_id: str | None = None,
+        source: str = "", notification_id: str | None = None,
+    ) -> NotificationRequest:  # fmt: skip
+        """The record; the same arguments with a key make the same id. `notification_id` keeps an id already given."""
+        return {
+            "notification_id": notification_id or ids.notification_id(accepted_at_ms, tenant, idempotency_key),
+            "tenant": tenant,
+            "accepted_at": accepted_at_ms,
+            "idempotency_key": idempotency_key,
+            "user_id": self.to.user_id,
+            "addresses": self.to.addresses(),
+            "template_id": self.template.id if self.template else None,
+            "template_version": self.template.version if self.template else None,
+            "data": json_object(self.data),
+            "content": json_object(self.content.model_dump(exclude_none=True)) if self.content else None,
+            "category": self.category,
+            "lane": self.priority,
+            "channels": list(self.channels),
+            "strategy": self.routing.strategy,
+            "locale": self.locale,
+            "send_at": self.send_at,
+            "expires_at": self.expires_at,
+            "delivery": self.delivery,
+            "tags": self.tags,
+            "metadata": self.metadata,
+            "overrides": json_object(self.overrides) if self.overrides else None,
+            "generation": 0,
+            "dry_run": self.dry_run,
+            "correlation_id": correlation_id,
+            "source": source,
+        }
+
+
+def request_record(request: NotificationRequest, traceparent: str | None = None) -> OutRecord:
+    """The record to publish on its lane. Raises ValueError when it is larger than a topic takes."""
+    value = codec("NotificationRequest").encode(request)
+    if len(value) > MAX_VALUE_BYTES:
+        raise ValueError(f"{len(value)} bytes encoded are more than the {MAX_VALUE_BYTES} allowed")
+    addresses = [(a["channel"], a["value"]) for a in request.get("addresses", ())]
+    headers = [
+        ("ce_id", request["notification_id"].encode()),
+        ("ce_type", CE_TYPE.encode()),
+        ("ce_source", (request.get("source") or "heliograph").encode()),
+        ("ce_time", rfc3339(request["accepted_at"]).encode()),
+        ("ce_specversion", b"1.0"),
+        ("content-type", b"application/avro"),
+    ]
+    if traceparent is not None:
+        headers.append(("traceparent", traceparent.encode()))
+    key = ids.request_key(request["tenant"], request.get("user_id"), addresses)
+    return OutRecord(requests_topic(request.get("lane", "normal")), key, value, headers)
