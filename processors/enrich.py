@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic_core import from_json
 
 from processors.policy import Choice, Verdict, before_recipient, choose
-from processors.rendering import ParsedTemplate, Parts, literal_parts, parse_template, render_parts
+from processors.rendering import ParsedTemplate, Parts, literal_channels, literal_parts, parse_template, render_parts
 from processors.routing import channel_message, not_routed, request_key, routed, schedule_timer
 from runtime import ids
 from runtime.consent import Suppressions
@@ -174,11 +174,11 @@ class _Decision:
         request = self._request
         data = _json_object(request.get("data"), "data")
         content = _json_object(request.get("content"), "content")
-        available = template.channels if template else [c for c in CHANNELS if literal_parts(c, content) is not None]
+        available = list(template.channels) if template else literal_channels(content)
         category = request.get("category", "default")
         if category == "default" and template is not None:
             category = template.category
-        choices = choose(request, self._lane, category, list(available), profile, self._views.suppressions, self._now)
+        choices = choose(request, self._lane, category, available, profile, self._views.suppressions, self._now)
         if not choices:
             return self._whole(Verdict("rejected", "template_error", "there is nothing to send on any channel"))
         locale = request.get("locale") or (profile["locale"] if profile else None)

@@ -107,6 +107,14 @@ def may_send(
     return None
 
 
+def _default_channels(request: NotificationRequest, available: Sequence[str]) -> list[str]:
+    """Without a wish: what there is to say; for a bare address only its own channels."""
+    given = {address["channel"] for address in request.get("addresses", ())}
+    if given and not request.get("user_id"):
+        return [channel for channel in CHANNELS if channel in given]
+    return [channel for channel in CHANNELS if channel in available]
+
+
 def choose(
     request: NotificationRequest, lane: str, category: str, available: Sequence[str], profile: RecipientProfile | None,
     suppressions: Suppressions, now: int,
@@ -115,7 +123,7 @@ def choose(
 
     With the strategy first_available the channels after the first that may be sent to are not looked at.
     """
-    wanted = request.get("channels") or [channel for channel in CHANNELS if channel in available]
+    wanted = request.get("channels") or _default_channels(request, available)
     choices: list[Choice] = []
     for channel in dict.fromkeys(wanted):
         found = targets(request, profile, channel)

@@ -81,6 +81,13 @@ def render_parts(engine: Engine, sources: Mapping[str, Any], data: Mapping[str, 
     return Parts(**rendered)
 
 
+def literal_channels(content: Mapping[str, Any]) -> list[str]:
+    """The channels that content of this shape is meant for: a subject or HTML is a mail, bare text an SMS."""
+    if "subject" in content or "html" in content:
+        return ["email"]
+    return [channel for channel in ("sms", "push") if literal_parts(channel, content) is not None]
+
+
 def literal_parts(channel: str, content: Mapping[str, Any]) -> Parts | None:
     """Inline content as it is; None when it has no part for the channel. Raises RenderError on a subject of two lines."""
     text, html = content.get("text"), content.get("html")

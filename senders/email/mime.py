@@ -33,7 +33,7 @@ class FromAddress:
 def parse_from(text: str) -> FromAddress:
     """`Name <a@b>` or `a@b`. Raises MailError."""
     name, address = parseaddr(text)
-    if not is_plain_address(address) or "=?" in name or _has_control(name):
+    if not is_plain_address(address) or "=?" in text or _has_control(text):
         raise MailError("from_address must be an e-mail address, with or without a display name")
     header = f"{encode_words(name, quote=True)} <{address}>" if name else address
     return FromAddress(header, address, address.rpartition("@")[2])

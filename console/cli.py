@@ -1,0 +1,167 @@
+"""The command `heliograph`: every command is a few lines over a module that does the work.
+
+May import every layer, lazily: a role loads only what it runs. What never enters here: work.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from console.output import show
+from runtime.errors import HeliographError
+from runtime.settings import load_settings
+
+app = typer.Typer(
+    name="heliograph", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    help="Notifications as an event-streaming pipeline: nothing lost, nothing doubled without a record.",
+)  # fmt: skip
+run_app = typer.Typer(no_args_is_help=True, help="Run one role of the pipeline in this process.")
+topics_app = typer.Typer(no_args_is_help=True, help="Kafka topics as schemas/topics.yaml wants them.")
+app.add_typer(run_app, name="run")
+app.add_typer(topics_app, name="topics")
+
+
+class Lane(StrEnum):
+    critical = "critical"
+    normal = "normal"
+    bulk = "bulk"
+
+
+class Channel(StrEnum):
+    email = "email"
+    sms = "sms"
+    push = "push"
+
+
+_OneLane = Annotated[Lane, typer.Option(help="The lane to route; one process each.")]
+_AnyLane = Annotated[Lane | None, typer.Option(help="One lane; all three unless given.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Channel = Annotated[Channel, typer.Option(help="The channel to send.")]
+
+
+@run_app.command("api")
+def run_api() -> None:
+    """HTTP: ingest, reference data, status."""
+    from console.server import run
+    from runtime.process import run_role
+
+    raise SystemExit(run_role("api", load_settings(), run, serve_health=False))
+
+
+@run_app.command("relay")
+def run_relay() -> None:
+    """PostgreSQL's outbox to the compacted topics."""
+    from producers.reference.relay import run_relay as body
+
+    from runtime.process import run_role
+
+    raise SystemExit(run_role("relay", load_settings(), body))
+
+
+@run_app.command("router")
+def run_router(lane: _OneLane) -> None:
+    """Requests to rendered messages, by preferences and templates."""
+    from processors.router import run_router as body
+    from runtime.process import run_role
+
+    raise SystemExit(run_role(f"router-{lane}", load_settings(), lambda context: body(context, lane.value)))
+
+
+@run_app.command("timers")
+def run_timers() -> None:
+    """Every wait: retries and schedules."""
+    from processors.timers import run_timers as body
+    from runtime.process import run_role
+
+    raise SystemExit(run_role("timers", load_settings(), body))
+
+
+@run_app.command("sender")
+def run_sender(channel: _Channel, lane: _AnyLane = None) -> None:
+    """Messages of a channel to its providers."""
+    from runtime.process import run_role
+    from senders.role import run_sender as body
+
+    lanes = [lane.value] if lane else [each.value for each in Lane]
+    raise SystemExit(
+        run_role(f"sender-{channel}", load_settings(), lambda context: body(context, channel.value, lanes))
+    )
+
+
+@run_app.command("sink")
+def run_sink() -> None:
+    """Events to ClickHouse."""
+    from sinks.role import run_sink as body
+
+    from runtime.process import run_role
+
+    raise SystemExit(run_role("sink", load_settings(), body))
+
+
+class Profile(StrEnum):
+    local = "local"
+    default = "default"
+
+
+@topics_app.command("list")
+def topics_list(as_json: _Json = False) -> None:
+    """Every topic with its record, key, policy and partitions."""
+    from schemas.topics import catalogue
+
+    rows = [
+        {"topic": t.name, "record": t.record, "key": t.key, "policy": t.policy, "retention_days": t.retention_days,
+         "partitions": t.partitions["default"], "partitions_local": t.partitions["local"]}
+        for t in catalogue().values()
+    ]  # fmt: skip
+    show(rows, as_json)
+
+
+@topics_app.command("diff")
+def topics_diff(as_json: _Json = False) -> None:
+    """How the cluster differs from the catalogue; exit status 1 when it does."""
+    from dataclasses import asdict
+
+    from runtime.kafka import Admin
+    from runtime.topics import diff
+
+    settings = load_settings()
+    differences = diff(Admin(settings.kafka), settings.partitions)
+    show([asdict(difference) for difference in differences], as_json, empty="the topics are as they should be")
+    raise typer.Exit(1 if differences else 0)
+
+
+@topics_app.command("apply")
+def topics_apply(
+    replication: Annotated[int, typer.Option(min=1, help="Replicas of new topics.")] = 1, as_json: _Json = False
+) -> None:
+    """Create what is missing and configure what differs; never changes a partition count."""
+    from dataclasses import asdict
+
+    from runtime.kafka import Admin
+    from runtime.topics import apply
+
+    settings = load_settings()
+    done = apply(Admin(settings.kafka), settings.partitions, replication)
+    show([asdict(difference) for difference in done], as_json, empty="nothing to do")
+
+
+def main() -> None:
+    """Run a command; an error meant for people is one line and exit status 1."""
+    if sys.argv[1:2] != ["run"]:  # a role loads nothing it does not run
+        from console.local.cli import down, up
+
+        app.command()(up)
+        app.command()(down)
+    try:
+        app()
+    except HeliographError as exc:
+        sys.stderr.write(f"heliograph: {exc}\n")
+        raise SystemExit(1) from exc
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Ids are pure functions of their causes."""
+
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import ids
+
+_TIMES = st.integers(0, (1 << 48) - 1)
+
+
+@given(_TIMES)
+def test_notification_id_is_a_uuid7_of_its_time(accepted_at: int) -> None:
+    parsed = UUID(ids.notification_id(accepted_at, "t"))
+    assert parsed.version == 7
+    assert parsed.variant == "specified in RFC 4122"
+    assert ids.accepted_at(str(parsed)) == accepted_at
+
+
+@given(_TIMES, st.text(max_size=20), st.text(min_size=1, max_size=20))
+def test_same_tenant_key_and_time_give_the_same_id(accepted_at: int, tenant: str, key: str) -> None:
+    first = ids.notification_id(accepted_at, tenant, key)
+    assert first == ids.notification_id(accepted_at, tenant, key)
+    assert first != ids.notification_id(accepted_at, tenant + "x", key)
+
+
+def test_notification_id_of_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="UUIDv7"):
+        ids.accepted_at("9f2a7e5e-3f0b-4a53-8f43-0a5d1ed8a111")
+
+
+def test_message_id_differs_by_channel_address_and_generation() -> None:
+    nid = ids.notification_id(1, "t")
+    made = {ids.message_id(nid, c, f, g) for c in ("email", "sms") for f in ("a", "b") for g in (0, 1)}
+    assert len(made) == 8
+
+
+def test_email_addresses_are_compared_without_case() -> None:
+    assert ids.address_hash("email", "Ann@Example.org") == ids.address_hash("email", " ann@example.org ")
+    assert ids.address_hash("push", "Token") != ids.address_hash("push", "token")
+
+
+def test_request_key_is_the_user_else_the_first_address() -> None:
+    assert ids.request_key("t", "u1", [("email", "a@b.c")]) == b"t:u1"
+    assert ids.request_key("t", None, [("email", "a@b.c")]) == b"t:addr:" + ids.address_hash("email", "a@b.c").encode()
+    with pytest.raises(ValueError, match="recipient"):
+        ids.request_key("t", None, [])

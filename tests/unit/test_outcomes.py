@@ -1,0 +1,189 @@
+"""A provider's result becomes the right facts, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.records import InRecord
+from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s
+from schemas.codec import codec
+from schemas.events import ChannelMessage
+from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
+from senders.failover import account_for
+from senders.ledger import Ledger
+from senders.limits import TokenBucket
+from senders.outcomes import Outcome, from_result, resend_in_doubt
+from senders.recheck import SenderViews, recheck
+from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
+
+NOW = 1_800_000_000_000
+
+
+def message(**fields: Any) -> ChannelMessage:
+    made: Any = {
+        "message_id": "6f0c0a4e-0f57-5c1e-9d2a-1f6d2a3b4c5d", "notification_id": "019b0c5e-8c00-7a11-8b22-3c33d44e55f6",
+        "tenant": "t", "accepted_at": NOW - 100, "channel": "email", "lane": "normal", "category": "orders", "user_id": "u",
+        "address": "a@example.org", "platform": None, "subject": "S", "text": "T", "html": None, "title": None,
+        "body": None, "data": None, "attempt": 1, "retries": 0, "generation": 0, "delivery": "at_least_once",
+        "expires_at": None, "template_id": None, "template_version": None, "preference_version": None,
+        "possible_duplicate": False, "correlation_id": "c", "overrides": None, "routed_at": NOW - 50, **fields,
+    }  # fmt: skip
+    return made  # type: ignore[no-any-return]
+
+
+RECORD = InRecord("notify.dispatch.email.normal.v1", 2, 41, NOW, b"t:u", b"raw", [("ce_id", b"x")])
+
+
+def outcome(result: SendResult, **fields: Any) -> Outcome:
+    return from_result(
+        message(**fields), RECORD, result, provider="p", latency_ms=5, now=NOW, jitter=0.5, max_retries=5
+    )  # fmt: skip
+
+
+def facts(made: Outcome) -> dict[str, dict[str, Any]]:
+    names = {STATUS: "DeliveryStatus", TIMERS: "Timer", DEAD_LETTERS: "DeadLetter"}
+    return {r.topic: codec(names.get(r.topic, "LedgerEntry")).decode(r.value) for r in made.facts}  # type: ignore[arg-type]
+
+
+LEDGER = "notify.ledger.email.normal.v1"
+
+
+@pytest.mark.parametrize(
+    ("result", "fields", "state", "reason"),
+    [
+        (Sent("id-1"), {}, "sent", None),
+        (Rejected(ErrorClass.PERMANENT_RECIPIENT, "550"), {}, "bounced", "hard_bounce"),
+        (Rejected(ErrorClass.PERMANENT_RECIPIENT, "1"), {"channel": "sms"}, "bounced", "invalid_number"),
+        (Rejected(ErrorClass.PERMANENT_RECIPIENT, "1"), {"channel": "push"}, "bounced", "invalid_token"),
+        (Rejected(ErrorClass.PERMANENT_MESSAGE, "552"), {}, "rejected", "provider_rejected"),
+        (InDoubt("EOF"), {"delivery": "at_most_once"}, "unknown", "in_doubt"),
+        (Retry(ErrorClass.TRANSIENT, "451"), {"retries": 5}, "failed", "retries_exhausted"),
+        (Retry(ErrorClass.ACCOUNT, "535"), {"retries": 5}, "failed", "provider_account"),
+        (InDoubt("EOF"), {"retries": 5}, "failed", "retries_exhausted"),
+    ],
+)
+def test_settled_outcome(result: SendResult, fields: dict[str, Any], state: str, reason: str | None) -> None:
+    made = outcome(result, **fields)
+    found = facts(made)
+    assert (made.state, made.settled, made.next_attempt) == (state, True, 2)
+    assert (found[STATUS]["state"], found[STATUS]["reason"], found[STATUS]["attempt"]) == (state, reason, 1)
+    ledger = next(record for topic, record in found.items() if topic.startswith("notify.ledger."))
+    assert (ledger["next_attempt"], ledger["state"]) == (2, state)
+    assert TIMERS not in found
+    assert (DEAD_LETTERS in found) == (state == "failed")
+
+
+@pytest.mark.parametrize(
+    ("result", "retries", "duplicate"),
+    [
+        (Retry(ErrorClass.TRANSIENT, "451"), 1, False),
+        (Retry(ErrorClass.THROTTLED, "429", 90), 0, False),
+        (InDoubt("EOF"), 1, True),
+    ],
+)
+def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, retries: int, duplicate: bool) -> None:
+    made = outcome(result)
+    found = facts(made)
+    assert made.facts[0].topic == TIMERS, "the timer comes before anything that could release the message"
+    again = codec("ChannelMessage").decode(found[TIMERS]["value"])
+    assert (again["attempt"], again["retries"], again["possible_duplicate"]) == (2, retries, duplicate)
+    assert found[TIMERS]["topic"] == RECORD.topic
+    assert (found[STATUS]["state"], found[STATUS]["possible_duplicate"]) == ("retrying", duplicate)
+    assert (found[LEDGER]["next_attempt"], found[LEDGER]["state"]) == (2, None)
+    assert not made.settled
+    if isinstance(result, Retry) and result.retry_after_s:
+        assert found[TIMERS]["due_at"] >= NOW + 90_000
+
+
+def test_ledger_entry_stands_on_the_partition_of_its_dispatch_record() -> None:
+    assert [r.partition for r in outcome(Sent()).facts if r.topic == LEDGER] == [2]
+
+
+def test_message_in_doubt_after_takeover_is_flagged_with_a_reason_on_record() -> None:
+    flagged, fact = resend_in_doubt(message(), RECORD, NOW)
+    status = codec("DeliveryStatus").decode(fact.value)
+    assert flagged["possible_duplicate"]
+    assert (status["possible_duplicate"], status["detail"]) == (True, "in doubt: claimed by a sender that ended")
+
+
+@given(st.integers(0, 100), st.floats(0, 0.999), st.none() | st.floats(0, 10**9))
+def test_delay_follows_the_retry_law(retries: int, jitter: float, asked: float | None) -> None:
+    delay = retry_delay_s(retries, jitter, asked)
+    assert delay >= 0.5 * min(60, 2**retries)
+    if asked is None:
+        assert delay <= min(60, 2**retries)
+    else:
+        assert delay >= min(asked, MAX_RETRY_AFTER_S)
+        assert delay <= max(60, MAX_RETRY_AFTER_S * 1.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("120", 120.0), (" 0 ", 0.0), ("Fri, 15 Jan 2027 08:01:30 GMT", 90.0), ("Fri, 15 Jan 2027 07:00:00 GMT", 0.0),
+        ("soon", None), ("", None), (None, None), ("-5", None), ("9" * 40, 999999999999.0 and 10.0**9), ("٣", None),
+    ],
+)  # fmt: skip
+def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | None) -> None:
+    assert parse_retry_after(value, NOW) == expected
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=20))
+def test_ledger_drops_made_attempts_and_settled_messages_in_any_order(entries: list[tuple[int, bool]]) -> None:
+    ledger = Ledger()
+    for next_attempt, settled in entries:
+        ledger.record(message()["message_id"], next_attempt, settled)
+    newest, settled = max(entries, default=(0, False))
+    for attempt in range(1, 8):
+        cause = ledger.duplicate(message()["message_id"], attempt)
+        assert cause == ("settled" if settled else "attempt" if attempt < newest else None)
+
+
+def test_attempts_go_round_the_accounts_in_order() -> None:
+    assert [account_for(attempt, 2) for attempt in (1, 2, 3)] == [0, 1, 0]
+
+
+def test_error_classes_become_results() -> None:
+    assert classify(ErrorClass.IN_DOUBT, "500") == InDoubt("500")
+    assert classify(ErrorClass.THROTTLED, "429", 3.0) == Retry(ErrorClass.THROTTLED, "429", 3.0)
+    assert classify(ErrorClass.PERMANENT_RECIPIENT, "550") == Rejected(ErrorClass.PERMANENT_RECIPIENT, "550")
+
+
+@given(st.floats(1, 1000), st.integers(1, 300))
+def test_token_bucket_never_exceeds_its_rate(rate: float, count: int) -> None:
+    bucket = TokenBucket(rate, clock=lambda: 100.0)
+    waits = [bucket.reserve() for _ in range(count)]
+    burst = max(1, int(0.1 * rate) + 1)
+    assert sum(wait == 0 for wait in waits) <= burst
+    assert waits[-1] >= (count - burst) / rate - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("fields", "world", "expected"),
+    [
+        ({}, {}, None),
+        ({"expires_at": NOW}, {}, ("expired", "past_expiry")),
+        ({}, {"cancellations": {message()["notification_id"]: {"tenant": "t"}}}, ("cancelled", "by_caller")),
+        ({}, {"cancellations": {message()["notification_id"]: {"tenant": "other"}}}, None),
+        ({}, {"opt_outs": {"t:u": {"channels": {"email": False}, "categories": {}}}}, ("skipped", "opted_out")),
+        (
+            {},
+            {"opt_outs": {"t:u": {"channels": {}, "categories": {"orders": {"email": False}}}}},
+            ("skipped", "opted_out"),
+        ),
+        (
+            {"lane": "critical"},
+            {"opt_outs": {"t:u": {"channels": {}, "categories": {"orders": {"email": False}}}}},
+            None,
+        ),
+    ],
+)
+def test_last_look_before_a_send(
+    fields: dict[str, Any], world: dict[str, Any], expected: tuple[str, str] | None
+) -> None:
+    views = SenderViews(world.get("suppressions", {}), world.get("opt_outs", {}), world.get("cancellations", {}))
+    assert recheck(message(**fields), views, NOW) == expected
