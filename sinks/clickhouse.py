@@ -1,0 +1,241 @@
+"""ClickHouse over HTTP: connections, the numbered SQL of migrations/ and the named SQL of queries/.
+
+The only importer of clickhouse_connect below the console. Its errors leave as UnavailableError, where trying again may help,
+or StoreError, where it does not.
+May import runtime settings and errors. What never enters here: Kafka, the meaning of a column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from clickhouse_connect.driver.httputil import get_pool_manager
+
+from runtime.errors import HeliographError, UnavailableError
+from runtime.logs import get_logger
+from runtime.settings import ClickHouseSettings
+
+log = get_logger("clickhouse")
+
+UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
+# The store is well and says no: the statement, its values or our rights are at fault, and stay so.
+_PERMANENT = frozenset({
+    6, 16, 20, 26, 27, 36, 38, 41, 43, 44, 46, 47, 48, 53, 57, 62, 69, 70, 80, 117, 184, 192, 193, 194, 497, 516,
+})  # fmt: skip
+_MIGRATION_ATTEMPTS = 5
+_LEDGER = """
+CREATE TABLE IF NOT EXISTS schema_migrations
+(
+    number UInt32,
+    name String,
+    checksum String,
+    applied_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
+)
+ENGINE = ReplacingMergeTree
+ORDER BY number
+"""
+
+
+class StoreError(HeliographError):
+    """ClickHouse answers, and refuses: the same again would be refused again."""
+
+
+@contextmanager
+def store_errors(settings: ClickHouseSettings) -> Iterator[None]:
+    """Turn the driver's errors into ours, in one line that names the setting to look at."""
+    try:
+        yield
+    except OperationalError as exc:
+        raise UnavailableError(_unreachable(settings, exc)) from exc
+    except DatabaseError as exc:
+        if exc.code in (UNKNOWN_DATABASE, UNKNOWN_TABLE):
+            raise UnavailableError(
+                f"ClickHouse at {settings.url} lacks the tables of database {settings.database}: run the migrations"
+            ) from exc
+        if exc.code in _PERMANENT:
+            raise StoreError(f"ClickHouse at {settings.url} refuses: {_first_line(exc)}") from exc
+        raise UnavailableError(_unreachable(settings, exc)) from exc
+    except (ClickHouseError, OSError) as exc:
+        raise UnavailableError(_unreachable(settings, exc)) from exc
+
+
+def _unreachable(settings: ClickHouseSettings, error: Exception) -> str:
+    advice = "is it running, and is HELIOGRAPH_CLICKHOUSE__URL right?"
+    return f"cannot use ClickHouse at {settings.url}: {_first_line(error)}; {advice}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def connect(
+    settings: ClickHouseSettings, *, database: str | None = None, timeout_s: float = 30, connections: int = 4
+) -> Client:
+    """A client that any thread may use; `database` None is the settings' one. Raises UnavailableError."""
+    address = urlsplit(settings.url)
+    with store_errors(settings):
+        return clickhouse_connect.get_client(
+            host=address.hostname or "127.0.0.1",
+            port=address.port or (8443 if address.scheme == "https" else 8123),
+            interface=address.scheme or "http",
+            username=settings.username,
+            password=settings.password.get_secret_value(),
+            database=database or settings.database,
+            connect_timeout=5,
+            send_receive_timeout=timeout_s,
+            query_retries=1,
+            autogenerate_session_id=False,  # a session runs one query at a time
+            pool_mgr=get_pool_manager(maxsize=connections),
+        )
+
+
+# ---------------------------------------------------------------- migrations
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of migrations/: statements that may run any number of times."""
+
+    number: int
+    name: str
+    statements: tuple[str, ...]
+    checksum: str
+
+
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """The packaged migrations in order. Raises ValueError for a wrong name or a number used twice."""
+    found = []
+    for path in files("sinks").joinpath("migrations").iterdir():
+        if not path.name.endswith(".sql"):
+            continue
+        match = re.fullmatch(r"(\d{4})_([a-z0-9_]+)\.sql", path.name)
+        if match is None:
+            raise ValueError(f"{path.name} is not named NNNN_name.sql")
+        text = path.read_text("utf-8")
+        checksum = hashlib.sha256(text.encode()).hexdigest()
+        found.append(Migration(int(match[1]), match[2], split_statements(text), checksum))
+    found.sort(key=lambda migration: migration.number)
+    numbers = [migration.number for migration in found]
+    if numbers != list(range(1, len(found) + 1)):
+        raise ValueError(f"migrations are numbered {numbers}, not 1, 2, 3, ...")
+    return tuple(found)
+
+
+def split_statements(text: str) -> tuple[str, ...]:
+    """The statements of a file: each ends with `;` at the end of a line; lines of comment alone are dropped."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+    return tuple(part.strip() for part in re.split(r";\s*(?:\n|\Z)", "\n".join(lines)) if part.strip())
+
+
+def migrate(settings: ClickHouseSettings) -> list[str]:
+    """Create the database and run what has not run yet; returns the names of what ran.
+
+    Every statement is idempotent, so two that migrate at once both succeed. Raises UnavailableError when ClickHouse cannot
+    be reached, StoreError when a migration is refused or was changed after it ran.
+    """
+    client = connect(settings, database="default", timeout_s=120)
+    try:
+        with store_errors(settings):
+            client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.database}`")
+    finally:
+        client.close()
+    client = connect(settings, timeout_s=120)
+    try:
+        _repeat(settings, client, _LEDGER)
+        with store_errors(settings):
+            rows = client.query("SELECT number, checksum FROM schema_migrations FINAL").result_rows
+        applied = {int(number): str(checksum) for number, checksum in rows}
+        return [_apply(settings, client, m) for m in migrations() if _is_new(settings, m, applied.get(m.number))]
+    finally:
+        client.close()
+
+
+def _is_new(settings: ClickHouseSettings, migration: Migration, checksum: str | None) -> bool:
+    if checksum is not None and checksum != migration.checksum:
+        raise StoreError(
+            f"migration {migration.number:04d}_{migration.name} ran in {settings.database} in another form: add a new "
+            "migration instead of changing one that ran"
+        )
+    return checksum is None
+
+
+def _apply(settings: ClickHouseSettings, client: Client, migration: Migration) -> str:
+    for statement in migration.statements:
+        _repeat(settings, client, statement)
+    name = f"{migration.number:04d}_{migration.name}"
+    with store_errors(settings):
+        client.insert(
+            "schema_migrations",
+            [[migration.number, migration.name, migration.checksum]],
+            column_names=["number", "name", "checksum"],
+        )
+    log.info("migrated", migration=name, database=settings.database)
+    return name
+
+
+def _repeat(settings: ClickHouseSettings, client: Client, statement: str) -> None:
+    """Run a statement; another process that creates or replaces the same at this moment makes it fail for a moment."""
+    for attempt in range(1, _MIGRATION_ATTEMPTS + 1):
+        try:
+            with store_errors(settings):
+                client.command(statement)
+            return
+        except (StoreError, UnavailableError):
+            if attempt == _MIGRATION_ATTEMPTS:
+                raise
+            time.sleep(0.1 * attempt)
+
+
+# ---------------------------------------------------------------- queries and inserts
+
+
+@cache
+def query_text(name: str) -> str:
+    """The SQL of queries/<name>.sql."""
+    return files("sinks").joinpath("queries", f"{name}.sql").read_text("utf-8")
+
+
+def select(
+    settings: ClickHouseSettings, client: Client, name: str, parameters: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of queries/<name>.sql as dicts. Raises UnavailableError or StoreError."""
+    with store_errors(settings):
+        result = client.query(query_text(name), parameters=dict(parameters or {}))
+        return list(result.named_results())
+
+
+INSERT_SETTINGS: Mapping[str, Any] = {
+    # Identity is in the rows: a block that looks like an earlier one must not be dropped on its way to the views.
+    "insert_deduplicate": 0,
+    # Hostile ids may name 241 months (see migrations/0001): more parts, but never a refused insert.
+    "max_partitions_per_insert_block": 0,
+    "async_insert": 0,
+}
+
+
+def insert(
+    settings: ClickHouseSettings, client: Client, table: str, columns: Mapping[str, str], data: Sequence[Sequence[Any]]
+) -> None:
+    """Insert columns (name → type, and their values in the same order); stored and in the views when this returns.
+
+    Raises UnavailableError or StoreError; then some, all or none of the rows may be stored.
+    """
+    with store_errors(settings):
+        client.insert(
+            table, data, column_names=list(columns), column_type_names=list(columns.values()), column_oriented=True,
+            settings=dict(INSERT_SETTINGS),
+        )  # fmt: skip

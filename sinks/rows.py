@@ -1,0 +1,191 @@
+"""A record becomes one row of one table; pure.
+
+    notify.requests.<lane>.v1   NotificationRequest → requests_raw           the lane is the topic's
+    notify.status.v1            DeliveryStatus      → delivery_events_raw    with the rank of schemas/reasons.yaml
+    notify.receipts.v1          ProviderReceipt     → receipts_raw
+    notify.deadletters.v1       DeadLetter          → dead_letters_raw
+
+The same record gives the same row at any time. May import schemas. What never enters here: addresses, data, content,
+metadata, idempotency keys (only dead letters keep a record's bytes, for as long as their topic does); a clock, a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from runtime.records import InRecord
+from schemas.codec import DecodeError, codec
+from schemas.events import LANES, states
+from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
+
+Row = tuple[Any, ...]
+
+MAX_TIME_MS = 4_102_444_799_999
+"""The last millisecond of 2099. A later time, which only a made-up id or clock has, counts as this one."""
+NO_ID = bytes(16)
+NO_LATENCY = -1
+NO_RANK = -1
+
+_ID, _TEXT, _WORD, _TIME, _INT, _LONG, _BOOL = (
+    "FixedString(16)", "String", "LowCardinality(String)", "DateTime64(3, 'UTC')", "Int32", "Int64", "Bool",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """A raw table: its columns with their types, in the order of a row."""
+
+    name: str
+    columns: Mapping[str, str]
+
+
+def _table(name: str, **columns: str) -> Table:
+    return Table(name, MappingProxyType(columns))
+
+
+REQUESTS_TABLE = _table(
+    "requests_raw", tenant=_WORD, notification_id=_ID, accepted_at=_TIME, lane=_WORD, category=_WORD, template_id=_WORD,
+    template_version=_INT, strategy=_WORD, delivery=_WORD, tags="Array(String)", source=_TEXT, correlation_id=_TEXT,
+    user_id=_TEXT, keyed=_BOOL, expires_at=_TIME, send_at=_TIME, dry_run=_BOOL,
+    channels="Array(LowCardinality(String))", generation=_INT,
+)  # fmt: skip
+EVENTS_TABLE = _table(
+    "delivery_events_raw", tenant=_WORD, notification_id=_ID, message_id=_ID, event_id=_ID, accepted_at=_TIME,
+    channel=_WORD, lane=_WORD, state=_WORD, rank="Int8", reason=_WORD, detail=_TEXT, attempt=_INT, provider=_WORD,
+    provider_message_id=_TEXT, possible_duplicate=_BOOL, template_id=_WORD, template_version=_INT,
+    preference_version=_LONG, occurred_at=_TIME, latency_ms=_INT, correlation_id=_TEXT, source_topic=_WORD,
+    source_partition=_INT, source_offset=_LONG,
+)  # fmt: skip
+RECEIPTS_TABLE = _table(
+    "receipts_raw", event_id=_ID, provider=_WORD, provider_message_id=_TEXT, message_id=_ID, state=_WORD, reason=_WORD,
+    code=_WORD, occurred_at=_TIME, received_at=_TIME,
+)  # fmt: skip
+DEAD_LETTERS_TABLE = _table(
+    "dead_letters_raw", dead_letter_id=_ID, topic=_WORD, partition=_INT, offset=_LONG, key=_TEXT, value=_TEXT,
+    stage=_WORD, reason=_WORD, error_class=_WORD, detail=_TEXT, attempts=_INT, tenant=_WORD, notification_id=_ID,
+    message_id=_ID, occurred_at=_TIME,
+)  # fmt: skip
+
+_RANKS = {**dict.fromkeys(states().all, NO_RANK), **states().rank}
+
+
+def id_bytes(text: str) -> bytes:
+    """The 16 bytes of an id, most significant first. Raises DecodeError."""
+    # Canonical ids are nearly all there are, and UUID() takes five times as long for them.
+    if len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-":
+        digits = text.replace("-", "")
+        if len(digits) == 32 and digits.isalnum() and digits.isascii():
+            try:
+                return bytes.fromhex(digits)
+            except ValueError as exc:
+                raise DecodeError("an id is not a UUID") from exc
+    try:
+        return UUID(text).bytes
+    except ValueError as exc:
+        raise DecodeError("an id is not a UUID") from exc
+
+
+def _id_or_none(text: str | None) -> bytes:
+    return NO_ID if text is None else id_bytes(text)
+
+
+def _notification(text: str) -> tuple[bytes, int]:
+    """A notification's id and the time in it."""
+    raw = id_bytes(text)
+    if raw[6] >> 4 != 7 or raw[8] >> 6 != 2:
+        raise DecodeError("notification_id is not a UUIDv7")
+    return raw, min(int.from_bytes(raw[:6], "big"), MAX_TIME_MS)
+
+
+def _time(milliseconds: int | None) -> int:
+    """A time that the store can hold; 0 for none."""
+    return 0 if milliseconds is None else min(max(milliseconds, 0), MAX_TIME_MS)
+
+
+def request_row(value: bytes | None, lane: str) -> Row:
+    """The row of a NotificationRequest. Raises DecodeError."""
+    request = codec("NotificationRequest").decode(value)
+    raw, accepted_at = _notification(request["notification_id"])
+    return (
+        request["tenant"], raw, accepted_at, lane, request["category"], request["template_id"] or "",
+        request["template_version"] or 0, request["strategy"], request["delivery"], request["tags"], request["source"],
+        request["correlation_id"] or "", request["user_id"] or "", request["idempotency_key"] is not None,
+        _time(request["expires_at"]), _time(request["send_at"]), request["dry_run"], request["channels"],
+        request["generation"],
+    )  # fmt: skip
+
+
+def event_row(value: bytes | None) -> Row:
+    """The row of a DeliveryStatus. Raises DecodeError, also for a state outside the closed list."""
+    status = codec("DeliveryStatus").decode(value)
+    raw, accepted_at = _notification(status["notification_id"])
+    rank = _RANKS.get(status["state"])
+    if rank is None:
+        raise DecodeError("the state is not one of schemas/reasons.yaml")
+    source = status["source"] or {"topic": "", "partition": -1, "offset": -1}
+    latency_ms = status["latency_ms"]
+    return (
+        status["tenant"], raw, _id_or_none(status["message_id"]), id_bytes(status["event_id"]), accepted_at,
+        status["channel"] or "", status["lane"], status["state"], rank, status["reason"] or "", status["detail"] or "",
+        status["attempt"], status["provider"] or "", status["provider_message_id"] or "", status["possible_duplicate"],
+        status["template_id"] or "", status["template_version"] or 0, status["preference_version"] or 0,
+        _time(status["occurred_at"]), NO_LATENCY if latency_ms is None else latency_ms, status["correlation_id"] or "",
+        source["topic"], source["partition"], source["offset"],
+    )  # fmt: skip
+
+
+def receipt_row(value: bytes | None) -> Row:
+    """The row of a ProviderReceipt, without the provider's own words (`raw` may hold addresses). Raises DecodeError."""
+    receipt = codec("ProviderReceipt").decode(value)
+    return (
+        id_bytes(receipt["event_id"]), receipt["provider"], receipt["provider_message_id"],
+        _id_or_none(receipt["message_id"]), receipt["state"], receipt["reason"] or "", receipt["code"] or "",
+        _time(receipt["occurred_at"]), _time(receipt["received_at"]),
+    )  # fmt: skip
+
+
+def dead_letter_row(value: bytes | None) -> Row:
+    """The row of a DeadLetter, with the record's bytes. Raises DecodeError."""
+    letter = codec("DeadLetter").decode(value)
+    return (
+        id_bytes(letter["dead_letter_id"]), letter["topic"], letter["partition"], letter["offset"],
+        letter["key"] or b"", letter["value"] or b"", letter["stage"], letter["reason"], letter["error_class"],
+        letter["detail"] or "", letter["attempts"], letter["tenant"] or "", _known_id(letter["notification_id"]),
+        _known_id(letter["message_id"]), _time(letter["occurred_at"]),
+    )  # fmt: skip
+
+
+def _known_id(text: str | None) -> bytes:
+    """An id of a record that was given up: it may be the very thing that is wrong, and the letter must not get lost."""
+    try:
+        return _id_or_none(text)
+    except DecodeError:
+        return NO_ID
+
+
+Maker = Callable[[bytes | None], Row]
+
+
+def _request_maker(lane: str) -> Maker:
+    return lambda value: request_row(value, lane)
+
+
+SOURCES: Mapping[str, tuple[Table, Maker]] = MappingProxyType(
+    {
+        **{requests_topic(lane): (REQUESTS_TABLE, _request_maker(lane)) for lane in LANES},
+        STATUS: (EVENTS_TABLE, event_row),
+        RECEIPTS: (RECEIPTS_TABLE, receipt_row),
+        DEAD_LETTERS: (DEAD_LETTERS_TABLE, dead_letter_row),
+    }
+)
+"""Every topic the sink reads → its table and how its values become rows."""
+
+
+def row_of(record: InRecord) -> tuple[Table, Row]:
+    """The table and row of a record from one of SOURCES. Raises DecodeError."""
+    table, make = SOURCES[record.topic]
+    return table, make(record.value)
