@@ -1,0 +1,381 @@
+"""Router, timers and senders as processes on a real broker; the simulator's log is the oracle, never our own status."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from console.local.ports import PortBook
+from runtime import ids
+from runtime.kafka import BEGINNING, Consumer, Producer
+from runtime.records import InRecord, OutRecord
+from schemas.codec import codec
+from schemas.events import states
+from schemas.topics import DEAD_LETTERS, RECIPIENTS, STATUS, TEMPLATES, catalogue, dispatch_topic, requests_topic
+from tests.integration.conftest import Broker, until
+
+pytestmark = pytest.mark.kafka
+
+
+@dataclass
+class World:
+    """A broker, a simulator and the reference data of the tests."""
+
+    broker: Broker
+    simulator: str
+    config: Path
+    producer: Producer
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.simulator + path, timeout=10) as response:
+            return json.load(response)
+
+    def fault(self, **fault: Any) -> None:
+        body = json.dumps(fault).encode()
+        request = urllib.request.Request(
+            self.simulator + "/faults", body, {"Content-Type": "application/json"}, method="POST"
+        )
+        urllib.request.urlopen(request, timeout=10).close()
+
+    def clear_faults(self) -> None:
+        urllib.request.urlopen(urllib.request.Request(self.simulator + "/faults", method="DELETE"), timeout=10).close()
+
+    def accepted(self, kind: str, prefix: str) -> Counter[str]:
+        """Accepts per recipient of this test, by the provider's own log."""
+        entries = self.get(f"/accepted?kind={kind}&limit=100000")
+        return Counter(entry["to"] for entry in entries if prefix in entry["to"])
+
+    def run(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
+        return self.broker.run(*arguments, HELIOGRAPH_CONFIG=str(self.config), **env)
+
+    def publish(self, records: list[OutRecord]) -> None:
+        self.producer.publish(records)
+
+    def read_all(self, topic: str) -> list[InRecord]:
+        consumer = Consumer(self.broker.settings, client_id="test", group=None, notice_end=True)
+        partitions = consumer.partitions_of(topic)
+        consumer.assign(dict.fromkeys(partitions, BEGINNING))
+        records: list[InRecord] = []
+        while not consumer.reached_end.issuperset(partitions):
+            records += consumer.consume(5_000, 0.5)
+        consumer.close()
+        return records
+
+    def statuses(self, notification_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = {}
+        for record in self.read_all(STATUS):
+            try:
+                status = codec("DeliveryStatus").decode(record.value)
+            except ValueError:
+                continue
+            if status["notification_id"] in notification_ids:
+                found.setdefault(status["notification_id"], []).append(status)
+        return found
+
+    def settled(self, notification_ids: set[str]) -> dict[str, set[str]]:
+        return {
+            nid: {s["state"] for s in events if s["state"] in states().settled}
+            for nid, events in self.statuses(notification_ids).items()
+        }
+
+
+@pytest.fixture(scope="module")
+def world(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    directory = tmp_path_factory.mktemp("world")
+    book = PortBook()
+    http, smtp = book.reserve("simulator"), book.reserve("smtp")
+    log = (directory / "simulator.log").open("wb")
+    simulator = subprocess.Popen(
+        [sys.executable, "-m", "console.local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
+         "--data-dir", str(directory / "simulator"), "--maildir", str(directory / "maildir")],
+        stderr=log,
+    )  # fmt: skip
+    config = directory / "heliograph.toml"
+    config.write_text(f"""
+[[providers]]
+name = "mail"
+channel = "email"
+kind = "smtp"
+host = "127.0.0.1"
+port = {smtp}
+tls = "none"
+timeout_s = 5
+from_address = "Heliograph <no-reply@example.org>"
+[[providers]]
+name = "text"
+channel = "sms"
+kind = "twilio"
+base_url = "http://127.0.0.1:{http}"
+account_sid = "AC{"0" * 32}"
+auth_token = "simulator"
+from = "+15005550006"
+callback_url = "http://127.0.0.1:{http}/callbacks"
+timeout_s = 5
+[[providers]]
+name = "push"
+channel = "push"
+kind = "fcm"
+base_url = "http://127.0.0.1:{http}"
+credentials_file = "simulator/fcm-credentials.json"
+timeout_s = 5
+""")
+    producer = Producer(broker.settings, client_id="test")
+    made = World(broker, f"http://127.0.0.1:{http}", config, producer)
+
+    def simulator_ready() -> bool:
+        try:
+            return bool(made.get("/readyz"))
+        except OSError:
+            return False
+
+    until(simulator_ready, what="simulator")
+    channels = {
+        "email": {"subject": "Hi {{ n }}", "text": "T"},
+        "sms": {"text": "n {{ n }}"},
+        "push": {"title": "n", "body": "b"},
+    }
+    template = {
+        "tenant": "t", "template_id": "hello", "version": 1, "category": "default", "channels": json.dumps(channels).encode(),
+        "locales": b"{}", "variables": ["n"], "updated_at": 1,
+    }  # fmt: skip
+    producer.publish([OutRecord(TEMPLATES, b"t:hello", codec("Template").encode(template))])
+    yield made
+    broker.stop_roles()
+    producer.close()
+    simulator.terminate()
+    simulator.wait(10)
+    log.close()
+    book.close()
+
+
+def profiles(prefix: str, count: int) -> list[OutRecord]:
+    made = []
+    for n in range(count):
+        profile = {
+            "tenant": "t", "user_id": f"{prefix}{n}", "name": None, "email": f"{prefix}{n}@example.org",
+            "phone": f"+4915{n:09d}", "locale": None, "time_zone": None,
+            "devices": [{"platform": "fcm", "token": f"{prefix}{n}", "subscription": None}], "channels": {},
+            "categories": {}, "version": 1, "updated_at": 1,
+        }  # fmt: skip
+        made.append(OutRecord(RECIPIENTS, f"t:{prefix}{n}".encode(), codec("RecipientProfile").encode(profile)))
+    return made
+
+
+def requests(prefix: str, count: int, lane: str = "normal", **fields: Any) -> tuple[list[OutRecord], set[str]]:
+    now = int(time.time() * 1000)
+    records, made = [], set()
+    for n in range(count):
+        nid = ids.notification_id(now, "t", f"{prefix}{n}")
+        made.add(nid)
+        request = {
+            "notification_id": nid, "tenant": "t", "accepted_at": now, "user_id": f"{prefix}{n}", "template_id": "hello",
+            "data": b'{"n": 1}', "channels": ["email"], **fields,
+        }  # fmt: skip
+        value = codec("NotificationRequest").encode(request)
+        records.append(OutRecord(requests_topic(lane), f"t:{prefix}{n}".encode(), value))
+    return records, made
+
+
+@pytest.mark.parametrize("engine", ["faust", "loop"])
+def test_three_channels_are_delivered_once_each(world: World, engine: str) -> None:
+    world.publish(profiles(engine, 50))
+    for arguments in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sender", "--channel", "sms"),
+                      ("sender", "--channel", "push"), ("timers",)):  # fmt: skip
+        world.run(*arguments, HELIOGRAPH_ROUTER__ENGINE=engine)
+    records, made = requests(engine, 50, channels=["email", "sms", "push"])
+    world.publish(records + records)  # everything twice: the ledger drops the second
+    until(
+        lambda: len(world.settled(made)) == 50 and all(s == {"sent"} for s in world.settled(made).values()), what="sent"
+    )
+    world.broker.stop_roles()
+    assert world.accepted("smtp", engine) == {f"{engine}{n}@example.org": 1 for n in range(50)}
+    assert world.accepted("fcm", engine) == {f"{engine}{n}": 1 for n in range(50)}
+    messages = [s["message_id"] for events in world.statuses(made).values() for s in events if s["state"] == "sent"]
+    assert len(set(messages)) == 150
+    assert {e["message_id"] for e in world.get("/accepted?kind=twilio&limit=100000")} >= {
+        s["message_id"] for events in world.statuses(made).values() for s in events
+        if s["state"] == "sent" and s["channel"] == "sms"
+    }  # fmt: skip
+
+
+def test_transient_error_is_retried_by_a_timer_and_a_rejected_recipient_bounces(world: World) -> None:
+    world.publish(profiles("retry", 3))
+    world.fault(kind="smtp", mode="500", match="retry0@", times=2)
+    world.fault(kind="smtp", mode="reject", match="retry1@")
+    for arguments in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("timers",)):
+        world.run(*arguments)
+    records, made = requests("retry", 3)
+    world.publish(records)
+    until(lambda: sum(bool(states) for states in world.settled(made).values()) == 3, what="settled")
+    world.broker.stop_roles()
+    world.clear_faults()
+    told = sorted(
+        [s["state"] for s in sorted(events, key=lambda s: s["occurred_at"])] for events in world.statuses(made).values()
+    )
+    assert told == [["routed", "bounced"], ["routed", "retrying", "retrying", "sent"], ["routed", "sent"]]
+    assert world.accepted("smtp", "retry") == {"retry0@example.org": 1, "retry2@example.org": 1}
+
+
+def test_scheduled_request_is_sent_when_its_time_has_come_and_not_before(world: World) -> None:
+    world.publish(profiles("later", 1))
+    for arguments in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("timers",)):
+        world.run(*arguments)
+    send_at = int(time.time() * 1000) + 9_000
+    records, made = requests("later", 1, send_at=send_at)
+    world.publish(records)
+    until(lambda: world.settled(made).get(next(iter(made))) == {"sent"}, what="sent")
+    world.broker.stop_roles()
+    events = next(iter(world.statuses(made).values()))
+    assert [s["state"] for s in events] == ["scheduled", "routed", "sent"]
+    assert min(s["occurred_at"] for s in events if s["state"] == "routed") >= send_at
+
+
+@pytest.mark.parametrize("victim", ["router", "sender", "timers"])
+def test_role_killed_under_load_loses_nothing_and_flags_what_it_repeats(world: World, victim: str) -> None:
+    count = 400
+    world.publish(profiles(f"kill-{victim}-", count))
+    world.fault(kind="smtp", mode="slow", latency_ms=20)
+    arguments = {
+        "router": ("router", "--lane", "normal"),
+        "sender": ("sender", "--channel", "email"),
+        "timers": ("timers",),
+    }
+    roles = {name: world.run(*command) for name, command in arguments.items()}
+    records, made = requests(f"kill-{victim}-", count)
+    world.publish(records[: count // 2])
+    until(lambda: len(world.accepted("smtp", f"kill-{victim}-")) > 20, what="first mails")
+    roles[victim].send_signal(signal.SIGKILL)
+    world.publish(records[count // 2 :])
+    roles[victim].wait()
+    world.run(*arguments[victim])
+    until(lambda: sum("sent" in s for s in world.settled(made).values()) == count, 90, what="every mail sent")
+    world.broker.stop_roles()
+    world.clear_faults()
+    accepted = world.accepted("smtp", f"kill-{victim}-")
+    assert set(accepted) == {f"kill-{victim}-{n}@example.org" for n in range(count)}
+    twice = {to for to, times in accepted.items() if times > 1}
+    flagged = {
+        nid for nid, events in world.statuses(made).items() if any(s["possible_duplicate"] for s in events)
+    }  # fmt: skip
+    assert len(twice) <= len(flagged)
+    if victim != "sender":
+        assert not twice
+
+
+def test_sigterm_of_any_role_under_load_loses_and_repeats_nothing(world: World) -> None:
+    count = 300
+    world.publish(profiles("term-", count))
+    commands = [("router", "--lane", "normal"), ("sender", "--channel", "email"), ("timers",)]
+    roles = [world.run(*command) for command in commands]
+    records, made = requests("term-", count)
+    world.publish(records[:100])
+    until(lambda: len(world.accepted("smtp", "term-")) > 10, what="first mails")
+    world.publish(records[100:])
+    for role, command in zip(roles, commands, strict=True):
+        role.send_signal(signal.SIGTERM)
+        assert role.wait(20) == 0
+        world.run(*command)
+    until(lambda: sum("sent" in s for s in world.settled(made).values()) == count, 90, what="every mail sent")
+    world.broker.stop_roles()
+    assert world.accepted("smtp", "term-") == {f"term-{n}@example.org": 1 for n in range(count)}
+    assert not any(s["possible_duplicate"] for events in world.statuses(made).values() for s in events)
+
+
+def test_crash_after_the_provider_accepted_is_sent_again_flagged_but_at_most_once_ends_unknown(world: World) -> None:
+    world.publish(profiles("crash-", 2))
+    world.run("router", "--lane", "normal")
+    world.run("timers")
+    crashing = world.run("sender", "--channel", "email", HELIOGRAPH_CRASH_AT="after_provider_accept")
+    first, again = requests("crash-", 1)
+    records, once = requests("crash-", 2, delivery="at_most_once")
+    world.publish(first)
+    crashing.wait(60)
+    second = world.run("sender", "--channel", "email", HELIOGRAPH_CRASH_AT="after_provider_accept")
+    del second
+    # The second owner finds the message in doubt, sends it again and dies again; the third one ends it.
+    until(lambda: world.accepted("smtp", "crash-0@")["crash-0@example.org"] == 2, what="resend")
+    crashing = world.run("sender", "--channel", "sms", HELIOGRAPH_CRASH_AT="after_provider_accept")
+    del crashing
+    world.run("sender", "--channel", "email")
+    until(lambda: "sent" in world.settled(again).get(next(iter(again)), set()), what="sent at last")
+    world.broker.stop_roles()
+    assert all(s["possible_duplicate"] for s in world.statuses(again)[next(iter(again))] if s["state"] == "sent")
+    # at most once: one accept, whatever happens
+    world.run("router", "--lane", "normal")
+    crashing = world.run("sender", "--channel", "email", HELIOGRAPH_CRASH_AT="after_provider_accept")
+    world.publish([records[1]])
+    crashing.wait(60)
+    world.run("sender", "--channel", "email")
+    nid = next(n for n in once if any(n.encode() in (r.value or b"") for r in [records[1]]))
+    until(lambda: world.settled({nid}).get(nid) == {"unknown"}, what="unknown")
+    world.broker.stop_roles()
+    assert world.accepted("smtp", "crash-1@") == {"crash-1@example.org": 1}
+
+
+def test_poison_on_every_topic_is_dead_lettered_and_the_stream_goes_on(world: World) -> None:
+    skipped = {DEAD_LETTERS, STATUS, "notify.receipts.v1"}  # read by the sink alone
+    topics = [t for t in catalogue() if t not in skipped and ("normal" in t or t.count(".") == 2)]
+    world.publish([OutRecord(topic, b"poison-key", b"\xff poison", partition=0) for topic in topics])
+    world.publish(profiles("poison", 1))
+    for arguments in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sender", "--channel", "sms"),
+                      ("sender", "--channel", "push"), ("timers",)):  # fmt: skip
+        world.run(*arguments)
+    records, made = requests("poison", 1, channels=["email", "sms", "push"])
+    world.publish(records)
+    until(lambda: world.settled(made).get(next(iter(made))) == {"sent"}, what="sent")
+
+    def lettered() -> set[str]:
+        letters = [codec("DeadLetter").decode(record.value) for record in world.read_all(DEAD_LETTERS)]
+        return {letter["topic"] for letter in letters if letter["value"] == b"\xff poison"}
+
+    until(lambda: lettered() == set(topics), what=f"dead letters of {topics}")
+    world.broker.stop_roles()
+
+
+def test_broker_killed_under_load_loses_nothing(world: World) -> None:
+    count = 300
+    world.publish(profiles("broker-", count))
+    world.fault(kind="smtp", mode="slow", latency_ms=20)
+    commands = [("router", "--lane", "normal"), ("sender", "--channel", "email"), ("timers",)]
+    running = {command: world.run(*command) for command in commands}
+    records, made = requests("broker-", count)
+    world.publish(records[:150])
+    until(lambda: len(world.accepted("smtp", "broker-")) > 20, what="first mails")
+    world.broker.process.kill()
+    world.broker.process.wait()
+    world.broker.start()
+    world.publish(records[150:])
+
+    def all_sent() -> bool:
+        for command, process in running.items():  # what the supervisor does
+            if process.poll() is not None:
+                running[command] = world.run(*command)
+        return sum("sent" in s for s in world.settled(made).values()) == count
+
+    until(all_sent, 120, what="every mail sent")
+    world.broker.stop_roles()
+    world.clear_faults()
+    accepted = world.accepted("smtp", "broker-")
+    assert set(accepted) == {f"broker-{n}@example.org" for n in range(count)}
+    flagged = sum(any(s["possible_duplicate"] for s in e) for e in world.statuses(made).values())
+    assert sum(times - 1 for times in accepted.values()) <= flagged
+
+
+def test_dispatch_record_of_a_wrong_lane_is_dead_lettered(world: World) -> None:
+    before = len(world.read_all(DEAD_LETTERS))
+    world.run("sender", "--channel", "email")
+    records = [r for r in world.read_all(dispatch_topic("email", "normal")) if r.value and r.value[:1] == b"\0"]
+    world.publish([OutRecord(dispatch_topic("email", "bulk"), b"k", records[0].value)])
+    until(lambda: len(world.read_all(DEAD_LETTERS)) > before, what="dead letter")
+    world.broker.stop_roles()
