@@ -15,6 +15,7 @@ from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
@@ -22,7 +23,15 @@ from confluent_kafka import (
 )
 from confluent_kafka import Consumer as _Consumer
 from confluent_kafka import Producer as _Producer
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)  # fmt: skip
 
 from runtime.errors import PublishError, TopicsError, UnavailableError
 from runtime.records import InRecord, OutRecord
@@ -402,8 +411,6 @@ class Admin:
 
     def alter_configs(self, changes: Mapping[str, Mapping[str, str]]) -> None:
         """Set configuration entries; others stay. Raises TopicsError."""
-        from confluent_kafka.admin import AlterConfigOpType, ConfigEntry
-
         resources = [
             ConfigResource(
                 ResourceType.TOPIC,
@@ -423,22 +430,27 @@ class Admin:
             except KafkaException as exc:
                 raise TopicsError(f"cannot configure {resource.name}: {exc.args[0].str()}") from exc
 
-    def group_lag(self, group: str) -> dict[Partition, int]:
-        """End offset minus committed offset per partition that the group has committed."""
-        from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel
-        from confluent_kafka.admin import OffsetSpec
+    def group_offsets(self, group: str, topics: Sequence[str]) -> tuple[dict[Partition, int], dict[Partition, int]]:
+        """(committed offset, lag) per partition of `topics`; what was never committed counts from the log's start.
 
-        request = [ConsumerGroupTopicPartitions(group)]
-        answer = self._admin.list_consumer_group_offsets(request)[group].result()
-        committed = {(p.topic, p.partition): p.offset for p in answer.topic_partitions if p.offset >= 0}
-        ends = self._admin.list_offsets(
-            {TopicPartition(*partition): OffsetSpec.latest() for partition in committed},
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-        )
-        return {
-            (p.topic, p.partition): max(0, future.result().offset - committed[p.topic, p.partition])
-            for p, future in ends.items()
-        }
+        Raises UnavailableError.
+        """
+        counts = self.partition_counts()
+        wanted = [TopicPartition(topic, n) for topic in topics for n in range(counts.get(topic, 0))]
+        try:
+            request = [ConsumerGroupTopicPartitions(group, wanted)]
+            answer = self._admin.list_consumer_group_offsets(request, request_timeout=self._timeout_s)[group].result()
+            committed = {(p.topic, p.partition): max(0, p.offset) for p in answer.topic_partitions}
+            ends = self._admin.list_offsets(
+                {partition: OffsetSpec.latest() for partition in wanted}, request_timeout=self._timeout_s
+            )
+            lag = {
+                (p.topic, p.partition): max(0, future.result().offset - committed[p.topic, p.partition])
+                for p, future in ends.items()
+            }
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read the offsets of {group}: {exc.args[0].str()}") from exc
+        return committed, lag
 
 
 def wait_for_broker(settings: KafkaSettings, timeout_s: float) -> None:
