@@ -14,6 +14,7 @@ from typing import Any
 import faust
 from faust.transport.drivers.aiokafka import Consumer, Transport
 
+from processors.groups import router_group
 from runtime.settings import Settings
 
 
@@ -63,11 +64,6 @@ class DrainingTransport(Transport):
     """The aiokafka transport with our consumer."""
 
     Consumer = DrainingConsumer
-
-
-def router_group(lane: str) -> str:
-    """Consumer group of a lane's router, under either engine."""
-    return f"heliograph-router-{lane}"
 
 
 def create_app(settings: Settings, lane: str) -> faust.App:

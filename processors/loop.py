@@ -9,6 +9,7 @@ import asyncio
 import time
 
 from processors.enrich import RouterViews, enrich_batch
+from processors.groups import router_group
 from runtime.clock import Clock, system_clock
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.logs import get_logger
@@ -44,7 +45,7 @@ def _route(context: Context, lane: str, views: RouterViews, producer: Producer, 
         assigned = True
 
     context.health.require("group", lambda: None if assigned else "joining the group")
-    consumer = Consumer(context.settings.kafka, client_id=f"router-{lane}", group=f"heliograph-router-{lane}")
+    consumer = Consumer(context.settings.kafka, client_id=f"router-{lane}", group=router_group(lane))
     consumer.subscribe([requests_topic(lane)], on_assign=on_assign)
     batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
     try:

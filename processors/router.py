@@ -5,12 +5,16 @@ May import runtime and the engines. What never enters here: a decision.
 
 from __future__ import annotations
 
+import asyncio
+
 from processors.enrich import RouterViews
+from processors.groups import router_group
 from runtime.kafka import Producer
+from runtime.lag import report_lag
 from runtime.process import Context
 from runtime.views import View, caught_up, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression, Template
-from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, TEMPLATES
+from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, TEMPLATES, requests_topic
 
 
 async def run_router(context: Context, lane: str) -> None:
@@ -27,6 +31,8 @@ async def run_router(context: Context, lane: str) -> None:
     try:
         if not await caught_up(views, context.stopping):
             return
+        group, topics = router_group(lane), [requests_topic(lane)]
+        lag = asyncio.create_task(report_lag(kafka, group, topics, context.stopping))
         router_views = RouterViews(recipients, templates, suppressions, cancellations)
         if context.settings.router.engine == "faust":
             from processors.agents import run_faust  # Faust and its patches only where they are wanted
@@ -36,6 +42,7 @@ async def run_router(context: Context, lane: str) -> None:
             from processors.loop import run_loop
 
             await run_loop(context, lane, router_views, producer)
+        await lag
     finally:
         for view in views:
             view.close()

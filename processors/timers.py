@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Iterable
 from typing import cast
 
+from processors.groups import TIMERS_GROUP
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import UNDECODABLE, dead_letter
 from runtime.kafka import BEGINNING, Consumer, Partition, Producer
@@ -80,9 +81,7 @@ class Timers:
         self._context, self._producer, self._clock = context, producer, clock
         self._heaps: dict[Partition, Heap] = {}
         self._assigned = False
-        self._consumer = Consumer(
-            context.settings.kafka, client_id="timers", group="heliograph-timers", notice_end=True
-        )
+        self._consumer = Consumer(context.settings.kafka, client_id="timers", group=TIMERS_GROUP, notice_end=True)
 
     def run(self) -> None:
         """Read, fire and wait until the context stops."""

@@ -63,4 +63,9 @@ INSERT_SECONDS = Histogram("heliograph_sink_insert_seconds", "One insert.", ["ta
 # Everywhere
 DEAD_LETTERS = Counter("heliograph_dead_letters_total", "Records given up.", ["stage", "reason"])
 CONSUMER_LAG = Gauge("heliograph_consumer_lag_records", "End offset minus committed offset.", ["group", "topic"])
+CONSUMER_STUCK_SECONDS = Gauge(
+    "heliograph_consumer_stuck_seconds",
+    "Longest time a committed offset stood still while its partition has lag.",
+    ["group"],
+)
 BUILD = Gauge("heliograph_build_info", "Always 1.", ["version", "role"])

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from runtime.clock import system_clock
 from runtime.consent import has_opt_outs
 from runtime.kafka import Producer
+from runtime.lag import report_lag
 from runtime.process import Context
 from runtime.views import View, caught_up, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression
-from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS
+from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, dispatch_topic
 from senders.recheck import SenderViews
 from senders.registry import create_senders
 from senders.worker import SendStage, Worker
@@ -41,7 +42,10 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         )
         worker = Worker(context, channel, lanes, stage, producer)
         context.health.require("group", lambda: None if worker.assigned else "joining the group")
+        topics = [dispatch_topic(channel, lane) for lane in lanes]
+        lag = asyncio.create_task(report_lag(settings.kafka, worker.group, topics, context.stopping))
         await asyncio.to_thread(worker.run)
+        await lag
         await stage.close()
     finally:
         for sender in senders:

@@ -198,8 +198,9 @@ class Worker:
         self._last_turn = 0.0
         self.assigned = False
         kafka = context.settings.kafka
-        group = f"heliograph-sender-{channel}" + ("" if len(lanes) > 1 else f"-{lanes[0]}")
-        self._consumer = Consumer(kafka, client_id=f"sender-{channel}", group=group)
+        # One group whatever the lanes: two groups over one topic would send everything twice.
+        self.group = f"heliograph-sender-{channel}"
+        self._consumer = Consumer(kafka, client_id=f"sender-{channel}", group=self.group)
         self._ledgers = LedgerReader(kafka, channel, producer.publish, clock)
 
     def run(self) -> None:

@@ -46,7 +46,7 @@ def outcome(result: SendResult, **fields: Any) -> Outcome:
 
 def facts(made: Outcome) -> dict[str, dict[str, Any]]:
     names = {STATUS: "DeliveryStatus", TIMERS: "Timer", DEAD_LETTERS: "DeadLetter"}
-    return {r.topic: codec(names.get(r.topic, "LedgerEntry")).decode(r.value) for r in made.facts}  # type: ignore[arg-type]
+    return {r.topic: codec(names.get(r.topic, "LedgerEntry")).decode(r.value) for r in made.facts}
 
 
 LEDGER = "notify.ledger.email.normal.v1"

@@ -1,0 +1,56 @@
+"""How far a consumer group is behind, measured from outside: a stalled client cannot hide its own lag.
+
+May import runtime.kafka and runtime.metrics. What never enters here: what to do about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+from runtime.errors import UnavailableError
+from runtime.kafka import Admin, Partition
+from runtime.logs import get_logger
+from runtime.metrics import CONSUMER_LAG, CONSUMER_STUCK_SECONDS
+from runtime.settings import KafkaSettings
+
+log = get_logger("lag")
+INTERVAL_S = 10.0
+
+
+class StuckOffsets:
+    """Seconds for which a partition's committed offset has stood still although there is lag."""
+
+    def __init__(self) -> None:
+        self._since: dict[Partition, tuple[int, float]] = {}
+
+    def observe(self, committed: Mapping[Partition, int], lag: Mapping[Partition, int], now_s: float) -> float:
+        """The longest such time over all partitions."""
+        longest = 0.0
+        for partition, offset in committed.items():
+            before = self._since.get(partition)
+            if not lag.get(partition) or before is None or before[0] != offset:
+                self._since[partition] = (offset, now_s)
+            else:
+                longest = max(longest, now_s - before[1])
+        return longest
+
+
+async def report_lag(settings: KafkaSettings, group: str, topics: Sequence[str], stopping: asyncio.Event) -> None:
+    """Set the lag gauges of a group every ten seconds until told to stop."""
+    admin = Admin(settings, timeout_s=5)
+    stuck = StuckOffsets()
+    while not stopping.is_set():
+        try:
+            committed, lag = await asyncio.to_thread(admin.group_offsets, group, topics)
+        except UnavailableError as exc:
+            log.debug("lag not measured", error=str(exc))
+        else:
+            for topic in topics:
+                CONSUMER_LAG.labels(group, topic).set(sum(n for (t, _), n in lag.items() if t == topic))
+            CONSUMER_STUCK_SECONDS.labels(group).set(stuck.observe(committed, lag, time.monotonic()))
+        try:
+            await asyncio.wait_for(stopping.wait(), INTERVAL_S)
+        except TimeoutError:
+            continue
