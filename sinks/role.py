@@ -1,0 +1,265 @@
+"""The sink role: Kafka → ClickHouse, at least once into storage that makes it exactly once.
+
+    consume ──► batch ──► dead letters published ──► rows inserted ──► offsets committed
+
+in that order and never another: what is lost in between is read again and collapses by its identity. While ClickHouse or
+Kafka is away the batch is kept and tried again; partitions are paused and polling goes on, so the group keeps us.
+All Kafka and ClickHouse calls of the loop are made on one thread.
+May import runtime. What never enters here: a column, a decision about a notification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+from clickhouse_connect.driver.client import Client
+
+from runtime.clock import Clock, system_clock
+from runtime.dead_letters import UNDECODABLE, dead_letter
+from runtime.errors import HeliographError
+from runtime.health import Reason
+from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition, Producer
+from runtime.lag import report_lag
+from runtime.logs import get_logger
+from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
+from runtime.metrics import INSERT_SECONDS, ROWS
+from runtime.process import Context, crash_point, exit_now
+from runtime.records import InRecord
+from schemas.topics import DEAD_LETTERS
+from sinks import clickhouse
+from sinks.batching import Batch, columns_of
+from sinks.rows import SOURCES
+
+log = get_logger("sink")
+
+GROUP = "heliograph-sink"
+# A status must be readable within a second: 0.2 s here, 0.5 s until the flush (settings), the rest for the insert.
+FETCH_WAIT_MS = 200
+FETCH_MIN_BYTES = 1_000_000
+MAX_POLL_INTERVAL_MS = 120_000
+# Both below the poll interval: a call that hangs must not cost the membership.
+INSERT_TIMEOUT_S = 60.0
+PUBLISH_TIMEOUT_S = 20.0
+BACKOFF_S = (0.1, 5.0)
+POLL_S = 0.25
+REVOKE_PATIENCE_S = 1.0
+STOP_PATIENCE_S = 8.0
+"""How long the last flush may be tried after SIGTERM; what it does not get done is read again."""
+MAX_FENCES = 20
+"""Refusals by the group without a record in between; then a new process has better chances."""
+
+
+class Sink:
+    """The loop; every method on one thread but `not_ready`."""
+
+    def __init__(self, context: Context, consumer: Consumer, producer: Producer, clock: Clock = system_clock) -> None:
+        self._context, self._clock = context, clock
+        self._settings = context.settings
+        self._consumer, self._producer = consumer, producer
+        self._client: Client | None = None
+        self._batch = self._new_batch()
+        self._owned: set[Partition] = set()
+        self._generation = 0
+        self._fences = 0
+        self._flushing = self._assigned = self._paused = False
+        self._trouble: Reason = "not connected to ClickHouse yet"
+
+    def not_ready(self) -> Reason:
+        """None when rows reach the store, else why they do not."""
+        if self._trouble is not None:
+            return self._trouble
+        return None if self._assigned else "waits for the partitions of its group"
+
+    def run(self) -> None:
+        """Sink until the context stops, then flush and commit."""
+        self._consumer.subscribe(
+            list(SOURCES), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        interval_s = self._settings.sink.flush_interval_ms / 1000
+        flush_at = 0.0
+        try:
+            self._until_done(self._connect)
+            while not self._context.stopping.is_set():
+                left = flush_at - time.monotonic() if self._batch.count else POLL_S
+                if left <= 0 or not self._batch.room:
+                    self.flush()
+                    continue
+                empty = not self._batch.count
+                self._batch.add(self._consume(self._batch.room, min(left, POLL_S)))
+                if empty and self._batch.count:
+                    flush_at = time.monotonic() + interval_s
+            self.flush(STOP_PATIENCE_S)
+        finally:
+            self._consumer.close()
+            if self._client is not None:
+                self._client.close()
+
+    # -- ownership --------------------------------------------------------------------------------------------------
+
+    def _on_assign(self, partitions: list[Partition]) -> None:
+        self._owned.update(partitions)
+        self._generation += 1
+        self._assigned = True
+        log.info("took over", partitions=len(partitions))
+
+    def _on_revoke(self, partitions: list[Partition]) -> None:
+        # In the middle of a flush that waits for a store nobody can tell how long: the next owner reads it again.
+        if not self._flushing:
+            self.flush(REVOKE_PATIENCE_S)
+        self._on_lost(partitions)
+
+    def _on_lost(self, partitions: list[Partition]) -> None:
+        self._owned.difference_update(partitions)
+        self._generation += 1
+        self._drop()
+
+    def _drop(self) -> None:
+        """Forget what is not committed: it is read again, by us or by the next owner."""
+        self._batch = self._new_batch()
+
+    def _new_batch(self) -> Batch:
+        return Batch(self._settings.sink.max_rows)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def _consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+        generation = self._generation
+        try:
+            records = self._consumer.consume(max_records, timeout_s)
+        except FencedError as exc:
+            self._fenced(exc)
+            return []
+        if records:
+            self._fences = 0
+        if generation == self._generation or not records:
+            return records
+        # The group changed within this call: some of these may be of the time before, and committing past them would
+        # skip what was dropped with the old assignment.
+        self._until_done(self._rewind)
+        return []
+
+    def _rewind(self) -> None:
+        committed = self._consumer.committed(self._owned) if self._owned else {}
+        starts = {partition: offset if offset >= 0 else BEGINNING for partition, (offset, _) in committed.items()}
+        if starts:
+            self._consumer.assign(starts)
+
+    def _fenced(self, error: FencedError) -> None:
+        # Rows already stored are stored once more by the partitions' owner, which changes nothing.
+        log.warning("no longer the owner", error=str(error))
+        self._fences += 1
+        if self._fences > MAX_FENCES:
+            exit_now(f"the group refuses us for good: {error}")
+        self._drop()
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def flush(self, patience_s: float | None = None) -> None:
+        """Store the batch and commit it. Tries for `patience_s`, by default until done or the context stops."""
+        if not self._batch.count:
+            return
+        self._flushing = True
+        try:
+            if not self._until_done(self._write, patience_s):
+                log.warning("not stored in time; it will be read again", records=self._batch.count)
+                self._drop()
+        finally:
+            self._flushing = False
+
+    def _until_done(self, step: Callable[[], None], patience_s: float | None = None) -> bool:
+        """Run a step until it succeeds; False when there is no time left for it."""
+        deadline = None if patience_s is None else time.monotonic() + patience_s
+        delay = BACKOFF_S[0]
+        while not self._try(step):
+            if deadline is None and self._context.stopping.is_set():
+                deadline = time.monotonic() + STOP_PATIENCE_S
+            if deadline is not None and time.monotonic() + delay > deadline:
+                return False
+            self._wait(delay * random.uniform(0.5, 1), poll=step == self._write and patience_s is None)
+            delay = min(delay * 2, BACKOFF_S[1])
+        if self._paused:
+            self._consumer.resume(self._owned)
+            self._paused = False
+        return True
+
+    def _try(self, step: Callable[[], None]) -> bool:
+        """False when the step is to be tried again; readiness then tells why."""
+        try:
+            step()
+        except (HeliographError, CommitError) as exc:
+            if self._trouble != str(exc):
+                log.warning("trying again", error=str(exc))
+            self._trouble = str(exc)
+            return False
+        except FencedError as exc:
+            self._fenced(exc)
+        if self._trouble is not None:
+            log.info("writing")
+        self._trouble = None
+        return True
+
+    def _wait(self, seconds: float, *, poll: bool) -> None:
+        """Let time pass. With `poll` the group hears of us meanwhile, while our partitions stand still."""
+        if not poll:  # inside a callback of the group, or at the end
+            time.sleep(seconds)
+            return
+        self._consumer.pause(self._owned)
+        self._paused = True
+        # A few records may come all the same: of partitions given to us within this very call.
+        self._batch.add(self._consume(100, seconds))
+
+    def _connect(self) -> None:
+        clickhouse.migrate(self._settings.clickhouse)
+        self._client = clickhouse.connect(self._settings.clickhouse, timeout_s=INSERT_TIMEOUT_S)
+
+    def _write(self) -> None:
+        """One turn; what is done is taken out of the batch, so that a second try does the rest only."""
+        batch = self._batch
+        if self._client is None:
+            self._connect()
+        assert self._client is not None
+        self._give_up_poison(batch)
+        for table in list(batch.rows):
+            rows = batch.rows[table]
+            started = time.perf_counter()
+            clickhouse.insert(self._settings.clickhouse, self._client, table.name, table.columns, columns_of(rows))
+            INSERT_SECONDS.labels(table.name).observe(time.perf_counter() - started)
+            ROWS.labels(table.name).inc(len(rows))
+            del batch.rows[table]
+        crash_point("after_insert", self._settings.crash_at)
+        self._consumer.commit(batch.offsets)
+        self._drop()
+
+    def _give_up_poison(self, batch: Batch) -> None:
+        now = self._clock()
+        letters = []
+        for record, error in batch.poison:
+            if record.topic == DEAD_LETTERS:
+                # A letter about a letter would come back here for ever.
+                DEAD_LETTERS_COUNTER.labels("sink", "unreadable_dead_letter").inc()
+                log.error("skipped", topic=record.topic, partition=record.partition, offset=record.offset)
+            else:
+                letters.append(dead_letter(record, stage="sink", reason=UNDECODABLE, error=error, now=now))
+        self._producer.publish(letters)
+        batch.poison.clear()
+
+
+async def run_sink(context: Context) -> None:
+    """Write requests, statuses, receipts and dead letters to ClickHouse until the context stops."""
+    kafka = context.settings.kafka
+    consumer = Consumer(
+        kafka, client_id="sink", group=GROUP, fetch_wait_ms=FETCH_WAIT_MS, fetch_min_bytes=FETCH_MIN_BYTES,
+        max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+    )  # fmt: skip
+    producer = Producer(kafka, client_id="sink", delivery_timeout_s=PUBLISH_TIMEOUT_S)
+    sink = Sink(context, consumer, producer)
+    context.health.require("sink", sink.not_ready)
+    lag = asyncio.create_task(report_lag(kafka, GROUP, list(SOURCES), context.stopping))
+    try:
+        await asyncio.to_thread(sink.run)
+    finally:
+        lag.cancel()
+        await asyncio.to_thread(producer.close)
