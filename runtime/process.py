@@ -71,14 +71,16 @@ async def _run(context: Context, body: Callable[[Context], Awaitable[None]], ser
 
 
 def run_role(
-    role: str, settings: Settings, body: Callable[[Context], Awaitable[None]], *, serve_health: bool = True
-) -> int:
-    """Run a role to its end and return the exit status."""
+    role: str, settings: Settings, body: Callable[[Context], Awaitable[None]], *, serve_health: bool = True,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:  # fmt: skip
+    """Run a role to its end and return the exit status; `loop_factory` gives another event loop than asyncio's own."""
     configure_logs(role, settings.log_level)
     BUILD.labels(version("heliograph"), role).set(1)
     context = Context(role, settings)
     try:
-        asyncio.run(_run(context, body, serve_health))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_run(context, body, serve_health))
     except HeliographError as exc:
         log.error("cannot run", error=str(exc))
         sys.stderr.write(f"heliograph {role}: {exc}\n")
