@@ -1,0 +1,135 @@
+"""The role `api`: one process that serves ingest, reference data, status and its own health on one port.
+
+    listen, connect, catch up, serve; on SIGTERM: stop listening, finish what is in flight, flush, disconnect
+
+May import every layer. What never enters here: a route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import uvicorn
+import uvloop
+from fastapi import APIRouter
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from producers.http.app import Deps, create_app
+from producers.http.ingest import Ingest, RecentAcceptances
+from producers.http.reference import Propagation
+from producers.http.requests import Authenticator
+from producers.http.templates import TemplateCatalogue
+from producers.reference.database import Database
+from producers.reference.idempotency import IdempotencyKeys
+from producers.reference.keys import Keys
+from producers.reference.store import ReferenceStore
+from runtime.errors import UnavailableError
+from runtime.kafka import Admin, Producer
+from runtime.process import Context
+from runtime.settings import ApiSettings, Settings
+from runtime.views import View, start_views
+from schemas.events import Template
+from schemas.topics import TEMPLATES
+
+LINGER_MS = 1.0
+DRAIN_S = 15
+_BACKLOG = 2_048
+
+new_event_loop = uvloop.new_event_loop
+"""For run_role: this role's loop."""
+
+
+def listen(settings: ApiSettings) -> socket.socket:
+    """The port, taken. Raises UnavailableError naming the setting when it is in use."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise UnavailableError(
+            f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}; set HELIOGRAPH_API__PORT to a free port"
+        ) from exc
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers: the role has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(app: ASGIApp, listener: socket.socket, stopping: asyncio.Event) -> None:
+    """Serve until `stopping`, then finish the requests in flight."""
+    config = uvicorn.Config(
+        app, loop="none", http="httptools", ws="auto", lifespan="off", log_config=None, access_log=False,
+        server_header=False, timeout_graceful_shutdown=DRAIN_S, backlog=_BACKLOG,
+    )  # fmt: skip
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await serving
+    stop.cancel()
+
+
+def _status_routes(
+    settings: Settings, authenticator: Authenticator, recent: RecentAcceptances
+) -> Sequence[APIRouter | BaseRoute]:
+    """The routes of console.api.status, where that is installed."""
+    if importlib.util.find_spec("console.api.status") is None:
+        return ()
+    status: Any = importlib.import_module("console.api.status")
+    routes: Sequence[APIRouter | BaseRoute] = status.routes(
+        settings.clickhouse, authenticate=authenticator, recently_accepted=recent.find
+    )
+    return routes
+
+
+async def run(context: Context) -> None:
+    """The role. Raises UnavailableError when the port is in use, or PostgreSQL or Kafka does not answer at the start."""
+    settings = context.settings
+    listener = listen(settings.api)
+    database = Database(settings.postgres)
+    claims = IdempotencyKeys(database)
+    templates: View[Template] = View(settings.kafka, TEMPLATES)
+    producer: Producer | None = None
+    try:
+        await asyncio.to_thread(Admin(settings.kafka).partition_counts)
+        await database.open()
+        keys = Keys(database, settings.api.key_pepper)
+        await keys.load()
+        claims.start()
+        producer = Producer(
+            settings.kafka, client_id="api", linger_ms=LINGER_MS, delivery_timeout_s=settings.api.publish_timeout_s
+        )
+        start_views([templates], context.health)
+        store = ReferenceStore(database)
+        catalogue = TemplateCatalogue(templates, store)
+        authenticator, recent = Authenticator(keys), RecentAcceptances()
+        ingest = Ingest(
+            authenticator=authenticator, broker=producer, claims=claims, templates=catalogue, recent=recent,
+            publish_timeout_s=settings.api.publish_timeout_s,
+        )  # fmt: skip
+        deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health)
+        app = create_app(deps, _status_routes(settings, authenticator, recent))
+        await serve(app, listener, context.stopping)
+    finally:
+        listener.close()
+        await claims.close()
+        await database.close()
+        templates.close()
+        if producer is not None:
+            await asyncio.to_thread(producer.close)

@@ -1,0 +1,141 @@
+"""The ASGI application: ingest in front, FastAPI for the rest.
+
+    create_app(deps, extra_routes=[...])   deps are made by console/server.py, extra routes come from console/api
+
+May import fastapi and starlette. What never enters here: settings, the life of a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from producers.http.ingest import PATH, Ingest
+from producers.http.openapi import describe
+from producers.http.problems import FieldError, Problem, new_request_id, problem_response, unavailable
+from producers.http.reference import Propagation, reference_router
+from producers.http.requests import Authenticator
+from producers.http.templates import TemplateCatalogue
+from producers.reference.store import ReferenceStore
+from runtime.errors import UnavailableError
+from runtime.health import Health
+from runtime.logs import get_logger
+
+log = get_logger("http")
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Deps:
+    """What the application works with."""
+
+    ingest: Ingest
+    authenticator: Authenticator
+    store: ReferenceStore
+    templates: TemplateCatalogue
+    propagation: Propagation
+    health: Health
+
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+async def _on_problem(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, Problem)
+    return problem_response(exc)
+
+
+async def _on_http_error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    code = _CODES.get(exc.status_code, "http_error")
+    return problem_response(Problem(exc.status_code, code, exc.detail, headers=exc.headers or {}))
+
+
+async def _on_wrong_parameter(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    errors = [FieldError("", f"{'.'.join(map(str, e['loc']))}: {e['msg']}", "invalid_parameter") for e in exc.errors()]
+    return problem_response(Problem(400, "invalid_request", errors[0].detail, errors=errors))
+
+
+async def _on_unavailable(_: Request, exc: Exception) -> Response:
+    return problem_response(unavailable("store_unavailable", str(exc)))
+
+
+async def _on_bug(_: Request, exc: Exception) -> Response:
+    request_id = new_request_id()
+    log.error("request failed", request_id=request_id, exc_info=exc)
+    return problem_response(Problem(500, "internal_error", "this is our fault; see request_id"), request_id)
+
+
+HANDLERS: dict[int | type[Exception], Handler] = {
+    Problem: _on_problem,
+    HTTPException: _on_http_error,
+    RequestValidationError: _on_wrong_parameter,
+    UnavailableError: _on_unavailable,
+    Exception: _on_bug,
+}
+
+
+def _health_router(health: Health) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/livez")
+    async def livez() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @router.get("/readyz")
+    @router.get("/health")
+    async def readyz() -> JSONResponse:
+        reason = health.not_ready()
+        if reason is None:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "not_ready", "reason": reason}, 503)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -> ASGIApp:
+    """The application. Extra routes may raise Problem, and may depend on `deps.authenticator`."""
+    app = FastAPI(
+        title="Heliograph", version=version("heliograph"), docs_url="/docs", redoc_url=None, openapi_url="/openapi.json",
+        exception_handlers=HANDLERS, redirect_slashes=False,
+        description="Notifications: nothing accepted is lost, nothing is sent twice without a recorded reason.",
+    )  # fmt: skip
+    app.include_router(_health_router(deps.health))
+    for extra in extra_routes:
+        if isinstance(extra, APIRouter):
+            app.include_router(extra)
+        else:
+            app.router.routes.append(extra)
+    app.include_router(reference_router(deps.store, deps.templates, deps.propagation, deps.authenticator))
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        # The hot path goes around the router and its middleware.
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            await deps.ingest(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return serve
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        app.openapi_schema = describe(app)
+    return app.openapi_schema

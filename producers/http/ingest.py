@@ -1,0 +1,337 @@
+"""POST /v1/notifications: a 202 means that every in-sync replica has the request.
+
+    read, check, find the id of the key (PostgreSQL), publish (Kafka), wait for the acknowledgement, answer
+
+May import pydantic, runtime, producers. What never enters here: a framework's machinery per request, a decision of the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from producers.http.problems import FieldError, Problem, new_request_id, unavailable
+from producers.http.requests import Authenticator, Headers, check_form, check_model, read_body, read_headers
+from producers.http.strict_json import body_hash, parse_json
+from producers.http.templates import TemplateCatalogue
+from producers.notification import TRACEPARENT, Notification, check_key, request_record, rfc3339
+from producers.reference.idempotency import Claim, Owner
+from producers.reference.keys import Caller
+from runtime import ids
+from runtime.clock import Clock, system_clock
+from runtime.errors import PublishError, UnavailableError
+from runtime.logs import get_logger
+from runtime.metrics import ACCEPTED, INGEST_SECONDS, REFUSED
+from runtime.records import OutRecord
+
+log = get_logger("ingest")
+PATH = "/v1/notifications"
+SOURCE = "http"
+MAX_IN_FLIGHT = 4_000
+"""Requests that wait for Kafka or PostgreSQL at once; more are told to come back, which keeps memory bounded."""
+REMEMBER_S = 600
+MAX_REMEMBERED = 100_000
+MAX_CORRELATION_CHARS = 128
+
+
+class Broker(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    async def send(self, records: Sequence[OutRecord]) -> None: ...
+
+
+class Claims(Protocol):
+    """The part of IdempotencyKeys that is used."""
+
+    async def claim(self, claim: Claim) -> Owner: ...
+    async def find(self, tenant: str, key: str) -> Owner | None: ...
+    def confirm(self, tenant: str, key: str) -> None: ...
+
+
+class Accepted(NamedTuple):
+    """A notification that the broker has."""
+
+    notification_id: str
+    accepted_at: int
+    replayed: bool
+
+
+class RecentAcceptances:
+    """What this process accepted in the last ten minutes: readable before it is anywhere else. Bounded."""
+
+    def __init__(self, clock: Clock = system_clock) -> None:
+        self._clock = clock
+        self._entries: dict[str, tuple[str, int, str, int]] = {}
+
+    def add(self, notification_id: str, tenant: str, accepted_at: int, lane: str) -> None:
+        """Remember one."""
+        now = self._clock()
+        entries = self._entries
+        entries[notification_id] = (tenant, accepted_at, lane, now)
+        while len(entries) > MAX_REMEMBERED or self._too_old(next(iter(entries.values()))[3], now):
+            del entries[next(iter(entries))]
+
+    @staticmethod
+    def _too_old(remembered_at: int, now: int) -> bool:
+        return now - remembered_at > REMEMBER_S * 1_000
+
+    def find(self, notification_id: str) -> dict[str, Any] | None:
+        """{"id", "tenant", "accepted_at" (ms), "lane"}, None when it was not accepted here lately."""
+        entry = self._entries.get(notification_id)
+        if entry is None or self._too_old(entry[3], self._clock()):
+            return None
+        return {"id": notification_id, "tenant": entry[0], "accepted_at": entry[1], "lane": entry[2]}
+
+
+class Batcher:
+    """Gives the broker what one turn of the event loop brought as one batch: one acknowledgement wakes all of it."""
+
+    def __init__(self, broker: Broker, timeout_s: float) -> None:
+        self._broker, self._timeout_s = broker, timeout_s
+        self._records: list[OutRecord] = []
+        self._answer: asyncio.Future[None] | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+
+    def publish(self, record: OutRecord) -> asyncio.Future[None]:
+        """Done when the broker has the record; fails with PublishError. Shared by the batch: shield it."""
+        loop = asyncio.get_running_loop()
+        if self._answer is None:
+            self._answer = loop.create_future()
+            loop.call_soon(self._flush)
+        self._records.append(record)
+        return self._answer
+
+    def _flush(self) -> None:
+        records, self._records = self._records, []
+        answer, self._answer = self._answer, None
+        assert answer is not None
+        task = asyncio.ensure_future(self._send(records, answer))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _send(self, records: list[OutRecord], answer: asyncio.Future[None]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._broker.send(records)
+        except (PublishError, TimeoutError) as exc:
+            answer.set_exception(PublishError(str(exc) or "the broker did not answer in time"))
+        except BaseException as exc:
+            answer.set_exception(PublishError(f"publishing failed ({type(exc).__name__})"))
+            raise
+        else:
+            answer.set_result(None)
+        # Marks a failure as seen: every waiter may have gone.
+        answer.exception()
+
+
+class _Flight(NamedTuple):
+    """A keyed request on its way in this process."""
+
+    body_hash: bytes
+    landed: asyncio.Future[Accepted]
+
+
+class Ingest:
+    """The ASGI endpoint."""
+
+    def __init__(
+        self, *, authenticator: Authenticator, broker: Broker, claims: Claims, templates: TemplateCatalogue,
+        recent: RecentAcceptances, publish_timeout_s: float, clock: Clock = system_clock,
+    ) -> None:  # fmt: skip
+        self._authenticator, self._claims, self._templates = authenticator, claims, templates
+        # A little more than the producer's own limit, which names the cause.
+        self._batcher = Batcher(broker, publish_timeout_s + 1)
+        self._recent, self._clock = recent, clock
+        self._in_flight = 0
+        self._flights: dict[tuple[str, str], _Flight] = {}
+        self._seconds = INGEST_SECONDS.labels("notifications")
+        self._accepted = {lane: ACCEPTED.labels(lane, "http") for lane in ("critical", "normal", "bulk")}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request_id = new_request_id()
+        headers = [(b"x-request-id", request_id.encode())]
+        try:
+            status, more, body = await self._answer(scope, receive, request_id)
+            headers += more
+            headers.append((b"content-type", b"application/json"))
+        except Problem as problem:
+            REFUSED.labels(problem.code).inc()
+            status, body = problem.status, problem.body(request_id)
+            headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+            headers.append((b"content-type", b"application/problem+json"))
+        except Exception:
+            log.exception("ingest failed", request_id=request_id)
+            REFUSED.labels("internal_error").inc()
+            status, body = 500, Problem(500, "internal_error", "this is our fault; see request_id").body(request_id)
+            headers.append((b"content-type", b"application/problem+json"))
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        self._seconds.observe(time.perf_counter() - started)
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, request_id: str
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        headers = read_headers(scope)
+        caller = await self._authenticator.caller(headers.get(b"authorization"))
+        check_form(headers)
+        correlation_id = _correlation_id(headers) or request_id
+        body = parse_json(await read_body(receive))
+        if self._in_flight >= MAX_IN_FLIGHT:
+            raise unavailable("overloaded", "too many requests wait for the broker")
+        self._in_flight += 1
+        try:
+            accepted = await self._accept(caller, body, headers, correlation_id)
+        finally:
+            self._in_flight -= 1
+        where = f"{PATH}/{accepted.notification_id}"
+        answer = {
+            "id": accepted.notification_id,
+            "status": "accepted",
+            "accepted_at": rfc3339(accepted.accepted_at),
+            "links": {"self": where, "events": f"{where}/events"},
+        }
+        more = [(b"location", where.encode()), (b"x-correlation-id", correlation_id.encode())]
+        if accepted.replayed:
+            more.append((b"idempotent-replayed", b"true"))
+        return 202, more, json.dumps(answer).encode()
+
+    async def _accept(self, caller: Caller, body: Any, headers: Headers, correlation_id: str) -> Accepted:
+        notification = check_model(Notification, body)
+        key = _idempotency_key(headers, notification)
+        traceparent = _traceparent(headers)
+        digest = body_hash(body) if key is not None else b""
+        if notification.template is not None:
+            try:
+                await self._templates.check(caller.tenant, notification.template, notification.data)
+            except Problem as problem:
+                # A template that changed since does not take back what was accepted under the key.
+                if problem.status != 400 or not await self._is_repeated(caller.tenant, key, digest):
+                    raise
+        post = _Post(notification, caller.tenant, key, digest, correlation_id, traceparent)
+        if key is None:
+            accepted_at = self._clock()
+            notification_id = ids.notification_id(accepted_at, caller.tenant)
+            await self._publish(post, notification_id, accepted_at)
+            return Accepted(notification_id, accepted_at, replayed=False)
+        return await self._accept_keyed(post, key)
+
+    async def _is_repeated(self, tenant: str, key: str | None, digest: bytes) -> bool:
+        if key is None:
+            return False
+        try:
+            owner = await self._claims.find(tenant, key)
+        except UnavailableError as exc:
+            raise unavailable("store_unavailable", str(exc)) from exc
+        return owner is not None and owner.body_hash == digest
+
+    async def _accept_keyed(self, post: _Post, key: str) -> Accepted:
+        """One request per key at a time in this process; others of the same body share its outcome."""
+        name = (post.tenant, key)
+        while (flight := self._flights.get(name)) is not None:
+            await asyncio.wait([flight.landed])
+            if flight.body_hash == post.body_hash:
+                return flight.landed.result()._replace(replayed=True)
+        flight = _Flight(post.body_hash, asyncio.get_running_loop().create_future())
+        self._flights[name] = flight
+        try:
+            accepted = await self._claim_and_publish(post, key)
+        except Problem as problem:
+            flight.landed.set_exception(problem)
+            raise
+        except BaseException as exc:
+            flight.landed.set_exception(unavailable("overloaded", "the request this one waited for was cut off"))
+            raise exc
+        else:
+            flight.landed.set_result(accepted)
+        finally:
+            del self._flights[name]
+            flight.landed.exception()  # seen: nobody else may wait for it
+        return accepted
+
+    async def _claim_and_publish(self, post: _Post, key: str) -> Accepted:
+        accepted_at = self._clock()
+        notification_id = ids.notification_id(accepted_at, post.tenant, key)
+        try:
+            owner = await self._claims.claim(Claim(post.tenant, key, notification_id, post.body_hash, accepted_at))
+        except UnavailableError as exc:
+            raise unavailable("store_unavailable", str(exc)) from exc
+        if owner.body_hash != post.body_hash:
+            raise Problem(
+                409, "idempotency_conflict", "this idempotency key was used with another body",
+                errors=[FieldError("", "the body differs from the first one of this key", "idempotency_conflict")],
+            )  # fmt: skip
+        if not owner.confirmed:
+            # Also when another process may be publishing it right now: the same id twice is one notification.
+            await self._publish(post, owner.notification_id, owner.accepted_at)
+            self._claims.confirm(post.tenant, key)
+        return Accepted(owner.notification_id, owner.accepted_at, replayed=not owner.won)
+
+    async def _publish(self, post: _Post, notification_id: str, accepted_at: int) -> None:
+        request = post.notification.to_request(
+            post.tenant, accepted_at, idempotency_key=post.key, correlation_id=post.correlation_id, source=SOURCE,
+            notification_id=notification_id,
+        )  # fmt: skip
+        try:
+            record = request_record(request, post.traceparent)
+        except ValueError as exc:
+            raise Problem(400, "invalid_request", "the request is too large once encoded") from exc
+        try:
+            await asyncio.shield(self._batcher.publish(record))
+        except PublishError as exc:
+            log.warning(
+                "not acknowledged", notification_id=notification_id, correlation_id=post.correlation_id, error=str(exc)
+            )
+            raise unavailable("kafka_unavailable", "Kafka did not confirm the notification: send it again") from exc
+        lane = post.notification.priority
+        self._accepted[lane].inc()
+        self._recent.add(notification_id, post.tenant, accepted_at, lane)
+
+
+class _Post(NamedTuple):
+    """A checked request."""
+
+    notification: Notification
+    tenant: str
+    key: str | None
+    body_hash: bytes
+    correlation_id: str
+    traceparent: str | None
+
+
+def _idempotency_key(headers: Headers, notification: Notification) -> str | None:
+    """Raises Problem when header and body disagree or the header is no key."""
+    raw = headers.get(b"idempotency-key")
+    if raw is None:
+        return notification.request_id
+    try:
+        key = check_key(raw.decode("latin-1"))
+    except ValueError as exc:
+        raise Problem(400, "invalid_header", f"Idempotency-Key: {exc}") from exc
+    if notification.request_id is not None and notification.request_id != key:
+        why = "Idempotency-Key and request_id differ: give one of them"
+        raise Problem(400, "invalid_request", why, errors=[FieldError("/request_id", why, "invalid_value")])
+    return key
+
+
+def _correlation_id(headers: Headers) -> str | None:
+    raw = headers.get(b"x-correlation-id")
+    if raw is None or raw == b"":
+        return None
+    if len(raw) > MAX_CORRELATION_CHARS or not all(0x21 <= byte <= 0x7E for byte in raw):
+        raise Problem(
+            400, "invalid_header", f"X-Correlation-ID has at most {MAX_CORRELATION_CHARS} visible ASCII characters"
+        )
+    return raw.decode("ascii")
+
+
+def _traceparent(headers: Headers) -> str | None:
+    """The caller's trace; one that is malformed is dropped, as W3C's Trace Context asks for."""
+    text = headers.get(b"traceparent", b"").decode("latin-1")
+    return text if TRACEPARENT.fullmatch(text) else None

@@ -1,0 +1,91 @@
+"""Errors as callers see them: RFC 9457 problem documents with `code`, `errors[].pointer` and `request_id`.
+
+May import starlette. What never enters here: what a caller sent (pointers name fields, details never quote values).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from runtime.metrics import REFUSED
+
+MAX_ERRORS = 20
+_MAX_POINTER = 300
+
+
+class FieldError(NamedTuple):
+    """One thing that is wrong, and where: a JSON pointer into the body, "" for the whole of it."""
+
+    pointer: str
+    detail: str
+    code: str
+
+
+class Problem(Exception):
+    """The answer is an error. `code` is what programs look at, `detail` is for people."""
+
+    def __init__(
+        self, status: int, code: str, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(detail)
+        self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
+        self.headers, self.extra = dict(headers or {}), dict(extra or {})
+
+    def body(self, request_id: str) -> bytes:
+        """The problem document."""
+        document = {
+            "type": f"urn:heliograph:problem:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "errors": [error._asdict() for error in self.errors[:MAX_ERRORS]],
+            "request_id": request_id,
+            **self.extra,
+        }
+        return json.dumps(document).encode()
+
+
+def unavailable(code: str, detail: str, retry_after_s: int = 1) -> Problem:
+    """503: nothing is promised, the same request may be sent again."""
+    return Problem(503, code, detail, headers={"Retry-After": str(retry_after_s)})
+
+
+def new_request_id() -> str:
+    """Names one HTTP request."""
+    return os.urandom(12).hex()
+
+
+def pointer(path: Sequence[Any]) -> str:
+    """A JSON pointer (RFC 6901)."""
+    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in path if part != "[key]"]
+    return "".join(f"/{part}" for part in parts)[:_MAX_POINTER]
+
+
+def invalid(exc: ValidationError) -> Problem:
+    """400 for a body that does not fit its model."""
+    errors = [
+        FieldError(pointer(error["loc"]), error["msg"].removeprefix("Value error, "), _CODES.get(error["type"], error["type"]))
+        for error in exc.errors(include_url=False, include_context=False, include_input=False)
+    ]  # fmt: skip
+    where = errors[0].pointer or "the body"
+    return Problem(400, "invalid_request", f"{where}: {errors[0].detail}", errors=errors)
+
+
+_CODES = {"extra_forbidden": "unknown_field", "missing": "required", "value_error": "invalid_value"}
+
+
+def problem_response(problem: Problem, request_id: str | None = None) -> Response:
+    """The answer for frameworks that want a response object."""
+    REFUSED.labels(problem.code).inc()
+    request_id = request_id or new_request_id()
+    headers = {"X-Request-ID": request_id, **problem.headers}
+    return Response(problem.body(request_id), problem.status, headers, "application/problem+json")

@@ -1,0 +1,126 @@
+"""What every route does first: who is calling, how large may the body be, in which form is it.
+
+May import starlette. What never enters here: a route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope
+
+from producers.http.problems import Problem, invalid, unavailable
+from producers.http.strict_json import parse_json
+from producers.reference.keys import Caller, Keys
+from runtime.errors import UnavailableError
+
+MAX_BODY_BYTES = 262_144
+BODY_TIMEOUT_S = 30.0
+_JSON = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
+Headers = dict[bytes, bytes]
+Model = TypeVar("Model", bound=BaseModel)
+
+_SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"idempotency-key", b"x-correlation-id"})
+
+
+def read_headers(scope: Scope) -> Headers:
+    """Headers by lower-case name. Raises Problem when one that decides something stands twice."""
+    headers: Headers = {}
+    for name, value in scope["headers"]:
+        if name in headers and name in _SINGLE and headers[name] != value:
+            raise Problem(400, "invalid_header", f"{name.decode('latin-1')} is given twice with different values")
+        headers[name] = value
+    return headers
+
+
+def check_form(headers: Headers) -> None:
+    """Raises Problem for a body that is not plain JSON, or is announced as too large."""
+    encoding = headers.get(b"content-encoding", b"identity")
+    if encoding.lower() != b"identity":
+        raise Problem(415, "unsupported_media_type", "Content-Encoding is not supported: send the body as it is")
+    if not _JSON.fullmatch(headers.get(b"content-type", b"")):
+        raise Problem(415, "unsupported_media_type", "Content-Type must be application/json, in UTF-8")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _too_large() -> Problem:
+    # The rest of the body is not read, so the connection cannot be used again.
+    return Problem(
+        413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes", headers={"Connection": "close"}
+    )
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The raw body. Raises Problem when it is too large or the caller went away."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body") and message["type"] == "http.request":
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+        return body
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read_rest(receive, message)
+    except TimeoutError as exc:
+        raise Problem(408, "incomplete_body", "the body came too slowly", headers={"Connection": "close"}) from exc
+
+
+async def _read_rest(receive: Receive, message: Message) -> bytes:
+    chunks: list[bytes] = [message.get("body", b"")]
+    size = len(chunks[0])
+    while True:
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "incomplete_body", "the connection ended within the body")
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        if not message.get("more_body"):
+            return b"".join(chunks)
+        message = await receive()
+        chunk: bytes = message.get("body", b"")
+        chunks.append(chunk)
+        size += len(chunk)
+
+
+class Authenticator:
+    """Finds the caller of a request; as a FastAPI dependency too."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    async def caller(self, authorization: bytes | None) -> Caller:
+        """Raises Problem: 401, or 503 when it cannot be told."""
+        scheme, _, text = (authorization or b"").decode("latin-1").partition(" ")
+        try:
+            caller = await self._keys.find(text.strip()) if scheme.lower() == "bearer" else None
+        except UnavailableError as exc:
+            raise unavailable("store_unavailable", str(exc)) from exc
+        if caller is None:
+            raise Problem(
+                401, "unauthenticated", "give a valid API key: Authorization: Bearer hg_...",
+                headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+        return caller
+
+    async def __call__(self, request: Request) -> Caller:
+        authorization = request.headers.get("authorization")
+        return await self.caller(authorization.encode("latin-1") if authorization is not None else None)
+
+
+def check_model(model: type[Model], value: Any) -> Model:
+    """The value as a model. Raises Problem (400)."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as exc:
+        raise invalid(exc) from exc
+
+
+async def read_model(request: Request, model: type[Model]) -> Model:
+    """The request's body as a model. Raises Problem."""
+    check_form(read_headers(request.scope))
+    return check_model(model, parse_json(await read_body(request.receive)))

@@ -1,0 +1,104 @@
+"""What the API knows of templates, to refuse a notification that cannot be rendered before it is accepted.
+
+Known from the compacted topic; what this process wrote itself counts at once; what neither has is looked up in PostgreSQL,
+so that a template can be used right after it was created.
+May import schemas and runtime. What never enters here: rendering.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+from producers.http.problems import FieldError, Problem, pointer, unavailable
+from producers.notification import TemplateRef
+from producers.reference.store import ReferenceStore, Row
+from runtime.errors import UnavailableError
+from runtime.templating import has_path
+from schemas.codec import codec
+
+_MAX_WRITTEN = 10_000
+
+
+class Known(NamedTuple):
+    """What a notification must bring."""
+
+    variables: tuple[str, ...]
+    updated_at: int
+
+
+class TemplateView(Protocol):
+    """The part of a view that is read."""
+
+    def raw(self, key: str) -> bytes | None: ...
+
+
+@lru_cache(maxsize=10_000)
+def _decode(raw: bytes) -> Known:
+    record = codec("Template").decode(raw)
+    return Known(tuple(record["variables"]), record["updated_at"])
+
+
+class TemplateCatalogue:
+    """Required variables by template."""
+
+    def __init__(self, view: TemplateView, store: ReferenceStore) -> None:
+        self._view, self._store = view, store
+        self._written: dict[str, Known] = {}
+
+    def wrote(self, row: Row, *, published: bool) -> None:
+        """This process wrote a version, or made it the published one."""
+        known = Known(tuple(row["variables"]), row["updated_at"])
+        key = f"{row['tenant']}:{row['template_id']}"
+        self._remember(f"{key}:{row['version']}", known)
+        if published:
+            self._remember(key, known)
+
+    def _remember(self, key: str, known: Known) -> None:
+        self._written.pop(key, None)
+        while len(self._written) >= _MAX_WRITTEN:
+            self._written.pop(next(iter(self._written)))
+        self._written[key] = known
+
+    def find(self, key: str) -> Known | None:
+        """What this process knows without asking."""
+        raw = self._view.raw(key)
+        published = _decode(raw) if raw is not None else None
+        if not self._written:
+            return published
+        written = self._written.get(key)
+        if written is None:
+            return published
+        if published is not None and published.updated_at >= written.updated_at:
+            del self._written[key]  # the topic has caught up with our write
+            return published
+        return written
+
+    async def check(self, tenant: str, template: TemplateRef, data: dict[str, Any]) -> None:
+        """Raises Problem: 400 unknown_template or missing_variable, 503 when it cannot be told."""
+        key = f"{tenant}:{template.id}"
+        known = self.find(key if template.version is None else f"{key}:{template.version}")
+        if known is None:
+            try:
+                row = await self._store.find_template(tenant, template.id, template.version)
+            except UnavailableError as exc:
+                raise unavailable("store_unavailable", str(exc)) from exc
+            if row is None:
+                why = (
+                    "there is no published template of this id"
+                    if template.version is None
+                    else "there is no such version"
+                )
+                raise Problem(
+                    400, "unknown_template", why, errors=[FieldError("/template/id", why, "unknown_template")]
+                )  # fmt: skip
+            known = Known(tuple(row["variables"]), row["updated_at"])
+        missing = [path for path in known.variables if not has_path(data, path)]
+        if missing:
+            raise Problem(
+                400, "missing_variable", f"the template needs {', '.join(missing[:5])}",
+                errors=[
+                    FieldError(pointer(("data", *path.split("."))), f"the template needs {path}", "missing_variable")
+                    for path in missing
+                ],
+            )  # fmt: skip

@@ -1,0 +1,189 @@
+"""Idempotency keys: which id a caller's key has, decided by PostgreSQL, many keys per round trip.
+
+May import psycopg. What never enters here: what is published under the id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from producers.reference.database import Connection, Database
+from runtime.errors import UnavailableError
+from runtime.logs import get_logger
+
+log = get_logger("idempotency")
+MAX_BATCH = 500
+WRITERS = 2
+"""Batches on the way at once: one waits for the disk while the other fills."""
+MAX_UNCONFIRMED = 100_000
+CONFIRM_DELAY_S = 0.05
+CLAIM_TIMEOUT_S = 5.0
+
+
+class Claim(NamedTuple):
+    """What the caller wants to be true of its key."""
+
+    tenant: str
+    key: str
+    notification_id: str
+    body_hash: bytes
+    accepted_at: int
+
+
+class Owner(NamedTuple):
+    """What is true of a key. `won`: the claim made it so. Not `confirmed`: its record may never have reached Kafka."""
+
+    won: bool
+    notification_id: str
+    body_hash: bytes
+    accepted_at: int
+    confirmed: bool
+
+
+class IdempotencyKeys:
+    """Claims and confirmations in micro-batches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[tuple[Claim, asyncio.Future[Owner]]] = []
+        self._confirmed: list[tuple[str, str]] = []
+        self._confirmed_here: dict[tuple[str, str], None] = {}
+        self._work = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to write; call in the event loop."""
+        self._tasks = [asyncio.create_task(self._write()) for _ in range(WRITERS)]
+        self._tasks.append(asyncio.create_task(self._confirm()))
+
+    async def close(self) -> None:
+        """Write the confirmations that are left, and stop."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1)
+        await self._flush_confirmed()
+
+    async def claim(self, claim: Claim) -> Owner:
+        """Claim a key, or learn who has it. Raises UnavailableError when PostgreSQL does not say in time."""
+        if not self._database.available:
+            raise UnavailableError("PostgreSQL does not answer; try again in a second")
+        answer: asyncio.Future[Owner] = asyncio.get_running_loop().create_future()
+        self._waiting.append((claim, answer))
+        self._work.set()
+        try:
+            async with asyncio.timeout(CLAIM_TIMEOUT_S):
+                return await answer
+        except TimeoutError as exc:
+            raise UnavailableError("PostgreSQL does not answer; try again in a second") from exc
+
+    async def find(self, tenant: str, key: str) -> Owner | None:
+        """Who has a key, without claiming it. Raises UnavailableError."""
+        owners = await self._database.run(lambda connection: _owners(connection, [(tenant, key)]))
+        return owners.get((tenant, key))
+
+    def confirm(self, tenant: str, key: str) -> None:
+        """The record of this key is in Kafka. Written soon; when that is lost, a retry only publishes the same id again."""
+        if len(self._confirmed) < MAX_UNCONFIRMED:
+            self._confirmed.append((tenant, key))
+        # A retry may come before that is written.
+        self._confirmed_here[tenant, key] = None
+        while len(self._confirmed_here) > MAX_UNCONFIRMED:
+            del self._confirmed_here[next(iter(self._confirmed_here))]
+
+    async def _write(self) -> None:
+        while True:
+            await self._work.wait()
+            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            if not self._waiting:
+                self._work.clear()
+            batch = [(claim, answer) for claim, answer in batch if not answer.done()]
+            if batch:
+                await self._answer(batch)
+
+    async def _answer(self, batch: Sequence[tuple[Claim, asyncio.Future[Owner]]]) -> None:
+        try:
+            owners = await self._database.run(lambda connection: _claim(connection, [claim for claim, _ in batch]))
+        except UnavailableError as exc:
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(UnavailableError(str(exc)))
+            return
+        except Exception as exc:
+            log.exception("claims failed")
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(UnavailableError(f"the keys could not be stored ({type(exc).__name__})"))
+            return
+        for (claim, answer), owner in zip(batch, owners, strict=True):
+            if not answer.done():
+                known = not owner.won and (claim.tenant, claim.key) in self._confirmed_here
+                answer.set_result(owner._replace(confirmed=True) if known else owner)
+
+    async def _confirm(self) -> None:
+        while True:
+            await asyncio.sleep(CONFIRM_DELAY_S)
+            await self._flush_confirmed()
+
+    async def _flush_confirmed(self) -> None:
+        if not self._confirmed or not self._database.available:
+            return
+        keys, self._confirmed = self._confirmed, []
+        try:
+            await self._database.run(lambda connection: _mark_confirmed(connection, sorted(keys)))
+        except UnavailableError:
+            return
+
+
+async def _claim(connection: Connection, claims: Sequence[Claim]) -> list[Owner]:
+    """One owner per claim, in order. Of two claims of one key in a batch the first may win."""
+    first: dict[tuple[str, str], Claim] = {}
+    for claim in claims:
+        first.setdefault((claim.tenant, claim.key), claim)
+    # In one order everywhere: two processes that insert the same keys cannot wait for each other.
+    rows = sorted(first.values(), key=lambda claim: (claim.tenant, claim.key))
+    cursor = await connection.execute(
+        "INSERT INTO idempotency_keys (tenant, key, notification_id, body_hash, accepted_at)"
+        " SELECT * FROM unnest(%s::text[], %s::text[], %s::uuid[], %s::bytea[], %s::bigint[])"
+        " ON CONFLICT DO NOTHING RETURNING tenant, key",
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+    won = {(row["tenant"], row["key"]) for row in await cursor.fetchall()}
+    lost = [key for key in first if key not in won]
+    taken = await _owners(connection, lost) if lost else {}
+    owners = []
+    for claim in claims:
+        key = (claim.tenant, claim.key)
+        if key in taken:
+            owners.append(taken[key])
+        else:
+            winner = first[key]
+            owners.append(
+                Owner(winner is claim, winner.notification_id, winner.body_hash, winner.accepted_at, confirmed=False)
+            )
+    return owners
+
+
+async def _owners(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Owner]:
+    tenants, names = [list(column) for column in zip(*keys, strict=True)]
+    cursor = await connection.execute(
+        "SELECT i.* FROM idempotency_keys i JOIN unnest(%s::text[], %s::text[]) AS k (tenant, key) USING (tenant, key)",
+        (tenants, names),
+    )
+    return {
+        (row["tenant"], row["key"]): Owner(
+            False, str(row["notification_id"]), bytes(row["body_hash"]), row["accepted_at"], row["confirmed"]
+        )
+        for row in await cursor.fetchall()
+    }
+
+
+async def _mark_confirmed(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
+    tenants, names = [list(column) for column in zip(*keys, strict=True)]
+    await connection.execute(
+        "UPDATE idempotency_keys i SET confirmed = true FROM unnest(%s::text[], %s::text[]) AS k (tenant, key)"
+        " WHERE i.tenant = k.tenant AND i.key = k.key AND NOT i.confirmed",
+        (tenants, names),
+    )

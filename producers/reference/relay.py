@@ -1,0 +1,195 @@
+"""The relay: outbox rows to the compacted topics, in order, acknowledged by all replicas, and only then deleted.
+
+One relay is active (advisory lock), others stand by. A row is found by looking, never by a remembered position, so one
+that becomes visible late is not skipped; writers hold the lock of their entity's row, so per key the ids are in order.
+Of several rows of a key in a batch only the last is published: a batch that is published again after a crash then shows
+no older value after a newer one.
+May import psycopg. What never enters here: what a row means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psycopg
+from psycopg.rows import class_row
+
+from producers.reference.schema import CONNECT_TIMEOUT_S, unavailable
+from runtime.clock import system_clock
+from runtime.errors import PublishError
+from runtime.kafka import Admin, Producer
+from runtime.logs import get_logger
+from runtime.metrics import OUTBOX_PENDING, RELAYED
+from runtime.process import Context, crash_point
+from runtime.records import OutRecord
+from runtime.settings import Settings
+
+log = get_logger("relay")
+CHANNEL = "heliograph_outbox"
+MAX_BATCH = 1_000
+KEYS_KEPT_DAYS = 8
+"""Idempotency keys live a day longer than the seven that are promised."""
+
+_LOCK = 0x68656C696F02
+_WAIT_S = 0.25
+_STANDBY_S = 0.5
+_CENSUS_S = 5.0
+_PURGE_S = 3_600.0
+_STOP_S = 15.0
+_DELIVERY_TIMEOUT_S = 10.0
+
+
+class OutboxEntry(NamedTuple):
+    """A row of the outbox."""
+
+    id: int
+    topic: str
+    key: str
+    value: bytes | None
+
+
+def last_per_key(entries: Sequence[OutboxEntry]) -> list[OutRecord]:
+    """One record per topic and key, the last; in the order of the rows."""
+    last = {(entry.topic, entry.key): entry for entry in entries}
+    return [
+        OutRecord(e.topic, e.key.encode(), bytes(e.value) if e.value is not None else None)
+        for e in sorted(last.values(), key=lambda entry: entry.id)
+    ]
+
+
+class Relay:
+    """Publishes until told to stop."""
+
+    def __init__(self, settings: Settings, stopping: asyncio.Event, producer: Producer) -> None:
+        self._settings, self._stopping, self._producer = settings, stopping, producer
+        self._dsn = settings.postgres.dsn.get_secret_value()
+        self.state = "starting"
+        """connecting, standby, active: what readiness looks at."""
+        self._census_at = self._purge_at = 0.0
+
+    async def connect(self) -> psycopg.AsyncConnection[OutboxEntry]:
+        """A connection that notices a dead server. Raises psycopg.OperationalError."""
+        return await psycopg.AsyncConnection.connect(
+            self._dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, keepalives_idle=5, keepalives_interval=2,
+            keepalives_count=3, row_factory=class_row(OutboxEntry),
+        )  # fmt: skip
+
+    async def run(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
+        """Serve on `connection`, and on new ones when it breaks."""
+        failures = 0
+        current: psycopg.AsyncConnection[OutboxEntry] | None = connection
+        while not self._stopping.is_set():
+            try:
+                if current is None:
+                    current = await self.connect()
+                    log.info("PostgreSQL answers again")
+                failures = 0
+                async with current:
+                    await self._serve(current)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
+                self.state = "connecting"
+                failures += 1
+                log.warning("PostgreSQL does not answer", error=type(exc).__name__)
+                await self._pause(min(5.0, 0.1 * 2**failures))
+            current = None
+
+    async def _serve(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
+        if not await self._become_active(connection):
+            return
+        await connection.execute(f"LISTEN {CHANNEL}")
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                published = await self._publish_batch(connection)
+                failures = 0
+            except PublishError as exc:
+                # Kafka may have the records or not: the same rows are published again.
+                failures += 1
+                log.warning("not acknowledged", error=str(exc))
+                await self._pause(min(5.0, 0.1 * 2**failures))
+                continue
+            await self._look_after(connection)
+            if published < MAX_BATCH:
+                async for _ in connection.notifies(timeout=_WAIT_S, stop_after=1):
+                    pass
+
+    async def _become_active(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> bool:
+        while not self._stopping.is_set():
+            cursor = connection.cursor(row_factory=psycopg.rows.scalar_row)
+            await cursor.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
+            if await cursor.fetchone():
+                log.info("active")
+                self.state = "active"
+                return True
+            self.state = "standby"
+            await self._pause(_STANDBY_S)
+        return False
+
+    async def _publish_batch(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> int:
+        cursor = await connection.execute("SELECT id, topic, key, value FROM outbox ORDER BY id LIMIT %s", (MAX_BATCH,))
+        entries = await cursor.fetchall()
+        if not entries:
+            return 0
+        await self._producer.send(last_per_key(entries))
+        crash_point("relay_after_publish", self._settings.crash_at)
+        # By id, never "all up to": a row with a lower id may have become visible meanwhile.
+        await connection.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([entry.id for entry in entries],))
+        for topic, count in Counter(entry.topic for entry in entries).items():
+            RELAYED.labels(topic).inc(count)
+        return len(entries)
+
+    async def _look_after(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
+        """Count what waits, and forget old idempotency keys."""
+        now = time.monotonic()
+        if now - self._census_at > _CENSUS_S:
+            self._census_at = now
+            cursor = connection.cursor(row_factory=psycopg.rows.scalar_row)
+            await cursor.execute("SELECT count(*) FROM outbox")
+            OUTBOX_PENDING.set(await cursor.fetchone() or 0)
+        if now - self._purge_at > _PURGE_S:
+            before = system_clock() - KEYS_KEPT_DAYS * 86_400_000
+            done = await connection.execute(
+                "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
+                "SELECT ctid FROM idempotency_keys WHERE accepted_at < %s LIMIT 5000))",
+                (before,),
+            )
+            if done.rowcount < 5_000:
+                self._purge_at = now
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+async def run_relay(context: Context) -> None:
+    """The role `relay`. Raises UnavailableError when PostgreSQL or Kafka does not answer at the start."""
+    settings = context.settings
+    await asyncio.to_thread(Admin(settings.kafka).partition_counts)
+    producer = Producer(settings.kafka, client_id="relay", linger_ms=0, delivery_timeout_s=_DELIVERY_TIMEOUT_S)
+    relay = Relay(settings, context.stopping, producer)
+    try:
+        try:
+            connection = await relay.connect()
+        except psycopg.OperationalError as exc:
+            raise unavailable(exc) from exc
+        context.health.require(
+            "PostgreSQL", lambda: None if relay.state in ("active", "standby") else f"{relay.state}, not connected"
+        )
+        serving = asyncio.create_task(relay.run(connection))
+        stopped = asyncio.create_task(context.stopping.wait())
+        await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        # A batch on its way is finished; a server that never answers is left.
+        done, _ = await asyncio.wait([serving], timeout=_STOP_S)
+        if done:
+            serving.result()
+        else:
+            serving.cancel()
+    finally:
+        await asyncio.to_thread(producer.close)

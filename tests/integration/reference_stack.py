@@ -1,0 +1,225 @@
+"""A real PostgreSQL for tests, and the api and relay as processes against it and a real Kafka."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from pydantic import SecretStr
+
+from console.local.ports import PortBook
+from console.local.postgres_server import PostgresServer
+from producers.reference.keys import create_api_key
+from producers.reference.schema import migrate
+from runtime.kafka import BEGINNING, Consumer
+from runtime.records import InRecord
+from runtime.settings import KafkaSettings
+from tests.integration.conftest import Broker, until
+
+PEPPER = SecretStr("pepper-of-the-tests")
+
+
+@dataclass
+class Postgres:
+    """A PostgreSQL server that can be stopped and started."""
+
+    server: PostgresServer
+    directory: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def dsn(self) -> str:
+        return self.server.dsn
+
+    def start(self) -> None:
+        self.server.clear_strays()
+        with (self.directory / "postgres.log").open("ab") as log:
+            self.process = subprocess.Popen(self.server.command(), stdout=log, stderr=log)
+        until(self.server.is_ready, 30, "PostgreSQL")
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    directory = tmp_path_factory.mktemp("postgres")
+    book = PortBook()
+    server = PostgresServer(directory / "postgres", book.reserve("postgres"))
+    server.prepare()
+    made = Postgres(server, directory)
+    made.start()
+    try:
+        migrate(made.dsn)
+        yield made
+    finally:
+        made.stop()
+        book.close()
+
+
+class Answer(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    body: Any
+    headers: Mapping[str, str]
+
+
+@dataclass
+class Api:
+    """A client of the api."""
+
+    url: str
+    key: str
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, key: str | None = None, raw: bytes | None = None,
+        **headers: str,
+    ) -> Answer:  # fmt: skip
+        data = raw if raw is not None else json.dumps(body).encode() if body is not None else None
+        wanted = {"Authorization": f"Bearer {self.key if key is None else key}", "Content-Type": "application/json"}
+        wanted |= {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(self.url + path, data, wanted, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                text = response.read()
+                return Answer(response.status, _parsed(text), dict(response.headers.items()))
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return Answer(exc.code, _parsed(exc.read()), dict(exc.headers.items()))
+
+    def send(self, body: Any = None, **headers: str) -> Answer:
+        return self.call("POST", "/v1/notifications", body or text_to("u1"), **headers)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text.decode()
+
+
+def text_to(user_id: str, text: str = "hello") -> dict[str, Any]:
+    """A notification that needs no template."""
+    return {"to": {"user_id": user_id}, "content": {"text": text}, "channels": ["sms"]}
+
+
+@dataclass
+class World:
+    """Kafka, PostgreSQL, and the roles under test."""
+
+    broker: Broker
+    postgres: Postgres
+    book: PortBook
+    api_port: int
+    key: str
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def api(self) -> Api:
+        return Api(f"http://127.0.0.1:{self.api_port}", self.key)
+
+    def run(self, *role: str, **env: str) -> subprocess.Popen[bytes]:
+        return self.broker.run(*role, **{**self.settings, **env})
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            try:
+                return self.api.call("GET", "/readyz").status == 200
+            except OSError:
+                return False
+
+        until(ready, 30, "readiness of the api")
+
+    def records(self, topic: str) -> list[InRecord]:
+        return read_topic(self.broker.settings, topic)
+
+
+def end(process: subprocess.Popen[bytes], timeout_s: float = 20) -> int:
+    """SIGTERM; the exit status."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(timeout_s)
+
+
+def read_topic(settings: KafkaSettings, topic: str) -> list[InRecord]:
+    """Every record there is."""
+    consumer = Consumer(settings, client_id="test", group=None, notice_end=True)
+    try:
+        partitions = consumer.partitions_of(topic)
+        consumer.assign(dict.fromkeys(partitions, BEGINNING))
+        found: list[InRecord] = []
+        deadline = time.monotonic() + 30
+        while not consumer.reached_end.issuperset(partitions):
+            assert time.monotonic() < deadline
+            found += consumer.consume(10_000, 0.2)
+        return found
+    finally:
+        consumer.close()
+
+
+@pytest.fixture(scope="module")
+def world(broker: Broker, postgres: Postgres) -> Iterator[World]:
+    """Everything but the roles: a test module starts those that it wants."""
+    book = PortBook()
+    port = book.reserve("api")
+    key = create_api_key(postgres.dsn, "default", "tests", pepper=PEPPER)
+    settings = {
+        "HELIOGRAPH_POSTGRES__DSN": postgres.dsn,
+        "HELIOGRAPH_API__PORT": str(port),
+        "HELIOGRAPH_API__KEY_PEPPER": PEPPER.get_secret_value(),
+        "HELIOGRAPH_API__PUBLISH_TIMEOUT_S": "3",
+        "HELIOGRAPH_PARTITIONS": "local",
+    }
+    try:
+        yield World(broker, postgres, book, port, key, settings)
+    finally:
+        broker.stop_roles()
+        book.close()
+
+
+@contextmanager
+def in_threads(count: int, work: Any) -> Iterator[list[Any]]:
+    """`work(number)` in `count` threads that start together; the results, in any order."""
+    gate, results = threading.Barrier(count), []
+
+    def go(number: int) -> None:
+        gate.wait()
+        results.append(work(number))
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    yield results
+
+
+__all__ = [
+    "PEPPER",
+    "Answer",
+    "Api",
+    "Broker",
+    "Postgres",
+    "World",
+    "end",
+    "in_threads",
+    "os",
+    "postgres",
+    "sys",
+    "world",
+]
