@@ -5,8 +5,7 @@ a young id of another process the answer waits a moment. A tenant never learns o
 May import fastapi, sinks, producers.http.problems. What never enters here: a decision about a state (schemas/reasons.yaml).
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: FastAPI could not see the dependency that `routes` is given.
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Annotated, Any, Protocol
 from uuid import UUID
 
 from clickhouse_connect.driver.client import Client
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
 from producers.http.problems import Problem
@@ -49,7 +48,7 @@ class Caller(Protocol):
     def tenant(self) -> str: ...
 
 
-Authenticate = Callable[[Request], Any]
+Authenticate = Callable[..., Any]
 """A dependency that returns (or awaits to) a Caller, or raises Problem."""
 RecentlyAccepted = Callable[[str], Mapping[str, Any] | None]
 """{"tenant", "accepted_at", ...} of an id that this process accepted lately, else None."""

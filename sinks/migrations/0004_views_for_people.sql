@@ -81,7 +81,7 @@ SELECT
     countIf(e.state = 'complained') AS complained,
     countIf(e.possible_duplicate) AS possible_duplicates,
     round(sent / nullIf(attempts, 0), 4) AS sent_share,
-    quantilesIf(0.5, 0.95, 0.99)(e.latency_ms, e.latency_ms >= 0) AS latency_ms_p50_p95_p99
+    quantilesExactIf(0.5, 0.95, 0.99)(e.latency_ms, e.latency_ms >= 0) AS latency_ms_p50_p95_p99
 FROM delivery_events_raw AS e FINAL
 WHERE e.provider != ''
 GROUP BY e.provider, e.channel, toStartOfHour(e.occurred_at)
@@ -95,11 +95,11 @@ SELECT
     m.channel AS channel,
     m.lane AS lane,
     countIf(m.sent_at IS NOT NULL) AS sent,
-    quantilesIf(0.5, 0.95, 0.99)(
+    quantilesExactIf(0.5, 0.95, 0.99)(
         dateDiff('millisecond', greatest(m.accepted_at, s.send_at), assumeNotNull(m.sent_at)), m.sent_at IS NOT NULL)
         AS sent_ms_p50_p95_p99,
     countIf(m.delivered_at IS NOT NULL) AS delivered,
-    quantilesIf(0.5, 0.95, 0.99)(
+    quantilesExactIf(0.5, 0.95, 0.99)(
         dateDiff('millisecond', greatest(m.accepted_at, s.send_at), assumeNotNull(m.delivered_at)),
         m.delivered_at IS NOT NULL) AS delivered_ms_p50_p95_p99
 FROM message_latest AS m
