@@ -305,8 +305,8 @@ def make_requests(dice: Dice, users: list[Json]) -> list[Json]:
     requests = Requests(dice, users)
     bodies = [requests.make(number) for number in range(REQUESTS - COPIES)]
     keyed = [index for index, body in enumerate(bodies) if "request_id" in body]
-    for count, place in enumerate(keyed[:: len(keyed) // COPIES][:COPIES]):
-        bodies.insert(place + count + 1 + dice.below(60), dict(bodies[place + count]))
+    for place in reversed(keyed[:: len(keyed) // COPIES][:COPIES]):  # from the end: earlier places stay what they are
+        bodies.insert(place + 1 + dice.below(60), dict(bodies[place]))
     return bodies
 
 
