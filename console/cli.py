@@ -46,17 +46,16 @@ _Channel = Annotated[Channel, typer.Option(help="The channel to send.")]
 @run_app.command("api")
 def run_api() -> None:
     """HTTP: ingest, reference data, status."""
-    from console.server import run
+    from console.server import new_event_loop, run
     from runtime.process import run_role
 
-    raise SystemExit(run_role("api", load_settings(), run, serve_health=False))
+    raise SystemExit(run_role("api", load_settings(), run, serve_health=False, loop_factory=new_event_loop))
 
 
 @run_app.command("relay")
 def run_relay() -> None:
     """PostgreSQL's outbox to the compacted topics."""
     from producers.reference.relay import run_relay as body
-
     from runtime.process import run_role
 
     raise SystemExit(run_role("relay", load_settings(), body))
@@ -95,9 +94,8 @@ def run_sender(channel: _Channel, lane: _AnyLane = None) -> None:
 @run_app.command("sink")
 def run_sink() -> None:
     """Events to ClickHouse."""
-    from sinks.role import run_sink as body
-
     from runtime.process import run_role
+    from sinks.role import run_sink as body
 
     raise SystemExit(run_role("sink", load_settings(), body))
 
@@ -149,13 +147,35 @@ def topics_apply(
     show([asdict(difference) for difference in done], as_json, empty="nothing to do")
 
 
+def _add_commands() -> None:
+    """Everything but `run`: a role loads nothing it does not run."""
+    from console.demo import demo
+    from console.local.cli import down, up
+    from console.status import send, status
+    from producers.cli import keys_app
+
+    for command in (up, down, demo, send, status, migrate):
+        app.command()(command)
+    app.add_typer(keys_app, name="keys")
+
+
+def migrate() -> None:
+    """Bring the tables of PostgreSQL and ClickHouse up to date."""
+    from producers.cli import migrate as migrate_postgres
+    from sinks.clickhouse import migrate as migrate_clickhouse
+
+    migrate_postgres()
+    applied = migrate_clickhouse(load_settings().clickhouse)
+    for name in applied:
+        typer.echo(f"applied {name}")
+    if not applied:
+        typer.echo("ClickHouse is up to date")
+
+
 def main() -> None:
     """Run a command; an error meant for people is one line and exit status 1."""
-    if sys.argv[1:2] != ["run"]:  # a role loads nothing it does not run
-        from console.local.cli import down, up
-
-        app.command()(up)
-        app.command()(down)
+    if sys.argv[1:2] != ["run"]:
+        _add_commands()
     try:
         app()
     except HeliographError as exc:

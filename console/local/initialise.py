@@ -17,7 +17,12 @@ from runtime import topics
 from runtime.kafka import Admin
 from runtime.settings import Settings
 
-INITIALISERS: tuple[str, ...] = ("console.local.initialise:apply_topics",)
+INITIALISERS: tuple[str, ...] = (
+    "console.local.initialise:apply_topics",
+    "producers.reference.initialise:migrate_tables",
+    "console.local.initialise:migrate_clickhouse",
+    "producers.reference.initialise:local_api_key",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +43,10 @@ class Initialiser(Protocol):
 def apply_topics(context: Initialisation) -> None:
     """Create the topics of the catalogue."""
     topics.apply(Admin(context.settings.kafka), context.settings.partitions)
+
+
+def migrate_clickhouse(context: Initialisation) -> None:
+    """Bring ClickHouse's tables up to date."""
+    from sinks.clickhouse import migrate
+
+    migrate(context.settings.clickhouse)

@@ -64,8 +64,10 @@ class Stack:
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state_dir = tmp_path_factory.mktemp("stack")
-    stack.up(state_dir, detach=True)
+    started = stack.up(state_dir, detach=True)
     try:
         yield Stack(state_dir)
     finally:
         stack.down(state_dir)
+        assert started.process is not None
+        started.process.wait(10)
