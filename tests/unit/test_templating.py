@@ -1,5 +1,7 @@
 """The template subset: what is accepted, refused and rendered."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,8 @@ def test_refusal_names_channel_part_line_and_locale() -> None:
 
 
 def test_template_with_unknown_channel_or_part_is_refused() -> None:
-    for channels in ({"fax": {"text": "x"}}, {"sms": {"subject": "x"}}, {"sms": {}}, {}):
+    cases: tuple[dict[str, Any], ...] = ({"fax": {"text": "x"}}, {"sms": {"subject": "x"}}, {"sms": {}}, {})
+    for channels in cases:
         with pytest.raises(TemplateRefused):
             check_template(channels, {})
 
