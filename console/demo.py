@@ -70,9 +70,12 @@ WHERE tenant = {tenant:String}
     AND hour >= toStartOfHour(fromUnixTimestamp64Milli({since:Int64}, 'UTC'))
     AND accepted_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
 """
-_KNOWN = (
-    "SELECT toString(message_id) FROM message_state WHERE tenant = {tenant:String} AND message_id IN {ids:Array(UUID)}"
-)
+# As text: what a vendor was given for an id need not be one.
+_KNOWN = """
+SELECT toString(message_id)
+FROM message_state
+WHERE tenant = {tenant:String} AND toString(message_id) IN {ids:Array(String)}
+"""
 
 
 class DemoError(HeliographError):
