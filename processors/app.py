@@ -9,6 +9,9 @@ Only this module and agents.py import faust. What never enters here: a decision.
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -74,6 +77,7 @@ def create_app(settings: Settings, lane: str) -> faust.App:
         value_serializer="raw",
         key_serializer="raw",
         store="memory://",
+        datadir=str(Path(tempfile.gettempdir()) / f"heliograph-{os.getuid()}"),  # unused, but it insists on making one
         autodiscover=False,
         web_enabled=False,
         topic_disable_leader=True,

@@ -36,7 +36,7 @@ from confluent_kafka.admin import (
 from runtime.errors import PublishError, TopicsError, UnavailableError
 from runtime.records import InRecord, OutRecord
 from runtime.settings import KafkaSettings
-from schemas.topics import Topic
+from schemas.topics import Topic, catalogue
 
 log = logging.getLogger("kafka")
 
@@ -451,6 +451,15 @@ class Admin:
         except KafkaException as exc:
             raise UnavailableError(f"cannot read the offsets of {group}: {exc.args[0].str()}") from exc
         return committed, lag
+
+
+def check_cluster(settings: KafkaSettings) -> None:
+    """Raises UnavailableError when Kafka does not answer, TopicsError when a topic of the catalogue is missing."""
+    counts = Admin(settings, timeout_s=10).partition_counts()
+    missing = sorted(set(catalogue()) - set(counts))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise TopicsError(f"topic {missing[0]}{more} does not exist; run `heliograph topics apply`")
 
 
 def wait_for_broker(settings: KafkaSettings, timeout_s: float) -> None:

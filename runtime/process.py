@@ -19,7 +19,7 @@ from importlib.metadata import version
 
 from runtime.errors import HeliographError, UnavailableError
 from runtime.health import Health, HealthServer
-from runtime.kafka import EXIT_FATAL
+from runtime.kafka import EXIT_FATAL, check_cluster
 from runtime.logs import configure_logs, get_logger
 from runtime.metrics import BUILD
 from runtime.settings import Settings
@@ -64,6 +64,8 @@ async def _run(context: Context, body: Callable[[Context], Awaitable[None]], ser
                 f"port {metrics.port} on {metrics.host} is in use; set HELIOGRAPH_METRICS__PORT to a free one"
             ) from exc
     try:
+        # An error now, with what to do, beats a process that is never ready.
+        await asyncio.to_thread(check_cluster, context.settings.kafka)
         await body(context)
     finally:
         if server:
