@@ -49,8 +49,10 @@ new_event_loop = uvloop.new_event_loop
 def listen(settings: ApiSettings) -> socket.socket:
     """The port, taken. Raises UnavailableError naming the setting when it is in use."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Connections inherit it; without it head and body of an answer are 40 ms apart.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         listener.bind((settings.host, settings.port))
         listener.listen(_BACKLOG)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 from pydantic import SecretStr
@@ -29,6 +27,7 @@ from runtime.records import InRecord
 from runtime.settings import KafkaSettings
 from tests.integration.conftest import Broker, until
 
+T = TypeVar("T")
 PEPPER = SecretStr("pepper-of-the-tests")
 
 
@@ -104,7 +103,7 @@ class Api:
                 return Answer(exc.code, _parsed(exc.read()), dict(exc.headers.items()))
 
     def send(self, body: Any = None, **headers: str) -> Answer:
-        return self.call("POST", "/v1/notifications", body or text_to("u1"), **headers)
+        return self.call("POST", "/v1/notifications", body or text_to("u1"), key=None, raw=None, **headers)
 
 
 def _parsed(text: bytes) -> Any:
@@ -192,34 +191,13 @@ def world(broker: Broker, postgres: Postgres) -> Iterator[World]:
         book.close()
 
 
-@contextmanager
-def in_threads(count: int, work: Any) -> Iterator[list[Any]]:
+def in_threads(count: int, work: Callable[[int], T]) -> list[T]:
     """`work(number)` in `count` threads that start together; the results, in any order."""
-    gate, results = threading.Barrier(count), []
+    gate = threading.Barrier(count)
 
-    def go(number: int) -> None:
+    def go(number: int) -> T:
         gate.wait()
-        results.append(work(number))
+        return work(number)
 
-    threads = [threading.Thread(target=go, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    yield results
-
-
-__all__ = [
-    "PEPPER",
-    "Answer",
-    "Api",
-    "Broker",
-    "Postgres",
-    "World",
-    "end",
-    "in_threads",
-    "os",
-    "postgres",
-    "sys",
-    "world",
-]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(go, range(count)))

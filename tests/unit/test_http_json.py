@@ -1,0 +1,75 @@
+"""Strict JSON and problem documents."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producers.http.problems import Problem, pointer
+from producers.http.strict_json import body_hash, parse_json
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | _TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(_TEXT, inner),
+    max_leaves=15,
+)
+
+
+@given(_JSON)
+def test_valid_json_comes_back(value: Any) -> None:
+    assert parse_json(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize(
+    ("raw", "where"),
+    [
+        (b'{"a":1,"a":2}', "/a"),
+        (b'{"x":[{"b":1},{"b/c":1,"b/c":2}]}', "/x/1/b~1c"),
+        (b'{"x":[1,NaN]}', "/x/1"),
+        (b'{"x":-Infinity}', "/x"),
+        (b"{", ""),
+        (b"", ""),
+        (b"\xff", ""),
+        (b'{"a":"\\ud800"}', ""),
+        (b"[" * 100_000, ""),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, ""),
+        (b"{} {}", ""),
+    ],
+)
+def test_json_that_could_be_read_in_two_ways_is_refused_where_it_stands(raw: bytes, where: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parse_json(raw)
+    assert caught.value.status == 400
+    assert caught.value.code == "invalid_json"
+    assert caught.value.errors[0].pointer == where
+
+
+@given(st.dictionaries(_TEXT, _JSON), st.randoms(use_true_random=False))
+def test_hash_is_of_the_value_not_of_the_spelling(body: dict[str, Any], random: Any) -> None:
+    items = list(body.items())
+    random.shuffle(items)
+    assert body_hash(dict(items)) == body_hash(parse_json(json.dumps(body, indent=2).encode()))
+    assert body_hash({**body, "request_id": "x"}) == body_hash({k: v for k, v in body.items() if k != "request_id"})
+
+
+@given(st.dictionaries(_TEXT, _JSON), st.dictionaries(_TEXT, _JSON))
+def test_bodies_that_differ_have_different_hashes(one: dict[str, Any], other: dict[str, Any]) -> None:
+    def typed(value: Any) -> str:
+        return json.dumps(value, sort_keys=True)
+
+    one.pop("request_id", None)
+    other.pop("request_id", None)
+    if body_hash(one) == body_hash(other):
+        assert one == other
+    elif typed(one) == typed(other):
+        pytest.fail("the same text has two hashes")
+
+
+def test_pointer_escapes_as_rfc_6901_says() -> None:
+    assert pointer(("a/b", "c~d", 0, "[key]")) == "/a~1b/c~0d/0"
+    assert pointer(()) == ""
