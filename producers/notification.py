@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from producers.addresses import device_token, email_address, has_control, phone_number
 from runtime import ids
 from runtime.records import OutRecord
+from runtime.status import rfc3339
 from schemas.codec import codec
 from schemas.events import CHANNELS, Address, NotificationRequest
 from schemas.topics import requests_topic
@@ -32,6 +33,7 @@ _RFC3339 = re.compile(
 )
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -61,12 +63,6 @@ def to_milliseconds(value: Any) -> Any:
     raise ValueError("a time is RFC 3339 text with an offset, like 2026-01-31T09:30:00+01:00")
 
 
-def rfc3339(milliseconds: int) -> str:
-    """Milliseconds since the epoch as RFC 3339, UTC."""
-    seconds, rest = divmod(milliseconds, 1_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
-
-
 def plain_text(text: str) -> str:
     """Text of one line. Raises ValueError."""
     if has_control(text):
@@ -77,7 +73,7 @@ def plain_text(text: str) -> str:
 def json_object(value: Mapping[Any, Any]) -> bytes:
     """An object as UTF-8 JSON. Raises ValueError on what JSON cannot say."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode() if value else b"{}"
     except (TypeError, ValueError, RecursionError) as exc:
         raise ValueError(
             "not an object that JSON can say: NaN, infinite numbers and lone surrogates are refused"
@@ -105,7 +101,10 @@ Phone = Annotated[str, AfterValidator(phone_number)]
 
 
 class Strict(BaseModel):
-    """Nothing is guessed: unknown fields and values of another type are refused."""
+    """Nothing is guessed: unknown fields and values of another type are refused.
+
+    Mutable defaults are factories: pydantic would deep-copy them for every object.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
@@ -123,7 +122,7 @@ class To(Strict):
     user_id: UserId | None = None
     email: Email | None = None
     phone: Phone | None = None
-    device_tokens: Annotated[list[DeviceToken], Field(max_length=100)] = []
+    device_tokens: Annotated[list[DeviceToken], Field(max_length=100, default_factory=list)]
 
     @model_validator(mode="after")
     def _somebody(self) -> Self:
@@ -181,21 +180,23 @@ class Notification(Strict):
     to: To
     template: TemplateRef | None = None
     content: Content | None = None
-    data: Annotated[JsonObject, Field(validation_alias=AliasChoices("data", "variables"))] = {}
+    data: Annotated[JsonObject, Field(validation_alias=AliasChoices("data", "variables"), default_factory=dict)]
     category: Category = "default"
     priority: Literal["critical", "normal", "bulk"] = "normal"
-    channels: Annotated[list[Channel], Field(max_length=16)] = []
+    channels: Annotated[list[Channel], Field(max_length=16, default_factory=list)]
     routing: Routing = Routing()
     locale: Locale | None = None
     send_at: Time | None = None
     expires_at: Time | None = None
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
-    tags: Annotated[list[Annotated[Line, Field(min_length=1, max_length=64)]], Field(max_length=32)] = []
+    tags: Annotated[
+        list[Annotated[Line, Field(min_length=1, max_length=64)]], Field(max_length=32, default_factory=list)
+    ]
     metadata: Annotated[
         dict[Annotated[Line, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=1024)]],
-        Field(max_length=32),
-    ] = {}
-    overrides: Annotated[dict[Channel, JsonObject], Field()] = {}
+        Field(max_length=32, default_factory=dict),
+    ]
+    overrides: Annotated[dict[Channel, JsonObject], Field(default_factory=dict)]
     dry_run: bool = False
     request_id: Annotated[str, AfterValidator(check_key)] | None = None
 

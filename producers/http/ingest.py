@@ -19,7 +19,7 @@ from producers.http.problems import FieldError, Problem, new_request_id, unavail
 from producers.http.requests import Authenticator, Headers, check_form, check_model, read_body, read_headers
 from producers.http.strict_json import body_hash, parse_json
 from producers.http.templates import TemplateCatalogue
-from producers.notification import TRACEPARENT, Notification, check_key, request_record, rfc3339
+from producers.notification import TRACEPARENT, Notification, check_key, request_record
 from producers.reference.idempotency import Claim, Owner
 from producers.reference.keys import Caller
 from runtime import ids
@@ -28,6 +28,7 @@ from runtime.errors import PublishError, UnavailableError
 from runtime.logs import get_logger
 from runtime.metrics import ACCEPTED, INGEST_SECONDS, REFUSED
 from runtime.records import OutRecord
+from runtime.status import rfc3339
 
 log = get_logger("ingest")
 PATH = "/v1/notifications"

@@ -33,11 +33,11 @@ from producers.notification import (
     Phone,
     Strict,
     UserId,
-    rfc3339,
 )
 from producers.reference.keys import Caller
 from producers.reference.store import ExistsError, NotFoundError, ReferenceStore, Row, Written
 from runtime.errors import UnavailableError
+from runtime.status import rfc3339
 from runtime.templating import TemplateRefused, check_template
 
 PUBLISH_WAIT_S = 1.0

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from producers.addresses import email_address, has_control, phone_number
-from producers.notification import Notification, request_record, rfc3339, to_milliseconds
+from producers.notification import Notification, request_record, to_milliseconds
 from runtime import ids
+from runtime.status import rfc3339
 from schemas.codec import codec
 
 _LEAST: dict[str, Any] = {"to": {"user_id": "u1"}, "template": {"id": "hello"}}
