@@ -12,7 +12,8 @@ from processors.groups import router_group
 from runtime.kafka import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
-from runtime.views import View, caught_up, start_views
+from runtime.stores import Store
+from runtime.views import View, caught_up, open_store, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression, Template
 from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, TEMPLATES, requests_topic
 
@@ -22,10 +23,14 @@ async def run_router(context: Context, lane: str) -> None:
     kafka = context.settings.kafka
     producer = Producer(kafka, client_id=f"router-{lane}", linger_ms=5 if lane == "bulk" else 1)
     report = producer.publish
-    recipients: View[RecipientProfile] = View(kafka, RECIPIENTS, report=report)
-    templates: View[Template] = View(kafka, TEMPLATES, report=report)
-    suppressions: View[Suppression] = View(kafka, SUPPRESSIONS, report=report)
-    cancellations: View[Cancellation] = View(kafka, CANCELLATIONS, report=report)
+
+    def store(topic: str) -> Store:
+        return open_store(context.settings.views, context.role, topic)
+
+    recipients: View[RecipientProfile] = View(kafka, RECIPIENTS, store=store(RECIPIENTS), report=report)
+    templates: View[Template] = View(kafka, TEMPLATES, store=store(TEMPLATES), report=report)
+    suppressions: View[Suppression] = View(kafka, SUPPRESSIONS, store=store(SUPPRESSIONS), report=report)
+    cancellations: View[Cancellation] = View(kafka, CANCELLATIONS, store=store(CANCELLATIONS), report=report)
     views = (recipients, templates, suppressions, cancellations)
     start_views(views, context.health)
     try:

@@ -80,6 +80,16 @@ class SinkSettings(_Section):
     max_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
 
 
+class ViewSettings(_Section):
+    """Where views keep their data: `rocksdb` restarts in seconds and holds more than memory does.
+
+    `directory` is on a disk of this process: two processes of one role on a machine need two.
+    """
+
+    backend: Literal["memory", "rocksdb"] = "memory"
+    directory: Path = Path("views")
+
+
 class BreakerSettings(_Section):
     failures: Annotated[int, Field(ge=1)] = 10
     reset_s: Annotated[float, Field(gt=0)] = 30.0
@@ -118,6 +128,7 @@ class Settings(BaseSettings):
     router: RouterSettings = RouterSettings()
     sender: SenderSettings = SenderSettings()
     sink: SinkSettings = SinkSettings()
+    views: ViewSettings = ViewSettings()
     providers: tuple[ProviderSettings, ...] = ()
     partitions: Literal["local", "default"] = "default"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

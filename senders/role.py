@@ -14,7 +14,8 @@ from runtime.consent import has_opt_outs
 from runtime.kafka import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
-from runtime.views import View, caught_up, start_views
+from runtime.stores import Store
+from runtime.views import View, caught_up, open_store, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression
 from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, dispatch_topic
 from senders.recheck import SenderViews
@@ -26,9 +27,13 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
     """Send a channel's messages until the context stops."""
     settings = context.settings
     senders = create_senders(channel, settings.providers)
-    suppressions: View[Suppression] = View(settings.kafka, SUPPRESSIONS)
-    opt_outs: View[RecipientProfile] = View(settings.kafka, RECIPIENTS, keep=has_opt_outs)
-    cancellations: View[Cancellation] = View(settings.kafka, CANCELLATIONS)
+
+    def store(topic: str) -> Store:
+        return open_store(settings.views, context.role, topic)
+
+    suppressions: View[Suppression] = View(settings.kafka, SUPPRESSIONS, store=store(SUPPRESSIONS))
+    opt_outs: View[RecipientProfile] = View(settings.kafka, RECIPIENTS, store=store(RECIPIENTS), keep=has_opt_outs)
+    cancellations: View[Cancellation] = View(settings.kafka, CANCELLATIONS, store=store(CANCELLATIONS))
     views = (suppressions, opt_outs, cancellations)
     producer = Producer(settings.kafka, client_id=f"sender-{channel}", linger_ms=1)
     start_views(views, context.health)
