@@ -53,6 +53,8 @@ _FENCED = frozenset(
         KafkaError.REBALANCE_IN_PROGRESS,
     }
 )
+START_PATIENCE_S = 30.0
+"""Below every max.poll.interval: heartbeats go on meanwhile."""
 EXIT_FATAL = 70
 """EX_SOFTWARE: the supervisor restarts the process, which takes over from what is committed."""
 
@@ -247,10 +249,13 @@ class Consumer:
         self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None] | None = None,
         on_revoke: Callable[[list[Partition]], None] | None = None, on_lost: Callable[[list[Partition]], None] | None = None,
     ) -> None:  # fmt: skip
-        """Join the group. `on_assign` may return offsets to start at (-2 is the beginning)."""
+        """Join the group. `on_assign` may return offsets to start at (-2 is the beginning), by default the committed."""
 
         def assigned(consumer: Any, partitions: list[TopicPartition]) -> None:
-            starts = on_assign([(p.topic, p.partition) for p in partitions]) if on_assign else None
+            given = [(p.topic, p.partition) for p in partitions]
+            starts = on_assign(given) if on_assign else None
+            if not starts and given:
+                starts = self._committed_starts(given)
             if starts:
                 consumer.assign(
                     [TopicPartition(p.topic, p.partition, starts[p.topic, p.partition]) for p in partitions]
@@ -266,6 +271,21 @@ class Consumer:
                 handler([(p.topic, p.partition) for p in partitions])
 
         self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def _committed_starts(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """Where the group stands. Asked for here because librdkafka 2.16 asks once: when the broker answers that it is no
+        longer the coordinator (a restart at the wrong moment), the partitions are owned and never read."""
+        deadline = time.monotonic() + START_PATIENCE_S
+        while True:
+            try:
+                committed = self.committed(partitions, timeout_s=5)
+            except UnavailableError as exc:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("%s; trying again", exc)
+                time.sleep(0.2)
+            else:
+                return {p: offset if offset >= 0 else OFFSET_BEGINNING for p, (offset, _) in committed.items()}
 
     def assign(self, offsets: Mapping[Partition, int]) -> None:
         """Own these partitions from these offsets on (-2 is the beginning), without a group."""
