@@ -8,6 +8,7 @@ May import runtime settings and errors. What never enters here: Kafka, the meani
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,10 +74,20 @@ def store_errors(settings: ClickHouseSettings) -> Iterator[None]:
 
 def _unreachable(settings: ClickHouseSettings, error: Exception) -> str:
     advice = "is it running, and is HELIOGRAPH_CLICKHOUSE__URL right?"
-    return f"cannot use ClickHouse at {settings.url}: {_first_line(error)}; {advice}"
+    return f"cannot use ClickHouse at {settings.url}: {_cause(error)}; {advice}"
 
 
-def _first_line(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
+    """The innermost cause, which says the same as long as the trouble is the same."""
+    deepest = error
+    while (below := deepest.__cause__ or deepest.__context__) is not None:
+        deepest = below
+    if isinstance(deepest, OSError) and deepest.strerror:
+        return deepest.strerror
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]
 
@@ -86,6 +97,9 @@ def connect(
 ) -> Client:
     """A client that any thread may use; `database` None is the settings' one. Raises UnavailableError."""
     address = urlsplit(settings.url)
+    # Both tell every failed try, and the caller tells it once.
+    for chatty in ("urllib3.connectionpool", "clickhouse_connect"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     with store_errors(settings):
         return clickhouse_connect.get_client(
             host=address.hostname or "127.0.0.1",

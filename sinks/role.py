@@ -19,7 +19,7 @@ from clickhouse_connect.driver.client import Client
 
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import UNDECODABLE, dead_letter
-from runtime.errors import HeliographError
+from runtime.errors import HeliographError, UnavailableError
 from runtime.health import Reason
 from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition, Producer
 from runtime.lag import report_lag
@@ -132,6 +132,8 @@ class Sink:
         except FencedError as exc:
             self._fenced(exc)
             return []
+        except UnavailableError as exc:
+            exit_now(f"took partitions over and cannot read where they stand: {exc}")
         if records:
             self._fences = 0
         if generation == self._generation or not records:

@@ -200,7 +200,7 @@ def test_killed_sinks_leave_the_answers_exact(world: World, crash_at: str) -> No
 
 @pytest.mark.faults
 def test_replay_from_the_first_offset_changes_no_answer(world: World) -> None:
-    before = {p: c for p, c in Admin(world.broker.settings).group_offsets("heliograph-sink", list(SOURCES))[0].items()}
+    before = dict(Admin(world.broker.settings).group_offsets("heliograph-sink", list(SOURCES))[0])
     facts = many(600, seed=4)
     world.publish(facts)
     world.sink()
