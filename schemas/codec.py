@@ -1,7 +1,8 @@
 """The wire format: Confluent framing (0x00, 4-byte big-endian schema id, Avro body) on fastavro.
 
-Ids come from schemas/manifest.json. Times are int milliseconds on both sides: the logical types of the .avsc are for
-other readers, converting them costs more than the rest of the decode.
+Ids come from schemas/manifest.json; a Schema Registry's are added with `use_ids` (runtime/registry.py looks them up). Times
+are int milliseconds on both sides: the logical types of the .avsc are for other readers, converting them costs more than the
+rest of the decode.
 The only module that imports fastavro. What never enters here: a registry client, a Kafka client, meaning of a field.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
@@ -26,6 +27,7 @@ _HEADER = struct.Struct(">BI")
 # What fastavro raises on bytes that are not the schema's, seen by fuzzing it.
 _UNDECODABLE = (
     EOFError, IndexError, KeyError, OverflowError, TypeError, ValueError, MemoryError, StopIteration, struct.error,
+    fastavro.read.SchemaResolutionError,
 )  # fmt: skip
 
 
@@ -37,7 +39,7 @@ def _plain(node: Any) -> Any:
     """The schema without logical types and docs."""
     if isinstance(node, list):
         return [_plain(item) for item in node]
-    if not isinstance(node, dict):
+    if not isinstance(node, Mapping):
         return node
     return {key: _plain(value) for key, value in node.items() if key not in ("logicalType", "doc")}
 
@@ -52,24 +54,51 @@ def _with_bytes_defaults(parsed: Any) -> Any:
 
 def read_schema(name: RecordName) -> dict[str, Any]:
     """The .avsc of a record as parsed JSON, logical types and docs included."""
-    path = manifest()[name]["file"]
+    return _read_file(manifest()[name]["file"])
+
+
+def read_versions(name: RecordName) -> list[tuple[int, dict[str, Any]]]:
+    """(manifest id, schema) of every version of a record, oldest first; the last one is what is written."""
+    entry = manifest()[name]
+    return [(version["id"], _read_file(version["file"])) for version in (*entry.get("earlier", ()), entry)]
+
+
+def _read_file(path: str) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(files("schemas").joinpath(path).read_text("utf-8")))
+
+
+def _parse(schema: Mapping[str, Any]) -> Any:
+    # An own namespace of names each time: two versions of a record have the same name.
+    return _with_bytes_defaults(fastavro.parse_schema(_plain(schema), named_schemas={}))
 
 
 @cache
 def manifest() -> dict[RecordName, dict[str, Any]]:
-    """Record name → {"id", "file"} of schemas/manifest.json."""
+    """Record name → {"id", "file"} of schemas/manifest.json, and `earlier`: a list of the same, where there is one."""
     return cast(dict[RecordName, dict[str, Any]], json.loads(files("schemas").joinpath("manifest.json").read_text()))
 
 
 class RecordCodec:
-    """Encodes and decodes one kind of record."""
+    """Encodes one kind of record in its latest version, and decodes every version into the latest."""
 
     def __init__(self, name: RecordName) -> None:
         self.name = name
-        self.schema_id: int = manifest()[name]["id"]
+        versions = [(schema_id, _parse(schema)) for schema_id, schema in read_versions(name)]
+        self._schema = versions[-1][1]
+        # (writer's schema, reader's schema); no reader's schema where both are one: resolution costs time.
+        self._versions = [(schema, None if schema is self._schema else self._schema) for _, schema in versions]
+        self._by_prefix: dict[bytes, tuple[Any, Any]] = {}
+        self.use_ids([schema_id for schema_id, _ in versions])
+
+    def use_ids(self, schema_ids: Sequence[int]) -> None:
+        """Write the last of these ids from now on, and read them all beside the manifest's.
+
+        One id per version, oldest first. An id that the manifest gives to another version here means what is given.
+        """
+        for schema_id, schemas in zip(schema_ids, self._versions, strict=True):
+            self._by_prefix[_HEADER.pack(0, schema_id)] = schemas
+        self.schema_id = schema_ids[-1]
         self._prefix = _HEADER.pack(0, self.schema_id)
-        self._schema = _with_bytes_defaults(fastavro.parse_schema(_plain(read_schema(name))))
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
         """Framed bytes. Raises ValueError, TypeError or KeyError when the record does not fit its schema."""
@@ -84,12 +113,13 @@ class RecordCodec:
             raise DecodeError("no value (a tombstone) where a record is expected")
         if len(raw) > MAX_RECORD_BYTES:
             raise DecodeError(f"{len(raw)} bytes are more than the {MAX_RECORD_BYTES} allowed")
-        if raw[:5] != self._prefix:
+        schemas = self._by_prefix.get(raw[:5])
+        if schemas is None:
             raise DecodeError(self._wrong_prefix(raw))
         body = BytesIO(raw)
         body.seek(5)
         try:
-            record = fastavro.schemaless_reader(body, self._schema, None)
+            record = fastavro.schemaless_reader(body, *schemas)
         except _UNDECODABLE as exc:
             raise DecodeError(f"not a {self.name}: {type(exc).__name__}") from exc
         if body.tell() != len(raw):
@@ -106,6 +136,20 @@ class RecordCodec:
 def codec(name: RecordName) -> RecordCodec:
     """The codec of a record, made once."""
     return RecordCodec(name)
+
+
+def resolve(record: Mapping[str, Any], writer: Mapping[str, Any], reader: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as a reader with one schema sees what a writer with another wrote.
+
+    Raises DecodeError when it cannot, ValueError, TypeError or KeyError when the record does not fit the writer's schema.
+    """
+    written, out = _parse(writer), BytesIO()
+    fastavro.schemaless_writer(out, written, record)
+    out.seek(0)
+    try:
+        return cast(dict[str, Any], fastavro.schemaless_reader(out, written, _parse(reader)))
+    except _UNDECODABLE as exc:
+        raise DecodeError(f"{type(exc).__name__}: {exc}") from exc
 
 
 def from_example(name: RecordName, example: Mapping[str, Any]) -> dict[str, Any]:
