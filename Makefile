@@ -14,8 +14,9 @@ help: ## This list
 setup: $(READY) ## Build .venv from requirements.lock (again only when the lock or pyproject.toml change)
 
 $(READY): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: there is no $(PYTHON); give a Python 3.11 or newer: make PYTHON=... setup" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1 || true); Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 setup" >&2; exit 1; }
+	  echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 setup" >&2; exit 1; }
 	@$(PYTHON) -m venv .venv || { \
 	  echo "make: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu install python3-venv, or give PYTHON=" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
