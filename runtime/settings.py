@@ -19,7 +19,7 @@ from runtime.errors import SettingsError
 PREFIX = "HELIOGRAPH_"
 DEFAULT_FILE = "heliograph.toml"
 # Read elsewhere: by this function, by the tests and by the local stack.
-_OTHER_VARIABLES = {"CONFIG", "TEST_STACK", "CACHE_DIR"}
+_OTHER_VARIABLES = {"CONFIG", "TEST_STACK", "TEST_REGISTRY", "CACHE_DIR"}
 
 
 class _Section(BaseModel):
@@ -31,6 +31,14 @@ class KafkaSettings(_Section):
 
     bootstrap_servers: str = "127.0.0.1:9092"
     options: dict[str, str] = {}
+
+
+class SchemaRegistrySettings(_Section):
+    """`url` None: schema ids are those of schemas/manifest.json."""
+
+    url: str | None = None
+    username: str | None = None
+    password: SecretStr = SecretStr("")
 
 
 class PostgresSettings(_Section):
@@ -121,6 +129,7 @@ class Settings(BaseSettings):
     )
 
     kafka: KafkaSettings = KafkaSettings()
+    schema_registry: SchemaRegistrySettings = SchemaRegistrySettings()
     postgres: PostgresSettings = PostgresSettings()
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     api: ApiSettings = ApiSettings()
