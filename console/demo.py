@@ -421,7 +421,8 @@ class Screen:
     @contextmanager
     def progress(self, wanted: int) -> Iterator[Callable[[dict[str, int], list[dict[str, Any]]], None]]:
         """A function that shows where the run stands."""
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+        from rich.table import Column
 
         if not self._console.is_terminal:
             shown = [0.0]
@@ -436,15 +437,22 @@ class Screen:
 
             yield plain
             return
-        words = ("{task.completed}/{task.total}", "{task.fields[states]}")
-        columns = [TextColumn("{task.description:<9}"), BarColumn(), *map(TextColumn, words)]
+        columns: list[ProgressColumn] = [
+            TextColumn(text, table_column=Column(min_width=width, no_wrap=True))
+            for text, width in (
+                ("{task.description}", 9),
+                ("{task.completed:,}/{task.total:,}", 11),
+                ("{task.fields[states]}", 1),
+            )
+        ]
+        columns.insert(1, BarColumn(20))
         with Progress(*columns, console=self._console, transient=True) as progress:
             accepted = progress.add_task("accepted", total=wanted, states="")
             settled = progress.add_task("settled", total=wanted, states="")
 
             def bars(accounting: dict[str, int], report: list[dict[str, Any]]) -> None:
                 progress.update(accepted, completed=accounting["accepted"])
-                progress.update(settled, completed=accounting["settled"], states=by_state(report))
+                progress.update(settled, completed=accounting["settled"], states=by_state(report, 3))
 
             yield bars
 
@@ -467,12 +475,12 @@ class Screen:
         self._console.print()
 
 
-def by_state(report: Iterable[Mapping[str, Any]]) -> str:
-    """sent 1,203, skipped 40, ..."""
+def by_state(report: Iterable[Mapping[str, Any]], most: int | None = None) -> str:
+    """sent 1,203, skipped 40, ...: the most common first."""
     counts: Counter[str] = Counter()
     for row in report:
         counts[row["state"]] += int(row["messages"])
-    return ", ".join(f"{state} {count:,}" for state, count in counts.most_common())
+    return ", ".join(f"{state} {count:,}" for state, count in counts.most_common(most))
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
