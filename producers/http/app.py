@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producers.http.ingest import PATH, Ingest
+from producers.http.ingest import BULK_PATH, PATH, Ingest
 from producers.http.openapi import describe
 from producers.http.problems import FieldError, Problem, new_request_id, problem_response, unavailable
 from producers.http.reference import Propagation, reference_router
@@ -127,7 +127,7 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         # The hot path goes around the router and its middleware.
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in (PATH, BULK_PATH):
             await deps.ingest(scope, receive, send)
         else:
             await app(scope, receive, send)

@@ -1,6 +1,8 @@
-"""POST /v1/notifications: a 202 means that every in-sync replica has the request.
+"""POST /v1/notifications and /bulk: a 202 means that every in-sync replica has the request.
 
     read, check, find the id of the key (PostgreSQL), publish (Kafka), wait for the acknowledgement, answer
+
+A bulk, and a `to` that is an array, is that for each item: one answer tells each item's id or what is wrong with it.
 
 May import pydantic, runtime, producers. What never enters here: a framework's machinery per request, a decision of the router.
 """
@@ -11,15 +13,16 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
+from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from producers.http.problems import FieldError, Problem, new_request_id, unavailable
 from producers.http.requests import Authenticator, Headers, check_form, check_model, read_body, read_headers
 from producers.http.strict_json import body_hash, parse_json
 from producers.http.templates import TemplateCatalogue
-from producers.notification import TRACEPARENT, Notification, check_key, request_record
+from producers.notification import TRACEPARENT, Notification, Strict, check_key, request_record
 from producers.reference.idempotency import Claim, Owner
 from producers.reference.keys import Caller
 from runtime import ids
@@ -32,7 +35,12 @@ from runtime.status import rfc3339
 
 log = get_logger("ingest")
 PATH = "/v1/notifications"
+BULK_PATH = f"{PATH}/bulk"
 SOURCE = "http"
+MAX_ITEMS = 1_000
+"""Of a bulk, and of an array of recipients."""
+MAX_COPIED_CHARS = 32 << 20
+"""What an array of recipients may make of the rest of its body: a small call must not become a large memory."""
 MAX_IN_FLIGHT = 4_000
 """Requests that wait for Kafka or PostgreSQL at once; more are told to come back, which keeps memory bounded."""
 REMEMBER_S = 600
@@ -184,13 +192,19 @@ class Ingest:
         check_form(headers)
         correlation_id = _correlation_id(headers) or request_id
         body = parse_json(await read_body(receive))
-        if self._in_flight >= MAX_IN_FLIGHT:
+        many = scope.get("path") == BULK_PATH or (isinstance(body, dict) and isinstance(body.get("to"), list))
+        items = _items(scope, headers, body) if many else []
+        count = len(items) or 1
+        if self._in_flight and self._in_flight + count > MAX_IN_FLIGHT:
             raise unavailable("overloaded", "too many requests wait for the broker")
-        self._in_flight += 1
+        self._in_flight += count
         try:
+            if many:
+                results = await self._accept_items(caller, items, correlation_id, _traceparent(headers), request_id)
+                return 202, [(b"x-correlation-id", correlation_id.encode())], json.dumps({"results": results}).encode()
             accepted = await self._accept(caller, body, headers, correlation_id)
         finally:
-            self._in_flight -= 1
+            self._in_flight -= count
         where = f"{PATH}/{accepted.notification_id}"
         answer = {
             "id": accepted.notification_id,
@@ -206,19 +220,52 @@ class Ingest:
     async def _accept(self, caller: Caller, body: Any, headers: Headers, correlation_id: str) -> Accepted:
         notification = check_model(Notification, body)
         key = _idempotency_key(headers, notification)
-        traceparent = _traceparent(headers)
         digest = body_hash(body) if key is not None else b""
+        post = _Post(notification, caller.tenant, key, digest, correlation_id, _traceparent(headers))
+        return await self._accept_post(post)
+
+    async def _accept_items(
+        self, caller: Caller, items: Sequence[_Item], correlation_id: str, traceparent: str | None, request_id: str
+    ) -> list[dict[str, Any]]:
+        """A result per item, in order. Raises Problem (503) when every item may only be sent again."""
+
+        async def one(index: int, item: _Item) -> tuple[dict[str, Any], Problem | None]:
+            try:
+                if item.problem is not None:
+                    raise item.problem
+                notification = item.notification or check_model(Notification, item.body)
+                key = notification.request_id
+                digest = body_hash(item.body) if key is not None else b""
+                post = _Post(notification, caller.tenant, key, digest, correlation_id, traceparent)
+                accepted = await self._accept_post(post)
+            except Problem as problem:
+                found = problem.moved(item.moved)
+                return {"index": index, "status": "refused", "error": found.document(request_id)}, found
+            except Exception:
+                log.exception("ingest failed", request_id=request_id)
+                found = Problem(500, "internal_error", "this is our fault; see request_id")
+                return {"index": index, "status": "refused", "error": found.document(request_id)}, found
+            return {"index": index, "status": "accepted", "id": accepted.notification_id}, None
+
+        # Tasks that start in one turn of the loop publish in one batch.
+        answers = await asyncio.gather(*(one(index, item) for index, item in enumerate(items)))
+        problems = [problem for _, problem in answers if problem is not None and problem.status == 503]
+        if len(problems) == len(answers):
+            raise unavailable(problems[0].code, problems[0].detail)
+        return [result for result, _ in answers]
+
+    async def _accept_post(self, post: _Post) -> Accepted:
+        key, notification = post.key, post.notification
         if notification.template is not None:
             try:
-                await self._templates.check(caller.tenant, notification.template, notification.data)
+                await self._templates.check(post.tenant, notification.template, notification.data)
             except Problem as problem:
                 # A template that changed since does not take back what was accepted under the key.
-                if problem.status != 400 or not await self._is_repeated(caller.tenant, key, digest):
+                if problem.status != 400 or not await self._is_repeated(post.tenant, key, post.body_hash):
                     raise
-        post = _Post(notification, caller.tenant, key, digest, correlation_id, traceparent)
         if key is None:
             accepted_at = self._clock()
-            notification_id = ids.notification_id(accepted_at, caller.tenant)
+            notification_id = ids.notification_id(accepted_at, post.tenant)
             await self._publish(post, notification_id, accepted_at)
             return Accepted(notification_id, accepted_at, replayed=False)
         return await self._accept_keyed(post, key)
@@ -304,6 +351,71 @@ class _Post(NamedTuple):
     body_hash: bytes
     correlation_id: str
     traceparent: str | None
+
+
+class Bulk(Strict):
+    """Many notifications in one call, each accepted or refused for itself."""
+
+    notifications: Annotated[
+        list[Any],
+        Field(
+            min_length=1, max_length=MAX_ITEMS, json_schema_extra={"items": {"$ref": "#/components/schemas/Notification"}}
+        ),
+    ]  # fmt: skip
+
+
+class _Item(NamedTuple):
+    """One notification of several: its body, where that stands in the call's, and what is known of it already."""
+
+    body: Any
+    before: str
+    """What goes before its pointers; for a recipient of an array: /to becomes this."""
+    notification: Notification | None = None
+    problem: Problem | None = None
+
+    def moved(self, pointer: str) -> str:
+        """A pointer into the item as one into the call's body."""
+        if self.before.startswith("/to/"):
+            return self.before + pointer.removeprefix("/to") if pointer.startswith("/to") else pointer
+        return self.before + pointer
+
+
+def _items(scope: Scope, headers: Headers, body: Any) -> list[_Item]:
+    """The notifications of a bulk or of an array of recipients. Raises Problem (400)."""
+    if b"idempotency-key" in headers:
+        raise Problem(400, "invalid_header", "Idempotency-Key is for one notification; give each item a request_id")
+    if scope.get("path") == BULK_PATH:
+        bulk = check_model(Bulk, body)
+        return [_Item(item, f"/notifications/{index}") for index, item in enumerate(bulk.notifications)]
+    return _recipients(body)
+
+
+def _recipients(body: dict[str, Any]) -> list[_Item]:
+    """One item per recipient. What they share is right for all of them or wrong for the call."""
+    recipients = body["to"]
+    if not 1 <= len(recipients) <= MAX_ITEMS:
+        why = f"give 1 to {MAX_ITEMS} recipients"
+        raise Problem(400, "invalid_request", why, errors=[FieldError("/to", why, "invalid_value")])
+    if body.get("request_id") is not None:
+        why = "one key cannot stand for several notifications: use /v1/notifications/bulk, with a request_id per item"
+        raise Problem(400, "invalid_request", why, errors=[FieldError("/request_id", why, "invalid_value")])
+    shared_chars = len(json.dumps({name: value for name, value in body.items() if name != "to"}))
+    if shared_chars * len(recipients) > MAX_COPIED_CHARS:
+        why = f"a copy of it for every recipient is more than {MAX_COPIED_CHARS} characters: send to fewer at once"
+        raise Problem(413, "body_too_large", why, errors=[FieldError("/to", why, "invalid_value")])
+    items = []
+    for index, recipient in enumerate(recipients):
+        one, where = {**body, "to": recipient}, f"/to/{index}"
+        try:
+            items.append(_Item(one, where, notification=check_model(Notification, one)))
+        except Problem as problem:
+            shared = [
+                error for error in problem.errors if error.pointer != "/to" and not error.pointer.startswith("/to/")
+            ]
+            if shared:
+                raise Problem(400, problem.code, shared[0].detail, errors=shared) from problem
+            items.append(_Item(one, where, problem=problem))
+    return items
 
 
 def _idempotency_key(headers: Headers, notification: Notification) -> str | None:

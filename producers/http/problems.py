@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -39,9 +39,17 @@ class Problem(Exception):
         self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
         self.headers, self.extra = dict(headers or {}), dict(extra or {})
 
-    def body(self, request_id: str) -> bytes:
+    def moved(self, move: Callable[[str], str]) -> Problem:
+        """The same problem with its pointers moved: its body stands within a larger one."""
+        errors = [error._replace(pointer=move(error.pointer)[:_MAX_POINTER]) for error in self.errors]
+        return Problem(
+            self.status, self.code, self.detail, errors=errors or [FieldError(move(""), self.detail, self.code)],
+            headers=self.headers, extra=self.extra,
+        )  # fmt: skip
+
+    def document(self, request_id: str) -> dict[str, Any]:
         """The problem document."""
-        document = {
+        return {
             "type": f"urn:heliograph:problem:{self.code}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
@@ -51,7 +59,10 @@ class Problem(Exception):
             "request_id": request_id,
             **self.extra,
         }
-        return json.dumps(document).encode()
+
+    def body(self, request_id: str) -> bytes:
+        """The problem document as an answer's body."""
+        return json.dumps(self.document(request_id)).encode()
 
 
 def unavailable(code: str, detail: str, retry_after_s: int = 1) -> Problem:

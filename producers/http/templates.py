@@ -7,6 +7,7 @@ May import schemas and runtime. What never enters here: rendering.
 
 from __future__ import annotations
 
+import asyncio
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from runtime.templating import has_path
 from schemas.codec import codec
 
 _MAX_WRITTEN = 10_000
+_MAX_ASKING = 4
 
 
 class Known(NamedTuple):
@@ -45,6 +47,8 @@ class TemplateCatalogue:
     def __init__(self, view: TemplateView, store: ReferenceStore) -> None:
         self._view, self._store = view, store
         self._written: dict[str, Known] = {}
+        self._asking: dict[tuple[str, str, int | None], asyncio.Task[Row | None]] = {}
+        self._askers = asyncio.Semaphore(_MAX_ASKING)
 
     def wrote(self, row: Row, *, published: bool) -> None:
         """This process wrote a version, or made it the published one."""
@@ -74,15 +78,28 @@ class TemplateCatalogue:
             return published
         return written
 
+    async def _look_up(self, tenant: str, template: TemplateRef) -> Row | None:
+        """One question per template at a time, few in all: the items of a bulk must not occupy the store."""
+        name = (tenant, template.id, template.version)
+        task = self._asking.get(name)
+        if task is None:
+            task = self._asking[name] = asyncio.ensure_future(self._ask(*name))
+            task.add_done_callback(lambda _: self._asking.pop(name, None))
+        try:
+            return await asyncio.shield(task)
+        except UnavailableError as exc:
+            raise unavailable("store_unavailable", str(exc)) from exc
+
+    async def _ask(self, tenant: str, template_id: str, version: int | None) -> Row | None:
+        async with self._askers:
+            return await self._store.find_template(tenant, template_id, version)
+
     async def check(self, tenant: str, template: TemplateRef, data: dict[str, Any]) -> None:
         """Raises Problem: 400 unknown_template or missing_variable, 503 when it cannot be told."""
         key = f"{tenant}:{template.id}"
         known = self.find(key if template.version is None else f"{key}:{template.version}")
         if known is None:
-            try:
-                row = await self._store.find_template(tenant, template.id, template.version)
-            except UnavailableError as exc:
-                raise unavailable("store_unavailable", str(exc)) from exc
+            row = await self._look_up(tenant, template)
             if row is None:
                 why = (
                     "there is no published template of this id"

@@ -80,8 +80,10 @@ class FakeStore:
     def __init__(self) -> None:
         self.templates: dict[str, list[str]] = {}
         self.down = False
+        self.asked = 0
 
     async def find_template(self, tenant: str, template_id: str, version: int | None) -> dict[str, Any] | None:
+        self.asked += 1
         if self.down:
             raise UnavailableError("PostgreSQL does not answer")
         variables = self.templates.get(f"{tenant}:{template_id}")
@@ -124,12 +126,14 @@ class World:
         self.now += 1
         return self.now
 
-    async def post(self, body: Any, *, raw: list[bytes] | None = None, **headers: str) -> Answer:
+    async def post(
+        self, body: Any, *, raw: list[bytes] | None = None, path: str = "/v1/notifications", **headers: str
+    ) -> Answer:
         chunks = raw if raw is not None else [json.dumps(body).encode()]
         messages = [{"type": "http.request", "body": c, "more_body": i < len(chunks)} for i, c in enumerate(chunks, 1)]
         wanted = {"authorization": "Bearer key-of-shop", "content-type": "application/json"}
         wanted |= {name.replace("_", "-"): value for name, value in headers.items()}
-        scope = {"type": "http", "headers": [(n.encode(), v.encode()) for n, v in wanted.items()]}
+        scope = {"type": "http", "path": path, "headers": [(n.encode(), v.encode()) for n, v in wanted.items()]}
         sent: list[Any] = []
 
         async def receive() -> Any:
@@ -322,3 +326,107 @@ def test_acceptances_are_forgotten_by_age_and_by_number() -> None:
     assert len(recent._entries) == MAX_REMEMBERED
     assert recent.find("9") is None
     assert recent.find("10") is not None
+
+
+BULK = "/v1/notifications/bulk"
+
+
+async def test_bulk_answers_each_item_and_publishes_one_batch(world: World) -> None:
+    items = [_BODY, {**_BODY, "to": {"email": "nobody"}}, 7, {**_BODY, "template": {"id": "t"}}, _BODY]
+    answer = await world.post({"notifications": items}, path=BULK)
+    results = answer.body["results"]
+    assert answer.status == 202
+    assert [(r["index"], r["status"]) for r in results] == list(
+        enumerate(["accepted", "refused", "refused", "refused", "accepted"])
+    )
+    assert world.published() == [results[0]["id"], results[4]["id"]]
+    assert world.broker.batches == 1
+    assert results[1]["error"]["errors"][0]["pointer"] == "/notifications/1/to/email"
+    assert results[2]["error"]["errors"][0]["pointer"] == "/notifications/2"
+    assert {r["error"]["status"] for r in results[1:4]} == {400}
+
+
+async def test_thousand_items_are_one_batch_and_one_more_is_refused(world: World) -> None:
+    item = {"to": {"user_id": "u"}, "content": {"text": "x"}, "channels": ["sms"]}
+    answer = await world.post({"notifications": [item] * 1000}, path=BULK)
+    assert len({r["id"] for r in answer.body["results"]}) == 1000
+    assert world.broker.batches == 1
+    too_many = await world.post({"notifications": [item] * 1001}, path=BULK)
+    assert (too_many.status, too_many.body["errors"][0]["pointer"]) == (400, "/notifications")
+    assert (await world.post({"notifications": []}, path=BULK)).status == 400
+
+
+@pytest.mark.parametrize("body", [{}, [], {"notifications": [], "colour": 1}, {"notifications": {}}])
+async def test_bulk_of_another_shape_is_400(world: World, body: Any) -> None:
+    assert (await world.post(body, path=BULK)).status == 400
+
+
+async def test_bulk_again_with_request_ids_gives_the_same_ids(world: World) -> None:
+    bulk = {"notifications": [{**_BODY, "request_id": f"r{n}"} for n in range(3)]}
+    first, again = [(await world.post(bulk, path=BULK)).body["results"] for _ in range(2)]
+    assert first == again
+    assert len(world.broker.records) == 3
+    assert (await world.post(_BODY, idempotency_key="r1")).body["id"] == first[1]["id"]
+    changed = {"notifications": [{**_BODY, "content": {"text": "other"}, "request_id": "r1"}]}
+    (conflict,) = (await world.post(changed, path=BULK)).body["results"]
+    assert (conflict["error"]["status"], conflict["error"]["code"]) == (409, "idempotency_conflict")
+
+
+async def test_request_id_twice_in_a_bulk_is_one_notification(world: World) -> None:
+    item = {**_BODY, "request_id": "same"}
+    results = (await world.post({"notifications": [item, item]}, path=BULK)).body["results"]
+    assert results[0]["id"] == results[1]["id"]
+    assert len(world.broker.records) == 1
+
+
+async def test_idempotency_key_of_several_notifications_is_refused(world: World) -> None:
+    assert (await world.post({"notifications": [_BODY]}, path=BULK, idempotency_key="k")).status == 400
+    assert (await world.post({**_BODY, "to": [_BODY["to"]]}, idempotency_key="k")).status == 400
+    shared = await world.post({**_BODY, "to": [_BODY["to"]], "request_id": "k"})
+    assert (shared.status, shared.body["errors"][0]["pointer"]) == (400, "/request_id")
+    assert world.broker.records == []
+
+
+async def test_array_of_recipients_is_one_notification_each(world: World) -> None:
+    answer = await world.post({**_BODY, "to": [{"user_id": "a"}, {"email": "nobody"}, {"phone": "+4915112345678"}]})
+    results = answer.body["results"]
+    assert (answer.status, [r["status"] for r in results]) == (202, ["accepted", "refused", "accepted"])
+    assert results[1]["error"]["errors"][0]["pointer"] == "/to/1/email"
+    users = [codec("NotificationRequest").decode(record.value)["user_id"] for record in world.broker.records]
+    assert (users, world.broker.batches) == (["a", None], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [({"category": "a b"}, "/category"), ({"to": []}, "/to"), ({"content": {"title": "x"}}, ""), ({"colour": 1}, "/colour")],
+)  # fmt: skip
+async def test_what_recipients_share_is_wrong_for_the_whole_call(
+    world: World, change: dict[str, Any], pointer: str
+) -> None:
+    answer = await world.post({**_BODY, "to": [{"user_id": "a"}, {"email": "nobody"}], **change})
+    assert (answer.status, [e["pointer"] for e in answer.body["errors"]]) == (400, [pointer])
+    assert world.broker.records == []
+
+
+async def test_bulk_that_the_broker_does_not_confirm_is_503_as_a_whole(world: World) -> None:
+    world.broker.failures = 1
+    answer = await world.post({"notifications": [_BODY, _BODY]}, path=BULK)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    world.broker.failures = 1
+    mixed = await world.post({"notifications": [_BODY, 7]}, path=BULK)
+    assert (mixed.status, [r["error"]["status"] for r in mixed.body["results"]]) == (202, [503, 400])
+
+
+async def test_items_of_one_unknown_template_ask_the_store_once(world: World) -> None:
+    world.store.templates["shop:t"] = []
+    item = {"to": {"user_id": "u"}, "template": {"id": "t"}}
+    results = (await world.post({"notifications": [item] * 200}, path=BULK)).body["results"]
+    assert {r["status"] for r in results} == {"accepted"}
+    assert world.store.asked == 1
+
+
+async def test_large_body_for_many_recipients_is_refused_before_it_is_copied(world: World) -> None:
+    body = {**_BODY, "content": {"text": "x" * 200_000}, "to": [{"user_id": "u"}] * 500}
+    answer = await world.post(body)
+    assert (answer.status, answer.body["errors"][0]["pointer"]) == (413, "/to")
+    assert (await world.post({**body, "to": [{"user_id": "u"}] * 100})).status == 202
