@@ -44,7 +44,7 @@ def _route(context: Context, lane: str, views: RouterViews, producer: Producer, 
         nonlocal assigned
         assigned = True
 
-    context.health.require("group", lambda: None if assigned else "joining the group")
+    context.health.require(f"group {lane}", lambda: None if assigned else "joining the group")
     consumer = Consumer(context.settings.kafka, client_id=f"router-{lane}", group=router_group(lane))
     consumer.subscribe([requests_topic(lane)], on_assign=on_assign)
     batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)

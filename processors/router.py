@@ -1,4 +1,4 @@
-"""The role `router`: views, producer and an engine, put together for one lane.
+"""The role `router`: views, producer and an engine per lane, put together.
 
 May import runtime and the engines. What never enters here: a decision.
 """
@@ -6,6 +6,7 @@ May import runtime and the engines. What never enters here: a decision.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from processors.enrich import RouterViews
 from processors.groups import router_group
@@ -18,10 +19,10 @@ from schemas.events import Cancellation, RecipientProfile, Suppression, Template
 from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, TEMPLATES, requests_topic
 
 
-async def run_router(context: Context, lane: str) -> None:
-    """Route a lane's requests until the context stops; the first record is read after every view has caught up."""
+async def run_router(context: Context, lanes: Sequence[str]) -> None:
+    """Route the requests of `lanes` until the context stops; the first is read after every view has caught up."""
     kafka = context.settings.kafka
-    producer = Producer(kafka, client_id=f"router-{lane}", linger_ms=5 if lane == "bulk" else 1)
+    producer = Producer(kafka, client_id=context.role, linger_ms=5 if list(lanes) == ["bulk"] else 1)
     report = producer.publish
 
     def store(topic: str) -> Store:
@@ -33,21 +34,26 @@ async def run_router(context: Context, lane: str) -> None:
     cancellations: View[Cancellation] = View(kafka, CANCELLATIONS, store=store(CANCELLATIONS), report=report)
     views = (recipients, templates, suppressions, cancellations)
     start_views(views, context.health)
-    try:
-        if not await caught_up(views, context.stopping):
-            return
+    if context.settings.router.engine == "faust":
+        from processors.agents import run_faust as run_lane  # Faust and its patches only where they are wanted
+    else:
+        from processors.loop import run_loop as run_lane
+
+    async def route(lane: str) -> None:
         group, topics = router_group(lane), [requests_topic(lane)]
         lag = asyncio.create_task(report_lag(kafka, group, topics, context.stopping))
-        router_views = RouterViews(recipients, templates, suppressions, cancellations)
-        if context.settings.router.engine == "faust":
-            from processors.agents import run_faust  # Faust and its patches only where they are wanted
-
-            await run_faust(context, lane, router_views, producer)
-        else:
-            from processors.loop import run_loop
-
-            await run_loop(context, lane, router_views, producer)
+        try:
+            # Views of its own: the template engine in them belongs to one thread.
+            await run_lane(
+                context, lane, RouterViews(recipients, templates, suppressions, cancellations), producer
+            )  # fmt: skip
+        finally:
+            context.stopping.set()  # one lane's end is the process's end
         await lag
+
+    try:
+        if await caught_up(views, context.stopping):
+            await asyncio.gather(*(route(lane) for lane in lanes))
     finally:
         for view in views:
             view.close()

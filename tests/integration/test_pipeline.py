@@ -227,6 +227,21 @@ def test_three_channels_are_delivered_once_each(world: World, engine: str) -> No
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("engine", ["faust", "loop"])
+def test_router_without_a_lane_routes_all_three(world: World, engine: str) -> None:
+    world.publish(profiles(f"all-{engine}", 3))
+    world.run("router", HELIOGRAPH_ROUTER__ENGINE=engine)
+    world.run("sender", "--channel", "email")
+    made = set()
+    for n, lane in enumerate(("critical", "normal", "bulk")):
+        records, ids_made = requests(f"all-{engine}", 3, lane)
+        world.publish([records[n]])
+        made |= {nid for nid in ids_made if nid.encode() in (records[n].value or b"")}
+    until(lambda: [*world.settled(made).values()] == [{"sent"}] * 3, what="sent on every lane")
+    world.broker.stop_roles()
+    assert {s["lane"] for events in world.statuses(made).values() for s in events} == {"critical", "normal", "bulk"}
+
+
 def test_transient_error_is_retried_by_a_timer_and_a_rejected_recipient_bounces(world: World) -> None:
     world.publish(profiles("retry", 3))
     world.fault(kind="smtp", mode="500", match="retry0@", times=2)
