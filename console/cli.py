@@ -37,10 +37,13 @@ class Channel(StrEnum):
     push = "push"
 
 
-_OneLane = Annotated[Lane, typer.Option(help="The lane to route; one process each.")]
 _AnyLane = Annotated[Lane | None, typer.Option(help="One lane; all three unless given.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Channel = Annotated[Channel, typer.Option(help="The channel to send.")]
+
+
+def _lanes(lane: Lane | None) -> list[str]:
+    return [lane.value] if lane else [each.value for each in Lane]
 
 
 @run_app.command("api")
@@ -62,12 +65,13 @@ def run_relay() -> None:
 
 
 @run_app.command("router")
-def run_router(lane: _OneLane) -> None:
-    """Requests to rendered messages, by preferences and templates."""
+def run_router(lane: _AnyLane = None) -> None:
+    """Requests to rendered messages, by preferences and templates; best one process per lane."""
     from processors.router import run_router as body
     from runtime.process import run_role
 
-    raise SystemExit(run_role(f"router-{lane}", load_settings(), lambda context: body(context, lane.value)))
+    role = f"router-{lane}" if lane else "router"
+    raise SystemExit(run_role(role, load_settings(), lambda context: body(context, _lanes(lane))))
 
 
 @run_app.command("timers")
@@ -85,9 +89,8 @@ def run_sender(channel: _Channel, lane: _AnyLane = None) -> None:
     from runtime.process import run_role
     from senders.role import run_sender as body
 
-    lanes = [lane.value] if lane else [each.value for each in Lane]
     raise SystemExit(
-        run_role(f"sender-{channel}", load_settings(), lambda context: body(context, channel.value, lanes))
+        run_role(f"sender-{channel}", load_settings(), lambda context: body(context, channel.value, _lanes(lane)))
     )
 
 
@@ -151,12 +154,14 @@ def _add_commands() -> None:
     """Everything but `run`: a role loads nothing it does not run."""
     from console.demo import demo
     from console.local.cli import down, up
+    from console.schemas import schemas_app
     from console.status import send, status
     from producers.cli import keys_app
 
     for command in (up, down, demo, send, status, migrate):
         app.command()(command)
     app.add_typer(keys_app, name="keys")
+    app.add_typer(schemas_app, name="schemas")
 
 
 def migrate() -> None:
