@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import importlib.util
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import uvicorn
 import uvloop
@@ -21,6 +18,8 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from console.api import status
+from console.api.listing import listing_router
 from producers.http.app import Deps, create_app
 from producers.http.ingest import Ingest, RecentAcceptances
 from producers.http.reference import Propagation
@@ -87,17 +86,15 @@ async def serve(app: ASGIApp, listener: socket.socket, stopping: asyncio.Event) 
     stop.cancel()
 
 
-def _status_routes(
+def _store_routes(
     settings: Settings, authenticator: Authenticator, recent: RecentAcceptances
 ) -> Sequence[APIRouter | BaseRoute]:
-    """The routes of console.api.status, where that is installed."""
-    if importlib.util.find_spec("console.api.status") is None:
-        return ()
-    status: Any = importlib.import_module("console.api.status")
-    routes: Sequence[APIRouter | BaseRoute] = status.routes(
-        settings.clickhouse, authenticate=authenticator, recently_accepted=recent.find
-    )
-    return routes
+    """The routes over the store of analytics."""
+    store = status.StatusStore(settings.clickhouse)
+    asking = status.routes(
+        settings.clickhouse, authenticate=authenticator, recently_accepted=recent.find, store=store
+    )  # fmt: skip
+    return [listing_router(store, authenticator), *asking]
 
 
 async def run(context: Context) -> None:
@@ -126,7 +123,7 @@ async def run(context: Context) -> None:
             publish_timeout_s=settings.api.publish_timeout_s,
         )  # fmt: skip
         deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health)
-        app = create_app(deps, _status_routes(settings, authenticator, recent))
+        app = create_app(deps, _store_routes(settings, authenticator, recent))
         await serve(app, listener, context.stopping)
     finally:
         listener.close()

@@ -210,6 +210,12 @@ class StatusStore:
         accepted = bool(clickhouse.select(self._settings, client, "notification", parameters))
         return Found(accepted, tuple(events)) if accepted or events else None
 
+    async def select(self, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Rows of sinks/queries/<name>.sql. Raises UnavailableError, StoreError."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: clickhouse.select(self._settings, self._connected(), name, parameters)
+        )
+
     def _connected(self) -> Client:
         with self._lock:
             if self._client is None:
