@@ -4,7 +4,8 @@
     ├── SettingsError          a setting is missing or wrong
     ├── UnavailableError       a store or broker cannot be reached
     ├── PublishError           the broker did not acknowledge; nothing may be assumed about the record
-    └── TopicsError            the topics of the cluster are not those of schemas/topics.yaml
+    ├── TopicsError            the topics of the cluster are not those of schemas/topics.yaml
+    └── RegistryError          the Schema Registry lacks or refuses a schema
 
 May import nothing. What never enters here: errors that one module raises to itself.
 """
@@ -28,3 +29,7 @@ class PublishError(HeliographError):
 
 class TopicsError(HeliographError):
     """A topic is missing, or differs in a way that must not be changed."""
+
+
+class RegistryError(HeliographError):
+    """The Schema Registry lacks a schema, or refuses one."""

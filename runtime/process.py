@@ -22,6 +22,7 @@ from runtime.health import Health, HealthServer
 from runtime.kafka import EXIT_FATAL, check_cluster
 from runtime.logs import configure_logs, get_logger
 from runtime.metrics import BUILD
+from runtime.registry import use_wire_ids
 from runtime.settings import Settings
 
 log = get_logger("process")
@@ -66,6 +67,7 @@ async def _run(context: Context, body: Callable[[Context], Awaitable[None]], ser
     try:
         # An error now, with what to do, beats a process that is never ready.
         await asyncio.to_thread(check_cluster, context.settings.kafka)
+        await asyncio.to_thread(use_wire_ids, context.settings)
         await body(context)
     finally:
         if server:
