@@ -351,6 +351,22 @@ class Consumer:
             raise UnavailableError(f"cannot read the end of {partition[0]}: {exc.args[0].str()}") from exc
         return low, high
 
+    def offsets_at(self, times: Mapping[Partition, int], timeout_s: float = 10) -> dict[Partition, int]:
+        """The first offset at or after a time (ms since 1970), the end where nothing is that late. Raises UnavailableError."""
+        try:
+            results = self._consumer.offsets_for_times(
+                [TopicPartition(t, p, at) for (t, p), at in times.items()], timeout=timeout_s
+            )
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot look up times: {exc.args[0].str()}") from exc
+        found = {}
+        for result in results:
+            if result.error is not None:
+                raise UnavailableError(f"cannot look up times: {result.error.str()}")
+            partition = (result.topic, result.partition)
+            found[partition] = result.offset if result.offset >= 0 else self.offset_range(partition, timeout_s)[1]
+        return found
+
     def partitions_of(self, topic: str, timeout_s: float = 10) -> list[Partition]:
         """Every partition of a topic. Raises TopicsError when there is none, UnavailableError without a broker."""
         try:
