@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import uvicorn
 import uvloop
@@ -18,16 +19,19 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from console.api import status
+from console.api.control import Control, control_router
 from console.api.listing import listing_router
+from console.api.status import Statuses, StatusStore, routes
 from producers.http.app import Deps, create_app
 from producers.http.ingest import Ingest, RecentAcceptances
 from producers.http.reference import Propagation
 from producers.http.requests import Authenticator
 from producers.http.templates import TemplateCatalogue
+from producers.lookup import find_request
 from producers.reference.database import Database
 from producers.reference.idempotency import IdempotencyKeys
 from producers.reference.keys import Keys
+from producers.reference.resends import Resends
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
 from runtime.kafka import Admin, Producer
@@ -87,14 +91,15 @@ async def serve(app: ASGIApp, listener: socket.socket, stopping: asyncio.Event) 
 
 
 def _store_routes(
-    settings: Settings, authenticator: Authenticator, recent: RecentAcceptances
+    settings: Settings, authenticator: Authenticator, recent: RecentAcceptances, producer: Producer, database: Database
 ) -> Sequence[APIRouter | BaseRoute]:
-    """The routes over the store of analytics."""
-    store = status.StatusStore(settings.clickhouse)
-    asking = status.routes(
-        settings.clickhouse, authenticate=authenticator, recently_accepted=recent.find, store=store
-    )  # fmt: skip
-    return [listing_router(store, authenticator), *asking]
+    """The routes that need the store of analytics."""
+    store = StatusStore(settings.clickhouse)
+    statuses = Statuses(store, recent.find)
+    control = Control(statuses, producer, Resends(database), partial(find_request, settings.kafka))
+    return [
+        listing_router(store, authenticator), routes(statuses, authenticator), control_router(control, authenticator),
+    ]  # fmt: skip
 
 
 async def run(context: Context) -> None:
@@ -123,7 +128,7 @@ async def run(context: Context) -> None:
             publish_timeout_s=settings.api.publish_timeout_s,
         )  # fmt: skip
         deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health)
-        app = create_app(deps, _store_routes(settings, authenticator, recent))
+        app = create_app(deps, _store_routes(settings, authenticator, recent, producer, database))
         await serve(app, listener, context.stopping)
     finally:
         listener.close()

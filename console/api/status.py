@@ -284,12 +284,8 @@ def _not_found() -> Problem:
     return Problem(404, "not_found", "there is no such notification")
 
 
-def routes(
-    settings: ClickHouseSettings, *, authenticate: Authenticate, recently_accepted: RecentlyAccepted,
-    store: Store | None = None, clock: Clock = system_clock,
-) -> Sequence[APIRouter]:  # fmt: skip
+def routes(statuses: Statuses, authenticate: Authenticate) -> APIRouter:
     """The routes; errors leave as Problem and UnavailableError, for the application's handlers."""
-    statuses = Statuses(store or StatusStore(settings), recently_accepted, clock)
     router = APIRouter(tags=["notifications"])
     Who = Annotated[Caller, Depends(authenticate)]
 
@@ -303,4 +299,4 @@ def routes(
         _, found = await statuses.find(caller.tenant, notification_id)
         return JSONResponse({"entries": [event_entry(event) for event in found.events], "next_cursor": None})
 
-    return (router,)
+    return router

@@ -190,7 +190,7 @@ class Ingest:
         headers = read_headers(scope)
         caller = await self._authenticator.caller(headers.get(b"authorization"))
         check_form(headers)
-        correlation_id = _correlation_id(headers) or request_id
+        correlation_id = correlation_id_of(headers) or request_id
         body = parse_json(await read_body(receive))
         many = scope.get("path") == BULK_PATH or (isinstance(body, dict) and isinstance(body.get("to"), list))
         items = _items(scope, headers, body) if many else []
@@ -200,7 +200,7 @@ class Ingest:
         self._in_flight += count
         try:
             if many:
-                results = await self._accept_items(caller, items, correlation_id, _traceparent(headers), request_id)
+                results = await self._accept_items(caller, items, correlation_id, traceparent_of(headers), request_id)
                 return 202, [(b"x-correlation-id", correlation_id.encode())], json.dumps({"results": results}).encode()
             accepted = await self._accept(caller, body, headers, correlation_id)
         finally:
@@ -221,7 +221,7 @@ class Ingest:
         notification = check_model(Notification, body)
         key = _idempotency_key(headers, notification)
         digest = body_hash(body) if key is not None else b""
-        post = _Post(notification, caller.tenant, key, digest, correlation_id, _traceparent(headers))
+        post = _Post(notification, caller.tenant, key, digest, correlation_id, traceparent_of(headers))
         return await self._accept_post(post)
 
     async def _accept_items(
@@ -433,7 +433,8 @@ def _idempotency_key(headers: Headers, notification: Notification) -> str | None
     return key
 
 
-def _correlation_id(headers: Headers) -> str | None:
+def correlation_id_of(headers: Headers) -> str | None:
+    """What the caller calls this; None when it does not say. Raises Problem (400)."""
     raw = headers.get(b"x-correlation-id")
     if raw is None or raw == b"":
         return None
@@ -444,7 +445,7 @@ def _correlation_id(headers: Headers) -> str | None:
     return raw.decode("ascii")
 
 
-def _traceparent(headers: Headers) -> str | None:
+def traceparent_of(headers: Headers) -> str | None:
     """The caller's trace; one that is malformed is dropped, as W3C's Trace Context asks for."""
     text = headers.get(b"traceparent", b"").decode("latin-1")
     return text if TRACEPARENT.fullmatch(text) else None

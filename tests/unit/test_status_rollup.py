@@ -13,11 +13,10 @@ import pytest
 from fastapi import FastAPI
 
 from console.api import status
-from console.api.status import Found, rollup, routes
+from console.api.status import Found, Statuses, rollup, routes
 from producers.http.app import HANDLERS
 from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.settings import ClickHouseSettings
 from schemas.events import states
 
 NOW = 1_790_000_000_000
@@ -122,14 +121,7 @@ class Someone:
 
 def app(store: FakeStore, recent: Mapping[str, Mapping[str, Any]]) -> FastAPI:
     made = FastAPI(exception_handlers=HANDLERS)
-    for router in routes(
-        ClickHouseSettings(),
-        authenticate=lambda: Someone(),
-        recently_accepted=recent.get,
-        store=store,
-        clock=lambda: NOW,
-    ):
-        made.include_router(router)
+    made.include_router(routes(Statuses(store, recent.get, lambda: NOW), lambda: Someone()))
     return made
 
 

@@ -1,0 +1,165 @@
+"""POST /v1/notifications/{id}/cancel and /resend: a wish about a notification that exists.
+
+    | call   | it is settled             | it is on its way        | unknown, or another's |
+    |--------|---------------------------|-------------------------|-----------------------|
+    | cancel | 409, 200 when `cancelled` | 202, a Cancellation     | 404                   |
+    | resend | 202, the next generation  | 409                     | 404                   |
+
+May import producers and console.api.status. What never enters here: a decision of the router or a sender.
+"""
+
+# No `from __future__ import annotations` here: FastAPI could not see the dependency that `control_router` is given.
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import JSONResponse
+
+from console.api.status import PREFIX, Authenticate, Caller, Found, Statuses, accepted_at_of, links, rollup
+from producers.http.ingest import SOURCE, correlation_id_of, traceparent_of
+from producers.http.problems import Problem, new_request_id, unavailable
+from producers.http.requests import read_headers
+from producers.lookup import Original
+from producers.notification import request_record
+from runtime.clock import Clock, system_clock
+from runtime.errors import PublishError, UnavailableError
+from runtime.logs import get_logger
+from runtime.records import OutRecord
+from schemas.codec import codec
+from schemas.events import Cancellation, states
+from schemas.topics import CANCELLATIONS
+
+log = get_logger("control")
+MAX_LOOKUPS = 2
+"""Topics read at once; more callers wait for their turn."""
+
+
+class Broker(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    async def send(self, records: Sequence[OutRecord]) -> None: ...
+
+
+class Generations(Protocol):
+    """The part of Resends that is used."""
+
+    async def claim(self, tenant: str, notification_id: str, above: int) -> int: ...
+    async def confirm(self, tenant: str, notification_id: str, generation: int) -> None: ...
+
+
+FindRequest = Callable[[str, str, str], Original | None]
+"""(tenant, id, lane) → the request as it was published; blocks."""
+
+
+def cancellation_record(tenant: str, notification_id: str, now: int) -> OutRecord:
+    """The wish as routers and senders read it."""
+    value: Cancellation = {"notification_id": notification_id, "tenant": tenant, "requested_at": now}
+    return OutRecord(CANCELLATIONS, notification_id.encode(), codec("Cancellation").encode(value))
+
+
+class Control:
+    """Cancels and sends again."""
+
+    def __init__(
+        self, statuses: Statuses, broker: Broker, generations: Generations, find_request: FindRequest,
+        clock: Clock = system_clock,
+    ) -> None:  # fmt: skip
+        self._statuses, self._broker, self._generations, self._find = statuses, broker, generations, find_request
+        self._clock = clock
+        self._turns = asyncio.Semaphore(MAX_LOOKUPS)
+
+    async def _stand(self, tenant: str, text: str) -> tuple[str, Found, dict[str, Any]]:
+        found_id, found = await self._statuses.find(tenant, text)
+        return str(found_id), found, rollup(str(found_id), accepted_at_of(found_id), found.events)
+
+    async def cancel(self, tenant: str, text: str) -> tuple[int, dict[str, Any]]:
+        """(HTTP status, body). Raises Problem, UnavailableError.
+
+        The wish is all that is written. The router and, before each claim, the senders look for it; one that is scheduled
+        ends `cancelled` when its timer brings it back. To end it here at once would be a lie now and then: a timer that
+        fires at this moment may have its request routed before the wish is seen.
+        """
+        notification_id, _, stand = await self._stand(tenant, text)
+        status = stand["status"]
+        if status in states().settled and status != "cancelled":
+            raise Problem(
+                409, "already_settled", f"it is {status}: there is nothing left to cancel",
+                extra={"notification_status": status},
+            )  # fmt: skip
+        body = {"id": notification_id, "status": status, "links": links(notification_id)}
+        if status == "cancelled":
+            return 200, body
+        await self._publish(cancellation_record(tenant, notification_id, self._clock()), notification_id)
+        return 202, body
+
+    async def resend(self, tenant: str, text: str, correlation_id: str, traceparent: str | None) -> tuple[str, int]:
+        """(id, generation) once the request is published again. Raises Problem, UnavailableError."""
+        notification_id, found, stand = await self._stand(tenant, text)
+        status = stand["status"]
+        if status not in states().settled:
+            raise Problem(
+                409, "not_settled", f"it is {status}: a resend now could arrive beside it",
+                extra={"notification_status": status},
+            )  # fmt: skip
+        # Both would only end the same way again.
+        if status == "cancelled":
+            raise Problem(409, "cancelled", "it was cancelled, and that stays: send a new notification")
+        original = await self._original(tenant, notification_id, found)
+        request = original.request
+        expires_at = request.get("expires_at")
+        if expires_at is not None and expires_at <= self._clock():
+            raise Problem(409, "expired", "its expires_at has passed: send a new notification")
+        generation = await self._generations.claim(tenant, notification_id, request.get("generation", 0))
+        request = {
+            **request, "generation": generation, "lane": original.lane, "correlation_id": correlation_id, "source": SOURCE,
+        }  # fmt: skip
+        await self._publish(request_record(request, traceparent), notification_id)
+        try:
+            await self._generations.confirm(tenant, notification_id, generation)
+        except UnavailableError as exc:
+            # It is sent. The next resend repeats this generation and so does nothing; the one after it works.
+            log.warning("resend not confirmed", notification_id=notification_id, error=str(exc))
+        log.info("resent", notification_id=notification_id, generation=generation, correlation_id=correlation_id)
+        return notification_id, generation
+
+    async def _original(self, tenant: str, notification_id: str, found: Found) -> Original:
+        lanes = sorted({event["lane"] for event in found.events}) or ["normal"]
+        for lane in lanes:
+            async with self._turns:
+                original = await asyncio.to_thread(self._find, tenant, notification_id, lane)
+            if original is not None:
+                return original
+        raise Problem(404, "request_gone", "the request itself is not kept any more: send a new notification")
+
+    async def _publish(self, record: OutRecord, notification_id: str) -> None:
+        try:
+            await self._broker.send([record])
+        except PublishError as exc:
+            log.warning("not acknowledged", notification_id=notification_id, error=str(exc))
+            raise unavailable("kafka_unavailable", "Kafka did not confirm it: try again") from exc
+
+
+def control_router(control: Control, authenticate: Authenticate) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["notifications"])
+    Who = Annotated[Caller, Depends(authenticate)]
+
+    @router.post(f"{PREFIX}/{{notification_id}}/cancel", status_code=202, summary="Cancel what is not sent yet")
+    async def cancel(notification_id: str, caller: Who) -> JSONResponse:
+        """202 when the wish is stored: it wins over every message that no sender has claimed yet."""
+        status, body = await control.cancel(caller.tenant, notification_id)
+        return JSONResponse(body, status)
+
+    @router.post(f"{PREFIX}/{{notification_id}}/resend", status_code=202, summary="Send a settled one again")
+    async def resend(notification_id: str, request: Request, caller: Who) -> JSONResponse:
+        """The same request as the next generation: new messages under the same id, decided and rendered anew."""
+        headers = read_headers(request.scope)
+        correlation_id = correlation_id_of(headers) or new_request_id()
+        found_id, generation = await control.resend(
+            caller.tenant, notification_id, correlation_id, traceparent_of(headers)
+        )
+        body = {"id": found_id, "status": "accepted", "generation": generation, "links": links(found_id)}
+        return JSONResponse(body, 202, {"Location": links(found_id)["self"], "X-Correlation-ID": correlation_id})
+
+    return router

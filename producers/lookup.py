@@ -1,0 +1,86 @@
+"""The request that made a notification, read back from its topic: by the time in the id, then by the id.
+
+A request is published within moments of the time in its id, so a short stretch around it is read first, a longer one for
+clocks that differ and for publishers that took their time. May import runtime and schemas. What never enters here: HTTP, a
+group, a commit.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple, cast
+
+from runtime import ids
+from runtime.errors import UnavailableError
+from runtime.kafka import Consumer, Partition
+from runtime.records import InRecord
+from runtime.settings import KafkaSettings
+from schemas.codec import DecodeError, codec
+from schemas.events import NotificationRequest
+from schemas.topics import requests_topic
+
+STRETCHES_MS = ((5_000, 30_000), (600_000, 3_600_000))
+"""Before and after the id's time; the second stretch is read when the first does not have it."""
+MAX_RECORDS = 1_000_000
+"""Read in one look-up; at 1 kB a record about 10 s."""
+TIMEOUT_S = 15.0
+
+
+class Original(NamedTuple):
+    """A request as it was published, and on which lane."""
+
+    request: NotificationRequest
+    lane: str
+
+
+def find_request(settings: KafkaSettings, tenant: str, notification_id: str, lane: str) -> Original | None:
+    """The request, None when its topic does not have it any more. Blocks. Raises UnavailableError without an answer in time."""
+    accepted_at = ids.accepted_at(notification_id)
+    deadline = time.monotonic() + TIMEOUT_S
+    consumer = Consumer(settings, client_id="lookup", group=None, notice_end=True)
+    try:
+        partitions = consumer.partitions_of(requests_topic(lane))
+        for before, after in STRETCHES_MS:
+            starts = consumer.offsets_at(dict.fromkeys(partitions, max(0, accepted_at - before)))
+            ends = consumer.offsets_at(dict.fromkeys(partitions, accepted_at + after))
+            found = _scan(consumer, starts, ends, tenant, notification_id, deadline)
+            if found is not None:
+                return Original(found, lane)
+        return None
+    finally:
+        consumer.close()
+
+
+def _scan(
+    consumer: Consumer, starts: dict[Partition, int], ends: dict[Partition, int], tenant: str, notification_id: str,
+    deadline: float,
+) -> NotificationRequest | None:  # fmt: skip
+    left = {partition for partition, start in starts.items() if start < ends[partition]}
+    if not left:
+        return None
+    consumer.reached_end.clear()
+    consumer.assign({partition: starts[partition] for partition in left})
+    needle, read = notification_id.encode(), 0
+    while left:
+        if time.monotonic() > deadline or read > MAX_RECORDS:
+            raise UnavailableError("there is too much around the request's time to find it now; try again later")
+        for record in consumer.consume(5_000, 0.2):
+            read += 1
+            # An id stands in a record as text: most records need not be decoded.
+            if record.value is not None and needle in record.value:
+                found = _matching(record, tenant, notification_id)
+                if found is not None:
+                    return found
+            if record.offset + 1 >= ends[record.topic, record.partition]:
+                left.discard((record.topic, record.partition))
+        left -= consumer.reached_end
+    return None
+
+
+def _matching(record: InRecord, tenant: str, notification_id: str) -> NotificationRequest | None:
+    try:
+        request = cast(NotificationRequest, codec("NotificationRequest").decode(record.value))
+    except DecodeError:
+        return None
+    mine = request["tenant"] == tenant and request["notification_id"] == notification_id
+    return request if mine else None

@@ -1,0 +1,179 @@
+"""Cancel and resend on a store, a broker and a topic that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from console.api.control import Control
+from console.api.status import Found, Statuses
+from producers.http.problems import Problem
+from producers.lookup import Original
+from runtime import ids
+from runtime.errors import PublishError, UnavailableError
+from runtime.records import OutRecord
+from schemas.codec import codec
+from schemas.events import NotificationRequest, states
+from tests.unit.test_status_rollup import NOW, A, FakeStore, fact
+
+NID = ids.notification_id(NOW - 3_600_000, "mine")
+
+
+class FakeBroker:
+    def __init__(self) -> None:
+        self.records: list[OutRecord] = []
+        self.failures = 0
+        self.takes_s = 0.0
+
+    async def send(self, records: Sequence[OutRecord]) -> None:
+        await asyncio.sleep(self.takes_s)
+        if self.failures:
+            self.failures -= 1
+            raise PublishError("the broker did not acknowledge")
+        self.records += records
+
+    def decoded(self) -> list[Any]:
+        return [codec("NotificationRequest").decode(record.value) for record in self.records]
+
+
+class FakeGenerations:
+    """As the table does it."""
+
+    def __init__(self) -> None:
+        self.generation, self.confirmed, self.down = 0, True, False
+
+    async def claim(self, tenant: str, notification_id: str, above: int) -> int:
+        await asyncio.sleep(0)
+        if self.confirmed or self.generation <= above:
+            self.generation = max(self.generation + 1, above + 1)
+        self.confirmed = False
+        return self.generation
+
+    async def confirm(self, tenant: str, notification_id: str, generation: int) -> None:
+        if self.down:
+            raise UnavailableError("PostgreSQL does not answer")
+        self.confirmed = True
+
+
+class World:
+    def __init__(self, *states_of_messages: str, whole: str | None = None) -> None:
+        facts = [fact(str(n) + A[1:], state) for n, state in enumerate(states_of_messages)]
+        if whole is not None:
+            facts.append(fact("", whole))
+        self.broker, self.generations = FakeBroker(), FakeGenerations()
+        self.request: NotificationRequest | None = {
+            "notification_id": NID, "tenant": "mine", "accepted_at": ids.accepted_at(NID), "user_id": "u",
+            "template_id": "t", "correlation_id": "old", "lane": "normal",
+        }  # fmt: skip
+        statuses = Statuses(FakeStore(Found(True, tuple(facts))), lambda _: None, lambda: NOW)
+        self.control = Control(statuses, self.broker, self.generations, self.find, lambda: NOW)
+
+    def find(self, tenant: str, notification_id: str, lane: str) -> Original | None:
+        return Original(self.request, lane) if self.request and tenant == "mine" else None
+
+    def resend(self) -> tuple[str, int]:
+        return asyncio.run(self.control.resend("mine", NID, "new", None))
+
+
+UNSETTLED = sorted(set(states().rank) - states().settled - {"accepted"})
+
+
+@pytest.mark.parametrize("state", UNSETTLED)
+def test_wish_about_what_is_on_its_way_is_published(state: str) -> None:
+    world = World(state) if state not in ("scheduled", "held") else World(whole=state)
+    status, body = asyncio.run(world.control.cancel("mine", NID))
+    assert (status, body["id"], body["status"]) == (202, NID, state)
+    (record,) = world.broker.records
+    assert (record.topic, record.key) == ("notify.cancellations.v1", NID.encode())
+    assert codec("Cancellation").decode(record.value) == {
+        "notification_id": NID, "tenant": "mine", "requested_at": NOW,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("state", sorted(states().settled - {"cancelled"}))
+def test_what_is_settled_cannot_be_cancelled(state: str) -> None:
+    world = World(state)
+    with pytest.raises(Problem) as caught:
+        asyncio.run(world.control.cancel("mine", NID))
+    problem = caught.value
+    assert (problem.status, problem.code, problem.extra) == (409, "already_settled", {"notification_status": state})
+    assert world.broker.records == []
+
+
+def test_what_is_cancelled_already_is_200_without_another_wish() -> None:
+    world = World(whole="cancelled")
+    assert asyncio.run(world.control.cancel("mine", NID))[0] == 200
+    assert world.broker.records == []
+
+
+def test_wish_that_the_broker_does_not_confirm_is_503() -> None:
+    world = World("routed")
+    world.broker.failures = 1
+    with pytest.raises(Problem) as caught:
+        asyncio.run(world.control.cancel("mine", NID))
+    assert caught.value.status == 503
+
+
+def test_resend_is_the_same_request_of_the_next_generation() -> None:
+    world = World("sent")
+    assert world.resend() == (NID, 1)
+    (request,) = world.broker.decoded()
+    assert (request["generation"], request["correlation_id"], request["user_id"]) == (1, "new", "u")
+    assert world.broker.records[0].key == b"mine:u"
+    assert world.resend() == (NID, 2)
+
+
+def test_two_resends_at_once_share_a_generation() -> None:
+    world = World("sent")
+    world.broker.takes_s = 0.2
+
+    async def both() -> list[tuple[str, int]]:
+        return await asyncio.gather(*(world.control.resend("mine", NID, f"c{n}", None) for n in range(2)))
+
+    assert asyncio.run(both()) == [(NID, 1), (NID, 1)]
+
+
+def test_resend_that_the_broker_did_not_confirm_keeps_its_generation() -> None:
+    world = World("failed")
+    world.broker.failures = 1
+    with pytest.raises(Problem) as caught:
+        world.resend()
+    assert caught.value.status == 503
+    assert world.resend() == (NID, 1)
+
+
+def test_resend_counts_although_its_confirmation_is_lost() -> None:
+    world = World("sent")
+    world.generations.down = True
+    assert world.resend() == (NID, 1)
+
+
+@pytest.mark.parametrize("state", UNSETTLED)
+def test_what_is_on_its_way_is_not_resent(state: str) -> None:
+    with pytest.raises(Problem) as caught:
+        World(state).resend()
+    assert (caught.value.status, caught.value.code) == (409, "not_settled")
+
+
+def test_cancelled_and_expired_stay_so() -> None:
+    with pytest.raises(Problem) as caught:
+        World(whole="cancelled").resend()
+    assert (caught.value.status, caught.value.code) == (409, "cancelled")
+    world = World("failed")
+    assert world.request is not None
+    world.request["expires_at"] = NOW
+    with pytest.raises(Problem) as caught:
+        world.resend()
+    assert (caught.value.status, caught.value.code) == (409, "expired")
+    assert world.broker.records == []
+
+
+def test_request_beyond_retention_is_404() -> None:
+    world = World("sent")
+    world.request = None
+    with pytest.raises(Problem) as caught:
+        world.resend()
+    assert (caught.value.status, caught.value.code) == (404, "request_gone")
