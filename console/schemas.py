@@ -39,3 +39,11 @@ def check_schemas(as_json: _Json = False) -> None:
         differences = diff(client)
     show([asdict(difference) for difference in differences], as_json, empty="the registry is as it should be")
     raise typer.Exit(1 if differences else 0)
+
+
+@schemas_app.command("asyncapi")
+def describe_topics() -> None:
+    """The topics as an AsyncAPI 3 document."""
+    from schemas.asyncapi import text
+
+    typer.echo(text(), nl=False)
