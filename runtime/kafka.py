@@ -33,7 +33,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )  # fmt: skip
 
-from runtime.errors import PublishError, TopicsError, UnavailableError
+from runtime.errors import PublishError, SettingsError, TopicsError, UnavailableError
 from runtime.records import InRecord, OutRecord
 from runtime.settings import KafkaSettings
 from schemas.topics import Topic, catalogue
@@ -409,7 +409,10 @@ class Admin:
 
     def __init__(self, settings: KafkaSettings, timeout_s: float = 15) -> None:
         self._settings, self._timeout_s = settings, timeout_s
-        self._admin = AdminClient({**_client_config(settings, "admin"), "error_cb": _quiet})
+        try:
+            self._admin = AdminClient({**_client_config(settings, "admin"), "error_cb": _quiet})
+        except KafkaException as exc:
+            raise SettingsError(f"wrong settings: HELIOGRAPH_KAFKA__OPTIONS: {exc.args[0].str()}") from exc
 
     def partition_counts(self) -> dict[str, int]:
         """Topic → number of partitions. Raises UnavailableError with the address that was tried."""
@@ -423,12 +426,17 @@ class Admin:
         return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
     def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
-        """Topic → its configuration."""
+        """Topic → its configuration. Raises UnavailableError."""
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         if not resources:
             return {}
         answers = self._admin.describe_configs(resources, request_timeout=self._timeout_s)
-        return {r.name: {key: entry.value for key, entry in future.result().items()} for r, future in answers.items()}
+        try:
+            return {
+                r.name: {key: entry.value for key, entry in future.result().items()} for r, future in answers.items()
+            }
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read the topics' configuration: {exc.args[0].str()}") from exc
 
     def create(self, topics: Sequence[Topic], profile: str, replication: int) -> None:
         """Create topics; one that exists already is left alone. Raises TopicsError."""
