@@ -153,12 +153,13 @@ def topics_apply(
 def _add_commands() -> None:
     """Everything but `run`: a role loads nothing it does not run."""
     from console.demo import demo
+    from console.doctor import doctor
     from console.local.cli import down, up
     from console.schemas import schemas_app
     from console.status import send, status
     from producers.cli import keys_app
 
-    for command in (up, down, demo, send, status, migrate):
+    for command in (up, down, demo, send, status, doctor, migrate):
         app.command()(command)
     app.add_typer(keys_app, name="keys")
     app.add_typer(schemas_app, name="schemas")

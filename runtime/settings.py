@@ -18,8 +18,8 @@ from runtime.errors import SettingsError
 
 PREFIX = "HELIOGRAPH_"
 DEFAULT_FILE = "heliograph.toml"
-# Read elsewhere: by this function, by the tests and by the local stack.
-_OTHER_VARIABLES = {"CONFIG", "TEST_STACK", "TEST_REGISTRY", "CACHE_DIR"}
+# Read elsewhere: by this function, by commands that call the API, by the tests and by the local stack.
+_OTHER_VARIABLES = {"CONFIG", "API_KEY", "TEST_STACK", "TEST_REGISTRY", "CACHE_DIR"}
 
 
 class _Section(BaseModel):
