@@ -6,6 +6,7 @@
 -- accepted_at, hour and the partition are pure functions of the notification's id, so all rows of one notification meet
 -- in one partition. Months outside 2020 to 2039 share partition 0: a made-up id must not make thousands of parts.
 -- '' and 0 stand for "none" here; the views show NULL where that matters.
+-- by_id lets a query on a view find a UUID without its tenant and hour (ten times as slow as with them, not a thousand).
 
 CREATE TABLE IF NOT EXISTS requests_raw
 (
@@ -29,6 +30,7 @@ CREATE TABLE IF NOT EXISTS requests_raw
     dry_run Bool,
     channels Array(LowCardinality(String)),
     generation Int32,
+    INDEX by_id toUUID(UUIDNumToString(notification_id)) TYPE bloom_filter(0.01) GRANULARITY 1,
     -- A scheduled request comes back without send_at: the first form, with the time, wins.
     version UInt128 DEFAULT bitOr(
         bitShiftLeft(toUInt128(toUnixTimestamp64Milli(send_at)), 64),
@@ -67,6 +69,7 @@ CREATE TABLE IF NOT EXISTS delivery_events_raw
     source_topic LowCardinality(String),
     source_partition Int32,
     source_offset Int64,
+    INDEX by_id toUUID(UUIDNumToString(notification_id)) TYPE bloom_filter(0.01) GRANULARITY 1,
     -- One fact stated twice (a stage that died between stating and committing): the flagged, then the later form wins.
     version UInt128 DEFAULT bitOr(
         bitShiftLeft(toUInt128(toUnixTimestamp64Milli(occurred_at)) + possible_duplicate * 140737488355328, 64),

@@ -176,19 +176,34 @@ FROM
     WHERE n.messages = 0
 ) AS f;
 
--- What went wrong, by cause, with one notification to look at.
+-- What went wrong, by cause, with one notification to look at (its v_why has the words).
 CREATE OR REPLACE VIEW v_failures AS
 SELECT
-    w.tenant AS tenant,
-    w.hour AS hour,
-    w.channel AS channel,
-    w.provider AS provider,
-    w.state AS state,
-    w.reason AS reason,
+    f.tenant AS tenant,
+    f.hour AS hour,
+    f.channel AS channel,
+    f.provider AS provider,
+    f.state AS state,
+    f.reason AS reason,
     count() AS failures,
-    max(w.last_event_at) AS last_at,
-    max(w.notification_id) AS example_notification_id,
-    argMax(w.why, (w.last_event_at, w.notification_id, w.message_id)) AS example_why
-FROM v_why AS w
-WHERE w.state IN ('unknown', 'dead_lettered', 'rejected', 'failed', 'undelivered', 'bounced')
-GROUP BY w.tenant, w.hour, w.channel, w.provider, w.state, w.reason;
+    max(f.last_event_at) AS last_at,
+    argMax(f.detail, (f.last_event_at, f.notification_id, f.message_id)) AS example_detail,
+    toUUID(UUIDNumToString(argMax(f.notification_id, (f.last_event_at, f.notification_id, f.message_id))))
+        AS example_notification_id
+FROM
+(
+    SELECT
+        m.tenant AS tenant, m.hour AS hour, m.channel AS channel, m.provider AS provider, m.state AS state,
+        m.reason AS reason, m.detail AS detail, m.last_event_at AS last_event_at, m.notification_id AS notification_id,
+        m.message_id AS message_id
+    FROM message_latest AS m
+    WHERE m.state IN ('unknown', 'dead_lettered', 'rejected', 'failed', 'undelivered', 'bounced')
+    UNION ALL
+    SELECT
+        n.tenant AS tenant, n.hour AS hour, '' AS channel, '' AS provider, n.state AS state, n.reason AS reason,
+        n.detail AS detail, n.last_event_at AS last_event_at, n.notification_id AS notification_id,
+        toFixedString('', 16) AS message_id
+    FROM notification_latest AS n
+    WHERE n.messages = 0 AND n.state IN ('dead_lettered', 'rejected')
+) AS f
+GROUP BY f.tenant, f.hour, f.channel, f.provider, f.state, f.reason;
