@@ -1,0 +1,224 @@
+"""The sink's order of doing things, with a consumer, a producer and a store that fail on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import pytest
+
+from runtime.errors import PublishError, UnavailableError
+from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
+from runtime.process import Context
+from runtime.records import InRecord, OutRecord
+from runtime.settings import Settings, SinkSettings
+from schemas.topics import DEAD_LETTERS, requests_topic
+from sinks import clickhouse, role
+from sinks.role import Sink
+from tests.unit.test_rows import request
+
+TOPIC = requests_topic("normal")
+HOME: Partition = (TOPIC, 0)
+
+
+class FakeKafka:
+    """A consumer and a producer that follow a script and write down what they are asked."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.script: list[Callable[[], list[InRecord]]] = []
+        self.log: list[str] = []
+        self.commits: list[dict[Partition, int]] = []
+        self.published: list[OutRecord] = []
+        self.failures: dict[str, list[Exception]] = {}
+        self.committed_offset = 0
+        self.idle = 0
+        self.callbacks: dict[str, Any] = {}
+
+    def _maybe_fail(self, name: str) -> None:
+        self.log.append(name)
+        if self.failures.get(name):
+            raise self.failures[name].pop(0)
+
+    def subscribe(self, topics: Sequence[str], **callbacks: Any) -> None:
+        self.callbacks = callbacks
+        callbacks["on_assign"]([HOME])
+
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+        if self.script:
+            return self.script.pop(0)()
+        time.sleep(min(timeout_s, 0.02))  # as long as it takes to want a flush
+        self.idle += 1
+        if self.idle > 4:
+            self.context.stopping.set()
+        return []
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        self._maybe_fail("commit")
+        self.commits.append(dict(offsets))
+
+    def committed(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]:
+        self.log.append("committed")
+        return dict.fromkeys(partitions, (self.committed_offset, ""))
+
+    def assign(self, offsets: Mapping[Partition, int]) -> None:
+        self.log.append(f"assign {offsets[HOME]}")
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        self.log.append("pause")
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        self.log.append("resume")
+
+    def publish(self, records: Sequence[OutRecord]) -> None:
+        if records:
+            self._maybe_fail("publish")
+            self.published += records
+
+    def close(self) -> None:
+        self.log.append("close")
+
+
+@pytest.fixture
+def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
+    settings = Settings(sink=SinkSettings(flush_interval_ms=10, max_rows=100))
+    fake = FakeKafka(Context("sink", settings, stopping=asyncio.Event()))
+
+    class Client:
+        def close(self) -> None: ...
+
+    def insert(_: Any, __: Any, table: str, columns: Any, data: Sequence[Sequence[Any]]) -> None:
+        fake._maybe_fail(f"insert {len(data[0])}")
+
+    monkeypatch.setattr(clickhouse, "migrate", lambda _: [])
+    monkeypatch.setattr(clickhouse, "connect", lambda *_, **__: Client())
+    monkeypatch.setattr(clickhouse, "insert", insert)
+    monkeypatch.setattr(role, "BACKOFF_S", (0.001, 0.002))
+    monkeypatch.setattr(role, "REVOKE_PATIENCE_S", 0.01)
+    monkeypatch.setattr(role, "STOP_PATIENCE_S", 0.05)
+    return fake
+
+
+def run(kafka: FakeKafka) -> Sink:
+    sink = Sink(kafka.context, cast(Consumer, kafka), cast(Producer, kafka))
+    sink.run()
+    return sink
+
+
+def records(*offsets: int, value: bytes | None = None) -> Callable[[], list[InRecord]]:
+    return lambda: [InRecord(TOPIC, 0, offset, 0, None, value or request()) for offset in offsets]
+
+
+def pause() -> list[InRecord]:
+    """Nothing comes for longer than the flush interval."""
+    time.sleep(0.02)
+    return []
+
+
+def test_rows_are_inserted_before_their_offsets_are_committed(kafka: FakeKafka) -> None:
+    kafka.script = [records(0, 1, 2)]
+    sink = run(kafka)
+    assert kafka.log == ["insert 3", "commit", "close"]
+    assert kafka.commits == [{HOME: 3}]
+    assert sink.not_ready() is None
+
+
+def test_failed_insert_commits_nothing_and_is_tried_again_while_partitions_stand_still(kafka: FakeKafka) -> None:
+    kafka.failures["insert 2"] = [UnavailableError("away"), UnavailableError("away")]
+    kafka.script = [records(0, 1)]
+    run(kafka)
+    assert kafka.log[:2] == ["insert 2", "pause"]
+    assert kafka.log[-4:] == ["insert 2", "commit", "resume", "close"]
+    assert kafka.commits == [{HOME: 2}]
+
+
+def test_store_that_stays_away_ends_uncommitted_after_sigterm(kafka: FakeKafka) -> None:
+    kafka.failures["insert 1"] = [UnavailableError("away")] * 1_000
+    kafka.script = [records(0)]
+    sink = run(kafka)
+    assert kafka.commits == []
+    assert sink.not_ready() == "away"
+
+
+def test_unconfirmed_commit_is_repeated_without_a_second_insert(kafka: FakeKafka) -> None:
+    kafka.failures["commit"] = [CommitError("timed out")]
+    kafka.script = [records(0)]
+    run(kafka)
+    assert kafka.log.count("insert 1") == 1
+    assert kafka.commits == [{HOME: 1}]
+
+
+def test_fenced_commit_drops_the_batch_and_goes_on(kafka: FakeKafka) -> None:
+    kafka.failures["commit"] = [FencedError("replaced")]
+    kafka.script = [records(0), pause, records(1)]
+    run(kafka)
+    assert kafka.commits == [{HOME: 2}]
+
+
+def test_poison_is_published_before_the_commit(kafka: FakeKafka) -> None:
+    kafka.failures["publish"] = [PublishError("no answer")]
+    kafka.script = [records(0, value=b"junk")]
+    run(kafka)
+    assert kafka.log[0] == "publish"
+    assert kafka.log[-4:] == ["publish", "commit", "resume", "close"]
+    assert [record.topic for record in kafka.published] == [DEAD_LETTERS]
+    assert kafka.commits == [{HOME: 1}]
+
+
+def test_poison_among_dead_letters_is_skipped(kafka: FakeKafka) -> None:
+    kafka.script = [lambda: [InRecord(DEAD_LETTERS, 0, 4, 0, None, b"junk")]]
+    run(kafka)
+    assert kafka.published == []
+    assert kafka.commits == [{(DEAD_LETTERS, 0): 5}]
+
+
+def test_revoked_partitions_are_flushed_first(kafka: FakeKafka) -> None:
+    def revoke() -> list[InRecord]:
+        kafka.callbacks["on_revoke"]([HOME])
+        return []
+
+    kafka.script = [records(0), revoke]
+    run(kafka)
+    assert kafka.log == ["insert 1", "commit", "close"]
+
+
+def test_revoke_while_the_store_is_away_drops_the_batch_uncommitted(kafka: FakeKafka) -> None:
+    def revoke() -> list[InRecord]:
+        kafka.callbacks["on_revoke"]([HOME])
+        return []
+
+    kafka.failures["insert 1"] = [UnavailableError("away")] * 1_000
+    kafka.script = [records(0), revoke]
+    run(kafka)
+    assert kafka.commits == []
+
+
+def test_records_of_a_call_in_which_the_group_moved_are_read_again_from_the_committed_offset(kafka: FakeKafka) -> None:
+    def moved() -> list[InRecord]:
+        kafka.callbacks["on_lost"]([HOME])
+        kafka.callbacks["on_assign"]([HOME])
+        return records(50)()
+
+    kafka.committed_offset = 7
+    kafka.script = [moved, records(7, 8)]
+    run(kafka)
+    assert kafka.log == ["committed", "assign 7", "insert 2", "commit", "close"]
+    assert kafka.commits == [{HOME: 9}]
+
+
+def test_group_that_refuses_for_good_ends_the_process(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(Exception):
+        pass
+
+    def exit_now(reason: str) -> None:
+        raise Ended(reason)
+
+    def refuse() -> list[InRecord]:
+        raise FencedError("fatal")
+
+    monkeypatch.setattr(role, "exit_now", exit_now)
+    kafka.script = [refuse] * (role.MAX_FENCES + 1)
+    with pytest.raises(Ended, match="for good"):
+        run(kafka)

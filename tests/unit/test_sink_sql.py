@@ -1,0 +1,91 @@
+"""The numbered SQL against the closed lists it repeats, and the runner's reading of files."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from schemas.events import states
+from sinks.clickhouse import migrations, query_text, split_statements
+from sinks.rows import DEAD_LETTERS_TABLE, EVENTS_TABLE, RECEIPTS_TABLE, REQUESTS_TABLE, Table
+
+SQL = {f"{m.number:04d}": "\n".join(m.statements) for m in migrations()}
+TEXT = "\n".join(SQL.values())
+
+
+def list_after(text: str, before: str) -> list[str]:
+    """The words of the first [...] after `before`."""
+    start = text.index("[", text.index(before))
+    return re.findall(r"'([^']*)'", text[start : text.index("]", start)])
+
+
+def test_best_first_is_the_lists() -> None:
+    assert list_after(TEXT, "indexOf(\n                ['delivered'") == list(states().best_first)
+
+
+def test_every_word_has_its_bit() -> None:
+    words = list_after(TEXT, "toUInt32(1)")
+    assert sorted(words) == sorted(states().all)
+    assert len(words) < 32
+    assert list_after(TEXT, "bitTest(m.seen, indexOf(") == words
+    bits = {"routed": 4, "sent": 15, "undelivered": 16, "delivered": 17, "opened": 21, "clicked": 22, "complained": 23,
+            "unsubscribed": 24, "read": 25}  # fmt: skip
+    assert {word: words.index(word) + 1 for word in bits} == bits
+    for word in ("routed", "delivered", "opened", "clicked", "complained", "unsubscribed", "read"):
+        assert f"bitTest(m.seen, {bits[word]})) AS {word}" in TEXT
+
+
+def test_accounting_has_a_column_for_every_settled_state_in_their_order() -> None:
+    view = TEXT[TEXT.index("VIEW v_accounting") :]
+    columns = re.findall(r"n\.state = '(\w+)'\) AS (\w+)", view[: view.index("GROUP BY")])
+    assert columns == [(state, state) for state in states().reasons]
+
+
+def test_settled_begins_at_rank_ten() -> None:
+    ranks = states().rank
+    assert min(ranks[state] for state in states().settled) == 10
+    assert max(rank for state, rank in ranks.items() if state not in states().settled) < 10
+    assert max(ranks.values()) < 127  # Int8, and packed into one byte
+
+
+def test_every_state_and_reason_has_words() -> None:
+    why = SQL["0004"][SQL["0004"].index("VIEW v_why") :]
+    assert list_after(why, "f.state,") == list(states().rank)
+    reasons = {reason for reasons in states().reasons.values() for reason in reasons}
+    assert set(list_after(why, "f.reason,\n")) == reasons | {""}
+
+
+def test_outcomes_that_exclude_each_other_are_states() -> None:
+    outcomes = re.search(r"e\.attempt > 0 AND e\.state IN\s*\(([^)]*)\)", TEXT)
+    assert outcomes is not None
+    assert set(re.findall(r"'(\w+)'", outcomes[1])) <= states().settled
+
+
+@pytest.mark.parametrize(
+    "table", [REQUESTS_TABLE, EVENTS_TABLE, RECEIPTS_TABLE, DEAD_LETTERS_TABLE], ids=lambda table: table.name
+)
+def test_columns_of_a_row_have_the_types_of_the_table(table: Table) -> None:
+    ddl = TEXT[TEXT.index(f"EXISTS {table.name}\n") :]
+    ddl = ddl[: ddl.index("ENGINE")]
+    for name, kind in table.columns.items():
+        assert re.search(rf"^\s+{name} {re.escape(kind)}[ ,]", ddl, re.MULTILINE), name
+
+
+def test_statements_end_at_a_line_and_comments_are_dropped() -> None:
+    text = "-- a; b\nSELECT ';' AS x;\n\n  -- c\nSELECT 2\n"
+    assert split_statements(text) == ("SELECT ';' AS x", "SELECT 2")
+
+
+def test_migrations_are_idempotent_statements() -> None:
+    for migration in migrations():
+        for statement in migration.statements:
+            assert re.match(r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW) ", statement)
+
+
+@pytest.mark.parametrize("name", ["report", "accounting", "notification", "events", "why", "why_not_sent"])
+def test_query_is_packaged_and_names_its_parameters(name: str) -> None:
+    text = query_text(name)
+    head = text[: text.index("SELECT")]
+    for parameter in re.findall(r"\{(\w+):", text):
+        assert re.search(rf"\b{parameter}\b", head)
