@@ -40,6 +40,20 @@ def rfc3339(milliseconds: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
 
 
+def invalid_since(code: str, milliseconds: int) -> str:
+    """The detail of a dead address whose provider says since when it is dead."""
+    return f"{code} since {rfc3339(milliseconds)}"
+
+
+def since(detail: str | None) -> int | None:
+    """The time in such a detail, in milliseconds; None when there is none."""
+    try:
+        moment = datetime.strptime((detail or "").rpartition(" since ")[2], "%Y-%m-%dT%H:%M:%S.%fZ")
+    except ValueError:
+        return None
+    return int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
 def request_status(
     request: NotificationRequest, lane: str, state: str, *, now: int, reason: str | None = None, detail: str | None = None,
     source: Source | None = None,

@@ -16,6 +16,7 @@ _MODULES = {
     ("email", "smtp"): "senders.email.smtp",
     ("sms", "twilio"): "senders.sms.twilio",
     ("push", "fcm"): "senders.push.fcm",
+    ("push", "apns"): "senders.push.apns",
 }
 
 

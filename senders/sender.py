@@ -64,6 +64,8 @@ class Sender(Protocol):
     channel: str
     max_in_flight: int
     rate_per_second: float | None
+    platforms: frozenset[str] | None
+    """Of a push channel: the devices it reaches; None where a channel has one kind of address."""
 
     async def start(self) -> None:
         """Open what is kept open. Raises SettingsError when the account's settings cannot work."""

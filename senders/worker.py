@@ -42,7 +42,7 @@ from schemas.codec import DecodeError, codec
 from schemas.events import LANES, ChannelMessage
 from schemas.topics import dispatch_topic, ledger_topic
 from senders.claims import Claim, Window, parse_claim
-from senders.failover import account_for
+from senders.failover import account_for, accounts_for
 from senders.ledger import Ledger, LedgerReader
 from senders.limits import AccountLimits
 from senders.outcomes import MAX_ATTEMPTS, Outcome, from_result, resend_in_doubt, settle
@@ -134,7 +134,11 @@ class SendStage:
         message, record = claim.message, claim.record
         if message["possible_duplicate"] and message["delivery"] == "at_most_once":
             return settle(message, record, "unknown", now=self._clock(), reason="in_doubt")
-        index = account_for(message["attempt"], len(self._senders))
+        accounts = accounts_for(message, self._senders)
+        if not accounts:
+            detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
+            return settle(message, record, "rejected", now=self._clock(), reason="provider_rejected", detail=detail)
+        index = account_for(message["attempt"], accounts)
         sender = self._senders[index]
         async with self._limits[index]:
             now = self._clock()

@@ -76,6 +76,7 @@ class SmtpSender:
     """One SMTP account."""
 
     channel = "email"
+    platforms: frozenset[str] | None = None
 
     def __init__(self, provider: ProviderSettings, settings: SmtpKeys, clock: Clock = system_clock) -> None:
         self.name = provider.name

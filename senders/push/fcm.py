@@ -95,6 +95,7 @@ class FcmSender:
     """One Firebase project."""
 
     channel = "push"
+    platforms: frozenset[str] | None = frozenset({"fcm"})
 
     def __init__(self, provider: ProviderSettings, keys: FcmKeys, clock: Clock = system_clock) -> None:
         self.name = provider.name
@@ -128,8 +129,6 @@ class FcmSender:
 
     async def send(self, message: ChannelMessage) -> SendResult:
         """One POST to messages:send."""
-        if message["platform"] not in (None, "fcm"):
-            return Rejected(ErrorClass.PERMANENT_MESSAGE, f"an {message['platform']} token cannot go to FCM")
         try:
             body = to_json({"message": build_push(message)})
         except ValueError as exc:

@@ -126,6 +126,7 @@ class TwilioSender:
     """One Twilio account."""
 
     channel = "sms"
+    platforms: frozenset[str] | None = None
 
     def __init__(self, provider: ProviderSettings, keys: TwilioKeys, clock: Clock = system_clock) -> None:
         self.name = provider.name

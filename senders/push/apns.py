@@ -1,0 +1,239 @@
+"""Push through APNs: HTTP/2, a provider token (ES256 JWT), one request per claim.
+
+    | answer                                                                | reaction            |
+    |-----------------------------------------------------------------------|---------------------|
+    | 410 Unregistered, ExpiredToken; 400 BadDeviceToken                    | permanent_recipient |
+    | 403 ExpiredProviderToken (signed anew, once)                          | account             |
+    | other 403: InvalidProviderToken, MissingProviderToken, Forbidden,     | account             |
+    |     BadCertificate(Environment), BadEnvironmentKeyIdInToken, ...      |                     |
+    | 400 DeviceTokenNotForTopic, TopicDisallowed: our topic is wrong       | account             |
+    | 429 TooManyRequests, TooManyProviderTokenUpdates                      | throttled           |
+    | 503 ServiceUnavailable, Shutdown; 400 IdleTimeout                     | transient           |
+    | 413 PayloadTooLarge, 404 BadPath, 405 MethodNotAllowed                | permanent_message   |
+    | other 400: BadTopic, BadCollapseId, BadExpirationDate, PayloadEmpty...| permanent_message   |
+    | 500 InternalServerError, other 5xx, 1xx to 3xx, answer lost           | in_doubt            |
+    | no connection, no stream, refused by GOAWAY or REFUSED_STREAM         | transient           |
+
+Codes: developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns. A 500 does not say
+that nothing was sent; the collapse id lets a possible duplicate replace the first one on the device. aioapns re-sends by
+itself, so it is not used. May import jwt (the only module that does) and the transport. What never enters here: a retry,
+Kafka.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import Field
+from pydantic_core import from_json, to_json
+
+from runtime.clock import Clock, system_clock
+from runtime.errors import SettingsError
+from runtime.metrics import UNKNOWN_CODES
+from runtime.retry import parse_retry_after
+from runtime.settings import ProviderSettings
+from runtime.status import invalid_since
+from schemas.events import ChannelMessage
+from senders.http import Answer, AnswerLostError, NotSentError
+from senders.push.h2_connection import Http2Transport
+from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
+from senders.settings import ProviderKeys, checked_base_url, parse_keys
+
+MESSAGE_ID_KEY = "heliograph_message_id"
+MAX_PAYLOAD_BYTES = 4096
+TOKEN_AGE_MS = 45 * 60_000
+"""Apple takes a token for an hour."""
+MIN_TOKEN_AGE_MS = 20 * 60_000
+"""Apple answers TooManyProviderTokenUpdates to more than one new token in twenty minutes."""
+
+_RECIPIENT = frozenset({"BadDeviceToken", "Unregistered", "ExpiredToken"})
+_ACCOUNT = frozenset({"DeviceTokenNotForTopic", "TopicDisallowed"})
+_MESSAGE = frozenset(
+    {
+        "BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPath", "BadPriority", "BadTopic", "DuplicateHeaders",
+        "InvalidPushType", "MethodNotAllowed", "MissingDeviceToken", "MissingTopic", "PayloadEmpty", "PayloadTooLarge",
+    }
+)  # fmt: skip
+
+
+class PayloadError(ValueError):
+    """APNs would refuse it; says why without quoting it."""
+
+
+class ApnsKeys(ProviderKeys):
+    """Keys of a [[providers]] entry of kind apns."""
+
+    key_file: Path
+    key_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
+    team_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9]{1,32}$")]
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,255}$")]
+    base_url: str = "https://api.push.apple.com"
+
+
+def build_payload(message: ChannelMessage) -> bytes:
+    """The JSON body. Raises PayloadError when APNs would refuse it."""
+    try:
+        data = from_json(message["data"]) if message["data"] else {}
+    except ValueError as exc:
+        raise PayloadError("data is no JSON") from exc
+    if not isinstance(data, dict):
+        raise PayloadError("data is no object")
+    if "aps" in data:
+        raise PayloadError("the key aps in data is Apple's")
+    aps: dict[str, Any] = {}
+    if message["title"] or message["body"]:
+        alert = {"title": message["title"], "body": message["body"]}
+        aps = {"alert": {name: text for name, text in alert.items() if text}}
+    payload = to_json({**data, "aps": aps, MESSAGE_ID_KEY: message["message_id"]})
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise PayloadError(f"{len(payload)} bytes, APNs takes {MAX_PAYLOAD_BYTES}")
+    return payload
+
+
+def build_headers(message: ChannelMessage, topic: str) -> list[tuple[str, str]]:
+    """Apple's headers but the authorization."""
+    headers = [
+        ("apns-id", message["message_id"]),
+        # A possible duplicate replaces the first one on the device.
+        ("apns-collapse-id", message["message_id"][:64]),
+        ("apns-topic", topic),
+        ("apns-push-type", "alert"),
+        # 5 lets the device choose the moment: what a campaign is worth.
+        ("apns-priority", "5" if message["lane"] == "bulk" else "10"),
+        ("content-type", "application/json"),
+    ]
+    if message["expires_at"] is not None:
+        # A point in time, not a duration; 0 would mean "now or never".
+        headers.append(("apns-expiration", str(max(1, message["expires_at"] // 1000))))
+    return headers
+
+
+def apns_error(status: int, reason: str | None) -> ErrorClass:
+    """The table of this module's docstring."""
+    if status == 410 or (status == 400 and reason in _RECIPIENT):
+        return ErrorClass.PERMANENT_RECIPIENT
+    if status in (401, 403) or reason in _ACCOUNT:
+        return ErrorClass.ACCOUNT
+    if status == 429:
+        return ErrorClass.THROTTLED
+    if status == 503 or reason == "IdleTimeout":
+        return ErrorClass.TRANSIENT
+    return ErrorClass.IN_DOUBT if status >= 500 or status < 400 else ErrorClass.PERMANENT_MESSAGE
+
+
+class ProviderToken:
+    """The JWT of an account: signed anew before Apple's hour is over, and once when Apple calls it expired."""
+
+    def __init__(self, key: EllipticCurvePrivateKey, key_id: str, team_id: str, clock: Clock) -> None:
+        self._key, self._key_id, self._team_id, self._clock = key, key_id, team_id, clock
+        self._token = ""
+        self._signed_at: int | None = None
+        self._refused_at: int | None = None
+
+    def get(self) -> str:
+        """A token that Apple should take."""
+        now = self._clock()
+        if self._signed_at is None or not 0 <= now - self._signed_at < TOKEN_AGE_MS:
+            self._sign(now)
+        return self._token
+
+    def expired(self, token: str) -> None:
+        """Apple calls `token` expired; asked again within twenty minutes it is this machine's clock that is wrong."""
+        now = self._clock()
+        recently = self._refused_at is not None and 0 <= now - self._refused_at < MIN_TOKEN_AGE_MS
+        if token == self._token and not recently:
+            self._refused_at = now
+            self._sign(now)
+
+    def _sign(self, now: int) -> None:
+        claims = {"iss": self._team_id, "iat": now // 1000}
+        self._token = jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._key_id})
+        self._signed_at = now
+
+
+class ApnsSender:
+    """One team's key and one app's topic."""
+
+    channel = "push"
+    platforms: frozenset[str] | None = frozenset({"apns"})
+
+    def __init__(self, provider: ProviderSettings, keys: ApnsKeys, clock: Clock = system_clock) -> None:
+        self.name = provider.name
+        self.max_in_flight = provider.max_in_flight
+        self.rate_per_second = provider.rate_per_second
+        self._topic, self._clock = keys.topic, clock
+        self._token = ProviderToken(_read_key(provider, keys.key_file), keys.key_id, keys.team_id, clock)
+        self._http = Http2Transport(checked_base_url(provider, keys.base_url), provider.timeout_s)
+
+    async def start(self) -> None:
+        """Connects with the first push."""
+
+    async def send(self, message: ChannelMessage) -> SendResult:
+        """One POST to /3/device/<token>."""
+        try:
+            payload = build_payload(message)
+        except PayloadError as exc:
+            return Rejected(ErrorClass.PERMANENT_MESSAGE, f"the payload cannot be sent: {exc}")
+        token = self._token.get()
+        headers = [("authorization", f"bearer {token}"), *build_headers(message, self._topic)]
+        try:
+            answer = await self._http.post(
+                "/3/device/" + quote(message["address"], safe=""), headers=headers, body=payload
+            )
+        except NotSentError as exc:
+            return Retry(ErrorClass.TRANSIENT, str(exc))
+        except AnswerLostError as exc:
+            return InDoubt(str(exc))
+        return self._read(answer, token)
+
+    def _read(self, answer: Answer, token: str) -> SendResult:
+        if answer.status == 200:
+            return Sent(answer.headers.get("apns-id"))
+        try:
+            body = from_json(answer.body)
+        except ValueError:
+            body = None
+        body = body if isinstance(body, Mapping) else {}
+        reason = body.get("reason") if isinstance(body.get("reason"), str) else None
+        error = apns_error(answer.status, reason)
+        if reason == "ExpiredProviderToken":
+            self._token.expired(token)
+        if error is ErrorClass.PERMANENT_MESSAGE and reason not in _MESSAGE:
+            UNKNOWN_CODES.labels(self.name).inc()
+        wait = parse_retry_after(answer.headers.get("retry-after"), self._clock())
+        return classify(error, _code(answer.status, reason, body.get("timestamp")), wait)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._http.close()
+
+
+def _code(status: int, reason: str | None, timestamp: object) -> str:
+    """`410 Unregistered since ...`: the time belongs to it, a device that registered later is alive."""
+    known = reason if reason and reason.isascii() and reason.isalnum() and len(reason) <= 64 else None
+    code = f"{status} {known}" if known else str(status)
+    if status == 410 and isinstance(timestamp, int) and not isinstance(timestamp, bool) and 0 < timestamp < 1 << 43:
+        # Milliseconds, as Apple's table says; a test double may say seconds.
+        return invalid_since(code, timestamp if timestamp > 10**11 else timestamp * 1000)
+    return code
+
+
+def _read_key(provider: ProviderSettings, file: Path) -> EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(file.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as exc:
+        raise SettingsError(f"provider {provider.name}: key_file {file} is not Apple's .p8 file: {exc}") from exc
+    if not isinstance(key, EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+        raise SettingsError(f"provider {provider.name}: key_file {file} holds no P-256 key")
+    return key
+
+
+def create(provider: ProviderSettings) -> ApnsSender:
+    """The sender of a [[providers]] entry. Raises SettingsError."""
+    return ApnsSender(provider, parse_keys(ApnsKeys, provider))
