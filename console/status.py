@@ -65,8 +65,8 @@ def _follow(calls: ApiClient, path: str, as_json: bool) -> Any:
     while True:
         body = calls.call("GET", path)
         for event in calls.call("GET", f"{path}/events")["entries"]:
-            if event["event_id"] not in shown:
-                shown.add(event["event_id"])
+            if event["id"] not in shown:
+                shown.add(event["id"])
                 typer.echo(json.dumps(event, ensure_ascii=False) if as_json else _line(event))
         if body["status"] in states().settled:
             return body

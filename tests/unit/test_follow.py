@@ -1,0 +1,39 @@
+"""`heliograph status --follow` over the API's own shape of an event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from console.api.status import event_entry
+from console.client import ApiClient
+from console.status import _follow
+
+
+def test_every_event_is_printed_once_until_the_notification_settles(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = [
+        {"event_id": f"e{n}", "message_id": "m", "channel": "sms", "lane": "normal", "state": state, "reason": reason,
+         "detail": None, "attempt": n, "provider": "p", "provider_message_id": None, "possible_duplicate": False,
+         "template_id": None, "template_version": None, "preference_version": None, "occurred_at": 1_800_000_000_000 + n,
+         "latency_ms": None, "correlation_id": None, "rank": n}
+        for n, (state, reason) in enumerate([("retrying", "throttled"), ("sent", None)])
+    ]  # fmt: skip
+    polls = iter([1, 2])
+    body: dict[str, Any] = {"status": "routed"}
+
+    def call(_self: ApiClient, _method: str, path: str, _body: Any = None) -> Any:
+        if not path.endswith("/events"):
+            return body
+        seen = next(polls)
+        body["status"] = "sent" if seen == 2 else "routed"
+        return {"entries": [event_entry(fact) for fact in facts[:seen]]}
+
+    monkeypatch.setattr(ApiClient, "call", call)
+    monkeypatch.setattr("console.status._POLL_S", 0)
+    # The last look at the events comes after the state was seen, so nothing is missed.
+    _follow(ApiClient("http://a", "k"), "/v1/notifications/x", False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["sms retrying (throttled) via p", "sms sent via p"]
