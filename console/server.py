@@ -21,10 +21,11 @@ from starlette.types import ASGIApp
 
 from console.api.control import Control, control_router
 from console.api.listing import listing_router
+from console.api.preview import preview_router
 from console.api.status import Statuses, StatusStore, routes
 from producers.http.app import Deps, create_app
 from producers.http.ingest import Ingest, RecentAcceptances
-from producers.http.reference import Propagation
+from producers.http.propagation import Propagation
 from producers.http.requests import Authenticator
 from producers.http.templates import TemplateCatalogue
 from producers.lookup import find_request
@@ -128,7 +129,11 @@ async def run(context: Context) -> None:
             publish_timeout_s=settings.api.publish_timeout_s,
         )  # fmt: skip
         deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health)
-        app = create_app(deps, _store_routes(settings, authenticator, recent, producer, database))
+        more = [
+            *_store_routes(settings, authenticator, recent, producer, database),
+            preview_router(store, authenticator),
+        ]
+        app = create_app(deps, more)
         await serve(app, listener, context.stopping)
     finally:
         listener.close()

@@ -33,6 +33,7 @@ _RFC3339 = re.compile(
 )
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+TEMPLATE_ID = re.compile(_ID)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 

@@ -24,8 +24,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from producers.http.ingest import BULK_PATH, PATH, Ingest
 from producers.http.openapi import describe
 from producers.http.problems import FieldError, Problem, new_request_id, problem_response, unavailable
-from producers.http.reference import Propagation, reference_router
+from producers.http.propagation import Propagation
+from producers.http.reference import reference_router
 from producers.http.requests import Authenticator
+from producers.http.suppressions import suppressions_router
 from producers.http.templates import TemplateCatalogue
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
@@ -123,6 +125,7 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
         else:
             app.router.routes.append(extra)
     app.include_router(reference_router(deps.store, deps.templates, deps.propagation, deps.authenticator))
+    app.include_router(suppressions_router(deps.store, deps.propagation, deps.authenticator))
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from producers.http.ingest import PATH
+from producers.http.ingest import PATH, Bulk
 from producers.http.reference import BODIES
+from producers.http.suppressions import NewSuppression
 from producers.notification import Notification
 
 _PROBLEM = {
@@ -106,7 +107,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         for operation in path.values():
             if operation.get("responses", {}).pop("422", None):
                 operation["responses"]["400"] = {"$ref": "#/components/responses/Problem"}
-    for model in (Notification, *BODIES):
+    for model in (Notification, Bulk, *BODIES, NewSuppression):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema

@@ -1,34 +1,33 @@
-"""Users, preferences, templates, suppressions over HTTP.
+"""Users, preferences and templates over HTTP.
 
-An answer to a write waits, up to a second, until the relay has published it: a notification sent right after it meets
-routers that know.
 May import fastapi. What never enters here: SQL.
 """
 
 # No postponed annotations here: FastAPI must see the dependency, which is made inside a function.
-import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from producers.addresses import NORMAL_FORMS, device_token, display_name
+from producers.addresses import NORMAL_FORMS, device_token, display_name, has_control
+from producers.http.inlining import Fetch, put_in_place, written_form
+from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, read_cursor, write_cursor
 from producers.http.problems import FieldError, Problem
-from producers.http.requests import Authenticator, read_model
+from producers.http.propagation import Propagation
+from producers.http.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
 from producers.http.templates import TemplateCatalogue
 from producers.notification import (
+    TEMPLATE_ID,
     Category,
     Channel,
     Email,
     Id,
     JsonObject,
-    Line,
     Locale,
     Phone,
     Strict,
@@ -36,13 +35,8 @@ from producers.notification import (
 )
 from producers.reference.keys import Caller
 from producers.reference.store import ExistsError, NotFoundError, ReferenceStore, Row, Written
-from runtime.errors import UnavailableError
 from runtime.status import rfc3339
 from runtime.templating import TemplateRefused, check_template
-
-PUBLISH_WAIT_S = 1.0
-_POLL_S = 0.005
-_GIVE_UP_S = 10.0
 
 
 @cache
@@ -124,6 +118,7 @@ class NewVersion(Strict):
     category: Category = "default"
     channels: dict[str, Any]
     locales: Annotated[dict[Locale, dict[str, Any]], Field(max_length=100, default_factory=dict)]
+    layout: Id | None = None
     publish: bool = True
 
 
@@ -139,56 +134,7 @@ class Published(Strict):
     version: Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-class NewSuppression(Strict):
-    """An address that must not be sent to."""
-
-    channel: Channel
-    address: Annotated[str, Field(max_length=4096)]
-    reason: Annotated[Line, Field(min_length=1, max_length=64)] = "manual"
-
-    @model_validator(mode="after")
-    def _normal(self) -> Self:
-        NORMAL_FORMS[self.channel](self.address)
-        return self
-
-
-class Propagation:
-    """Waits until the relay has published outbox rows; one look at PostgreSQL serves all who wait."""
-
-    def __init__(self, unpublished: Callable[[list[int]], Awaitable[set[int]]]) -> None:
-        self._unpublished = unpublished
-        self._waiting: dict[int, asyncio.Event] = {}
-        self._looking: asyncio.Task[None] | None = None
-        self._tired_until = 0.0
-
-    async def wait(self, outbox_id: int | None) -> None:
-        """Return when the row is published, or after a second: the write is done in any case."""
-        if outbox_id is None or time.monotonic() < self._tired_until:
-            return
-        done = self._waiting.setdefault(outbox_id, asyncio.Event())
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-        try:
-            async with asyncio.timeout(PUBLISH_WAIT_S):
-                await done.wait()
-        except TimeoutError:
-            self._tired_until = time.monotonic() + _GIVE_UP_S  # the relay is down: do not slow every write
-        finally:
-            self._waiting.pop(outbox_id, None)
-
-    async def _look(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(_POLL_S)
-            try:
-                left = await self._unpublished(list(self._waiting))
-            except UnavailableError:
-                return
-            for outbox_id, done in self._waiting.items():
-                if outbox_id not in left:
-                    done.set()
-
-
-BODIES = (NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published, NewSuppression)
+BODIES = (NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published)
 
 
 def _document(model: type[BaseModel]) -> dict[str, Any]:
@@ -209,10 +155,25 @@ def _iso(milliseconds: int) -> str:
     return rfc3339(milliseconds)
 
 
+_FIELDS = ("name", "email", "phone", "locale", "time_zone", "devices")
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """The target changed by the patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    changed = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            changed.pop(name, None)
+        else:
+            changed[name] = merge_patch(changed.get(name), value)
+    return changed
+
+
 def _user(row: Row) -> dict[str, Any]:
-    names = ("name", "email", "phone", "locale", "time_zone", "devices")
     times = {name: _iso(row[name]) for name in ("created_at", "updated_at")}
-    return {"id": row["user_id"], **{name: row[name] for name in names}, **times}
+    return {"id": row["user_id"], **{name: row[name] for name in _FIELDS}, **times}
 
 
 def _template(row: Row, *, sources: bool) -> dict[str, Any]:
@@ -222,21 +183,43 @@ def _template(row: Row, *, sources: bool) -> dict[str, Any]:
         "published": row["published"],
         "variables": row["variables"],
     }
-    return {**short, **{name: row[name] for name in ("category", "channels", "locales")}} if sources else short
+    return {**short, "category": row["category"], **written_form(row)} if sources else short
 
 
-def _suppression(row: Row) -> dict[str, Any]:
+def _version(row: Row) -> dict[str, Any]:
+    return {**_template(row, sources=True), "created_at": _iso(row["created_at"])}
+
+
+def _listed(row: Row) -> dict[str, Any]:
     return {
-        "id": str(row["suppression_id"]),
-        **{name: row[name] for name in ("channel", "address", "reason")},
-        "created_at": _iso(row["created_at"]),
+        "id": row["template_id"],
+        "category": row["category"],
+        "published_version": row["published_version"],
+        "latest_version": row["latest_version"],
+        "updated_at": _iso(row["updated_at"]),
     }
 
 
-def _checked(body: NewVersion) -> Row:
+def _fetch(store: ReferenceStore, tenant: str) -> Fetch:
+    """Reads the published version of a template that another one includes."""
+
+    async def fetch(name: str) -> dict[str, Any] | None:
+        if not TEMPLATE_ID.fullmatch(name):
+            return None
+        row = await store.find_template(tenant, name, None)
+        return written_form(row) if row is not None else None
+
+    return fetch
+
+
+async def _checked(name: str, body: NewVersion, fetch: Fetch) -> Row:
     """The template with its required variables. Raises Problem: 400 template_invalid with line and reason."""
+    channels, locales = body.channels, body.locales
     try:
-        variables = check_template(body.channels, body.locales)
+        placed = await put_in_place(name, channels, locales, body.layout, fetch)
+        if placed is not None:
+            channels, locales = placed
+        variables = check_template(channels, locales)
         if any("\0" in path for path in variables):
             raise TemplateRefused("a name holds a NUL character", where="channels")
     except TemplateRefused as exc:
@@ -244,7 +227,12 @@ def _checked(body: NewVersion) -> Row:
             400, "template_invalid", str(exc), errors=[FieldError(_pointer(exc.where), exc.reason, "template_invalid")],
             extra={"line": exc.line, "reason": exc.reason, "where": exc.where},
         ) from exc  # fmt: skip
-    return {"category": body.category, "channels": body.channels, "locales": body.locales, "variables": variables}
+    written = (
+        {"channels": body.channels, "locales": body.locales, "layout": body.layout} if placed is not None else None
+    )
+    return {
+        "category": body.category, "channels": channels, "locales": locales, "variables": variables, "written": written,
+    }  # fmt: skip
 
 
 def _pointer(where: str) -> str:
@@ -252,6 +240,8 @@ def _pointer(where: str) -> str:
     parts = where.split(".")
     if parts[0] in ("channels", "template"):
         return "/channels"
+    if parts[0] == "layout":
+        return "/layout"
     return "/" + "/".join(["channels", *parts] if parts[0] in NORMAL_FORMS else ["locales", *parts])
 
 
@@ -289,6 +279,13 @@ def reference_router(
             raise Problem(409, "conflict", why, errors=[FieldError("/id", why, "conflict")]) from exc
         return await answer(written, _user(written.row), f"/v1/users/{body.id}")
 
+    @router.get("/users", tags=["users"])
+    async def list_users(caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT) -> JSONResponse:
+        """Recipients by id."""
+        (after,) = read_cursor(cursor, str) or ("",)
+        rows = await store.list_users(caller.tenant, after, limit + 1)
+        return JSONResponse(page(rows, limit, _user, lambda row: write_cursor(row["user_id"])))
+
     @router.get("/users/{user_id}", tags=["users"], responses=_found(404))
     async def get_user(user_id: str, caller: Who) -> JSONResponse:
         """Read a recipient."""
@@ -301,6 +298,27 @@ def reference_router(
         _same_id(body.id, user_id)
         written = await _or_404(store.replace_user(caller.tenant, _clean(user_id), body.fields()), "user")
         return await answer(written, _user(written.row))
+
+    @router.patch("/users/{user_id}", tags=["users"], responses=_found(404))
+    async def change_user(user_id: str, request: Request, caller: Who) -> JSONResponse:
+        """Change some of what is known (JSON merge patch, RFC 7396): null takes a field away, devices are replaced whole."""
+        patch = await read_json(request, MERGE_PATCH_TYPE, JSON_TYPE)
+        if not isinstance(patch, dict):
+            raise Problem(400, "invalid_request", "a merge patch of a user is an object")
+        _same_id(patch.get("id"), user_id)
+
+        def changed(row: Row) -> Row:
+            return check_model(ReplacedUser, merge_patch({name: row[name] for name in _FIELDS}, patch)).fields()
+
+        written = await _or_404(store.change_user(caller.tenant, _clean(user_id), changed), "user")
+        return await answer(written, _user(written.row))
+
+    @router.delete("/users/{user_id}", status_code=204, tags=["users"], responses=_found(404))
+    async def delete_user(user_id: str, caller: Who) -> Response:
+        """Delete a recipient with the preferences."""
+        written = await _or_404(store.delete_user(caller.tenant, _clean(user_id)), "user")
+        await propagation.wait(written.outbox_id)
+        return Response(status_code=204)
 
     @router.get("/users/{user_id}/preferences", tags=["users"], responses=_found(404))
     async def get_preferences(user_id: str, caller: Who) -> JSONResponse:
@@ -324,8 +342,9 @@ def reference_router(
     async def create_template(request: Request, caller: Who) -> JSONResponse:
         """Create a template; refused with line and reason when a source is not in the template language."""
         body = await read_model(request, NewTemplate)
+        checked = await _checked(body.id, body, _fetch(store, caller.tenant))
         try:
-            written = await store.create_template(caller.tenant, body.id, _checked(body), publish=body.publish)
+            written = await store.create_template(caller.tenant, body.id, checked, publish=body.publish)
         except ExistsError as exc:
             why = "there is a template with this id; POST .../versions adds a version"
             raise Problem(409, "conflict", why, errors=[FieldError("/id", why, "conflict")]) from exc
@@ -340,7 +359,8 @@ def reference_router(
         """Add a version; versions never change."""
         body = await read_model(request, NewVersion)
         _same_id(body.id, template_id)
-        adding = store.add_template_version(caller.tenant, _clean(template_id), _checked(body), publish=body.publish)
+        checked = await _checked(template_id, body, _fetch(store, caller.tenant))
+        adding = store.add_template_version(caller.tenant, _clean(template_id), checked, publish=body.publish)
         written = await _or_404(adding, "template")
         templates.wrote(written.row, published=body.publish)
         where = f"/v1/templates/{template_id}?version={written.row['version']}"
@@ -360,6 +380,24 @@ def reference_router(
         templates.wrote(written.row, published=True)
         return await answer(written, _template(written.row, sources=False))
 
+    @router.get("/templates", tags=["templates"])
+    async def list_templates(caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT) -> JSONResponse:
+        """Templates by id."""
+        (after,) = read_cursor(cursor, str) or ("",)
+        rows = await store.list_templates(caller.tenant, after, limit + 1)
+        return JSONResponse(page(rows, limit, _listed, lambda row: write_cursor(row["template_id"])))
+
+    @router.get("/templates/{template_id}/versions", tags=["templates"], responses=_found(404))
+    async def list_versions(
+        template_id: str, caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT
+    ) -> JSONResponse:
+        """Versions of a template with their sources, the newest first."""
+        (before,) = read_cursor(cursor, int) or (2**31 - 1,)
+        rows = await store.list_versions(caller.tenant, _clean(template_id), min(before, 2**31 - 1), limit + 1)
+        if not rows and not cursor:
+            raise _missing("template")
+        return JSONResponse(page(rows, limit, _version, lambda row: write_cursor(row["version"])))
+
     @router.get("/templates/{template_id}", tags=["templates"], responses=_found(404))
     async def get_template(
         template_id: str, caller: Who, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
@@ -368,26 +406,12 @@ def reference_router(
         row = await _or_404(store.get_template(caller.tenant, _clean(template_id), version), "template")
         return JSONResponse(_template(row, sources=True))
 
-    @router.post("/suppressions", status_code=201, tags=["suppressions"], openapi_extra=_document(NewSuppression))
-    async def suppress(request: Request, caller: Who) -> JSONResponse:
-        """Never send to an address; 200 when it was suppressed already."""
-        body = await read_model(request, NewSuppression)
-        address = NORMAL_FORMS[body.channel](body.address)
-        written = await store.suppress(caller.tenant, body.channel, address, body.reason)
-        return await answer(written, _suppression(written.row))
-
-    @router.get("/suppressions", tags=["suppressions"])
-    async def list_suppressions(caller: Who) -> JSONResponse:
-        """The newest suppressions."""
-        rows = await store.list_suppressions(caller.tenant)
-        return JSONResponse({"entries": [_suppression(row) for row in rows], "next_cursor": None})
-
     return router
 
 
 def _clean(path_id: str) -> str:
-    """An id out of the path: PostgreSQL's text takes no NUL, and no entity's id has one."""
-    if "\0" in path_id or not path_id.isprintable():
+    """An id out of the path: PostgreSQL's text takes no NUL, and no entity's id has a control character."""
+    if has_control(path_id):
         raise _missing("id")
     return path_id
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,7 +21,9 @@ from runtime.errors import UnavailableError
 
 MAX_BODY_BYTES = 262_144
 BODY_TIMEOUT_S = 30.0
-_JSON = re.compile(rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
+JSON_TYPE = "application/json"
+MERGE_PATCH_TYPE = "application/merge-patch+json"
+_TYPE = re.compile(rb'([\w.+-]+/[\w.+-]+)\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE | re.ASCII)
 Headers = dict[bytes, bytes]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,48 +40,57 @@ def read_headers(scope: Scope) -> Headers:
     return headers
 
 
-def check_form(headers: Headers) -> None:
-    """Raises Problem for a body that is not plain JSON, or is announced as too large."""
+def media_type(headers: Headers) -> str:
+    """The Content-Type without its parameters, "" for one that is not in UTF-8."""
+    match = _TYPE.fullmatch(headers.get(b"content-type", b"").strip())
+    return match[1].decode().lower() if match else ""
+
+
+def check_type(headers: Headers, types: Sequence[str], limit: int = MAX_BODY_BYTES) -> None:
+    """Raises Problem for a body of another type, one that is compressed, or one that is announced as too large."""
     encoding = headers.get(b"content-encoding", b"identity")
     if encoding.lower() != b"identity":
         raise Problem(415, "unsupported_media_type", "Content-Encoding is not supported: send the body as it is")
-    if not _JSON.fullmatch(headers.get(b"content-type", b"")):
-        raise Problem(415, "unsupported_media_type", "Content-Type must be application/json, in UTF-8")
+    if media_type(headers) not in types:
+        raise Problem(415, "unsupported_media_type", f"Content-Type must be {' or '.join(types)}, in UTF-8")
     length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > MAX_BODY_BYTES:
-        raise _too_large()
+    if length.isdigit() and int(length) > limit:
+        raise _too_large(limit)
 
 
-def _too_large() -> Problem:
+def check_form(headers: Headers) -> None:
+    """Raises Problem for a body that is not plain JSON, or is announced as too large."""
+    check_type(headers, (JSON_TYPE,))
+
+
+def _too_large(limit: int) -> Problem:
     # The rest of the body is not read, so the connection cannot be used again.
-    return Problem(
-        413, "body_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes", headers={"Connection": "close"}
-    )
+    return Problem(413, "body_too_large", f"the body is larger than {limit} bytes", headers={"Connection": "close"})
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
     """The raw body. Raises Problem when it is too large or the caller went away."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body") and message["type"] == "http.request":
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
+        if len(body) > limit:
+            raise _too_large(limit)
         return body
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _read_rest(receive, message)
+            return await _read_rest(receive, message, limit)
     except TimeoutError as exc:
         raise Problem(408, "incomplete_body", "the body came too slowly", headers={"Connection": "close"}) from exc
 
 
-async def _read_rest(receive: Receive, message: Message) -> bytes:
+async def _read_rest(receive: Receive, message: Message, limit: int) -> bytes:
     chunks: list[bytes] = [message.get("body", b"")]
     size = len(chunks[0])
     while True:
         if message["type"] == "http.disconnect":
             raise Problem(400, "incomplete_body", "the connection ended within the body")
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
+        if size > limit:
+            raise _too_large(limit)
         if not message.get("more_body"):
             return b"".join(chunks)
         message = await receive()
@@ -122,5 +134,10 @@ def check_model(model: type[Model], value: Any) -> Model:
 
 async def read_model(request: Request, model: type[Model]) -> Model:
     """The request's body as a model. Raises Problem."""
-    check_form(read_headers(request.scope))
-    return check_model(model, parse_json(await read_body(request.receive)))
+    return check_model(model, await read_json(request))
+
+
+async def read_json(request: Request, *types: str) -> Any:
+    """The request's body as a JSON value, of these media types. Raises Problem."""
+    check_type(read_headers(request.scope), types or (JSON_TYPE,))
+    return parse_json(await read_body(request.receive))

@@ -6,9 +6,9 @@ May import psycopg. What never enters here: checks of what a caller wrote (produ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-from uuid import uuid4
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID, uuid4
 
 from psycopg.types.json import Json
 
@@ -16,8 +16,8 @@ from producers.reference.database import Connection, Database
 from producers.reference.records import OutboxRow, profile_row, suppression_row, template_rows
 from runtime import ids
 from runtime.clock import Clock, system_clock
+from schemas.topics import RECIPIENTS, SUPPRESSIONS
 
-MAX_LIST = 1_000
 Row = dict[str, Any]
 
 
@@ -27,6 +27,15 @@ class ExistsError(Exception):
 
 class NotFoundError(Exception):
     """There is no such thing of this tenant."""
+
+
+class NewSuppression(NamedTuple):
+    """An address in its normal form that must not be sent to; `expires_at` in ms, None is for ever."""
+
+    channel: str
+    address: str
+    reason: str
+    expires_at: int | None = None
 
 
 class Written:
@@ -48,8 +57,23 @@ async def _put_outbox(connection: Connection, rows: Iterable[OutboxRow]) -> int 
     return last["id"] if last else None
 
 
+async def _put_outbox_rows(connection: Connection, rows: Sequence[OutboxRow]) -> int | None:
+    """Many at once."""
+    cursor = await connection.execute(
+        "INSERT INTO outbox (topic, key, value) SELECT * FROM unnest(%s::text[], %s::text[], %s::bytea[]) RETURNING id",
+        [list(column) for column in zip(*rows, strict=True)],
+    )
+    return max((row["id"] for row in await cursor.fetchall()), default=None)
+
+
 _USER = "tenant, user_id, name, email, phone, locale, time_zone, devices, version, created_at, updated_at"
-_VERSION = "v.tenant, v.template_id, v.version, v.category, v.channels, v.locales, v.variables, v.created_at"
+_VERSION = "v.tenant, v.template_id, v.version, v.category, v.channels, v.locales, v.variables, v.written, v.created_at"
+
+_REPLACE_USER = (
+    "UPDATE users SET name = %(name)s, email = %(email)s, phone = %(phone)s, locale = %(locale)s,"
+    " time_zone = %(time_zone)s, devices = %(devices)s, version = version + 1, updated_at = %(now)s"
+    f" WHERE tenant = %(tenant)s AND user_id = %(id)s RETURNING {_USER}"
+)
 
 
 class ReferenceStore:
@@ -86,17 +110,53 @@ class ReferenceStore:
 
         async def operation(connection: Connection) -> Written:
             async with connection.transaction():
-                cursor = await connection.execute(
-                    "UPDATE users SET name = %(name)s, email = %(email)s, phone = %(phone)s, locale = %(locale)s,"
-                    " time_zone = %(time_zone)s, devices = %(devices)s, version = version + 1, updated_at = %(now)s"
-                    f" WHERE tenant = %(tenant)s AND user_id = %(id)s RETURNING {_USER}",
-                    values,
-                )
-                row = await cursor.fetchone()
-                if row is None:
-                    raise NotFoundError
+                row = _found(await (await connection.execute(_REPLACE_USER, values)).fetchone())
                 preferences = await _preferences(connection, tenant, user_id)
                 return Written(row, await _put_outbox(connection, [profile_row(row, preferences)]), created=False)
+
+        return await self._database.run(operation)
+
+    async def change_user(self, tenant: str, user_id: str, change: Callable[[Row], Mapping[str, Any]]) -> Written:
+        """Replace a user by `change` of what it is now, with nobody in between. Raises NotFoundError, and what `change` does."""
+        now = self._clock()
+
+        async def operation(connection: Connection) -> Written:
+            async with connection.transaction():
+                cursor = await connection.execute(
+                    f"SELECT {_USER} FROM users WHERE tenant = %s AND user_id = %s FOR UPDATE", (tenant, user_id)
+                )
+                user = change(_found(await cursor.fetchone()))
+                values = {**user, "id": user_id, "tenant": tenant, "devices": Json(user["devices"]), "now": now}
+                row = _found(await (await connection.execute(_REPLACE_USER, values)).fetchone())
+                preferences = await _preferences(connection, tenant, user_id)
+                return Written(row, await _put_outbox(connection, [profile_row(row, preferences)]), created=False)
+
+        return await self._database.run(operation)
+
+    async def delete_user(self, tenant: str, user_id: str) -> Written:
+        """With the preferences. Raises NotFoundError."""
+
+        async def operation(connection: Connection) -> Written:
+            async with connection.transaction():
+                cursor = await connection.execute(
+                    f"DELETE FROM users WHERE tenant = %s AND user_id = %s RETURNING {_USER}", (tenant, user_id)
+                )
+                row = _found(await cursor.fetchone())
+                tombstone = OutboxRow(RECIPIENTS, f"{tenant}:{user_id}", None)
+                return Written(row, await _put_outbox(connection, [tombstone]), created=False)
+
+        return await self._database.run(operation)
+
+    async def list_users(self, tenant: str, after: str, limit: int) -> list[Row]:
+        """By id, those after `after`."""
+        return await self._rows(
+            f"SELECT {_USER} FROM users WHERE tenant = %s AND user_id > %s ORDER BY user_id LIMIT %s",
+            (tenant, after, limit),
+        )
+
+    async def _rows(self, query: LiteralString, values: Sequence[Any] | Mapping[str, Any]) -> list[Row]:
+        async def operation(connection: Connection) -> list[Row]:
+            return await (await connection.execute(query, values)).fetchall()
 
         return await self._database.run(operation)
 
@@ -210,6 +270,25 @@ class ReferenceStore:
         """A version, or else the published one, or else the latest. Raises NotFoundError."""
         return await self._database.run(lambda connection: _version(connection, tenant, template_id, version))
 
+    async def list_templates(self, tenant: str, after: str, limit: int) -> list[Row]:
+        """By id, those after `after`, with the category of the published or else the latest version."""
+        return await self._rows(
+            "SELECT t.template_id, t.latest_version, t.published_version, t.updated_at, v.category"
+            " FROM templates t JOIN template_versions v ON v.tenant = t.tenant AND v.template_id = t.template_id"
+            " AND v.version = COALESCE(t.published_version, t.latest_version)"
+            " WHERE t.tenant = %s AND t.template_id > %s ORDER BY t.template_id LIMIT %s",
+            (tenant, after, limit),
+        )
+
+    async def list_versions(self, tenant: str, template_id: str, before: int, limit: int) -> list[Row]:
+        """The newest first, those before `before`; [] also when there is no such template."""
+        return await self._rows(
+            f"SELECT {_VERSION}, v.version IS NOT DISTINCT FROM t.published_version AS published"
+            " FROM templates t JOIN template_versions v USING (tenant, template_id)"
+            " WHERE t.tenant = %s AND t.template_id = %s AND v.version < %s ORDER BY v.version DESC LIMIT %s",
+            (tenant, template_id, before, limit),
+        )
+
     async def find_template(self, tenant: str, template_id: str, version: int | None) -> Row | None:
         """A version, or the published one; None when there is none: what a notification may name."""
         try:
@@ -220,32 +299,66 @@ class ReferenceStore:
 
     # -- suppressions -------------------------------------------------------------------------------------------------
 
-    async def suppress(self, tenant: str, channel: str, address: str, reason: str) -> Written:
-        """Never send to this address again; an address that is suppressed already takes the new reason."""
-        now, address_hash = self._clock(), ids.address_hash(channel, address)
+    async def suppress(self, tenant: str, suppressions: Sequence[NewSuppression]) -> list[Written]:
+        """Never send to these addresses until they expire; one that is suppressed already takes the new reason and time.
+
+        All or none; the rows in the order given, each address once.
+        """
+        now = self._clock()
+        # In one order everywhere: two calls about the same addresses cannot wait for each other.
+        by_key = {(s.channel, ids.address_hash(s.channel, s.address)): s for s in suppressions}
+        values = [
+            (tenant, channel, address_hash, uuid4(), s.address, s.reason, s.expires_at, now)
+            for (channel, address_hash), s in sorted(by_key.items())
+        ]
+
+        async def operation(connection: Connection) -> list[Written]:
+            async with connection.transaction():
+                cursor = await connection.execute(
+                    "INSERT INTO suppressions (tenant, channel, address_hash, suppression_id, address, reason, expires_at,"
+                    " created_at) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::uuid[], %s::text[],"
+                    " %s::text[], %s::bigint[], %s::bigint[]) ON CONFLICT (tenant, channel, address_hash) DO UPDATE"
+                    " SET reason = EXCLUDED.reason, expires_at = EXCLUDED.expires_at RETURNING *, xmax = 0 AS created",
+                    [list(column) for column in zip(*values, strict=True)],
+                )
+                rows = await cursor.fetchall()
+                outbox_id = await _put_outbox_rows(connection, [suppression_row(row) for row in rows])
+                written = {(row["channel"], row["address_hash"]): row for row in rows}
+                return [Written(written[key], outbox_id, created=written[key]["created"]) for key in by_key]
+
+        return await self._database.run(operation) if values else []
+
+    async def list_suppressions(
+        self, tenant: str, *, channel: str | None = None, reason: str | None = None, hashes: Sequence[str] | None = None,
+        before: tuple[int, UUID] | None = None, limit: int,
+    ) -> list[Row]:  # fmt: skip
+        """The newest first, those before (created_at, id); of one channel, reason or address where that is given."""
+        created_at, suppression_id = before or (None, None)
+        return await self._rows(
+            "SELECT * FROM suppressions WHERE tenant = %(tenant)s"
+            " AND (%(channel)s::text IS NULL OR channel = %(channel)s) AND (%(reason)s::text IS NULL OR reason = %(reason)s)"
+            " AND (%(hashes)s::text[] IS NULL OR address_hash = ANY(%(hashes)s))"
+            " AND (%(created_at)s::bigint IS NULL"
+            " OR (created_at, suppression_id) < (%(created_at)s::bigint, %(suppression_id)s::uuid))"
+            " ORDER BY created_at DESC, suppression_id DESC LIMIT %(limit)s",
+            {
+                "tenant": tenant, "channel": channel, "reason": reason, "hashes": hashes if hashes is None else list(hashes),
+                "created_at": created_at, "suppression_id": suppression_id, "limit": limit,
+            },
+        )  # fmt: skip
+
+    async def unsuppress(self, tenant: str, suppression_id: UUID) -> Written:
+        """The address may be sent to again. Raises NotFoundError."""
 
         async def operation(connection: Connection) -> Written:
             async with connection.transaction():
                 cursor = await connection.execute(
-                    "INSERT INTO suppressions (tenant, channel, address_hash, suppression_id, address, reason, created_at)"
-                    " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant, channel, address_hash) DO UPDATE"
-                    " SET reason = EXCLUDED.reason, expires_at = NULL RETURNING *, xmax = 0 AS created",
-                    (tenant, channel, address_hash, uuid4(), address, reason, now),
+                    "DELETE FROM suppressions WHERE tenant = %s AND suppression_id = %s RETURNING *",
+                    (tenant, suppression_id),
                 )
                 row = _found(await cursor.fetchone())
-                return Written(row, await _put_outbox(connection, [suppression_row(row)]), created=row["created"])
-
-        return await self._database.run(operation)
-
-    async def list_suppressions(self, tenant: str) -> list[Row]:
-        """The newest first, at most MAX_LIST."""
-
-        async def operation(connection: Connection) -> list[Row]:
-            cursor = await connection.execute(
-                "SELECT * FROM suppressions WHERE tenant = %s ORDER BY created_at DESC, suppression_id LIMIT %s",
-                (tenant, MAX_LIST),
-            )
-            return await cursor.fetchall()
+                tombstone = OutboxRow(SUPPRESSIONS, f"{tenant}:{row['channel']}:{row['address_hash']}", None)
+                return Written(row, await _put_outbox(connection, [tombstone]), created=False)
 
         return await self._database.run(operation)
 
@@ -281,12 +394,19 @@ async def _add_version(
     row = {
         "tenant": tenant, "template_id": template_id, "version": version, "category": template["category"],
         "channels": template["channels"], "locales": template["locales"], "variables": template["variables"],
+        "written": template["written"],
     }  # fmt: skip
     await connection.execute(
-        "INSERT INTO template_versions (tenant, template_id, version, category, channels, locales, variables, created_at)"
-        " VALUES (%(tenant)s, %(template_id)s, %(version)s, %(category)s, %(channels)s, %(locales)s, %(variables)s,"
-        " %(now)s)",
-        {**row, "channels": Json(row["channels"]), "locales": Json(row["locales"]), "now": now},
+        "INSERT INTO template_versions (tenant, template_id, version, category, channels, locales, variables, written,"
+        " created_at) VALUES (%(tenant)s, %(template_id)s, %(version)s, %(category)s, %(channels)s, %(locales)s,"
+        " %(variables)s, %(written)s, %(now)s)",
+        {
+            **row,
+            "channels": Json(row["channels"]),
+            "locales": Json(row["locales"]),
+            "now": now,
+            "written": Json(row["written"]) if row["written"] is not None else None,
+        },
     )
     outbox_id = await _put_outbox(connection, template_rows(row, new=True, published=publish, updated_at=now))
     return Written({**row, "published": publish, "updated_at": now}, outbox_id)

@@ -1,0 +1,132 @@
+"""POST /v1/templates/{id}/preview: what a template makes of some data, rendered by the router's own code.
+
+As JSON; or, for `Accept: text/html`, as a page that shows the HTML part in a sandboxed frame: what a template's author
+wrote runs no script and loads nothing, neither there nor here.
+May import processors.rendering, producers. What never enters here: a recipient, a send.
+"""
+
+# No `from __future__ import annotations` here: FastAPI could not see the dependency that `preview_router` is given.
+import asyncio
+import html
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from console.api.status import Authenticate, Caller
+from processors.rendering import ParsedTemplate, Parts, render_parts
+from producers.addresses import has_control
+from producers.http.problems import FieldError, Problem, pointer
+from producers.http.requests import read_model
+from producers.notification import Channel, JsonObject, Locale, Strict
+from producers.reference.store import NotFoundError, ReferenceStore
+from runtime.templating import Engine, MissingVariable, RenderError
+
+MAX_WAITING = 32
+"""Previews that wait for the one thread that renders; more are told to come back."""
+CSP = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; sandbox"
+)
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:50rem;padding:0 1rem}}dt{{color:#666}}
+dd{{margin:0 0 1rem;white-space:pre-wrap}}iframe{{width:100%;height:36rem;border:1px solid #ccc}}</style></head>
+<body><h1>{title}</h1><dl>{parts}</dl>{frame}</body></html>
+"""
+
+
+class PreviewRequest(Strict):
+    """What to render, and with what."""
+
+    channel: Channel
+    locale: Locale | None = None
+    data: Annotated[JsonObject, Field(default_factory=dict)]
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+
+
+class Previewer:
+    """Renders on a thread of its own: an engine is for one thread, and the largest template takes a moment."""
+
+    def __init__(self) -> None:
+        self._engine = Engine()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="preview")
+        self._waiting = 0
+
+    async def render(
+        self, template: ParsedTemplate, channel: str, locale: str | None, data: Mapping[str, Any]
+    ) -> Parts:
+        """Raises Problem: 400 with what is missing or wrong."""
+        sources = template.sources(channel, locale)
+        if not sources:
+            why = f"the template has no part for {channel}"
+            raise Problem(400, "invalid_request", why, errors=[FieldError("/channel", why, "invalid_value")])
+        if self._waiting >= MAX_WAITING:
+            raise Problem(503, "overloaded", "too many previews wait", headers={"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            rendering = self._thread.submit(render_parts, self._engine, sources, data)
+            return await asyncio.wrap_future(rendering)
+        except MissingVariable as exc:
+            where = pointer(("data", *exc.path.split(".")))
+            why = f"the template needs {exc.path}"
+            raise Problem(400, "missing_variable", why, errors=[FieldError(where, why, "missing_variable")]) from exc
+        except RenderError as exc:
+            raise Problem(400, "template_error", str(exc), errors=[FieldError("", str(exc), "template_error")]) from exc
+        finally:
+            self._waiting -= 1
+
+
+def _shown(parts: Parts) -> dict[str, Any]:
+    found = {name: value for name, value in asdict(parts).items() if value is not None}
+    if parts.data is not None:
+        found["data"] = json.loads(parts.data)
+    return found
+
+
+def _page(title: str, parts: Mapping[str, Any]) -> str:
+    told = "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(value if isinstance(value, str) else json.dumps(value))}</dd>"
+        for name, value in parts.items()
+        if name != "html"
+    )
+    frame = f'<iframe sandbox srcdoc="{html.escape(parts["html"])}"></iframe>' if "html" in parts else ""
+    return _PAGE.format(title=html.escape(title), parts=told, frame=frame)
+
+
+def _wants_page(request: Request) -> bool:
+    """Whether text/html is asked for by name: */* gets JSON."""
+    accepted = request.headers.get("accept", "").lower()
+    return any(kind.partition(";")[0].strip() == "text/html" for kind in accepted.split(","))
+
+
+def preview_router(store: ReferenceStore, authenticate: Authenticate, previewer: Previewer | None = None) -> APIRouter:
+    """The route."""
+    renders = previewer or Previewer()
+    router = APIRouter(prefix="/v1/templates", tags=["templates"])
+    Who = Annotated[Caller, Depends(authenticate)]
+
+    @router.post("/{template_id}/preview")
+    async def preview(template_id: str, request: Request, caller: Who) -> Response:
+        """Render a version, else the published one, else the latest. Nothing is sent."""
+        body = await read_model(request, PreviewRequest)
+        try:
+            if has_control(template_id):
+                raise NotFoundError
+            row = await store.get_template(caller.tenant, template_id, body.version)
+        except NotFoundError as exc:
+            raise Problem(404, "not_found", "there is no such template") from exc
+        template = ParsedTemplate(row["template_id"], row["version"], row["category"], row["channels"], row["locales"])
+        shown = _shown(await renders.render(template, body.channel, body.locale, body.data))
+        if _wants_page(request):
+            page = _page(f"{row['template_id']} {row['version']}, {body.channel}", shown)
+            return HTMLResponse(page, headers={"Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff"})
+        named = {"id": row["template_id"], "version": row["version"], "channel": body.channel, "locale": body.locale}
+        return JSONResponse({**named, **shown})
+
+    return router

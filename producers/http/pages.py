@@ -1,0 +1,56 @@
+"""Pages of a list: an opaque cursor says where the next one begins.
+
+May import fastapi. What never enters here: a list.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Query
+
+from producers.addresses import has_control
+from producers.http.problems import FieldError, Problem
+
+MAX_LIMIT = 200
+DEFAULT_LIMIT = 50
+T = TypeVar("T")
+
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Entries of a page.")]
+Cursor = Annotated[str, Query(max_length=2_000, description="next_cursor of the page before.")]
+
+
+def write_cursor(*place: str | int) -> str:
+    """The place as text."""
+    return base64.urlsafe_b64encode(json.dumps(place, ensure_ascii=False).encode()).decode().rstrip("=")
+
+
+def read_cursor(text: str, *kinds: type) -> tuple[Any, ...] | None:
+    """The place, of these kinds; None for the start. Raises Problem (400)."""
+    if not text:
+        return None
+    try:
+        place = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+    except (ValueError, RecursionError, binascii.Error) as exc:
+        raise invalid_cursor() from exc
+    if not isinstance(place, list) or [type(part) for part in place] != list(kinds):
+        raise invalid_cursor()
+    if any(has_control(part) if isinstance(part, str) else abs(part) >= 1 << 62 for part in place):
+        raise invalid_cursor()
+    return tuple(place)
+
+
+def invalid_cursor() -> Problem:
+    """What to say to a cursor that is none."""
+    why = "not a cursor of this list: take next_cursor of the page before"
+    return Problem(400, "invalid_cursor", why, errors=[FieldError("", f"cursor: {why}", "invalid_cursor")])
+
+
+def page(rows: Sequence[T], limit: int, show: Callable[[T], Any], place: Callable[[T], str]) -> dict[str, Any]:
+    """The answer, out of up to `limit` + 1 rows."""
+    shown = rows[:limit]
+    return {"entries": [show(row) for row in shown], "next_cursor": place(shown[-1]) if len(rows) > limit else None}

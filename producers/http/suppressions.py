@@ -1,0 +1,252 @@
+"""Suppressions over HTTP: one by one, by the thousand, and out again.
+
+May import fastapi. What never enters here: SQL, an address in a log or a problem.
+"""
+
+# No postponed annotations here: FastAPI must see the dependency, which is made inside a function.
+import asyncio
+import csv
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Annotated, Any, NamedTuple, Self
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import Field, model_validator
+
+from producers.addresses import NORMAL_FORMS, has_control
+from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, invalid_cursor, page, read_cursor, write_cursor
+from producers.http.problems import FieldError, Problem
+from producers.http.propagation import Propagation
+from producers.http.requests import (
+    Authenticator,
+    check_model,
+    check_type,
+    media_type,
+    read_body,
+    read_headers,
+    read_model,
+)
+from producers.http.strict_json import parse_json
+from producers.notification import Channel, Line, Strict, Time
+from producers.reference.keys import Caller
+from producers.reference.store import NewSuppression as Stored
+from producers.reference.store import NotFoundError, ReferenceStore, Row
+from runtime import ids
+from runtime.status import rfc3339
+
+MAX_LINES = 10_000
+MAX_IMPORT_BYTES = 4 << 20
+_CHUNK = 500
+_EXPORT_PAGE = 1_000
+_CSV_COLUMNS = ("channel", "address", "reason", "expires_at")
+JSONL_TYPES = ("application/x-ndjson", "application/jsonl")
+CSV_TYPE = "text/csv"
+
+
+class NewSuppression(Strict):
+    """An address that must not be sent to, until `expires_at` where that is given."""
+
+    channel: Channel
+    address: Annotated[str, Field(max_length=4096)]
+    reason: Annotated[Line, Field(min_length=1, max_length=64)] = "manual"
+    expires_at: Time | None = None
+
+    @model_validator(mode="after")
+    def _normal(self) -> Self:
+        NORMAL_FORMS[self.channel](self.address)
+        return self
+
+    def stored(self) -> Stored:
+        """As the store takes it: the address in its normal form."""
+        return Stored(self.channel, NORMAL_FORMS[self.channel](self.address), self.reason, self.expires_at)
+
+
+def show_suppression(row: Row) -> dict[str, Any]:
+    """As callers see it."""
+    return {
+        "id": str(row["suppression_id"]),
+        **{name: row[name] for name in ("channel", "address", "reason")},
+        "expires_at": rfc3339(row["expires_at"]) if row["expires_at"] is not None else None,
+        "created_at": rfc3339(row["created_at"]),
+    }
+
+
+class Imported(NamedTuple):
+    """What an import's text says: suppressions, and what is wrong by line (from 1)."""
+
+    taken: list[Stored]
+    refused: list[dict[str, Any]]
+
+
+def _refusal(line: int, problem: Problem) -> dict[str, Any]:
+    first = problem.errors[0] if problem.errors else FieldError("", problem.detail, problem.code)
+    return {"line": line, **first._asdict()}
+
+
+def _jsonl(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, parse_json(line.encode())
+            except Problem as problem:
+                yield number, problem
+
+
+def _csv(text: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.reader(text.splitlines(), strict=True)
+    columns: list[str] = []
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error:
+            yield reader.line_num, Problem(400, "invalid_csv", "the line is not CSV")
+            continue
+        if cells is None:
+            return
+        if not columns:
+            columns = [cell.strip().lower() for cell in cells]
+            if not {"channel", "address"} <= set(columns) <= set(_CSV_COLUMNS) or len(set(columns)) != len(columns):
+                why = (
+                    f"the first line names the columns: channel, address, and as you like {', '.join(_CSV_COLUMNS[2:])}"
+                )
+                raise Problem(400, "invalid_csv", why, errors=[FieldError("", why, "invalid_csv")])
+        elif cells and len(cells) != len(columns):
+            yield reader.line_num, Problem(400, "invalid_csv", f"the line has {len(cells)} cells, not {len(columns)}")
+        elif cells:
+            yield reader.line_num, {name: cell for name, cell in zip(columns, cells, strict=True) if cell != ""}
+
+
+def read_import(raw: bytes, kind: str) -> Imported:
+    """The suppressions of a JSONL or CSV text; seconds of work for the largest. Raises Problem for the whole."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise Problem(400, "invalid_text", "the body is not UTF-8") from exc
+    taken: list[Stored] = []
+    refused: list[dict[str, Any]] = []
+    for count, (line, value) in enumerate(_csv(text) if kind == CSV_TYPE else _jsonl(text), 1):
+        if count > MAX_LINES:
+            why = f"more than {MAX_LINES} lines: import the rest with another call"
+            raise Problem(413, "body_too_large", why, errors=[FieldError("", why, "body_too_large")])
+        try:
+            if isinstance(value, Problem):
+                raise value
+            taken.append(check_model(NewSuppression, value).stored())
+        except Problem as problem:
+            refused.append(_refusal(line, problem))
+    return Imported(taken, refused)
+
+
+def _hashes(address: str) -> list[str]:
+    """The fingerprints an address may have; [] for a text that is no address."""
+    found = []
+    for channel, normal in NORMAL_FORMS.items():
+        try:
+            found.append(ids.address_hash(channel, normal(address)))
+        except ValueError:
+            continue
+    return found
+
+
+def _place(row: Row) -> str:
+    return write_cursor(row["created_at"], str(row["suppression_id"]))
+
+
+def _before(cursor: str) -> tuple[int, UUID] | None:
+    place = read_cursor(cursor, int, str)
+    if place is None:
+        return None
+    try:
+        return int(place[0]), UUID(place[1])
+    except ValueError as exc:
+        raise invalid_cursor() from exc
+
+
+def suppressions_router(store: ReferenceStore, propagation: Propagation, authenticate: Authenticator) -> APIRouter:
+    """The routes."""
+    router = APIRouter(prefix="/v1/suppressions", tags=["suppressions"])
+    Who = Annotated[Caller, Depends(authenticate)]
+    imports = asyncio.Semaphore(1)
+
+    @router.post("", status_code=201)
+    async def suppress(request: Request, caller: Who) -> JSONResponse:
+        """Never send to an address, or not until `expires_at`; 200 when it was suppressed already."""
+        body = await read_model(request, NewSuppression)
+        (written,) = await store.suppress(caller.tenant, [body.stored()])
+        await propagation.wait(written.outbox_id)
+        return JSONResponse(show_suppression(written.row), 201 if written.created else 200)
+
+    @router.get("")
+    async def list_suppressions(
+        caller: Who,
+        channel: Annotated[Channel | None, Query()] = None,
+        reason: Annotated[str | None, Query(max_length=64)] = None,
+        address: Annotated[str | None, Query(max_length=4096, description="In any spelling.")] = None,
+        cursor: Cursor = "",
+        limit: Limit = DEFAULT_LIMIT,
+    ) -> JSONResponse:
+        """The newest first; an expired one stays in the list until it is deleted."""
+        if reason is not None and has_control(reason):
+            return JSONResponse(page([], limit, show_suppression, _place))
+        rows = await store.list_suppressions(
+            caller.tenant, channel=channel, reason=reason, hashes=None if address is None else _hashes(address),
+            before=_before(cursor), limit=limit + 1,
+        )  # fmt: skip
+        return JSONResponse(page(rows, limit, show_suppression, _place))
+
+    @router.post("/import")
+    async def import_suppressions(request: Request, caller: Who) -> JSONResponse:
+        """JSONL, or CSV with a line of column names. Good lines are taken although others are refused; again is harmless."""
+        headers = read_headers(request.scope)
+        check_type(headers, (*JSONL_TYPES, CSV_TYPE), MAX_IMPORT_BYTES)
+        raw = await read_body(request.receive, MAX_IMPORT_BYTES)
+        async with imports:
+            read = await asyncio.to_thread(read_import, raw, media_type(headers))
+        outbox_id, created = None, 0
+        for start in range(0, len(read.taken), _CHUNK):
+            written = await store.suppress(caller.tenant, read.taken[start : start + _CHUNK])
+            created += sum(one.created for one in written)
+            outbox_id = written[-1].outbox_id
+        await propagation.wait(outbox_id)
+        return JSONResponse(
+            {"imported": len(read.taken), "created": created, "refused": len(read.refused), "errors": read.refused}
+        )
+
+    @router.get("/export")
+    async def export_suppressions(caller: Who) -> StreamingResponse:
+        """Everything, one JSON object per line, in the form that import takes."""
+        # The first page before the answer begins: a store that is down is a 503, not a torn stream.
+        first = await store.list_suppressions(caller.tenant, limit=_EXPORT_PAGE)
+
+        async def lines() -> AsyncIterator[str]:
+            rows: Sequence[Row] = first
+            while rows:
+                yield "".join(json.dumps(_exported(row), ensure_ascii=False) + "\n" for row in rows)
+                if len(rows) < _EXPORT_PAGE:
+                    return
+                last = rows[-1]
+                before = (last["created_at"], last["suppression_id"])
+                rows = await store.list_suppressions(caller.tenant, before=before, limit=_EXPORT_PAGE)
+
+        return StreamingResponse(lines(), media_type=JSONL_TYPES[0])
+
+    @router.delete("/{suppression_id}", status_code=204)
+    async def unsuppress(suppression_id: str, caller: Who) -> Response:
+        """The address may be sent to again."""
+        try:
+            if str(UUID(suppression_id)) != suppression_id.lower():
+                raise NotFoundError
+            written = await store.unsuppress(caller.tenant, UUID(suppression_id))
+        except (ValueError, NotFoundError) as exc:
+            raise Problem(404, "not_found", "there is no such suppression") from exc
+        await propagation.wait(written.outbox_id)
+        return Response(status_code=204)
+
+    return router
+
+
+def _exported(row: Row) -> dict[str, Any]:
+    shown = show_suppression(row)
+    return {name: shown[name] for name in _CSV_COLUMNS if shown[name] is not None}
