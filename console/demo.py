@@ -583,7 +583,9 @@ def demo(
         bool, typer.Option("--external", help="Use the endpoints of the settings instead of starting a stack.")
     ] = False,
     api: Annotated[str | None, typer.Option(help="With --external: URL of the API.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="With --external: an API key.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="HELIOGRAPH_API_KEY", help="With --external: an API key.")
+    ] = None,
     tenant: Annotated[str, typer.Option(help="With --external: the key's tenant.")] = "default",
     simulator: Annotated[str | None, typer.Option(help="With --external: URL of a vendor simulator.")] = None,
     mailbox: Annotated[str | None, typer.Option(help="With --external: URL of its mailbox.")] = None,
