@@ -60,6 +60,8 @@ class ApiSettings(_Section):
     publish_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
     # API keys are stored as HMAC-SHA-256 under this; changing it revokes them all.
     key_pepper: SecretStr = SecretStr("")
+    # Notifications and other calls per API key and process; twice that at once after a pause.
+    rate_limit_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
 
 
 class MetricsSettings(_Section):
