@@ -26,6 +26,7 @@ from console.api.status import Statuses, StatusStore, routes
 from producers.http.app import Deps, create_app
 from producers.http.ingest import Ingest, RecentAcceptances
 from producers.http.propagation import Propagation
+from producers.http.rate_limit import RateLimiter
 from producers.http.requests import Authenticator
 from producers.http.templates import TemplateCatalogue
 from producers.lookup import find_request
@@ -123,7 +124,9 @@ async def run(context: Context) -> None:
         start_views([templates], context.health)
         store = ReferenceStore(database)
         catalogue = TemplateCatalogue(templates, store)
-        authenticator, recent = Authenticator(keys), RecentAcceptances()
+        limit = settings.api.rate_limit_per_second
+        authenticator = Authenticator(keys, RateLimiter(limit) if limit is not None else None)
+        recent = RecentAcceptances()
         ingest = Ingest(
             authenticator=authenticator, broker=producer, claims=claims, templates=catalogue, recent=recent,
             publish_timeout_s=settings.api.publish_timeout_s,

@@ -195,6 +195,7 @@ class Ingest:
         many = scope.get("path") == BULK_PATH or (isinstance(body, dict) and isinstance(body.get("to"), list))
         items = _items(scope, headers, body) if many else []
         count = len(items) or 1
+        self._authenticator.charge(caller, count - 1)
         if self._in_flight and self._in_flight + count > MAX_IN_FLIGHT:
             raise unavailable("overloaded", "too many requests wait for the broker")
         self._in_flight += count

@@ -6,6 +6,7 @@ May import starlette. What never enters here: a route.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
 from producers.http.problems import Problem, invalid, unavailable
+from producers.http.rate_limit import RateLimiter
 from producers.http.strict_json import parse_json
 from producers.reference.keys import Caller, Keys
 from runtime.errors import UnavailableError
@@ -102,11 +104,11 @@ async def _read_rest(receive: Receive, message: Message, limit: int) -> bytes:
 class Authenticator:
     """Finds the caller of a request; as a FastAPI dependency too."""
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self, keys: Keys, limiter: RateLimiter | None = None) -> None:
+        self._keys, self._limiter = keys, limiter
 
     async def caller(self, authorization: bytes | None) -> Caller:
-        """Raises Problem: 401, or 503 when it cannot be told."""
+        """Raises Problem: 401, 429, or 503 when it cannot be told; before anything of a body is read."""
         scheme, _, text = (authorization or b"").decode("latin-1").partition(" ")
         try:
             caller = await self._keys.find(text.strip()) if scheme.lower() == "bearer" else None
@@ -117,7 +119,17 @@ class Authenticator:
                 401, "unauthenticated", "give a valid API key: Authorization: Bearer hg_...",
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
+        if self._limiter is not None and (wait_s := self._limiter.take(caller.key_id)) > 0:
+            raise Problem(
+                429, "rate_limited", "this API key calls more often than it may",
+                headers={"Retry-After": str(math.ceil(wait_s))},
+            )  # fmt: skip
         return caller
+
+    def charge(self, caller: Caller, calls: int) -> None:
+        """Count more calls against the caller's limit: what a bulk holds is known only when it is read."""
+        if self._limiter is not None and calls > 0:
+            self._limiter.charge(caller.key_id, calls)
 
     async def __call__(self, request: Request) -> Caller:
         authorization = request.headers.get("authorization")
