@@ -1,0 +1,126 @@
+"""The preferences view at size: `python -m bench.views --users 1000000`.
+
+Publishes that many recipient profiles to a broker of its own, then starts the view in a fresh process per backend and
+prints time to ready, resident memory, disk, the same after a restart, and the cost of one lookup.
+May import runtime and console.local. What never enters here: an assertion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from console.local.kafka_server import KafkaServer
+from console.local.ports import PortBook
+from console.output import show
+from runtime import topics
+from runtime.kafka import Admin, Producer, wait_for_broker
+from runtime.records import OutRecord
+from runtime.settings import KafkaSettings, ViewSettings
+from runtime.views import View, open_store
+from schemas.codec import codec
+from schemas.events import RecipientProfile
+from schemas.topics import RECIPIENTS
+
+_BATCH = 20_000
+
+
+def profile(n: int) -> RecipientProfile:
+    """A profile of about 260 bytes: two addresses, one device, a few preferences."""
+    return {
+        "tenant": "default", "user_id": f"user-{n:08d}", "name": f"Recipient Number {n}", "email": f"user{n:08d}@example.org",
+        "phone": f"+4915{n:09d}", "locale": "de-AT", "time_zone": "Europe/Vienna",
+        "devices": [{"platform": "fcm", "token": f"token-{n:08d}-" + "x" * 80, "subscription": None}],
+        "channels": {"sms": False} if n % 20 == 0 else {},
+        "categories": {"marketing": {"email": n % 3 != 0, "push": True}}, "version": 1, "updated_at": 1_790_000_000_000,
+    }  # fmt: skip
+
+
+def publish(settings: KafkaSettings, users: int) -> float:
+    """Publish the profiles; seconds."""
+    producer, encode = Producer(settings, client_id="bench"), codec("RecipientProfile").encode
+    started = time.perf_counter()
+    for first in range(0, users, _BATCH):
+        producer.publish(
+            [
+                OutRecord(RECIPIENTS, f"default:user-{n:08d}".encode(), encode(profile(n)))
+                for n in range(first, min(users, first + _BATCH))
+            ]
+        )
+    producer.close()
+    return time.perf_counter() - started
+
+
+def measure(bootstrap: str, backend: str, directory: Path) -> dict[str, float]:
+    """In a fresh process: start the view and report."""
+    process = psutil.Process()
+    before = process.memory_info().rss
+    store = open_store(ViewSettings(backend=backend, directory=directory), "bench", RECIPIENTS)  # type: ignore[arg-type]
+    view: View[RecipientProfile] = View(KafkaSettings(bootstrap_servers=bootstrap), RECIPIENTS, store=store)
+    started = time.perf_counter()
+    view.start()
+    while view.not_ready():
+        time.sleep(0.01)
+    ready_s = time.perf_counter() - started
+    users = len(view)
+    keys = [f"default:user-{random.Random(7).randrange(max(1, users)):08d}" for _ in range(20_000)]
+    started = time.perf_counter()
+    found = sum(view.get(key) is not None for key in keys)
+    lookup_us = (time.perf_counter() - started) / len(keys) * 1e6
+    rss = process.memory_info().rss - before
+    view.close()
+    disk = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) if directory.exists() else 0
+    return {
+        "keys": users, "ready_s": round(ready_s, 1), "rss_mib": rss >> 20, "disk_mib": disk >> 20,
+        "lookup_us": round(lookup_us, 1), "found": found / len(keys),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        bootstrap, backend, directory = arguments.measure
+        sys.stdout.write(json.dumps(measure(bootstrap, backend, Path(directory))))
+        return
+    book = PortBook()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        server = KafkaServer(directory / "kafka", book.reserve("kafka"), book.reserve("kafka-controller"))
+        server.prepare()
+        with (
+            (directory / "kafka.log").open("wb") as log,
+            subprocess.Popen(server.command(), stdout=log, stderr=log) as kafka,
+        ):
+            try:
+                settings = KafkaSettings(bootstrap_servers=server.bootstrap_servers)
+                wait_for_broker(settings, 60)
+                topics.apply(Admin(settings), "local")
+                seconds = publish(settings, arguments.users)
+                sys.stdout.write(f"published {arguments.users:,} profiles in {seconds:.1f} s\n")
+                rows = []
+                for backend in ("memory", "rocksdb"):
+                    for start in ("first", "restart"):
+                        command = [sys.executable, "-m", "bench.views", "--measure", server.bootstrap_servers, backend]
+                        answer = subprocess.run(
+                            [*command, str(directory / backend)], check=True, capture_output=True, text=True
+                        )
+                        rows.append({"backend": backend, "start": start, **json.loads(answer.stdout.splitlines()[-1])})
+                show(rows, as_json=False)
+            finally:
+                kafka.terminate()
+    book.close()
+
+
+if __name__ == "__main__":
+    main()
