@@ -45,6 +45,7 @@ from console.local.kafka_server import KafkaServer
 from console.local.ports import LOOPBACK, PortBook
 from console.local.postgres_server import PostgresServer
 from console.local.processes import Child, ChildSpec, Identity, birth_of, cap_log
+from console.local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
 from runtime.errors import HeliographError
 from runtime.settings import load_settings, read_toml
 
@@ -443,6 +444,7 @@ class Stack:
         self._tables = read_toml(options.config) if options.config else {}
         ports = {name: book.reserve(name, options.ports.get(name)) for name in PORT_NAMES}
         kafka_controller = book.reserve("kafka-controller")
+        self._apns_port = book.reserve("apns")
         self._role_ports = {role: ports["api"] if role == "api" else book.reserve(role) for role in ROLES}
         self._ports = ports
         self._kafka = KafkaServer(self.files.data("kafka"), ports["kafka"], kafka_controller)
@@ -538,7 +540,15 @@ class Stack:
             self._python(
                 "simulator",
                 ports["simulator"],
-                ("console.local.simulator", *simulator, "--smtp-port", str(ports["smtp"]), "--http-port"),
+                (
+                    "console.local.simulator",
+                    *simulator,
+                    "--smtp-port",
+                    str(ports["smtp"]),
+                    "--apns-port",
+                    str(self._apns_port),
+                    "--http-port",
+                ),
             ),
             self._python(
                 "mailbox",
@@ -624,6 +634,16 @@ class Stack:
                 "base_url": self._url("simulator"),
                 "credentials_file": str(self.files.data("simulator") / "fcm-credentials.json"),
                 "project_id": "simulator",
+            },
+            {
+                "name": "simulator-apns",
+                "channel": "push",
+                "kind": "apns",
+                "base_url": f"http://{LOOPBACK}:{self._apns_port}",
+                "key_file": str(self.files.data("simulator") / APNS_KEY_FILE),
+                "key_id": APNS_KEY_ID,
+                "team_id": APNS_TEAM_ID,
+                "topic": APNS_TOPIC,
             },
         ]
 

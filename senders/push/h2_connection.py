@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import cast
 from urllib.parse import urlsplit
 
 from h2.config import H2Configuration
@@ -84,8 +85,7 @@ class Http2Protocol(asyncio.Protocol):
     # -- asyncio ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
         self._http2.initiate_connection()
         self._flush()
 

@@ -1,4 +1,4 @@
-"""The vendors of the local stack in one process: they speak SMTP, Twilio and FCM, fail on request, and keep the truth.
+"""The vendors of the local stack in one process: they speak SMTP, Twilio, FCM and APNs, fail on request, and keep the truth.
 
 The ground truth is an append-only log of every accept, on disk before the sender hears of it: what tests hold against
 what Heliograph says it sent. Faults are scripted over HTTP; the wire formats stay the vendors' own.
@@ -6,3 +6,11 @@ what Heliograph says it sent. Faults are scripted over HTTP; the wire formats st
 May import runtime (health, logs). What never enters here: anything of senders (it would prove itself right), memory of
 a sender's identity, a network beyond loopback.
 """
+
+from __future__ import annotations
+
+APNS_KEY_FILE = "apns-key.p8"
+"""In the data directory; what an account of kind apns must be told of the simulator's team and app follows."""
+APNS_KEY_ID = "SIMULATOR1"
+APNS_TEAM_ID = "HELIOGRAPH"
+APNS_TOPIC = "localhost.heliograph.app"

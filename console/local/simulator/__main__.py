@@ -1,6 +1,6 @@
-"""`python -m console.local.simulator --http-port N --smtp-port M --data-dir D --maildir MD`: run the vendors.
+"""`python -m console.local.simulator --http-port N --smtp-port M --data-dir D --maildir MD [--apns-port N]`: run the vendors.
 
-Ready means: the log is repaired and indexed, the Maildir complete, the credentials written, both ports open.
+Ready means: the log is repaired and indexed, the Maildir complete, the credentials written, every port open.
 May import everything of this package. What never enters here: a wire format.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from console.local.simulator import fcm, smtp, twilio
+from console.local.simulator import APNS_KEY_FILE, apns, fcm, smtp, twilio
 from console.local.simulator.control import add_control_routes
 from console.local.simulator.desk import Desk
 from console.local.simulator.faults import FaultBook
@@ -25,11 +25,13 @@ from console.local.simulator.maildir import MaildirDelivery
 from runtime.health import add_health_routes
 from runtime.logs import configure_logs, get_logger
 
-KINDS = (smtp.KIND, twilio.KIND, fcm.KIND)
+KINDS = (smtp.KIND, twilio.KIND, fcm.KIND, apns.KIND)
 
 
-async def serve(host: str, http_port: int, smtp_port: int, data_dir: Path, maildir: Path) -> None:
-    """Serve until SIGTERM or SIGINT. Raises GroundTruthError, CredentialsError or OSError when it cannot start."""
+async def serve(
+    host: str, http_port: int, smtp_port: int, apns_port: int | None, data_dir: Path, maildir: Path
+) -> None:
+    """Serve until SIGTERM or SIGINT. Raises GroundTruthError, CredentialsError, ApnsKeyError or OSError when it cannot start."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -38,6 +40,7 @@ async def serve(host: str, http_port: int, smtp_port: int, data_dir: Path, maild
     delivery = MaildirDelivery(maildir, truth)
     delivery.start()
     credentials = fcm.Credentials.load_or_create(data_dir / "fcm-credentials.json", f"http://{host}:{http_port}/token")
+    apns_key = apns.ProviderKey.load_or_create(data_dir / APNS_KEY_FILE)
     desk = Desk(truth, FaultBook(KINDS))
     app = web.Application(client_max_size=1 << 20)
     add_health_routes(app, lambda: truth.broken or delivery.problem())
@@ -47,11 +50,16 @@ async def serve(host: str, http_port: int, smtp_port: int, data_dir: Path, maild
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:
-        server = await loop.create_server(lambda: smtp.SmtpSession(desk), host, smtp_port, backlog=512)
+        servers = [await loop.create_server(lambda: smtp.SmtpSession(desk), host, smtp_port, backlog=512)]
+        if apns_port is not None:
+            servers.append(
+                await loop.create_server(lambda: apns.ApnsSession(desk, apns_key), host, apns_port, backlog=512)
+            )
         await web.TCPSite(runner, host, http_port, backlog=512).start()
         get_logger(__name__).info("simulator ready", http_port=http_port, smtp_port=smtp_port, accepted=truth.last_seq)
         await stop.wait()
-        server.close()
+        for server in servers:
+            server.close()
     finally:
         await runner.cleanup()
         delivery.close()
@@ -60,10 +68,11 @@ async def serve(host: str, http_port: int, smtp_port: int, data_dir: Path, maild
 
 def main() -> None:
     """Parse the command line and serve."""
-    parser = argparse.ArgumentParser(description="The vendors of the local stack: SMTP, Twilio, FCM.")
+    parser = argparse.ArgumentParser(description="The vendors of the local stack: SMTP, Twilio, FCM, APNs.")
     parser.add_argument("--http-port", type=int, required=True)
     parser.add_argument("--smtp-port", type=int, required=True)
-    parser.add_argument("--data-dir", type=Path, required=True, help="the log of accepts and the FCM credentials")
+    parser.add_argument("--apns-port", type=int, help="HTTP/2 without TLS; without it there is no APNs")
+    parser.add_argument("--data-dir", type=Path, required=True, help="the log of accepts and the credentials")
     parser.add_argument("--maildir", type=Path, required=True, help="where accepted mail is delivered")
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     args = parser.parse_args()
@@ -71,8 +80,8 @@ def main() -> None:
         parser.error("everybody may send through the simulator: --host must be a loopback address")
     configure_logs("simulator")
     try:
-        uvloop.run(serve(args.host, args.http_port, args.smtp_port, args.data_dir, args.maildir))
-    except (GroundTruthError, fcm.CredentialsError, OSError) as error:
+        uvloop.run(serve(args.host, args.http_port, args.smtp_port, args.apns_port, args.data_dir, args.maildir))
+    except (GroundTruthError, fcm.CredentialsError, apns.ApnsKeyError, OSError) as error:
         get_logger(__name__).error("the simulator cannot run", error=str(error))
         sys.exit(1)
 
