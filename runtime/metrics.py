@@ -58,6 +58,7 @@ COMMIT_SECONDS = Histogram("heliograph_sender_commit_seconds", "Facts acknowledg
 
 # Sink
 ROWS = Counter("heliograph_sink_rows_total", "Rows inserted.", ["table"])
+BATCHED = Gauge("heliograph_sink_batch_records", "Records read and not stored yet.")
 INSERT_SECONDS = Histogram("heliograph_sink_insert_seconds", "One insert.", ["table"], buckets=_FAST)
 
 # Everywhere

@@ -24,8 +24,8 @@ from runtime.health import Reason
 from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition, Producer
 from runtime.lag import report_lag
 from runtime.logs import get_logger
+from runtime.metrics import BATCHED, INSERT_SECONDS, ROWS
 from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
-from runtime.metrics import INSERT_SECONDS, ROWS
 from runtime.process import Context, crash_point, exit_now
 from runtime.records import InRecord
 from schemas.topics import DEAD_LETTERS
@@ -89,6 +89,7 @@ class Sink:
                     continue
                 empty = not self._batch.count
                 self._batch.add(self._consume(self._batch.room, min(left, POLL_S)))
+                BATCHED.set(self._batch.count)
                 if empty and self._batch.count:
                     flush_at = time.monotonic() + interval_s
             self.flush(STOP_PATIENCE_S)

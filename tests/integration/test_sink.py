@@ -170,7 +170,7 @@ def test_sigterm_flushes_and_commits_what_was_read(world: World) -> None:
     until(lambda: world.ready()[0] == 200, 60, "ready")
     facts = many(50, seed=1)
     world.publish(facts)
-    time.sleep(2)
+    until(lambda: f"heliograph_sink_batch_records {float(len(facts))}" in world.metrics(), 60, "everything read")
     assert world.store().rows("SELECT count() FROM requests") == [(0,)]
     assert world.stop() == [0]
     assert world.lag() == 0
