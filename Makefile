@@ -35,11 +35,12 @@ unit: $(READY) ## Tests that need nothing running, in seconds
 slow: $(READY) ## The tests that take more than half a minute each
 	$(BIN)/python -m pytest -m "slow and not browser"
 
-check: $(READY) ## Format, lint, types, imports
+check: $(READY) ## Format, lint, types, imports, containers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict docker-compose.yml deploy .yamllint .hadolint.yaml && $(BIN)/hadolint --config .hadolint.yaml deploy/Dockerfile
 
 lock: ## Resolve pyproject.toml into requirements.lock again (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv is needed to resolve: see its own installation page" >&2; exit 1; }
