@@ -133,3 +133,9 @@ def test_request_with_a_registrys_id_is_read_by_a_role_that_uses_the_registry(
             [sys.executable, "-c", read], input=theirs.value, env={**os.environ, **registry}, check=True, capture_output=True, cwd=ROOT
         )  # fmt: skip
         assert done.stdout == b"by-registry"
+
+
+def test_role_whose_registry_is_not_there_does_not_start_with_other_ids(broker: Broker) -> None:
+    role = broker.run("timers", HELIOGRAPH_SCHEMA_REGISTRY__URL="http://127.0.0.1:1")
+    assert role.wait(60) == 1
+    assert "the Schema Registry cannot be reached" in (broker.directory / "timers.log").read_text("utf-8")
