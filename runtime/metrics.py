@@ -18,6 +18,10 @@ INGEST_SECONDS = Histogram("heliograph_ingest_seconds", "HTTP request to answer.
 # Relay
 RELAYED = Counter("heliograph_relay_published_total", "Outbox rows published to compacted topics.", ["topic"])
 OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait to be published.")
+DEAD_DEVICES = Counter(
+    "heliograph_dead_devices_total", "Devices that a provider calls dead, by what became of them.", ["outcome"]
+)
+DROP_BRAKE = Gauge("heliograph_dead_devices_brake", "1 while no device of this account is dropped.", ["provider"])
 
 # Views
 VIEW_KEYS = Gauge("heliograph_view_keys", "Keys held by a view of a compacted topic.", ["topic"])

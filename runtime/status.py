@@ -54,6 +54,12 @@ def since(detail: str | None) -> int | None:
     return int(moment.replace(tzinfo=UTC).timestamp() * 1000)
 
 
+def _recipient(user_id: str | None, addresses: list[tuple[str, str]]) -> str | None:
+    if not user_id and not (addresses and addresses[0][1]):
+        return None
+    return ids.recipient(user_id, *(addresses[0] if addresses else (None, None)))
+
+
 def request_status(
     request: NotificationRequest, lane: str, state: str, *, now: int, reason: str | None = None, detail: str | None = None,
     source: Source | None = None,
@@ -80,6 +86,9 @@ def request_status(
         "latency_ms": None,
         "source": source,
         "correlation_id": request.get("correlation_id"),
+        "recipient": _recipient(
+            request.get("user_id"), [(a["channel"], a["value"]) for a in request.get("addresses", ())]
+        ),
     }
 
 
@@ -110,6 +119,7 @@ def message_status(
         "latency_ms": latency_ms,
         "source": source,
         "correlation_id": message["correlation_id"],
+        "recipient": _recipient(message["user_id"], [(message["channel"], message["address"])]),
     }
 
 

@@ -120,6 +120,7 @@ class DeliveryStatus(TypedDict):
     latency_ms: int | None
     source: Source | None
     correlation_id: str | None
+    recipient: str | None
 
 
 class ProviderReceipt(TypedDict):

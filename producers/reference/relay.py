@@ -4,6 +4,7 @@ One relay is active (advisory lock), others stand by. A row is found by looking,
 that becomes visible late is not skipped; writers hold the lock of their entity's row, so per key the ids are in order.
 Of several rows of a key in a batch only the last is published: a batch that is published again after a crash then shows
 no older value after a newer one.
+Beside it, in the same process: dead devices leave their profiles (hygiene.py).
 May import psycopg. What never enters here: what a row means.
 """
 
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import psycopg
 from psycopg.rows import class_row
 
+from producers.reference.hygiene import run_hygiene
 from producers.reference.schema import CONNECT_TIMEOUT_S, unavailable
 from runtime.clock import system_clock
 from runtime.errors import PublishError
@@ -183,13 +185,15 @@ async def run_relay(context: Context) -> None:
         )
         serving = asyncio.create_task(relay.run(connection))
         stopped = asyncio.create_task(context.stopping.wait())
-        await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+        cleaning = asyncio.create_task(run_hygiene(settings, context.stopping))
+        await asyncio.wait([serving, cleaning, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        context.stopping.set()
         # A batch on its way is finished; a server that never answers is left.
-        done, _ = await asyncio.wait([serving], timeout=_STOP_S)
-        if done:
-            serving.result()
-        else:
-            serving.cancel()
+        done, late = await asyncio.wait([serving, cleaning], timeout=_STOP_S)
+        for task in late:
+            task.cancel()
+        for task in done:
+            task.result()
     finally:
         await asyncio.to_thread(producer.close)

@@ -71,7 +71,10 @@ _VERSION = "v.tenant, v.template_id, v.version, v.category, v.channels, v.locale
 
 _REPLACE_USER = (
     "UPDATE users SET name = %(name)s, email = %(email)s, phone = %(phone)s, locale = %(locale)s,"
-    " time_zone = %(time_zone)s, devices = %(devices)s, version = version + 1, updated_at = %(now)s"
+    " time_zone = %(time_zone)s, devices = %(devices)s, version = version + 1, updated_at = %(now)s,"
+    # a token that stays keeps its time
+    " registered = (SELECT COALESCE(json_object_agg(f, COALESCE((registered->>f)::bigint, %(now)s::bigint)), '{}'::json)"
+    " FROM unnest(%(fingerprints)s::text[]) AS f)"
     f" WHERE tenant = %(tenant)s AND user_id = %(id)s RETURNING {_USER}"
 )
 
@@ -87,14 +90,17 @@ class ReferenceStore:
     async def create_user(self, tenant: str, user: Mapping[str, Any]) -> Written:
         """Raises ExistsError."""
         now = self._clock()
-        values = {**user, "tenant": tenant, "devices": Json(user["devices"]), "now": now}
+        registered = dict.fromkeys(_fingerprints(user["devices"]), now)
+        values = {
+            **user, "tenant": tenant, "devices": Json(user["devices"]), "registered": Json(registered), "now": now,
+        }  # fmt: skip
 
         async def operation(connection: Connection) -> Written:
             async with connection.transaction():
                 cursor = await connection.execute(
-                    "INSERT INTO users (tenant, user_id, name, email, phone, locale, time_zone, devices, created_at,"
-                    " updated_at) VALUES (%(tenant)s, %(id)s, %(name)s, %(email)s, %(phone)s, %(locale)s, %(time_zone)s,"
-                    f" %(devices)s, %(now)s, %(now)s) ON CONFLICT DO NOTHING RETURNING {_USER}",
+                    "INSERT INTO users (tenant, user_id, name, email, phone, locale, time_zone, devices, registered,"
+                    " created_at, updated_at) VALUES (%(tenant)s, %(id)s, %(name)s, %(email)s, %(phone)s, %(locale)s, %(time_zone)s,"
+                    f" %(devices)s, %(registered)s, %(now)s, %(now)s) ON CONFLICT DO NOTHING RETURNING {_USER}",
                     values,
                 )
                 row = await cursor.fetchone()
@@ -106,7 +112,7 @@ class ReferenceStore:
 
     async def replace_user(self, tenant: str, user_id: str, user: Mapping[str, Any]) -> Written:
         """Raises NotFoundError. Preferences stay."""
-        values = {**user, "id": user_id, "tenant": tenant, "devices": Json(user["devices"]), "now": self._clock()}
+        values = _replacement(tenant, user_id, user, self._clock())
 
         async def operation(connection: Connection) -> Written:
             async with connection.transaction():
@@ -126,10 +132,37 @@ class ReferenceStore:
                     f"SELECT {_USER} FROM users WHERE tenant = %s AND user_id = %s FOR UPDATE", (tenant, user_id)
                 )
                 user = change(_found(await cursor.fetchone()))
-                values = {**user, "id": user_id, "tenant": tenant, "devices": Json(user["devices"]), "now": now}
+                values = _replacement(tenant, user_id, user, now)
                 row = _found(await (await connection.execute(_REPLACE_USER, values)).fetchone())
                 preferences = await _preferences(connection, tenant, user_id)
                 return Written(row, await _put_outbox(connection, [profile_row(row, preferences)]), created=False)
+
+        return await self._database.run(operation)
+
+    async def drop_devices(self, tenant: str, user_id: str, is_dead: Callable[[str, int | None], bool]) -> int:
+        """Remove the devices of which `is_dead(token, registered at)` holds; how many those were."""
+
+        async def operation(connection: Connection) -> int:
+            async with connection.transaction():
+                cursor = await connection.execute(
+                    f"SELECT {_USER}, registered FROM users WHERE tenant = %s AND user_id = %s FOR UPDATE",
+                    (tenant, user_id),
+                )
+                user = await cursor.fetchone()
+                if user is None:
+                    return 0
+                times = user["registered"]
+                kept = [
+                    device
+                    for device in user["devices"]
+                    if not device.get("token") or not is_dead(device["token"], times.get(_fingerprint(device["token"])))
+                ]
+                if len(kept) == len(user["devices"]):
+                    return 0
+                values = _replacement(tenant, user_id, {**user, "devices": kept}, self._clock())
+                row = _found(await (await connection.execute(_REPLACE_USER, values)).fetchone())
+                await _put_outbox(connection, [profile_row(row, await _preferences(connection, tenant, user_id))])
+                return len(user["devices"]) - len(kept)
 
         return await self._database.run(operation)
 
@@ -372,6 +405,22 @@ class ReferenceStore:
             return {row["id"] for row in await cursor.fetchall()}
 
         return await self._database.run(operation)
+
+
+def _fingerprint(token: str) -> str:
+    return ids.address_hash("push", token)
+
+
+def _fingerprints(devices: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [_fingerprint(device["token"]) for device in devices if device.get("token")]
+
+
+def _replacement(tenant: str, user_id: str, user: Mapping[str, Any], now: int) -> Row:
+    """The parameters of _REPLACE_USER."""
+    devices = user["devices"]
+    return {
+        **user, "tenant": tenant, "id": user_id, "devices": Json(devices), "fingerprints": _fingerprints(devices), "now": now,
+    }  # fmt: skip
 
 
 def _found(row: Row | None) -> Row:

@@ -1,0 +1,132 @@
+"""Which device a status calls dead, and when none is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from producers.reference.hygiene import MIN_INVALID, Brake, DeadDevice, Hygiene, dead_device
+from producers.reference.store import ReferenceStore
+from runtime import ids
+from runtime.records import InRecord
+from runtime.status import invalid_since, message_status, status_record
+from schemas.events import DeliveryStatus
+from tests.unit.test_outcomes import NOW, message
+
+NID = message()["notification_id"]
+
+
+def status(token: str = "tok", generation: int = 0, **fields: Any) -> DeliveryStatus:
+    message_id = ids.message_id(NID, "push", ids.address_hash("push", token), generation)
+    pushed = message(channel="push", address=token, message_id=message_id)
+    made = message_status(
+        pushed, "bounced", now=NOW, attempt=1, reason="invalid_token", detail="404", provider="apple"
+    )  # fmt: skip
+    return {**made, **fields}  # type: ignore[typeddict-item]
+
+
+def sent(token: str = "tok") -> DeliveryStatus:
+    return status(token, state="sent", reason=None)
+
+
+def records(*statuses: DeliveryStatus) -> list[InRecord]:
+    return [InRecord("s", 0, n, NOW, b"k", status_record(s).value, []) for n, s in enumerate(statuses)]
+
+
+def dead(**fields: Any) -> DeadDevice:
+    found = dead_device(status(**fields))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("token", "generation", "registered_at", "expected"),
+    [
+        ("tok", 0, None, True),
+        ("tok", 3, None, True),
+        ("other", 0, None, False),
+        ("tok", 0, NOW - 1, True),
+        ("tok", 0, NOW, False),
+        ("tok", 0, NOW + 1, False),
+    ],
+)
+def test_device_is_found_by_the_id_of_its_message(
+    token: str, generation: int, registered_at: int | None, expected: bool
+) -> None:
+    assert dead(generation=generation).is_device(token, registered_at) is expected
+
+
+def test_device_that_registered_after_its_provider_calls_it_dead_stays() -> None:
+    gone = dead(detail=invalid_since("410 Unregistered", NOW - 5_000))
+    assert gone.is_device("tok", NOW - 5_001)
+    assert not gone.is_device("tok", NOW - 5_000)
+
+
+def test_other_bounces_and_bare_addresses_call_no_device_dead() -> None:
+    assert dead_device(sent()) is None
+    assert dead_device(status(reason="hard_bounce")) is None
+    assert dead_device(status(recipient=None)) is None
+
+
+def test_status_names_the_recipient_but_no_address() -> None:
+    assert status()["recipient"] == "u"
+    bare = message(channel="push", address="tok", user_id=None)
+    assert message_status(bare, "sent", now=NOW, attempt=1)["recipient"] == f"addr:{ids.address_hash('push', 'tok')}"
+
+
+@pytest.mark.parametrize(
+    ("invalid", "fine", "expected"),
+    [
+        (MIN_INVALID - 1, 0, False),
+        (MIN_INVALID, 0, True),
+        (MIN_INVALID, 19 * MIN_INVALID, False),
+        (MIN_INVALID, 19 * MIN_INVALID - 1, True),
+    ],
+)
+def test_brake_holds_above_its_share_and_its_least_number(invalid: int, fine: int, expected: bool) -> None:
+    brake = Brake()
+    for said, count in ((True, invalid), (False, fine)):
+        for _ in range(count):
+            brake.saw("apple", said, 0.0)
+    assert brake.holds("apple", 59.9) is expected
+    assert not brake.holds("google", 0.0)
+    assert not brake.holds("apple", 60.0)
+
+
+class Store(ReferenceStore):
+    """One user whose devices are tokens."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = list(tokens)
+
+    async def drop_devices(self, tenant: str, user_id: str, is_dead: Callable[[str, int | None], bool]) -> int:
+        before = len(self.tokens)
+        self.tokens = [token for token in self.tokens if not is_dead(token, None)]
+        return before - len(self.tokens)
+
+
+async def test_dead_device_is_dropped_and_judging_again_changes_nothing() -> None:
+    store = Store("tok", "other")
+    hygiene = Hygiene(store)
+    for _ in range(2):
+        await hygiene.judge(records(status()), 0.0)
+        assert store.tokens == ["other"]
+
+
+async def test_brake_stops_drops_from_the_first_device_of_a_batch_on_and_lets_go_after_a_minute() -> None:
+    tokens = [f"t{n}" for n in range(MIN_INVALID)]
+    store = Store(*tokens)
+    hygiene = Hygiene(store)
+    await hygiene.judge(records(*map(status, tokens)), 0.0)
+    assert store.tokens == tokens
+    await hygiene.judge(records(status("t0")), 61.0)
+    assert store.tokens == tokens[1:]
+
+
+async def test_strangers_status_is_passed_over() -> None:
+    store = Store("tok")
+    rubbish = InRecord("s", 0, 0, NOW, b"k", b"\xff", [])
+    await Hygiene(store).judge([rubbish, *records(status(notification_id="x", message_id="y"))], 0.0)
+    assert store.tokens == ["tok"]
