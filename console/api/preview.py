@@ -22,7 +22,7 @@ from console.api.status import Authenticate, Caller
 from processors.rendering import ParsedTemplate, Parts, render_parts
 from producers.addresses import has_control
 from producers.http.problems import FieldError, Problem, pointer
-from producers.http.requests import read_model
+from producers.http.requests import JSON_TYPE, read_model
 from producers.notification import Channel, JsonObject, Locale, Strict
 from producers.reference.store import NotFoundError, ReferenceStore
 from runtime.templating import Engine, MissingVariable, RenderError
@@ -48,6 +48,9 @@ class PreviewRequest(Strict):
     locale: Locale | None = None
     data: Annotated[JsonObject, Field(default_factory=dict)]
     version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+
+
+_BODY = {"requestBody": {"required": True, "content": {JSON_TYPE: {"schema": PreviewRequest.model_json_schema()}}}}
 
 
 class Previewer:
@@ -111,7 +114,7 @@ def preview_router(store: ReferenceStore, authenticate: Authenticate, previewer:
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
     Who = Annotated[Caller, Depends(authenticate)]
 
-    @router.post("/{template_id}/preview")
+    @router.post("/{template_id}/preview", openapi_extra=_BODY)
     async def preview(template_id: str, request: Request, caller: Who) -> Response:
         """Render a version, else the published one, else the latest. Nothing is sent."""
         body = await read_model(request, PreviewRequest)

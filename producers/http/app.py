@@ -17,10 +17,11 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from producers.http.docs_page import CSP, docs_page
 from producers.http.ingest import BULK_PATH, PATH, Ingest
 from producers.http.openapi import describe
 from producers.http.problems import FieldError, Problem, new_request_id, problem_response, unavailable
@@ -114,7 +115,7 @@ def _health_router(health: Health) -> APIRouter:
 def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -> ASGIApp:
     """The application. Extra routes may raise Problem, and may depend on `deps.authenticator`."""
     app = FastAPI(
-        title="Heliograph", version=version("heliograph"), docs_url="/docs", redoc_url=None, openapi_url="/openapi.json",
+        title="Heliograph", version=version("heliograph"), docs_url=None, redoc_url=None, openapi_url="/openapi.json",
         exception_handlers=HANDLERS, redirect_slashes=False,
         description="Notifications: nothing accepted is lost, nothing is sent twice without a recorded reason.",
     )  # fmt: skip
@@ -127,6 +128,11 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
     app.include_router(reference_router(deps.store, deps.templates, deps.propagation, deps.authenticator))
     app.include_router(suppressions_router(deps.store, deps.propagation, deps.authenticator))
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": CSP})
+
+    app.router.routes.append(Route("/docs", docs))
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         # The hot path goes around the router and its middleware.

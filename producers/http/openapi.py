@@ -1,114 +1,372 @@
-"""The OpenAPI document: FastAPI's own, with the bodies that routes read themselves, and ingest.
+"""The OpenAPI document: FastAPI's own, completed by a table of what each route takes, answers and refuses.
 
 May import fastapi and pydantic. What never enters here: behaviour.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
-from producers.http.ingest import PATH, Bulk
-from producers.http.reference import BODIES
-from producers.http.suppressions import NewSuppression
+from producers.http.ingest import BULK_PATH, MAX_ITEMS, PATH, Bulk
+from producers.http.reference import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
+from producers.http.requests import JSON_TYPE, MERGE_PATCH_TYPE
+from producers.http.suppressions import CSV_TYPE, JSONL_TYPES, NewSuppression
 from producers.notification import Notification
 
-_PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "code", "errors", "request_id"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["pointer", "detail", "code"],
-                "properties": {
-                    "pointer": {"type": "string", "description": "JSON pointer into the body"},
-                    "detail": {"type": "string"},
-                    "code": {"type": "string"},
-                },
-            },
-        },
-        "request_id": {"type": "string"},
-    },
+Json = dict[str, Any]
+_ID = "019b76da-a800-7abc-8def-0123456789ab"
+_AT = "2026-01-01T00:00:00.000Z"
+_STATUSES = {
+    400: "Malformed or not valid; `errors[].pointer` leads into the body",
+    401: "No valid API key",
+    404: "There is none, or it is another tenant's",
+    408: "The body came too slowly",
+    409: "What is there contradicts it",
+    413: "The body is too large",
+    415: "Another media type, or a compressed body",
+    429: "The API key calls too often; see `Retry-After`",
+    500: "An error of ours; quote `request_id`",
+    503: "A store does not confirm; nothing is promised, see `Retry-After`",
 }
-_ACCEPTED = {
-    "type": "object",
-    "required": ["id", "status", "accepted_at", "links"],
-    "properties": {
-        "id": {"type": "string", "format": "uuid"},
-        "status": {"const": "accepted"},
-        "accepted_at": {"type": "string", "format": "date-time"},
-        "links": {"type": "object", "additionalProperties": {"type": "string"}},
-    },
-}
-_REFUSALS = (400, 401, 409, 413, 415, 503)
+_ALWAYS = (400, 401, 429, 500, 503)
+_WITH_BODY = (408, 413, 415)
 
 
-def _ingest() -> dict[str, Any]:
-    def header(name: str, why: str, length: int) -> dict[str, Any]:
-        schema = {"type": "string", "maxLength": length}
-        return {"name": name, "in": "header", "required": False, "description": why, "schema": schema}
-
+def _object(**properties: Json) -> Json:
+    """An object of exactly these fields; a trailing underscore marks one that may be absent."""
     return {
-        "tags": ["notifications"],
-        "operationId": "send_notification",
-        "summary": "Send a notification",
-        "description": "202 only after every in-sync replica of the broker has it.",
-        "parameters": [
-            header("Idempotency-Key", "The same key and body again give the same id, for at least 7 days.", 255),
-            header("X-Correlation-ID", "Carried to every status and log line.", 128),
-            header("traceparent", "W3C trace context, carried.", 55),
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Notification"}}},
-        },
-        "responses": {
-            "202": {
-                "description": "Accepted",
-                "headers": {
-                    "Location": {"schema": {"type": "string"}},
-                    "Idempotent-Replayed": {"schema": {"const": "true"}},
-                },
-                "content": {"application/json": {"schema": _ACCEPTED}},
-            },
-            **{str(status): {"$ref": "#/components/responses/Problem"} for status in _REFUSALS},
-        },
-        "security": [{"ApiKey": []}],
+        "type": "object",
+        "required": [name for name in properties if not name.endswith("_")],
+        "properties": {name.rstrip("_"): schema for name, schema in properties.items()},
     }
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
+def _list(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _or_null(schema: Json) -> Json:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_TEXT: Json = {"type": "string"}
+_UUID: Json = {"type": "string", "format": "uuid"}
+_TIME: Json = {"type": "string", "format": "date-time"}
+_INT: Json = {"type": "integer"}
+_BOOL: Json = {"type": "boolean"}
+_ANY: Json = {"type": "object"}
+_TEXT_OR_NULL = _or_null(_TEXT)
+_LINKS: Json = {"type": "object", "additionalProperties": _TEXT}
+
+SCHEMAS: dict[str, Json] = {
+    "Problem": _object(
+        type={"type": "string", "format": "uri"}, title=_TEXT, status=_INT, detail=_TEXT, code=_TEXT,
+        errors=_list(_object(
+            pointer={"type": "string", "description": "JSON pointer into the body"}, detail=_TEXT, code=_TEXT,
+        )),
+        request_id=_TEXT,
+    ),
+    "Accepted": _object(id=_UUID, status={"const": "accepted"}, accepted_at=_TIME, links=_LINKS),
+    "Results": _object(results=_list({
+        "oneOf": [
+            _object(index=_INT, status={"const": "accepted"}, id=_UUID),
+            _object(index=_INT, status={"const": "refused"}, error=_ref("Problem")),
+        ]
+    })),
+    "Attempt": _object(attempt=_INT, provider=_TEXT_OR_NULL, state=_TEXT, reason=_TEXT_OR_NULL, occurred_at=_TIME),
+    "Message": _object(
+        id=_UUID, channel=_TEXT_OR_NULL, status=_TEXT, reason=_TEXT_OR_NULL, provider=_TEXT_OR_NULL,
+        provider_message_id=_TEXT_OR_NULL, possible_duplicate=_BOOL, attempts=_list(_ref("Attempt")),
+    ),
+    "NotificationStatus": _object(
+        id=_UUID, status=_TEXT, reason=_TEXT_OR_NULL, accepted_at=_TIME, messages=_list(_ref("Message")), links=_LINKS
+    ),
+    "NotificationEntry": _object(
+        id=_UUID, status=_TEXT, reason=_TEXT_OR_NULL, accepted_at=_TIME, user_id=_TEXT_OR_NULL, priority=_TEXT,
+        category=_TEXT, template_id=_TEXT_OR_NULL, tags=_list(_TEXT), links=_LINKS,
+    ),
+    "Event": _object(
+        id=_UUID, message_id=_or_null(_UUID), channel=_TEXT_OR_NULL, lane=_TEXT, state=_TEXT, reason=_TEXT_OR_NULL,
+        detail=_TEXT_OR_NULL, attempt=_INT, provider=_TEXT_OR_NULL, provider_message_id=_TEXT_OR_NULL,
+        possible_duplicate=_BOOL, template_id=_TEXT_OR_NULL, template_version=_or_null(_INT),
+        preference_version=_or_null(_INT), occurred_at=_TIME, latency_ms=_or_null(_INT), correlation_id=_TEXT_OR_NULL,
+    ),
+    "Cancelled": _object(id=_UUID, status=_TEXT, links=_LINKS),
+    "Resent": _object(id=_UUID, status={"const": "accepted"}, generation=_INT, links=_LINKS),
+    "User": _object(
+        id=_TEXT, name=_TEXT_OR_NULL, email=_TEXT_OR_NULL, phone=_TEXT_OR_NULL, locale=_TEXT_OR_NULL,
+        time_zone=_TEXT_OR_NULL, devices=_list(_ANY), created_at=_TIME, updated_at=_TIME,
+    ),
+    "UserPatch": {
+        "type": "object", "description": "RFC 7396: fields of a user to change; null takes one away.",
+        "properties": {
+            "name": _TEXT_OR_NULL, "email": _TEXT_OR_NULL, "phone": _TEXT_OR_NULL, "locale": _TEXT_OR_NULL,
+            "time_zone": _TEXT_OR_NULL, "devices": _or_null(_list(_ref("Device"))), "id": _TEXT_OR_NULL,
+        },
+        "additionalProperties": False,
+    },
+    "StoredPreferences": _object(channels=_ANY, categories=_ANY),
+    "TemplateWritten": _object(id=_TEXT, version=_INT, published=_BOOL, variables=_list(_TEXT)),
+    "Template": _object(
+        id=_TEXT, version=_INT, published=_BOOL, variables=_list(_TEXT), category=_TEXT, layout=_TEXT_OR_NULL,
+        channels=_ANY, locales=_ANY, created_at_=_TIME,
+    ),
+    "TemplateEntry": _object(
+        id=_TEXT, category=_TEXT, published_version=_or_null(_INT), latest_version=_INT, updated_at=_TIME
+    ),
+    "Preview": _object(
+        id=_TEXT, version=_INT, channel=_TEXT, locale=_TEXT_OR_NULL, subject_=_TEXT, text_=_TEXT, html_=_TEXT, title_=_TEXT,
+        body_=_TEXT, data_=_ANY,
+    ),
+    "Suppression": _object(
+        id=_UUID, channel=_TEXT, address=_TEXT, reason=_TEXT, expires_at=_or_null(_TIME), created_at=_TIME
+    ),
+    "Import": _object(
+        imported=_INT, created=_INT, refused=_INT,
+        errors=_list(_object(line=_INT, pointer=_TEXT, detail=_TEXT, code=_TEXT)),
+    ),
+}  # fmt: skip
+
+_LINKS_SHOWN = {"self": f"{PATH}/{_ID}", "events": f"{PATH}/{_ID}/events"}
+_USER = {"name": "Zoë", "email": "zoe@example.org", "phone": "+4915112345678", "locale": "de-AT",
+         "time_zone": "Europe/Vienna", "devices": [{"platform": "fcm", "token": "a-device-token"}]}  # fmt: skip
+_SENDING = {"to": {"user_id": "zoe"}, "template": {"id": "order-shipped"}, "data": {"order": "A1"}}
+_CHANNELS = {"email": {"subject": "{{ order }} is on its way", "text": "Order {{ order }} has left us."}}
+_PREFERENCES = {"channels": {"sms": False}, "categories": {"marketing": {"email": False}}}
+_SUPPRESSION = {"channel": "email", "address": "stop@example.org", "reason": "complaint"}
+_WRITTEN = {"id": "order-shipped", "version": 1, "published": True, "variables": ["order"]}
+_ENTRY: Json = {"id": _ID, "status": "sent", "reason": None, "accepted_at": _AT, "user_id": "zoe", "priority": "normal",
+          "category": "orders", "template_id": "order-shipped", "tags": [], "links": _LINKS_SHOWN}  # fmt: skip
+_ATTEMPT = {"attempt": 1, "provider": "mail-1", "state": "sent", "reason": None, "occurred_at": _AT}
+_MESSAGE = {"id": _ID, "channel": "email", "status": "sent", "reason": None, "provider": "mail-1",
+            "provider_message_id": "<x@mail-1>", "possible_duplicate": False, "attempts": [_ATTEMPT]}  # fmt: skip
+_EVENT = {"id": _ID, "message_id": _ID, "channel": "email", "lane": "normal", "state": "sent", "reason": None,
+          "detail": None, "attempt": 1, "provider": "mail-1", "provider_message_id": "<x@mail-1>",
+          "possible_duplicate": False, "template_id": "order-shipped", "template_version": 1,
+          "preference_version": None, "occurred_at": _AT, "latency_ms": 12, "correlation_id": "c1"}  # fmt: skip
+_USER_SHOWN = {"id": "zoe", **_USER, "created_at": _AT, "updated_at": _AT}
+_TEMPLATE_SHOWN = {**_WRITTEN, "category": "orders", "layout": None, "channels": _CHANNELS, "locales": {}}
+_SUPPRESSION_SHOWN = {"id": _ID, **_SUPPRESSION, "expires_at": None, "created_at": _AT}
+_PROBLEM = {"type": "urn:heliograph:problem:invalid_request", "title": "Bad Request", "status": 400,
+            "detail": "/to/email: not an e-mail address", "code": "invalid_request", "request_id": "5f0c",
+            "errors": [{"pointer": "/to/email", "detail": "not an e-mail address", "code": "invalid_value"}]}  # fmt: skip
+
+
+def _page_of(name: str) -> Json:
+    return _object(entries=_list(_ref(name)), next_cursor=_TEXT_OR_NULL)
+
+
+def _page(*entries: Any) -> Json:
+    return {"entries": list(entries), "next_cursor": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a route takes and answers: a model or schema and an example for its body, (schema, example) by status."""
+
+    answers: Mapping[int, tuple[Json | None, Any]]
+    refusals: tuple[int, ...] = ()
+    body: type[BaseModel] | Json | None = None
+    example: Any = None
+    types: tuple[str, ...] = (JSON_TYPE,)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_REFERENCE = "/v1/templates/{template_id}"
+ROUTES: dict[tuple[str, str], Route] = {
+    ("post", PATH): Route(
+        {202: (
+            {"anyOf": [_ref("Accepted"), _ref("Results")]},
+            {"id": _ID, "status": "accepted", "accepted_at": _AT, "links": _LINKS_SHOWN},
+        )},
+        (409,), Notification, _SENDING, headers={"Location": "Of the notification", "Idempotent-Replayed": "true for a key used before"},
+    ),
+    ("post", BULK_PATH): Route(
+        {202: (_ref("Results"), {"results": [{"index": 0, "status": "accepted", "id": _ID}]})}, (), Bulk,
+        {"notifications": [_SENDING]},
+    ),
+    ("get", PATH): Route({200: (_page_of("NotificationEntry"), _page(_ENTRY))}),
+    ("get", f"{PATH}/{{notification_id}}"): Route(
+        {200: (_ref("NotificationStatus"), {"id": _ID, "status": "sent", "reason": None, "accepted_at": _AT, "messages": [_MESSAGE],
+                                            "links": _LINKS_SHOWN})}, (404,),
+    ),
+    ("get", f"{PATH}/{{notification_id}}/events"): Route({200: (_page_of("Event"), _page(_EVENT))}, (404,)),
+    ("post", f"{PATH}/{{notification_id}}/cancel"): Route(
+        {200: (_ref("Cancelled"), {"id": _ID, "status": "cancelled", "links": _LINKS_SHOWN}),
+         202: (_ref("Cancelled"), {"id": _ID, "status": "scheduled", "links": _LINKS_SHOWN})}, (404, 409),
+    ),
+    ("post", f"{PATH}/{{notification_id}}/resend"): Route(
+        {202: (_ref("Resent"), {"id": _ID, "status": "accepted", "generation": 1, "links": _LINKS_SHOWN})}, (404, 409),
+    ),
+    ("post", "/v1/users"): Route({201: (_ref("User"), _USER_SHOWN)}, (409,), NewUser, {"id": "zoe", **_USER}),
+    ("get", "/v1/users"): Route({200: (_page_of("User"), _page(_USER_SHOWN))}),
+    ("get", "/v1/users/{user_id}"): Route({200: (_ref("User"), _USER_SHOWN)}, (404,)),
+    ("put", "/v1/users/{user_id}"): Route({200: (_ref("User"), _USER_SHOWN)}, (404,), ReplacedUser, _USER),
+    ("patch", "/v1/users/{user_id}"): Route(
+        {200: (_ref("User"), _USER_SHOWN)}, (404,), _ref("UserPatch"), {"phone": None, "locale": "de"},
+        (MERGE_PATCH_TYPE, JSON_TYPE),
+    ),
+    ("delete", "/v1/users/{user_id}"): Route({204: (None, None)}, (404,)),
+    ("get", "/v1/users/{user_id}/preferences"): Route({200: (_ref("StoredPreferences"), _PREFERENCES)}, (404,)),
+    ("put", "/v1/users/{user_id}/preferences"): Route(
+        {200: (_ref("StoredPreferences"), _PREFERENCES)}, (404,), Preferences, _PREFERENCES
+    ),
+    ("post", "/v1/templates"): Route(
+        {201: (_ref("TemplateWritten"), _WRITTEN)}, (409,), NewTemplate,
+        {"id": "order-shipped", "category": "orders", "channels": _CHANNELS},
+    ),
+    ("get", "/v1/templates"): Route({200: (_page_of("TemplateEntry"), _page(
+        {"id": "order-shipped", "category": "orders", "published_version": 1, "latest_version": 2, "updated_at": _AT}
+    ))}),
+    ("get", _REFERENCE): Route({200: (_ref("Template"), _TEMPLATE_SHOWN)}, (404,)),
+    ("get", f"{_REFERENCE}/versions"): Route(
+        {200: (_page_of("Template"), _page({**_TEMPLATE_SHOWN, "created_at": _AT}))}, (404,)
+    ),
+    ("post", f"{_REFERENCE}/versions"): Route(
+        {201: (_ref("TemplateWritten"), {**_WRITTEN, "version": 2})}, (404,), NewVersion, {"channels": _CHANNELS}
+    ),
+    ("post", f"{_REFERENCE}/publish"): Route({200: (_ref("TemplateWritten"), _WRITTEN)}, (404,), Published, {"version": 1}),
+    ("post", f"{_REFERENCE}/preview"): Route(
+        {200: (_ref("Preview"), {"id": "order-shipped", "version": 1, "channel": "email", "locale": None,
+                                 "subject": "A1 is on its way", "text": "Order A1 has left us."})}, (404,),
+        example={"channel": "email", "data": {"order": "A1"}},
+    ),
+    ("post", "/v1/suppressions"): Route(
+        {200: (_ref("Suppression"), _SUPPRESSION_SHOWN), 201: (_ref("Suppression"), _SUPPRESSION_SHOWN)}, (),
+        NewSuppression, _SUPPRESSION,
+    ),
+    ("get", "/v1/suppressions"): Route({200: (_page_of("Suppression"), _page(_SUPPRESSION_SHOWN))}),
+    ("delete", "/v1/suppressions/{suppression_id}"): Route({204: (None, None)}, (404,)),
+    ("post", "/v1/suppressions/import"): Route(
+        {200: (_ref("Import"), {"imported": 2, "created": 1, "refused": 0, "errors": []})}, (), _TEXT,
+        '{"channel": "email", "address": "stop@example.org"}\n', (*JSONL_TYPES, CSV_TYPE),
+    ),
+    ("get", "/v1/suppressions/export"): Route({200: (None, None)}),
+}  # fmt: skip
+MODELS = (
+    Notification, Bulk, NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published, NewSuppression,
+)  # fmt: skip
+
+
+def _ingest(operation_id: str, summary: str, description: str, *, keyed: bool) -> Json:
+    """An operation of the hot path, which FastAPI does not know."""
+
+    def header(name: str, why: str, length: int) -> Json:
+        schema = {"type": "string", "maxLength": length}
+        return {"name": name, "in": "header", "required": False, "description": why, "schema": schema}
+
+    # What HTTP lets through in a header; a key takes visible ASCII only.
+    key = header("Idempotency-Key", "The same key and body again give the same id, for at least 7 days.", 255)
+    parameters = [
+        header("X-Correlation-ID", "Carried to every status and log line.", 128),
+        header("traceparent", "W3C trace context, carried; a malformed one is dropped.", 55),
+    ]
+    for parameter in (key, parameters[0]):
+        parameter["schema"]["pattern"] = "^[!-~]+$"
+    return {
+        "tags": ["notifications"],
+        "operationId": operation_id,
+        "summary": summary,
+        "description": description,
+        "parameters": [key, *parameters] if keyed else parameters,
+    }
+
+
+def _problem(status: int) -> Json:
+    shown = {**_PROBLEM, "status": status} if status == 400 else None
+    content: Json = {"schema": _ref("Problem")}
+    if shown is not None:
+        content["example"] = shown
+    answer: Json = {"description": _STATUSES[status], "content": {"application/problem+json": content}}
+    if status in (429, 503):
+        answer["headers"] = {
+            "Retry-After": {"description": "Seconds", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+        }
+    return answer
+
+
+def _answer(path: str, status: int, schema: Json | None, example: Any, headers: Mapping[str, str]) -> Json:
+    names = {200: "Done", 201: "Created", 202: "Accepted", 204: "Done"}
+    answer: Json = {"description": names[status]}
+    if schema is not None:
+        answer["content"] = {JSON_TYPE: {"schema": schema, "example": example}}
+    if path.endswith("/export"):
+        answer["content"] = {JSONL_TYPES[0]: {"schema": _TEXT}}
+    if path.endswith("/preview"):
+        answer["content"]["text/html"] = {"schema": _TEXT}
+    if headers:
+        answer["headers"] = {
+            name: {"description": why, "required": False, "schema": _TEXT} for name, why in headers.items()
+        }
+    return answer
+
+
+def _complete(operation: Json, path: str, route: Route) -> None:
+    """Put what the table says into an operation."""
+    if route.body is not None:
+        schema = route.body if isinstance(route.body, dict) else _ref(route.body.__name__)
+        content = {kind: {"schema": schema, "example": route.example} for kind in route.types}
+        operation["requestBody"] = {"required": True, "content": content}
+        if CSV_TYPE in content:
+            content[CSV_TYPE]["example"] = "channel,address,reason\nemail,stop@example.org,complaint\n"
+    elif route.example is not None:
+        operation["requestBody"]["content"][JSON_TYPE]["example"] = route.example
+    refusals = {*_ALWAYS, *route.refusals, *(_WITH_BODY if "requestBody" in operation else ())}
+    operation["responses"] = {
+        **{str(code): _answer(path, code, *made, route.headers) for code, made in route.answers.items()},
+        **{str(code): {"$ref": f"#/components/responses/Problem{code}"} for code in sorted(refusals)},
+    }
+
+
+def describe(app: FastAPI) -> Json:
     """The document of the app, with everything in components."""
     document = get_openapi(
         title="Heliograph", version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
     )
-    document["paths"].setdefault(PATH, {})["post"] = _ingest()
+    paths = document["paths"]
+    paths.setdefault(PATH, {})["post"] = _ingest(
+        "send_notification", "Send a notification", "202 only after every in-sync replica of the broker has it. An "
+        "array as `to` is one notification for each recipient, and the answer that of a bulk.", keyed=True,
+    )  # fmt: skip
+    paths[BULK_PATH] = {
+        "post": _ingest(
+            "send_notifications",
+            "Send up to 1,000 notifications",
+            "Each is accepted or refused for itself.",
+            keyed=False,
+        )
+    }
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            operation.setdefault("security", [{"ApiKey": []}])
+            _complete(operation, path, ROUTES[method, path])
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    schemas["Problem"] = _PROBLEM
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    components.setdefault("responses", {})["Problem"] = {
-        "description": "RFC 9457 problem document",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
+    components["responses"] = {f"Problem{status}": _problem(status) for status in _STATUSES}
     components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"ApiKey": []}]
-    for path in document["paths"].values():
-        for operation in path.values():
-            if operation.get("responses", {}).pop("422", None):
-                operation["responses"]["400"] = {"$ref": "#/components/responses/Problem"}
-    for model in (Notification, Bulk, *BODIES, NewSuppression):
+    for model in MODELS:
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[model.__name__] = schema
+    schemas.update(SCHEMAS)
+    # In the model an item may be anything: a wrong one is its own problem in the answer.
+    schemas["Bulk"]["properties"]["notifications"]["items"] = _ref("Notification")
+    # One recipient, or several.
+    to = schemas["Notification"]["properties"]["to"]
+    schemas["Notification"]["properties"]["to"] = {
+        "anyOf": [to, {"type": "array", "items": to, "minItems": 1, "maxItems": MAX_ITEMS}]
+    }
     return document

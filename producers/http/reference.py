@@ -7,11 +7,12 @@ May import fastapi. What never enters here: SQL.
 from collections.abc import Awaitable
 from functools import cache
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 from zoneinfo import available_timezones
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from producers.addresses import NORMAL_FORMS, device_token, display_name, has_control
@@ -134,23 +135,6 @@ class Published(Strict):
     version: Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-BODIES = (NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published)
-
-
-def _document(model: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI of a body that the route reads itself."""
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}},
-        }
-    }
-
-
-def _found(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {code: {"$ref": "#/components/responses/Problem"} for code in codes}
-
-
 def _iso(milliseconds: int) -> str:
     return rfc3339(milliseconds)
 
@@ -259,7 +243,7 @@ def reference_router(
     store: ReferenceStore, templates: TemplateCatalogue, propagation: Propagation, authenticate: Authenticator
 ) -> APIRouter:
     """The routes."""
-    router = APIRouter(prefix="/v1", responses=_found(400, 401, 503), default_response_class=JSONResponse)
+    router = APIRouter(prefix="/v1", default_response_class=JSONResponse)
     # The caller comes first: nothing of a stranger's body is read.
     Who = Annotated[Caller, Depends(authenticate)]
 
@@ -268,7 +252,7 @@ def reference_router(
         headers = {"Location": where} if where and written.created else None
         return JSONResponse(body, 201 if written.created else 200, headers)
 
-    @router.post("/users", status_code=201, tags=["users"], responses=_found(409), openapi_extra=_document(NewUser))
+    @router.post("/users", status_code=201, tags=["users"])
     async def create_user(request: Request, caller: Who) -> JSONResponse:
         """Create a recipient."""
         body = await read_model(request, NewUser)
@@ -277,7 +261,7 @@ def reference_router(
         except ExistsError as exc:
             why = "there is a user with this id; PUT replaces it"
             raise Problem(409, "conflict", why, errors=[FieldError("/id", why, "conflict")]) from exc
-        return await answer(written, _user(written.row), f"/v1/users/{body.id}")
+        return await answer(written, _user(written.row), f"/v1/users/{quote(body.id, safe='')}")
 
     @router.get("/users", tags=["users"])
     async def list_users(caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT) -> JSONResponse:
@@ -286,12 +270,12 @@ def reference_router(
         rows = await store.list_users(caller.tenant, after, limit + 1)
         return JSONResponse(page(rows, limit, _user, lambda row: write_cursor(row["user_id"])))
 
-    @router.get("/users/{user_id}", tags=["users"], responses=_found(404))
+    @router.get("/users/{user_id}", tags=["users"])
     async def get_user(user_id: str, caller: Who) -> JSONResponse:
         """Read a recipient."""
         return JSONResponse(_user(await _or_404(store.get_user(caller.tenant, _clean(user_id)), "user")))
 
-    @router.put("/users/{user_id}", tags=["users"], responses=_found(404), openapi_extra=_document(ReplacedUser))
+    @router.put("/users/{user_id}", tags=["users"])
     async def replace_user(user_id: str, request: Request, caller: Who) -> JSONResponse:
         """Replace a recipient; preferences stay."""
         body = await read_model(request, ReplacedUser)
@@ -299,7 +283,7 @@ def reference_router(
         written = await _or_404(store.replace_user(caller.tenant, _clean(user_id), body.fields()), "user")
         return await answer(written, _user(written.row))
 
-    @router.patch("/users/{user_id}", tags=["users"], responses=_found(404))
+    @router.patch("/users/{user_id}", tags=["users"])
     async def change_user(user_id: str, request: Request, caller: Who) -> JSONResponse:
         """Change some of what is known (JSON merge patch, RFC 7396): null takes a field away, devices are replaced whole."""
         patch = await read_json(request, MERGE_PATCH_TYPE, JSON_TYPE)
@@ -313,21 +297,19 @@ def reference_router(
         written = await _or_404(store.change_user(caller.tenant, _clean(user_id), changed), "user")
         return await answer(written, _user(written.row))
 
-    @router.delete("/users/{user_id}", status_code=204, tags=["users"], responses=_found(404))
+    @router.delete("/users/{user_id}", status_code=204, tags=["users"])
     async def delete_user(user_id: str, caller: Who) -> Response:
         """Delete a recipient with the preferences."""
         written = await _or_404(store.delete_user(caller.tenant, _clean(user_id)), "user")
         await propagation.wait(written.outbox_id)
         return Response(status_code=204)
 
-    @router.get("/users/{user_id}/preferences", tags=["users"], responses=_found(404))
+    @router.get("/users/{user_id}/preferences", tags=["users"])
     async def get_preferences(user_id: str, caller: Who) -> JSONResponse:
         """Read what a recipient wants."""
         return JSONResponse(await _or_404(store.get_preferences(caller.tenant, _clean(user_id)), "user"))
 
-    @router.put(
-        "/users/{user_id}/preferences", tags=["users"], responses=_found(404), openapi_extra=_document(Preferences)
-    )
+    @router.put("/users/{user_id}/preferences", tags=["users"])
     async def replace_preferences(user_id: str, request: Request, caller: Who) -> JSONResponse:
         """Replace what a recipient wants."""
         body = await read_model(request, Preferences)
@@ -336,9 +318,7 @@ def reference_router(
         )  # fmt: skip
         return await answer(written, {name: written.row[name] for name in ("channels", "categories")})
 
-    @router.post(
-        "/templates", status_code=201, tags=["templates"], responses=_found(409), openapi_extra=_document(NewTemplate)
-    )
+    @router.post("/templates", status_code=201, tags=["templates"])
     async def create_template(request: Request, caller: Who) -> JSONResponse:
         """Create a template; refused with line and reason when a source is not in the template language."""
         body = await read_model(request, NewTemplate)
@@ -352,8 +332,7 @@ def reference_router(
         return await answer(written, _template(written.row, sources=False), f"/v1/templates/{body.id}")
 
     @router.post(
-        "/templates/{template_id}/versions", status_code=201, tags=["templates"], responses=_found(404),
-        openapi_extra=_document(NewVersion),
+        "/templates/{template_id}/versions", status_code=201, tags=["templates"],
     )  # fmt: skip
     async def add_version(template_id: str, request: Request, caller: Who) -> JSONResponse:
         """Add a version; versions never change."""
@@ -369,8 +348,6 @@ def reference_router(
     @router.post(
         "/templates/{template_id}/publish",
         tags=["templates"],
-        responses=_found(404),
-        openapi_extra=_document(Published),
     )
     async def publish(template_id: str, request: Request, caller: Who) -> JSONResponse:
         """Publish a version, also an older one."""
@@ -387,7 +364,7 @@ def reference_router(
         rows = await store.list_templates(caller.tenant, after, limit + 1)
         return JSONResponse(page(rows, limit, _listed, lambda row: write_cursor(row["template_id"])))
 
-    @router.get("/templates/{template_id}/versions", tags=["templates"], responses=_found(404))
+    @router.get("/templates/{template_id}/versions", tags=["templates"])
     async def list_versions(
         template_id: str, caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT
     ) -> JSONResponse:
@@ -398,7 +375,7 @@ def reference_router(
             raise _missing("template")
         return JSONResponse(page(rows, limit, _version, lambda row: write_cursor(row["version"])))
 
-    @router.get("/templates/{template_id}", tags=["templates"], responses=_found(404))
+    @router.get("/templates/{template_id}", tags=["templates"])
     async def get_template(
         template_id: str, caller: Who, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
     ) -> JSONResponse:

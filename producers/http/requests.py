@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
-from producers.http.problems import Problem, invalid, unavailable
+from producers.http.problems import FieldError, Problem, invalid, unavailable
 from producers.http.rate_limit import RateLimiter
 from producers.http.strict_json import parse_json
 from producers.reference.keys import Caller, Keys
@@ -133,7 +133,21 @@ class Authenticator:
 
     async def __call__(self, request: Request) -> Caller:
         authorization = request.headers.get("authorization")
-        return await self.caller(authorization.encode("latin-1") if authorization is not None else None)
+        caller = await self.caller(authorization.encode("latin-1") if authorization is not None else None)
+        _check_query(request)
+        return caller
+
+
+def _check_query(request: Request) -> None:
+    """Raises Problem (400) for a parameter that the route does not have: a filter with a typo must not list everything."""
+    dependant = getattr(request.scope.get("route"), "dependant", None)
+    if dependant is None:
+        return
+    known = {parameter.alias for parameter in dependant.query_params}
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        why = f"there is no query parameter of this name; there are {', '.join(sorted(known)) or 'none'}"
+        raise Problem(400, "invalid_parameter", why, errors=[FieldError("", why, "unknown_parameter")])
 
 
 def check_model(model: type[Model], value: Any) -> Model:

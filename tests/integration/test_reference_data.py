@@ -135,6 +135,20 @@ def test_cursor_that_is_none_is_400_everywhere(api: Api, cursor: str) -> None:
         assert (answer.status, answer.body["code"]) == (400, "invalid_cursor"), path
 
 
+def test_location_of_an_id_in_any_script_can_be_followed(api: Api) -> None:
+    created = api.call("POST", "/v1/users", {"id": "用户/?#👩‍🚀"})
+    assert created.status == 201
+    assert api.call("GET", created.headers["location"].replace("%2F", "%252F")).status == 404
+    assert api.call("POST", "/v1/users", {"id": "ü 🚀"}).headers["location"] == "/v1/users/%C3%BC%20%F0%9F%9A%80"
+    assert api.call("GET", "/v1/users/%C3%BC%20%F0%9F%9A%80").status == 200
+
+
+def test_parameter_with_a_typo_is_refused(api: Api) -> None:
+    answer = api.call("GET", "/v1/suppressions?chanel=sms")
+    assert (answer.status, answer.body["code"]) == (400, "invalid_parameter")
+    assert api.call("GET", "/v1/users/probe?tenant=other").status == 400
+
+
 # ---------------------------------------------------------------- templates
 
 
