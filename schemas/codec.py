@@ -24,6 +24,7 @@ MAX_RECORD_BYTES = 1 << 20
 """Nothing larger is decoded: a record from a topic is untrusted, and Kafka's own default limit is 1 MiB."""
 
 _HEADER = struct.Struct(">BI")
+_INT_LIMIT = 1 << 31
 # What fastavro raises on bytes that are not the schema's, seen by fuzzing it.
 _UNDECODABLE = (
     EOFError, IndexError, KeyError, OverflowError, TypeError, ValueError, MemoryError, StopIteration, struct.error,
@@ -42,6 +43,21 @@ def _plain(node: Any) -> Any:
     if not isinstance(node, Mapping):
         return node
     return {key: _plain(value) for key, value in node.items() if key not in ("logicalType", "doc")}
+
+
+def _int_paths(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where a record of this schema has Avro ints: the names that lead to each, through records and unions."""
+    if isinstance(node, list):
+        for branch in node:
+            yield from _int_paths(branch, path)
+    elif isinstance(node, Mapping) and node["type"] == "record":
+        for field in node["fields"]:
+            yield from _int_paths(field["type"], (*path, field["name"]))
+    elif isinstance(node, Mapping) and node["type"] in ("array", "map"):
+        if any(_int_paths(node.get("items", node.get("values")))):
+            raise ValueError(f"{'.'.join(path)}: an int inside a list or map is not checked; make it a long")
+    elif (node["type"] if isinstance(node, Mapping) else node) == "int":
+        yield path
 
 
 def _with_bytes_defaults(parsed: Any) -> Any:
@@ -85,6 +101,7 @@ class RecordCodec:
         self.name = name
         versions = [(schema_id, _parse(schema)) for schema_id, schema in read_versions(name)]
         self._schema = versions[-1][1]
+        self._ints = tuple(_int_paths(read_schema(name)))
         # (writer's schema, reader's schema); no reader's schema where both are one: resolution costs time.
         self._versions = [(schema, None if schema is self._schema else self._schema) for _, schema in versions]
         self._by_prefix: dict[bytes, tuple[Any, Any]] = {}
@@ -124,6 +141,13 @@ class RecordCodec:
             raise DecodeError(f"not a {self.name}: {type(exc).__name__}") from exc
         if body.tell() != len(raw):
             raise DecodeError(f"{len(raw) - body.tell()} bytes follow the {self.name}")
+        # fastavro reads an int of any size, and nobody behind us has a place for it: neither our writer nor ClickHouse.
+        for path in self._ints:
+            value: Any = record
+            for name in path:
+                value = value and value[name]
+            if value is not None and not -_INT_LIMIT <= value < _INT_LIMIT:
+                raise DecodeError(f"{'.'.join(path)} of the {self.name} is no 32-bit number")
         return cast(dict[str, Any], record)
 
     def _wrong_prefix(self, raw: bytes) -> str:
