@@ -27,6 +27,7 @@ MAX_LINKS = 16
 MAX_ELIF = 32
 MAX_NESTING = 10
 MAX_LOOPS = 3
+MAX_UNSEEN = 32
 MAX_VALUE_CHARS = 64 * 1024
 MAX_OUTPUT_CHARS = 1 << 20
 MAX_INCLUDES = 200
@@ -39,6 +40,8 @@ FILTERS = frozenset(
         "urlencode", "escape", "date", "number",
     }
 )  # fmt: skip
+_SHRINKING = frozenset({"length", "first", "last", "trim", "int", "float", "round", "date", "number"})
+"""Filters whose output says nothing of the size of their input."""
 TESTS = frozenset({"defined", "none"})
 PARTS: dict[str, tuple[str, ...]] = {
     "email": ("subject", "text", "html"),
@@ -183,7 +186,7 @@ class _Checker:
 
     def __init__(self) -> None:
         self.required: set[str] = set()
-        self._count = 0
+        self._count = self._unseen = 0
 
     def walk(
         self, node: nodes.Node, depth: int = 0, loops: int = 0, local: frozenset[str] = frozenset(), sure: bool = True
@@ -205,6 +208,7 @@ class _Checker:
         elif isinstance(node, nodes.Output):
             for expression in node.nodes:
                 self._check_expression(expression)
+                self._check_work(expression, loops)
                 path = _printed_path(expression)
                 if path and sure and path[0] not in local:
                     self.required.add(".".join(path))
@@ -233,6 +237,7 @@ class _Checker:
             raise TemplateRefused(f"more than {MAX_ELIF} elif", node.lineno)
         for branch in (node, *node.elif_):
             self._check_expression(branch.test)
+            self._check_work(branch.test, loops, printed=False)
             self.walk(branch.test, depth, loops, local, sure=False)
             for child in branch.body:
                 self.walk(child, depth, loops, local, sure=False)
@@ -266,6 +271,34 @@ class _Checker:
         links = (nodes.Getattr, nodes.Getitem, nodes.And, nodes.Or, nodes.Not, nodes.Operand)
         if sum(1 for _ in _all(expression, links)) > MAX_LINKS:
             raise TemplateRefused(f"more than {MAX_LINKS} links in one expression", line)
+
+    def _check_work(self, expression: nodes.Node, loops: int, *, printed: bool = True) -> None:
+        """Bound the work that the length of the output does not: a condition's, and what a shrinking filter hides."""
+        line = expression.lineno or 1
+        compared = sum(1 for compare in _all(expression, nodes.Compare) if _is_large(compare))
+        filters = [each.name for each in _all(expression, nodes.Filter) if isinstance(each, nodes.Filter)]
+        if printed and isinstance(expression, nodes.Filter | nodes.Name | nodes.Getattr | nodes.Getitem | nodes.Const):
+            shrinking = [number for number, name in enumerate(filters) if name in _SHRINKING]  # the outermost first
+            hidden = len(filters) - 1 - shrinking[0] if shrinking else 0
+        else:
+            hidden = sum(name != "default" for name in filters)
+        if loops and hidden:
+            raise TemplateRefused(
+                "in a loop no condition has filters, and length, first, ... follow no other filter", line
+            )
+        if loops and compared:
+            raise TemplateRefused("in a loop a comparison is with a constant, and `in` is not allowed", line)
+        self._unseen += hidden + compared
+        if self._unseen > MAX_UNSEEN:
+            raise TemplateRefused(f"more than {MAX_UNSEEN} filters and comparisons in conditions", line)
+
+
+def _is_large(compare: nodes.Node) -> bool:
+    """Whether a comparison may read two large values, or search one."""
+    operands = list(compare.iter_child_nodes())
+    sides = [operand.expr if isinstance(operand, nodes.Operand) else operand for operand in operands]
+    searches = any(isinstance(operand, nodes.Operand) and operand.op in ("in", "notin") for operand in operands)
+    return searches or sum(1 for side in sides if not isinstance(side, nodes.Const)) > 1
 
 
 def _all(node: nodes.Node, kinds: type[nodes.Node] | tuple[type[nodes.Node], ...]) -> Iterator[nodes.Node]:
