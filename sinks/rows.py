@@ -29,6 +29,7 @@ MAX_TIME_MS = 4_102_444_799_999
 NO_ID = bytes(16)
 NO_LATENCY = -1
 NO_RANK = -1
+_INT_LIMIT, _LONG_LIMIT = 1 << 31, 1 << 63
 
 _ID, _TEXT, _WORD, _TIME, _INT, _LONG, _BOOL = (
     "FixedString(16)", "String", "LowCardinality(String)", "DateTime64(3, 'UTC')", "Int32", "Int64", "Bool",
@@ -106,16 +107,30 @@ def _time(milliseconds: int | None) -> int:
     return 0 if milliseconds is None else min(max(milliseconds, 0), MAX_TIME_MS)
 
 
+def _int(value: int) -> int:
+    """A number for Int32. The decoder reads numbers of any size, and one too large would fail every insert after it."""
+    if not -_INT_LIMIT <= value < _INT_LIMIT:
+        raise DecodeError("an int is larger than 32 bits")
+    return value
+
+
+def _long(value: int) -> int:
+    """A number for Int64."""
+    if not -_LONG_LIMIT <= value < _LONG_LIMIT:
+        raise DecodeError("a long is larger than 64 bits")
+    return value
+
+
 def request_row(value: bytes | None, lane: str) -> Row:
     """The row of a NotificationRequest. Raises DecodeError."""
     request = codec("NotificationRequest").decode(value)
     raw, accepted_at = _notification(request["notification_id"])
     return (
         request["tenant"], raw, accepted_at, lane, request["category"], request["template_id"] or "",
-        request["template_version"] or 0, request["strategy"], request["delivery"], request["tags"], request["source"],
+        _int(request["template_version"] or 0), request["strategy"], request["delivery"], request["tags"], request["source"],
         request["correlation_id"] or "", request["user_id"] or "", request["idempotency_key"] is not None,
         _time(request["expires_at"]), _time(request["send_at"]), request["dry_run"], request["channels"],
-        request["generation"],
+        _int(request["generation"]),
     )  # fmt: skip
 
 
@@ -131,10 +146,11 @@ def event_row(value: bytes | None) -> Row:
     return (
         status["tenant"], raw, _id_or_none(status["message_id"]), id_bytes(status["event_id"]), accepted_at,
         status["channel"] or "", status["lane"], status["state"], rank, status["reason"] or "", status["detail"] or "",
-        status["attempt"], status["provider"] or "", status["provider_message_id"] or "", status["possible_duplicate"],
-        status["template_id"] or "", status["template_version"] or 0, status["preference_version"] or 0,
-        _time(status["occurred_at"]), NO_LATENCY if latency_ms is None else latency_ms, status["correlation_id"] or "",
-        source["topic"], source["partition"], source["offset"],
+        _int(status["attempt"]), status["provider"] or "", status["provider_message_id"] or "", status["possible_duplicate"],
+        status["template_id"] or "", _int(status["template_version"] or 0),
+        _long(status["preference_version"] or 0),
+        _time(status["occurred_at"]), NO_LATENCY if latency_ms is None else _int(latency_ms), status["correlation_id"] or "",
+        source["topic"], _int(source["partition"]), _long(source["offset"]),
     )  # fmt: skip
 
 
@@ -152,9 +168,9 @@ def dead_letter_row(value: bytes | None) -> Row:
     """The row of a DeadLetter, with the record's bytes. Raises DecodeError."""
     letter = codec("DeadLetter").decode(value)
     return (
-        id_bytes(letter["dead_letter_id"]), letter["topic"], letter["partition"], letter["offset"],
+        id_bytes(letter["dead_letter_id"]), letter["topic"], _int(letter["partition"]), _long(letter["offset"]),
         letter["key"] or b"", letter["value"] or b"", letter["stage"], letter["reason"], letter["error_class"],
-        letter["detail"] or "", letter["attempts"], letter["tenant"] or "", _known_id(letter["notification_id"]),
+        letter["detail"] or "", _int(letter["attempts"]), letter["tenant"] or "", _known_id(letter["notification_id"]),
         _known_id(letter["message_id"]), _time(letter["occurred_at"]),
     )  # fmt: skip
 

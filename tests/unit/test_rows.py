@@ -14,6 +14,7 @@ from runtime.records import InRecord
 from schemas.codec import DecodeError, codec
 from schemas.events import states
 from schemas.topics import catalogue, requests_topic
+from sinks import rows
 from sinks.rows import (
     DEAD_LETTERS_TABLE,
     EVENTS_TABLE,
@@ -174,6 +175,25 @@ def test_any_bytes_are_a_row_or_refused(value: bytes, topic: str) -> None:
         except DecodeError:
             continue
         assert len(row) == len(table.columns)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"attempt": 1 << 31}, {"template_version": -(1 << 31) - 1}, {"latency_ms": 1 << 40}, {"preference_version": 1 << 63},
+     {"source": {"topic": "t", "partition": 1 << 31, "offset": 0}}, {"source": {"topic": "t", "partition": 0, "offset": 1 << 70}}],
+    ids=str,
+)  # fmt: skip
+def test_number_too_large_for_its_column_is_refused(wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    # A decoder of arbitrary-length integers may hand such a number on.
+    decoded = {**codec("DeliveryStatus").decode(status()), **wrong}
+
+    class Decoder:
+        def decode(self, _: bytes | None) -> dict[str, Any]:
+            return decoded
+
+    monkeypatch.setattr(rows, "codec", lambda _: Decoder())
+    with pytest.raises(DecodeError):
+        event_row(b"")
 
 
 def test_every_topic_that_names_the_sink_has_a_table() -> None:
