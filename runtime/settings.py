@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
 
 from runtime.errors import SettingsError
 
@@ -164,7 +165,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"cannot read {path}: {exc.strerror}; set {PREFIX}CONFIG to a readable file") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path} is not valid TOML: {exc}") from exc
-    for provider in tables.get("providers", []):
+    except RecursionError as exc:
+        raise SettingsError(f"{path} is not valid TOML: nested too deep") from exc
+    providers = tables.get("providers", [])
+    for provider in providers if isinstance(providers, list) else ():  # anything else is refused with its place
         if isinstance(provider, dict):
             for key, value in provider.items():
                 if key.endswith("_file") and isinstance(value, str):
@@ -189,6 +193,10 @@ def load_settings() -> Settings:
     except ValidationError as exc:
         problems = "; ".join(_problem(error) for error in exc.errors(include_url=False, include_input=False))
         raise SettingsError(f"wrong settings: {problems}") from exc
+    except (SourceError, RecursionError) as exc:
+        # A section may be given whole, as JSON; the library's words for it do not quote the value.
+        reason = str(exc) if isinstance(exc, SourceError) else "a value is nested too deep"
+        raise SettingsError(f"wrong settings: {reason}; a {PREFIX} variable of a section is JSON") from exc
     names = [provider.name for provider in settings.providers]
     if len(set(names)) != len(names):
         raise SettingsError("wrong settings: two [[providers]] have the same name; every name must be unique")
