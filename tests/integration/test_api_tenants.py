@@ -1,0 +1,175 @@
+"""Two tenants on one api: whatever one of them calls, it neither sees nor changes what the other has."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from producers.reference.keys import create_api_key
+from runtime import ids
+from schemas.codec import codec
+from schemas.topics import CANCELLATIONS, requests_topic
+from tests.integration.reference_stack import PEPPER, Answer, Api, World, postgres, text_to, world
+from tests.integration.test_clickhouse_schema import Store
+from tests.integration.test_clickhouse_server import Server
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse]
+__all__ = ["postgres", "world"]
+
+SECRET = "of-the-other"
+"""Stands in everything that the other tenant has, and nowhere else."""
+
+
+@dataclass
+class Tenants:
+    """Me, the other one, and what the other one has."""
+
+    me: Api
+    other: Api
+    ids: dict[str, list[str]]
+    operations: list[tuple[str, str]]
+
+    def belongings(self) -> dict[str, Any]:
+        """All that the other one sees of its own."""
+        return {path: self.other.call("GET", path).body for path in (
+            "/v1/users", f"/v1/users/{SECRET}", f"/v1/users/{SECRET}/preferences", "/v1/templates",
+            f"/v1/templates/{SECRET}", f"/v1/templates/{SECRET}/versions", "/v1/suppressions",
+            "/v1/suppressions/export", "/v1/notifications",
+            *(f"/v1/notifications/{nid}/events" for nid in self.ids["notification_id"]),
+        )}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tenants(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenants]:
+    server = Server(tmp_path_factory.mktemp("clickhouse") / "data").start()
+    store = Store(server)
+    world.run("api", HELIOGRAPH_CLICKHOUSE__URL=store.settings.url)
+    world.wait_ready()
+    me = world.api
+    other = Api(me.url, create_api_key(world.postgres.dsn, "other", "tests", pepper=PEPPER))
+    assert other.call("POST", "/v1/users", {"id": SECRET, "name": SECRET, "email": f"{SECRET}@x.de"}).status == 201
+    other.call("PUT", f"/v1/users/{SECRET}/preferences", {"categories": {SECRET: {"email": False}}})
+    template = {"id": SECRET, "channels": {"email": {"text": f"{SECRET} {{{{ n }}}}"}}}
+    assert other.call("POST", "/v1/templates", template).status == 201
+    suppression = other.call(
+        "POST", "/v1/suppressions", {"channel": "email", "address": f"{SECRET}@x.de", "reason": SECRET}
+    )
+    sent = [
+        other.send({**text_to(SECRET), "tags": [SECRET], "request_id": f"{SECRET}-{n}"}).body["id"] for n in range(3)
+    ]
+    document = me.call("GET", "/openapi.json").body
+    operations = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+    known = {
+        "notification_id": sent,
+        "user_id": [SECRET],
+        "template_id": [SECRET],
+        "suppression_id": [suppression.body["id"]],
+    }
+    store.insert(world.records(requests_topic("normal")))  # the sink's work
+    assert len(other.call("GET", "/v1/notifications").body["entries"]) == 3
+    yield Tenants(me, other, known, operations)
+    world.broker.stop_roles()
+    assert server.stop() == 0
+
+
+BODIES: tuple[Any, ...] = (
+    None, {}, {"version": 1}, {"channel": "email", "data": {"n": 1}}, {"name": "mine"}, {"channels": {"sms": False}},
+    {"channels": {"email": {"text": '{% include "of-the-other" %}'}}, "publish": True},
+    {"id": SECRET, "channels": {"sms": {"text": "x"}}, "layout": SECRET},
+    {"to": {"user_id": SECRET}, "template": {"id": SECRET}, "data": {"n": 1}},
+    {"to": {"user_id": SECRET}, "content": {"text": "x"}, "request_id": f"{SECRET}-0"},
+    {"notifications": [{"to": {"user_id": SECRET}, "template": {"id": SECRET}, "data": {"n": 1}}]},
+    {"tenant": "other"},
+)  # fmt: skip
+QUERIES = ("", "?user_id=" + SECRET, "?tag=" + SECRET, "?limit=200", "?version=1", "?address=" + SECRET + "@x.de",
+           "?status=accepted", "?tenant=other")  # fmt: skip
+HEADERS: tuple[dict[str, str], ...] = ({}, {"Idempotency_Key": f"{SECRET}-1"}, {"X_Tenant": "other"})
+
+
+def call(
+    api: Api,
+    ids_of_other: dict[str, list[str]],
+    operation: tuple[str, str],
+    query: str,
+    body: Any,
+    headers: dict[str, str],
+    pick: int,
+) -> Answer:
+    method, template = operation
+
+    def fill(match: re.Match[str]) -> str:
+        candidates = ids_of_other[match[1]]
+        return candidates[pick % len(candidates)]
+
+    path = re.sub(r"\{(\w+)\}", fill, template)
+    raw = None if body is None else json.dumps(body).encode()
+    return api.call(method, path + query, raw=raw, **headers)
+
+
+def seen(answer: Answer, sent: Any) -> str:
+    """The answer's text without what the call itself said."""
+    text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+    return "" if sent and SECRET in json.dumps(sent) else text
+
+
+@settings(
+    max_examples=250,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(st.data())
+def test_nothing_of_the_other_tenant_is_seen_or_changed(tenants: Tenants, data: st.DataObject) -> None:
+    operation = data.draw(st.sampled_from(tenants.operations))
+    query, body = data.draw(st.sampled_from(QUERIES)), data.draw(st.sampled_from(BODIES))
+    headers, pick = data.draw(st.sampled_from(HEADERS)), data.draw(st.integers(0, 2))
+    answer = call(tenants.me, tenants.ids, operation, query, body, headers, pick)
+    assert answer.status < 500, (operation, answer)
+    text = seen(answer, body)
+    for name in ("notification_id", "suppression_id"):
+        assert not any(known in text for known in tenants.ids[name]), (operation, query, body)
+    if operation[0] == "GET" and tenants.me.call("GET", f"/v1/users/{SECRET}").status != 200:
+        assert f"{SECRET}@x.de" not in text
+    if answer.status < 300 and re.search(r"\{(notification|suppression)_id\}", operation[1]):
+        raise AssertionError(f"{operation} found what is the other's")
+
+
+def test_belongings_are_as_they_were_after_every_route_was_tried(tenants: Tenants, world: World) -> None:
+    before = tenants.belongings()
+    assert SECRET in json.dumps(before["/v1/users"])
+    for operation in tenants.operations:
+        for body in BODIES:
+            answer = call(tenants.me, tenants.ids, operation, "", body, {}, 0)
+            assert answer.status < 500, (operation, body, answer)
+    after = tenants.belongings()
+    assert after == before
+    # Nor is there a wish or a request in the other's name.
+    assert [
+        r for r in world.records(CANCELLATIONS) if r.key in {nid.encode() for nid in tenants.ids["notification_id"]}
+    ] == []
+    requests = [codec("NotificationRequest").decode(r.value) for r in world.records(requests_topic("normal"))]
+    assert sorted(r["notification_id"] for r in requests if r["tenant"] == "other") == sorted(
+        tenants.ids["notification_id"]
+    )
+    assert {r["tenant"] for r in requests} == {"default", "other"}
+
+
+def test_every_route_needs_a_key(tenants: Tenants) -> None:
+    nobody = Api(tenants.me.url, "hg_nobody")
+    for operation in tenants.operations:
+        assert call(nobody, tenants.ids, operation, "", {}, {}, 0).status == 401, operation
+
+
+def test_same_idempotency_key_of_two_tenants_is_two_notifications(tenants: Tenants) -> None:
+    body = {**text_to(SECRET), "tags": [SECRET], "request_id": f"{SECRET}-0"}
+    mine = tenants.me.send(body)
+    assert mine.status in (202, 409)
+    assert mine.body.get("id") != tenants.other.send(body).body["id"] == tenants.ids["notification_id"][0]
+    assert ids.accepted_at(tenants.ids["notification_id"][0])
