@@ -175,10 +175,6 @@ class ApnsSession(asyncio.Protocol):
         self._http2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: _MAX_STREAMS})
         self._flush()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        for task in self._tasks:
-            task.cancel()
-
     def data_received(self, data: bytes) -> None:
         try:
             for event in self._http2.receive_data(data):
@@ -207,6 +203,7 @@ class ApnsSession(asyncio.Protocol):
     def _begin(self, stream_id: int) -> None:
         request = self._requests.pop(stream_id, None)
         if request is not None:
+            # Goes on when the client hangs up: a vendor that has read a request may still accept it.
             task = asyncio.get_running_loop().create_task(self._serve(stream_id, request))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
