@@ -97,7 +97,7 @@ def test_malformed_and_unknown_ids_are_told_apart(store: Store) -> None:
 
 def test_young_id_waits_for_the_sink(store: Store) -> None:
     async def scenario() -> tuple[int, Any]:
-        nid = notification(0)
+        nid = ids.notification_id(time.time_ns() // 1_000_000, "t")
         asked = asyncio.create_task(ask(app(store.settings), f"/v1/notifications/{nid}"))
         await asyncio.sleep(0.5)
         assert not asked.done()
