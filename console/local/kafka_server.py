@@ -308,7 +308,15 @@ class KafkaServer:
         properties = self.directory / "format.properties"
         properties.write_text(self.settings(unfinished), "utf-8")
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = (*self._java(), "kafka.tools.StorageTool", "format", "-c", str(properties), "-t", cluster_id)
+        # One word: an id may begin with a hyphen, and would be taken for an option.
+        command = (
+            *self._java(),
+            "kafka.tools.StorageTool",
+            "format",
+            "-c",
+            str(properties),
+            f"--cluster-id={cluster_id}",
+        )
         try:
             done = subprocess.run(
                 command,
