@@ -112,12 +112,12 @@ def parse_fault(payload: object, kinds: Collection[str]) -> Fault:
     if unknown:
         raise FaultError(f"unknown field {unknown[0]}; known are {', '.join(sorted(_FIELDS))}")
     kind = payload.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise FaultError(f"kind must be one of {', '.join(sorted(kinds))}, not {kind!r}")
     mode = payload.get("mode")
     if isinstance(mode, int) and not isinstance(mode, bool):
         mode = str(mode)  # 429 and 500 look like numbers
-    if mode not in set(Mode):
+    if not isinstance(mode, str) or mode not in set(Mode):
         raise FaultError(f"mode must be one of {', '.join(Mode)}, not {mode!r}")
     match = payload.get("match")
     if match is not None and not isinstance(match, str):
