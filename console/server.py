@@ -137,6 +137,7 @@ async def run(context: Context) -> None:
             preview_router(store, authenticator),
         ]
         app = create_app(deps, more)
+        context.health.started()
         await serve(app, listener, context.stopping)
     finally:
         listener.close()

@@ -83,7 +83,7 @@ async def run_faust(
     topic = app.topic(requests_topic(lane), key_type=bytes, value_type=bytes)
     app.agent(topic, name=f"route-{lane}", concurrency=1)(route)
     context.health.require(
-        f"faust {lane}", lambda: None if app.rebalancing_count > 0 and not app.rebalancing else "joining the group"
+        f"group {lane}", lambda: None if app.rebalancing_count > 0 and not app.rebalancing else "joining the group"
     )
     app.finalize()
     await app.start()

@@ -33,7 +33,10 @@ async def run_router(context: Context, lanes: Sequence[str]) -> None:
     suppressions: View[Suppression] = View(kafka, SUPPRESSIONS, store=store(SUPPRESSIONS), report=report)
     cancellations: View[Cancellation] = View(kafka, CANCELLATIONS, store=store(CANCELLATIONS), report=report)
     views = (recipients, templates, suppressions, cancellations)
+    for lane in lanes:
+        context.health.require(f"group {lane}", lambda: "waits for the views")  # the engine replaces it
     start_views(views, context.health)
+    context.health.started()
     if context.settings.router.engine == "faust":
         from processors.agents import run_faust as run_lane  # Faust and its patches only where they are wanted
     else:

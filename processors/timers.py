@@ -86,6 +86,7 @@ class Timers:
     def run(self) -> None:
         """Read, fire and wait until the context stops."""
         self._context.health.require("group", lambda: None if self._assigned else "joining the group")
+        self._context.health.started()
         self._consumer.subscribe([TIMERS], on_assign=self._on_assign, on_revoke=self._on_revoke)
         try:
             while not self._context.stopping.is_set():

@@ -25,9 +25,17 @@ class Health:
         """Make readiness depend on `condition`."""
         self.conditions[name] = condition
 
+    def starting(self) -> None:
+        """Not ready until `started`: conditions that are not declared yet cannot be met."""
+        self.conditions["role"] = lambda: "starting"
+
+    def started(self) -> None:
+        """Every condition of the role is declared."""
+        self.conditions.pop("role", None)
+
     def not_ready(self) -> Reason:
         """The first unmet condition as `name: reason`, None when the process is ready."""
-        for name, condition in self.conditions.items():
+        for name, condition in list(self.conditions.items()):
             reason = condition()
             if reason is not None:
                 return f"{name}: {reason}"

@@ -55,6 +55,7 @@ async def _run(context: Context, body: Callable[[Context], Awaitable[None]], ser
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, context.stopping.set)
+    context.health.starting()
     metrics = context.settings.metrics
     server = HealthServer(context.health, metrics.host, metrics.port) if serve_health else None
     if server:

@@ -36,7 +36,9 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
     cancellations: View[Cancellation] = View(settings.kafka, CANCELLATIONS, store=store(CANCELLATIONS))
     views = (suppressions, opt_outs, cancellations)
     producer = Producer(settings.kafka, client_id=f"sender-{channel}", linger_ms=1)
+    context.health.require("group", lambda: "waits for the views")
     start_views(views, context.health)
+    context.health.started()
     try:
         for sender in senders:
             await sender.start()

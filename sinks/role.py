@@ -45,6 +45,8 @@ INSERT_TIMEOUT_S = 60.0
 PUBLISH_TIMEOUT_S = 20.0
 BACKOFF_S = (0.1, 5.0)
 POLL_S = 0.25
+START_PATIENCE_S = 10.0
+"""A store that is away at the start is more often a wrong setting than an outage: after this the sink says so and ends."""
 REVOKE_PATIENCE_S = 1.0
 STOP_PATIENCE_S = 8.0
 """How long the last flush may be tried after SIGTERM; what it does not get done is read again."""
@@ -75,13 +77,14 @@ class Sink:
 
     def run(self) -> None:
         """Sink until the context stops, then flush and commit."""
-        self._consumer.subscribe(
-            list(SOURCES), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
         interval_s = self._settings.sink.flush_interval_ms / 1000
         flush_at = 0.0
         try:
-            self._until_done(self._connect)
+            if not self._until_done(self._connect, START_PATIENCE_S):
+                raise UnavailableError(self._trouble or "ClickHouse does not answer")
+            self._consumer.subscribe(
+                list(SOURCES), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
             while not self._context.stopping.is_set():
                 left = flush_at - time.monotonic() if self._batch.count else POLL_S
                 if left <= 0 or not self._batch.room:
@@ -260,6 +263,7 @@ async def run_sink(context: Context) -> None:
     producer = Producer(kafka, client_id="sink", delivery_timeout_s=PUBLISH_TIMEOUT_S)
     sink = Sink(context, consumer, producer)
     context.health.require("sink", sink.not_ready)
+    context.health.started()
     lag = asyncio.create_task(report_lag(kafka, GROUP, list(SOURCES), context.stopping))
     try:
         await asyncio.to_thread(sink.run)

@@ -183,6 +183,7 @@ async def run_relay(context: Context) -> None:
         context.health.require(
             "PostgreSQL", lambda: None if relay.state in ("active", "standby") else f"{relay.state}, not connected"
         )
+        context.health.started()
         serving = asyncio.create_task(relay.run(connection))
         stopped = asyncio.create_task(context.stopping.wait())
         cleaning = asyncio.create_task(run_hygiene(settings, context.stopping))

@@ -244,17 +244,20 @@ def test_clickhouse_away_is_told_and_nothing_is_lost(world: World) -> None:
 
 
 @pytest.mark.faults
-def test_sink_that_starts_before_clickhouse_waits_for_it(world: World) -> None:
+def test_sink_without_clickhouse_says_what_to_do_and_ends(world: World) -> None:
     world.server.stop()
-    world.sink()
     try:
-        until(lambda: "CLICKHOUSE__URL" in world.ready()[1], 60, "the reason")
+        ended = world.sink().wait(60)
     finally:
         world.server.start()
-    until(lambda: world.ready()[0] == 200, 60, "ready")
-    assert world.stop() == [0]
+    assert ended == 1
+    words = (world.broker.directory / "sink.log").read_text().splitlines()[-1]
+    assert words.startswith("heliograph sink: ")
+    assert "HELIOGRAPH_CLICKHOUSE__URL" in words
+    assert world.stop() == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_broker_killed_under_load_loses_and_doubles_nothing(world: World) -> None:
     world.sink(HELIOGRAPH_SINK__MAX_ROWS="200")
@@ -270,6 +273,7 @@ def test_broker_killed_under_load_loses_and_doubles_nothing(world: World) -> Non
     assert world.stop() == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_partitions_that_move_between_sinks_are_stored_exactly(world: World) -> None:
     facts = many(1_000, seed=8)

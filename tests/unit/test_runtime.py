@@ -15,6 +15,7 @@ from faust.transport.consumer import Consumer as LibraryConsumer
 from processors.app import DrainingConsumer
 from processors.timers import Heap
 from runtime.errors import SettingsError
+from runtime.health import Health
 from runtime.lag import StuckOffsets
 from runtime.logs import configure_logs, get_logger
 from runtime.records import InRecord
@@ -143,6 +144,17 @@ def test_view_keeps_the_last_value_drops_tombstones_and_reports_poison() -> None
     assert [key in view for key in ("t:a", "t:b", "t:c", "t:d")] == [True, False, False, False]
     assert [codec("DeadLetter").decode(letter.value)["value"] for letter in letters] == [b"poison", encoded()]
     assert view.not_ready() == "not started"
+
+
+def test_process_is_not_ready_before_its_conditions_are_declared_and_met() -> None:
+    health = Health()
+    health.starting()
+    assert health.not_ready() == "role: starting"
+    health.require("group", lambda: "joining")
+    health.started()
+    assert health.not_ready() == "group: joining"
+    health.require("group", lambda: None)
+    assert health.not_ready() is None
 
 
 def test_timers_come_up_in_order_once_and_never_early() -> None:
