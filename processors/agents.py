@@ -16,9 +16,10 @@ from typing import Any
 
 from processors.app import create_app
 from processors.enrich import RouterViews, enrich_batch
+from processors.groups import router_group
 from runtime.clock import Clock, system_clock
-from runtime.errors import PublishError
-from runtime.kafka import Producer
+from runtime.errors import PublishError, UnavailableError
+from runtime.kafka import Admin, Producer
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
 from runtime.process import Context, exit_now
@@ -42,6 +43,31 @@ async def _next_batch(queue: Any, limit: int) -> list[Any]:
     while len(events) < limit and not queue.empty():
         events.append(queue.get_nowait())
     return events
+
+
+async def _watch_assignment(app: Any, context: Context, lane: str) -> None:
+    """End a process that owns nothing while its lane stands still.
+
+    After a broker's restart Faust's assignor may miss the topic in stale metadata, own no partition and stay content.
+    """
+    topics, admin = [requests_topic(lane)], Admin(context.settings.kafka, timeout_s=5)
+    idle, before = 0, None
+    while True:
+        await asyncio.sleep(2)
+        if app.rebalancing or app.consumer.assignment():
+            idle, before = 0, None
+            continue
+        idle += 1
+        if idle < 4:
+            continue
+        try:
+            committed, lag = await asyncio.to_thread(admin.group_offsets, router_group(lane), topics)
+        except UnavailableError as exc:
+            log.debug("assignment not judged", error=str(exc))
+            continue
+        if any(lag.values()) and committed == before:
+            exit_now("no partition is ours and nobody routes the lane")
+        before = committed
 
 
 async def run_faust(
@@ -87,10 +113,12 @@ async def run_faust(
     )
     app.finalize()
     await app.start()
+    watching = asyncio.create_task(_watch_assignment(app, context, lane))
     stopping = asyncio.ensure_future(context.stopping.wait())
     crashed = asyncio.ensure_future(app.wait_until_stopped())
     await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
     if not context.stopping.is_set():
         exit_now("Faust stopped by itself")
+    watching.cancel()
     crashed.cancel()
     await app.stop()
