@@ -36,7 +36,7 @@ from producers.reference.keys import Keys
 from producers.reference.resends import Resends
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
-from runtime.kafka import Admin, Producer
+from runtime.kafka import Producer
 from runtime.process import Context
 from runtime.settings import ApiSettings, Settings
 from runtime.views import View, start_views
@@ -105,7 +105,7 @@ def _store_routes(
 
 
 async def run(context: Context) -> None:
-    """The role. Raises UnavailableError when the port is in use, or PostgreSQL or Kafka does not answer at the start."""
+    """The role. Raises UnavailableError when the port is in use or PostgreSQL does not answer at the start."""
     settings = context.settings
     listener = listen(settings.api)
     database = Database(settings.postgres)
@@ -113,7 +113,6 @@ async def run(context: Context) -> None:
     templates: View[Template] = View(settings.kafka, TEMPLATES)
     producer: Producer | None = None
     try:
-        await asyncio.to_thread(Admin(settings.kafka).partition_counts)
         await database.open()
         keys = Keys(database, settings.api.key_pepper)
         await keys.load()

@@ -23,7 +23,7 @@ from producers.reference.hygiene import run_hygiene
 from producers.reference.schema import CONNECT_TIMEOUT_S, unavailable
 from runtime.clock import system_clock
 from runtime.errors import PublishError
-from runtime.kafka import Admin, Producer
+from runtime.kafka import Producer
 from runtime.logs import get_logger
 from runtime.metrics import OUTBOX_PENDING, RELAYED
 from runtime.process import Context, crash_point
@@ -170,9 +170,8 @@ class Relay:
 
 
 async def run_relay(context: Context) -> None:
-    """The role `relay`. Raises UnavailableError when PostgreSQL or Kafka does not answer at the start."""
+    """The role `relay`. Raises UnavailableError when PostgreSQL does not answer at the start."""
     settings = context.settings
-    await asyncio.to_thread(Admin(settings.kafka).partition_counts)
     producer = Producer(settings.kafka, client_id="relay", linger_ms=0, delivery_timeout_s=_DELIVERY_TIMEOUT_S)
     relay = Relay(settings, context.stopping, producer)
     try:
