@@ -488,10 +488,10 @@ class Stack:
     def _publish(self, supervisor: Supervisor, reason: str | None) -> None:
         running = {child.name: child.identity for child in supervisor.children if child.identity is not None}
         running["supervisor"] = Identity(os.getpid(), self._supervisor_birth)
-        self.files.write_status(supervisor.phase, reason, running)
-        if supervisor.phase == "ready":
+        if supervisor.phase == "ready":  # first, because whoever reads "ready" in the status reads the endpoints next
             pids = {name: identity.pid for name, identity in running.items()}
             write_atomically(self.files.endpoints, json.dumps(self.endpoints(pids), indent=2) + "\n")
+        self.files.write_status(supervisor.phase, reason, running)
 
     def _load_secrets(self) -> dict[str, Any]:
         found = self.files.read(self.files.secrets)
