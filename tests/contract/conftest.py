@@ -11,7 +11,7 @@ from runtime.settings import ClickHouseSettings
 from sinks import clickhouse
 from tests.integration.conftest import Broker, broker
 from tests.integration.reference_stack import World, postgres, world
-from tests.integration.test_clickhouse_server import Server
+from tests.support.clickhouse import Server
 
 __all__ = ["Broker", "broker", "postgres", "world"]
 

@@ -1,4 +1,4 @@
-"""Real parts for integration tests, started once per module that asks."""
+"""Real parts for integration tests, started once per module that asks; containers where the variable says so."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from console.local.kafka_server import KafkaServer
-from console.local.ports import PortBook
+from console.local.ports import LOOPBACK, PortBook
 from runtime import topics
 from runtime.kafka import Admin, wait_for_broker
 from runtime.settings import KafkaSettings
+from tests.support import stack
+
+if TYPE_CHECKING:
+    from tests.support.containers import ContainerProcess
+
+
+def pytest_collection_finish() -> None:
+    """A stack that cannot be had is told before the first test, not by hundreds of errors."""
+    stack.on_containers()
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 60.0, what: str = "condition") -> None:
@@ -32,18 +42,19 @@ def until(condition: Callable[[], bool], timeout_s: float = 60.0, what: str = "c
 class Broker:
     """A Kafka broker with our topics, and roles run against it as processes of their own."""
 
-    server: KafkaServer
+    bootstrap_servers: str
     directory: Path
-    process: subprocess.Popen[bytes]
+    launch: Callable[[], subprocess.Popen[bytes] | ContainerProcess]
+    """Starts the broker, also after it was killed: the same port, the same data."""
+    process: subprocess.Popen[bytes] | ContainerProcess = field(init=False)
     roles: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def settings(self) -> KafkaSettings:
-        return KafkaSettings(bootstrap_servers=self.server.bootstrap_servers)
+        return KafkaSettings(bootstrap_servers=self.bootstrap_servers)
 
     def start(self) -> None:
-        with (self.directory / "kafka.log").open("ab") as log:
-            self.process = subprocess.Popen(self.server.command(), stdout=log, stderr=log)
+        self.process = self.launch()
         wait_for_broker(self.settings, 60)
 
     def run(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
@@ -51,7 +62,7 @@ class Broker:
         with (self.directory / f"{'-'.join(arguments)}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "console.cli", "run", *arguments], stdout=log, stderr=log,
-                env={**os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": self.server.bootstrap_servers, **env},
+                env={**os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers, **env},
             )  # fmt: skip
         self.roles.append(process)
         return process
@@ -68,13 +79,42 @@ class Broker:
         self.roles.clear()
 
 
+def embedded_broker(directory: Path, port: int, controller_port: int) -> Broker:
+    server = KafkaServer(directory / "kafka", port, controller_port)
+    server.prepare()
+
+    def launch() -> subprocess.Popen[bytes]:
+        with (directory / "kafka.log").open("ab") as log:
+            return subprocess.Popen(server.command(), stdout=log, stderr=log)
+
+    return Broker(server.bootstrap_servers, directory, launch)
+
+
+def container_broker(directory: Path, port: int) -> Broker:
+    from tests.support import containers
+
+    made: ContainerProcess | None = None
+
+    def launch() -> ContainerProcess:
+        nonlocal made
+        if made is None:
+            made = containers.kafka(port)
+        else:
+            made.start()
+        return made
+
+    return Broker(f"{LOOPBACK}:{port}", directory, launch)
+
+
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     directory = tmp_path_factory.mktemp("broker")
     book = PortBook()
-    server = KafkaServer(directory / "kafka", book.reserve("kafka"), book.reserve("kafka-controller"))
-    server.prepare()
-    made = Broker(server, directory, None)  # type: ignore[arg-type]  # started on the next line
+    port = book.reserve("kafka")
+    if stack.on_containers():
+        made = container_broker(directory, port)
+    else:
+        made = embedded_broker(directory, port, book.reserve("kafka-controller"))
     made.start()
     try:
         topics.apply(Admin(made.settings), "local")
@@ -83,4 +123,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         made.stop_roles()
         made.process.terminate()
         made.process.wait(30)
+        if not isinstance(made.process, subprocess.Popen):
+            made.process.remove(directory / "kafka.log")
         book.close()

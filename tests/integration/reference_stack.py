@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -26,6 +27,10 @@ from runtime.kafka import BEGINNING, Consumer
 from runtime.records import InRecord
 from runtime.settings import KafkaSettings
 from tests.integration.conftest import Broker, until
+from tests.support import stack
+
+if TYPE_CHECKING:
+    from tests.support.containers import ContainerProcess
 
 T = TypeVar("T")
 PEPPER = SecretStr("pepper-of-the-tests")
@@ -35,39 +40,68 @@ PEPPER = SecretStr("pepper-of-the-tests")
 class Postgres:
     """A PostgreSQL server that can be stopped and started."""
 
-    server: PostgresServer
-    directory: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def dsn(self) -> str:
-        return self.server.dsn
+    dsn: str
+    launch: Callable[[], subprocess.Popen[bytes] | ContainerProcess]
+    process: subprocess.Popen[bytes] | ContainerProcess = field(init=False)
 
     def start(self) -> None:
-        self.server.clear_strays()
-        with (self.directory / "postgres.log").open("ab") as log:
-            self.process = subprocess.Popen(self.server.command(), stdout=log, stderr=log)
-        until(self.server.is_ready, 30, "PostgreSQL")
+        self.process = self.launch()
+        until(self.answers, 60, "PostgreSQL")
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.dsn, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
     def stop(self) -> None:
-        assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         self.process.wait(30)
+
+
+def embedded_postgres(directory: Path, port: int) -> Postgres:
+    server = PostgresServer(directory / "postgres", port)
+    server.prepare()
+
+    def launch() -> subprocess.Popen[bytes]:
+        server.clear_strays()
+        with (directory / "postgres.log").open("ab") as log:
+            return subprocess.Popen(server.command(), stdout=log, stderr=log)
+
+    return Postgres(server.dsn, launch)
+
+
+def container_postgres(port: int) -> Postgres:
+    from tests.support import containers
+
+    running, dsn = containers.postgres(port)
+    fresh = True
+
+    def launch() -> ContainerProcess:
+        nonlocal fresh
+        if not fresh:
+            running.start()
+        fresh = False
+        return running
+
+    return Postgres(dsn, launch)
 
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     directory = tmp_path_factory.mktemp("postgres")
     book = PortBook()
-    server = PostgresServer(directory / "postgres", book.reserve("postgres"))
-    server.prepare()
-    made = Postgres(server, directory)
+    port = book.reserve("postgres")
+    made = container_postgres(port) if stack.on_containers() else embedded_postgres(directory, port)
     made.start()
     try:
         migrate(made.dsn)
         yield made
     finally:
         made.stop()
+        if not isinstance(made.process, subprocess.Popen):
+            made.process.remove(directory / "postgres.log")
         book.close()
 
 

@@ -18,7 +18,7 @@ from schemas.codec import codec
 from schemas.topics import CANCELLATIONS, requests_topic
 from tests.integration.reference_stack import PEPPER, Answer, Api, World, postgres, text_to, world
 from tests.integration.test_clickhouse_schema import Store
-from tests.integration.test_clickhouse_server import Server
+from tests.support.clickhouse import Server
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse]
 __all__ = ["postgres", "world"]

@@ -26,7 +26,7 @@ from schemas.events import CHANNELS, states
 from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
 from sinks import clickhouse
 from sinks.batching import Batch, columns_of
-from tests.integration.test_clickhouse_server import Server, free_port
+from tests.support.clickhouse import Server, free_port
 
 pytestmark = pytest.mark.clickhouse
 

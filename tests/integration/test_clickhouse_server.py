@@ -10,8 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,53 +21,23 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 from clickhouse_connect.driver.external import ExternalData
 
+from tests.support.clickhouse import Server as AnyServer
+from tests.support.clickhouse import free_port
+
 pytestmark = pytest.mark.clickhouse
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+class Server(AnyServer):
+    """The embedded one on every stack: it is what this file is about."""
 
-
-class Server:
-    """One server process on a data directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.port = path, free_port()
-        self.process: subprocess.Popen[bytes]
-
-    def start(self) -> Server:
-        command = [sys.executable, "-m", "console.local.clickhouse_server", "--path", str(self.path)]
-        self.process = subprocess.Popen([*command, "--port", str(self.port)], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                    return self
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError("the server did not start")
-
-    def stop(self, signum: int = signal.SIGTERM) -> int:
-        self.process.send_signal(signum)
-        return self.process.wait(30)
-
-    def client(self, **options: object) -> Client:
-        return clickhouse_connect.get_client(host="127.0.0.1", port=self.port, **options)  # type: ignore[arg-type]
-
-    def get(self, path: str, data: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", data=data, timeout=30) as response:
-                return response.status, dict(response.headers), response.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, dict(error.headers), error.read()
+    def launch(self) -> subprocess.Popen[bytes]:
+        return self.embedded()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = Server(tmp_path_factory.mktemp("clickhouse") / "data").start()
+    running = Server(tmp_path_factory.mktemp("clickhouse") / "data")
+    running.start()
     yield running
     assert running.stop() == 0
 
@@ -260,7 +228,8 @@ def test_health_and_metrics_are_served(server: Server) -> None:
 
 
 def test_rows_survive_kill_9_and_a_second_owner_is_refused(tmp_path: Path) -> None:
-    running = Server(tmp_path / "data").start()
+    running = Server(tmp_path / "data")
+    running.start()
     with running.client() as client:
         client.command("CREATE TABLE kept (a UInt64) ENGINE = MergeTree ORDER BY a")
         for start in range(5):

@@ -26,7 +26,7 @@ from schemas.topics import DEAD_LETTERS, STATUS, requests_topic
 from sinks.rows import SOURCES
 from tests.integration.conftest import Broker, until
 from tests.integration.test_clickhouse_schema import NOW, Store, many, notification, receipt, request, status
-from tests.integration.test_clickhouse_server import Server
+from tests.support.clickhouse import Server
 
 pytestmark = [pytest.mark.kafka, pytest.mark.clickhouse]
 

@@ -17,7 +17,7 @@ from runtime import ids
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from tests.integration.test_clickhouse_schema import Store, many, notification, request, status
-from tests.integration.test_clickhouse_server import Server, free_port
+from tests.support.clickhouse import Server, free_port
 from tests.unit.test_status_rollup import ask
 
 pytestmark = pytest.mark.clickhouse

@@ -14,7 +14,7 @@ from console.api.status import StatusStore
 from runtime import ids
 from runtime.records import InRecord
 from tests.integration.test_clickhouse_schema import HOUR, NOW, Store, request, status
-from tests.integration.test_clickhouse_server import Server
+from tests.support.clickhouse import Server
 
 pytestmark = pytest.mark.clickhouse
 
