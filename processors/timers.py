@@ -2,107 +2,187 @@
 
 A partition's timers are read from the beginning when it is assigned and fire only once its end was reached. Firing is
 publish, wait for the acknowledgement, then the tombstone: at least once; a second firing is dropped by the ledger's
-attempt check or collapses by its id.
-May import runtime. What never enters here: what a timer is for.
+attempt check or collapses by its id. Reading decodes the head of a record only; the rest is decoded when it fires.
+
+A schedule that is cancelled before its time ends here, `cancelled` first and then the tombstone: cancellations are kept
+for a week, and a schedule may be a month ahead. One that is about to fire, or may have been fired by an owner that died
+before its tombstone, is left to the router and the senders, who have it or get it.
+May import runtime. What never enters here: what a timer is for, but for schedules and their cancellation.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections.abc import Iterable
-from typing import cast
+import gc
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Protocol, cast
+from uuid import UUID
 
 from processors.groups import TIMERS_GROUP
+from processors.timer_heap import Entry, Heap
+from runtime import ids
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import UNDECODABLE, dead_letter
-from runtime.kafka import BEGINNING, Consumer, Partition, Producer
+from runtime.kafka import BEGINNING, Consumer, Partition
+from runtime.kafka import Producer as KafkaProducer
 from runtime.logs import get_logger
 from runtime.metrics import TIMER_LATENESS_SECONDS, TIMERS_FIRED, TIMERS_PENDING
-from runtime.process import Context
+from runtime.process import Context, crash_point
 from runtime.records import InRecord, OutRecord
+from runtime.status import request_status, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
-from schemas.events import Timer
-from schemas.topics import TIMERS, catalogue
+from schemas.events import Cancellation, NotificationRequest, Timer
+from schemas.topics import CANCELLATIONS, TIMERS, catalogue
 
 log = get_logger("timers")
+
+SESSION_TIMEOUT_MS = 6_000
+"""A successor of a killed owner waits for so long before it may read: the least that brokers allow."""
+LEASE_S = 3.0
+"""A process that stood still for half a session asks the group again before it fires."""
+WITHDRAW_BEFORE_MS = 2_000
+"""A timer nearer than this to its time is fired, cancelled or not: with some skew of clocks another owner may have done so."""
 _MAX_FIRE = 1_000
+_MAX_WISHES = 100_000
+_MAX_BYTES = 990_000
+"""A little less than a producer accepts: what cannot be published must not stop a partition for ever."""
 _TARGETS = ("notify.requests.", "notify.dispatch.")
+_topics = frozenset(name for name in catalogue() if name.startswith(_TARGETS))
+_head = codec("Timer").head_decoder(4)  # timer_id, due_at, purpose, topic
 
 
-def decode_timer(record: InRecord) -> Timer:
-    """The timer. Raises DecodeError, also for one that points at a topic timers have no business with."""
-    timer = cast(Timer, codec("Timer").decode(record.value))
-    if timer["topic"] not in catalogue() or not timer["topic"].startswith(_TARGETS):
+class Source(Protocol):
+    """The part of runtime.kafka.Consumer that is used."""
+
+    reached_end: set[Partition]
+
+    def subscribe(
+        self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], dict[Partition, int]],
+        on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
+    ) -> None: ...  # fmt: skip
+    def partitions_of(self, topic: str) -> list[Partition]: ...
+    def assign(self, offsets: dict[Partition, int]) -> None: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def close(self) -> None: ...
+
+
+class Producer(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    def publish(self, records: Sequence[OutRecord]) -> None: ...
+
+
+def due_at_of(record: InRecord) -> int:
+    """When a timer is due. Raises DecodeError for what is none, and for one that points where timers have no business."""
+    head = _head(record.value)
+    if head["topic"] not in _topics:
         raise DecodeError(f"timers publish to {' and '.join(_TARGETS)} only")
-    if record.key != timer["timer_id"].encode():
+    if record.key != head["timer_id"].encode():
         raise DecodeError("the key is not the timer_id")
+    return cast(int, head["due_at"])
+
+
+def decode_timer(value: bytes) -> Timer:
+    """The whole timer. Raises DecodeError, also for one that no producer would take."""
+    timer = cast(Timer, codec("Timer").decode(value))
+    size = sum(len(header["name"]) + len(header["value"]) for header in timer["headers"])
+    if size + len(timer["key"]) + len(timer["value"]) > _MAX_BYTES:
+        raise DecodeError("the record to publish is larger than Kafka takes")
     return timer
 
 
-class Heap:
-    """The pending timers of one partition: last record per id wins, the earliest due comes first."""
-
-    def __init__(self) -> None:
-        self._pending: dict[bytes, tuple[int, bytes]] = {}  # key → (due_at, record bytes)
-        self._order: list[tuple[int, bytes]] = []
-
-    def __len__(self) -> int:
-        return len(self._pending)
-
-    def put(self, key: bytes, due_at: int, value: bytes) -> None:
-        self._pending[key] = (due_at, value)
-        heapq.heappush(self._order, (due_at, key))
-
-    def drop(self, key: bytes) -> None:
-        self._pending.pop(key, None)  # its place in the order is skipped when it comes up
-
-    def due(self, now: int, limit: int) -> list[tuple[bytes, bytes]]:
-        """Up to `limit` (key, record bytes) due at `now`, earliest first; they stay pending until dropped."""
-        found: list[tuple[bytes, bytes]] = []
-        seen: set[bytes] = set()
-        while self._order and self._order[0][0] <= now and len(found) < limit:
-            due_at, key = heapq.heappop(self._order)
-            current = self._pending.get(key)
-            if current is not None and current[0] == due_at and key not in seen:
-                seen.add(key)
-                found.append((key, current[1]))
-        return found
-
-    def next_due(self) -> int | None:
-        """When the next timer is due; may be too early, never too late."""
-        return self._order[0][0] if self._order else None
+def cancelled_records(partition: Partition, entry: Entry, wish: Cancellation, now: int) -> list[OutRecord]:
+    """The fact that ends a schedule, [] when the wish is not about it. Raises DecodeError."""
+    timer = decode_timer(entry[3])
+    if timer["purpose"] != "schedule":
+        return []
+    request = cast(NotificationRequest, codec("NotificationRequest").decode(timer["value"]))
+    if (request["notification_id"], request["tenant"]) != (wish["notification_id"], wish["tenant"]):
+        return []
+    status = request_status(
+        request, timer["topic"].split(".")[2], "cancelled", now=now, reason="by_caller",
+        source={"topic": partition[0], "partition": partition[1], "offset": entry[1]},
+    )  # fmt: skip
+    headers = [(header["name"], header["value"]) for header in timer["headers"]]
+    return [status_record(status, traceparent_of(headers))]
 
 
 class Timers:
     """Owns the partitions the group gives it; every call on one thread."""
 
-    def __init__(self, context: Context, producer: Producer, clock: Clock = system_clock) -> None:
+    def __init__(
+        self, context: Context, producer: Producer, clock: Clock = system_clock, *, consumer: Source | None = None,
+        wishes: Source | None = None,
+    ) -> None:  # fmt: skip
         self._context, self._producer, self._clock = context, producer, clock
         self._heaps: dict[Partition, Heap] = {}
-        self._assigned = False
-        self._consumer = Consumer(context.settings.kafka, client_id="timers", group=TIMERS_GROUP, notice_end=True)
+        self._revoked: dict[Partition, Heap] = {}
+        self._assigned = self._wishes_read = False
+        self._polled = 0.0
+        self._wishes: dict[bytes, Cancellation] = {}  # the latest, for timers that arrive after their cancellation
+        self._late: set[bytes] = set()  # those timers
+        kafka = context.settings.kafka
+        self._consumer: Source = consumer or Consumer(
+            kafka, client_id="timers", group=TIMERS_GROUP, session_timeout_ms=SESSION_TIMEOUT_MS, queued_kbytes=65_536,
+            notice_end=True,
+        )  # fmt: skip
+        self._cancellations: Source = wishes or Consumer(kafka, client_id="timers-cancellations", group=None)
 
     def run(self) -> None:
         """Read, fire and wait until the context stops."""
-        self._context.health.require("group", lambda: None if self._assigned else "joining the group")
+        self._context.health.require("group", self._not_ready)
         self._context.health.started()
-        self._consumer.subscribe([TIMERS], on_assign=self._on_assign, on_revoke=self._on_revoke)
+        self._consumer.subscribe(
+            [TIMERS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )  # fmt: skip
         try:
             while not self._context.stopping.is_set():
-                self.take(self._consumer.consume(5_000, self._wait_s()))
-                self.fire()
+                self.turn()
         finally:
+            gc.enable()
             self._consumer.close()
+            self._cancellations.close()
+
+    def turn(self) -> None:
+        """Read what is there, end what is cancelled, fire what is due."""
+        records = self._consumer.consume(5_000, self._wait_s())
+        self._polled = time.monotonic()
+        self.take(records)
+        self._order_what_is_read()
+        self.withdraw()
+        self.fire()
+        TIMERS_PENDING.set(sum(len(heap) for heap in self._heaps.values()))
+
+    # -- ownership --------------------------------------------------------------------------------------------------
+
+    def _not_ready(self) -> str | None:
+        if not self._assigned:
+            return "joining the group"
+        return None if all(heap.ordered for heap in self._heaps.values()) else "reading the timers"
 
     def _on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
-        self._heaps = {partition: Heap() for partition in partitions}
+        # Every rebalance takes all partitions away and gives most of them back: those are read on, not read again.
+        self._heaps = {partition: self._revoked.get(partition) or Heap() for partition in partitions}
+        self._revoked = {}
         self._consumer.reached_end.clear()
         self._assigned = True
-        return dict.fromkeys(partitions, BEGINNING)
+        if not all(heap.ordered for heap in self._heaps.values()):
+            self._wishes_read = False
+            # A million live objects and no cycle: each full collection meanwhile would walk over all of them in vain.
+            gc.disable()
+        log.info("owns", partitions=len(partitions))
+        return {p: heap.next_offset if heap.next_offset else BEGINNING for p, heap in self._heaps.items()}
 
     def _on_revoke(self, _: list[Partition]) -> None:
-        self._heaps = {}
+        self._revoked, self._heaps = self._heaps, {}
+
+    def _on_lost(self, _: list[Partition]) -> None:
+        # Nobody knows for how long: tombstones are kept for a day only, so this starts from the beginning.
+        self._revoked, self._heaps = {}, {}
+
+    # -- reading ----------------------------------------------------------------------------------------------------
 
     def _wait_s(self) -> float:
         """Until the next timer is due, between 1 and 100 ms."""
@@ -118,46 +198,124 @@ class Timers:
             heap = self._heaps.get((record.topic, record.partition))
             if heap is None:
                 continue
-            if record.value is None and record.key is not None:
-                heap.drop(record.key)
+            heap.next_offset = record.offset + 1
+            key, value = record.key, record.value
+            if value is None and key is not None:
+                heap.drop(key)
                 continue
             try:
-                timer = decode_timer(record)
+                due_at = due_at_of(record)
             except DecodeError as exc:
-                letters.append(dead_letter(record, stage="timers", reason=UNDECODABLE, error=exc, now=self._clock()))
-                if record.key is not None:
-                    letters.append(OutRecord(TIMERS, record.key, None, partition=record.partition))
+                letters += self._given_up(record, exc)
             else:
-                assert record.key is not None and record.value is not None
-                heap.put(record.key, timer["due_at"], record.value)
+                assert key is not None and value is not None
+                heap.put(key, due_at, record.offset, value)
+                if key in self._wishes:
+                    self._late.add(key)
         self._producer.publish(letters)
 
+    def _given_up(self, record: InRecord, error: DecodeError) -> list[OutRecord]:
+        letter = dead_letter(record, stage="timers", reason=UNDECODABLE, error=error, now=self._clock())
+        if record.key is None:
+            return [letter]
+        return [letter, OutRecord(TIMERS, record.key, None, partition=record.partition)]
+
+    def _order_what_is_read(self) -> None:
+        for partition in self._consumer.reached_end.intersection(self._heaps):
+            if not self._heaps[partition].ordered:
+                self._heaps[partition].order()
+                log.info("timers read", partition=partition[1], pending=len(self._heaps[partition]))
+        if not gc.isenabled() and all(heap.ordered for heap in self._heaps.values()):
+            gc.freeze()
+            gc.enable()
+
+    # -- cancelling -------------------------------------------------------------------------------------------------
+
+    def withdraw(self) -> None:
+        """End the schedules that were cancelled; after a takeover every cancellation is looked at once."""
+        if not self._assigned or not self._consumer.reached_end.issuperset(self._heaps):
+            return  # a tombstone may still come
+        if not self._wishes_read:
+            partitions = self._cancellations.partitions_of(CANCELLATIONS)
+            self._cancellations.assign(dict.fromkeys(partitions, BEGINNING))
+            self._wishes_read = True
+        wishes = {key: self._wishes[key] for key in self._late if key in self._wishes}
+        self._late.clear()
+        for record in self._cancellations.consume(1_000, 0):
+            try:
+                wish = cast(Cancellation, codec("Cancellation").decode(record.value))
+                # A later generation is scheduled by a resend only; its cancellation is seen when it fires.
+                wishes[ids.timer_id(str(UUID(wish["notification_id"])), "schedule").encode()] = wish
+            except ValueError:
+                continue  # a tombstone, or what the router dead-letters
+        if wishes:
+            self._wishes |= wishes
+            for key in [*islice(self._wishes, max(0, len(self._wishes) - _MAX_WISHES))]:
+                del self._wishes[key]
+            self._withdraw(wishes)
+
+    def _withdraw(self, wishes: dict[bytes, Cancellation]) -> None:
+        now = self._clock()
+        facts: list[OutRecord] = []
+        ended: list[tuple[Partition, bytes]] = []
+        for partition, heap in self._heaps.items():
+            for key, wish in wishes.items():
+                entry = heap.get(key)
+                if entry is None or entry[0] <= now + WITHDRAW_BEFORE_MS:
+                    continue
+                try:
+                    told = cancelled_records(partition, entry, wish, now)
+                except DecodeError:
+                    continue  # dead-lettered when it fires
+                if told:
+                    facts += told
+                    ended.append((partition, key))
+        # The fact first: a schedule that ended without one would be lost.
+        self._producer.publish(facts)
+        self._producer.publish([OutRecord(TIMERS, key, None, partition=partition[1]) for partition, key in ended])
+        for partition, key in ended:
+            self._heaps[partition].drop(key)
+
+    # -- firing -----------------------------------------------------------------------------------------------------
+
     def fire(self) -> None:
-        """Publish what is due, then tombstone it."""
+        """Publish what is due, then tombstone it; a thousand of a partition at most, so that the group hears of us."""
+        if time.monotonic() - self._polled > LEASE_S:
+            return
         now = self._clock()
         for partition, heap in self._heaps.items():
             if partition not in self._consumer.reached_end:
                 continue  # a tombstone may still come
-            while due := heap.due(now, _MAX_FIRE):
-                timers = [cast(Timer, codec("Timer").decode(value)) for _, value in due]
-                self._producer.publish([_fired(timer) for timer in timers])
-                self._producer.publish([OutRecord(TIMERS, key, None, partition=partition[1]) for key, _ in due])
-                done = self._clock()
-                for (key, _), timer in zip(due, timers, strict=True):
-                    heap.drop(key)
-                    TIMERS_FIRED.labels(timer["purpose"]).inc()
-                    TIMER_LATENESS_SECONDS.observe(max(0, done - timer["due_at"]) / 1000)
-        TIMERS_PENDING.set(sum(len(heap) for heap in self._heaps.values()))
+            if due := heap.due(now, _MAX_FIRE):
+                self._fire(partition, heap, due)
 
-
-def _fired(timer: Timer) -> OutRecord:
-    headers = [(header["name"], header["value"]) for header in timer["headers"]]
-    return OutRecord(timer["topic"], timer["key"], timer["value"], headers)
+    def _fire(self, partition: Partition, heap: Heap, due: Sequence[Entry]) -> None:
+        out: list[OutRecord] = []
+        fired: list[Timer] = []
+        for _, offset, key, value in due:
+            try:
+                timer = decode_timer(value)
+            except DecodeError as exc:
+                record = InRecord(partition[0], partition[1], offset, 0, key, value)
+                out.append(self._given_up(record, exc)[0])
+            else:
+                headers = [(header["name"], header["value"]) for header in timer["headers"]]
+                out.append(OutRecord(timer["topic"], timer["key"], timer["value"], headers))
+                fired.append(timer)
+        self._producer.publish(out)
+        crash_point("after_fire", self._context.settings.crash_at)
+        self._producer.publish([OutRecord(TIMERS, entry[2], None, partition=partition[1]) for entry in due])
+        done = self._clock()
+        for entry in due:
+            heap.drop(entry[2])
+        for timer in fired:
+            TIMERS_FIRED.labels(timer["purpose"]).inc()
+            TIMER_LATENESS_SECONDS.observe(max(0, done - timer["due_at"]) / 1000)
 
 
 async def run_timers(context: Context) -> None:
     """Fire timers until the context stops."""
-    producer = Producer(context.settings.kafka, client_id="timers", linger_ms=1)
+    producer = KafkaProducer(context.settings.kafka, client_id="timers", linger_ms=1)
     try:
         await asyncio.to_thread(Timers(context, producer).run)
     finally:

@@ -13,7 +13,6 @@ import pytest
 from faust.transport.consumer import Consumer as LibraryConsumer
 
 from processors.app import DrainingConsumer
-from processors.timers import Heap
 from runtime.errors import SettingsError
 from runtime.health import Health
 from runtime.lag import StuckOffsets
@@ -155,16 +154,3 @@ def test_process_is_not_ready_before_its_conditions_are_declared_and_met() -> No
     assert health.not_ready() == "group: joining"
     health.require("group", lambda: None)
     assert health.not_ready() is None
-
-
-def test_timers_come_up_in_order_once_and_never_early() -> None:
-    heap = Heap()
-    for key, due in ((b"c", 30), (b"a", 10), (b"b", 20), (b"a", 40)):
-        heap.put(key, due, key)
-    heap.drop(b"b")
-    assert heap.due(9, 10) == []
-    assert heap.due(35, 10) == [(b"c", b"c")]
-    heap.drop(b"c")
-    assert heap.due(100, 10) == [(b"a", b"a")]
-    heap.drop(b"a")
-    assert (heap.due(100, 10), len(heap), heap.next_due()) == ([], 0, None)

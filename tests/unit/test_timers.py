@@ -1,0 +1,463 @@
+"""The heap against a model, and the timers stage on topics, a producer and a clock that do as they are told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors import timers as stage
+from processors.timer_heap import Heap
+from processors.timers import WITHDRAW_BEFORE_MS, Timers
+from runtime import ids
+from runtime.errors import PublishError
+from runtime.kafka import Partition
+from runtime.process import Context
+from runtime.records import InRecord, OutRecord
+from runtime.settings import Settings
+from schemas.codec import DecodeError, codec
+from schemas.topics import CANCELLATIONS, DEAD_LETTERS, STATUS, TIMERS, requests_topic
+
+HOUR = 3_600_000
+NOW = 1_790_000_000_000
+REQUESTS = requests_topic("normal")
+
+
+# -- heap ------------------------------------------------------------------------------------------------------------
+
+
+def test_timers_come_up_in_order_once_and_never_early() -> None:
+    heap = Heap()
+    heap.order()
+    for offset, (key, due) in enumerate(((b"c", 30), (b"a", 10), (b"b", 20), (b"a", 40))):
+        heap.put(key, due, offset, key)
+    heap.drop(b"b")
+    assert heap.due(9, 10) == []
+    assert heap.due(35, 10) == [(30, 0, b"c", b"c")]
+    heap.drop(b"c")
+    assert heap.due(100, 10) == [(40, 3, b"a", b"a")]
+    heap.drop(b"a")
+    assert (heap.due(100, 10), len(heap), heap.next_due()) == ([], 0, None)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("pdf"), st.integers(0, 5), st.integers(0, 50)), max_size=80), st.integers(0, 80)
+)
+def test_heap_is_a_sorted_map(steps: list[tuple[str, int, int]], read_until: int) -> None:
+    heap, model = Heap(), dict[bytes, tuple[int, int, bytes, bytes]]()
+    for offset, (what, number, time) in enumerate(steps):
+        key = b"%d" % number
+        if offset == read_until:
+            heap.order()
+        if what == "p":
+            heap.put(key, time, offset, b"v")
+            model[key] = (time, offset, key, b"v")
+        elif what == "d":
+            heap.drop(key)
+            model.pop(key, None)
+        elif heap.ordered:
+            wanted = sorted(entry for entry in model.values() if entry[0] <= time)[:3]
+            assert heap.due(time, 3) == wanted
+            for entry in wanted:
+                heap.drop(entry[2])
+                del model[entry[2]]
+        assert len(heap) == len(model)
+    heap.order()
+    assert heap.due(100, 1_000) == sorted(model.values())
+
+
+def test_replaced_and_dropped_timers_do_not_stay_in_memory_until_their_time() -> None:
+    heap = Heap()
+    heap.order()
+    for offset in range(20_000):
+        heap.put(b"%d" % (offset % 100), NOW + offset, offset, bytes(100))
+    assert len(heap._order or ()) <= 1_200
+    for number in range(99):
+        heap.drop(b"%d" % number)
+    for offset in range(20_000, 40_000):
+        heap.put(b"x%d" % offset, NOW, offset, bytes(100))
+        heap.drop(b"x%d" % offset)
+    assert len(heap._order or ()) <= 1_002
+    assert [entry[2] for entry in heap.due(NOW + 40_000, 10)] == [b"99"]
+
+
+# -- head ------------------------------------------------------------------------------------------------------------
+
+
+def timer(
+    due_at: int = NOW,
+    *,
+    topic: str = REQUESTS,
+    value: bytes = b"v",
+    purpose: str = "retry",
+    timer_id: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "timer_id": timer_id or str(uuid4()), "due_at": due_at, "purpose": purpose, "topic": topic, "key": b"t:u",
+        "headers": [{"name": "ce_id", "value": b"1"}], "value": value,
+    }  # fmt: skip
+
+
+@given(st.integers(-(1 << 63), (1 << 63) - 1), st.text(max_size=40), st.text(max_size=200))
+def test_head_is_what_the_whole_says(due_at: int, topic: str, purpose: str) -> None:
+    record = timer(due_at, topic=topic, purpose=purpose)
+    raw = codec("Timer").encode(record)
+    head = codec("Timer").head_decoder(4)(raw)
+    assert head == {name: record[name] for name in ("timer_id", "due_at", "purpose", "topic")}
+
+
+def test_head_of_any_bytes_is_a_head_or_a_decode_error() -> None:
+    rng, decode = random.Random(3), codec("Timer").head_decoder(4)
+    whole = codec("Timer").encode(timer())
+    for cut in range(len(whole)):
+        try:
+            decode(whole[:cut])
+        except DecodeError:
+            continue
+        assert cut > 5 + 37 + 6
+    for _ in range(5_000):
+        changed = bytearray(whole)
+        for _ in range(rng.randrange(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        try:
+            decode(bytes(changed))
+        except DecodeError:
+            continue
+    for raw in (None, b"", b"\0\0\0\0\xff" + whole[5:], whole + bytes(1 << 20)):
+        with pytest.raises(DecodeError):
+            decode(raw)
+
+
+# -- the stage -------------------------------------------------------------------------------------------------------
+
+
+class FakeConsumer:
+    """A log per partition, read like a topic; the group is the test's."""
+
+    def __init__(self) -> None:
+        self.reached_end: set[Partition] = set()
+        self.logs: dict[Partition, list[InRecord]] = {}
+        self.positions: dict[Partition, int] = {}
+        self.on_assign: Callable[[list[Partition]], dict[Partition, int]] | None = None
+        self.on_revoke: Callable[[list[Partition]], None] | None = None
+        self.on_lost: Callable[[list[Partition]], None] | None = None
+        self.read = 0
+
+    def subscribe(self, topics: Sequence[str], *, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+        self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
+
+    def partitions_of(self, topic: str) -> list[Partition]:
+        return [(topic, 0)]
+
+    def assign(self, offsets: dict[Partition, int]) -> None:
+        self.positions = {partition: max(0, offset) for partition, offset in offsets.items()}
+
+    def give(self, *numbers: int) -> None:
+        assert self.on_assign is not None
+        self.assign(self.on_assign([(TIMERS, number) for number in numbers]))
+
+    def write(self, topic: str, number: int, key: bytes | None, value: bytes | None) -> None:
+        log = self.logs.setdefault((topic, number), [])
+        log.append(InRecord(topic, number, len(log), NOW, key, value))
+
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+        found: list[InRecord] = []
+        for partition, position in self.positions.items():
+            more = self.logs.get(partition, [])[position:][: max_records - len(found)]
+            found += more
+            self.positions[partition] += len(more)
+            if self.positions[partition] == len(self.logs.get(partition, [])):
+                self.reached_end.add(partition)
+        self.read += len(found)
+        return found
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    """The stage, its topics, and what it published."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.timers, self.wishes = FakeConsumer(), FakeConsumer()
+        self.published: list[OutRecord] = []
+        self.refuses: str | None = None
+        self.stage = Timers(
+            Context("timers", Settings()), self, lambda: self.now, consumer=self.timers, wishes=self.wishes
+        )
+        self.timers.subscribe(
+            [TIMERS], on_assign=self.stage._on_assign, on_revoke=self.stage._on_revoke, on_lost=self.stage._on_lost
+        )
+
+    def publish(self, records: Sequence[OutRecord]) -> None:
+        if any(record.topic == self.refuses for record in records):
+            raise PublishError("the broker did not acknowledge")
+        self.published += records
+        for record in records:
+            if record.topic == TIMERS:
+                self.timers.write(TIMERS, record.partition, record.key, record.value)
+
+    def put(self, due_at: int, number: int = 0, **fields: Any) -> bytes:
+        record = timer(due_at, **fields)
+        key: bytes = record["timer_id"].encode()
+        self.timers.write(TIMERS, number, key, codec("Timer").encode(record))
+        return key
+
+    def schedule(self, due_at: int, tenant: str = "t") -> str:
+        nid = ids.notification_id(NOW, tenant)
+        request = {"notification_id": nid, "tenant": tenant, "accepted_at": NOW, "user_id": "u", "template_id": "x"}
+        value = codec("NotificationRequest").encode(request)
+        self.put(due_at, purpose="schedule", value=value, timer_id=ids.timer_id(nid, "schedule"))
+        return nid
+
+    def cancel(self, nid: str, tenant: str = "t") -> None:
+        wish = codec("Cancellation").encode({"notification_id": nid, "tenant": tenant, "requested_at": NOW})
+        self.wishes.write(CANCELLATIONS, 0, nid.encode(), wish)
+
+    def turn(self) -> list[OutRecord]:
+        before = len(self.published)
+        self.stage.turn()
+        return self.published[before:]
+
+    def topics(self) -> list[str]:
+        return [record.topic for record in self.turn()]
+
+    @property
+    def pending(self) -> int:
+        return sum(len(heap) for heap in self.stage._heaps.values())
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_timer_fires_with_its_headers_and_then_gets_its_tombstone(world: World) -> None:
+    key = world.put(NOW + 1)
+    world.timers.give(0, 1)
+    assert world.turn() == []
+    world.now += 1
+    assert world.turn() == [
+        OutRecord(REQUESTS, b"t:u", b"v", [("ce_id", b"1")]), OutRecord(TIMERS, key, None, partition=0)
+    ]  # fmt: skip
+    assert (world.pending, world.turn()) == (0, [])
+
+
+def test_nothing_fires_before_the_end_of_its_partition_was_reached(world: World) -> None:
+    ended = world.put(NOW - HOUR)
+    world.timers.write(TIMERS, 0, ended, None)
+    kept, world.timers.logs[TIMERS, 0] = world.timers.logs[TIMERS, 0], world.timers.logs[TIMERS, 0][:1]
+    world.timers.give(0)
+    world.timers.consume = lambda *_: kept[:1]  # type: ignore[method-assign]
+    assert (world.turn(), world.pending) == ([], 1)
+    world.timers.consume = lambda *_: kept[1:]  # type: ignore[method-assign]
+    world.timers.reached_end.add((TIMERS, 0))
+    assert (world.turn(), world.pending) == ([], 0)
+
+
+def test_clock_that_jumps_back_fires_nothing_early_and_one_that_jumps_forward_fires(world: World) -> None:
+    world.put(NOW + 1_000)
+    world.timers.give(0)
+    world.now = NOW - HOUR
+    assert world.turn() == []
+    world.now = NOW + 999 - HOUR
+    assert (world.turn(), world.stage._wait_s()) == ([], 0.1)
+    world.now = NOW + 999
+    assert (world.turn(), world.stage._wait_s()) == ([], 0.001)
+    world.now = NOW + HOUR
+    assert world.topics() == [REQUESTS, TIMERS]
+    world.put(NOW + HOUR + 500)
+    world.now = NOW  # back again, after it has fired
+    assert world.turn() == []
+    world.now = NOW + HOUR + 500
+    assert world.topics() == [REQUESTS, TIMERS]
+
+
+def test_random_walk_of_the_clock_never_fires_early_and_in_the_end_everything_once(world: World) -> None:
+    rng = random.Random(11)
+    world.timers.give(0, 1, 2, 3)
+    due: dict[bytes, int] = {}
+    for number in range(200):
+        at = NOW + rng.randrange(-HOUR, 2 * HOUR)
+        due[world.put(at, number % 4, value=b"%d" % at)] = at
+    for _ in range(300):
+        world.now += rng.choice([1, 50, 1_000, 60_000, HOUR, -HOUR, -60_000])
+        assert all(int(r.value or b"0") <= world.now for r in world.turn() if r.topic == REQUESTS)
+    world.now = NOW + 3 * HOUR
+    world.turn()
+    fired = sorted(int(record.value or b"") for record in world.published if record.topic == REQUESTS)
+    assert fired == sorted(due.values())
+    assert sorted(r.key or b"" for r in world.published if r.topic == TIMERS) == sorted(due)
+
+
+def test_timer_whose_target_is_not_acknowledged_gets_no_tombstone(world: World) -> None:
+    world.put(NOW)
+    world.timers.give(0)
+    world.refuses = REQUESTS
+    with pytest.raises(PublishError):
+        world.turn()
+    assert (world.published, world.pending) == ([], 1)
+    successor = World()
+    successor.timers.logs = world.timers.logs
+    successor.timers.give(0)
+    assert successor.topics() == [REQUESTS, TIMERS]
+
+
+def test_death_between_firing_and_tombstone_fires_again(world: World) -> None:
+    world.put(NOW)
+    world.timers.give(0)
+    world.refuses = TIMERS
+    with pytest.raises(PublishError):
+        world.turn()
+    successor = World()
+    successor.timers.logs = world.timers.logs
+    successor.timers.give(0)
+    assert [r[:3] for r in world.published] == [r[:3] for r in successor.turn()[:1]]
+
+
+def test_rebalance_reads_on_what_stays_and_forgets_what_goes(world: World) -> None:
+    for number in (0, 1):
+        for n in range(10):
+            world.put(NOW + 1_000 + n, number)
+    world.timers.give(0, 1)
+    world.turn()
+    read = world.timers.read
+    world.stage._on_revoke([(TIMERS, 0), (TIMERS, 1)])
+    ended = world.timers.logs[TIMERS, 0][0].key
+    world.timers.write(TIMERS, 0, ended, None)  # by another owner, in between
+    world.timers.give(0)
+    assert (world.turn(), world.pending, world.timers.read) == ([], 9, read + 1)
+    world.now += 2_000
+    assert world.topics() == [REQUESTS] * 9 + [TIMERS] * 9
+
+
+def test_partitions_that_were_lost_are_read_again_from_the_beginning(world: World) -> None:
+    world.put(NOW + 1_000)
+    world.timers.give(0)
+    world.turn()
+    world.stage._on_lost([(TIMERS, 0)])
+    world.now += 2_000
+    assert world.turn() == []
+    world.timers.logs[TIMERS, 0] = []  # compacted away meanwhile, tombstone and all
+    world.timers.give(0)
+    assert (world.turn(), world.pending) == ([], 0)
+
+
+def test_owner_that_stood_still_asks_the_group_before_it_fires(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.put(NOW)
+    world.timers.give(0)
+    monkeypatch.setattr(stage, "LEASE_S", -1.0)
+    assert world.turn() == []
+    monkeypatch.undo()
+    assert world.topics() == [REQUESTS, TIMERS]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"k", b"\xff poison"),
+        (b"k", codec("Timer").encode(timer(timer_id="k", topic="notify.status.v1"))),
+        (b"k", codec("Timer").encode(timer(timer_id="k", topic="notify.requests.nowhere.v1"))),
+        (b"k", codec("Timer").encode(timer(timer_id="other"))),
+        (None, b"\xff poison"),
+    ],
+)
+def test_poison_is_dead_lettered_when_it_is_read(world: World, key: bytes | None, value: bytes) -> None:
+    world.timers.write(TIMERS, 0, key, value)
+    world.put(NOW)
+    world.timers.give(0)
+    letter, *rest = world.turn()
+    assert letter.topic == DEAD_LETTERS
+    assert codec("DeadLetter").decode(letter.value)["value"] == value
+    assert [r.topic for r in rest] == [*([TIMERS] if key else []), REQUESTS, TIMERS]
+
+
+@pytest.mark.parametrize("kind", ["tail", "size"])
+def test_poison_behind_a_good_head_is_dead_lettered_when_it_fires(world: World, kind: str) -> None:
+    record = timer(NOW + 5, value=bytes(1_020_000) if kind == "size" else b"v")
+    raw = codec("Timer").encode(record)
+    raw = raw if kind == "size" else raw[:-3]
+    world.timers.write(TIMERS, 0, record["timer_id"].encode(), raw)
+    world.put(NOW + 5)
+    world.timers.give(0)
+    assert world.turn() == []
+    world.now += 5
+    out = world.turn()
+    assert [r.topic for r in out] == [DEAD_LETTERS, REQUESTS, TIMERS, TIMERS]
+    letter = codec("DeadLetter").decode(out[0].value)
+    assert (letter["value"], letter["offset"], letter["reason"]) == (raw, 0, "undecodable")
+    assert world.pending == 0
+
+
+# -- cancelling ------------------------------------------------------------------------------------------------------
+
+
+def test_cancelled_schedule_ends_at_once_with_a_fact_and_a_tombstone(world: World) -> None:
+    nid = world.schedule(NOW + 30 * 24 * HOUR)
+    world.schedule(NOW + 30 * 24 * HOUR)
+    world.timers.give(0)
+    assert world.turn() == []
+    world.cancel(nid)
+    fact, tombstone = world.turn()
+    status = codec("DeliveryStatus").decode(fact.value)
+    assert (fact.topic, status["notification_id"], status["state"], status["reason"], status["lane"]) == (
+        STATUS, nid, "cancelled", "by_caller", "normal",
+    )  # fmt: skip
+    assert status["event_id"] == ids.event_id(nid, "cancelled")  # the router's own would be the same fact
+    assert tombstone == OutRecord(TIMERS, ids.timer_id(nid, "schedule").encode(), None, partition=0)
+    assert (world.pending, world.turn()) == (1, [])
+
+
+def test_schedule_that_arrives_after_its_cancellation_ends_too(world: World) -> None:
+    world.timers.give(0)
+    nid = ids.notification_id(NOW, "t")
+    world.cancel(nid)
+    assert world.turn() == []
+    request = {"notification_id": nid, "tenant": "t", "accepted_at": NOW, "user_id": "u", "template_id": "x"}
+    value = codec("NotificationRequest").encode(request)
+    world.put(NOW + HOUR, purpose="schedule", value=value, timer_id=ids.timer_id(nid, "schedule"))
+    assert (world.topics(), world.pending) == ([STATUS, TIMERS], 0)
+
+
+def test_every_cancellation_is_looked_at_again_after_a_takeover(world: World) -> None:
+    nid = world.schedule(NOW + HOUR)
+    world.cancel(nid)
+    world.timers.give(1)
+    assert world.turn() == []
+    world.stage._on_revoke([(TIMERS, 1)])
+    world.timers.give(0, 1)
+    assert (world.topics(), world.pending) == ([STATUS, TIMERS], 0)
+
+
+def test_schedule_about_to_fire_is_left_to_the_router(world: World) -> None:
+    nid = world.schedule(NOW + WITHDRAW_BEFORE_MS)
+    world.timers.give(0)
+    world.cancel(nid)
+    assert world.turn() == []
+    world.now += WITHDRAW_BEFORE_MS
+    assert world.topics() == [REQUESTS, TIMERS]
+
+
+def test_another_tenant_cancels_nothing(world: World) -> None:
+    nid = world.schedule(NOW + HOUR)
+    world.timers.give(0)
+    world.cancel(nid, tenant="other")
+    world.wishes.write(CANCELLATIONS, 0, b"k", b"\xff poison")
+    world.wishes.write(CANCELLATIONS, 0, nid.encode(), None)
+    assert (world.turn(), world.pending) == ([], 1)
+
+
+def test_cancelled_without_the_fact_acknowledged_stays_pending(world: World) -> None:
+    nid = world.schedule(NOW + HOUR)
+    world.timers.give(0)
+    world.cancel(nid)
+    world.refuses = STATUS
+    with pytest.raises(PublishError):
+        world.turn()
+    assert (world.published, world.pending) == ([], 1)
