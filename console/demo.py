@@ -3,7 +3,7 @@
     up ──► users, preferences, suppressions, templates ──► publish ──► watch ClickHouse ──► hold it against the vendors' log
 
 The verdict is not ours alone: what ClickHouse says was sent is compared, message by message, with what the simulated vendors
-accepted and with the mails that lie in the mailbox. `compare` is pure.
+accepted and with the mails that lie in the mailbox (console/evidence.py).
 May import every layer, rich and aiohttp. What never enters here: a way for a message to be sent that others do not have.
 """
 
@@ -17,27 +17,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import aiohttp
 import typer
 
+from console.evidence import Book, Finding, Http, Places, compare, gather, local_places
 from console.local import stack
 from producers.notification import Notification
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_clock
 from runtime.errors import HeliographError
-from runtime.settings import ClickHouseSettings, KafkaSettings, load_settings
-from sinks.clickhouse import connect, select, store_errors
+from runtime.settings import load_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-KINDS = {"email": "smtp", "sms": "twilio", "push": "fcm"}
-"""Channel → the kind under which the simulator logs its accepts."""
 GONE = "gone@nowhere.example"
 FAULTS: tuple[Mapping[str, Any], ...] = (
     {"kind": "smtp", "mode": "reject", "match": GONE},
@@ -53,164 +50,10 @@ AGREE_S = 10.0
 """How long the comparison may lag behind the last status: a sink's flush and its retry."""
 _CONNECTIONS = 64
 """A write is answered when the relay has published it: they wait together."""
-_PAGE = 1_000
-_SAMPLE = 5
-
-_MESSAGES = """
-SELECT toString(message_id), toString(notification_id), channel, state, possible_duplicate
-FROM message_state
-WHERE tenant = {tenant:String}
-    AND hour >= toStartOfHour(fromUnixTimestamp64Milli({since:Int64}, 'UTC'))
-    AND accepted_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
-"""
-_REQUESTS = """
-SELECT toString(notification_id)
-FROM requests
-WHERE tenant = {tenant:String}
-    AND hour >= toStartOfHour(fromUnixTimestamp64Milli({since:Int64}, 'UTC'))
-    AND accepted_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
-"""
-# As text: what a vendor was given for an id need not be one.
-_KNOWN = """
-SELECT toString(message_id)
-FROM message_state
-WHERE tenant = {tenant:String} AND toString(message_id) IN {ids:Array(String)}
-"""
 
 
 class DemoError(HeliographError):
     """The demo cannot go on, or what it saw does not agree."""
-
-
-# -- what is compared --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message as ClickHouse has it."""
-
-    id: str
-    notification_id: str
-    channel: str
-    state: str
-    possible_duplicate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that does not agree, with ids to look at."""
-
-    text: str
-    ids: tuple[str, ...]
-
-    def __str__(self) -> str:
-        more = f" and {len(self.ids) - _SAMPLE} more" if len(self.ids) > _SAMPLE else ""
-        return f"{len(self.ids)} {self.text}: {', '.join(self.ids[:_SAMPLE])}{more}"
-
-
-@dataclass(slots=True)
-class Evidence:
-    """Both sides of one run: what Heliograph says, and what the vendors and the mailbox have."""
-
-    published: set[str]
-    requests: list[str]
-    messages: list[Message]
-    accepts: list[tuple[str, str]] = field(default_factory=list)
-    """(kind, message id) of every accept since the start."""
-    mails: list[str] = field(default_factory=list)
-    """Message ids of the mails that came since the start."""
-    others: set[str] = field(default_factory=set)
-    """Message ids that are none of this run's but known to ClickHouse: an earlier run's late retries."""
-
-
-def compare(evidence: Evidence) -> list[Finding]:
-    """What does not agree; empty when everything does.
-
-    | message in ClickHouse            | accepts at its channel's vendor |
-    |----------------------------------|---------------------------------|
-    | sent, delivered                  | exactly 1                       |
-    | the same, flagged as possibly twice | 1 or more                    |
-    | unknown; failed and flagged      | any number                      |
-    | any other                        | 0                               |
-    """
-    accepts = Counter(evidence.accepts)
-    lost, doubled, unrecorded = [], [], []
-    expected: set[tuple[str, str]] = set()
-    for message in evidence.messages:
-        place = (KINDS.get(message.channel, message.channel), message.id)
-        expected.add(place)
-        count = accepts[place]
-        if message.state in ("sent", "delivered"):
-            if count == 0:
-                lost.append(message.id)
-            elif count > 1 and not message.possible_duplicate:
-                doubled.append(message.id)
-        elif count and message.state != "unknown" and not message.possible_duplicate:
-            unrecorded.append(message.id)
-    strange = [id_ for kind, id_ in accepts if (kind, id_) not in expected and id_ not in evidence.others]
-    mails = Counter(evidence.mails)
-    # A mail lies in the mailbox as often as the SMTP side accepted it.
-    unfiled = [id_ for (kind, id_), count in accepts.items() if kind == KINDS["email"] and mails[id_] != count]
-    requests = Counter(evidence.requests)
-    found = {
-        "published notifications are not in ClickHouse": sorted(evidence.published - requests.keys()),
-        "notifications in ClickHouse were not published by this run": sorted(requests.keys() - evidence.published),
-        "notifications were counted more than once": [id_ for id_, count in requests.items() if count > 1],
-        "messages are recorded as sent, but no vendor accepted them": lost,
-        "messages were accepted twice without a recorded reason": doubled,
-        "messages were accepted by a vendor, but are recorded as not sent": unrecorded,
-        "accepts at a vendor belong to no message": strange,
-        "mails were accepted, but do not lie in the mailbox once per accept": unfiled,
-    }
-    return [Finding(text, tuple(ids)) for text, ids in found.items() if ids]
-
-
-# -- where everything is -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """The endpoints of one demo."""
-
-    api: str
-    api_key: str
-    tenant: str
-    kafka: KafkaSettings
-    clickhouse: ClickHouseSettings
-    simulator: str | None = None
-    mailbox: str | None = None
-    metrics: Mapping[str, str] = field(default_factory=dict)
-
-
-def local_places(endpoints: Mapping[str, Any]) -> Places:
-    """Out of endpoints.json."""
-    return Places(
-        api=endpoints["api"], api_key=endpoints["api_key"], tenant=endpoints["tenant"],
-        kafka=KafkaSettings(bootstrap_servers=endpoints["kafka"]),
-        clickhouse=ClickHouseSettings(url=endpoints["clickhouse"], database=endpoints["clickhouse_database"]),
-        simulator=endpoints["simulator"], mailbox=endpoints["mailbox"], metrics=endpoints["metrics"],
-    )  # fmt: skip
-
-
-class Http:
-    """JSON over HTTP with the demo's key."""
-
-    def __init__(self, session: aiohttp.ClientSession, base: str, key: str | None = None) -> None:
-        self._session, self._base = session, base.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-
-    async def call(self, method: str, path: str, body: Any = None, *, expect: Sequence[int] = (200, 201)) -> Any:
-        """(status, JSON). Raises DemoError for a status that is not expected."""
-        try:
-            async with self._session.request(
-                method, self._base + path, headers=self._headers, json=body, timeout=aiohttp.ClientTimeout(60)
-            ) as answer:
-                text = await answer.text()
-                if answer.status not in expect:
-                    raise DemoError(f"{method} {self._base}{path} answered {answer.status}: {text[:300]}")
-                return answer.status, json.loads(text) if text else None
-        except aiohttp.ClientError as exc:
-            raise DemoError(f"{method} {self._base}{path} failed: {exc or type(exc).__name__}") from exc
 
 
 # -- reference data ----------------------------------------------------------------------------------------------------
@@ -311,50 +154,6 @@ def publications(bodies: Iterable[Mapping[str, Any]], run: str, started: int) ->
 # -- watching ----------------------------------------------------------------------------------------------------------
 
 
-class Book:
-    """What ClickHouse says about everything accepted since the start of the run."""
-
-    def __init__(self, places: Places, since: int) -> None:
-        self._settings, self._tenant = places.clickhouse, places.tenant
-        self._client = connect(places.clickhouse)
-        self._parameters = {"tenant": places.tenant, "since": since}
-
-    def accounting(self) -> dict[str, int]:
-        """accepted, settled, in_flight, residual."""
-        rows = select(self._settings, self._client, "accounting", self._parameters)
-        return {name: int(value or 0) for name, value in rows[0].items()}
-
-    def report(self) -> list[dict[str, Any]]:
-        """Messages by channel, state and reason."""
-        return select(self._settings, self._client, "report", self._parameters)
-
-    def requests(self) -> list[str]:
-        """Every notification's id."""
-        return [str(row[0]) for row in self._rows(_REQUESTS, self._parameters)]
-
-    def messages(self) -> list[Message]:
-        """Every message."""
-        return [
-            Message(str(id_), str(notification_id), channel, state, bool(twice))
-            for id_, notification_id, channel, state, twice in self._rows(_MESSAGES, self._parameters)
-        ]
-
-    def known(self, ids: Sequence[str]) -> set[str]:
-        """Those of the message ids that ClickHouse knows, from whenever."""
-        if not ids:
-            return set()
-        return {str(row[0]) for row in self._rows(_KNOWN, {"tenant": self._tenant, "ids": list(ids)})}
-
-    def _rows(self, query: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        with store_errors(self._settings):
-            rows: Sequence[Sequence[Any]] = self._client.query(query, parameters=dict(parameters)).result_rows
-        return rows
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._client.close()
-
-
 def watch(book: Book, wanted: int, show: Callable[[dict[str, int], list[dict[str, Any]]], None]) -> dict[str, int]:
     """Look until every notification is settled, or until nothing moves any more; returns the last accounting."""
     moved = time.monotonic()
@@ -370,37 +169,6 @@ def watch(book: Book, wanted: int, show: Callable[[dict[str, int], list[dict[str
         if time.monotonic() - moved > STALLED_S:
             return accounting
         time.sleep(POLL_S)
-
-
-async def gather_accepts(places: Places, since_seq: int) -> tuple[list[tuple[str, str]], list[str]]:
-    """(kind, message id) of every accept since, and the message id of every mail since."""
-    accepts: list[tuple[str, str]] = []
-    mails: list[str] = []
-    async with aiohttp.ClientSession() as session:
-        if places.simulator is not None:
-            simulator = Http(session, places.simulator)
-            _, entries = await simulator.call("GET", f"/accepted?since_seq={since_seq}")
-            accepts = [(e["kind"], e["message_id"] or "") for e in entries if e["kind"] in KINDS.values()]
-        if places.mailbox is not None:
-            mailbox, offset, older = Http(session, places.mailbox), 0, False
-            while not older:
-                _, page = await mailbox.call("GET", f"/api/messages?limit={_PAGE}&offset={offset}")
-                new = [mail for mail in page["entries"] if (mail["seq"] or 0) > since_seq]
-                mails += [mail["message_id"] or "" for mail in new]
-                older = len(new) < _PAGE
-                offset += _PAGE
-    return accepts, mails
-
-
-def gather(book: Book, places: Places, published: set[str], since_seq: int) -> Evidence:
-    """Both sides, as they are now: the vendors first, so that a message sent in between is not taken for lost."""
-    accepts, mails = asyncio.run(gather_accepts(places, since_seq))
-    messages = book.messages()
-    ours = {message.id for message in messages}
-    others = book.known([id_ for _, id_ in accepts if id_ not in ours and id_])
-    if places.simulator is None:  # nothing to hold it against
-        messages = [m for m in messages if m.state not in ("sent", "delivered")]
-    return Evidence(published, book.requests(), messages, accepts, mails, others)
 
 
 # -- showing -----------------------------------------------------------------------------------------------------------
@@ -544,7 +312,7 @@ def _conclude(
         screen.line("compared", "nothing: --simulator names no vendors' log to hold it against")
     elif not findings:
         kinds = Counter(kind for kind, id_ in evidence.accepts if id_ not in evidence.others)
-        sums = ", ".join(f"{kind} {kinds[kind]:,}" for kind in KINDS.values())
+        sums = ", ".join(f"{kind} {kinds[kind]:,}" for kind in sorted(kinds))
         screen.line(
             "compared", f"the vendors accepted {sums}: each is recorded as sent, none is missing, none came twice"
         )

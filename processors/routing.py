@@ -60,6 +60,7 @@ def channel_message(
         "possible_duplicate": False,
         "correlation_id": request.get("correlation_id"),
         "overrides": overrides,
+        "provider": None,
         "routed_at": now,
     }
 

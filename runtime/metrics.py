@@ -57,6 +57,8 @@ REQUEST_GUARD = Counter(
     "heliograph_sender_request_guard_total", "Provider requests refused by the guard below all retries: page somebody.",
     ["channel"],
 )  # fmt: skip
+PARKED = Gauge("heliograph_sender_parked", "Messages that wait for an account or a recipient, unclaimed.", ["channel"])
+ACCOUNT_STATE = Gauge("heliograph_provider_breaker_state", "0 closed, 1 half-open, 2 open.", ["channel", "provider"])
 UNKNOWN_CODES = Counter("heliograph_provider_unknown_codes_total", "Provider codes no table knows.", ["provider"])
 COMMIT_SECONDS = Histogram("heliograph_sender_commit_seconds", "Facts acknowledged and claim committed.", buckets=_FAST)
 

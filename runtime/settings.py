@@ -102,8 +102,11 @@ class ViewSettings(_Section):
 
 
 class BreakerSettings(_Section):
+    """Open after `failures` in a row, one probe every `reset_s`; after `give_up_s` of failing nobody waits for it any more."""
+
     failures: Annotated[int, Field(ge=1)] = 10
     reset_s: Annotated[float, Field(gt=0)] = 30.0
+    give_up_s: Annotated[float, Field(gt=0)] = 3_600.0
 
 
 class ProviderSettings(BaseModel):

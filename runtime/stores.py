@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,10 @@ class Store(Protocol):
     def put(self, key: bytes, value: bytes) -> None: ...
     def delete(self, key: bytes) -> None: ...
     def __len__(self) -> int: ...
+
+    def items(self) -> Iterable[tuple[bytes, bytes]]:
+        """What has to be looked through for its age; nothing where the store ages by itself."""
+        ...
 
     def positions(self) -> tuple[Positions, int]:
         """(positions, when they were kept in ms); ({}, 0) when nothing is kept."""
@@ -56,6 +60,9 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._values)
 
+    def items(self) -> Iterable[tuple[bytes, bytes]]:
+        return list(self._values.items())
+
     def positions(self) -> tuple[Positions, int]:
         return {}, 0
 
@@ -70,14 +77,18 @@ class MemoryStore:
 
 
 class RocksStore:
-    """Bytes in RocksDB under `path`, which belongs to one process. Raises SettingsError when another one has it."""
+    """Bytes in RocksDB under `path`, which belongs to one process. Raises SettingsError when another one has it.
 
-    def __init__(self, path: Path) -> None:
-        from rocksdict import Options, Rdict, WriteBatch  # heavy, and wanted by few
+    With `kept_s`, compaction drops what was written longer ago.
+    """
+
+    def __init__(self, path: Path, kept_s: int | None = None) -> None:
+        from rocksdict import AccessType, Options, Rdict, WriteBatch  # heavy, and wanted by few
 
         self._path = path
+        access = AccessType.with_ttl(kept_s) if kept_s else AccessType.read_write()
         self._new_batch: Callable[[], Any] = lambda: WriteBatch(raw_mode=True)
-        self._open: Callable[[], Any] = lambda: Rdict(str(path), Options(raw_mode=True))
+        self._open: Callable[[], Any] = lambda: Rdict(str(path), Options(raw_mode=True), access_type=access)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = self._open()
@@ -99,6 +110,9 @@ class RocksStore:
 
     def __len__(self) -> int:
         return int(self._db.property_int_value("rocksdb.estimate-num-keys") or 0)
+
+    def items(self) -> Iterable[tuple[bytes, bytes]]:
+        return ()
 
     def positions(self) -> tuple[Positions, int]:
         raw = self._db.get(_POSITION_KEY)

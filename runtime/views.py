@@ -172,11 +172,11 @@ class View(Generic[T]):
         return dict(positions)
 
 
-def open_store(settings: ViewSettings, role: str, topic: str) -> Store:
+def open_store(settings: ViewSettings, role: str, name: str, kept_s: int | None = None) -> Store:
     """The store of a role's view by the settings. Raises SettingsError when its directory is taken."""
     if settings.backend == "memory":
         return MemoryStore()
-    return RocksStore(settings.directory / role / topic)
+    return RocksStore(settings.directory / role / name, kept_s)
 
 
 def start_views(views: Iterable[View[Any]], health: Health) -> None:

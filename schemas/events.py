@@ -90,6 +90,7 @@ class ChannelMessage(TypedDict):
     possible_duplicate: bool
     correlation_id: str | None
     overrides: bytes | None
+    provider: str | None
     routed_at: int
 
 

@@ -1,9 +1,10 @@
-"""The claim: a number in the metadata of the committed offset; pure.
+"""The claim: numbers in the metadata of the committed offset; pure.
 
-    committed offset = lo, metadata = "<hi>:<hexmask>"
+    committed offset = lo, metadata = "<hi>:<finished>" or "<hi>:<finished>:<waiting>", both masks in hex
 
-[lo, hi) is claimed by whoever committed it; bit i of the mask says that offset lo+i is finished. After a takeover an
-offset of [lo, hi) that is neither finished nor in the ledger is in doubt; offsets from hi on were never touched.
+[lo, hi) was looked at by whoever committed it. Bit i of `finished` says that offset lo+i is recorded, bit i of `waiting`
+that it was passed over unsent, because its account or its recipient had no room. Every other offset of [lo, hi) is claimed:
+after a takeover, what is neither finished nor in the ledger is in doubt. Offsets from hi on were never touched.
 May import the standard library. What never enters here: Kafka, a message.
 """
 
@@ -22,53 +23,79 @@ class Claim:
     lo: int
     hi: int
     mask: int = 0
+    waiting: int = 0
 
     def in_doubt(self, offset: int) -> bool:
-        """Claimed and not known to be finished."""
-        return self.lo <= offset < self.hi and not self.finished(offset)
+        """Claimed, and not known to be finished."""
+        return self.lo <= offset < self.hi and not self.finished(offset) and not self.passed_over(offset)
 
     def finished(self, offset: int) -> bool:
         """Below lo, or marked."""
         return offset < self.lo or (offset < self.hi and bool(self.mask >> (offset - self.lo) & 1))
 
+    def passed_over(self, offset: int) -> bool:
+        """Read and left for later: certainly not sent."""
+        return self.lo <= offset < self.hi and bool(self.waiting >> (offset - self.lo) & 1)
+
     @property
     def metadata(self) -> str:
-        return f"{self.hi}:{self.mask:x}"
+        waiting = f":{self.waiting:x}" if self.waiting else ""
+        return f"{self.hi}:{self.mask:x}{waiting}"
 
 
 def parse_claim(offset: int, metadata: str) -> Claim:
     """The claim of a committed offset; metadata that is not ours claims nothing."""
-    hi_text, separator, mask_text = metadata.partition(":")
+    hi_text, _, masks = metadata.partition(":")
+    mask_text, separator, waiting_text = masks.partition(":")
     try:
         hi, mask = int(hi_text), int(mask_text, 16)
+        waiting = int(waiting_text, 16) if separator else 0
     except ValueError:
         return Claim(offset, offset)
-    if not separator or hi < offset or mask < 0 or hi - offset > MAX_SPAN or mask.bit_length() > hi - offset:
+    span = hi - offset
+    usable = 0 <= span <= MAX_SPAN and mask >= 0 and waiting >= 0 and max(mask, waiting).bit_length() <= span
+    if not usable or mask & waiting:
         return Claim(offset, offset)
-    return Claim(offset, hi, mask)
+    return Claim(offset, hi, mask, waiting)
 
 
 class Window:
-    """The running claim of one partition."""
+    """The running claim of one partition. Offsets are passed over or claimed in rising order, then finished in any."""
 
     def __init__(self, claim: Claim) -> None:
-        self._lo, self._hi, self._mask = claim.lo, claim.hi, claim.mask
+        self._lo, self._hi, self._mask, self._waiting = claim.lo, claim.hi, claim.mask, claim.waiting
+        self._beyond: list[int] = []
+        """Passed over at or above hi: nothing has to be said of them until a later offset is claimed."""
         self._committed: Claim | None = None
         self._advance()
 
-    def claim(self, offset: int) -> None:
-        """Extend the claim over `offset`; offsets skipped on the way (gaps in the log) count as finished."""
+    def pass_over(self, offset: int) -> None:
+        """Leave a record unsent for now."""
         if offset >= self._hi:
-            gap = offset - self._hi
-            self._mask |= ((1 << gap) - 1) << (self._hi - self._lo)
-            self._hi = offset + 1
-            self._advance()
+            self._beyond.append(offset)
+
+    def claim(self, offset: int) -> None:
+        """Claim an offset; those between it and hi that were not passed over are gaps in the log, and so finished."""
+        if offset < self._hi:
+            self._waiting &= ~(1 << (offset - self._lo))
+            return
+        between = 0
+        for waiting in self._beyond:
+            if waiting < offset:
+                between |= 1 << (waiting - self._lo)
+        self._beyond = [waiting for waiting in self._beyond if waiting > offset]
+        gap = ((1 << (offset - self._hi)) - 1) << (self._hi - self._lo)
+        self._waiting |= between
+        self._mask |= gap & ~between
+        self._hi = offset + 1
+        self._advance()
 
     def finish(self, offset: int) -> None:
         """Mark a claimed offset as recorded."""
         if not self._lo <= offset < self._hi:
             raise ValueError(f"offset {offset} is not claimed in [{self._lo}, {self._hi})")
         self._mask |= 1 << (offset - self._lo)
+        self._waiting &= ~(1 << (offset - self._lo))
         self._advance()
 
     def _advance(self) -> None:
@@ -77,6 +104,7 @@ class Window:
         done = min(done, self._hi - self._lo)
         self._lo += done
         self._mask >>= done
+        self._waiting >>= done
 
     def room(self, offset: int) -> bool:
         """Whether `offset` may be claimed without outgrowing the metadata."""
@@ -84,7 +112,7 @@ class Window:
 
     @property
     def current(self) -> Claim:
-        return Claim(self._lo, self._hi, self._mask)
+        return Claim(self._lo, self._hi, self._mask, self._waiting)
 
     @property
     def changed(self) -> bool:

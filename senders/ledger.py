@@ -1,14 +1,16 @@
-"""The ledger of one dispatch partition: which attempts of which message were made.
+"""The ledger: which attempts of which message were made, for seven days.
 
-Read from its topic to the end at takeover, then kept up by its owner. A dispatch record whose attempt was made, or whose
-message is settled, is a duplicate: router redeliveries, repeated requests, replays and second firings of a timer end here.
+A dispatch record whose attempt was made, or whose message is settled, is a duplicate: router redeliveries, repeated
+requests, replays and second firings of a timer end here. Its owner writes each entry to the ledger topic before the commit
+that releases the message; a process that takes a partition over reads the topic from where its own store stands.
 May import runtime. What never enters here: a decision to send.
 """
 
 from __future__ import annotations
 
+import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 from uuid import UUID
 
@@ -16,74 +18,145 @@ from runtime.clock import Clock
 from runtime.dead_letters import UNDECODABLE, dead_letter
 from runtime.errors import UnavailableError
 from runtime.kafka import BEGINNING, Consumer, Partition
+from runtime.logs import get_logger
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings
+from runtime.stores import Store
 from schemas.codec import DecodeError, codec
-from schemas.events import LedgerEntry
+from schemas.events import LANES, LedgerEntry
+from schemas.topics import ledger_topic
 
-READ_TIMEOUT_S = 50.0
-"""Below max.poll.interval: a takeover that takes longer starts over."""
+log = get_logger("ledger")
+
+KEPT_S = 7 * 86_400
+READ_TIMEOUT_S = 280.0
+"""Below the sender's max.poll.interval: a takeover that takes longer starts over. A million entries take 3 s."""
+MAX_POLL_INTERVAL_MS = 300_000
+_VALUE = struct.Struct(">II")
+"""next_attempt × 2 + settled, seconds since 1970."""
 
 
 class Ledger:
-    """message_id → next attempt, settled or not; 17 bytes of key and one int each."""
+    """message_id → next attempt, settled or not. Every call on one thread."""
 
-    def __init__(self) -> None:
-        self._next: dict[bytes, int] = {}
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # What was recorded since the last flush: a store need not show it before.
+        self._fresh: dict[bytes, int] = {}
 
     def __len__(self) -> int:
-        return len(self._next)
+        return len(self._store)
 
-    def record(self, message_id: str, next_attempt: int, settled: bool) -> None:
-        """Take in an entry; an older one never undoes a newer one."""
+    def record(self, message_id: str, next_attempt: int, settled: bool, at: int) -> None:
+        """Take in an entry of the time `at` (ms); an older one never undoes a newer one."""
         key = UUID(message_id).bytes
-        self._next[key] = max(self._next.get(key, 0), next_attempt * 2 + settled)
+        value = next_attempt * 2 + settled
+        if value >= self._known(key):
+            self._fresh[key] = value
+            self._store.put(key, _VALUE.pack(value, at // 1000))
+
+    def _known(self, key: bytes) -> int:
+        fresh = self._fresh.get(key)
+        if fresh is not None:
+            return fresh
+        kept = self._store.get(key)
+        return int(_VALUE.unpack(kept)[0]) if kept is not None else 0
 
     def duplicate(self, message_id: str, attempt: int) -> str | None:
         """Why a dispatch record is a duplicate (`settled`, `attempt`), None when it is none."""
-        known = self._next.get(UUID(message_id).bytes)
-        if known is None:
-            return None
+        known = self._known(UUID(message_id).bytes)
         if known & 1:
             return "settled"
         return "attempt" if attempt < known >> 1 else None
 
+    def flush(self, positions: Mapping[int, int], now: int) -> None:
+        """Make what was recorded visible and, with the positions of the topic, as durable as the store is."""
+        self._store.commit(positions, now)
+        self._fresh.clear()
+
+    def positions(self) -> dict[int, int]:
+        """Where the store stands, by `place`."""
+        return dict(self._store.positions()[0])
+
+    def forget_before(self, moment: int) -> int:
+        """Drop what is older than the moment (ms); the number of entries dropped. RocksDB does it by itself."""
+        old = [key for key, value in self._store.items() if _VALUE.unpack(value)[1] < moment // 1000]
+        for key in old:
+            self._store.delete(key)
+        return len(old)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def place(partition: Partition) -> int:
+    """A number for a ledger partition within its channel."""
+    lane = partition[0].rsplit(".", 2)[1]
+    return LANES.index(lane) * 100_000 + partition[1]
+
 
 class LedgerReader:
-    """Reads whole ledger partitions; one consumer is kept, because the first read of a fresh one takes a second."""
+    """Reads ledger partitions into the ledger; one consumer is kept, because the first read of a fresh one takes a second."""
 
     def __init__(
-        self, settings: KafkaSettings, channel: str, report: Callable[[Sequence[OutRecord]], None], clock: Clock
-    ):
+        self, settings: KafkaSettings, channel: str, ledger: Ledger, report: Callable[[Sequence[OutRecord]], None],
+        clock: Clock,
+    ) -> None:  # fmt: skip
         self._consumer = Consumer(
             settings, client_id=f"ledger-{channel}", group=None, queued_kbytes=65_536, notice_end=True
         )
-        self._report, self._clock = report, clock
+        self._channel, self._ledger, self._report, self._clock = channel, ledger, report, clock
+        self._positions = ledger.positions()
 
-    def read(self, partitions: Sequence[Partition]) -> dict[Partition, Ledger]:
-        """Every partition to the end it has now. Raises UnavailableError."""
-        ledgers = {partition: Ledger() for partition in partitions}
+    def partition(self, dispatch: Partition, lane: str) -> Partition:
+        """The ledger partition of a dispatch partition."""
+        return ledger_topic(self._channel, lane), dispatch[1]
+
+    def read(self, partitions: Sequence[Partition]) -> None:
+        """Take in every partition to the end it has now. Raises UnavailableError."""
+        started = time.monotonic()
+        starts = {}
+        for partition in partitions:
+            first, end = self._consumer.offset_range(partition)
+            kept = self._positions.get(place(partition), -1)
+            # Beyond the end is another topic of the same name; below the first the rest is past its seven days.
+            starts[partition] = kept if first <= kept <= end else BEGINNING
+            self._positions[place(partition)] = end
         self._consumer.reached_end.clear()
-        self._consumer.assign(dict.fromkeys(partitions, BEGINNING))
-        deadline = time.monotonic() + READ_TIMEOUT_S
+        self._consumer.assign(starts)
+        taken = 0
         while not self._consumer.reached_end.issuperset(partitions):
-            if time.monotonic() > deadline:
+            if time.monotonic() > started + READ_TIMEOUT_S:
                 raise UnavailableError("the ledger could not be read to its end in time; is Kafka reachable?")
-            letters = []
-            for record in self._consumer.consume(5_000, 0.2):
-                if record.value is None:
-                    continue
-                try:
-                    entry = cast(LedgerEntry, codec("LedgerEntry").decode(record.value))
-                    ledger = ledgers[record.topic, record.partition]
-                    ledger.record(entry["message_id"], entry["next_attempt"], entry["state"] is not None)
-                except (DecodeError, ValueError) as exc:
-                    letters.append(
-                        dead_letter(record, stage="ledger", reason=UNDECODABLE, error=exc, now=self._clock())
-                    )
-            self._report(letters)
+            taken += self._take()
+            self.flush()
         self._consumer.assign({})
-        return ledgers
+        log.info("ledger read", partitions=len(partitions), entries=taken, seconds=round(time.monotonic() - started, 3))
+
+    def _take(self) -> int:
+        letters = []
+        records = self._consumer.consume(5_000, 0.2)
+        for record in records:
+            if record.value is None:
+                continue
+            try:
+                entry = cast(LedgerEntry, codec("LedgerEntry").decode(record.value))
+                settled = entry["state"] is not None
+                self._ledger.record(entry["message_id"], entry["next_attempt"], settled, entry["recorded_at"])
+            except (DecodeError, ValueError, struct.error) as exc:
+                letters.append(dead_letter(record, stage="ledger", reason=UNDECODABLE, error=exc, now=self._clock()))
+        self._report(letters)
+        return len(records)
+
+    def advance(self, partitions: Sequence[Partition]) -> None:
+        """Move the kept positions to the ends of partitions whose every entry their owner, this process, has recorded."""
+        for partition in partitions:
+            self._positions[place(partition)] = self._consumer.offset_range(partition)[1]
+        self.flush()
+
+    def flush(self) -> None:
+        """Flush the ledger with the positions known to be complete."""
+        self._ledger.flush(self._positions, self._clock())
 
     def close(self) -> None:
         self._consumer.close()

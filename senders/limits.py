@@ -1,11 +1,10 @@
-"""Limits of one provider account: messages in flight and a token bucket.
+"""The token bucket of one provider account; pure.
 
-May import asyncio. What never enters here: a provider, a message.
+May import the standard library. What never enters here: waiting, a provider, a message.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from time import monotonic
 
@@ -14,30 +13,19 @@ class TokenBucket:
     """`rate` requests a second on average, a tenth of a second's worth (at least one) at once."""
 
     def __init__(self, rate: float, clock: Callable[[], float] = monotonic) -> None:
-        self._interval, self._clock = 1.0 / rate, clock
-        self._burst_s = max(0.1, self._interval)
+        self._clock = clock
         self._next = clock()
+        self.set_rate(rate)
 
-    def reserve(self) -> float:
-        """Take one token; returns the seconds to wait before it may be used."""
-        now = self._clock()
-        self._next = max(self._next, now - self._burst_s + self._interval)
-        wait = self._next - now
-        self._next += self._interval
-        return max(0.0, wait)
+    def set_rate(self, rate: float) -> None:
+        """Change the rate; what was taken stays taken."""
+        self._interval = 1.0 / rate
+        self._burst_s = max(0.1, self._interval)
 
+    def ready(self) -> bool:
+        """Whether a token may be taken now."""
+        return self._next <= self._clock() + self._burst_s - self._interval + 1e-9
 
-class AccountLimits:
-    """`async with limits:` around one provider request."""
-
-    def __init__(self, max_in_flight: int, rate_per_second: float | None) -> None:
-        self._slots = asyncio.Semaphore(max_in_flight)
-        self._bucket = TokenBucket(rate_per_second) if rate_per_second else None
-
-    async def __aenter__(self) -> None:
-        await self._slots.acquire()
-        if self._bucket and (wait := self._bucket.reserve()):
-            await asyncio.sleep(wait)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._slots.release()
+    def take(self) -> None:
+        """Take one token; ask `ready` first."""
+        self._next = max(self._next, self._clock()) + self._interval

@@ -5,9 +5,14 @@
     | Sent                          | sent                                   | sent                |
     | Rejected, recipient           | bounced (hard_bounce, invalid_...)     | the same            |
     | Rejected, message             | rejected / provider_rejected           | the same            |
+    | Retry, another account works  | failed_over + dispatched at once       | the same            |
     | Retry, retries left           | retrying + timer                       | the same            |
     | Retry, none left              | failed + dead letter                   | the same            |
     | InDoubt                       | retrying, possible_duplicate + timer   | unknown / in_doubt  |
+    | no account works for long     | failed / provider_account + dead letter| the same            |
+
+A message that was claimed when its sender ended is in doubt like any other, so that a crash costs a retry as well: a
+message that kills its sender ends in the dead letters after the last.
 
 May import runtime values and schemas. What never enters here: a clock read, a random number, Kafka.
 """
@@ -26,7 +31,9 @@ from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import TIMERS, ledger_topic
 from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
+CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
 RETRIES_EXHAUSTED = "retries_exhausted"
+PROVIDER_ACCOUNT = "provider_account"
 MAX_ATTEMPTS = 60
 """Attempts of any kind, throttled ones included: an hour and more of 429s is not a wait any longer."""
 _BOUNCE_REASON = {"email": "hard_bounce", "sms": "invalid_number", "push": "invalid_token"}
@@ -46,6 +53,10 @@ class Outcome:
 
 class RetriesExhausted(Exception):
     """The last attempt failed as well."""
+
+
+class NoAccountWorks(Exception):
+    """Every account that reaches the address has failed for too long to go on waiting."""
 
 
 def settle(
@@ -76,10 +87,10 @@ def ledger_entry(message: ChannelMessage, partition: int, next_attempt: int, sta
 
 
 def from_result(
-    message: ChannelMessage, record: InRecord, result: SendResult, *, provider: str, latency_ms: int, now: int,
-    jitter: float, max_retries: int,
+    message: ChannelMessage, record: InRecord, result: SendResult, *, provider: str | None, latency_ms: int | None,
+    now: int, jitter: float, max_retries: int, next_provider: str | None = None,
 ) -> Outcome:  # fmt: skip
-    """The table above."""
+    """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one."""
     if isinstance(result, Sent):
         return settle(
             message, record, "sent", now=now, provider=provider, provider_message_id=result.provider_message_id,
@@ -99,40 +110,75 @@ def from_result(
     throttled = isinstance(result, Retry) and result.error is ErrorClass.THROTTLED
     retries = message["retries"] + (0 if throttled else 1)
     if retries > max_retries or message["attempt"] >= MAX_ATTEMPTS:
-        return _exhausted(message, record, result, provider=provider, latency_ms=latency_ms, now=now)
+        account = isinstance(result, Retry) and result.error is ErrorClass.ACCOUNT
+        if isinstance(result, InDoubt):
+            message = {**message, "possible_duplicate": True}
+        return _failed(
+            message, record, PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED, RetriesExhausted(result.code), now=now,
+            provider=provider, latency_ms=latency_ms,
+        )  # fmt: skip
+    if next_provider is not None and isinstance(result, Retry):
+        return _fail_over(
+            message, record, result, retries, next_provider, provider=provider, latency_ms=latency_ms, now=now
+        )
     return _retry(
         message, record, result, retries, provider=provider, latency_ms=latency_ms, now=now, jitter=jitter
     )  # fmt: skip
 
 
-def _exhausted(
-    message: ChannelMessage, record: InRecord, result: Retry | InDoubt, *, provider: str, latency_ms: int, now: int
-) -> Outcome:
-    account = isinstance(result, Retry) and result.error is ErrorClass.ACCOUNT
-    if isinstance(result, InDoubt):
-        message = {**message, "possible_duplicate": True}
+def no_account_works(message: ChannelMessage, record: InRecord, *, now: int) -> Outcome:
+    """The message waited for accounts that have failed for too long; no request was made, no attempt used."""
+    return _failed(message, record, PROVIDER_ACCOUNT, NoAccountWorks("no account works"), now=now)
+
+
+def _failed(
+    message: ChannelMessage, record: InRecord, reason: str, error: Exception, *, now: int, provider: str | None = None,
+    latency_ms: int | None = None,
+) -> Outcome:  # fmt: skip
     letter = dead_letter(
-        record, stage="sender", reason=RETRIES_EXHAUSTED, error=RetriesExhausted(result.code), now=now,
-        attempts=message["attempt"], tenant=message["tenant"], notification_id=message["notification_id"],
-        message_id=message["message_id"],
+        record, stage="sender", reason=reason, error=error, now=now, attempts=message["attempt"],
+        tenant=message["tenant"], notification_id=message["notification_id"], message_id=message["message_id"],
     )  # fmt: skip
     return settle(
-        message, record, "failed", now=now, reason="provider_account" if account else RETRIES_EXHAUSTED,
-        detail=result.code, provider=provider, latency_ms=latency_ms, extra=(letter,),
+        message, record, "failed", now=now, reason=reason, detail=str(error), provider=provider, latency_ms=latency_ms,
+        extra=(letter,),
     )  # fmt: skip
 
 
-def _retry(
-    message: ChannelMessage, record: InRecord, result: Retry | InDoubt, retries: int, *, provider: str, latency_ms: int,
-    now: int, jitter: float,
-) -> Outcome:  # fmt: skip
-    doubt = isinstance(result, InDoubt)
-    again: ChannelMessage = {
+def _next_attempt(message: ChannelMessage, retries: int, provider: str | None, doubt: bool = False) -> ChannelMessage:
+    return {
         **message,
         "attempt": message["attempt"] + 1,
         "retries": retries,
+        "provider": provider,
         "possible_duplicate": message["possible_duplicate"] or doubt,
     }
+
+
+def _fail_over(
+    message: ChannelMessage, record: InRecord, result: Retry, retries: int, next_provider: str, *, provider: str | None,
+    latency_ms: int | None, now: int,
+) -> Outcome:  # fmt: skip
+    again = _next_attempt(message, retries, next_provider)
+    status = message_status(
+        message, "failed_over", now=now, attempt=message["attempt"], detail=f"{result.code}; next: {next_provider}",
+        provider=provider, latency_ms=latency_ms, source=source_of(record),
+    )  # fmt: skip
+    facts = (
+        OutRecord(record.topic, record.key, codec("ChannelMessage").encode(again), record.headers, record.partition),
+        status_record(status, traceparent_of(record.headers)),
+        ledger_entry(message, record.partition, again["attempt"], None, now),
+    )
+    return Outcome("failed_over", again["attempt"], False, facts)
+
+
+def _retry(
+    message: ChannelMessage, record: InRecord, result: Retry | InDoubt, retries: int, *, provider: str | None,
+    latency_ms: int | None, now: int, jitter: float,
+) -> Outcome:  # fmt: skip
+    doubt = isinstance(result, InDoubt)
+    # In doubt it stays with the account that may have sent it: another one would be sure to send it twice.
+    again = _next_attempt(message, retries, provider or message["provider"] if doubt else None, doubt)
     after = retry_delay_s(retries - 1, jitter, result.retry_after_s if isinstance(result, Retry) else None)
     status = message_status(
         {**message, "possible_duplicate": again["possible_duplicate"]}, "retrying", now=now, attempt=message["attempt"],
@@ -156,16 +202,6 @@ def _retry(
         ledger_entry(message, record.partition, again["attempt"], None, now),
     )
     return Outcome("retrying", again["attempt"], False, facts)
-
-
-def resend_in_doubt(message: ChannelMessage, record: InRecord, now: int) -> tuple[ChannelMessage, OutRecord]:
-    """A message claimed by an owner that ended without a record: sent again, flagged, with the reason on record."""
-    flagged: ChannelMessage = {**message, "possible_duplicate": True}
-    status = message_status(
-        flagged, "sending", now=now, attempt=message["attempt"], detail="in doubt: claimed by a sender that ended",
-        source=source_of(record),
-    )  # fmt: skip
-    return flagged, status_record(status, traceparent_of(record.headers))
 
 
 assert {"sent", "bounced", "rejected", "failed", "unknown"} <= states().settled

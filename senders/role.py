@@ -18,9 +18,13 @@ from runtime.stores import Store
 from runtime.views import View, caught_up, open_store, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression
 from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, dispatch_topic
+from senders.accounts import Account, Accounts
+from senders.admission import Admission
+from senders.ledger import KEPT_S, Ledger
 from senders.recheck import SenderViews
 from senders.registry import create_senders
-from senders.worker import SendStage, Worker
+from senders.stage import SendStage
+from senders.worker import Worker
 
 
 async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> None:
@@ -35,6 +39,7 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
     opt_outs: View[RecipientProfile] = View(settings.kafka, RECIPIENTS, store=store(RECIPIENTS), keep=has_opt_outs)
     cancellations: View[Cancellation] = View(settings.kafka, CANCELLATIONS, store=store(CANCELLATIONS))
     views = (suppressions, opt_outs, cancellations)
+    ledger = Ledger(open_store(settings.views, context.role, "ledger", KEPT_S))
     producer = Producer(settings.kafka, client_id=f"sender-{channel}", linger_ms=1)
     context.health.require("group", lambda: "waits for the views")
     start_views(views, context.health)
@@ -44,10 +49,12 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
             await sender.start()
         if not await caught_up(views, context.stopping):
             return
-        stage = SendStage(
-            context, senders, SenderViews(suppressions, opt_outs, cancellations), system_clock, random.Random()
-        )
-        worker = Worker(context, channel, lanes, stage, producer)
+        breakers = {provider.name: provider.breaker for provider in settings.providers}
+        accounts = Accounts([Account(sender, breakers[sender.name]) for sender in senders])
+        looks = SenderViews(suppressions, opt_outs, cancellations)
+        stage = SendStage(context, accounts, looks, system_clock)
+        admission = Admission(accounts, settings.sender.window)
+        worker = Worker(context, channel, lanes, stage, admission, looks, ledger, producer, random.Random())
         context.health.require("group", lambda: None if worker.assigned else "joining the group")
         topics = [dispatch_topic(channel, lane) for lane in lanes]
         lag = asyncio.create_task(report_lag(settings.kafka, worker.group, topics, context.stopping))
@@ -59,4 +66,5 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
             await sender.close()
         for view in views:
             view.close()
+        ledger.close()
         producer.close()

@@ -12,9 +12,7 @@ May import runtime. What never enters here: a provider's name, a channel's paylo
 
 from __future__ import annotations
 
-import asyncio
 import random
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -26,39 +24,31 @@ from runtime.clock import Clock, system_clock
 from runtime.dead_letters import UNDECODABLE, dead_letter
 from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition, Producer
 from runtime.logs import get_logger
-from runtime.metrics import (
-    COMMIT_SECONDS,
-    DUPLICATES_DROPPED,
-    IN_DOUBT,
-    IN_FLIGHT,
-    PROVIDER_SECONDS,
-    REQUEST_GUARD,
-    SENDS,
-    STAGE_DELAY_SECONDS,
-)
+from runtime.metrics import COMMIT_SECONDS, DUPLICATES_DROPPED, IN_DOUBT, IN_FLIGHT, PARKED
 from runtime.process import Context, crash_point, exit_now
 from runtime.records import InRecord, OutRecord
 from schemas.codec import DecodeError, codec
 from schemas.events import LANES, ChannelMessage
-from schemas.topics import dispatch_topic, ledger_topic
+from schemas.topics import dispatch_topic
+from senders.admission import Admission, Entry
 from senders.claims import Claim, Window, parse_claim
-from senders.failover import account_for, accounts_for
-from senders.ledger import Ledger, LedgerReader
-from senders.limits import AccountLimits
-from senders.outcomes import MAX_ATTEMPTS, Outcome, from_result, resend_in_doubt, settle
+from senders.ledger import KEPT_S, MAX_POLL_INTERVAL_MS, Ledger, LedgerReader
+from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, settle
 from senders.recheck import SenderViews, recheck
-from senders.sender import InDoubt, Sender, SendResult
+from senders.sender import SendResult
+from senders.stage import Ended, SendStage
 
 log = get_logger("sender")
 
-LEASE_S = 5.0
-"""A process that stood still for half a session may have a successor already: it exits instead of sending."""
 COMMIT_PATIENCE_S = 45.0
 """How long a commit is tried again while the broker is away; the group's fence decides whether it still counts."""
 BACKLOG = 8_000
 """Records read ahead per partition; fetching pauses above it and resumes at half."""
-# Share of the window a lane may fill: a blast on bulk always leaves room for the others.
-LANE_SHARE = {"critical": 1.0, "normal": 0.75, "bulk": 0.5}
+MAX_FACTS = 2_000
+"""Facts of one turn: what is decided without a request must not hold up what is being sent."""
+SWEEP_S = 1.0
+"""How often parked messages are looked at: they expire and are cancelled while they wait."""
+KEEP_POSITIONS_S = 300.0
 
 
 @dataclass(slots=True)
@@ -69,143 +59,43 @@ class Owned:
     lane: str
     window: Window
     takeover: Claim
-    ledger: Ledger
     backlog: deque[InRecord] = field(default_factory=deque)
     next_offset: int = -1
     paused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A message this process may send once."""
+@dataclass(slots=True)
+class Turn:
+    """What one turn records and claims."""
 
-    partition: Partition
-    record: InRecord
-    message: ChannelMessage
-
-
-class SendStage:
-    """The event-loop side: sends what is claimed and hands outcomes back. `done` is read by the Kafka thread."""
-
-    def __init__(
-        self, context: Context, senders: Sequence[Sender], views: SenderViews, clock: Clock, rng: random.Random
-    ) -> None:
-        self.done: deque[tuple[Claimed, Outcome]] = deque()
-        self._ended = threading.Event()
-        self._settings, self._crash_at = context.settings.sender, context.settings.crash_at
-        self._senders, self._views, self._clock, self._rng = senders, views, clock, rng
-        self._limits = [AccountLimits(sender.max_in_flight, sender.rate_per_second) for sender in senders]
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._requests: dict[str, int] = {}
-        self._ticked = time.monotonic()
-        self._ticker = asyncio.create_task(self._tick())
-
-    async def _tick(self) -> None:
-        while True:
-            self._ticked = time.monotonic()
-            await asyncio.sleep(0.25)
-
-    def submit(self, claims: Sequence[Claimed]) -> None:
-        """Send; called from the Kafka thread after the claim was committed."""
-        self._loop.call_soon_threadsafe(self._start, claims)
-
-    def _start(self, claims: Sequence[Claimed]) -> None:
-        for claim in claims:
-            task = self._loop.create_task(self._run(claim))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _run(self, claim: Claimed) -> None:
-        try:
-            outcome = await self._send(claim)
-        except Exception:
-            log.exception("send failed", notification_id=claim.message["notification_id"])
-            exit_now("an error the sender does not know; the message stays claimed and in doubt")
-        self.done.append((claim, outcome))
-        self._ended.set()
-
-    def wait(self, timeout_s: float) -> None:
-        """Block the Kafka thread until a message has ended, `timeout_s` at most."""
-        self._ended.wait(timeout_s)
-        self._ended.clear()
-
-    async def _send(self, claim: Claimed) -> Outcome:
-        message, record = claim.message, claim.record
-        if message["possible_duplicate"] and message["delivery"] == "at_most_once":
-            return settle(message, record, "unknown", now=self._clock(), reason="in_doubt")
-        accounts = accounts_for(message, self._senders)
-        if not accounts:
-            detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
-            return settle(message, record, "rejected", now=self._clock(), reason="provider_rejected", detail=detail)
-        index = account_for(message["attempt"], accounts)
-        sender = self._senders[index]
-        async with self._limits[index]:
-            now = self._clock()
-            if refusal := recheck(message, self._views, now):
-                return settle(message, record, refusal[0], now=now, reason=refusal[1])
-            if time.monotonic() - self._ticked > LEASE_S:
-                exit_now("the process stood still for too long to be sure that it still owns its messages")
-            if not self._guard(message):
-                return settle(message, record, "failed", now=now, reason="retries_exhausted", detail="request guard")
-            STAGE_DELAY_SECONDS.labels("sender", message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
-            started = time.perf_counter()
-            result = await sender.send(message)
-            elapsed = time.perf_counter() - started
-        crash_point("after_provider_accept", self._crash_at)
-        PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
-        SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
-        return from_result(
-            message, record, result, provider=sender.name, latency_ms=int(elapsed * 1000), now=self._clock(),
-            jitter=self._rng.random(), max_retries=self._settings.max_retries,
-        )  # fmt: skip
-
-    def _guard(self, message: ChannelMessage) -> bool:
-        """Below all retry logic: whatever goes wrong above, one message costs a bounded number of requests."""
-        count = self._requests.get(message["message_id"], 0) + 1
-        if count > MAX_ATTEMPTS or message["attempt"] > MAX_ATTEMPTS:
-            REQUEST_GUARD.labels(message["channel"]).inc()
-            log.critical("request guard", message_id=message["message_id"], requests=count)
-            return False
-        self._requests[message["message_id"]] = count
-        if len(self._requests) > 100_000:
-            self._requests.pop(next(iter(self._requests)))
-        return True
-
-    async def close(self) -> None:
-        self._ticker.cancel()
-
-
-def _outcome_label(result: SendResult) -> str:
-    return "in_doubt" if isinstance(result, InDoubt) else type(result).__name__.lower()
+    facts: list[OutRecord] = field(default_factory=list)
+    finished: list[tuple[Owned, int]] = field(default_factory=list)
+    """Offsets decided without a request; claimed and finished by the same commit."""
+    claims: list[Entry] = field(default_factory=list)
 
 
 class Worker:
     """The Kafka side: owns partitions of a channel's dispatch topics; every method on one thread."""
 
     def __init__(
-        self, context: Context, channel: str, lanes: Sequence[str], stage: SendStage, producer: Producer,
-        clock: Clock = system_clock,
+        self, context: Context, channel: str, lanes: Sequence[str], stage: SendStage, admission: Admission,
+        views: SenderViews, ledger: Ledger, producer: Producer, rng: random.Random, clock: Clock = system_clock,
     ) -> None:  # fmt: skip
-        self._context, self._channel, self._stage, self._producer, self._clock = (
-            context,
-            channel,
-            stage,
-            producer,
-            clock,
-        )
+        self._context, self._channel, self._stage, self._admission = context, channel, stage, admission
+        self._views, self._ledger, self._producer, self._rng, self._clock = views, ledger, producer, rng, clock
         self._settings = context.settings.sender
         self._lanes = {dispatch_topic(channel, lane): lane for lane in lanes}
         self._owned: dict[Partition, Owned] = {}
-        self._in_flight: dict[str, str] = {}  # message id → lane
-        self._in_flight_by_lane = dict.fromkeys(LANES, 0)
-        self._last_turn = 0.0
+        self._last_turn = self._last_sweep = 0.0
+        self._positions_kept = self._pruned = time.monotonic()
         self.assigned = False
         kafka = context.settings.kafka
         # One group whatever the lanes: two groups over one topic would send everything twice.
         self.group = f"heliograph-sender-{channel}"
-        self._consumer = Consumer(kafka, client_id=f"sender-{channel}", group=self.group)
-        self._ledgers = LedgerReader(kafka, channel, producer.publish, clock)
+        self._consumer = Consumer(
+            kafka, client_id=f"sender-{channel}", group=self.group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS
+        )
+        self._ledgers = LedgerReader(kafka, channel, ledger, producer.publish, clock)
 
     def run(self) -> None:
         """Send until the context stops, then let in-flight messages end and record them."""
@@ -214,11 +104,13 @@ class Worker:
         )
         try:
             while not self._context.stopping.is_set():
-                busy = self._in_flight or any(owned.backlog for owned in self._owned.values())
-                wait_s = self._settings.commit_interval_ms / 1000 if busy else 0.25
+                busy = self._admission.in_flight or any(owned.backlog for owned in self._owned.values())
+                wait_s = self._settings.commit_interval_ms / 1000 if busy or self._admission.parked else 0.25
                 self._take(self._consumer.consume(2_000, wait_s))
                 self._turn()
+                self._keep_house()
             self._drain()
+            self._keep_positions()
         except FencedError as exc:
             exit_now(f"no longer the owner: {exc}")
         self._consumer.close()
@@ -229,41 +121,47 @@ class Worker:
     def _on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         """Take over: committed offset and metadata first, then the ledger to its end, then work."""
         committed = self._consumer.committed(partitions)
-        ledger_of = {(t, p): (ledger_topic(self._channel, self._lanes[t]), p) for t, p in partitions}
-        ledgers = self._ledgers.read(list(ledger_of.values()))
+        self._ledgers.read([self._ledgers.partition(partition, self._lanes[partition[0]]) for partition in partitions])
         starts = {}
         for partition in partitions:
             offset, metadata = committed[partition]
             claim = parse_claim(offset, metadata) if offset >= 0 else Claim(0, 0)
             self._owned[partition] = Owned(
-                partition, self._lanes[partition[0]], Window(claim), claim, ledgers[ledger_of[partition]],
-                next_offset=claim.lo if offset >= 0 else -1,
-            )  # fmt: skip
+                partition, self._lanes[partition[0]], Window(claim), claim, next_offset=claim.lo if offset >= 0 else -1
+            )
             starts[partition] = claim.lo if offset >= 0 else BEGINNING
+        self._take_share()
         self.assigned = True
-        log.info(
-            "took over", partitions=len(partitions), ledger_entries=sum(len(ledger) for ledger in ledgers.values())
-        )
+        log.info("took over", partitions=len(partitions), ledger_entries=len(self._ledger))
         return starts
+
+    def _take_share(self) -> None:
+        """Every lane counts, whoever serves it, so that all processes together never exceed an account's limits."""
+        total = sum(len(self._consumer.partitions_of(dispatch_topic(self._channel, lane))) for lane in LANES)
+        self._admission.accounts.take_share(len(self._owned) / total)
 
     def _on_revoke(self, _: list[Partition]) -> None:
         self._drain()
-        self._owned.clear()
+        self._forget()
 
     def _on_lost(self, partitions: list[Partition]) -> None:
-        if self._in_flight:
+        if self._admission.in_flight:
             exit_now("the group gave our partitions away while messages were in flight")
+        self._forget()
+
+    def _forget(self) -> None:
+        self._admission.clear_parked()
         self._owned.clear()
 
     def _drain(self) -> None:
         """Claim nothing more, wait for what is in flight, record and release it."""
         deadline = time.monotonic() + self._settings.drain_timeout_s
-        while self._in_flight and time.monotonic() < deadline:
+        while self._admission.in_flight and time.monotonic() < deadline:
             self._stage.wait(0.05)
-            self._record(claims=[])
-        if self._in_flight:
-            exit_now(f"{len(self._in_flight)} messages did not end in time; they stay claimed and in doubt")
-        self._record(claims=[])
+            self._record(Turn())
+        if self._admission.in_flight:
+            exit_now(f"{len(self._admission.in_flight)} messages did not end in time; they stay claimed and in doubt")
+        self._record(Turn())
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -286,32 +184,29 @@ class Worker:
         if now - self._last_turn < self._settings.commit_interval_ms / 1000:
             return
         self._last_turn = now
-        claims: list[Claimed] = []
-        facts: list[OutRecord] = []
+        turn = Turn()
+        if now - self._last_sweep >= SWEEP_S:
+            self._last_sweep = now
+            self._sweep(turn)
         for lane in LANES:
-            room = int(self._settings.window * LANE_SHARE[lane])
+            for entry in self._admission.wake(lane):
+                self._claim(entry, turn)
             mine = [owned for owned in self._owned.values() if owned.lane == lane and owned.backlog]
             # Round robin over the partitions, so that a long one does not starve its neighbours.
-            while mine and self._may_claim(lane, room):
-                mine = [owned for owned in mine if self._claim_next(owned, claims, facts)]
-                if sum(len(owned.backlog) for owned in mine) == 0 or len(facts) > 2_000:
-                    break
-        self._record(claims, facts)
+            while mine and len(turn.facts) < MAX_FACTS:
+                mine = [owned for owned in mine if self._take_next(owned, turn)]
+        self._record(turn)
 
-    def _may_claim(self, lane: str, room: int) -> bool:
-        return len(self._in_flight) < self._settings.window and self._in_flight_by_lane[lane] < room
-
-    def _claim_next(self, owned: Owned, claims: list[Claimed], facts: list[OutRecord]) -> bool:
+    def _take_next(self, owned: Owned, turn: Turn) -> bool:
         """Take one record of a partition; False when it has no more to give this turn."""
         if not owned.backlog or not owned.window.room(owned.backlog[0].offset):
             return False
-        if not self._may_claim(owned.lane, int(self._settings.window * LANE_SHARE[owned.lane])):
+        if not self._admission.has_room(owned.lane) or not self._admission.may_look_ahead():
             return False
         record = owned.backlog.popleft()
         self._skip_gap(owned, record.offset)
         if owned.takeover.finished(record.offset):
             return True
-        owned.window.claim(record.offset)
         try:
             message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))
             UUID(message["message_id"])
@@ -319,24 +214,68 @@ class Worker:
             if (message["channel"], message["lane"]) != (self._channel, owned.lane):
                 raise DecodeError("channel or lane is not the topic's")
         except (DecodeError, ValueError) as exc:
-            facts.append(dead_letter(record, stage="sender", reason=UNDECODABLE, error=exc, now=self._clock()))
-            owned.window.finish(record.offset)
+            turn.facts.append(dead_letter(record, stage="sender", reason=UNDECODABLE, error=exc, now=self._clock()))
+            self._finish(owned, record, turn)
             return True
-        cause = owned.ledger.duplicate(message["message_id"], message["attempt"])
-        if cause is None and message["message_id"] in self._in_flight:
+        cause = self._ledger.duplicate(message["message_id"], message["attempt"])
+        if cause is None and self._admission.knows(message["message_id"]):
             cause = "in_flight"
         if cause is not None:
             DUPLICATES_DROPPED.labels(self._channel, cause).inc()
-            owned.window.finish(record.offset)
-            return True
-        if owned.takeover.in_doubt(record.offset):
+            self._finish(owned, record, turn)
+        elif owned.takeover.in_doubt(record.offset):
             IN_DOUBT.labels(self._channel).inc()
-            message, fact = resend_in_doubt(message, record, self._clock())
-            facts.append(fact)
-        self._in_flight[message["message_id"]] = owned.lane
-        self._in_flight_by_lane[owned.lane] += 1
-        claims.append(Claimed(owned.partition, record, message))
+            self._decide(owned, record, message, self._outcome(message, record, CLAIMED_BY_ENDED), turn)
+        elif outcome := self._hopeless(message, record):
+            self._decide(owned, record, message, outcome, turn)
+        else:
+            self._offer(owned, Entry(owned.partition, record, message), turn)
         return True
+
+    def _finish(self, owned: Owned, record: InRecord, turn: Turn) -> None:
+        """Nothing is sent for this record: it is done when the turn's facts are acknowledged."""
+        owned.window.claim(record.offset)
+        turn.finished.append((owned, record.offset))
+
+    def _decide(self, owned: Owned, record: InRecord, message: ChannelMessage, outcome: Outcome, turn: Turn) -> None:
+        """The message's outcome is known without a request."""
+        turn.facts += outcome.facts
+        # At once, before its facts are acknowledged: a copy that follows in the same turn is a duplicate already.
+        self._ledger.record(message["message_id"], outcome.next_attempt, outcome.settled, self._clock())
+        self._finish(owned, record, turn)
+
+    def _hopeless(self, message: ChannelMessage, record: InRecord) -> Outcome | None:
+        """What becomes of a message that no account reaches, or none that works; None when there is one to wait for."""
+        choice = self._admission.accounts.choose(message)
+        if choice is None:
+            detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
+            return settle(message, record, "rejected", now=self._clock(), reason="provider_rejected", detail=detail)
+        return no_account_works(message, record, now=self._clock()) if choice.given_up else None
+
+    def _offer(self, owned: Owned, entry: Entry, turn: Turn) -> None:
+        if self._admission.offer(entry):
+            self._claim(entry, turn)
+        else:
+            owned.window.pass_over(entry.record.offset)
+
+    def _claim(self, entry: Entry, turn: Turn) -> None:
+        self._owned[entry.partition].window.claim(entry.record.offset)
+        turn.claims.append(entry)
+
+    def _sweep(self, turn: Turn) -> None:
+        """Settle parked messages that must not be sent any more, or that nobody can send."""
+        now = self._clock()
+        self._admission.accounts.report()
+        for entry in list(self._admission.parked):
+            if len(turn.facts) >= MAX_FACTS:
+                break
+            message, record = entry.message, entry.record
+            refusal = recheck(message, self._views, now)
+            outcome = settle(message, record, refusal[0], now=now, reason=refusal[1]) if refusal else None
+            outcome = outcome or self._hopeless(message, record)
+            if outcome:
+                self._admission.remove(entry)
+                self._decide(self._owned[entry.partition], record, message, outcome, turn)
 
     def _skip_gap(self, owned: Owned, offset: int) -> None:
         """Offsets the log no longer has (retention) can never be finished by anybody: they count as finished."""
@@ -347,30 +286,58 @@ class Worker:
                     owned.window.finish(missing)
         owned.next_offset = offset + 1
 
-    def _record(self, claims: Sequence[Claimed], facts: Sequence[OutRecord] = ()) -> None:
+    def _outcome(
+        self, message: ChannelMessage, record: InRecord, result: SendResult, ended: Ended | None = None
+    ) -> Outcome:
+        account = ended.entry.account if ended else -1
+        accounts = self._admission.accounts
+        return from_result(
+            message, record, result, provider=accounts[account].sender.name if ended else None,
+            latency_ms=ended.latency_ms if ended else None, now=ended.at if ended else self._clock(),
+            jitter=self._rng.random(), max_retries=self._settings.max_retries,
+            next_provider=accounts.next_after(message, account) if ended else None,
+        )  # fmt: skip
+
+    def _outcome_of(self, ended: Ended) -> Outcome:
+        message, record = ended.entry.message, ended.entry.record
+        if ended.refusal:
+            state, reason, detail = ended.refusal
+            return settle(message, record, state, now=ended.at, reason=reason, detail=detail)
+        assert ended.result is not None, "a request ends in a result or was refused"
+        return self._outcome(message, record, ended.result, ended)
+
+    # -- facts, then the claim, then the sends ------------------------------------------------------------------------
+
+    def _record(self, turn: Turn) -> None:
         """Facts, acknowledged; then one commit that releases and claims; then the sends."""
-        outcomes = []
+        ended = []
         while self._stage.done:
-            outcomes.append(self._stage.done.popleft())
-        all_facts = list(facts)
-        for _, outcome in outcomes:
-            all_facts += outcome.facts
+            ended.append(self._stage.done.popleft())
+        for it in ended:
+            self._admission.accounts[it.entry.account].observe(it.result)
+        outcomes = [(it, self._outcome_of(it)) for it in ended]
         started = time.perf_counter()
-        self._producer.publish(all_facts)
+        crash_point("before_facts", self._context.settings.crash_at if ended else None)
+        self._producer.publish([*turn.facts, *(fact for _, outcome in outcomes for fact in outcome.facts)])
         crash_point("after_facts", self._context.settings.crash_at)
-        for claim, outcome in outcomes:
-            owned = self._owned[claim.partition]
-            message_id = claim.message["message_id"]
-            owned.ledger.record(message_id, outcome.next_attempt, outcome.settled)
-            owned.window.finish(claim.record.offset)
-            self._in_flight_by_lane[self._in_flight.pop(message_id)] -= 1
+        now = self._clock()
+        for it, outcome in outcomes:
+            entry = it.entry
+            self._ledger.record(entry.message["message_id"], outcome.next_attempt, outcome.settled, now)
+            self._owned[entry.partition].window.finish(entry.record.offset)
+            self._admission.release(entry)
+        for owned, offset in turn.finished:
+            owned.window.finish(offset)
+        if outcomes or turn.finished:
+            self._ledgers.flush()
         self._commit()
-        if outcomes or claims:
+        if outcomes or turn.claims:
             COMMIT_SECONDS.observe(time.perf_counter() - started)
-            IN_FLIGHT.labels(self._channel).set(len(self._in_flight))
-        if claims:
+        IN_FLIGHT.labels(self._channel).set(len(self._admission.in_flight))
+        PARKED.labels(self._channel).set(len(self._admission.parked))
+        if turn.claims:
             crash_point("after_claim", self._context.settings.crash_at)
-            self._stage.submit(claims)
+            self._stage.submit(turn.claims)
 
     def _commit(self) -> None:
         changed = {o.partition: o.window.current for o in self._owned.values() if o.window.changed}
@@ -392,3 +359,18 @@ class Worker:
                 self._stage.wait(0.1)
         for partition, claim in changed.items():
             self._owned[partition].window.committed(claim)
+
+    # -- the ledger's upkeep ------------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        if now - self._positions_kept >= KEEP_POSITIONS_S:
+            self._positions_kept = now
+            self._keep_positions()
+        if now - self._pruned >= 3_600:
+            self._pruned = now
+            self._ledger.forget_before(self._clock() - KEPT_S * 1000)
+
+    def _keep_positions(self) -> None:
+        """Every entry of our partitions is recorded here by now, on this thread: the next start may read on from their ends."""
+        self._ledgers.advance([self._ledgers.partition(owned.partition, owned.lane) for owned in self._owned.values()])

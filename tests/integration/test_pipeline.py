@@ -329,6 +329,7 @@ def test_sigterm_of_any_role_under_load_loses_and_repeats_nothing(world: World) 
 def test_crash_after_the_provider_accepted_is_sent_again_flagged(world: World) -> None:
     world.publish(profiles("crash-", 1))
     world.run("router", "--lane", "normal")
+    world.run("timers")
     records, made = requests("crash-", 1)
     for _ in range(2):  # the second owner finds the message in doubt, sends it again, and dies as well
         crashing = world.run("sender", "--channel", "email", HELIOGRAPH_CRASH_AT="after_provider_accept")

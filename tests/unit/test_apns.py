@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jwt
 import pytest
@@ -20,20 +20,19 @@ from pydantic_core import from_json, to_json
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from runtime.status import since
-from senders.failover import account_for, accounts_for
 from senders.http import Answer, AnswerLostError, NotSentError
 from senders.push.apns import (
     MESSAGE_ID_KEY,
     ApnsSender,
     PayloadError,
     ProviderToken,
-    apns_error,
+    apns_reaction,
     build_headers,
     build_payload,
 )
 from senders.push.h2_connection import Exchange, Http2Protocol
 from senders.registry import create_senders
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, Sender, SendResult, Sent
+from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from tests.unit.test_outcomes import NOW, message
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
@@ -54,12 +53,13 @@ KEY = ec.generate_private_key(ec.SECP256R1())
         (429, "TooManyRequests", THR), (429, "TooManyProviderTokenUpdates", THR), (429, None, THR),
         (503, "ServiceUnavailable", TRN), (503, "Shutdown", TRN), (400, "IdleTimeout", TRN),
         (413, "PayloadTooLarge", MSG), (404, "BadPath", MSG), (405, "MethodNotAllowed", MSG), (400, "BadTopic", MSG),
-        (400, "BadCollapseId", MSG), (400, "BadExpirationDate", MSG), (400, "InvalidPushType", MSG), (400, None, MSG),
-        (500, "InternalServerError", DOUBT), (502, None, DOUBT), (302, None, DOUBT), (0, None, DOUBT),
+        (400, "BadCollapseId", MSG), (400, "BadExpirationDate", MSG), (400, "InvalidPushType", MSG), (400, None, None), (400, "NewReason", None),
+        (500, "InternalServerError", DOUBT), (502, None, DOUBT), (302, None, None), (0, None, None), (500, "NewReason", None),
     ],
 )  # fmt: skip
-def test_apns_answer(status: int, reason: str | None, expected: ErrorClass) -> None:
-    assert apns_error(status, reason) is expected
+def test_apns_answer(status: int, reason: str | None, expected: ErrorClass | None) -> None:
+    found = apns_reaction(status, reason)
+    assert (found.error if found else None) is expected
 
 
 def test_payload_has_the_alert_the_data_and_our_id() -> None:
@@ -126,45 +126,12 @@ def test_expired_provider_token_is_signed_anew_once() -> None:
     token = ProviderToken(KEY, "KEY", "TEAM", clock)
     first = token.get()
     clock.now += 1_000
-    token.expired(first)
+    assert token.expired(first)
     second = token.get()
     assert second != first
-    token.expired(first)  # an answer to a push that was on its way
-    token.expired(second)  # so soon it is our clock: Apple counts new tokens
+    assert token.expired(first)  # an answer to a push that was on its way
+    assert not token.expired(second)  # so soon it is our clock: Apple counts new tokens
     assert token.get() == second
-
-
-# -- account choice ---------------------------------------------------------------------------------------------------
-
-
-class Account:
-    def __init__(self, platforms: frozenset[str] | None) -> None:
-        self.platforms = platforms
-
-
-def accounts(*platforms: str | None) -> list[Sender]:
-    return [cast(Sender, Account(frozenset({p}) if p else None)) for p in platforms]
-
-
-@pytest.mark.parametrize(
-    ("platform", "platforms", "expected"),
-    [
-        ("fcm", ("fcm", "apns", "fcm"), [0, 2]),
-        ("apns", ("fcm", "apns", "fcm"), [1]),
-        ("webpush", ("fcm", "apns"), []),
-        (None, ("fcm", "apns", "fcm"), [0, 2]),
-        (None, (None, None), [0, 1]),
-        ("apns", ("fcm",), []),
-    ],
-)
-def test_message_goes_to_the_accounts_of_its_platform(
-    platform: str | None, platforms: tuple[str | None, ...], expected: list[int]
-) -> None:
-    assert accounts_for(message(platform=platform), accounts(*platforms)) == expected
-
-
-def test_attempts_go_round_the_accounts_of_the_platform() -> None:
-    assert [account_for(attempt, [0, 2]) for attempt in (1, 2, 3)] == [0, 2, 0]
 
 
 # -- HTTP/2, a peer in memory -----------------------------------------------------------------------------------------
@@ -375,6 +342,23 @@ def test_unregistered_says_since_when(tmp_path: Path) -> None:
 def test_retry_after_is_passed_on(tmp_path: Path) -> None:
     answer = said(429, "TooManyRequests", {"retry-after": "7"})
     assert result(tmp_path, answer)[0] == Retry(THR, "429 TooManyRequests", 7.0)
+
+
+def test_only_one_device_is_asked_too_often(tmp_path: Path) -> None:
+    for reason, account_wide in (("TooManyRequests", False), ("TooManyProviderTokenUpdates", True)):
+        made, _ = result(tmp_path, said(429, reason))
+        assert isinstance(made, Retry)
+        assert (made.error, made.account_wide) == (THR, account_wide)
+
+
+def test_expired_provider_token_is_left_to_the_next_claim_and_then_to_the_account(tmp_path: Path) -> None:
+    (sender,) = create_senders("push", [provider(tmp_path)])
+    assert isinstance(sender, ApnsSender)
+    canned = Canned(said(403, "ExpiredProviderToken"))
+    sender._http = canned  # type: ignore[assignment]
+    results = [asyncio.run(sender.send(message(channel="push", address="ab"))) for _ in range(2)]
+    assert results == [Retry(TRN, "403 ExpiredProviderToken"), Retry(ACCT, "403 ExpiredProviderToken")]
+    assert len(canned.paths) == 2  # one request for each
 
 
 @pytest.mark.parametrize(

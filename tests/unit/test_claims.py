@@ -7,40 +7,70 @@ from senders.claims import MAX_SPAN, Claim, Window, parse_claim
 
 
 def test_metadata_that_is_not_ours_claims_nothing() -> None:
-    for metadata in ("", "x", "12", "5:zz", "3:0", "10:-1", f"{10 + MAX_SPAN + 1}:0", "12:ff"):
+    for metadata in (
+        "",
+        "x",
+        "12",
+        "5:zz",
+        "3:0",
+        "10:-1",
+        f"{10 + MAX_SPAN + 1}:0",
+        "12:ff",
+        "12:1:1",
+        "12:0:zz",
+        "12:0:8",
+    ):
         assert parse_claim(10, metadata) == Claim(10, 10)
 
 
 def test_claim_survives_its_own_metadata() -> None:
-    claim = Claim(100, 110, 0b1010)
+    claim = Claim(100, 110, 0b1010, 0b100100)
     assert parse_claim(100, claim.metadata) == claim
-    assert [offset for offset in range(95, 115) if claim.in_doubt(offset)] == [100, 102, 104, 105, 106, 107, 108, 109]
+    assert [offset for offset in range(95, 115) if claim.in_doubt(offset)] == [100, 104, 106, 107, 108, 109]
+    assert [offset for offset in range(95, 115) if claim.passed_over(offset)] == [102, 105]
 
 
 def test_largest_claim_fits_into_kafkas_metadata() -> None:
-    assert len(Claim(10**15, 10**15 + MAX_SPAN, (1 << MAX_SPAN) - 1).metadata) < 4096
+    every_other = int("a" * (MAX_SPAN // 4), 16)
+    assert len(Claim(10**15, 10**15 + MAX_SPAN, every_other, every_other >> 1).metadata) < 4096
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40)), max_size=80), st.integers(0, 5))
-def test_window_is_the_lowest_unfinished_offset_and_what_is_done_above_it(
-    steps: list[tuple[bool, int]], start: int
-) -> None:
+_STEP = st.tuples(st.sampled_from(["claim", "pass over", "return", "finish"]), st.integers(0, 40))
+
+
+@given(st.lists(_STEP, max_size=80), st.integers(0, 5))
+def test_window_tells_claimed_from_passed_over_and_finished(steps: list[tuple[str, int]], start: int) -> None:
     window = Window(Claim(start, start))
-    hi, unfinished = start, set()
-    for claiming, number in steps:
-        if claiming:
-            offset = hi + number % 3  # gaps happen
+    read, hi = start, start
+    claimed: set[int] = set()
+    waiting: set[int] = set()
+    for step, number in steps:
+        if step in ("claim", "pass over"):
+            offset = read + number % 3  # gaps happen
+            read = offset + 1
+            if step == "claim":
+                window.claim(offset)
+                claimed.add(offset)
+                hi = offset + 1
+            else:
+                window.pass_over(offset)
+                waiting.add(offset)
+        elif step == "return" and waiting:
+            offset = sorted(waiting)[number % len(waiting)]
             window.claim(offset)
-            unfinished.add(offset)
-            hi = offset + 1
-        elif unfinished:
-            offset = sorted(unfinished)[number % len(unfinished)]
+            waiting.discard(offset)
+            claimed.add(offset)
+            hi = max(hi, offset + 1)
+        elif step == "finish" and claimed:
+            offset = sorted(claimed)[number % len(claimed)]
             window.finish(offset)
-            unfinished.discard(offset)
+            claimed.discard(offset)
         current = window.current
         assert current.hi == hi
-        assert current.lo == min(unfinished, default=hi)
-        assert {offset for offset in range(start, hi) if current.in_doubt(offset)} == unfinished
+        assert {offset for offset in range(start, hi) if current.in_doubt(offset)} == claimed
+        below = {offset for offset in waiting if offset < hi}
+        assert {offset for offset in range(start, hi) if current.passed_over(offset)} == below
+        assert current.lo == min(claimed | below, default=hi)
         assert parse_claim(current.lo, current.metadata) == current
 
 
@@ -50,3 +80,16 @@ def test_window_after_takeover_ends_where_its_predecessor_was_done() -> None:
     assert window.current == Claim(13, 14, 0)
     window.finish(13)
     assert window.current == Claim(14, 14, 0)
+
+
+def test_what_was_passed_over_before_a_takeover_is_sent_without_doubt() -> None:
+    taken = parse_claim(10, Claim(10, 14, 0b0100, 0b0010).metadata)
+    assert [taken.in_doubt(offset) for offset in range(10, 14)] == [True, False, False, True]
+    window = Window(taken)
+    window.pass_over(11)
+    for offset in (10, 13):
+        window.finish(offset)
+    assert window.current == Claim(11, 14, 0b110, 0b001)
+    window.claim(11)
+    window.finish(11)
+    assert window.current == Claim(14, 14)

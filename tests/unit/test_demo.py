@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from console.demo import EXAMPLES, GONE, Evidence, Message, compare, publications
+from console.demo import EXAMPLES, GONE, publications
+from console.evidence import Evidence, Message, compare
 from producers.publisher import Publisher
 from runtime.kafka import Producer
 from runtime.records import OutRecord

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 from runtime.records import InRecord
 from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s
+from runtime.stores import MemoryStore
 from schemas.codec import codec
 from schemas.events import ChannelMessage
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
-from senders.failover import account_for
 from senders.ledger import Ledger
-from senders.limits import TokenBucket
-from senders.outcomes import Outcome, from_result, resend_in_doubt
+from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works
 from senders.recheck import SenderViews, recheck
 from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
 
@@ -30,7 +29,7 @@ def message(**fields: Any) -> ChannelMessage:
         "address": "a@example.org", "platform": None, "subject": "S", "text": "T", "html": None, "title": None,
         "body": None, "data": None, "attempt": 1, "retries": 0, "generation": 0, "delivery": "at_least_once",
         "expires_at": None, "template_id": None, "template_version": None, "preference_version": None,
-        "possible_duplicate": False, "correlation_id": "c", "overrides": None, "routed_at": NOW - 50, **fields,
+        "possible_duplicate": False, "correlation_id": "c", "overrides": None, "provider": None, "routed_at": NOW - 50, **fields,
     }  # fmt: skip
     return made  # type: ignore[no-any-return]
 
@@ -45,7 +44,7 @@ def outcome(result: SendResult, **fields: Any) -> Outcome:
 
 
 def facts(made: Outcome) -> dict[str, dict[str, Any]]:
-    names = {STATUS: "DeliveryStatus", TIMERS: "Timer", DEAD_LETTERS: "DeadLetter"}
+    names = {STATUS: "DeliveryStatus", TIMERS: "Timer", DEAD_LETTERS: "DeadLetter", RECORD.topic: "ChannelMessage"}
     return {r.topic: codec(names.get(r.topic, "LedgerEntry")).decode(r.value) for r in made.facts}
 
 
@@ -103,11 +102,45 @@ def test_ledger_entry_stands_on_the_partition_of_its_dispatch_record() -> None:
     assert [r.partition for r in outcome(Sent()).facts if r.topic == LEDGER] == [2]
 
 
-def test_message_in_doubt_after_takeover_is_flagged_with_a_reason_on_record() -> None:
-    flagged, fact = resend_in_doubt(message(), RECORD, NOW)
-    status = codec("DeliveryStatus").decode(fact.value)
-    assert flagged["possible_duplicate"]
-    assert (status["possible_duplicate"], status["detail"]) == (True, "in doubt: claimed by a sender that ended")
+def test_message_claimed_by_a_sender_that_ended_costs_a_retry_and_is_flagged_with_a_reason_on_record() -> None:
+    made = from_result(
+        message(), RECORD, CLAIMED_BY_ENDED, provider=None, latency_ms=None, now=NOW, jitter=0.5, max_retries=5
+    )  # fmt: skip
+    status = facts(made)[STATUS]
+    again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
+    assert (status["state"], status["possible_duplicate"]) == ("retrying", True)
+    assert status["detail"] == "in doubt: claimed by a sender that ended"
+    assert (again["retries"], again["possible_duplicate"]) == (1, True)
+
+
+def test_definite_not_sent_fails_over_at_once_and_names_the_next_account() -> None:
+    made = from_result(
+        message(), RECORD, Retry(ErrorClass.TRANSIENT, "451"), provider="first", latency_ms=5, now=NOW, jitter=0.5,
+        max_retries=5, next_provider="second",
+    )  # fmt: skip
+    dispatched = next(record for record in made.facts if record.topic == RECORD.topic)
+    again = codec("ChannelMessage").decode(dispatched.value)
+    assert (again["attempt"], again["retries"], again["provider"]) == (2, 1, "second")
+    assert (dispatched.key, dispatched.partition) == (RECORD.key, RECORD.partition)
+    assert facts(made)[STATUS]["state"] == "failed_over"
+    assert TIMERS not in {record.topic for record in made.facts}
+
+
+@pytest.mark.parametrize("doubt", [InDoubt("EOF"), CLAIMED_BY_ENDED])
+def test_doubt_never_fails_over_and_stays_with_its_account(doubt: InDoubt) -> None:
+    made = from_result(
+        message(), RECORD, doubt, provider="first", latency_ms=5, now=NOW, jitter=0.5, max_retries=5,
+        next_provider="second",
+    )  # fmt: skip
+    again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
+    assert (made.state, again["provider"]) == ("retrying", "first")
+
+
+def test_message_whose_accounts_are_given_up_is_dead_lettered_without_an_attempt() -> None:
+    made = no_account_works(message(), RECORD, now=NOW)
+    found = facts(made)
+    assert (found[STATUS]["state"], found[STATUS]["reason"]) == ("failed", "provider_account")
+    assert (found[DEAD_LETTERS]["reason"], found[DEAD_LETTERS]["attempts"]) == ("provider_account", 1)
 
 
 @given(st.integers(0, 100), st.floats(0, 0.999), st.none() | st.floats(0, 10**9))
@@ -134,32 +167,19 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | N
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=20))
 def test_ledger_drops_made_attempts_and_settled_messages_in_any_order(entries: list[tuple[int, bool]]) -> None:
-    ledger = Ledger()
+    ledger = Ledger(MemoryStore())
     for next_attempt, settled in entries:
-        ledger.record(message()["message_id"], next_attempt, settled)
+        ledger.record(message()["message_id"], next_attempt, settled, NOW)
     newest, settled = max(entries, default=(0, False))
     for attempt in range(1, 8):
         cause = ledger.duplicate(message()["message_id"], attempt)
         assert cause == ("settled" if settled else "attempt" if attempt < newest else None)
 
 
-def test_attempts_go_round_the_accounts_in_order() -> None:
-    assert [account_for(attempt, [0, 2]) for attempt in (1, 2, 3)] == [0, 2, 0]
-
-
 def test_error_classes_become_results() -> None:
     assert classify(ErrorClass.IN_DOUBT, "500") == InDoubt("500")
     assert classify(ErrorClass.THROTTLED, "429", 3.0) == Retry(ErrorClass.THROTTLED, "429", 3.0)
     assert classify(ErrorClass.PERMANENT_RECIPIENT, "550") == Rejected(ErrorClass.PERMANENT_RECIPIENT, "550")
-
-
-@given(st.floats(1, 1000), st.integers(1, 300))
-def test_token_bucket_never_exceeds_its_rate(rate: float, count: int) -> None:
-    bucket = TokenBucket(rate, clock=lambda: 100.0)
-    waits = [bucket.reserve() for _ in range(count)]
-    burst = max(1, int(0.1 * rate) + 1)
-    assert sum(wait == 0 for wait in waits) <= burst
-    assert waits[-1] >= (count - burst) / rate - 1e-6
 
 
 @pytest.mark.parametrize(

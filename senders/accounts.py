@@ -1,0 +1,156 @@
+"""Provider accounts: limits, breaker and throttling of each, and which of them a message goes to.
+
+Order is failover order: a message goes to the first account that works, and waits for it when it has no room. After a
+definite not-sent the next account is tried at once; a message in doubt stays with the account that may have sent it.
+Every method is called on the Kafka thread. May import runtime and the protocol. What never enters here: Kafka, a claim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from runtime.metrics import ACCOUNT_STATE
+from runtime.settings import BreakerSettings
+from schemas.events import ChannelMessage
+from senders.breaker import Breaker
+from senders.limits import TokenBucket
+from senders.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
+
+LANE_SHARE = {"critical": 1.0, "normal": 0.75, "bulk": 0.5}
+"""Share of a window that a lane may fill: a blast on bulk always leaves room for the others."""
+THROTTLES_IN_A_ROW = 3
+"""One throttled answer may be about its recipient (greylisting, a device's own quota); several are about the account."""
+MAX_PAUSE_S = 60.0
+_STATES = {"closed": 0, "half_open": 1, "open": 2}
+
+
+class Account:
+    """What is known of one account: requests in flight, its rate, whether it works."""
+
+    def __init__(self, sender: Sender, breaker: BreakerSettings, clock: Callable[[], float] = monotonic) -> None:
+        self.sender = sender
+        self.in_flight = 0
+        self._limit = sender.max_in_flight
+        self._bucket = TokenBucket(sender.rate_per_second, clock) if sender.rate_per_second else None
+        self._breaker, self._clock = Breaker(breaker, clock), clock
+        self._throttled = 0
+        self._paused_until = 0.0
+
+    def take_share(self, share: float) -> None:
+        """The part of the account's limits that this process may use: its share of the channel's partitions."""
+        self._limit = max(1, int(self.sender.max_in_flight * share))
+        if self._bucket and self.sender.rate_per_second:
+            self._bucket.set_rate(self.sender.rate_per_second * max(share, 1e-3))
+
+    @property
+    def works(self) -> bool:
+        """Whether a request makes sense: the breaker is not open and the account did not ask for a pause."""
+        return self._breaker.state != "open" and self._clock() >= self._paused_until
+
+    @property
+    def given_up(self) -> bool:
+        return self._breaker.given_up
+
+    def has_room(self, lane: str) -> bool:
+        """Whether a message of the lane may go now."""
+        if not self.works:
+            return False
+        probing = self._breaker.state == "half_open" or self._throttled >= THROTTLES_IN_A_ROW
+        room = 1 if probing else math.ceil(self._limit * LANE_SHARE[lane])
+        return self.in_flight < room and (self._bucket is None or self._bucket.ready())
+
+    def acquire(self) -> None:
+        self.in_flight += 1
+        if self._bucket:
+            self._bucket.take()
+
+    def release(self) -> None:
+        """What was acquired has ended."""
+        self.in_flight -= 1
+
+    def observe(self, result: SendResult | None) -> None:
+        """What a request came to; None where none was made after all."""
+        if result is None:
+            return
+        if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
+            self._throttled += 1
+            if (row := self._throttled - THROTTLES_IN_A_ROW) >= 0:
+                asked = MAX_PAUSE_S if result.retry_after_s is None else result.retry_after_s
+                self._paused_until = self._clock() + min(MAX_PAUSE_S, asked, 2.0 ** min(row, 6))
+        else:
+            self._throttled = 0
+            self._breaker.record(not isinstance(result, Retry | InDoubt))
+        self.report()
+
+    def report(self) -> None:
+        """Keep the gauge true: a breaker also changes by the clock."""
+        ACCOUNT_STATE.labels(self.sender.channel, self.sender.name).set(_STATES[self._breaker.state])
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`account` to use or to wait for; `given_up` when none has worked for so long that waiting is no answer."""
+
+    account: int
+    given_up: bool = False
+
+
+class Accounts:
+    """A channel's accounts in failover order."""
+
+    def __init__(self, accounts: Sequence[Account]) -> None:
+        self._accounts = list(accounts)
+
+    def __getitem__(self, index: int) -> Account:
+        return self._accounts[index]
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def take_share(self, share: float) -> None:
+        """This process's share of every account's limits."""
+        for account in self._accounts:
+            account.take_share(share)
+
+    def any_room(self) -> bool:
+        """Whether any account could take a critical message now."""
+        return any(account.has_room("critical") for account in self._accounts)
+
+    def reaching(self, message: ChannelMessage) -> list[int]:
+        """Indices of the accounts that reach the message's address, in failover order; [] when none does.
+
+        An address without a platform (a direct publisher may leave it out) is one of the first account's kind.
+        """
+        senders = [account.sender for account in self._accounts]
+        platform = message["platform"]
+        if platform is None:
+            return [i for i, sender in enumerate(senders) if sender.platforms == senders[0].platforms]
+        return [i for i, sender in enumerate(senders) if sender.platforms is None or platform in sender.platforms]
+
+    def choose(self, message: ChannelMessage) -> Choice | None:
+        """Where the message goes, None when no account reaches it."""
+        indices = self.reaching(message)
+        if not indices:
+            return None
+        named = [i for i in indices if self._accounts[i].sender.name == message["provider"]]
+        if named and message["possible_duplicate"]:
+            indices = named
+        elif named:
+            place = indices.index(named[0])
+            indices = indices[place:] + indices[:place]
+        working = [i for i in indices if self._accounts[i].works]
+        return Choice((working or indices)[0], all(self._accounts[i].given_up for i in indices))
+
+    def next_after(self, message: ChannelMessage, index: int) -> str | None:
+        """The account that takes over after a definite not-sent by `index`; None when the round is over."""
+        if message["possible_duplicate"]:
+            return None
+        later = [i for i in self.reaching(message) if i > index and self._accounts[i].works]
+        return self._accounts[later[0]].sender.name if later else None
+
+    def report(self) -> None:
+        for account in self._accounts:
+            account.report()

@@ -1,0 +1,146 @@
+"""Who may be sent now: the window, the lanes' shares of it, the accounts' limits, and a bound per recipient; pure.
+
+A message that may not go yet is parked: nothing is claimed for it, so that it is never in doubt, and what stands behind it
+on its partition goes on. One slow or throttled account or recipient therefore stops only what needs it.
+Every method is called on the Kafka thread. May import accounts. What never enters here: Kafka, a claim, a provider request.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from runtime.kafka import Partition
+from runtime.records import InRecord
+from schemas.events import LANES, ChannelMessage
+from senders.accounts import LANE_SHARE, Accounts
+
+PER_RECIPIENT = 8
+"""In flight per address: an address that hangs keeps this many slots of an account and no more."""
+LOOKAHEAD = 2_000
+"""Parked while no account has any room: enough to settle what expires meanwhile."""
+MAX_PARKED = 20_000
+"""Parked while another account has room: bounds the memory."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A dispatch record that this process may send once."""
+
+    partition: Partition
+    record: InRecord
+    message: ChannelMessage
+    account: int = -1
+    parked: bool = False
+
+
+_Place = tuple[str, int | str, str]
+"""(account | recipient, which one, lane)"""
+
+
+class Admission:
+    """Admits entries one by one; `release` each when it has ended."""
+
+    def __init__(self, accounts: Accounts, window: int) -> None:
+        self.accounts = accounts
+        self._window = window
+        self.in_flight: dict[str, Entry] = {}
+        self._by_lane = dict.fromkeys(LANES, 0)
+        self._by_recipient: dict[str, int] = {}
+        self._places: dict[_Place, deque[Entry]] = {}
+        self._parked: dict[str, Entry] = {}
+        # One account may not fill the window while others could use it.
+        self._account_window = window if len(accounts) < 2 else window * 3 // 4
+
+    def knows(self, message_id: str) -> bool:
+        """Whether a copy of the message is in flight or parked."""
+        return message_id in self.in_flight or message_id in self._parked
+
+    @property
+    def parked(self) -> Collection[Entry]:
+        """What waits."""
+        return self._parked.values()
+
+    def has_room(self, lane: str) -> bool:
+        """Whether the window has room for one more of the lane."""
+        return len(self.in_flight) < self._window and self._by_lane[lane] < self._window * LANE_SHARE[lane]
+
+    def may_look_ahead(self) -> bool:
+        """Whether reading on makes sense."""
+        return len(self._parked) < (MAX_PARKED if self.accounts.any_room() else LOOKAHEAD)
+
+    def offer(self, entry: Entry) -> bool:
+        """True when the entry may be sent, now in flight; else it is parked. Ask `accounts.choose` first that one reaches it."""
+        place = self._admit(entry)
+        if place is None:
+            return True
+        self._park(entry, place)
+        return False
+
+    def wake(self, lane: str) -> Iterator[Entry]:
+        """Parked entries of a lane that may go now, each in flight when it is given."""
+        for place in [place for place in self._places if place[2] == lane]:
+            queue = self._places[place]
+            while queue and self.has_room(lane):
+                entry = queue[0]
+                wanted = self._admit(entry) if entry.parked else place
+                if not entry.parked:  # settled without a request meanwhile
+                    queue.popleft()
+                elif wanted is None:
+                    queue.popleft()
+                    entry.parked = False
+                    del self._parked[entry.message["message_id"]]
+                    yield entry
+                elif wanted == place:
+                    break
+                else:
+                    queue.popleft()
+                    self._places.setdefault(wanted, deque()).append(entry)
+            if not queue:
+                self._places.pop(place, None)
+
+    def _admit(self, entry: Entry) -> _Place | None:
+        """Take the entry in flight, or say what it has to wait for."""
+        lane, address = entry.message["lane"], entry.message["address"]
+        choice = self.accounts.choose(entry.message)
+        if choice is None:
+            raise ValueError("no account reaches the address")
+        if self._by_recipient.get(address, 0) >= PER_RECIPIENT:
+            return "recipient", address, lane
+        account = self.accounts[choice.account]
+        if not account.has_room(lane) or account.in_flight >= self._account_window:
+            return "account", choice.account, lane
+        account.acquire()
+        entry.account = choice.account
+        self._by_recipient[address] = self._by_recipient.get(address, 0) + 1
+        self._by_lane[lane] += 1
+        self.in_flight[entry.message["message_id"]] = entry
+        return None
+
+    def _park(self, entry: Entry, place: _Place) -> None:
+        entry.parked = True
+        self._parked[entry.message["message_id"]] = entry
+        self._places.setdefault(place, deque()).append(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Forget a parked entry: it was settled without a request."""
+        entry.parked = False
+        del self._parked[entry.message["message_id"]]
+
+    def release(self, entry: Entry) -> None:
+        """An entry in flight has ended and is recorded."""
+        message = entry.message
+        del self.in_flight[message["message_id"]]
+        self._by_lane[message["lane"]] -= 1
+        left = self._by_recipient[message["address"]] - 1
+        if left:
+            self._by_recipient[message["address"]] = left
+        else:
+            del self._by_recipient[message["address"]]
+        self.accounts[entry.account].release()
+
+    def clear_parked(self) -> None:
+        """The partitions are somebody else's now."""
+        self._parked.clear()
+        self._places.clear()

@@ -1,0 +1,142 @@
+"""The event-loop side of a sender: sends what is claimed and hands back what came of it.
+
+Before each request: the last look at what the recipient allows, the lease, the request guard. One claim is at most one
+provider request. May import runtime and the protocol. What never enters here: Kafka, a claim, a decision to try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runtime.clock import Clock
+from runtime.logs import get_logger
+from runtime.metrics import PROVIDER_SECONDS, REQUEST_GUARD, SENDS, STAGE_DELAY_SECONDS
+from runtime.process import Context, crash_point, exit_now
+from schemas.events import ChannelMessage
+from senders.accounts import Accounts
+from senders.admission import Entry
+from senders.outcomes import MAX_ATTEMPTS
+from senders.recheck import SenderViews, recheck
+from senders.sender import ErrorClass, InDoubt, Retry, SendResult
+
+log = get_logger("sender")
+
+LEASE_S = 5.0
+"""A process that stood still for half a session may have a successor already: it exits instead of sending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of an entry: a provider's result, or the refusal (state, reason) that forbade the request."""
+
+    entry: Entry
+    at: int
+    result: SendResult | None = None
+    refusal: tuple[str, str, str | None] | None = None
+    latency_ms: int | None = None
+
+
+class RequestGuard:
+    """Below all retry logic: whatever goes wrong above, one message costs a bounded number of provider requests.
+
+    Throttled answers are no sends and are not counted here; MAX_ATTEMPTS bounds them.
+    """
+
+    REMEMBERED = 100_000
+
+    def __init__(self, max_retries: int) -> None:
+        self._allowed = 1 + max_retries
+        self._requests: dict[str, int] = {}
+
+    def allows(self, message: ChannelMessage) -> bool:
+        """Count a request that is about to be made; False when it may not be."""
+        count = self._requests.get(message["message_id"], 0) + 1
+        if count > self._allowed or message["retries"] >= self._allowed or message["attempt"] > MAX_ATTEMPTS:
+            REQUEST_GUARD.labels(message["channel"]).inc()
+            log.critical("request guard", message_id=message["message_id"], requests=count, attempt=message["attempt"])
+            return False
+        self._requests[message["message_id"]] = count
+        if len(self._requests) > self.REMEMBERED:
+            self._requests.pop(next(iter(self._requests)))
+        return True
+
+    def was_throttled(self, message: ChannelMessage) -> None:
+        """The request just counted was refused unseen."""
+        self._requests[message["message_id"]] -= 1
+
+
+class SendStage:
+    """`submit` and `done` belong to the Kafka thread, everything else to the event loop."""
+
+    def __init__(self, context: Context, accounts: Accounts, views: SenderViews, clock: Clock) -> None:
+        self.done: deque[Ended] = deque()
+        self._ended = threading.Event()
+        self._settings, self._crash_at = context.settings.sender, context.settings.crash_at
+        self._accounts, self._views, self._clock = accounts, views, clock
+        self._guard = RequestGuard(self._settings.max_retries)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticked = time.monotonic()
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        while True:
+            self._ticked = time.monotonic()
+            await asyncio.sleep(0.25)
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """Send; called after the claim was committed."""
+        self._loop.call_soon_threadsafe(self._start, entries)
+
+    def _start(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            task = self._loop.create_task(self._run(entry))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, entry: Entry) -> None:
+        try:
+            ended = await self._send(entry)
+        except Exception:
+            log.exception("send failed", notification_id=entry.message["notification_id"])
+            exit_now("an error the sender does not know; the message stays claimed and in doubt")
+        self.done.append(ended)
+        self._ended.set()
+
+    def wait(self, timeout_s: float) -> None:
+        """Block the Kafka thread until a message has ended, `timeout_s` at most."""
+        self._ended.wait(timeout_s)
+        self._ended.clear()
+
+    async def _send(self, entry: Entry) -> Ended:
+        message, sender = entry.message, self._accounts[entry.account].sender
+        now = self._clock()
+        if refusal := recheck(message, self._views, now):
+            return Ended(entry, now, refusal=(*refusal, None))
+        if time.monotonic() - self._ticked > LEASE_S:
+            exit_now("the process stood still for too long to be sure that it still owns its messages")
+        if not self._guard.allows(message):
+            return Ended(entry, now, refusal=("failed", "retries_exhausted", "request guard"))
+        crash_point("before_send", self._crash_at)
+        STAGE_DELAY_SECONDS.labels("sender", message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
+        started = time.perf_counter()
+        result = await sender.send(message)
+        elapsed = time.perf_counter() - started
+        crash_point("after_provider_accept", self._crash_at)
+        if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
+            self._guard.was_throttled(message)
+        PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
+        SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
+        return Ended(entry, self._clock(), result=result, latency_ms=int(elapsed * 1000))
+
+    async def close(self) -> None:
+        self._ticker.cancel()
+
+
+def _outcome_label(result: SendResult) -> str:
+    return "in_doubt" if isinstance(result, InDoubt) else type(result).__name__.lower()

@@ -1,0 +1,230 @@
+"""Accounts, breaker, limits and admission, by their own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.records import InRecord
+from runtime.settings import BreakerSettings
+from schemas.events import ChannelMessage
+from senders.accounts import THROTTLES_IN_A_ROW, Account, Accounts
+from senders.admission import PER_RECIPIENT, Admission, Entry
+from senders.breaker import Breaker
+from senders.limits import TokenBucket
+from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+
+TRANSIENT = Retry(ErrorClass.TRANSIENT, "451")
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Provider:
+    """Limits of an account; sends nothing."""
+
+    channel = "push"
+
+    def __init__(self, name: str, *, limit: int = 4, rate: float | None = None, platforms: str | None = None) -> None:
+        self.name, self.max_in_flight, self.rate_per_second = name, limit, rate
+        self.platforms = frozenset([platforms]) if platforms else None
+
+    async def start(self) -> None: ...
+    async def send(self, message: ChannelMessage) -> SendResult:
+        raise AssertionError("nothing is sent here")
+
+    async def close(self) -> None: ...
+
+
+def account(name: str, clock: Callable[[], float], failures: int = 3, **fields: Any) -> Account:
+    return Account(Provider(name, **fields), BreakerSettings(failures=failures, reset_s=30, give_up_s=600), clock)
+
+
+def entry(lane: str = "normal", **fields: Any) -> Entry:
+    message: Any = {
+        "message_id": str(uuid4()), "lane": lane, "address": str(uuid4()), "platform": None, "provider": None,
+        "possible_duplicate": False, **fields,
+    }  # fmt: skip
+    return Entry(("t", 0), InRecord("t", 0, 0, 0, None, None), message)
+
+
+@given(st.floats(1, 1000), st.lists(st.floats(0, 0.5), min_size=1, max_size=200))
+def test_token_bucket_never_exceeds_its_rate(rate: float, pauses: list[float]) -> None:
+    clock = Clock()
+    bucket = TokenBucket(rate, clock)
+    taken = 0
+    for pause in pauses:
+        clock.now += pause
+        while bucket.ready():
+            bucket.take()
+            taken += 1
+    burst = max(1, int(0.1 * rate) + 1)
+    assert taken <= burst + rate * (clock.now - 1_000.0) + 1
+
+
+def test_breaker_opens_after_failures_in_a_row_and_closes_by_one_probe() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerSettings(failures=3, reset_s=30, give_up_s=100), clock)
+
+    def state_after(wait_s: float, *results: bool) -> tuple[str, bool]:
+        clock.now += wait_s
+        for ok in results:
+            breaker.record(ok)
+        return breaker.state, breaker.given_up
+
+    assert state_after(0, False, False, True, False, False) == ("closed", False)
+    assert state_after(0, False) == ("open", False)
+    assert state_after(30) == ("half_open", False)
+    assert state_after(0, False) == ("open", False), "a failed probe waits once more"
+    assert state_after(29.9) == ("open", False)
+    assert state_after(50) == ("half_open", True), "it has failed for give_up_s"
+    assert state_after(0, True) == ("closed", False)
+
+
+@pytest.mark.parametrize(
+    ("result", "opens"),
+    [
+        (TRANSIENT, True),
+        (Retry(ErrorClass.ACCOUNT, "535"), True),
+        (InDoubt("TimeoutError"), True),
+        (Sent("1"), False),
+        (Rejected(ErrorClass.PERMANENT_RECIPIENT, "550"), False),
+    ],
+)
+def test_what_opens_an_account_s_breaker(result: SendResult, opens: bool) -> None:
+    it = account("a", Clock())
+    for _ in range(3):
+        it.observe(result)
+    assert it.works is not opens
+
+
+def test_throttled_answers_pause_the_account_and_never_open_its_breaker() -> None:
+    clock = Clock()
+    it = account("a", clock)
+    for _ in range(THROTTLES_IN_A_ROW - 1):
+        it.observe(Retry(ErrorClass.THROTTLED, "429", 20))
+    assert it.works, "one throttled recipient is not a throttled account"
+    for _ in range(8):
+        it.observe(Retry(ErrorClass.THROTTLED, "429", 20))
+    assert not it.works
+    clock.now += 19.9
+    assert not it.works
+    clock.now += 0.2
+    assert it.works
+    it.acquire()
+    assert not it.has_room("critical"), "it comes back one request at a time"
+    it.release()
+    it.observe(Sent())
+    it.acquire()
+    assert it.has_room("critical")
+
+
+def test_first_account_that_works_is_used_and_the_next_takes_over_after_a_definite_not_sent() -> None:
+    clock = Clock()
+    accounts = Accounts([account("a", clock), account("b", clock), account("c", clock)])
+    first = accounts.choose(entry().message)
+    assert first and first.account == 0
+    assert accounts.next_after(entry().message, 0) == "b"
+    assert accounts.next_after(entry().message, 2) is None, "the round is over: a timer"
+    for _ in range(3):
+        accounts[1].observe(TRANSIENT)
+    assert accounts.next_after(entry().message, 0) == "c", "an open breaker is passed by"
+    assert accounts.next_after(entry(possible_duplicate=True).message, 0) is None, "never in doubt"
+
+
+def test_message_in_doubt_waits_for_its_own_account() -> None:
+    clock = Clock()
+    accounts = Accounts([account("a", clock), account("b", clock)])
+    for _ in range(3):
+        accounts[0].observe(TRANSIENT)
+    plain, doubt = entry(provider="a").message, entry(provider="a", possible_duplicate=True).message
+    assert [choice.account for m in (plain, doubt) if (choice := accounts.choose(m))] == [1, 0]
+
+
+def test_accounts_are_chosen_by_platform() -> None:
+    clock = Clock()
+    accounts = Accounts([account("fcm", clock, platforms="fcm"), account("apns", clock, platforms="apns")])
+    assert [accounts.reaching(entry(platform=p).message) for p in ("fcm", "apns", "webpush", None)] == [
+        [0], [1], [], [0],
+    ]  # fmt: skip
+    assert accounts.choose(entry(platform="webpush").message) is None
+
+
+def test_saturated_account_parks_its_messages_and_lets_the_others_pass() -> None:
+    clock = Clock()
+    accounts = Accounts([account("fcm", clock, platforms="fcm", limit=2), account("apns", clock, platforms="apns")])
+    admission = Admission(accounts, 100)
+    stuck = [entry("critical", platform="fcm") for _ in range(5)]
+    assert [admission.offer(it) for it in stuck] == [True, True, False, False, False]
+    assert admission.offer(entry("critical", platform="apns"))
+    admission.release(stuck[0])
+    assert list(admission.wake("critical")) == [stuck[2]], "first come, first sent"
+    assert [it in admission.parked for it in stuck] == [False, False, False, True, True]
+
+
+def test_recipient_that_hangs_keeps_its_slots_and_no_more() -> None:
+    admission = Admission(Accounts([account("a", Clock(), limit=100)]), 200)
+    same = [entry("critical", address="slow") for _ in range(PER_RECIPIENT + 3)]
+    assert sum(admission.offer(it) for it in same) == PER_RECIPIENT
+    assert admission.offer(entry("critical", address="quick"))
+    admission.release(same[0])
+    assert list(admission.wake("critical")) == [same[PER_RECIPIENT]]
+
+
+def test_bulk_leaves_room_for_the_other_lanes() -> None:
+    admission = Admission(Accounts([account("a", Clock(), limit=8)]), 1_000)
+    assert sum(admission.offer(entry("bulk")) for _ in range(20)) == 4
+    assert sum(admission.offer(entry("normal")) for _ in range(20)) == 2
+    assert sum(admission.offer(entry("critical")) for _ in range(20)) == 2
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["offer", "wake", "release", "fail", "later"]), st.integers(0, 5)), max_size=150)
+)
+def test_nothing_is_lost_or_sent_twice_whatever_the_order(steps: list[tuple[str, int]]) -> None:
+    clock = Clock()
+    accounts = Accounts([account("a", clock, limit=3, rate=5), account("b", clock, limit=2)])
+    admission = Admission(accounts, 6)
+    offered: list[Entry] = []
+    started: list[Entry] = []
+    for step, number in steps:
+        if step == "offer":
+            it = entry(["critical", "normal", "bulk"][number % 3], address=f"r{number}")
+            if admission.has_room(it.message["lane"]):
+                offered.append(it)
+                if admission.offer(it):
+                    started.append(it)
+        elif step == "wake":
+            started += admission.wake(["critical", "normal", "bulk"][number % 3])
+        elif step in ("release", "fail") and admission.in_flight:
+            it = list(admission.in_flight.values())[number % len(admission.in_flight)]
+            accounts[it.account].observe(TRANSIENT if step == "fail" else Sent())
+            admission.release(it)
+        elif step == "later":
+            clock.now += number * 10
+        assert len(admission.in_flight) <= 6
+        assert all(accounts[i].in_flight <= limit for i, limit in ((0, 3), (1, 2)))
+    assert len({id(it) for it in started}) == len(started)
+    assert {id(it) for it in started} | {id(it) for it in admission.parked} == {id(it) for it in offered}
+    clock.now += 1_000
+    for _ in range(len(offered) * 10):
+        for it in list(admission.in_flight.values()):
+            accounts[it.account].observe(Sent())
+            admission.release(it)
+        for lane in ("critical", "normal", "bulk"):
+            started += admission.wake(lane)
+        clock.now += 1
+    assert {id(it) for it in started} == {id(it) for it in offered}
+    assert not admission.parked
