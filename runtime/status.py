@@ -20,6 +20,8 @@ _FIXED_HEADERS: tuple[tuple[str, bytes], ...] = (
     ("content-type", b"application/avro"),
 )
 
+_OPTED_OUT = "opted out at the provider"
+
 
 def source_of(record: InRecord) -> Source:
     """Where a record stands, for DeliveryStatus.source."""
@@ -52,6 +54,16 @@ def since(detail: str | None) -> int | None:
     except ValueError:
         return None
     return int(moment.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def opted_out(code: str) -> str:
+    """The detail of a refusal because the recipient has told the provider to stop."""
+    return f"{code} {_OPTED_OUT}"
+
+
+def says_opted_out(detail: str | None) -> bool:
+    """Whether a detail says so."""
+    return (detail or "").endswith(_OPTED_OUT)
 
 
 def _recipient(user_id: str | None, addresses: list[tuple[str, str]]) -> str | None:

@@ -1,12 +1,16 @@
 """HTTP for providers: one request, no retry, no redirect, and the answer to the question "was it written?".
 
+aiohttp repeats a lost request of an idempotent method only, so never a POST. "Written" is told by its own trace: before a
+connection was there nothing was; after that the request may have been read.
 May import aiohttp. What never enters here: a provider, a body's meaning.
 """
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import aiohttp
 
@@ -30,6 +34,28 @@ class Answer:
     body: bytes
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """What became of one request; aiohttp's trace writes it."""
+
+    connected: bool = False
+
+
+async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.connected = True
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    """The body as far as it came: the status is an answer already, a torn body is its reader's to judge."""
+    body = bytearray()
+    try:
+        while len(body) < MAX_ANSWER_BYTES and (piece := await response.content.read(MAX_ANSWER_BYTES - len(body))):
+            body += piece
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        response.close()
+    return bytes(body)
+
+
 class HttpTransport:
     """Kept connections to one provider."""
 
@@ -42,26 +68,32 @@ class HttpTransport:
         """Make the session; opens no connection."""
         # keepalive below what servers commonly allow: a connection closed under a request is a doubt.
         connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=15)
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_create_end.append(_connected)
+        trace.on_connection_reuseconn.append(_connected)
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True
-        )
+            connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True,
+            trace_configs=[trace],
+        )  # fmt: skip
 
     async def post(
         self, url: str, *, headers: Mapping[str, str], body: bytes, auth: tuple[str, str] | None = None
     ) -> Answer:
         """POST once. Raises NotSentError or AnswerLostError."""
         assert self._session is not None, "start() comes first"
+        if auth is not None:
+            headers = {**headers, "Authorization": f"Basic {b64encode(':'.join(auth).encode()).decode()}"}
+        attempt = _Attempt()
         try:
             async with self._session.post(
-                url, data=body, headers=headers, allow_redirects=False,
-                auth=aiohttp.BasicAuth(*auth) if auth else None,
-            ) as response:  # fmt: skip
-                answer = await response.content.read(MAX_ANSWER_BYTES)
-                return Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, answer)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            raise NotSentError(type(exc).__name__) from exc
+                url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=attempt
+            ) as response:
+                return Answer(
+                    response.status, {k.lower(): v for k, v in response.headers.items()}, await _body(response)
+                )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
-            raise AnswerLostError(type(exc).__name__) from exc
+            error = AnswerLostError if attempt.connected else NotSentError
+            raise error(type(exc).__name__) from exc
 
     async def close(self) -> None:
         """Close every connection."""

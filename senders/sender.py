@@ -5,7 +5,7 @@ May import schemas. What never enters here: a provider, a retry, Kafka.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -37,6 +37,8 @@ class Retry:
     error: ErrorClass
     code: str
     retry_after_s: float | None = None
+    account_wide: bool = field(default=True, compare=False)
+    """False when it is about this recipient alone (asked too often, greylisted): the account need not slow down or rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class InDoubt:
     """The request was written and the answer was lost or made no sense: it may have been sent."""
 
     code: str
+    retry_after_s: float | None = field(default=None, compare=False)
+    """What the provider asked for, where its answer arrived but does not say whether it sent."""
 
 
 SendResult = Sent | Retry | Rejected | InDoubt
@@ -78,10 +82,12 @@ class Sender(Protocol):
         """Close it."""
 
 
-def classify(error: ErrorClass, code: str, retry_after_s: float | None = None) -> SendResult:
+def classify(
+    error: ErrorClass, code: str, retry_after_s: float | None = None, *, account_wide: bool = True
+) -> SendResult:
     """The result an error class asks for."""
     if error is ErrorClass.IN_DOUBT:
-        return InDoubt(code)
+        return InDoubt(code, retry_after_s)
     if error in (ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE):
         return Rejected(error, code)
-    return Retry(error, code, retry_after_s)
+    return Retry(error, code, retry_after_s, account_wide)

@@ -1,40 +1,47 @@
 """SMTP through aiosmtplib: kept connections, one transaction per message, the phase of every failure known.
 
-    | answer                                           | reaction                    |
-    |--------------------------------------------------|-----------------------------|
-    | 5xx with 5.1.x or 5.2.1; 550, 551, 553 without   | permanent_recipient         |
-    | 421, 4xx with 4.7.x, 454                         | throttled                   |
-    | other 4xx                                        | transient                   |
-    | 530, 535, 5.7.8, 5.7.x at MAIL                   | account                     |
-    | other 5xx                                        | permanent_message           |
-    | connect, EHLO, AUTH, MAIL, RCPT: loss or timeout | transient (not sent)        |
-    | DATA: loss or timeout                            | in_doubt (RFC 1047)         |
+    | answer                                                      | reaction                           |
+    |-------------------------------------------------------------|------------------------------------|
+    | a reply 4xx or 5xx, before or after the mail                | its row in smtp_codes.py           |
+    | one no row knows                                            | transient (not sent), counted      |
+    | connect to DATA, and while the mail is not out: loss, hang, | transient (not sent)               |
+    |     a reply that is none                                    |                                    |
+    | the final dot is out: loss, hang, a reply that is none      | in_doubt (RFC 1047)                |
 
-Codes: RFC 5321 §4.2.3, RFC 3463, RFC 4954. The only module that imports aiosmtplib.
+The only module that imports aiosmtplib.
 What never enters here: a retry, Kafka.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import aiosmtplib
+from aiosmtplib.protocol import SMTPProtocol
 from pydantic import Field, SecretStr
 
 from runtime.clock import Clock, system_clock
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
+from senders.codes import Reaction, react
 from senders.email.mime import MailError, build_mail, parse_from
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
+from senders.email.smtp_codes import reaction, shown
+from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from senders.settings import ProviderKeys, parse_keys, read_secret
 
 _IDLE_S = 20.0
 """Servers close idle connections (RFC 5321 §4.5.3.2 allows them after 5 minutes, many do sooner): older ones are renewed."""
-_ENHANCED = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})\b")
+_ONE_WRITE = 32 << 10
+"""A mail up to this goes to the kernel at once, its final dot with it."""
+_DRAIN_POLL_S = 0.01
+_END = b".\r\n"
+_NOT_SENT_UNKNOWN = Reaction(ErrorClass.TRANSIENT, "not in the table")
+"""A reply, whatever it is, says that this server does not take the mail."""
 
 
 class SmtpKeys(ProviderKeys):
@@ -49,27 +56,16 @@ class SmtpKeys(ProviderKeys):
     tls: Literal["none", "starttls", "implicit"] = "starttls"
 
 
-def smtp_error(code: int, text: str, phase: str) -> ErrorClass:
-    """The table of this module's docstring."""
-    found = _ENHANCED.search(text)
-    enhanced = f"{found[1]}.{found[2]}.{found[3]}" if found else ""
-    if code in (530, 534, 535) or enhanced == "5.7.8" or (phase == "MAIL" and enhanced.startswith("5.7.")):
-        return ErrorClass.ACCOUNT
-    if code == 421 or code == 454 or enhanced.startswith("4.7."):
-        return ErrorClass.THROTTLED
-    if 400 <= code < 500:
-        return ErrorClass.TRANSIENT
-    if enhanced:
-        permanent = enhanced.startswith("5.1.") or enhanced == "5.2.1"
-    else:
-        permanent = code in (550, 551, 553) and phase == "RCPT"
-    return ErrorClass.PERMANENT_RECIPIENT if permanent else ErrorClass.PERMANENT_MESSAGE
+class _EarlyReplyError(Exception):
+    """The server answered before it had the whole mail, which it can therefore not have taken."""
+
+    def __init__(self, reply: aiosmtplib.SMTPResponse) -> None:
+        super().__init__(reply.code)
+        self.reply = reply
 
 
-def _code(code: int, text: str) -> str:
-    """The code without the server's words, which may repeat the address."""
-    found = _ENHANCED.search(text)
-    return f"{code} {found[0]}" if found else str(code)
+class _NotOutError(Exception):
+    """The connection was lost before the final dot was written."""
 
 
 class SmtpSender:
@@ -102,15 +98,20 @@ class SmtpSender:
         try:
             client = await self._connection()
         except aiosmtplib.SMTPAuthenticationError as exc:
-            return Retry(ErrorClass.ACCOUNT, _code(exc.code, exc.message))
+            return self._reply(exc.code, exc.message, "AUTH")
         except aiosmtplib.SMTPResponseException as exc:
-            return classify(smtp_error(exc.code, exc.message, "EHLO"), _code(exc.code, exc.message))
+            return self._reply(exc.code, exc.message, "CONNECT")
         except (aiosmtplib.SMTPException, OSError) as exc:
             return Retry(ErrorClass.TRANSIENT, type(exc).__name__)
         result = await self._transaction(client, message["address"], mail)
         if client.is_connected:
             self._idle.append((time.monotonic(), client))
         return result
+
+    def _reply(self, code: int, text: str, phase: str) -> SendResult:
+        if not 400 <= code < 600:
+            return Retry(ErrorClass.TRANSIENT, f"a reply that is none at {phase}")
+        return react(self.name, reaction(code, text, phase), _NOT_SENT_UNKNOWN, shown(code, text))
 
     async def _transaction(self, client: aiosmtplib.SMTP, recipient: str, mail: bytes) -> SendResult:
         phase = "MAIL"
@@ -119,16 +120,74 @@ class SmtpSender:
             phase = "RCPT"
             await client.rcpt(recipient)
             phase = "DATA"
-            response = await client.data(mail)
+            started = await client.execute_command(b"DATA", timeout=self._timeout_s)
+            if started.code != 354:
+                raise aiosmtplib.SMTPDataError(started.code, started.message)
+            phase = "BODY"
+            response = await self._mail(client, mail)
+        except _EarlyReplyError as exc:
+            _abort(client)
+            return self._reply(exc.reply.code, exc.reply.message, phase)
+        except _NotOutError as exc:
+            _abort(client)
+            return Retry(ErrorClass.TRANSIENT, f"{exc} at {phase}")
         except aiosmtplib.SMTPResponseException as exc:
-            error = smtp_error(exc.code, exc.message, phase)
-            await self._reset(client)
-            return classify(error, _code(exc.code, exc.message))
+            if not 400 <= exc.code < 600:
+                _abort(client)  # nobody knows which command the next reply belongs to
+                if phase == "BODY":
+                    return InDoubt("a reply that is none to the mail")
+            elif exc.code == 421:
+                client.close()
+            else:
+                await self._reset(client)
+            return self._reply(exc.code, exc.message, phase)
         except (aiosmtplib.SMTPException, OSError) as exc:
-            client.close()
+            # Not close(): that would still write what waits, and with it the final dot of a mail we call not sent.
+            _abort(client)
             code = f"{type(exc).__name__} at {phase}"
-            return InDoubt(code) if phase == "DATA" else Retry(ErrorClass.TRANSIENT, code)
+            return InDoubt(code) if phase == "BODY" else Retry(ErrorClass.TRANSIENT, code)
         return Sent(_queue_id(response.message))
+
+    async def _mail(self, client: aiosmtplib.SMTP, mail: bytes) -> aiosmtplib.SMTPResponse:
+        """Write the mail and read what is said to it.
+
+        Raises _EarlyReplyError and _NotOutError, which say that it is not sent; any other loss leaves that open.
+        """
+        protocol, transport = _connected(client)
+        stuffed = _stuffed(mail)
+        if len(mail) <= _ONE_WRITE:
+            _write(protocol, stuffed + _END)
+            response = await protocol.read_response(timeout=self._timeout_s)
+        else:
+            # A long mail is on its way for a while: only when all of it is out its final dot follows.
+            answer = asyncio.ensure_future(protocol.read_response())
+            await asyncio.sleep(0)  # it listens
+            try:
+                await self._drain(protocol, transport, stuffed, answer)
+                response = await asyncio.wait_for(answer, self._timeout_s)
+            finally:
+                if not answer.done():
+                    answer.cancel()
+                    await asyncio.wait([answer])
+        if response.code != 250:
+            raise aiosmtplib.SMTPDataError(response.code, response.message)
+        return response
+
+    async def _drain(
+        self, protocol: SMTPProtocol, transport: asyncio.WriteTransport, stuffed: bytes,
+        answer: asyncio.Future[aiosmtplib.SMTPResponse],
+    ) -> None:  # fmt: skip
+        try:
+            _write(protocol, stuffed)
+            async with asyncio.timeout(self._timeout_s):
+                # The transport tells its protocol, which is aiosmtplib's own: ask.
+                while transport.get_write_buffer_size() and not answer.done():  # noqa: ASYNC110
+                    await asyncio.sleep(_DRAIN_POLL_S)
+            if answer.done():
+                raise _EarlyReplyError(answer.result())
+        except (aiosmtplib.SMTPException, OSError) as exc:
+            raise _NotOutError(type(exc).__name__) from exc
+        _write(protocol, _END)
 
     async def _connection(self) -> aiosmtplib.SMTP:
         while self._idle:
@@ -156,6 +215,35 @@ class SmtpSender:
         for _, client in self._idle:
             client.close()
         self._idle.clear()
+
+
+def _connected(client: aiosmtplib.SMTP) -> tuple[SMTPProtocol, asyncio.WriteTransport]:
+    """Raises _NotOutError."""
+    protocol, transport = client.protocol, client.transport
+    if protocol is None or transport is None:
+        raise _NotOutError("SMTPServerDisconnected")
+    return protocol, cast(asyncio.WriteTransport, transport)
+
+
+def _write(protocol: SMTPProtocol, data: bytes) -> None:
+    """Raises _NotOutError when the connection is gone already."""
+    try:
+        protocol.write(data)
+    except aiosmtplib.SMTPException as exc:
+        raise _NotOutError(type(exc).__name__) from exc
+
+
+def _stuffed(mail: bytes) -> bytes:
+    """As DATA wants it (RFC 5321 §4.5.2); build_mail's lines end in CRLF and none begins with a dot, but who knows."""
+    stuffed = mail.replace(b"\r\n.", b"\r\n..")
+    return stuffed if stuffed.endswith(b"\r\n") else stuffed + b"\r\n"
+
+
+def _abort(client: aiosmtplib.SMTP) -> None:
+    """Close without writing what still waits to be written."""
+    if client.transport is not None:
+        cast(asyncio.WriteTransport, client.transport).abort()
+    client.close()
 
 
 def _queue_id(text: str) -> str | None:

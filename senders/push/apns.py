@@ -1,20 +1,15 @@
 """Push through APNs: HTTP/2, a provider token (ES256 JWT), one request per claim.
 
-    | answer                                                                | reaction            |
-    |-----------------------------------------------------------------------|---------------------|
-    | 410 Unregistered, ExpiredToken; 400 BadDeviceToken                    | permanent_recipient |
-    | 403 ExpiredProviderToken (signed anew, once)                          | account             |
-    | other 403: InvalidProviderToken, MissingProviderToken, Forbidden,     | account             |
-    |     BadCertificate(Environment), BadEnvironmentKeyIdInToken, ...      |                     |
-    | 400 DeviceTokenNotForTopic, TopicDisallowed: our topic is wrong       | account             |
-    | 429 TooManyRequests, TooManyProviderTokenUpdates                      | throttled           |
-    | 503 ServiceUnavailable, Shutdown; 400 IdleTimeout                     | transient           |
-    | 413 PayloadTooLarge, 404 BadPath, 405 MethodNotAllowed                | permanent_message   |
-    | other 400: BadTopic, BadCollapseId, BadExpirationDate, PayloadEmpty...| permanent_message   |
-    | 500 InternalServerError, other 5xx, 1xx to 3xx, answer lost           | in_doubt            |
-    | no connection, no stream, refused by GOAWAY or REFUSED_STREAM         | transient           |
+    | answer                                              | reaction                                        |
+    |-----------------------------------------------------|-------------------------------------------------|
+    | an error with a reason, or a status alone           | its row in apns_codes.py                        |
+    | ExpiredProviderToken                                | transient: signed anew, sent by the next claim  |
+    | ExpiredProviderToken again within 20 minutes        | account: this machine's clock is wrong          |
+    | a reason no row knows                               | transient (4xx) or in_doubt, counted            |
+    | answer lost, 1xx to 3xx                             | in_doubt                                        |
+    | no connection, no stream, GOAWAY or REFUSED_STREAM  | transient                                       |
 
-Codes: developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns. A 500 does not say
+A 500 does not say
 that nothing was sent; the collapse id lets a possible duplicate replace the first one on the device. aioapns re-sends by
 itself, so it is not used. May import jwt (the only module that does) and the transport. What never enters here: a retry,
 Kafka.
@@ -35,14 +30,15 @@ from pydantic_core import from_json, to_json
 
 from runtime.clock import Clock, system_clock
 from runtime.errors import SettingsError
-from runtime.metrics import UNKNOWN_CODES
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from runtime.status import invalid_since
 from schemas.events import ChannelMessage
+from senders.codes import Reaction, react, unknown_http
 from senders.http import Answer, AnswerLostError, NotSentError
+from senders.push.apns_codes import CODES, RENEWED
 from senders.push.h2_connection import Http2Transport
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
+from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from senders.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
@@ -51,15 +47,6 @@ TOKEN_AGE_MS = 45 * 60_000
 """Apple takes a token for an hour."""
 MIN_TOKEN_AGE_MS = 20 * 60_000
 """Apple answers TooManyProviderTokenUpdates to more than one new token in twenty minutes."""
-
-_RECIPIENT = frozenset({"BadDeviceToken", "Unregistered", "ExpiredToken"})
-_ACCOUNT = frozenset({"DeviceTokenNotForTopic", "TopicDisallowed"})
-_MESSAGE = frozenset(
-    {
-        "BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPath", "BadPriority", "BadTopic", "DuplicateHeaders",
-        "InvalidPushType", "MethodNotAllowed", "MissingDeviceToken", "MissingTopic", "PayloadEmpty", "PayloadTooLarge",
-    }
-)  # fmt: skip
 
 
 class PayloadError(ValueError):
@@ -114,17 +101,9 @@ def build_headers(message: ChannelMessage, topic: str) -> list[tuple[str, str]]:
     return headers
 
 
-def apns_error(status: int, reason: str | None) -> ErrorClass:
-    """The table of this module's docstring."""
-    if status == 410 or (status == 400 and reason in _RECIPIENT):
-        return ErrorClass.PERMANENT_RECIPIENT
-    if status in (401, 403) or reason in _ACCOUNT:
-        return ErrorClass.ACCOUNT
-    if status == 429:
-        return ErrorClass.THROTTLED
-    if status == 503 or reason == "IdleTimeout":
-        return ErrorClass.TRANSIENT
-    return ErrorClass.IN_DOUBT if status >= 500 or status < 400 else ErrorClass.PERMANENT_MESSAGE
+def apns_reaction(status: int, reason: str | None) -> Reaction | None:
+    """The row of an answer; a reason decides before its status does. None when the table does not know it."""
+    return CODES.find(str(status)) if reason is None else CODES.find(reason)
 
 
 class ProviderToken:
@@ -143,13 +122,17 @@ class ProviderToken:
             self._sign(now)
         return self._token
 
-    def expired(self, token: str) -> None:
-        """Apple calls `token` expired; asked again within twenty minutes it is this machine's clock that is wrong."""
+    def expired(self, token: str) -> bool:
+        """Apple calls `token` expired; whether there is a newer one now.
+
+        Asked again within twenty minutes it is this machine's clock that is wrong, and there is none.
+        """
         now = self._clock()
         recently = self._refused_at is not None and 0 <= now - self._refused_at < MIN_TOKEN_AGE_MS
         if token == self._token and not recently:
             self._refused_at = now
             self._sign(now)
+        return token != self._token
 
     def _sign(self, now: int) -> None:
         claims = {"iss": self._team_id, "iat": now // 1000}
@@ -201,13 +184,12 @@ class ApnsSender:
             body = None
         body = body if isinstance(body, Mapping) else {}
         reason = body.get("reason") if isinstance(body.get("reason"), str) else None
-        error = apns_error(answer.status, reason)
-        if reason == "ExpiredProviderToken":
-            self._token.expired(token)
-        if error is ErrorClass.PERMANENT_MESSAGE and reason not in _MESSAGE:
-            UNKNOWN_CODES.labels(self.name).inc()
+        reaction = apns_reaction(answer.status, reason)
+        if reason == "ExpiredProviderToken" and self._token.expired(token):
+            reaction = RENEWED
         wait = parse_retry_after(answer.headers.get("retry-after"), self._clock())
-        return classify(error, _code(answer.status, reason, body.get("timestamp")), wait)
+        code = _code(answer.status, reason, body.get("timestamp"))
+        return react(self.name, reaction, unknown_http(answer.status), code, wait)
 
     async def close(self) -> None:
         """Close the connection."""

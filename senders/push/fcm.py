@@ -1,46 +1,47 @@
 """Push through FCM HTTP v1: firebase-admin checks and encodes the payload and holds the credentials, our transport carries it.
 
-    | answer                                             | reaction            |
-    |----------------------------------------------------|---------------------|
-    | 404 UNREGISTERED, 403 SENDER_ID_MISMATCH           | permanent_recipient |
-    | 400 INVALID_ARGUMENT with FcmError and a token text| permanent_recipient |
-    | other 400                                          | permanent_message   |
-    | 429 QUOTA_EXCEEDED (first wait ≥ 60 s)             | throttled           |
-    | 401, 403 otherwise, THIRD_PARTY_AUTH_ERROR         | account             |
-    | 503 UNAVAILABLE                                    | transient           |
-    | 500 and other 5xx, unreadable 2xx, answer lost     | in_doubt            |
-    | no connection, no access token                     | transient           |
+    | answer                                               | reaction                           |
+    |------------------------------------------------------|------------------------------------|
+    | an error with an FcmError's code, or a status alone  | its row in fcm_codes.py            |
+    | INVALID_ARGUMENT about the token, not our payload    | permanent_recipient                |
+    | SENDER_ID_MISMATCH before this account ever sent     | account: our project may be wrong  |
+    | a code no row knows                                  | transient (4xx) or in_doubt        |
+    | unreadable 2xx, answer lost                          | in_doubt                           |
+    | no connection, no access token                       | transient, or account if refused   |
 
-Codes: firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode. firebase-admin's own client retries a 500 four times, so it
-is not used. The only module that imports firebase_admin. What never enters here: a retry, Kafka.
+Asking for an access token is no provider request: nothing is sent by it. firebase-admin's own client retries a 500 four
+times, so it is not used. The only module that imports firebase_admin. What never enters here: a retry, Kafka.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import google.auth.transport.requests
 from firebase_admin import credentials, messaging
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from pydantic_core import from_json, to_json
 
 from runtime.clock import Clock, system_clock
 from runtime.errors import SettingsError
-from runtime.metrics import UNKNOWN_CODES
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
+from senders.codes import Reaction, react, unknown_http
 from senders.http import Answer, AnswerLostError, HttpTransport, NotSentError
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
+from senders.push.fcm_codes import CODES, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
+from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from senders.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
-QUOTA_WAIT_S = 60.0
-"""Project and topic quotas refill by the minute: firebase.google.com/docs/cloud-messaging/scale-fcm."""
 _RENEW_BEFORE_S = 300
+_REFUSAL_S = 1.0
+"""How long those who wait for an access token share one refusal: one by one each would wait out the timeout."""
 
 
 class FcmKeys(ProviderKeys):
@@ -68,27 +69,28 @@ def build_push(message: ChannelMessage) -> dict[str, Any]:
     return encoded
 
 
-def fcm_error(status: int, body: Any) -> ErrorClass:
-    """The table of this module's docstring."""
-    error = body.get("error", {}) if isinstance(body, Mapping) else {}
-    error = error if isinstance(error, Mapping) else {}
-    details = [d for d in error.get("details") or [] if isinstance(d, Mapping)]
+def fcm_code(body: Any) -> str | None:
+    """The key of an error's row: FcmError's code; INVALID_TOKEN where the token is what is invalid."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(error, Mapping):
+        return None
+    details = error.get("details")
+    details = [d for d in details if isinstance(d, Mapping)] if isinstance(details, list) else []
     code = next((d.get("errorCode") for d in details if str(d.get("@type", "")).endswith("FcmError")), None)
-    if code in ("UNREGISTERED", "SENDER_ID_MISMATCH"):
-        return ErrorClass.PERMANENT_RECIPIENT
-    if status == 400:
-        token_refused = code == "INVALID_ARGUMENT" and "registration token" in str(error.get("message", "")).lower()
-        return ErrorClass.PERMANENT_RECIPIENT if token_refused else ErrorClass.PERMANENT_MESSAGE
-    if status == 429:
-        return ErrorClass.THROTTLED
-    if status in (401, 403) or code == "THIRD_PARTY_AUTH_ERROR":
-        return ErrorClass.ACCOUNT
-    if status == 404:
-        # Without UNREGISTERED it is the project that is not found, not the device.
-        return ErrorClass.ACCOUNT
-    if status == 503:
-        return ErrorClass.TRANSIENT
-    return ErrorClass.IN_DOUBT if status >= 500 or status < 400 else ErrorClass.PERMANENT_MESSAGE
+    if code == "INVALID_ARGUMENT" and "registration token" in str(error.get("message", "")).lower():
+        violations = [v for d in details for v in _list(d.get("fieldViolations")) if isinstance(v, Mapping)]
+        if all(v.get("field") == "message.token" for v in violations):
+            return INVALID_TOKEN
+    return code if isinstance(code, str) and code.isascii() and len(code) <= 64 else None
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def fcm_reaction(status: int, code: str | None) -> Reaction | None:
+    """The row of an answer; a code decides before its status does. None when the table does not know it."""
+    return CODES.find(str(status)) if code is None else CODES.find(code)
 
 
 class FcmSender:
@@ -113,17 +115,29 @@ class FcmSender:
         self._url = f"{checked_base_url(provider, keys.base_url)}/v1/projects/{project}/messages:send"
         self._http = HttpTransport(provider.timeout_s, provider.max_in_flight)
         self._renewing = asyncio.Lock()
+        self._timeout_s = provider.timeout_s
         self._valid_until = 0
+        self._refusal: tuple[float, GoogleAuthError] | None = None
+        self._proven = False
+        """A push was taken: project and credential fit together."""
 
     async def start(self) -> None:
         """Make the session; the access token is fetched with the first push."""
         self._http.start()
 
     async def _access_token(self) -> str:
+        """Raises GoogleAuthError."""
         async with self._renewing:
             if self._clock() >= self._valid_until:
-                # Blocking, once an hour, on a thread.
-                await asyncio.to_thread(self._credential.refresh, google.auth.transport.requests.Request())
+                if self._refusal is not None and monotonic() - self._refusal[0] < _REFUSAL_S:
+                    raise self._refusal[1]
+                request = partial(google.auth.transport.requests.Request(), timeout=self._timeout_s)
+                try:
+                    # Blocking, once an hour, on a thread.
+                    await asyncio.to_thread(self._credential.refresh, request)
+                except GoogleAuthError as exc:
+                    self._refusal = monotonic(), exc
+                    raise
                 self._valid_until = self._clock() + 1000 * (3600 - _RENEW_BEFORE_S)
             return str(self._credential.token)
 
@@ -136,7 +150,8 @@ class FcmSender:
         try:
             token = await self._access_token()
         except GoogleAuthError as exc:
-            return Retry(ErrorClass.ACCOUNT, f"no access token ({type(exc).__name__})")
+            error = ErrorClass.TRANSIENT if exc.retryable or isinstance(exc, TransportError) else ErrorClass.ACCOUNT
+            return Retry(error, f"no access token ({type(exc).__name__})")
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
             answer = await self._http.post(self._url, headers=headers, body=body)
@@ -153,16 +168,18 @@ class FcmSender:
             body = None
         if answer.status == 200:
             name = body.get("name") if isinstance(body, dict) else None
-            return Sent(str(name)) if name else InDoubt("unreadable answer")
-        error = fcm_error(answer.status, body)
+            if not name:
+                return InDoubt("unreadable answer")
+            self._proven = True
+            return Sent(str(name))
+        code = fcm_code(body)
+        if code == MISMATCH and not self._proven:
+            code = UNPROVEN_MISMATCH
         if answer.status == 401:
             self._valid_until = 0
-        if error is ErrorClass.PERMANENT_MESSAGE and answer.status != 400:
-            UNKNOWN_CODES.labels(self.name).inc()
         wait = parse_retry_after(answer.headers.get("retry-after"), self._clock())
-        if error is ErrorClass.THROTTLED and wait is None:
-            wait = QUOTA_WAIT_S
-        return classify(error, str(answer.status), wait)
+        said = str(answer.status) if code is None else f"{answer.status} {code}"
+        return react(self.name, fcm_reaction(answer.status, code), unknown_http(answer.status), said, wait)
 
     async def close(self) -> None:
         """Close the session."""

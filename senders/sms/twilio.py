@@ -1,16 +1,13 @@
 """SMS through Twilio: the SDK builds and authenticates the request and reads the answer, our transport carries it.
 
-    | answer                                    | reaction            |
-    |-------------------------------------------|---------------------|
-    | 21211, 21612, 21614, 21610, 30005, 30006  | permanent_recipient |
-    | 21606, 21602, 21617, 30004, 30007         | permanent_message   |
-    | 429 (20429), 21611, 30001                 | throttled           |
-    | 401, 403, 20003                           | account             |
-    | other 4xx                                 | permanent_message   |
-    | 5xx, unreadable 2xx, answer lost          | in_doubt            |
-    | no connection                             | transient           |
+    | answer                                   | reaction                          |
+    |------------------------------------------|-----------------------------------|
+    | an error with a code, or a status alone  | its row in twilio_codes.py        |
+    | a code no row knows, status 4xx          | transient, counted                |
+    | a code no row knows, any other status    | in_doubt, counted                 |
+    | unreadable 2xx, answer lost              | in_doubt                          |
+    | no connection                            | transient                         |
 
-Codes: twilio.com/docs/api/errors; a 429 is never processed (twilio.com/docs/usage/rest-api-best-practices).
 The only module that imports twilio. What never enters here: a retry, Kafka.
 """
 
@@ -30,21 +27,17 @@ from twilio.rest import Client
 
 from runtime.clock import Clock, system_clock
 from runtime.errors import SettingsError
-from runtime.metrics import UNKNOWN_CODES
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
+from runtime.status import opted_out
 from schemas.events import ChannelMessage
+from senders.codes import Reaction, react, unknown_http
 from senders.http import AnswerLostError, HttpTransport, NotSentError
-from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent, classify
+from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from senders.settings import ProviderKeys, checked_base_url, parse_keys, read_secret
+from senders.sms.twilio_codes import CODES, STOPPED
 
 _VENDOR_URL = "https://api.twilio.com"
-_CODES = {
-    **dict.fromkeys((21211, 21612, 21614, 21610, 30005, 30006), ErrorClass.PERMANENT_RECIPIENT),
-    **dict.fromkeys((21602, 21606, 21617, 30004, 30007), ErrorClass.PERMANENT_MESSAGE),
-    **dict.fromkeys((20429, 21611, 30001), ErrorClass.THROTTLED),
-    **dict.fromkeys((20003,), ErrorClass.ACCOUNT),
-}
 
 
 class TwilioKeys(ProviderKeys):
@@ -59,17 +52,9 @@ class TwilioKeys(ProviderKeys):
     """Where Twilio reports deliveries; our message id is added as a query parameter."""
 
 
-def twilio_error(status: int, code: int | None) -> ErrorClass:
-    """The table of this module's docstring."""
-    if code in _CODES:
-        return _CODES[code]
-    if status == 429:
-        return ErrorClass.THROTTLED
-    if status in (401, 403):
-        return ErrorClass.ACCOUNT
-    if status >= 500 or status < 400:
-        return ErrorClass.IN_DOUBT
-    return ErrorClass.PERMANENT_MESSAGE
+def twilio_reaction(status: int, code: int | None) -> Reaction | None:
+    """The row of an answer; a code decides before its status does. None when the table does not know it."""
+    return CODES.find(str(status)) if code is None else CODES.find(str(code))
 
 
 def build_sms(message: ChannelMessage, sender: str, callback_url: str | None) -> dict[str, str]:
@@ -98,7 +83,7 @@ def _error_code(body: bytes) -> int | None:
     except ValueError:
         return None
     code = answer.get("code") if isinstance(answer, dict) else None
-    return code if isinstance(code, int) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
 class _Transport(HttpClient):  # type: ignore[misc]
@@ -117,7 +102,7 @@ class _Transport(HttpClient):  # type: ignore[misc]
             self._base_url + uri.removeprefix(_VENDOR_URL), headers=headers or {}, auth=auth,
             body=urlencode(data or {}).encode(),
         )  # fmt: skip
-        if answer.status >= 400:
+        if not 200 <= answer.status < 300:
             raise _RefusedError(answer.status, _error_code(answer.body), answer.headers.get("retry-after"))
         return Response(answer.status, answer.body.decode("utf-8", "replace"), answer.headers)
 
@@ -155,10 +140,12 @@ class TwilioSender:
         except AnswerLostError as exc:
             return InDoubt(str(exc))
         except _RefusedError as exc:
-            error = twilio_error(exc.status, exc.code)
-            if exc.code not in _CODES and error is ErrorClass.PERMANENT_MESSAGE:
-                UNKNOWN_CODES.labels(self.name).inc()
-            return classify(error, f"{exc.status} {exc.code}", parse_retry_after(exc.retry_after, self._clock()))
+            code = str(exc.status) if exc.code is None else f"{exc.status} {exc.code}"
+            wait = parse_retry_after(exc.retry_after, self._clock())
+            return react(
+                self.name, twilio_reaction(exc.status, exc.code), unknown_http(exc.status),
+                opted_out(code) if exc.code in STOPPED else code, wait,
+            )  # fmt: skip
         except (TwilioException, ValueError, KeyError, TypeError, AttributeError) as exc:
             return InDoubt(f"unreadable answer ({type(exc).__name__})")
         return Sent(created.sid) if created.sid else InDoubt("answer without a sid")

@@ -181,6 +181,7 @@ async def test_clock_an_hour_behind_is_signed_anew_once_and_is_the_accounts_faul
     provider = simulator.account()
     sender = create(provider)
     sender._token._clock = lambda: now
+    assert await sender.send(push()) == Retry(ErrorClass.TRANSIENT, "403 ExpiredProviderToken")
     assert await sender.send(push()) == Retry(ErrorClass.ACCOUNT, "403 ExpiredProviderToken")
     now = int(time.time() * 1000)  # the machine's clock is set right
     assert type(await sender.send(push())) is Sent

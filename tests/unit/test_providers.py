@@ -1,4 +1,4 @@
-"""Each provider's table of codes, row by row, and its payloads."""
+"""What each provider makes of an answer, and its payloads; the tables row by row are in test_codes.py."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic_core import to_json
 
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
-from senders.email.smtp import smtp_error
-from senders.push.fcm import MESSAGE_ID_KEY, build_push, fcm_error
+from runtime.status import says_opted_out
+from senders.codes import Reaction
+from senders.http import Answer
+from senders.push.fcm import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code, fcm_reaction
 from senders.registry import create_senders
-from senders.sender import ErrorClass
+from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from senders.settings import checked_base_url
-from senders.sms.twilio import build_sms, twilio_error
-from tests.unit.test_outcomes import message
+from senders.sms.twilio import TwilioSender, build_sms, twilio_reaction
+from tests.unit.test_outcomes import NOW, message
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE, ErrorClass.THROTTLED, ErrorClass.TRANSIENT,
@@ -24,45 +28,20 @@ RCPT, MSG, THR, TRN, DOUBT, ACCT = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("code", "text", "phase", "expected"),
-    [
-        (550, "5.1.1 no such user", "RCPT", RCPT),
-        (550, "no such user", "RCPT", RCPT),
-        (551, "not local", "RCPT", RCPT),
-        (553, "bad mailbox name", "RCPT", RCPT),
-        (550, "5.2.1 mailbox disabled", "RCPT", RCPT),
-        (550, "5.1.10 null MX", "RCPT", RCPT),
-        (550, "refused", "DATA", MSG),
-        (550, "5.7.1 policy", "DATA", MSG),
-        (554, "5.7.1 blocked", "RCPT", MSG),
-        (552, "5.3.4 too big", "DATA", MSG),
-        (552, "5.2.3 too long", "DATA", MSG),
-        (450, "4.7.1 greylisted", "RCPT", THR),
-        (451, "4.7.1 slow down", "RCPT", THR),
-        (421, "closing", "MAIL", THR),
-        (454, "Throttling failure", "DATA", THR),
-        (451, "4.3.0 try later", "DATA", TRN),
-        (452, "4.2.2 full", "RCPT", TRN),
-        (530, "5.7.0 authenticate first", "MAIL", ACCT),
-        (535, "5.7.8 bad credentials", "EHLO", ACCT),
-        (550, "5.7.1 sender not authorised", "MAIL", ACCT),
-    ],
-)
-def test_smtp_code(code: int, text: str, phase: str, expected: ErrorClass) -> None:
-    assert smtp_error(code, text, phase) is expected
+def of(found: Reaction | None) -> ErrorClass | None:
+    return found.error if found else None
 
 
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
-        (400, 21211, RCPT), (400, 21614, RCPT), (400, 21610, RCPT), (400, 21606, MSG), (400, 99999, MSG), (404, None, MSG),
-        (429, 20429, THR), (429, None, THR), (400, 21611, THR), (401, 20003, ACCT), (403, None, ACCT), (500, None, DOUBT),
-        (503, None, DOUBT), (302, None, DOUBT),
+        (400, 21211, RCPT), (400, 21614, RCPT), (400, 21610, RCPT), (400, 21606, MSG), (400, 21612, MSG), (400, 99999, None),
+        (404, None, None), (404, 20404, ACCT), (429, 20429, THR), (429, None, THR), (400, 21611, THR), (401, 20003, ACCT),
+        (403, None, ACCT), (500, None, DOUBT), (503, None, DOUBT), (503, 20503, DOUBT), (302, None, None),
     ],
 )  # fmt: skip
-def test_twilio_code(status: int, code: int | None, expected: ErrorClass) -> None:
-    assert twilio_error(status, code) is expected
+def test_twilio_answer(status: int, code: int | None, expected: ErrorClass | None) -> None:
+    assert of(twilio_reaction(status, code)) is expected
 
 
 def fcm(code: str | None, text: str = "") -> dict[str, Any]:
@@ -70,27 +49,138 @@ def fcm(code: str | None, text: str = "") -> dict[str, Any]:
     return {"error": {"message": text, "details": details}}
 
 
+BAD_REQUEST = {"@type": "type.googleapis.com/google.rpc.BadRequest"}
+TOKEN_TEXT = "The registration token is not a valid FCM registration token"
+
+
+def violated(field: str) -> dict[str, Any]:
+    """INVALID_ARGUMENT with both details, as FCM writes it."""
+    body = fcm("INVALID_ARGUMENT", TOKEN_TEXT)
+    body["error"]["details"].append({**BAD_REQUEST, "fieldViolations": [{"field": field}]})
+    return body
+
+
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
         (404, fcm("UNREGISTERED"), RCPT),
         (403, fcm("SENDER_ID_MISMATCH"), RCPT),
-        (400, fcm("INVALID_ARGUMENT", "The registration token is not a valid FCM registration token"), RCPT),
-        (400, {"error": {"details": [{"@type": "type.googleapis.com/google.rpc.BadRequest"}]}}, MSG),
+        (400, fcm("INVALID_ARGUMENT", TOKEN_TEXT), RCPT),
+        (400, violated("message.token"), RCPT),
+        (400, violated("message.data"), MSG),
+        (400, {"error": {"message": TOKEN_TEXT, "details": [BAD_REQUEST]}}, MSG),
         (400, fcm("INVALID_ARGUMENT", "Invalid data payload key: from"), MSG),
         (429, fcm("QUOTA_EXCEEDED"), THR),
+        (429, fcm(None), THR),
         (401, fcm("THIRD_PARTY_AUTH_ERROR"), ACCT),
         (403, fcm(None), ACCT),
         (404, fcm(None), ACCT),
         (503, fcm("UNAVAILABLE"), TRN),
         (500, fcm("INTERNAL"), DOUBT),
         (502, "<html>", DOUBT),
-        (302, None, DOUBT),
+        (302, None, None),
         (400, {"error": "not an object"}, MSG),
+        (400, {"error": {"details": "not a list"}}, MSG),
+        (400, fcm("NEW_CODE"), None),
+        (500, fcm("UNSPECIFIED_ERROR"), None),
     ],
 )
-def test_fcm_code(status: int, body: Any, expected: ErrorClass) -> None:
-    assert fcm_error(status, body) is expected
+def test_fcm_answer(status: int, body: Any, expected: ErrorClass | None) -> None:
+    assert of(fcm_reaction(status, fcm_code(body))) is expected
+
+
+# -- answers through a sender -----------------------------------------------------------------------------------------
+
+
+class Canned:
+    """A transport with one answer."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    async def post(self, *_: Any, **__: Any) -> Answer:
+        return self.answer
+
+
+def said(status: int, body: Any, retry_after: str | None = None) -> Answer:
+    return Answer(status, {"retry-after": retry_after} if retry_after else {}, to_json(body))
+
+
+def fcm_sender(tmp_path: Path) -> FcmSender:
+    key = rsa.generate_private_key(65537, 2048)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    account = {
+        "type": "service_account", "project_id": "p", "client_email": "a@p.iam.gserviceaccount.com",
+        "token_uri": "https://127.0.0.1/token", "private_key": key.private_bytes(*form).decode(),
+    }  # fmt: skip
+    file = tmp_path / "credentials.json"
+    file.write_bytes(to_json(account))
+    (sender,) = create_senders("push", [provider(channel="push", kind="fcm", credentials_file=str(file))])
+    assert isinstance(sender, FcmSender)
+    sender._valid_until = 1 << 60  # as if it had an access token
+    return sender
+
+
+async def through_fcm(sender: FcmSender, answer: Answer) -> SendResult:
+    sender._http = Canned(answer)  # type: ignore[assignment]
+    return await sender.send(message(channel="push", address="tok", title="T"))
+
+
+async def through_twilio(answer: Answer) -> SendResult:
+    keys = {"account_sid": "AC1", "auth_token": "t", "from": "+1500"}
+    (sender,) = create_senders("sms", [provider(channel="sms", kind="twilio", **keys)])
+    assert isinstance(sender, TwilioSender)
+    sender._client.http_client._http = Canned(answer)
+    return await sender.send(message(channel="sms", address="+49151", text="x"))
+
+
+async def test_mismatch_is_the_accounts_fault_until_a_push_was_taken(tmp_path: Path) -> None:
+    sender = fcm_sender(tmp_path)
+    mismatch = said(403, fcm("SENDER_ID_MISMATCH"))
+    assert await through_fcm(sender, mismatch) == Retry(ACCT, "403 SENDER_ID_MISMATCH unproven")
+    assert await through_fcm(sender, said(200, {"name": "n"})) == Sent("n")
+    assert await through_fcm(sender, mismatch) == Rejected(RCPT, "403 SENDER_ID_MISMATCH")
+
+
+DATE, BEFORE_DATE = "Fri, 15 Jan 2027 08:00:30 GMT", NOW
+
+
+@pytest.mark.parametrize(("header", "wait_s"), [(None, 60.0), ("7", 7.0), (DATE, 30.0), ("soon", 60.0)])
+async def test_fcm_quota_waits_as_asked_and_else_a_minute(tmp_path: Path, header: str | None, wait_s: float) -> None:
+    sender = fcm_sender(tmp_path)
+    sender._clock = lambda: BEFORE_DATE
+    assert await through_fcm(sender, said(429, fcm("QUOTA_EXCEEDED"), header)) == Retry(
+        THR, "429 QUOTA_EXCEEDED", wait_s
+    )
+
+
+@pytest.mark.parametrize("header", ["9", "Fri, 15 Jan 2027 08:00:09 GMT"])
+async def test_retry_after_of_503_is_passed_on(tmp_path: Path, header: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = fcm_sender(tmp_path)
+    sender._clock = lambda: NOW
+    assert await through_fcm(sender, said(503, fcm("UNAVAILABLE"), header)) == Retry(TRN, "503 UNAVAILABLE", 9.0)
+    monkeypatch.setattr("senders.sms.twilio.system_clock", lambda: NOW)
+    doubt = await through_twilio(said(503, {"code": 20503}, "9"))
+    assert isinstance(doubt, InDoubt)
+    assert (doubt.code, doubt.retry_after_s) == ("503 20503", 9.0)
+
+
+async def test_twilios_429_waits_as_asked() -> None:
+    assert await through_twilio(said(429, {"code": 20429}, "3")) == Retry(THR, "429 20429", 3.0)
+
+
+async def test_stop_says_so_and_an_unknown_code_is_tried_again() -> None:
+    stopped = await through_twilio(said(400, {"code": 21610}))
+    assert isinstance(stopped, Rejected)
+    assert stopped.error is RCPT
+    assert says_opted_out(stopped.code)
+    wrong = await through_twilio(said(400, {"code": 21211}))
+    assert wrong == Rejected(RCPT, "400 21211")
+    assert isinstance(wrong, Rejected)
+    assert not says_opted_out(wrong.code)
+    assert await through_twilio(said(400, {"code": 98765})) == Retry(TRN, "400 98765")
+    assert await through_twilio(said(302, {})) == InDoubt("302")
+    assert await through_twilio(Answer(200, {}, b"{")) == InDoubt("unreadable answer (JSONDecodeError)")
 
 
 def test_push_carries_our_id_and_collapses_possible_duplicates() -> None:
