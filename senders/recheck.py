@@ -35,7 +35,8 @@ def recheck(message: ChannelMessage, views: SenderViews, now: int) -> tuple[str,
         return "expired", "past_expiry"
     cancellation = views.cancellations.get(message["notification_id"])
     if cancellation is not None and cancellation["tenant"] == message["tenant"]:
-        return "cancelled", "by_caller"
+        # `cancelled` promises that nothing was sent; of one that an earlier attempt may have sent, nobody knows.
+        return ("unknown", "in_doubt") if message["possible_duplicate"] else ("cancelled", "by_caller")
     if suppressed(message["tenant"], message["channel"], message["address"], views.suppressions, now):
         return "suppressed", "suppressed_address"
     if message["user_id"]:

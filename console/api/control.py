@@ -5,12 +5,14 @@
     | cancel | 409, 200 when `cancelled` | 202, a Cancellation     | 404                   |
     | resend | 202, the next generation  | 409                     | 404                   |
 
+A cancel is confirmed when its answer says `"status": "cancelled"`: the timers stage, the router or a sender has decided so,
+and nothing was or will be sent. A 202 with another status says that the wish is stored and nobody has decided yet.
 May import producers and console.api.status. What never enters here: a decision of the router or a sender.
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `control_router` is given.
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Request
@@ -33,6 +35,10 @@ from schemas.topics import CANCELLATIONS
 log = get_logger("control")
 MAX_LOOKUPS = 2
 """Topics read at once; more callers wait for their turn."""
+PAUSES_S = (0.2, 0.2, 0.3, 0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+"""Between looks at what a wish came to. Four seconds: a schedule that is about to fire is decided after it has."""
+MAX_UNDECIDED = 64
+"""Callers that wait for a decision at once; the next ones are told that the wish is stored."""
 
 
 class Broker(Protocol):
@@ -46,6 +52,16 @@ class Generations(Protocol):
 
     async def claim(self, tenant: str, notification_id: str, above: int) -> int: ...
     async def confirm(self, tenant: str, notification_id: str, generation: int) -> None: ...
+
+
+def _cancel_body(notification_id: str, stand: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": notification_id, "status": stand["status"], "links": links(notification_id)}
+
+
+def _refuse_settled(stand: Mapping[str, Any], so: str) -> None:
+    status = stand["status"]
+    if status in states().settled:
+        raise Problem(409, "already_settled", f"it is {status}: {so}", extra={"notification_status": status})
 
 
 FindRequest = Callable[[str, str, str], Original | None]
@@ -68,6 +84,7 @@ class Control:
         self._statuses, self._broker, self._generations, self._find = statuses, broker, generations, find_request
         self._clock = clock
         self._turns = asyncio.Semaphore(MAX_LOOKUPS)
+        self._undecided = asyncio.Semaphore(MAX_UNDECIDED)
 
     async def _stand(self, tenant: str, text: str) -> tuple[str, Found, dict[str, Any]]:
         found_id, found = await self._statuses.find(tenant, text)
@@ -76,22 +93,35 @@ class Control:
     async def cancel(self, tenant: str, text: str) -> tuple[int, dict[str, Any]]:
         """(HTTP status, body). Raises Problem, UnavailableError.
 
-        The wish is all that is written. The router and, before each claim, the senders look for it; one that is scheduled
-        ends `cancelled` when its timer brings it back. To end it here at once would be a lie now and then: a timer that
-        fires at this moment may have its request routed before the wish is seen.
+        The wish is all that is written here. To end a notification here at once would be a lie now and then: a sender may
+        have it on the wire. Whoever holds it decides, the timers stage, the router, or a sender at its claim, and says so
+        in a fact; this waits a while for that fact and hands it on, also when it says that the wish came too late.
         """
         notification_id, _, stand = await self._stand(tenant, text)
-        status = stand["status"]
-        if status in states().settled and status != "cancelled":
-            raise Problem(
-                409, "already_settled", f"it is {status}: there is nothing left to cancel",
-                extra={"notification_status": status},
-            )  # fmt: skip
-        body = {"id": notification_id, "status": status, "links": links(notification_id)}
-        if status == "cancelled":
-            return 200, body
+        if stand["status"] == "cancelled":
+            return 200, _cancel_body(notification_id, stand)
+        _refuse_settled(stand, "there is nothing left to cancel")
         await self._publish(cancellation_record(tenant, notification_id, self._clock()), notification_id)
-        return 202, body
+        stand = await self._decided(tenant, text, stand)
+        if stand["status"] != "cancelled":
+            _refuse_settled(stand, "the wish came too late")
+        return 202, _cancel_body(notification_id, stand)
+
+    async def _decided(self, tenant: str, text: str, stand: dict[str, Any]) -> dict[str, Any]:
+        """How it stands once it is settled, or when patience ends."""
+        if self._undecided.locked():
+            return stand
+        async with self._undecided:
+            for pause in PAUSES_S:
+                await asyncio.sleep(pause)
+                try:
+                    _, _, stand = await self._stand(tenant, text)
+                except (Problem, UnavailableError) as exc:
+                    log.info("a cancellation is stored, its outcome cannot be read", error=str(exc))
+                    break
+                if stand["status"] in states().settled:
+                    break
+        return stand
 
     async def resend(self, tenant: str, text: str, correlation_id: str, traceparent: str | None) -> tuple[str, int]:
         """(id, generation) once the request is published again. Raises Problem, UnavailableError."""
@@ -147,7 +177,8 @@ def control_router(control: Control, authenticate: Authenticate) -> APIRouter:
 
     @router.post(f"{PREFIX}/{{notification_id}}/cancel", status_code=202, summary="Cancel what is not sent yet")
     async def cancel(notification_id: str, caller: Who) -> JSONResponse:
-        """202 when the wish is stored: it wins over every message that no sender has claimed yet."""
+        """200 or 202 with status `cancelled`: nothing was or will be sent. 202 with another status: the wish is stored and
+        wins over every message that no sender has claimed yet; `GET` tells what it came to. 409: it came too late."""
         status, body = await control.cancel(caller.tenant, notification_id)
         return JSONResponse(body, status)
 

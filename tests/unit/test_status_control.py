@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from console.api import control
 from console.api.control import Control
 from console.api.status import Found, Statuses
 from producers.http.problems import Problem
@@ -17,9 +19,15 @@ from runtime.errors import PublishError, UnavailableError
 from runtime.records import OutRecord
 from schemas.codec import codec
 from schemas.events import NotificationRequest, states
+from senders.recheck import SenderViews, recheck
 from tests.unit.test_status_rollup import NOW, A, FakeStore, fact
 
 NID = ids.notification_id(NOW - 3_600_000, "mine")
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "PAUSES_S", (0.0,) * 3)
 
 
 class FakeBroker:
@@ -68,7 +76,8 @@ class World:
             "notification_id": NID, "tenant": "mine", "accepted_at": ids.accepted_at(NID), "user_id": "u",
             "template_id": "t", "correlation_id": "old", "lane": "normal",
         }  # fmt: skip
-        statuses = Statuses(FakeStore(Found(True, tuple(facts))), lambda _: None, lambda: NOW)
+        self.store = FakeStore(Found(True, tuple(facts)))
+        statuses = Statuses(self.store, lambda _: None, lambda: NOW)
         self.control = Control(statuses, self.broker, self.generations, self.find, lambda: NOW)
 
     def find(self, tenant: str, notification_id: str, lane: str) -> Original | None:
@@ -107,6 +116,80 @@ def test_what_is_cancelled_already_is_200_without_another_wish() -> None:
     world = World(whole="cancelled")
     assert asyncio.run(world.control.cancel("mine", NID))[0] == 200
     assert world.broker.records == []
+
+
+class Deciding(FakeStore):
+    """Somebody decides after so many reads."""
+
+    def __init__(self, before: Found, then: Found, *, after: int) -> None:
+        super().__init__(before, after=0)
+        self._then, self._changes_after = then, after
+
+    async def read(self, tenant: str, notification_id: UUID) -> Found | None:
+        if self.reads == self._changes_after:
+            self.found = self._then
+        return await super().read(tenant, notification_id)
+
+
+def deciding(world: World, before: str, then: list[Any], *, after: int = 2) -> None:
+    store = Deciding(Found(True, (fact(A, before),)), Found(True, tuple(then)), after=after)
+    world.control = Control(
+        Statuses(store, lambda _: None, lambda: NOW), world.broker, world.generations, world.find, lambda: NOW
+    )
+
+
+def test_cancel_is_confirmed_by_the_fact_of_whoever_decides() -> None:
+    world = World()
+    deciding(world, "routed", [fact(A, "routed"), fact(A, "cancelled", "by_caller")])
+    status, body = asyncio.run(world.control.cancel("mine", NID))
+    assert (status, body["status"], len(world.broker.records)) == (202, "cancelled", 1)
+
+
+@pytest.mark.parametrize("state", ["sent", "bounced", "unknown", "expired"])
+def test_wish_that_came_too_late_is_409(state: str) -> None:
+    world = World()
+    deciding(world, "routed", [fact(A, "routed"), fact(A, state)])
+    with pytest.raises(Problem) as caught:
+        asyncio.run(world.control.cancel("mine", NID))
+    assert (caught.value.status, caught.value.extra) == (409, {"notification_status": state})
+    assert len(world.broker.records) == 1
+
+
+def test_one_of_two_messages_cancelled_is_not_confirmed_before_the_other_has_ended() -> None:
+    world = World()
+    other = "b" + A[1:]
+    deciding(world, "routed", [fact(A, "cancelled", "by_caller"), fact(other, "routed")])
+    assert asyncio.run(world.control.cancel("mine", NID))[1]["status"] == "routed"
+
+
+def test_stored_wish_stays_a_202_when_its_outcome_cannot_be_read() -> None:
+    world = World("routed")
+
+    class GoesAway(FakeStore):
+        async def read(self, tenant: str, notification_id: UUID) -> Found | None:
+            self.away = self.reads > 0
+            return await super().read(tenant, notification_id)
+
+    store = GoesAway(world.store.found)
+    world.control = Control(
+        Statuses(store, lambda _: None, lambda: NOW), world.broker, world.generations, world.find, lambda: NOW
+    )
+    assert asyncio.run(world.control.cancel("mine", NID))[1]["status"] == "routed"
+
+
+def test_more_waiting_callers_than_wanted_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MAX_UNDECIDED", 0)
+    world = World("routed")
+    assert asyncio.run(world.control.cancel("mine", NID))[0] == 202
+    assert (world.store.reads, len(world.broker.records)) == (1, 1)
+
+
+def test_cancelled_in_doubt_is_unknown_because_an_attempt_may_have_been_sent() -> None:
+    wish: Any = {NID: {"notification_id": NID, "tenant": "mine", "requested_at": NOW}}
+    message: Any = {"notification_id": NID, "tenant": "mine", "expires_at": None, "possible_duplicate": True}
+    assert recheck(message, SenderViews({}, {}, wish), NOW) == ("unknown", "in_doubt")
+    message["possible_duplicate"] = False
+    assert recheck(message, SenderViews({}, {}, wish), NOW) == ("cancelled", "by_caller")
 
 
 def test_wish_that_the_broker_does_not_confirm_is_503() -> None:
