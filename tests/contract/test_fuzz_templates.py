@@ -20,30 +20,39 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
 
 CORPUS = Path(__file__).parent / "hostile_templates.txt"
-CPU_LIMIT_S = 1.0
-"""Ten times what is aimed at, for machines that are slow or busy; without the limits these took up to 40 s."""
+CPU_LIMIT_S = 0.1
+"""To check and to render, each; without the limits these took up to 40 s and 1.4 GB."""
+RUNS = 3
+"""The best counts: a busy machine adds to the CPU time of a run, and takes nothing from it."""
 _CHILD = """
 import json, sys, time
 from runtime.templating import Engine, MissingVariable, RenderError, TemplateRefused, check_source
 data = json.loads(sys.stdin.readline())
-for line in sys.stdin:
-    source, verdict, size, started = json.loads(line), "rendered", 0, time.process_time()
+runs = json.loads(sys.stdin.readline())
+def once(source, html):
+    verdict, size, started = "rendered", 0, time.process_time()
     try:
-        check_source(source)
+        check_source(source, html=html)
     except TemplateRefused:
         verdict = "refused"
     checked = time.process_time()
     if verdict == "rendered":
         try:
-            size = len(Engine().render(source, data).encode("utf-8", "surrogatepass"))
+            size = len(Engine().render(source, data, html=html).encode("utf-8", "surrogatepass"))
         except (MissingVariable, RenderError):
             verdict = "error"
-    sys.stdout.write(json.dumps([verdict, size, checked - started, time.process_time() - checked]) + chr(10))
+    return verdict, size, checked - started, time.process_time() - checked
+for line in sys.stdin:
+    source, html = json.loads(line)
+    results = [once(source, html) for _ in range(runs)]
+    verdict, size = results[0][:2]
+    sys.stdout.write(json.dumps([verdict, size, min(r[2] for r in results), min(r[3] for r in results)]) + chr(10))
     sys.stdout.flush()
 """
 DATA = {
     "a": {"b": "x"}, "b": "y", "n": 1.5e12, "huge": 1e308, "s": "<é&ß" * 16_000, "l": list(range(50_000)),
-    "o": {f"k{i}": i for i in range(5_000)},
+    "o": {f"k{i}": i for i in range(5_000)}, "one": ["<é&ß" * 16_000, *range(20_000)],
+    "lists": [[[i]] for i in range(20_000)],
 }  # fmt: skip
 
 
@@ -53,12 +62,13 @@ def hostile() -> list[str]:
     return [re.sub("«([0-9]+):(.*?)»", lambda m: m[2] * int(m[1]), line).replace("\\n", "\n") for line in lines]
 
 
-def in_a_child(sources: list[str], timeout_s: float) -> Iterator[tuple[str, str, int, float, float]]:
+def in_a_child(sources: list[str], html: bool, timeout_s: float) -> Iterator[tuple[str, str, int, float, float]]:
     """(source, verdict, bytes, CPU s to check, CPU s to render) of each; a child that dies or hangs fails the test."""
-    given_lines = "\n".join(json.dumps(item) for item in [DATA, *sources]) + "\n"
+    lines = [json.dumps(item) for item in [DATA, RUNS, *([source, html] for source in sources)]]
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD], input=given_lines, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT
-    )
+        [sys.executable, "-c", _CHILD], input="\n".join(lines) + "\n", capture_output=True, text=True,
+        timeout=timeout_s, cwd=ROOT,
+    )  # fmt: skip
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, (done.stderr, sources[len(answers)][:200])
     assert len(answers) == len(sources)
@@ -66,16 +76,42 @@ def in_a_child(sources: list[str], timeout_s: float) -> Iterator[tuple[str, str,
         yield source, verdict, size, checking, rendering
 
 
-def test_every_hostile_template_is_refused_or_bounded_and_the_process_lives() -> None:
+@pytest.mark.parametrize("html", [False, True], ids=["text", "html"])
+def test_every_hostile_template_is_refused_or_bounded_and_the_process_lives(html: bool) -> None:
     sources = hostile()
-    assert len(sources) >= 60
+    assert len(sources) >= 190
     verdicts = set()
-    for source, verdict, size, checking, rendering in in_a_child(sources, 60):
+    slow = []
+    for source, verdict, size, checking, rendering in in_a_child(sources, html, 120):
         verdicts.add(verdict)
-        assert size <= 4 * MIB  # 1 Mi characters
-        assert checking < CPU_LIMIT_S, source[:200]
-        assert rendering < CPU_LIMIT_S, source[:200]
+        assert size <= MIB
+        if max(checking, rendering) > CPU_LIMIT_S:
+            slow.append((checking, rendering, source[:100]))
+    assert slow == []
     assert verdicts == {"refused", "error", "rendered"}
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% for a in l -%} \n LONG {%- endfor %}.", "LONGLONG."),
+        ("{%- for a in l %} LONG {% endfor %}", " LONG  LONG "),
+        ("{% for a in l %}{{ a -}} \n LONG{% endfor %}", "1LONG2LONG"),
+        ("{% for a in l %}{# c -#} LONG{% endfor %} LONG", "LONGLONG LONG"),
+        ("{% for a in l %}{% if a == 1 -%} LONG {%+ else +%} LONG{% endif %}{% endfor %}", "LONG  LONG"),
+    ],
+)
+def test_long_text_in_a_loop_keeps_its_white_space(source: str, text: str) -> None:
+    long = "x" * 300
+    check_source(source.replace("LONG", long))
+    assert Engine().render(source.replace("LONG", long), {"l": [1, 2]}) == text.replace("LONG", long)
+
+
+def test_a_text_of_exactly_the_limit_is_rendered_and_a_longer_one_is_not() -> None:
+    source = "{% for a in l %}" + "é" * 512 + "{% endfor %}"
+    assert len(Engine().render(source, {"l": [0] * 1024}).encode()) == MIB
+    with pytest.raises(RenderError, match="longer"):
+        Engine().render(source, {"l": [0] * 1025})
 
 
 @pytest.mark.parametrize(
@@ -89,7 +125,8 @@ def test_every_hostile_template_is_refused_or_bounded_and_the_process_lives() ->
         "{% for a in l %}{{ l == l }}{% endfor %}",
         "{% for a in l %}{{ s|upper == 'x' }}{% endfor %}",
         "{% if s|upper|lower|upper|lower %}{% endif %}" * 9,
-        "{% if b in l %}{% endif %}" * 33,
+        "{% if b in l %}{% endif %}" * 3,
+        "{% if 'b' in l %}{% endif %}" * 9,
     ],
 )
 def test_work_that_the_output_does_not_show_is_refused(source: str) -> None:
@@ -104,6 +141,7 @@ def test_work_that_the_output_does_not_show_is_refused(source: str) -> None:
         "{% for a in l %}{% if a.kind == 'x' and not loop.last %},{% elif loop.index > 3 %};{% endif %}{% endfor %}",
         "{% if plan in plans %}a{% elif name|lower == other %}b{% endif %}",
         "{{ name|trim|upper|default('x') }}{{ l|length }}",
+        "{% if 'gold' in tags %}a{% elif 'silver' in tags %}b{% elif 'bronze' not in tags %}c{% endif %}" * 2,
     ],
 )
 def test_what_templates_really_do_is_accepted(source: str) -> None:
@@ -137,11 +175,16 @@ _SOURCES = st.recursive(
 @given(_SOURCES)
 @settings(max_examples=250, deadline=None, database=None)
 def test_a_generated_template_is_refused_or_renders_in_bounds(source: str) -> None:
-    started = time.process_time()
-    try:
-        check_source(source)
-        text = Engine().render(source, DATA)
-    except (TemplateRefused, MissingVariable, RenderError):
-        text = ""
-    assert len(text) <= MIB
-    assert time.process_time() - started < CPU_LIMIT_S
+    took = []
+    for _ in range(RUNS):
+        started = time.process_time()
+        try:
+            check_source(source)
+            text = Engine().render(source, DATA)
+        except (TemplateRefused, MissingVariable, RenderError):
+            text = ""
+        assert len(text.encode("utf-8", "surrogatepass")) <= MIB
+        took.append(time.process_time() - started)
+        if took[-1] < CPU_LIMIT_S:
+            break
+    assert min(took) < CPU_LIMIT_S
