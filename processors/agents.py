@@ -15,10 +15,11 @@ import time
 from typing import Any
 
 from processors.app import create_app
-from processors.enrich import RouterViews, enrich_batch
+from processors.enrich import RouterViews, enrich_batch, given_up
 from processors.groups import router_group
 from runtime.clock import Clock, system_clock
-from runtime.errors import PublishError, UnavailableError
+from runtime.dead_letters import Brake
+from runtime.errors import DeadLetterFlood, PublishError, UnavailableError
 from runtime.kafka import Admin, Producer
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
@@ -77,12 +78,16 @@ async def run_faust(
     app = create_app(context.settings, lane)
     limit = context.settings.router.batch_size
     batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
+    brake = Brake(context.settings.dead_letters, "router")
 
     async def route(stream: Any) -> None:
         try:
             await _route(stream.channel.queue)
         except (asyncio.CancelledError, StopAsyncIteration):
             raise  # SIGTERM: the batch in hand stays unacknowledged
+        except DeadLetterFlood as exc:
+            log.critical("held", lane=lane, reason=str(exc))
+            await asyncio.Event().wait()  # with its place in the group and nothing acknowledged, until SIGTERM
         except PublishError as exc:
             exit_now(str(exc))
         except Exception:
@@ -100,6 +105,7 @@ async def run_faust(
                 continue
             started = time.perf_counter()
             out = enrich_batch([_in_record(event) for event in events], views, clock())
+            brake.check(len(events), given_up(out))
             await producer.send(out)
             if app.consumer_generation_id == generation:
                 for event in events:
@@ -108,6 +114,7 @@ async def run_faust(
 
     topic = app.topic(requests_topic(lane), key_type=bytes, value_type=bytes)
     app.agent(topic, name=f"route-{lane}", concurrency=1)(route)
+    context.health.require(f"dead letters {lane}", brake.not_ready)
     context.health.require(
         f"group {lane}", lambda: None if app.rebalancing_count > 0 and not app.rebalancing else "joining the group"
     )

@@ -8,7 +8,7 @@ May import schemas and runtime values. What never enters here: Faust, a Kafka cl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -28,6 +28,7 @@ from runtime.status import request_status, source_of, status_record, traceparent
 from runtime.templating import Engine, MissingVariable, RenderError
 from schemas.codec import DecodeError, codec
 from schemas.events import CHANNELS, Cancellation, NotificationRequest, RecipientProfile
+from schemas.topics import DEAD_LETTERS
 
 log = get_logger("router")
 _NOTHING = Parts()
@@ -120,6 +121,11 @@ def enrich_batch(records: Sequence[InRecord], views: RouterViews, now: int) -> l
     for (lane, state), count in counts.items():
         ROUTED.labels(lane, state).inc(count)
     return out
+
+
+def given_up(out: Iterable[OutRecord]) -> int:
+    """How many of what enrich_batch returned are dead letters."""
+    return sum(record.topic == DEAD_LETTERS for record in out)
 
 
 def _give_up(

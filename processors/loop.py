@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from processors.enrich import RouterViews, enrich_batch
+from processors.enrich import RouterViews, enrich_batch, given_up
 from processors.groups import router_group
 from runtime.clock import Clock, system_clock
+from runtime.dead_letters import Brake
+from runtime.errors import DeadLetterFlood
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
@@ -39,14 +41,18 @@ async def run_loop(
 
 def _route(context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock) -> None:
     assigned = False
+    owned: set[Partition] = set()
+    brake = Brake(context.settings.dead_letters, "router")
 
-    def on_assign(_: list[Partition]) -> None:
+    def on_assign(partitions: list[Partition]) -> None:
         nonlocal assigned
         assigned = True
+        owned.update(partitions)
 
+    context.health.require(f"dead letters {lane}", brake.not_ready)
     context.health.require(f"group {lane}", lambda: None if assigned else "joining the group")
     consumer = Consumer(context.settings.kafka, client_id=f"router-{lane}", group=router_group(lane))
-    consumer.subscribe([requests_topic(lane)], on_assign=on_assign)
+    consumer.subscribe([requests_topic(lane)], on_assign=on_assign, on_revoke=owned.difference_update)
     batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
     try:
         while not context.stopping.is_set():
@@ -54,12 +60,21 @@ def _route(context: Context, lane: str, views: RouterViews, producer: Producer, 
             if not records:
                 continue
             started = time.perf_counter()
-            producer.publish(enrich_batch(records, views, clock()))
+            out = enrich_batch(records, views, clock())
+            try:
+                brake.check(len(records), given_up(out))
+            except DeadLetterFlood as exc:
+                log.critical("held", lane=lane, reason=str(exc))
+                break
+            producer.publish(out)
             try:
                 consumer.commit(next_offsets(records))
             except (FencedError, CommitError) as exc:
                 # Published but not committed: whoever owns the partition does it again, under the same ids.
                 log.warning("commit not confirmed", error=str(exc))
             batch_seconds.observe(time.perf_counter() - started)
+        while not context.stopping.is_set():  # held: a member of the group that reads on and does nothing
+            consumer.pause(owned)
+            consumer.consume(1, 0.2)
     finally:
         consumer.close()

@@ -5,7 +5,8 @@
     ├── UnavailableError       a store or broker cannot be reached
     ├── PublishError           the broker did not acknowledge; nothing may be assumed about the record
     ├── TopicsError            the topics of the cluster are not those of schemas/topics.yaml
-    └── RegistryError          the Schema Registry lacks or refuses a schema
+    ├── RegistryError          the Schema Registry lacks or refuses a schema
+    └── DeadLetterFlood        so many records cannot be used that none is given up any more
 
 May import nothing. What never enters here: errors that one module raises to itself.
 """
@@ -33,3 +34,7 @@ class TopicsError(HeliographError):
 
 class RegistryError(HeliographError):
     """The Schema Registry lacks a schema, or refuses one."""
+
+
+class DeadLetterFlood(HeliographError):
+    """Too large a share of the records cannot be used: a mistake somebody must look at, not an accident."""

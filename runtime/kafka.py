@@ -96,13 +96,14 @@ class _Pending:
     """Counts the acknowledgements of one batch; one callback per batch, not a future per record."""
 
     __slots__ = ("_done", "_left", "error")
+    error: str | None
 
-    def __init__(self, count: int, done: Callable[[KafkaError | None], None]) -> None:
+    def __init__(self, count: int, done: Callable[[str | None], None]) -> None:
         self._left, self._done, self.error = count, done, None
 
-    def acknowledge(self, error: KafkaError | None, _: Message) -> None:
+    def acknowledge(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self.error = error
+            self.error = f"a record of {message.topic()}: {error.str()}"
         self._left -= 1
         if self._left == 0:
             self._done(self.error)
@@ -139,7 +140,7 @@ class Producer:
         while not self._closed:
             self._producer.poll(0.2)
 
-    def _enqueue(self, records: Sequence[OutRecord], done: Callable[[KafkaError | None], None]) -> None:
+    def _enqueue(self, records: Sequence[OutRecord], done: Callable[[str | None], None]) -> None:
         pending = _Pending(len(records), done)
         with self._lock:
             for record in records:
@@ -158,9 +159,9 @@ class Producer:
         if not records:
             return
         acknowledged = threading.Event()
-        outcome: list[KafkaError | None] = []
+        outcome: list[str | None] = []
 
-        def done(error: KafkaError | None) -> None:
+        def done(error: str | None) -> None:
             outcome.append(error)
             acknowledged.set()
 
@@ -177,13 +178,13 @@ class Producer:
         if not records:
             return
         loop = asyncio.get_running_loop()
-        acknowledged: asyncio.Future[KafkaError | None] = loop.create_future()
+        acknowledged: asyncio.Future[str | None] = loop.create_future()
 
-        def settle(error: KafkaError | None) -> None:
+        def settle(error: str | None) -> None:
             if not acknowledged.done():  # the waiter may have been cancelled
                 acknowledged.set_result(error)
 
-        def done(error: KafkaError | None) -> None:
+        def done(error: str | None) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle, error)
 
@@ -200,9 +201,9 @@ class Producer:
         self._poller.join(1)
 
 
-def _raise_unacknowledged(error: KafkaError | None) -> None:
+def _raise_unacknowledged(error: str | None) -> None:
     if error is not None:
-        raise PublishError(f"the broker did not acknowledge: {error.str()}; publish again with the same id")
+        raise PublishError(f"the broker did not acknowledge {error}; publish again with the same id")
 
 
 def _in_record(message: Message) -> InRecord:

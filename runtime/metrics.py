@@ -69,6 +69,9 @@ INSERT_SECONDS = Histogram("heliograph_sink_insert_seconds", "One insert.", ["ta
 
 # Everywhere
 DEAD_LETTERS = Counter("heliograph_dead_letters_total", "Records given up.", ["stage", "reason"])
+DEAD_LETTER_BRAKE = Gauge(
+    "heliograph_dead_letter_brake", "1 while a stage is held by a flood of records that cannot be used.", ["stage"]
+)
 CONSUMER_LAG = Gauge("heliograph_consumer_lag_records", "End offset minus committed offset.", ["group", "topic"])
 CONSUMER_STUCK_SECONDS = Gauge(
     "heliograph_consumer_stuck_seconds",

@@ -91,6 +91,14 @@ class SinkSettings(_Section):
     max_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 20_000
 
 
+class DeadLetterSettings(_Section):
+    """When a stage stops giving up records: at `min_count` in `window_s`, if more than `max_ratio` are no use; 1 is never."""
+
+    max_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    min_count: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    window_s: Annotated[float, Field(ge=1, le=3_600)] = 60.0
+
+
 class ViewSettings(_Section):
     """Where views keep their data: `rocksdb` restarts in seconds and holds more than memory does.
 
@@ -144,6 +152,7 @@ class Settings(BaseSettings):
     sender: SenderSettings = SenderSettings()
     sink: SinkSettings = SinkSettings()
     views: ViewSettings = ViewSettings()
+    dead_letters: DeadLetterSettings = DeadLetterSettings()
     providers: tuple[ProviderSettings, ...] = ()
     partitions: Literal["local", "default"] = "default"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from clickhouse_connect.driver.client import Client
 
 from runtime.clock import Clock, system_clock
-from runtime.dead_letters import UNDECODABLE, dead_letter
-from runtime.errors import HeliographError, UnavailableError
+from runtime.dead_letters import UNDECODABLE, Brake, dead_letter
+from runtime.errors import DeadLetterFlood, HeliographError, UnavailableError
 from runtime.health import Reason
 from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition, Producer
 from runtime.lag import report_lag
@@ -67,6 +67,8 @@ class Sink:
         self._generation = 0
         self._fences = 0
         self._flushing = self._assigned = self._paused = False
+        self._brake = Brake(context.settings.dead_letters, "sink", clock=time.monotonic)
+        self._judged: Batch | None = None
         self._trouble: Reason = "not connected to ClickHouse yet"
 
     def not_ready(self) -> Reason:
@@ -240,6 +242,11 @@ class Sink:
         self._drop()
 
     def _give_up_poison(self, batch: Batch) -> None:
+        if self._judged is not batch:  # a second try is not a second record
+            self._judged = batch
+            self._brake.check(batch.count, len(batch.poison))
+        elif reason := self._brake.not_ready():
+            raise DeadLetterFlood(reason)
         now = self._clock()
         letters = []
         for record, error in batch.poison:

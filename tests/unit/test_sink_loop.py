@@ -13,7 +13,7 @@ from runtime.errors import PublishError, UnavailableError
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
-from runtime.settings import Settings, SinkSettings
+from runtime.settings import DeadLetterSettings, Settings, SinkSettings
 from schemas.topics import DEAD_LETTERS, requests_topic
 from sinks import clickhouse, role
 from sinks.role import Sink
@@ -222,3 +222,24 @@ def test_group_that_refuses_for_good_ends_the_process(kafka: FakeKafka, monkeypa
     kafka.script = [refuse] * (role.MAX_FENCES + 1)
     with pytest.raises(Ended, match="for good"):
         run(kafka)
+
+
+def test_a_flood_of_poison_is_neither_given_up_nor_committed(kafka: FakeKafka) -> None:
+    kafka.context.settings = kafka.context.settings.model_copy(
+        update={"dead_letters": DeadLetterSettings(min_count=3, max_ratio=0.5)}
+    )
+    kafka.script = [records(0, 1, value=b"junk"), pause, records(2, 3, value=b"junk")]
+    sink = run(kafka)
+    assert len(kafka.published) == 2
+    assert kafka.commits == [{HOME: 2}]
+    assert "HELIOGRAPH_DEAD_LETTERS__MAX_RATIO" in (sink.not_ready() or "")
+
+
+def test_a_write_that_is_tried_again_counts_its_poison_once(kafka: FakeKafka) -> None:
+    kafka.context.settings = kafka.context.settings.model_copy(
+        update={"dead_letters": DeadLetterSettings(min_count=3, max_ratio=0.5)}
+    )
+    kafka.failures["publish"] = [PublishError("no answer")] * 3
+    kafka.script = [records(0, 1, value=b"junk")]
+    assert run(kafka).not_ready() is None
+    assert kafka.commits == [{HOME: 2}]
