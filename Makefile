@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit slow check lock up down clean
+.PHONY: help setup demo test unit slow faults check lock up down clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ unit: $(READY) ## Tests that need nothing running, in seconds
 
 slow: $(READY) ## The tests that take more than half a minute each
 	$(BIN)/python -m pytest -m "slow and not browser"
+
+faults: $(READY) ## The long storm: 200 kills, 20 zombies, every provider mode, 20,000 notifications (SEED= replays one)
+	$(BIN)/python -m tests.faults.storm $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## Format, lint, types, imports, containers
 	$(BIN)/ruff format --check .

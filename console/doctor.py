@@ -394,7 +394,7 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, "topics", asked.error or "", "see what the account may do in Kafka")
     else:
         yield from check_topics(differences, len(catalogue()))
-    for group, read in _groups().items():
+    for group, read in consumer_groups().items():
         if set(read) <= set(counts):
             asked, offsets = _timed(lambda group=group, read=read: admin.group_offsets(group, read))  # type: ignore[misc]
             if offsets is None:
@@ -403,7 +403,7 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
                 yield check_lag(group, sum(offsets[1].values()))
 
 
-def _groups() -> dict[str, list[str]]:
+def consumer_groups() -> dict[str, list[str]]:
     """Every consumer group and the topics it reads."""
     from processors.groups import TIMERS_GROUP, router_group
     from schemas.topics import TIMERS, dispatch_topic, requests_topic

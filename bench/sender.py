@@ -1,0 +1,225 @@
+"""What the sender's guarantees cost: `python -m bench.sender --messages 40000`.
+
+Three senders over the same load in one run, each a fresh process with a provider that answers after --provider-ms:
+
+    claims      the sender as it is
+    no ledger   the same without writing or asking the ledger
+    plain       no guarantee: send what was read, then commit
+
+Prints messages a second of a backlog, and produce → send at 10 messages a second.
+May import every layer. What never enters here: an assertion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+from uuid import uuid4
+
+import senders.role
+import senders.worker
+from bench.broker import broker
+from console.output import show
+from runtime import ids
+from runtime.kafka import Consumer, Producer
+from runtime.process import Context, run_role
+from runtime.records import OutRecord
+from runtime.settings import KafkaSettings, ProviderSettings, Settings
+from schemas.codec import codec
+from schemas.events import LANES, ChannelMessage
+from schemas.topics import dispatch_topic
+from senders import outcomes
+from senders.ledger import Ledger, LedgerReader
+from senders.sender import SendResult, Sent
+
+MODES = {"claims": "email", "no ledger": "sms", "plain": "push"}
+"""Each mode has a channel, and so topics and a group, of its own."""
+PER_SECOND = 10
+_RECIPIENTS = 5_000
+
+
+class Provider:
+    """Answers after a while; ends the process after `count` messages and prints when each was sent."""
+
+    platforms: frozenset[str] | None = None
+    max_in_flight = 1_000
+    rate_per_second: float | None = None
+    name = "bench"
+
+    def __init__(self, channel: str, count: int, answers_after_s: float) -> None:
+        self.channel, self._left, self._after_s = channel, count, answers_after_s
+        self._sent: list[tuple[float, float]] = []
+
+    async def start(self) -> None:
+        """Nothing to open."""
+
+    async def send(self, message: ChannelMessage) -> SendResult:
+        self._sent.append((time.time(), message["routed_at"] / 1e3))
+        await asyncio.sleep(self._after_s)
+        self._left -= 1
+        if self._left == 0:
+            sys.stdout.write(json.dumps(self._sent) + "\n")
+            sys.stdout.flush()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Sent(message["message_id"])
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def dispatch(channel: str, count: int) -> list[OutRecord]:
+    """Messages of the normal lane; routed_at is now, the moment latency is counted from."""
+    records = []
+    for n in range(count):
+        now = int(time.time() * 1000)
+        message: Any = {
+            "message_id": str(uuid4()), "notification_id": ids.notification_id(now, "bench"), "tenant": "bench", "accepted_at": now,
+            "channel": channel, "lane": "normal", "address": f"r{n % _RECIPIENTS}@example.org", "subject": "Subject",
+            "text": "A text of some length. " * 10, "routed_at": now,
+        }  # fmt: skip
+        key = f"bench:r{n % _RECIPIENTS}".encode()
+        records.append(OutRecord(dispatch_topic(channel, "normal"), key, codec("ChannelMessage").encode(message)))
+    return records
+
+
+def without_ledger() -> None:
+    """Take the ledger out of this process: no entries, no questions, nothing read at the start."""
+    settle, entry = outcomes.settle, OutRecord("", None, None)
+
+    def settle_without(*arguments: Any, **named: Any) -> outcomes.Outcome:
+        made = settle(*arguments, **named)
+        facts = tuple(fact for fact in made.facts if fact is not entry)
+        return outcomes.Outcome(made.state, made.next_attempt, made.settled, facts)
+
+    outcomes.ledger_entry = lambda *_: entry
+    outcomes.settle = settle_without
+    nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
+    Ledger.record = nothing  # type: ignore[method-assign]
+    Ledger.duplicate = nothing  # type: ignore[method-assign]
+    LedgerReader.read = nothing  # type: ignore[method-assign]
+    LedgerReader.flush = nothing  # type: ignore[method-assign]
+    LedgerReader.advance = nothing  # type: ignore[method-assign]
+
+
+async def plain(context: Context, channel: str, provider: Provider) -> None:
+    """Read, send concurrently, publish the status, commit."""
+    topic = dispatch_topic(channel, "normal")
+    consumer = Consumer(context.settings.kafka, client_id="plain", group=f"bench-{channel}")
+    producer = Producer(context.settings.kafka, client_id="plain", linger_ms=1)
+    consumer.subscribe([topic])
+    context.health.started()
+    while not context.stopping.is_set():
+        records = await asyncio.to_thread(consumer.consume, 256, 0.1)
+        messages = [cast(ChannelMessage, codec("ChannelMessage").decode(record.value)) for record in records]
+        results = await asyncio.gather(*(provider.send(message) for message in messages))
+        facts: list[OutRecord] = []
+        for record, message, result in zip(records, messages, results, strict=True):
+            made = outcomes.from_result(
+                message,
+                record,
+                result,
+                provider="bench",
+                latency_ms=0,
+                now=0,
+                jitter=0,
+                max_retries=5,
+            )
+            facts += [fact for fact in made.facts if "ledger" not in fact.topic]
+        await producer.send(facts)
+        consumer.commit({(record.topic, record.partition): record.offset + 1 for record in records})
+    consumer.close()
+    producer.close()
+
+
+def child(mode: str, bootstrap: str, count: int, answers_after_s: float) -> None:
+    """One sender process."""
+    channel = MODES[mode]
+    entry: Any = ProviderSettings(name="bench", channel=channel, kind="bench")  # type: ignore[arg-type]
+    settings = Settings(kafka=KafkaSettings(bootstrap_servers=bootstrap), providers=(entry,), log_level="error")
+    provider = Provider(channel, count, answers_after_s)
+    if mode == "plain":
+        run_role("bench", settings, partial(plain, channel=channel, provider=provider), serve_health=False)
+        return
+    if mode == "no ledger":
+        without_ledger()
+    vars(senders.role)["create_senders"] = lambda *_: [provider]
+    run_role("sender", settings, partial(senders.role.run_sender, channel=channel, lanes=LANES), serve_health=False)
+
+
+def measure(
+    settings: KafkaSettings, mode: str, count: int, provider_ms: float, per_second: float | None
+) -> list[list[float]]:
+    """(sent at, routed at) of every message, in seconds; at once, or at a rate."""
+    producer = Producer(settings, client_id="bench", linger_ms=1)
+    if per_second is None:
+        producer.publish(dispatch(MODES[mode], count))
+    command = [
+        sys.executable,
+        "-m",
+        "bench.sender",
+        "--child",
+        mode,
+        settings.bootstrap_servers,
+        "--messages",
+        str(count),
+    ]
+    with subprocess.Popen([*command, "--provider-ms", str(provider_ms)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if per_second is not None:
+            time.sleep(8)  # until it owns its partitions
+            for _ in range(count):
+                producer.publish(dispatch(MODES[mode], 1))
+                time.sleep(1 / per_second)
+        sent: list[list[float]] = json.loads(process.stdout.readline())
+    producer.close()
+    return sent
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=40_000)
+    parser.add_argument("--provider-ms", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        mode, bootstrap = options.child
+        child(mode, bootstrap, options.messages, options.provider_ms / 1000)
+        return
+    with broker() as (settings, _):
+        rates: dict[str, list[float]] = {mode: [] for mode in MODES}
+        for _ in range(options.rounds):
+            for mode in MODES:
+                sent = measure(settings, mode, options.messages, options.provider_ms, None)
+                times = sorted(at for at, _ in sent)
+                rates[mode].append((len(times) - 1) / (times[-1] - times[0]))
+        rows: list[dict[str, Any]] = []
+        for mode in MODES:
+            waits = [
+                (at - routed) * 1000 for at, routed in measure(settings, mode, 200, options.provider_ms, PER_SECOND)
+            ]
+            rows.append({
+                "sender": mode, "per_second": round(statistics.median(rates[mode])),
+                "of_plain": round(statistics.median(rates[mode]) / statistics.median(rates["plain"]), 2),
+                "of_no_ledger": round(statistics.median(rates[mode]) / statistics.median(rates["no ledger"]), 2),
+                "p50_ms_at_10_a_second": round(quantile(waits, 0.5), 1), "p99_ms": round(quantile(waits, 0.99), 1),
+            })  # fmt: skip
+        show(rows, as_json=False)
+
+
+if __name__ == "__main__":
+    main()

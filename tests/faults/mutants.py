@@ -1,0 +1,83 @@
+"""Senders with one promise broken on purpose: `python -m tests.faults.mutants NAME run sender --channel sms`.
+
+The tests that guard a promise must fail on its mutant; test_mutants.py holds that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from senders import claims, worker
+from senders.http import Answer, AnswerLostError, HttpTransport
+from senders.outcomes import Outcome
+from senders.stage import Ended
+
+
+def commit_before_send() -> None:
+    """Every claimed offset counts as finished at once: a crash between claim and send loses the message."""
+    claim = claims.Window.claim
+
+    def claim_and_finish(self: claims.Window, offset: int) -> None:
+        claim(self, offset)
+        if self.current.in_doubt(offset):
+            FINISH(self, offset)
+
+    claims.Window.claim = claim_and_finish  # type: ignore[method-assign]
+    claims.Window.finish = lambda self, offset: None  # type: ignore[method-assign]
+
+
+FINISH = claims.Window.finish
+
+
+def commit_past_in_flight() -> None:
+    """The committed offset is the highest one read, whatever is still unfinished below it."""
+    current = claims.Window.current
+
+    def past(self: claims.Window) -> claims.Claim:
+        hi = current.fget(self).hi  # type: ignore[attr-defined]
+        return claims.Claim(hi, hi)
+
+    claims.Window.current = property(past)  # type: ignore[method-assign,assignment]
+
+
+def missing_outcome() -> None:
+    """What a provider answered is never told."""
+    outcome_of = worker.Worker._outcome_of
+
+    def silent(self: worker.Worker, ended: Ended) -> Outcome:
+        made = outcome_of(self, ended)
+        return Outcome(made.state, made.next_attempt, made.settled, ())
+
+    worker.Worker._outcome_of = silent  # type: ignore[method-assign]
+
+
+def retry_in_the_client() -> None:
+    """The HTTP client tries again by itself when an answer is lost, as some vendors' SDKs do."""
+    post = HttpTransport.post
+
+    async def twice(self: HttpTransport, url: str, **request: Any) -> Answer:
+        try:
+            return await post(self, url, **request)
+        except AnswerLostError:
+            return await post(self, url, **request)
+
+    HttpTransport.post = twice  # type: ignore[method-assign]
+
+
+def unchanged() -> None:
+    """No mutant: what the others are compared with."""
+
+
+MUTANTS: Mapping[str, Callable[[], None]] = {
+    mutant.__name__: mutant
+    for mutant in (unchanged, commit_before_send, commit_past_in_flight, missing_outcome, retry_in_the_client)
+}
+
+if __name__ == "__main__":
+    MUTANTS[sys.argv[1]]()
+    from console.cli import main
+
+    sys.argv = ["heliograph", *sys.argv[2:]]
+    main()
