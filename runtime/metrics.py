@@ -21,7 +21,13 @@ OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait
 DEAD_DEVICES = Counter(
     "heliograph_dead_devices_total", "Devices that a provider calls dead, by what became of them.", ["outcome"]
 )
-DROP_BRAKE = Gauge("heliograph_dead_devices_brake", "1 while no device of this account is dropped.", ["provider"])
+DROP_BRAKE = Gauge(
+    "heliograph_dead_devices_brake", "1 while nothing of this account is dropped or suppressed.", ["provider"]
+)
+BOUNCED_ADDRESSES = Counter(
+    "heliograph_bounced_addresses_total", "Addresses a provider calls invalid, by what became of them.",
+    ["channel", "outcome"],
+)  # fmt: skip
 
 # Views
 VIEW_KEYS = Gauge("heliograph_view_keys", "Keys held by a view of a compacted topic.", ["topic"])

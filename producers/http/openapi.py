@@ -129,7 +129,8 @@ SCHEMAS: dict[str, Json] = {
         body_=_TEXT, data_=_ANY,
     ),
     "Suppression": _object(
-        id=_UUID, channel=_TEXT, address=_TEXT, reason=_TEXT, expires_at=_or_null(_TIME), created_at=_TIME
+        id=_UUID, channel=_TEXT, address=_or_null(_TEXT), address_hash=_TEXT, reason=_TEXT, source=_or_null(_TEXT),
+        expires_at=_or_null(_TIME), created_at=_TIME,
     ),
     "Import": _object(
         imported=_INT, created=_INT, refused=_INT,
@@ -156,7 +157,8 @@ _EVENT = {"id": _ID, "message_id": _ID, "channel": "email", "lane": "normal", "s
           "preference_version": None, "occurred_at": _AT, "latency_ms": 12, "correlation_id": "c1"}  # fmt: skip
 _USER_SHOWN = {"id": "zoe", **_USER, "created_at": _AT, "updated_at": _AT}
 _TEMPLATE_SHOWN = {**_WRITTEN, "category": "orders", "layout": None, "channels": _CHANNELS, "locales": {}}
-_SUPPRESSION_SHOWN = {"id": _ID, **_SUPPRESSION, "expires_at": None, "created_at": _AT}
+_SUPPRESSION_SHOWN = {"id": _ID, **_SUPPRESSION, "address_hash": "5d8a1f0c2b7e4a9386f1d0c5b2e7a413", "source": None,
+                      "expires_at": None, "created_at": _AT}  # fmt: skip
 _PROBLEM = {"type": "urn:heliograph:problem:invalid_request", "title": "Bad Request", "status": 400,
             "detail": "/to/email: not an e-mail address", "code": "invalid_request", "request_id": "5f0c",
             "errors": [{"pointer": "/to/email", "detail": "not an e-mail address", "code": "invalid_value"}]}  # fmt: skip

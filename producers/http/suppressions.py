@@ -40,7 +40,7 @@ MAX_LINES = 10_000
 MAX_IMPORT_BYTES = 4 << 20
 _CHUNK = 500
 _EXPORT_PAGE = 1_000
-_CSV_COLUMNS = ("channel", "address", "reason", "expires_at")
+_CSV_COLUMNS = ("channel", "address", "address_hash", "reason", "expires_at")
 JSONL_TYPES = ("application/x-ndjson", "application/jsonl")
 CSV_TYPE = "text/csv"
 
@@ -63,11 +63,32 @@ class NewSuppression(Strict):
         return Stored(self.channel, NORMAL_FORMS[self.channel](self.address), self.reason, self.expires_at)
 
 
+class HashedSuppression(Strict):
+    """One that came out of a bounce and has no address: what an export says of it, taken by an import only."""
+
+    channel: Channel
+    address_hash: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    reason: Annotated[Line, Field(min_length=1, max_length=64)] = "manual"
+    expires_at: Time | None = None
+
+    def stored(self) -> Stored:
+        """As the store takes it."""
+        return Stored(self.channel, None, self.reason, self.expires_at, self.address_hash)
+
+
+def _imported(value: Any) -> Stored:
+    """Raises Problem."""
+    hashed = isinstance(value, dict) and "address_hash" in value and "address" not in value
+    if hashed:
+        return check_model(HashedSuppression, value).stored()
+    return check_model(NewSuppression, value).stored()
+
+
 def show_suppression(row: Row) -> dict[str, Any]:
-    """As callers see it."""
+    """As callers see it; without an address where only its fingerprint is known, with what bounced in `source`."""
     return {
         "id": str(row["suppression_id"]),
-        **{name: row[name] for name in ("channel", "address", "reason")},
+        **{name: row[name] for name in ("channel", "address", "address_hash", "reason", "source")},
         "expires_at": rfc3339(row["expires_at"]) if row["expires_at"] is not None else None,
         "created_at": rfc3339(row["created_at"]),
     }
@@ -107,7 +128,9 @@ def _csv(text: str) -> Iterator[tuple[int, Any]]:
             return
         if not columns:
             columns = [cell.strip().lower() for cell in cells]
-            if not {"channel", "address"} <= set(columns) <= set(_CSV_COLUMNS) or len(set(columns)) != len(columns):
+            named = set(columns)
+            known = "channel" in named <= set(_CSV_COLUMNS) and named & {"address", "address_hash"}
+            if not known or len(named) != len(columns):
                 why = (
                     f"the first line names the columns: channel, address, and as you like {', '.join(_CSV_COLUMNS[2:])}"
                 )
@@ -133,7 +156,7 @@ def read_import(raw: bytes, kind: str) -> Imported:
         try:
             if isinstance(value, Problem):
                 raise value
-            taken.append(check_model(NewSuppression, value).stored())
+            taken.append(_imported(value))
         except Problem as problem:
             refused.append(_refusal(line, problem))
     return Imported(taken, refused)
@@ -249,4 +272,6 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
 
 def _exported(row: Row) -> dict[str, Any]:
     shown = show_suppression(row)
-    return {name: shown[name] for name in _CSV_COLUMNS if shown[name] is not None}
+    if shown["address"] is not None:
+        del shown["address_hash"]
+    return {name: shown[name] for name in _CSV_COLUMNS if shown.get(name) is not None}

@@ -1,11 +1,21 @@
-"""Dead devices leave the profile: statuses that say `bounced` / `invalid_token` against the devices of their user.
+"""What providers call invalid is not sent to again: dead devices leave the profile, bounced addresses are suppressed.
 
-A status has no address. It names the user (`recipient`) and the message, whose id is a function of the token: the device
-whose token gives that id is the dead one. A device that registered after its provider calls it dead stays.
-The brake: while more than 5 % (and at least 20) of an account's pushes of the last minute say `invalid_token`, nothing of
-that account is dropped; then a topic, a key or an environment is wrong, not the devices.
-At least once: offsets are committed after PostgreSQL has committed, and dropping a device that is gone changes nothing.
-May import runtime and the store. What never enters here: a provider, a token in a log.
+    | status                                       | becomes                                                     |
+    |----------------------------------------------|-------------------------------------------------------------|
+    | bounced / invalid_token of a user's push     | the device leaves the profile                               |
+    | bounced / hard_bounce of an e-mail           | suppression `hard_bounce`                                   |
+    | bounced / invalid_number of an SMS           | suppression `invalid_number`: each further try costs money  |
+    | the same, the recipient having said STOP     | suppression `unsubscribe`                                   |
+    | any other                                    | nothing                                                     |
+
+A status has no address. It names the user (`recipient`) or the fingerprint, and the message, whose id is a function of the
+fingerprint: the device, address or number that gives that id is the one. A device that registered after its provider calls
+it dead stays; an address that a person took off the list after it bounced stays off.
+The brake: while more than 5 % (and at least 20) of an account's messages of the last minute are called invalid, nothing of
+that account is dropped or suppressed; then a topic, a key or a setting is wrong, not the recipients. A STOP is a person's
+wish: it neither counts nor waits.
+At least once: offsets are committed after PostgreSQL has committed, and doing it again changes nothing.
+May import runtime and the store. What never enters here: a provider, an address or a token in a log.
 """
 
 from __future__ import annotations
@@ -18,15 +28,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, cast
 
 from producers.reference.database import Database
-from producers.reference.store import ReferenceStore
+from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.kafka import CommitError, Consumer, FencedError
 from runtime.logs import get_logger
-from runtime.metrics import DEAD_DEVICES, DROP_BRAKE
+from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE
 from runtime.records import InRecord
 from runtime.settings import Settings
-from runtime.status import since
+from runtime.status import says_opted_out, since
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
 from schemas.topics import STATUS
@@ -41,6 +51,10 @@ GATHER_S = 1.0
 MAX_BATCH = 5_000
 MAX_GENERATIONS = 32
 """A status does not say which resend it is of; more resends than this of one notification leave a dead device in place."""
+MAX_SOURCE = 255
+UNSUBSCRIBE = "unsubscribe"
+_SUPPRESSED = {("email", "hard_bounce"): "hard_bounce", ("sms", "invalid_number"): "invalid_number"}
+_INVALID = frozenset({"invalid_token", "hard_bounce", "invalid_number"})
 _RETRY_S = 1.0
 _POOL_SIZE = 2
 
@@ -59,27 +73,43 @@ class DeadDevice(NamedTuple):
         """Whether this token is the one, and was registered before the provider called it dead."""
         if registered_at is not None and registered_at >= self.dead_since:
             return False
-        fingerprint = ids.address_hash("push", token)
-        return any(
-            ids.message_id(self.notification_id, "push", fingerprint, generation) == self.message_id
-            for generation in range(MAX_GENERATIONS)
-        )
+        return _is_of(self.notification_id, "push", ids.address_hash("push", token), self.message_id)
+
+
+class BouncedAddress(NamedTuple):
+    """An address or number that a provider calls invalid, or whose owner told it to stop."""
+
+    status: DeliveryStatus
+    message_id: str
+    recipient: str
+    reason: str
+
+    def is_address(self, fingerprint: str) -> bool:
+        """Whether it is the one with this fingerprint."""
+        return _is_of(self.status["notification_id"], self.status["channel"] or "", fingerprint, self.message_id)
+
+
+def _is_of(notification_id: str, channel: str, fingerprint: str, message_id: str) -> bool:
+    return any(
+        ids.message_id(notification_id, channel, fingerprint, generation) == message_id
+        for generation in range(MAX_GENERATIONS)
+    )
 
 
 class Brake:
-    """Per account, the pushes of the last minute and how many of them said invalid_token; no clock of its own."""
+    """Per account, the messages of the last minute and how many of them were called invalid; no clock of its own."""
 
     def __init__(self) -> None:
         self._windows: dict[str, deque[tuple[float, bool]]] = {}
         self._invalid: dict[str, int] = {}
 
     def saw(self, provider: str, invalid: bool, now_s: float) -> None:
-        """A push of this account ended."""
+        """A message of this account ended."""
         self._windows.setdefault(provider, deque()).append((now_s, invalid))
         self._invalid[provider] = self._invalid.get(provider, 0) + invalid
 
     def holds(self, provider: str, now_s: float) -> bool:
-        """Whether nothing of this account may be dropped now."""
+        """Whether nothing of this account may be dropped or suppressed now."""
         window = self._windows.get(provider, deque())
         while window and window[0][0] <= now_s - WINDOW_S:
             self._invalid[provider] -= window.popleft()[1]
@@ -93,27 +123,48 @@ class Brake:
 
 
 def decoded(records: Iterable[InRecord]) -> list[DeliveryStatus]:
-    """The statuses of pushes that an account has ended; what does not decode is the sink's to report."""
+    """The statuses of messages that an account has ended; what does not decode is the sink's to report."""
     found: list[DeliveryStatus] = []
     for record in records:
         try:
             status = cast(DeliveryStatus, codec("DeliveryStatus").decode(record.value))
         except DecodeError:
             continue
-        if status["channel"] == "push" and status["provider"] and status["state"] in states().settled:
+        if status["channel"] and status["provider"] and status["state"] in states().settled:
             found.append(status)
     return found
 
 
 def dead_device(status: DeliveryStatus) -> DeadDevice | None:
     """The device a status calls dead; None when it calls none dead, or not one of a user."""
-    if status["reason"] != "invalid_token" or not status["recipient"] or not status["message_id"]:
+    if (
+        (status["channel"], status["reason"]) != ("push", "invalid_token")
+        or not status["recipient"]
+        or not status["message_id"]
+    ):
         return None
     told = since(status["detail"])
     return DeadDevice(
         status["tenant"], status["recipient"], status["notification_id"], status["message_id"], status["provider"] or "",
         status["occurred_at"] if told is None else min(told, status["occurred_at"]),
     )  # fmt: skip
+
+
+def bounced_address(status: DeliveryStatus) -> BouncedAddress | None:
+    """The address a status calls invalid; None when it calls none so."""
+    if status["state"] != "bounced" or not status["recipient"] or not status["message_id"]:
+        return None
+    reason = _SUPPRESSED.get((status["channel"] or "", status["reason"] or ""))
+    if reason is None:
+        return None
+    return BouncedAddress(
+        status, status["message_id"], status["recipient"], UNSUBSCRIBE if is_stop(status) else reason
+    )  # fmt: skip
+
+
+def is_stop(status: DeliveryStatus) -> bool:
+    """Whether the recipient told the provider to stop."""
+    return status["reason"] == "invalid_number" and says_opted_out(status["detail"])
 
 
 class Hygiene:
@@ -124,19 +175,51 @@ class Hygiene:
         self._braked: set[str] = set()
 
     async def judge(self, records: Sequence[InRecord], now_s: float) -> None:
-        """Drop the dead devices of a batch. Raises UnavailableError; then the batch may be judged again."""
+        """Drop and suppress what a batch calls invalid. Raises UnavailableError; then the batch may be judged again."""
         statuses = decoded(records)
         for status in statuses:
-            self._brake.saw(status["provider"] or "", status["reason"] == "invalid_token", now_s)
+            if not is_stop(status):
+                self._brake.saw(status["provider"] or "", status["reason"] in _INVALID, now_s)
         self._report(now_s)
-        for dead in filter(None, map(dead_device, statuses)):
-            if dead.provider in self._braked:
-                DEAD_DEVICES.labels("braked").inc()
-                continue
-            dropped = await self._drop(dead)
-            DEAD_DEVICES.labels("dropped" if dropped else "unknown").inc()
-            if dropped:
-                log.info("device dropped", notification_id=dead.notification_id, provider=dead.provider)
+        for status in statuses:
+            if (dead := dead_device(status)) is not None:
+                await self._judge_device(dead)
+            elif (bounced := bounced_address(status)) is not None:
+                await self._judge_address(bounced)
+
+    async def _judge_device(self, dead: DeadDevice) -> None:
+        if dead.provider in self._braked:
+            DEAD_DEVICES.labels("braked").inc()
+            return
+        dropped = await self._drop(dead)
+        DEAD_DEVICES.labels("dropped" if dropped else "unknown").inc()
+        if dropped:
+            log.info("device dropped", notification_id=dead.notification_id, provider=dead.provider)
+
+    async def _judge_address(self, bounced: BouncedAddress) -> None:
+        channel, provider = bounced.status["channel"] or "", bounced.status["provider"] or ""
+        if provider in self._braked and bounced.reason != UNSUBSCRIBE:
+            BOUNCED_ADDRESSES.labels(channel, "braked").inc()
+            return
+        outcome = await self._suppress(bounced, channel, provider)
+        BOUNCED_ADDRESSES.labels(channel, outcome).inc()
+        if outcome == "suppressed":
+            log.info(
+                "address suppressed", notification_id=bounced.status["notification_id"], provider=provider,
+                reason=bounced.reason,
+            )  # fmt: skip
+
+    async def _suppress(self, bounced: BouncedAddress, channel: str, provider: str) -> str:
+        status = bounced.status
+        try:
+            return await self._store.suppress_bounced(
+                Bounced(
+                    status["tenant"], channel, bounced.recipient, bounced.is_address, bounced.reason,
+                    f"{provider}: {status['detail'] or status['reason']}"[:MAX_SOURCE], status["occurred_at"],
+                )
+            )  # fmt: skip
+        except ValueError:
+            return "unknown"  # an id that is no UUID: a stranger wrote this status
 
     async def _drop(self, dead: DeadDevice) -> int:
         try:
@@ -150,10 +233,10 @@ class Hygiene:
             DROP_BRAKE.labels(provider).set(holds)
             if holds and provider not in self._braked:
                 self._braked.add(provider)
-                log.error("too many devices are called dead, none is dropped: is the account's setup right?", provider=provider)  # fmt: skip
+                log.error("too many recipients are called invalid, none is dropped or suppressed: is the account's setup right?", provider=provider)  # fmt: skip
             elif not holds and provider in self._braked:
                 self._braked.discard(provider)
-                log.info("dead devices are dropped again", provider=provider)
+                log.info("invalid recipients are dropped and suppressed again", provider=provider)
 
 
 async def run_hygiene(settings: Settings, stopping: asyncio.Event) -> None:

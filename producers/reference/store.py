@@ -30,12 +30,30 @@ class NotFoundError(Exception):
 
 
 class NewSuppression(NamedTuple):
-    """An address in its normal form that must not be sent to; `expires_at` in ms, None is for ever."""
+    """An address in its normal form, or its fingerprint alone, that must not be sent to; `expires_at` in ms, None is for ever."""
 
     channel: str
-    address: str
+    address: str | None
     reason: str
     expires_at: int | None = None
+    address_hash: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What is compared."""
+        return self.address_hash or ids.address_hash(self.channel, self.address or "")
+
+
+class Bounced(NamedTuple):
+    """An address that its provider calls invalid; `is_address` tells it by its fingerprint."""
+
+    tenant: str
+    channel: str
+    recipient: str
+    is_address: Callable[[str], bool]
+    reason: str
+    source: str
+    occurred_at: int
 
 
 class Written:
@@ -339,7 +357,7 @@ class ReferenceStore:
         """
         now = self._clock()
         # In one order everywhere: two calls about the same addresses cannot wait for each other.
-        by_key = {(s.channel, ids.address_hash(s.channel, s.address)): s for s in suppressions}
+        by_key = {(s.channel, s.fingerprint): s for s in suppressions}
         values = [
             (tenant, channel, address_hash, uuid4(), s.address, s.reason, s.expires_at, now)
             for (channel, address_hash), s in sorted(by_key.items())
@@ -351,7 +369,8 @@ class ReferenceStore:
                     "INSERT INTO suppressions (tenant, channel, address_hash, suppression_id, address, reason, expires_at,"
                     " created_at) SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::uuid[], %s::text[],"
                     " %s::text[], %s::bigint[], %s::bigint[]) ON CONFLICT (tenant, channel, address_hash) DO UPDATE"
-                    " SET reason = EXCLUDED.reason, expires_at = EXCLUDED.expires_at RETURNING *, xmax = 0 AS created",
+                    " SET reason = EXCLUDED.reason, expires_at = EXCLUDED.expires_at, source = NULL,"
+                    " address = COALESCE(suppressions.address, EXCLUDED.address) RETURNING *, xmax = 0 AS created",
                     [list(column) for column in zip(*values, strict=True)],
                 )
                 rows = await cursor.fetchall()
@@ -360,6 +379,42 @@ class ReferenceStore:
                 return [Written(written[key], outbox_id, created=written[key]["created"]) for key in by_key]
 
         return await self._database.run(operation) if values else []
+
+    async def suppress_bounced(self, bounced: Bounced) -> str:
+        """Suppress an address that bounced; what became of it: suppressed, known, lifted, unknown.
+
+        One that is suppressed already stays as it is, and so does one that a person took off the list after the bounce.
+        """
+        tenant, channel = bounced.tenant, bounced.channel
+        now = self._clock()
+
+        async def operation(connection: Connection) -> str:
+            async with connection.transaction():
+                address, address_hash = await _bounced_address(connection, bounced)
+                if address_hash is None or not bounced.is_address(address_hash):
+                    return "unknown"
+                await _lock_suppression(connection, tenant, channel, address_hash)
+                cursor = await connection.execute(
+                    "SELECT 1 AS found FROM lifted_suppressions"
+                    " WHERE tenant = %s AND channel = %s AND address_hash = %s AND lifted_at >= %s",
+                    (tenant, channel, address_hash, bounced.occurred_at),
+                )
+                if await cursor.fetchone() is not None:
+                    return "lifted"
+                cursor = await connection.execute(
+                    "INSERT INTO suppressions AS s (tenant, channel, address_hash, suppression_id, address, reason, source,"
+                    " created_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (tenant, channel, address_hash)"
+                    " DO UPDATE SET reason = EXCLUDED.reason, source = EXCLUDED.source, expires_at = NULL,"
+                    " created_at = EXCLUDED.created_at WHERE s.expires_at <= EXCLUDED.created_at RETURNING *",
+                    (tenant, channel, address_hash, uuid4(), address, bounced.reason, bounced.source, now),
+                )
+                row = await cursor.fetchone()
+                if row is None:
+                    return "known"
+                await _put_outbox(connection, [suppression_row(row)])
+                return "suppressed"
+
+        return await self._database.run(operation)
 
     async def list_suppressions(
         self, tenant: str, *, channel: str | None = None, reason: str | None = None, hashes: Sequence[str] | None = None,
@@ -381,15 +436,27 @@ class ReferenceStore:
         )  # fmt: skip
 
     async def unsuppress(self, tenant: str, suppression_id: UUID) -> Written:
-        """The address may be sent to again. Raises NotFoundError."""
+        """The address may be sent to again, until it bounces anew. Raises NotFoundError."""
+        now = self._clock()
 
         async def operation(connection: Connection) -> Written:
             async with connection.transaction():
+                cursor = await connection.execute(
+                    "SELECT channel, address_hash FROM suppressions WHERE tenant = %s AND suppression_id = %s",
+                    (tenant, suppression_id),
+                )
+                key = _found(await cursor.fetchone())
+                await _lock_suppression(connection, tenant, key["channel"], key["address_hash"])
                 cursor = await connection.execute(
                     "DELETE FROM suppressions WHERE tenant = %s AND suppression_id = %s RETURNING *",
                     (tenant, suppression_id),
                 )
                 row = _found(await cursor.fetchone())
+                await connection.execute(
+                    "INSERT INTO lifted_suppressions (tenant, channel, address_hash, lifted_at) VALUES (%s, %s, %s, %s)"
+                    " ON CONFLICT (tenant, channel, address_hash) DO UPDATE SET lifted_at = EXCLUDED.lifted_at",
+                    (tenant, row["channel"], row["address_hash"], now),
+                )
                 tombstone = OutboxRow(SUPPRESSIONS, f"{tenant}:{row['channel']}:{row['address_hash']}", None)
                 return Written(row, await _put_outbox(connection, [tombstone]), created=False)
 
@@ -405,6 +472,27 @@ class ReferenceStore:
             return {row["id"] for row in await cursor.fetchall()}
 
         return await self._database.run(operation)
+
+
+_ADDRESS_OF = {"email": "email", "sms": "phone"}
+
+
+async def _bounced_address(connection: Connection, bounced: Bounced) -> tuple[str | None, str | None]:
+    """(address, fingerprint): of a user what the profile says now, of a bare address the fingerprint alone."""
+    if bounced.recipient.startswith("addr:"):
+        return None, bounced.recipient.removeprefix("addr:")
+    cursor = await connection.execute(
+        "SELECT email, phone FROM users WHERE tenant = %s AND user_id = %s", (bounced.tenant, bounced.recipient)
+    )
+    user = await cursor.fetchone()
+    address = user[_ADDRESS_OF[bounced.channel]] if user else None
+    return address, ids.address_hash(bounced.channel, address) if address else None
+
+
+async def _lock_suppression(connection: Connection, tenant: str, channel: str, address_hash: str) -> None:
+    """One bounce or one lifting at a time: a lifting that is not committed yet is not to be missed."""
+    key = f"{tenant}:{channel}:{address_hash}"
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
 
 
 def _fingerprint(token: str) -> str:

@@ -1,4 +1,4 @@
-"""Which device a status calls dead, and when none is dropped."""
+"""Which device or address a status calls invalid, and when none is dropped or suppressed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from producers.reference.hygiene import MIN_INVALID, Brake, DeadDevice, Hygiene, dead_device
-from producers.reference.store import ReferenceStore
+from producers.reference.hygiene import MIN_INVALID, Brake, DeadDevice, Hygiene, bounced_address, dead_device
+from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
 from runtime.records import InRecord
-from runtime.status import invalid_since, message_status, status_record
+from runtime.status import invalid_since, message_status, opted_out, status_record
 from schemas.events import DeliveryStatus
 from tests.unit.test_outcomes import NOW, message
 
@@ -100,11 +100,18 @@ class Store(ReferenceStore):
 
     def __init__(self, *tokens: str) -> None:
         self.tokens = list(tokens)
+        self.suppressed: list[tuple[str, str, str, str]] = []
 
     async def drop_devices(self, tenant: str, user_id: str, is_dead: Callable[[str, int | None], bool]) -> int:
         before = len(self.tokens)
         self.tokens = [token for token in self.tokens if not is_dead(token, None)]
         return before - len(self.tokens)
+
+    async def suppress_bounced(self, bounced: Bounced) -> str:
+        found = bounced.is_address(bounced.recipient.removeprefix("addr:"))
+        if found:
+            self.suppressed.append((bounced.tenant, bounced.channel, bounced.reason, bounced.source))
+        return "suppressed" if found else "unknown"
 
 
 async def test_dead_device_is_dropped_and_judging_again_changes_nothing() -> None:
@@ -130,3 +137,63 @@ async def test_strangers_status_is_passed_over() -> None:
     rubbish = InRecord("s", 0, 0, NOW, b"k", b"\xff", [])
     await Hygiene(store).judge([rubbish, *records(status(notification_id="x", message_id="y"))], 0.0)
     assert store.tokens == ["tok"]
+
+
+def bounce(
+    channel: str, reason: str, detail: str = "550 5.1.1", address: str = "a@x.de", **fields: Any
+) -> DeliveryStatus:
+    """A status about a bare address."""
+    message_id = ids.message_id(NID, channel, ids.address_hash(channel, address))
+    made = message(channel=channel, address=address, message_id=message_id, user_id=None)
+    told = message_status(made, "bounced", now=NOW, attempt=1, reason=reason, detail=detail, provider="mail-1")
+    return {**told, **fields}  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("channel", "reason", "detail", "expected"),
+    [
+        ("email", "hard_bounce", "550 5.1.1", "hard_bounce"),
+        ("sms", "invalid_number", "400 21211", "invalid_number"),
+        ("sms", "invalid_number", opted_out("400 21610"), "unsubscribe"),
+        ("email", "soft_bounce", "452 4.2.2", None),
+        ("email", "invalid_number", "x", None),
+        ("sms", "hard_bounce", "x", None),
+        ("push", "invalid_token", "410", None),
+    ],
+)
+def test_bounce_that_suppresses(channel: str, reason: str, detail: str, expected: str | None) -> None:
+    found = bounced_address(bounce(channel, reason, detail))
+    assert (found.reason if found else None) == expected
+
+
+@pytest.mark.parametrize("fields", [{"state": "failed"}, {"recipient": None}, {"message_id": None}])
+def test_status_that_is_no_bounce_of_an_address_suppresses_nothing(fields: dict[str, Any]) -> None:
+    assert bounced_address(bounce("email", "hard_bounce", **fields)) is None
+
+
+async def test_bounced_address_is_suppressed_with_what_its_provider_said() -> None:
+    store = Store()
+    await Hygiene(store).judge(records(bounce("email", "hard_bounce")), 0.0)
+    assert store.suppressed == [(message()["tenant"], "email", "hard_bounce", "mail-1: 550 5.1.1")]
+
+
+async def test_strangers_bounce_is_passed_over() -> None:
+    store = Store()
+    forged = bounce("email", "hard_bounce", recipient=f"addr:{ids.address_hash('email', 'other@x.de')}")
+    await Hygiene(store).judge(records(forged, bounce("email", "hard_bounce", notification_id="x")), 0.0)
+    assert store.suppressed == []
+
+
+async def test_brake_keeps_addresses_but_not_a_stop() -> None:
+    store = Store()
+    bounces = [bounce("sms", "invalid_number", "400 21211", f"+49151{n:07}") for n in range(MIN_INVALID)]
+    stop = bounce("sms", "invalid_number", opted_out("400 21610"), "+491510000099")
+    await Hygiene(store).judge(records(*bounces, stop), 0.0)
+    assert [reason for _, _, reason, _ in store.suppressed] == ["unsubscribe"]
+
+
+async def test_many_stops_do_not_brake() -> None:
+    store = Store()
+    stops = [bounce("sms", "invalid_number", opted_out("400 21610"), f"+49151{n:07}") for n in range(2 * MIN_INVALID)]
+    await Hygiene(store).judge(records(*stops, bounce("sms", "invalid_number", "400 21211", "+49")), 0.0)
+    assert len(store.suppressed) == 2 * MIN_INVALID + 1
