@@ -36,7 +36,7 @@ from confluent_kafka.admin import (
 from runtime.errors import PublishError, SettingsError, TopicsError, UnavailableError
 from runtime.records import InRecord, OutRecord
 from runtime.settings import KafkaSettings
-from schemas.topics import Topic, catalogue
+from schemas.topics import MAX_LETTER_BYTES, Topic, catalogue
 
 log = logging.getLogger("kafka")
 
@@ -124,6 +124,7 @@ class Producer:
                 "linger.ms": linger_ms,
                 "compression.type": "lz4",
                 "queue.buffering.max.messages": 200_000,
+                "message.max.bytes": MAX_LETTER_BYTES,  # the largest of ours; for the others the broker has a limit
                 "delivery.timeout.ms": int(delivery_timeout_s * 1_000),
                 # Less than the delivery timeout, so that a request lost with a broker is sent again in time.
                 "request.timeout.ms": int(min(10.0, delivery_timeout_s) * 1_000),

@@ -19,6 +19,7 @@ from typing import Any, cast
 import fastavro
 
 from schemas.events import RECORD_TYPES, RecordName
+from schemas.topics import MAX_LETTER_BYTES
 
 MAX_RECORD_BYTES = 1 << 20
 """Nothing larger is decoded: a record from a topic is untrusted, and Kafka's own default limit is 1 MiB."""
@@ -128,8 +129,9 @@ class RecordCodec:
         """The record. Raises DecodeError for anything but exactly one record of this kind."""
         if raw is None:
             raise DecodeError("no value (a tombstone) where a record is expected")
-        if len(raw) > MAX_RECORD_BYTES:
-            raise DecodeError(f"{len(raw)} bytes are more than the {MAX_RECORD_BYTES} allowed")
+        allowed = MAX_LETTER_BYTES if self.name == "DeadLetter" else MAX_RECORD_BYTES
+        if len(raw) > allowed:
+            raise DecodeError(f"{len(raw)} bytes are more than the {allowed} allowed")
         schemas = self._by_prefix.get(raw[:5])
         if schemas is None:
             raise DecodeError(self._wrong_prefix(raw))

@@ -23,6 +23,9 @@ SUPPRESSIONS = "notify.suppressions.v1"
 CANCELLATIONS = "notify.cancellations.v1"
 DEAD_LETTERS = "notify.deadletters.v1"
 
+MAX_LETTER_BYTES = 3 << 20
+"""Of a dead letter: it holds a record of the largest size, whose key is its own key as well, and says what was wrong."""
+
 
 def requests_topic(lane: str) -> str:
     """Requests of a lane."""
@@ -60,6 +63,10 @@ class Topic:
         config = {"cleanup.policy": self.policy, "min.insync.replicas": "1"}
         if self.retention_days is not None:
             config["retention.ms"] = str(self.retention_days * 86_400_000)
+        if self.name == DEAD_LETTERS:
+            config["max.message.bytes"] = str(
+                MAX_LETTER_BYTES
+            )  # else a record of the largest size could not be given up
         if "compact" in self.policy:
             # A reader that was down for a day still sees every tombstone.
             config |= {"delete.retention.ms": "86400000", "segment.ms": "86400000", "max.compaction.lag.ms": "86400000"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 import urllib.error
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import confluent_kafka
 import pytest
 
 from console.local.ports import PortBook
@@ -222,3 +224,18 @@ def test_a_flood_holds_the_router_until_somebody_says_to_go_on(world: World, eng
     letters = world.letters(topic, "router")
     assert len(letters) == count
     assert all(letters[each] == 1 for each in letters if each not in held)
+
+
+def test_the_largest_record_that_a_topic_takes_has_room_in_the_dead_letters(world: World) -> None:
+    role, topic, group = ("router", "--lane", "critical"), requests_topic("critical"), router_group("critical")
+    # Somebody else's producer, that may send what the broker takes; ours does not.
+    stranger = confluent_kafka.Producer(
+        {"bootstrap.servers": world.broker.bootstrap_servers, "message.max.bytes": 2_000_000}
+    )
+    stranger.produce(topic, key=b"big", value=POISON + os.urandom(1_048_000))
+    assert stranger.flush(30) == 0
+    world.run(*role, HELIOGRAPH_ROUTER__ENGINE="loop", HELIOGRAPH_DEAD_LETTERS__MAX_RATIO="1")
+    until(lambda: not any(world.admin.group_offsets(group, [topic])[1].values()), what="it is given up")
+    world.broker.stop_roles()
+    letters = [codec("DeadLetter").decode(r.value) for r in read_topic(world.broker.settings, DEAD_LETTERS)]
+    assert [len(letter["value"]) for letter in letters if letter["key"] == b"big"] == [1_048_000 + len(POISON)]
