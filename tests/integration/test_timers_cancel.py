@@ -26,7 +26,7 @@ from tests.integration.conftest import until
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse]
 __all__ = ["running"]
 
-KINDS = ("scheduled", "immediate", "failing", "doubtful")
+KINDS = ("scheduled", "failing", "scheduled", "immediate", "failing", "doubtful")
 DECIDED = {"sent", "delivered", "cancelled", "unknown", "failed"}
 
 
@@ -72,13 +72,13 @@ def race(running: Stack, count: int, workers: int, seed: int, kill: tuple[str, .
         number, kind, when, ahead = plan
         content = {"subject": "S", "text": "T"}
         body: dict[str, Any] = {"to": {"email": to(number)}, "content": content, "channels": ["email"]}
-        send_at = time.time() + 1.5 + 2 * ahead
+        send_at = time.time() + 2.5 + 2 * ahead
         if kind == "scheduled":
             body["send_at"] = datetime.fromtimestamp(send_at, UTC).isoformat(timespec="milliseconds")
         code, accepted, _ = running.call("POST", "/v1/notifications", body)
         assert code == 202, accepted
         if kind == "scheduled":
-            cancel_at = send_at - 0.6 + 0.7 * when
+            cancel_at = send_at - 1.5 + 1.6 * when
         else:
             cancel_at = time.time() + when * (0.03 if kind == "immediate" else 2.5)
         time.sleep(max(0.0, cancel_at - time.time()))
