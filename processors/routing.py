@@ -61,6 +61,7 @@ def channel_message(
         "correlation_id": request.get("correlation_id"),
         "overrides": overrides,
         "provider": None,
+        "replay": request.get("replay"),
         "routed_at": now,
     }
 

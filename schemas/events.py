@@ -57,6 +57,7 @@ class NotificationRequest(TypedDict):
     metadata: NotRequired[dict[str, str]]
     overrides: NotRequired[bytes | None]
     generation: NotRequired[int]
+    replay: NotRequired[str | None]
     dry_run: NotRequired[bool]
     correlation_id: NotRequired[str | None]
     source: NotRequired[str]
@@ -91,6 +92,7 @@ class ChannelMessage(TypedDict):
     correlation_id: str | None
     overrides: bytes | None
     provider: str | None
+    replay: str | None
     routed_at: int
 
 

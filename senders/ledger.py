@@ -33,11 +33,14 @@ READ_TIMEOUT_S = 280.0
 """Below the sender's max.poll.interval: a takeover that takes longer starts over. A million entries take 3 s."""
 MAX_POLL_INTERVAL_MS = 300_000
 _VALUE = struct.Struct(">II")
-"""next_attempt × 2 + settled, seconds since 1970."""
+"""next_attempt × 4 + how it ended, seconds since 1970."""
+_FAILED, _FINAL = 1, 2
+_MAY_FOLLOW = frozenset({"failed", "rejected", "expired", "suppressed", "skipped", "dead_lettered"})
+"""Settled states in which nobody has, or may have, the message: a replay may try again."""
 
 
 class Ledger:
-    """message_id → next attempt, settled or not. Every call on one thread."""
+    """message_id → next attempt, and whether it is settled. Every call on one thread."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -47,10 +50,10 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._store)
 
-    def record(self, message_id: str, next_attempt: int, settled: bool, at: int) -> None:
-        """Take in an entry of the time `at` (ms); an older one never undoes a newer one."""
+    def record(self, message_id: str, next_attempt: int, state: str | None, at: int) -> None:
+        """Take in an entry of the time `at` (ms), `state` None while unsettled; an older one never undoes a newer one."""
         key = UUID(message_id).bytes
-        value = next_attempt * 2 + settled
+        value = next_attempt * 4 + (0 if state is None else _FAILED if state in _MAY_FOLLOW else _FINAL)
         if value >= self._known(key):
             self._fresh[key] = value
             self._store.put(key, _VALUE.pack(value, at // 1000))
@@ -65,9 +68,14 @@ class Ledger:
     def duplicate(self, message_id: str, attempt: int) -> str | None:
         """Why a dispatch record is a duplicate (`settled`, `attempt`), None when it is none."""
         known = self._known(UUID(message_id).bytes)
-        if known & 1:
+        if known & (_FAILED | _FINAL):
             return "settled"
-        return "attempt" if attempt < known >> 1 else None
+        return "attempt" if attempt < known >> 2 else None
+
+    def resumes_at(self, message_id: str) -> int | None:
+        """The attempt with which a replay may go on: the message failed for good, and nobody has it."""
+        known = self._known(UUID(message_id).bytes)
+        return known >> 2 if known & _FAILED else None
 
     def flush(self, positions: Mapping[int, int], now: int) -> None:
         """Make what was recorded visible and, with the positions of the topic, as durable as the store is."""
@@ -141,8 +149,7 @@ class LedgerReader:
                 continue
             try:
                 entry = cast(LedgerEntry, codec("LedgerEntry").decode(record.value))
-                settled = entry["state"] is not None
-                self._ledger.record(entry["message_id"], entry["next_attempt"], settled, entry["recorded_at"])
+                self._ledger.record(entry["message_id"], entry["next_attempt"], entry["state"], entry["recorded_at"])
             except (DecodeError, ValueError, struct.error) as exc:
                 letters.append(dead_letter(record, stage="ledger", reason=UNDECODABLE, error=exc, now=self._clock()))
         self._report(letters)

@@ -50,6 +50,11 @@ class Outcome:
     settled: bool
     facts: tuple[OutRecord, ...]
 
+    @property
+    def settled_state(self) -> str | None:
+        """The state it ended in, None while another attempt may follow."""
+        return self.state if self.settled else None
+
 
 class RetriesExhausted(Exception):
     """The last attempt failed as well."""

@@ -44,30 +44,32 @@ class Ended:
 class RequestGuard:
     """Below all retry logic: whatever goes wrong above, one message costs a bounded number of provider requests.
 
-    Throttled answers are no sends and are not counted here; MAX_ATTEMPTS bounds them.
+    Throttled answers are no sends and are not counted here; MAX_ATTEMPTS bounds them. A replay is somebody's decision to
+    try again, and counts anew.
     """
 
     REMEMBERED = 100_000
 
     def __init__(self, max_retries: int) -> None:
         self._allowed = 1 + max_retries
-        self._requests: dict[str, int] = {}
+        self._requests: dict[tuple[str, str | None], int] = {}
 
     def allows(self, message: ChannelMessage) -> bool:
         """Count a request that is about to be made; False when it may not be."""
-        count = self._requests.get(message["message_id"], 0) + 1
+        key = message["message_id"], message["replay"]
+        count = self._requests.get(key, 0) + 1
         if count > self._allowed or message["retries"] >= self._allowed or message["attempt"] > MAX_ATTEMPTS:
             REQUEST_GUARD.labels(message["channel"]).inc()
             log.critical("request guard", message_id=message["message_id"], requests=count, attempt=message["attempt"])
             return False
-        self._requests[message["message_id"]] = count
+        self._requests[key] = count
         if len(self._requests) > self.REMEMBERED:
             self._requests.pop(next(iter(self._requests)))
         return True
 
     def was_throttled(self, message: ChannelMessage) -> None:
         """The request just counted was refused unseen."""
-        self._requests[message["message_id"]] -= 1
+        self._requests[message["message_id"], message["replay"]] -= 1
 
 
 class SendStage:

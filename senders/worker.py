@@ -217,7 +217,11 @@ class Worker:
             turn.facts.append(dead_letter(record, stage="sender", reason=UNDECODABLE, error=exc, now=self._clock()))
             self._finish(owned, record, turn)
             return True
-        cause = self._ledger.duplicate(message["message_id"], message["attempt"])
+        if message["replay"] and (attempt := self._ledger.resumes_at(message["message_id"])):
+            message = {**message, "attempt": attempt}
+            cause = None
+        else:
+            cause = self._ledger.duplicate(message["message_id"], message["attempt"])
         if cause is None and self._admission.knows(message["message_id"]):
             cause = "in_flight"
         if cause is not None:
@@ -241,7 +245,7 @@ class Worker:
         """The message's outcome is known without a request."""
         turn.facts += outcome.facts
         # At once, before its facts are acknowledged: a copy that follows in the same turn is a duplicate already.
-        self._ledger.record(message["message_id"], outcome.next_attempt, outcome.settled, self._clock())
+        self._ledger.record(message["message_id"], outcome.next_attempt, outcome.settled_state, self._clock())
         self._finish(owned, record, turn)
 
     def _hopeless(self, message: ChannelMessage, record: InRecord) -> Outcome | None:
@@ -323,7 +327,7 @@ class Worker:
         now = self._clock()
         for it, outcome in outcomes:
             entry = it.entry
-            self._ledger.record(entry.message["message_id"], outcome.next_attempt, outcome.settled, now)
+            self._ledger.record(entry.message["message_id"], outcome.next_attempt, outcome.settled_state, now)
             self._owned[entry.partition].window.finish(entry.record.offset)
             self._admission.release(entry)
         for owned, offset in turn.finished:

@@ -54,7 +54,7 @@ def account(name: str, clock: Callable[[], float], failures: int = 3, **fields: 
 
 def entry(lane: str = "normal", **fields: Any) -> Entry:
     message: Any = {
-        "message_id": str(uuid4()), "lane": lane, "address": str(uuid4()), "platform": None, "provider": None,
+        "message_id": str(uuid4()), "lane": lane, "address": str(uuid4()), "platform": None, "provider": None, "replay": None,
         "possible_duplicate": False, **fields,
     }  # fmt: skip
     return Entry(("t", 0), InRecord("t", 0, 0, 0, None, None), message)

@@ -29,7 +29,7 @@ def message(**fields: Any) -> ChannelMessage:
         "address": "a@example.org", "platform": None, "subject": "S", "text": "T", "html": None, "title": None,
         "body": None, "data": None, "attempt": 1, "retries": 0, "generation": 0, "delivery": "at_least_once",
         "expires_at": None, "template_id": None, "template_version": None, "preference_version": None,
-        "possible_duplicate": False, "correlation_id": "c", "overrides": None, "provider": None, "routed_at": NOW - 50, **fields,
+        "possible_duplicate": False, "correlation_id": "c", "overrides": None, "provider": None, "replay": None, "routed_at": NOW - 50, **fields,
     }  # fmt: skip
     return made  # type: ignore[no-any-return]
 
@@ -165,15 +165,17 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | N
     assert parse_retry_after(value, NOW) == expected
 
 
-@given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=20))
-def test_ledger_drops_made_attempts_and_settled_messages_in_any_order(entries: list[tuple[int, bool]]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 6), st.sampled_from([None, "failed", "sent", "unknown"])), max_size=20))
+def test_ledger_drops_made_attempts_and_settled_messages_in_any_order(entries: list[tuple[int, str | None]]) -> None:
     ledger = Ledger(MemoryStore())
-    for next_attempt, settled in entries:
-        ledger.record(message()["message_id"], next_attempt, settled, NOW)
-    newest, settled = max(entries, default=(0, False))
+    for next_attempt, state in entries:
+        ledger.record(message()["message_id"], next_attempt, state, NOW)
+    order = {None: 0, "failed": 1, "sent": 2, "unknown": 2}
+    newest, state = max(entries, default=(0, None), key=lambda entry: (entry[0], order[entry[1]]))
     for attempt in range(1, 8):
         cause = ledger.duplicate(message()["message_id"], attempt)
-        assert cause == ("settled" if settled else "attempt" if attempt < newest else None)
+        assert cause == ("settled" if state else "attempt" if attempt < newest else None)
+    assert ledger.resumes_at(message()["message_id"]) == (newest if state == "failed" else None)
 
 
 def test_error_classes_become_results() -> None:
