@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import time
 from collections import Counter
@@ -167,6 +168,18 @@ def test_killed_owner_is_succeeded_and_nothing_stays_unfired(world: World) -> No
     assert len(late) == 6_000
     assert {len(times) for times in late.values()} <= {1, 2}
     assert min(min(times) for times in late.values()) >= 0
+
+
+def test_largest_timer_that_kafka_takes_can_be_fired(world: World) -> None:
+    (record,) = timers("large", 1, now())
+    timer = codec("Timer").decode(record.value)
+    value = random.Random(5).randbytes(1_048_576 - len(record.value or b"") - 150)  # does not compress
+    world.publish([record._replace(value=codec("Timer").encode({**timer, "value": value}))])
+    world.run("timers")
+    until(lambda: pending(world) == {}, what="its tombstone")
+    world.broker.stop_roles()
+    assert list(fired(world, "large")) == ["large:0"]
+    assert value in {record.value for record in world.read_all(TARGET)}
 
 
 def test_schedule_a_month_ahead_survives_kills_of_router_and_timers_and_fires_in_its_time(

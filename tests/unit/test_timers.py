@@ -378,11 +378,9 @@ def test_poison_is_dead_lettered_when_it_is_read(world: World, key: bytes | None
     assert [r.topic for r in rest] == [*([TIMERS] if key else []), REQUESTS, TIMERS]
 
 
-@pytest.mark.parametrize("kind", ["tail", "size"])
-def test_poison_behind_a_good_head_is_dead_lettered_when_it_fires(world: World, kind: str) -> None:
-    record = timer(NOW + 5, value=bytes(1_020_000) if kind == "size" else b"v")
-    raw = codec("Timer").encode(record)
-    raw = raw if kind == "size" else raw[:-3]
+def test_poison_behind_a_good_head_is_dead_lettered_when_it_fires(world: World) -> None:
+    record = timer(NOW + 5)
+    raw = codec("Timer").encode(record)[:-3]
     world.timers.write(TIMERS, 0, record["timer_id"].encode(), raw)
     world.put(NOW + 5)
     world.timers.give(0)
@@ -442,6 +440,23 @@ def test_schedule_about_to_fire_is_left_to_the_router(world: World) -> None:
     assert world.turn() == []
     world.now += WITHDRAW_BEFORE_MS
     assert world.topics() == [REQUESTS, TIMERS]
+
+
+def test_schedule_that_is_none_of_a_request_is_not_cancelled(world: World) -> None:
+    nid = ids.notification_id(NOW, "t")
+    request = {"notification_id": nid, "tenant": "t", "accepted_at": NOW, "user_id": "u", "template_id": "x"}
+    value = codec("NotificationRequest").encode(request)
+    for purpose, topic, body in (
+        ("retry", REQUESTS, value), ("schedule", "notify.dispatch.email.normal.v1", value), ("schedule", REQUESTS, b"\xff"),
+    ):  # fmt: skip
+        world.put(NOW + HOUR, purpose=purpose, topic=topic, value=body, timer_id=ids.timer_id(nid, "schedule"))
+    world.timers.give(0)
+    world.cancel(nid)
+    for _ in range(3):
+        assert (world.turn(), world.pending) == ([], 1)
+        world.timers.logs[TIMERS, 0].pop()
+        world.stage._on_lost([])
+        world.timers.give(0)
 
 
 def test_another_tenant_cancels_nothing(world: World) -> None:
