@@ -142,7 +142,7 @@ class SmtpSender:
                 await self._reset(client)
             return self._reply(exc.code, exc.message, phase)
         except (aiosmtplib.SMTPException, OSError) as exc:
-            # Not close(): that would still write what waits, and with it the final dot of a mail we call not sent.
+            # Not close(): that would go on writing what waits to a server that is given up.
             _abort(client)
             code = f"{type(exc).__name__} at {phase}"
             return InDoubt(code) if phase == "BODY" else Retry(ErrorClass.TRANSIENT, code)
