@@ -1,0 +1,179 @@
+"""Does one thing hold up another? `python -m bench.isolation hang|blast`, each against its own idle value in one run.
+
+    hang    a provider that hangs for --seconds, and the messages of another account on the same partitions
+    blast   --messages bulk mails at once, and critical mails that come meanwhile
+
+Latency is accepted → the vendor's own log, in milliseconds.
+May import every layer. What never enters here: an assertion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bench.sender import quantile
+from console.local import stack
+from console.output import show
+from producers.publisher import Publication, Publisher
+from runtime.settings import KafkaSettings
+
+Make = Callable[[int], Mapping[str, Any]]
+
+
+class Vendors:
+    """The simulator's faults and log."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+
+    def fault(self, **fault: Any) -> None:
+        """Script one."""
+        body = json.dumps(fault).encode()
+        request = urllib.request.Request(self._base + "/faults", body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=10).close()
+
+    def clear(self) -> None:
+        """Take all back."""
+        urllib.request.urlopen(urllib.request.Request(self._base + "/faults", method="DELETE"), timeout=10).close()
+
+    def accepts(self, kind: str) -> list[tuple[str, float]]:
+        """(recipient, when in seconds) of every accept."""
+        with urllib.request.urlopen(f"{self._base}/accepted?kind={kind}&limit=1000000", timeout=120) as answer:
+            return [(entry["to"], datetime.fromisoformat(entry["at"]).timestamp()) for entry in json.load(answer)]
+
+
+@contextmanager
+def local_stack() -> Iterator[Mapping[str, Any]]:
+    """Endpoints of a stack of its own."""
+    with tempfile.TemporaryDirectory(prefix="heliograph-bench-") as name:
+        started = stack.up(Path(name), detach=True)
+        try:
+            yield started.endpoints
+        finally:
+            stack.down(Path(name))
+            if started.process is not None:
+                started.process.wait(20)
+
+
+def publisher(endpoints: Mapping[str, Any]) -> Publisher:
+    return Publisher(KafkaSettings(bootstrap_servers=endpoints["kafka"]), tenant=endpoints["tenant"], source="bench")
+
+
+def steady(out: Publisher, make: Make, per_second: float, seconds: float, mark: str) -> dict[str, float]:
+    """Publish at a rate; recipient → when it was accepted."""
+    published = {}
+    started = time.time()
+    for n in range(int(per_second * seconds)):
+        time.sleep(max(0.0, started + n / per_second - time.time()))
+        recipient = f"{mark}-{n}"
+        at = time.time()
+        out.publish_many([Publication({**make(n), **_to(make(n), recipient)})])
+        published[recipient] = at
+    return published
+
+
+def _to(body: Mapping[str, Any], recipient: str) -> dict[str, Any]:
+    if body["channels"] == ["email"]:
+        return {"to": {"email": f"{recipient}@example.org"}}
+    return {"to": {"device_tokens": [{"platform": "fcm", "token": recipient}]}}
+
+
+def latencies(vendors: Vendors, kind: str, published: Mapping[str, float], patience_s: float = 60) -> list[float]:
+    """Milliseconds from accepted to the vendor's log, of those that arrived."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        first: dict[str, float] = {}
+        for to, at in vendors.accepts(kind):
+            first.setdefault(to.partition("@")[0], at)
+        if published.keys() <= first.keys() or time.monotonic() > deadline:
+            return [(first[to] - at) * 1000 for to, at in published.items() if to in first]
+        time.sleep(1)
+
+
+def row(what: str, published: Mapping[str, float], waits: list[float]) -> dict[str, Any]:
+    return {
+        "during": what, "messages": len(published), "arrived": len(waits), "p50_ms": round(quantile(waits, 0.5), 1),
+        "p99_ms": round(quantile(waits, 0.99), 1), "max_ms": round(max(waits), 1),
+    }  # fmt: skip
+
+
+def hang(seconds: float) -> list[dict[str, Any]]:
+    """FCM answers, APNs hangs; every partition of the push topics carries both."""
+    fcm = {"channels": ["push"], "content": {"title": "T", "body": "B"}}
+    with local_stack() as endpoints, publisher(endpoints) as out:
+        vendors = Vendors(endpoints["simulator"])
+        steady(out, lambda n: fcm, 20, 5, "warm")
+        stop = threading.Event()
+
+        def others() -> None:
+            n = 0
+            while not stop.is_set():
+                n += 1
+                token = f"{n:064x}"
+                out.publish_many(
+                    [Publication({**fcm, "to": {"device_tokens": [{"platform": "apns", "token": token}]}})]
+                )
+                stop.wait(0.05)
+
+        thread = threading.Thread(target=others)
+        thread.start()
+        try:
+            idle = steady(out, lambda n: fcm, 20, min(seconds, 60), "idle")
+            before = latencies(vendors, "fcm", idle)
+            vendors.fault(kind="apns", mode="slow", latency_ms=3_600_000)
+            hung = steady(out, lambda n: fcm, 20, seconds, "hung")
+            during = latencies(vendors, "fcm", hung)
+        finally:
+            stop.set()
+            thread.join()
+            vendors.clear()
+        return _against([row("all well", idle, before), row(f"APNs hangs for {seconds:.0f} s", hung, during)])
+
+
+def blast(messages: int) -> list[dict[str, Any]]:
+    """One blast on the bulk lane."""
+    critical = {"channels": ["email"], "content": {"subject": "Your code", "text": "123456"}, "priority": "critical"}
+    bulk = {"channels": ["email"], "content": {"subject": "News", "text": "Text"}, "priority": "bulk"}
+    with local_stack() as endpoints, publisher(endpoints) as out:
+        vendors = Vendors(endpoints["simulator"])
+        steady(out, lambda n: critical, 10, 5, "warm")
+        idle = steady(out, lambda n: critical, 10, 30, "idle")
+        before = latencies(vendors, "smtp", idle)
+        out.publish_many(Publication({**bulk, "to": {"email": f"bulk-{n}@example.org"}}) for n in range(messages))
+        published = time.monotonic()
+        sent_before = len(vendors.accepts("smtp"))
+        loaded = steady(out, lambda n: critical, 10, 30, "loaded")
+        elapsed = time.monotonic() - published
+        done = len(vendors.accepts("smtp")) - sent_before
+        during = latencies(vendors, "smtp", loaded)
+        sys.stdout.write(f"{done:,} mails went out in the {elapsed:.0f} s, {messages:,} were queued\n")
+        return _against([row("all quiet", idle, before), row(f"a blast of {messages:,}", loaded, during)])
+
+
+def _against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    idle = rows[0]["p99_ms"]
+    return [{**row, "p99_of_idle": round(row["p99_ms"] / idle, 2)} for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", choices=["hang", "blast"])
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--messages", type=int, default=100_000)
+    options = parser.parse_args()
+    show(hang(options.seconds) if options.case == "hang" else blast(options.messages), as_json=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What becomes of a message whose first request meets each fault of each vendor: the table of docs/guarantees.md.
+
+    python -m tests.faults.modes
+
+Each row has recipients of its own: the first request of each meets the fault, later ones are answered properly. A message
+that meets none goes out between any two, so that no breaker opens: this is about messages, not accounts. What was accepted comes from the vendors' log, the states from ClickHouse. Prints Markdown; ends with 1 when a promise is broken.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from console.evidence import CHANNELS
+from console.local.simulator.faults import Mode
+from producers.publisher import Publication, Publisher
+from runtime.clock import system_clock
+from runtime.settings import KafkaSettings
+from tests.faults.world import World, world
+
+EACH = 12
+DELIVERIES = ("at_least_once", "at_most_once")
+DATE_S = 90
+"""A Retry-After given as a date this far ahead."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault of a vendor."""
+
+    number: int
+    kind: str
+    name: str
+    fault: dict[str, Any]
+
+    def recipient(self, n: int) -> tuple[dict[str, Any], str]:
+        """`to`, and what of it only this case has."""
+        if self.kind == "smtp":
+            return {"email": f"mode{self.number:02d}x-{n}@example.org"}, f"mode{self.number:02d}x"
+        if self.kind == "twilio":
+            return {"phone": f"+49151{self.number:02d}{n:06d}"}, f"+49151{self.number:02d}"
+        if self.kind == "fcm":
+            return {
+                "device_tokens": [{"platform": "fcm", "token": f"mode{self.number:02d}x-{n}"}]
+            }, f"mode{self.number:02d}x"
+        prefix = f"abc{self.number:02d}def"
+        return {"device_tokens": [{"platform": "apns", "token": f"{prefix}{n:056x}"}]}, prefix
+
+
+def cases() -> Iterator[Case]:
+    """Every mode of every vendor, and throttling that names a date."""
+    number = 0
+    for kind in CHANNELS:
+        for mode in Mode:
+            number += 1
+            extra = {Mode.SLOW: {"latency_ms": 15_000}, Mode.THROTTLE: {"retry_after_s": 2}}.get(mode, {})
+            yield Case(number, kind, "slow, 15 s" if mode is Mode.SLOW else mode.value, {"mode": mode.value, **extra})
+        if kind != "smtp":  # which has no such header
+            number += 1
+            fault = {"mode": "429", "retry_after_s": DATE_S, "retry_after_date": True}
+            yield Case(number, kind, f"429, a date {DATE_S} s ahead", fault)
+
+
+def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
+    """Notification id → its case and delivery."""
+    endpoints = made.endpoints
+    published: dict[str, tuple[Case, str]] = {}
+    contents = {"smtp": {"subject": "S", "text": "T"}, "twilio": {"text": "T"}}
+    with Publisher(
+        KafkaSettings(bootstrap_servers=endpoints["kafka"]), tenant=endpoints["tenant"], source="modes"
+    ) as out:
+        for case in everything:
+            made.fault(kind=case.kind, match=case.recipient(0)[1], times=2 * EACH, **case.fault)
+        for n in range(EACH):
+            for place, delivery in enumerate(DELIVERIES):
+                for case in everything:
+                    body = {
+                        "channels": [CHANNELS[case.kind]],
+                        "content": contents.get(case.kind, {"title": "T", "body": "B"}),
+                    }
+                    to, between = (
+                        one.recipient(n * 2 + place)[0] for one in (case, replace(case, number=case.number + 50))
+                    )
+                    marked, _ = out.publish_many(
+                        [Publication({**body, "to": to, "delivery": delivery}), Publication({**body, "to": between})]
+                    )
+                    published[marked] = case, delivery
+                    time.sleep(0.02)
+    return published
+
+
+def table(
+    made: World, since: int, since_seq: int, published: dict[str, tuple[Case, str]]
+) -> tuple[list[str], list[str]]:
+    """Markdown lines, and what broke a promise."""
+    evidence = made.evidence(since, since_seq, set(published))
+    accepts = Counter((CHANNELS[kind], id_) for kind, id_ in evidence.accepts)
+    cells: dict[tuple[Case, str], list[Any]] = {}
+    for message in evidence.messages:
+        if message.notification_id in published:
+            cells.setdefault(published[message.notification_id], []).append(message)
+    lines = [
+        "| vendor | fault of the first request | delivery | messages | accepted | accepted twice | flagged | ended |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    broken = []
+    for (case, delivery), messages in sorted(cells.items(), key=lambda cell: (cell[0][0].number, cell[0][1])):
+        counts = [accepts[message.channel, message.id] for message in messages]
+        twice = sum(count > 1 for count in counts)
+        flagged = sum(message.possible_duplicate for message in messages)
+        states = Counter(message.state for message in messages)
+        ended = ", ".join(f"{state} {count}" for state, count in sorted(states.items()))
+        lines.append(
+            f"| {case.kind} | {case.name} | {delivery} | {len(messages)} | {sum(counts)} | {twice} | {flagged} | {ended} |"
+        )
+        silent = sum(
+            count > 1 and not message.possible_duplicate for count, message in zip(counts, messages, strict=True)
+        )
+        if silent or (delivery == "at_most_once" and twice) or len(messages) != EACH:
+            broken.append(lines[-1])
+    return lines, broken
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def main() -> int:
+    everything = list(cases())
+    with (
+        tempfile.TemporaryDirectory(prefix="heliograph-modes-") as directory,
+        world(Path(directory), seconds=()) as made,
+    ):
+        since, since_seq = system_clock(), made.accept_count()
+        started = time.monotonic()
+        published = publish(made, everything)
+        accounting = made.settle(since, 2 * len(published), 600, say)
+        lines, broken = table(made, since, since_seq, published)
+        sys.stderr.write(f"{len(published)} notifications in {time.monotonic() - started:.0f} s: {accounting}\n")
+    sys.stdout.write("\n".join(lines) + "\n")
+    for line in broken:
+        sys.stderr.write(f"BROKEN: {line}\n")
+    return 1 if broken or accounting.get("in_flight") or accounting.get("residual") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""A sender that dies at each arrow of its loop in turn loses nothing, and flags what it repeats."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.integration.conftest import broker, until
+from tests.integration.pipeline import World, profiles, requests, world
+
+__all__ = ["broker", "world"]  # fixtures
+
+pytestmark = [pytest.mark.kafka, pytest.mark.faults]
+
+POINTS = ("before_facts", "after_facts", "after_claim", "before_send", "after_provider_accept")
+EACH = 8
+
+
+def test_sender_that_dies_at_every_arrow_in_turn_loses_nothing(world: World) -> None:
+    prefix = "arrow-"
+    world.publish(profiles(prefix, EACH * len(POINTS)))
+    world.run("router", "--lane", "normal")
+    world.run("timers")
+    once, twice = (
+        requests(prefix, EACH * len(POINTS), channels=[channel], delivery=delivery)
+        for channel, delivery in (("email", "at_most_once"), ("push", "at_least_once"))
+    )
+    for number, point in enumerate(POINTS):
+        dying = [world.run("sender", "--channel", channel, HELIOGRAPH_CRASH_AT=point) for channel in ("email", "push")]
+        for records, _ in (once, twice):
+            world.publish(records[number * EACH : (number + 1) * EACH])
+        for process in dying:
+            assert process.wait(90) == -signal.SIGKILL, point
+    for channel in ("email", "push"):
+        world.run("sender", "--channel", channel)
+    everything = once[1] | twice[1]
+    until(lambda: sum(map(bool, world.settled(everything).values())) == len(everything), 90, "all settled")
+    world.broker.stop_roles()
+
+    mails, pushes = world.accepted("smtp", prefix), world.accepted("fcm", prefix)
+    assert set(mails.values()) <= {1}, "at most once came twice"
+    assert all(pushes[f"{prefix}{n}"] >= 1 for n in range(EACH * len(POINTS))), "at least once did not come"
+    told = world.statuses(everything)
+    states = world.settled(everything)
+    assert {state for nid in once[1] for state in states[nid]} <= {"sent", "unknown"}
+    assert {state for nid in twice[1] for state in states[nid]} == {"sent"}
+    sent_mails = sum("sent" in states[nid] for nid in once[1])
+    assert sent_mails <= sum(mails.values()), "a mail is said to be sent that no provider took"
+    flagged = sum(any(event["possible_duplicate"] for event in told[nid]) for nid in twice[1])
+    assert sum(pushes.values()) - len(pushes) <= flagged
+    assert sum("unknown" in states[nid] for nid in once[1]) >= 1, "no crash left a doubt: the points were not reached"
