@@ -103,6 +103,15 @@ def run_sink() -> None:
     raise SystemExit(run_role("sink", load_settings(), body))
 
 
+@run_app.command("callbacks")
+def run_callbacks() -> None:
+    """What providers report later: receipts, and the statuses they tell."""
+    from producers.callbacks.role import run_callbacks as body
+    from runtime.process import run_role
+
+    raise SystemExit(run_role("callbacks", load_settings(), body))
+
+
 class Profile(StrEnum):
     local = "local"
     default = "default"

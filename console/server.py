@@ -8,16 +8,12 @@ May import every layer. What never enters here: a route.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-import uvicorn
 import uvloop
 from fastapi import APIRouter
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp
 
 from console.api.control import Control, control_router
 from console.api.listing import listing_router
@@ -28,6 +24,7 @@ from producers.http.ingest import Ingest, RecentAcceptances
 from producers.http.propagation import Propagation
 from producers.http.rate_limit import RateLimiter
 from producers.http.requests import Authenticator
+from producers.http.serving import listen, serve
 from producers.http.templates import TemplateCatalogue
 from producers.lookup import find_request
 from producers.reference.database import Database
@@ -35,61 +32,17 @@ from producers.reference.idempotency import IdempotencyKeys
 from producers.reference.keys import Keys
 from producers.reference.resends import Resends
 from producers.reference.store import ReferenceStore
-from runtime.errors import UnavailableError
 from runtime.kafka import Producer
 from runtime.process import Context
-from runtime.settings import ApiSettings, Settings
+from runtime.settings import Settings
 from runtime.views import View, start_views
 from schemas.events import Template
 from schemas.topics import TEMPLATES
 
 LINGER_MS = 1.0
-DRAIN_S = 15
-_BACKLOG = 2_048
 
 new_event_loop = uvloop.new_event_loop
 """For run_role: this role's loop."""
-
-
-def listen(settings: ApiSettings) -> socket.socket:
-    """The port, taken. Raises UnavailableError naming the setting when it is in use."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Connections inherit it; without it head and body of an answer are 40 ms apart.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-        listener.listen(_BACKLOG)
-    except OSError as exc:
-        listener.close()
-        raise UnavailableError(
-            f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}; set HELIOGRAPH_API__PORT to a free port"
-        ) from exc
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: the role has them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def serve(app: ASGIApp, listener: socket.socket, stopping: asyncio.Event) -> None:
-    """Serve until `stopping`, then finish the requests in flight."""
-    config = uvicorn.Config(
-        app, loop="none", http="httptools", ws="auto", lifespan="off", log_config=None, access_log=False,
-        server_header=False, timeout_graceful_shutdown=DRAIN_S, backlog=_BACKLOG,
-    )  # fmt: skip
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    await serving
-    stop.cancel()
 
 
 def _store_routes(
@@ -107,7 +60,7 @@ def _store_routes(
 async def run(context: Context) -> None:
     """The role. Raises UnavailableError when the port is in use or PostgreSQL does not answer at the start."""
     settings = context.settings
-    listener = listen(settings.api)
+    listener = listen(settings.api.host, settings.api.port, "HELIOGRAPH_API__PORT")
     database = Database(settings.postgres)
     claims = IdempotencyKeys(database)
     templates: View[Template] = View(settings.kafka, TEMPLATES)

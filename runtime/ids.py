@@ -48,6 +48,11 @@ def event_id(subject_id: str, state: str, attempt: int = 0, provider_event_id: s
     return str(uuid5(UUID(subject_id), f"{state}:{attempt}:{provider_event_id}"))
 
 
+def receipt_id(provider: str, provider_message_id: str, provider_event_id: str) -> str:
+    """Id of what a provider says later: the same news told again has one."""
+    return str(uuid5(UUID(int=0), f"receipt:{provider}:{provider_message_id}:{provider_event_id}"))
+
+
 def timer_id(subject_id: str, purpose: str, attempt: int = 0) -> str:
     """Id of a wait."""
     return str(uuid5(UUID(subject_id), f"timer:{purpose}:{attempt}"))

@@ -15,6 +15,10 @@ ACCEPTED = Counter("heliograph_requests_accepted_total", "Requests acknowledged 
 REFUSED = Counter("heliograph_requests_refused_total", "HTTP requests answered with an error, by its code.", ["code"])
 INGEST_SECONDS = Histogram("heliograph_ingest_seconds", "HTTP request to answer.", ["route"], buckets=_FAST)
 
+# Callbacks
+CALLBACKS = Counter("heliograph_callbacks_total", "Callbacks of providers, by what became of them.", ["vendor", "outcome"])
+CALLBACK_SECONDS = Histogram("heliograph_callback_seconds", "Callback to answer.", ["vendor"], buckets=_FAST)
+
 # Relay
 RELAYED = Counter("heliograph_relay_published_total", "Outbox rows published to compacted topics.", ["topic"])
 OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait to be published.")

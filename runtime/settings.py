@@ -65,6 +65,16 @@ class ApiSettings(_Section):
     rate_limit_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
 
 
+class CallbackSettings(_Section):
+    """Where providers report what became of a message. `public_url` is what they are told, and what they sign."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8088
+    public_url: str | None = None
+    # How long a callback may wait for the broker's acknowledgement before it is a 503; vendors wait 15 s in all.
+    publish_timeout_s: Annotated[float, Field(gt=0, le=15)] = 5.0
+
+
 class MetricsSettings(_Section):
     """Where a role that serves no other HTTP answers /livez, /readyz and /metrics; port 0 takes a free one."""
 
@@ -147,6 +157,7 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     api: ApiSettings = ApiSettings()
+    callbacks: CallbackSettings = CallbackSettings()
     metrics: MetricsSettings = MetricsSettings()
     router: RouterSettings = RouterSettings()
     sender: SenderSettings = SenderSettings()

@@ -64,6 +64,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "sender-sms": ("sender", "--channel", "sms"),
     "sender-push": ("sender", "--channel", "push"),
     "sink": ("sink",),
+    "callbacks": ("callbacks",),
 }
 """Role names, and what follows `heliograph run`."""
 STARTS_BEFORE_GIVING_UP = 3
@@ -445,6 +446,7 @@ class Stack:
         ports = {name: book.reserve(name, options.ports.get(name)) for name in PORT_NAMES}
         kafka_controller = book.reserve("kafka-controller")
         self._apns_port = book.reserve("apns")
+        self._callbacks = self._callback_tables(book.reserve("callbacks-public"))
         self._role_ports = {role: ports["api"] if role == "api" else book.reserve(role) for role in ROLES}
         self._ports = ports
         self._kafka = KafkaServer(self.files.data("kafka"), ports["kafka"], kafka_controller)
@@ -456,7 +458,8 @@ class Stack:
     def run(self) -> int:
         """The supervisor's life; its exit code."""
         providers = merge_providers(self._tables.get("providers", []), self._simulated_providers())
-        write_atomically(self.files.settings, to_toml({**self._tables, "providers": providers}))
+        tables = {**self._tables, "callbacks": self._callbacks, "providers": providers}
+        write_atomically(self.files.settings, to_toml(tables))
         supervisor = Supervisor(self._infrastructure(), self._roles(), self._initialise, self._publish)
         supervisor.watch_signals()
         try:
@@ -481,6 +484,14 @@ class Stack:
             "pids": dict(pids),
             "metrics": {role: f"http://{LOOPBACK}:{port}/metrics" for role, port in self._role_ports.items()},
         }
+
+    def _callback_tables(self, port: int) -> dict[str, Any]:
+        """Where providers report: here, unless the user's own settings say otherwise."""
+        own = self._tables.get("callbacks", {})
+        if not isinstance(own, dict):
+            raise LocalStackError("wrong settings: callbacks is a table, [callbacks]")
+        port = own.get("port", port)
+        return {"host": LOOPBACK, "port": port, "public_url": f"http://{LOOPBACK}:{port}", **own}
 
     def _url(self, name: str) -> str:
         return f"http://{LOOPBACK}:{self._ports[name]}"
@@ -625,7 +636,7 @@ class Stack:
                 "account_sid": "AC" + "0" * 32,
                 "auth_token": "simulator",
                 "from": "+15005550006",
-                "callback_url": self._url("simulator") + "/callbacks/twilio",
+                "callback_url": f"{self._callbacks['public_url']}/callbacks/twilio",
             },
             {
                 "name": "simulator-fcm",
@@ -649,9 +660,10 @@ class Stack:
 
 
 def _base_environment(own: Mapping[str, str]) -> dict[str, str]:
-    # what the user's shell says about stores is about other stores than ours
-    stores = ("HELIOGRAPH_KAFKA__", "HELIOGRAPH_POSTGRES__", "HELIOGRAPH_CLICKHOUSE__", "HELIOGRAPH_CONFIG")
-    base = {key: value for key, value in own.items() if not key.startswith(stores)}
+    # what the user's shell says about stores and public addresses is about others than ours
+    places = ("KAFKA__", "POSTGRES__", "CLICKHOUSE__", "CALLBACKS__", "CONFIG")
+    others = tuple(f"HELIOGRAPH_{place}" for place in places)
+    base = {key: value for key, value in own.items() if not key.startswith(others)}
     paths = [str(Path(console.__file__).resolve().parent.parent), *filter(None, [base.get("PYTHONPATH")])]
     return {**base, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 

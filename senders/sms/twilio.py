@@ -8,7 +8,7 @@
     | unreadable 2xx, answer lost              | in_doubt                          |
     | no connection                            | transient                         |
 
-The only module that imports twilio. What never enters here: a retry, Kafka.
+The only sender that may import twilio. What never enters here: a retry, Kafka.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from twilio.http import HttpClient
 from twilio.http.response import Response
 from twilio.rest import Client
 
+from runtime import callbacks
 from runtime.clock import Clock, system_clock
 from runtime.errors import SettingsError
 from runtime.retry import parse_retry_after
@@ -49,7 +50,7 @@ class TwilioKeys(ProviderKeys):
     sender: str = Field(alias="from", min_length=1)
     base_url: str = _VENDOR_URL
     callback_url: str | None = None
-    """Where Twilio reports deliveries; our message id is added as a query parameter."""
+    """Where Twilio reports deliveries; what the message is, is added as query parameters (runtime/callbacks.py)."""
 
 
 def twilio_reaction(status: int, code: int | None) -> Reaction | None:
@@ -57,15 +58,14 @@ def twilio_reaction(status: int, code: int | None) -> Reaction | None:
     return CODES.find(str(status)) if code is None else CODES.find(str(code))
 
 
-def build_sms(message: ChannelMessage, sender: str, callback_url: str | None) -> dict[str, str]:
+def build_sms(message: ChannelMessage, sender: str, callback_url: str | None, provider: str = "") -> dict[str, str]:
     """Arguments of messages.create; control characters other than a newline are dropped (they cost segments, or worse)."""
     text = "".join(
         char for char in message["text"] or "" if char == "\n" or char.isprintable() or char in "\u200d\ufe0f"
     )
     fields = {"to": message["address"], "from_": sender, "body": text}
     if callback_url:
-        separator = "&" if "?" in callback_url else "?"
-        fields["status_callback"] = f"{callback_url}{separator}{urlencode({'message_id': message['message_id']})}"
+        fields["status_callback"] = callbacks.callback_url(callback_url, message, provider)
     return fields
 
 
@@ -133,7 +133,7 @@ class TwilioSender:
         """One POST to Messages.json."""
         try:
             created = await self._client.messages.create_async(
-                **build_sms(message, self._keys.sender, self._keys.callback_url)
+                **build_sms(message, self._keys.sender, self._keys.callback_url, self.name)
             )
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))

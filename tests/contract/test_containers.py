@@ -163,7 +163,7 @@ def test_everything_that_the_image_copies_exists_and_is_let_through() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["topics", "list"], ["migrate", "--help"], ["schemas", "asyncapi"], *(["run", role, "--help"] for role in sorted(ROLES - {"callbacks"}))],
+    [["topics", "list"], ["migrate", "--help"], ["schemas", "asyncapi"], *(["run", role, "--help"] for role in sorted(ROLES))],
     ids=" ".join,
 )  # fmt: skip
 def test_commands_run_without_what_the_image_leaves_out(arguments: list[str]) -> None:

@@ -267,6 +267,7 @@ def test_roles_are_those_of_the_contract() -> None:
             "sender-sms",
             "sender-push",
             "sink",
+            "callbacks",
         ]
     )
 

@@ -17,6 +17,7 @@ import uvloop
 from aiohttp import web
 
 from console.local.simulator import APNS_KEY_FILE, apns, fcm, smtp, twilio
+from console.local.simulator.callbacks import Callbacks
 from console.local.simulator.control import add_control_routes
 from console.local.simulator.desk import Desk
 from console.local.simulator.faults import FaultBook
@@ -41,11 +42,11 @@ async def serve(
     delivery.start()
     credentials = fcm.Credentials.load_or_create(data_dir / "fcm-credentials.json", f"http://{host}:{http_port}/token")
     apns_key = apns.ProviderKey.load_or_create(data_dir / APNS_KEY_FILE)
-    desk = Desk(truth, FaultBook(KINDS))
+    desk, callbacks = Desk(truth, FaultBook(KINDS)), Callbacks()
     app = web.Application(client_max_size=1 << 20)
     add_health_routes(app, lambda: truth.broken or delivery.problem())
     add_control_routes(app, desk)
-    twilio.add_twilio_routes(app, desk)
+    twilio.add_twilio_routes(app, desk, callbacks)
     fcm.add_fcm_routes(app, desk, credentials)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
@@ -62,6 +63,7 @@ async def serve(
             server.close()
     finally:
         await runner.cleanup()
+        await callbacks.close()
         delivery.close()
         truth.close()
 

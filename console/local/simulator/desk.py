@@ -64,9 +64,10 @@ def reset_connection(transport: asyncio.Transport) -> None:
 
 
 async def answer(
-    desk: Desk, request: web.Request, errors: VendorErrors, accept: Accept, success: Callable[[], web.Response]
-) -> web.Response:
-    """Decide about a valid request, log it if it is accepted, answer or misbehave."""
+    desk: Desk, request: web.Request, errors: VendorErrors, accept: Accept, success: Callable[[], web.Response],
+    accepted: Callable[[], None] = lambda: None,
+) -> web.Response:  # fmt: skip
+    """Decide about a valid request, log it if it is accepted (`accepted` is called then), answer or misbehave."""
     verdict = desk.faults.decide(accept.kind, accept.to)
     if verdict.latency_s:
         await asyncio.sleep(verdict.latency_s)
@@ -84,6 +85,7 @@ async def answer(
             return web.Response(status=500)
         case _:
             await desk.accept(accept)
+            accepted()
     match verdict.mode:
         case Mode.FAIL_AFTER_ACCEPT:
             return errors.failed(retry_after)

@@ -1,9 +1,13 @@
-"""Twilio's Messages resource (api version 2010-04-01): form in, JSON out, Twilio's error codes.
+"""Twilio's Messages resource (api version 2010-04-01): form in, JSON out, Twilio's error codes, and later its callbacks.
 
 Twilio's documented test recipients behave as Twilio says: +15005550001 21211, ...2 21612, ...3 21408, ...4 21610,
 ...9 21614. The resource has no field for a caller's id: ours is read from `message_id` in the StatusCallback's query.
 
-May import desk and aiohttp. What never enters here: scripted faults (desk.py), a twilio SDK.
+A message with a StatusCallback is reported on (callbacks.py), whatever a scripted fault made of the answer to its request.
+
+    GET  /callbacks   {"pending": n, "answers": {"delivered": {"204": n}}}
+
+May import desk, callbacks and aiohttp. What never enters here: scripted faults (desk.py), a twilio SDK.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from aiohttp import web
 
+from console.local.simulator.callbacks import Accepted, Callbacks
 from console.local.simulator.desk import Desk, answer
 from console.local.simulator.ground_truth import Accept
 
@@ -58,14 +63,15 @@ class TwilioErrors:
         return error(400, 21211, f"Invalid 'To' Phone Number: {recipient}")
 
 
-def is_authorised(header: str, account_sid: str) -> bool:
-    """Whether basic authentication names the account of the path (or an API key) with some secret."""
+def secret_of(header: str, account_sid: str) -> str | None:
+    """The secret of basic authentication by the account of the path (or an API key), None when it is not that."""
     scheme, _, encoded = header.partition(" ")
     try:
         user, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
-        return False
-    return scheme.lower() == "basic" and (user == account_sid or user.startswith("SK")) and bool(secret)
+        return None
+    known = scheme.lower() == "basic" and (user == account_sid or user.startswith("SK"))
+    return secret if known and secret else None
 
 
 def refusal(form: dict[str, str]) -> web.Response | None:
@@ -121,14 +127,15 @@ def resource(account_sid: str, sid: str, form: dict[str, str], now: datetime) ->
     }
 
 
-def add_twilio_routes(app: web.Application, desk: Desk) -> None:
+def add_twilio_routes(app: web.Application, desk: Desk, callbacks: Callbacks) -> None:
     """Serve Twilio's API."""
     errors = TwilioErrors()
 
     async def create_message(request: web.Request) -> web.Response:
         desk.seen(KIND)
         account_sid = request.match_info["account_sid"]
-        if not is_authorised(request.headers.get("Authorization", ""), account_sid):
+        secret = secret_of(request.headers.get("Authorization", ""), account_sid)
+        if secret is None:
             return error(401, 20003, "Authenticate")
         text = (await request.read()).decode("utf-8", "replace")
         form = dict(parse_qsl(text, keep_blank_values=True))
@@ -138,6 +145,19 @@ def add_twilio_routes(app: web.Application, desk: Desk) -> None:
         sid = "SM" + secrets.token_hex(16)
         accept = Accept(KIND, form["To"], our_message_id(form, dict(request.query)), form.get("Body", ""), sid)
         made = resource(account_sid, sid, form, datetime.now(UTC))
-        return await answer(desk, request, errors, accept, lambda: web.json_response(made, status=201))
+        url = form.get("StatusCallback")
 
+        def report() -> None:
+            if url:
+                callbacks.report(Accepted(account_sid, secret, sid, form["To"], form.get("From", ""), url))
+
+        return await answer(desk, request, errors, accept, lambda: web.json_response(made, status=201), report)
+
+    async def told(_: web.Request) -> web.Response:
+        answers: dict[str, dict[str, int]] = {}
+        for (status, code), count in sorted(callbacks.answers.items()):
+            answers.setdefault(status, {})[str(code)] = count
+        return web.json_response({"pending": callbacks.pending, "answers": answers})
+
+    app.router.add_get("/callbacks", told)
     app.router.add_post("/2010-04-01/Accounts/{account_sid}/Messages.json", create_message)

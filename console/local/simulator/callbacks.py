@@ -1,0 +1,120 @@
+"""What Twilio tells later about a message it took: `sent`, then its end, signed and told again until somebody takes it.
+
+    POST StatusCallback   form, X-Twilio-Signature: base64(HMAC-SHA1(auth token, URL + sorted fields))
+
+`sent` goes out 0.1 s after the accept and its end after 2 s, each by itself. A callback that is not taken (5xx, no
+connection) is told again after 0.25 s, then twice as long each time up to 5 s, for two minutes: more patient than Twilio,
+which gives up after 15 s. What is refused (4xx) is not told again. Nothing is kept through a restart of the simulator.
+Recipients that are not reached: +1500555 and the last four digits of the error code, +15005553003 is `undelivered` with 30003.
+
+May import aiohttp. What never enters here: a twilio SDK, the log of accepts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from urllib.parse import urlencode
+
+import aiohttp
+
+SENT_AFTER_S = 0.1
+END_AFTER_S = 2.0
+PATIENCE_S = 120.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 5.0
+_TIMEOUT = aiohttp.ClientTimeout(total=15)
+_AT_ONCE = 32
+_UNREACHABLE = re.compile(r"\+1500555(3\d{3})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A message whose sender wants to hear of it."""
+
+    account_sid: str
+    auth_token: str
+    sid: str
+    to: str
+    sender: str
+    url: str
+
+
+def end_of(to: str) -> dict[str, str]:
+    """How a message to this number ends."""
+    unreachable = _UNREACHABLE.fullmatch(to)
+    if unreachable is None:
+        return {"MessageStatus": "delivered"}
+    return {"MessageStatus": "undelivered", "ErrorCode": f"3{unreachable[1][1:].zfill(4)}"}
+
+
+def signature(auth_token: str, url: str, fields: dict[str, str]) -> str:
+    """X-Twilio-Signature."""
+    signed = url + "".join(name + fields[name] for name in sorted(fields))
+    return base64.b64encode(hmac.digest(auth_token.encode(), signed.encode(), "sha1")).decode()
+
+
+@dataclass(slots=True)
+class Callbacks:
+    """Tells senders what became of their messages. `answers` counts by status and answer, 0 is a callback nobody took."""
+
+    answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _session: aiohttp.ClientSession | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+
+    @property
+    def pending(self) -> int:
+        """Callbacks that nobody has taken yet."""
+        return len(self._tasks)
+
+    def report(self, accepted: Accepted) -> None:
+        """Tell about this message from now on."""
+        for after_s, news in ((SENT_AFTER_S, {"MessageStatus": "sent"}), (END_AFTER_S, end_of(accepted.to))):
+            task = asyncio.create_task(self._tell(accepted, news, after_s))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self, accepted: Accepted, news: dict[str, str], after_s: float) -> None:
+        status = news["MessageStatus"]
+        url, _, _ = accepted.url.partition("#")  # what follows is for Twilio, and sent to nobody
+        fields = {
+            "AccountSid": accepted.account_sid, "ApiVersion": "2010-04-01", "From": accepted.sender, "To": accepted.to,
+            "MessageSid": accepted.sid, "SmsSid": accepted.sid, "SmsStatus": status, **news,
+        }  # fmt: skip
+        headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
+            "X-Twilio-Signature": signature(accepted.auth_token, url, fields),
+        }
+        await asyncio.sleep(after_s)
+        deadline, wait_s = asyncio.get_running_loop().time() + PATIENCE_S, _FIRST_WAIT_S
+        while True:
+            async with self._room:
+                answer = await self._post(url, urlencode(fields).encode(), headers)
+            if answer and answer < 500:
+                break
+            if asyncio.get_running_loop().time() + wait_s > deadline:
+                break
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+        self.answers[status, answer] += 1
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
+        try:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):  # ValueError: a URL that is none
+            return 0
+
+    async def close(self) -> None:
+        """Stop telling."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()

@@ -1,0 +1,189 @@
+"""POST /callbacks/<kind>: a provider's callback is answered 204 when the broker has it, and never before.
+
+    | the request                                                        | answer                   |
+    |--------------------------------------------------------------------|--------------------------|
+    | genuine; its receipt, and the fact it tells, are acknowledged      | 204                      |
+    | genuine, and told before                                           | 204                      |
+    | the broker does not acknowledge, or too many callbacks wait for it | 503 + Retry-After        |
+    | not signed by the account, or by none that is configured           | 403                      |
+    | cannot be read                                                     | 400, 405, 413, 415       |
+
+The receipt goes first, the status after it. A process that dies in between has not answered: the vendor tells it again, and
+both have the ids they had. Whoever repeats a genuine callback repeats what is known.
+May import starlette. What never enters here: a vendor's field, a Kafka client.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+from urllib.parse import parse_qsl
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from producers.callbacks.records import fact_record, receipt_of, receipt_record
+from producers.callbacks.vendor import ForgedError, MalformedError, Report, Request, UnknownAccountError, Vendor
+from producers.http.problems import Problem, new_request_id, problem_response, unavailable
+from runtime.callbacks import PATH, message_id_of, subject_of
+from runtime.clock import Clock, system_clock
+from runtime.errors import PublishError
+from runtime.logs import get_logger
+from runtime.metrics import CALLBACK_SECONDS, CALLBACKS
+from runtime.records import OutRecord
+
+MAX_BODY = 64 * 1024
+MAX_WAITING = 1_000
+"""Callbacks that wait for the broker at once."""
+REMEMBERED = 65_536
+"""Receipts told lately; one that is forgotten is published again under its id."""
+RETRY_AFTER_S = 2
+
+log = get_logger("callbacks")
+
+
+class Broker(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    async def send(self, records: Sequence[OutRecord]) -> None:
+        """Done when every record is acknowledged. Raises PublishError."""
+
+
+class _Recent:
+    """The last so many ids."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._ids = size, OrderedDict[str, None]()
+
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._ids
+
+    def add(self, event_id: str) -> None:
+        """Remember it, and forget the oldest where there is no room."""
+        self._ids[event_id] = None
+        if len(self._ids) > self._size:
+            self._ids.popitem(last=False)
+
+
+class Desk:
+    """Takes callbacks in. `crash_here` is told where in a callback the process stands: the fault tests end it there."""
+
+    def __init__(
+        self, broker: Broker, public_url: str, clock: Clock = system_clock, crash_here: Callable[[str], None] | None = None,
+        remembered: int = REMEMBERED,
+    ) -> None:  # fmt: skip
+        self._broker, self._public_url, self._clock = broker, public_url.rstrip("/"), clock
+        self._crash_here = crash_here or (lambda _: None)
+        self._told = _Recent(remembered)
+        self._waiting = 0
+
+    async def take(self, kind: str, vendor: Vendor, http: HttpRequest) -> Response:
+        """The answer to one request. Raises Problem."""
+        started = time.perf_counter()
+        outcome = "malformed"
+        try:
+            request = await self._read(kind, vendor, http)
+            report = vendor.read(request)
+            outcome = "unavailable"
+            outcome = await self._publish(report, request)
+        except ClientDisconnect as exc:
+            raise Problem(400, "malformed_callback", "the body did not come to its end") from exc
+        except MalformedError as exc:
+            raise Problem(400, "malformed_callback", str(exc)) from exc
+        except UnknownAccountError as exc:
+            outcome = "unknown_account"
+            raise Problem(403, "unknown_account", "no account of this installation") from exc
+        except ForgedError as exc:
+            outcome = "forged"
+            log.warning("callback with a wrong signature refused", vendor=kind)
+            raise Problem(
+                403, "wrong_signature", "the signature is not that of the account over the public URL"
+            ) from exc
+        except PublishError as exc:
+            raise unavailable(
+                "broker_unavailable", "the broker did not acknowledge; tell it again", RETRY_AFTER_S
+            ) from exc
+        finally:
+            CALLBACKS.labels(kind, outcome).inc()
+            CALLBACK_SECONDS.labels(kind).observe(time.perf_counter() - started)
+        return Response(status_code=204)
+
+    async def _read(self, kind: str, vendor: Vendor, http: HttpRequest) -> Request:
+        headers = {name.lower(): value for name, value in http.headers.items()}
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != vendor.content_type:
+            raise Problem(415, "unsupported_media_type", f"a callback of this kind is {vendor.content_type}")
+        if headers.get("content-encoding", "identity") != "identity":
+            raise Problem(415, "unsupported_encoding", "Content-Encoding is not taken here")
+        body = bytearray()
+        async for chunk in http.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise Problem(413, "too_large", f"a callback has at most {MAX_BODY} bytes")
+        raw_query = http.scope["query_string"].decode("latin-1")
+        url = f"{self._public_url}{PATH}{kind}" + (f"?{raw_query}" if raw_query else "")
+        return Request(url, dict(parse_qsl(raw_query, keep_blank_values=True)), headers, bytes(body))
+
+    async def _publish(self, report: Report, request: Request) -> str:
+        """Publish what is new and return what was made of it. Raises PublishError."""
+        now = self._clock()
+        receipt = receipt_of(report, message_id_of(request.query), request.body, now)
+        if receipt["event_id"] in self._told:
+            return "repeated"
+        subject = subject_of(request.query) if report.final else None
+        if self._waiting >= MAX_WAITING:
+            raise PublishError("too many callbacks wait for the broker")
+        self._waiting += 1
+        try:
+            await self._broker.send([receipt_record(receipt)])
+            self._crash_here("after_receipt")
+            if subject is not None:
+                await self._broker.send([fact_record(report, subject, now)])
+            self._crash_here("before_callback_answer")
+        finally:
+            self._waiting -= 1
+        self._told.add(receipt["event_id"])
+        if not report.final:
+            return "noted"
+        return "no_message" if subject is None else "stated"
+
+
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+async def _on_problem(_: HttpRequest, exc: Exception) -> Response:
+    assert isinstance(exc, Problem)
+    return problem_response(exc)
+
+
+async def _on_http_error(_: HttpRequest, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    code = _CODES.get(exc.status_code, "http_error")
+    return problem_response(Problem(exc.status_code, code, exc.detail, headers=exc.headers or {}))
+
+
+async def _on_bug(_: HttpRequest, exc: Exception) -> Response:
+    request_id = new_request_id()
+    log.error("callback failed", request_id=request_id, exc_info=exc)
+    return problem_response(Problem(500, "internal_error", "this is our fault; see request_id"), request_id)
+
+
+def create_app(vendors: Mapping[str, Vendor], desk: Desk) -> Starlette:
+    """The application: a route per vendor."""
+
+    def endpoint(kind: str, vendor: Vendor) -> Callable[[HttpRequest], Awaitable[Response]]:
+        async def take(request: HttpRequest) -> Response:
+            return await desk.take(kind, vendor, request)
+
+        return take
+
+    routes = [Route(f"{PATH}{kind}", endpoint(kind, vendor), methods=["POST"]) for kind, vendor in vendors.items()]
+    return Starlette(
+        routes=routes, exception_handlers={Problem: _on_problem, HTTPException: _on_http_error, Exception: _on_bug}
+    )

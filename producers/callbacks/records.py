@@ -1,0 +1,71 @@
+"""A report becomes a ProviderReceipt, and a DeliveryStatus where it is final and says which message it is about; pure.
+
+Ids are functions of what the provider says, so a callback that comes again makes the same receipt and the same fact.
+May import runtime and schemas. What never enters here: a clock, a vendor's word.
+"""
+
+from __future__ import annotations
+
+from producers.callbacks.vendor import Report
+from runtime import ids
+from runtime.callbacks import Subject
+from runtime.records import OutRecord
+from runtime.status import status_record
+from schemas.codec import codec
+from schemas.events import DeliveryStatus, ProviderReceipt
+from schemas.topics import RECEIPTS
+
+
+def receipt_of(report: Report, message_id: str | None, body: bytes, received_at: int) -> ProviderReceipt:
+    """The receipt, with the body as it came. Callbacks carry no time of their own: it happened when we heard of it."""
+    return {
+        "event_id": ids.receipt_id(report.provider, report.provider_message_id, report.provider_event_id),
+        "provider": report.provider,
+        "provider_message_id": report.provider_message_id,
+        "message_id": message_id,
+        "state": report.state,
+        "reason": report.reason,
+        "code": report.code,
+        "occurred_at": received_at,
+        "received_at": received_at,
+        "raw": body,
+    }
+
+
+def receipt_record(receipt: ProviderReceipt) -> OutRecord:
+    """The record for notify.receipts.v1."""
+    key = f"{receipt['provider']}:{receipt['provider_message_id']}".encode()
+    headers = [("ce_id", receipt["event_id"].encode())]
+    return OutRecord(RECEIPTS, key, codec("ProviderReceipt").encode(receipt), headers)
+
+
+def status_of(report: Report, subject: Subject, received_at: int) -> DeliveryStatus:
+    """The fact. Its recipient is the address' fingerprint: what bounced can be suppressed by it."""
+    return {
+        "event_id": ids.event_id(subject.message_id, report.state, subject.attempt, report.provider_event_id),
+        "notification_id": subject.notification_id,
+        "message_id": subject.message_id,
+        "tenant": subject.tenant,
+        "channel": report.channel,
+        "lane": subject.lane,
+        "state": report.state,
+        "reason": report.reason,
+        "detail": report.detail,
+        "attempt": subject.attempt,
+        "provider": report.provider,
+        "provider_message_id": report.provider_message_id,
+        "possible_duplicate": False,
+        "template_id": None,
+        "template_version": None,
+        "preference_version": None,
+        "occurred_at": received_at,
+        "latency_ms": None,
+        "source": None,
+        "correlation_id": None,
+        "recipient": ids.recipient(None, report.channel, report.address) if report.address else None,
+    }
+
+
+def fact_record(report: Report, subject: Subject, received_at: int) -> OutRecord:
+    """The record for notify.status.v1."""
+    return status_record(status_of(report, subject, received_at))

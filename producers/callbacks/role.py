@@ -1,0 +1,72 @@
+"""The role `callbacks`: listens where providers report, behind a public address; health and metrics are on a port of their own.
+
+May import runtime and producers.http. What never enters here: a route, a vendor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
+
+from producers.callbacks.app import Desk, create_app
+from producers.callbacks.registry import KINDS, create_vendors
+from producers.http.serving import listen, serve
+from runtime.callbacks import PATH
+from runtime.errors import SettingsError
+from runtime.kafka import Producer
+from runtime.logs import get_logger
+from runtime.process import Context, crash_point
+from runtime.settings import CallbackSettings, Settings
+
+LINGER_MS = 1.0
+
+log = get_logger("callbacks")
+
+
+def public_url(settings: CallbackSettings) -> str:
+    """The address by which providers reach this role. Raises SettingsError."""
+    parts = urlsplit(settings.public_url or "")
+    try:
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        usable = False
+    if not usable or parts.query or parts.fragment:
+        raise SettingsError(
+            "set HELIOGRAPH_CALLBACKS__PUBLIC_URL to the address by which providers reach this role, as in"
+            " https://notify.shop.example: they sign it"
+        )
+    return (settings.public_url or "").rstrip("/")
+
+
+def misdirected(settings: Settings, public: str) -> list[str]:
+    """Names of the accounts that are told to report elsewhere than here."""
+    return [
+        provider.name
+        for provider in settings.providers
+        if provider.kind in KINDS and (url := (provider.model_extra or {}).get("callback_url"))
+        and str(url).partition("#")[0].partition("?")[0] != f"{public}{PATH}{provider.kind}"
+    ]  # fmt: skip
+
+
+async def run_callbacks(context: Context) -> None:
+    """The role. Raises SettingsError, and UnavailableError when the port is in use."""
+    settings = context.settings
+    public, vendors = public_url(settings.callbacks), create_vendors(settings.providers)
+    for name in misdirected(settings, public):
+        log.warning(
+            "the account's callback_url leads elsewhere: its reports will not come, or be refused", provider=name
+        )
+    listener = listen(settings.callbacks.host, settings.callbacks.port, "HELIOGRAPH_CALLBACKS__PORT")
+    producer = Producer(
+        settings.kafka,
+        client_id="callbacks",
+        linger_ms=LINGER_MS,
+        delivery_timeout_s=settings.callbacks.publish_timeout_s,
+    )
+    try:
+        desk = Desk(producer, public, crash_here=lambda name: crash_point(name, settings.crash_at))
+        context.health.started()
+        await serve(create_app(vendors, desk), listener, context.stopping)
+    finally:
+        listener.close()
+        await asyncio.to_thread(producer.close)

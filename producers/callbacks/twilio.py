@@ -1,0 +1,180 @@
+"""Twilio's status callbacks: a form, signed with the account's auth token over the whole URL and the sorted fields.
+
+    | MessageStatus                               | state, reason                                     | status made of it |
+    |---------------------------------------------|---------------------------------------------------|-------------------|
+    | accepted, scheduled, queued, sending        | sending                                           | no                |
+    | sent                                        | sent                                              | no: ours says it  |
+    | delivered                                   | delivered                                         | yes               |
+    | read                                        | read                                              | yes               |
+    | undelivered, failed                         | undelivered / carrier, or by ErrorCode as below   | yes               |
+    | canceled                                    | cancelled / by_caller                             | no                |
+    | a word not known yet                        | unknown                                           | no                |
+
+`failed` comes after the request was taken, so it is no `failed` of ours, which would rank below `sent`.
+Two accounts of one account_sid are two valid tokens: how a token is changed. HMAC-SHA1 is fixed here: a header that asks for
+another algorithm is the sender's word. The signature has no time; a repetition makes the same ids.
+The only module here that imports twilio. What never enters here: the Host header, an HTTP answer.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from twilio.request_validator import RequestValidator
+
+from producers.callbacks.vendor import ForgedError, MalformedError, Report, Request, UnknownAccountError
+from runtime.errors import SettingsError
+from runtime.settings import ProviderSettings
+from runtime.status import opted_out
+
+KIND = "twilio"
+_SIGNATURE = "x-twilio-signature"
+_MAX_FIELDS = 200
+_MAX_WORD = 64
+
+_ON_THE_WAY: Mapping[str, tuple[str, str | None]] = {
+    "accepted": ("sending", None), "scheduled": ("sending", None), "queued": ("sending", None), "sending": ("sending", None),
+    "sent": ("sent", None), "canceled": ("cancelled", "by_caller"),
+}  # fmt: skip
+_FINAL = {"delivered": "delivered", "read": "read"}
+_INVALID_NUMBER = frozenset({"21211", "21614", "30005", "30006"})
+"""Not a number, not a mobile one, unknown at its carrier, a landline: www.twilio.com/docs/api/errors."""
+_STOPPED = "21610"
+
+
+class _Account(NamedTuple):
+    provider: str
+    validator: Any
+    fragment: str
+    """Of its callback_url: Twilio's connection overrides, which are not sent with a request."""
+
+
+class _Form(dict[str, list[str]]):
+    """Fields with all their values, as the SDK wants them."""
+
+    def getall(self, name: str) -> list[str]:
+        """For the SDK."""
+        return self[name]
+
+    def one(self, name: str) -> str:
+        """The field's only value, "" when it is absent. Raises MalformedError when it is there twice."""
+        values = self.get(name, [""])
+        if len(values) > 1:
+            raise MalformedError(f"{name} is there more than once")
+        return values[0]
+
+
+def _form(body: bytes) -> _Form:
+    form = _Form()
+    try:
+        fields = parse_qsl(
+            body.decode("ascii"), keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=_MAX_FIELDS
+        )
+    except ValueError as exc:  # UnicodeDecodeError is one
+        raise MalformedError("the body is not a form") from exc
+    for name, value in fields:
+        form.setdefault(name, []).append(value)
+    return form
+
+
+def _urls(url: str, fragments: Iterable[str]) -> list[str]:
+    """What Twilio may have signed: with the port of the scheme or without, with the fragment it was given or without."""
+    parts = urlsplit(url)
+    default = {"https": 443, "http": 80}[parts.scheme]
+    urls = [url]
+    if parts.port is None:
+        urls.append(parts._replace(netloc=f"{parts.netloc}:{default}").geturl())
+    else:
+        urls.append(parts._replace(netloc=parts.netloc.rpartition(":")[0]).geturl())
+    return [*urls, *(f"{each}#{fragment}" for each in urls for fragment in fragments if fragment)]
+
+
+def _judge(status: str, code: str) -> tuple[str, str | None, str | None, bool]:
+    """(state, reason, detail, whether a status is made of it)."""
+    if status in _FINAL:
+        return _FINAL[status], None, None, True
+    if status in ("undelivered", "failed"):
+        if code == _STOPPED:
+            return "bounced", "invalid_number", opted_out(code), True
+        if code in _INVALID_NUMBER:
+            return "bounced", "invalid_number", code, True
+        return "undelivered", "carrier", code or status, True
+    state, reason = _ON_THE_WAY.get(status, ("unknown", None))
+    return state, reason, None, False
+
+
+class Twilio:
+    """Every configured account, by its account_sid."""
+
+    content_type = "application/x-www-form-urlencoded"
+
+    def __init__(self, accounts: Mapping[str, Sequence[_Account]]) -> None:
+        self._accounts = accounts
+
+    def read(self, request: Request) -> Report:
+        """See Vendor."""
+        form = _form(request.body)
+        account_sid = form.one("AccountSid")
+        if not account_sid:
+            raise MalformedError("AccountSid is missing")
+        accounts = self._accounts.get(account_sid)
+        if accounts is None:
+            raise UnknownAccountError
+        account = _signer(accounts, request, form)
+        sid = form.one("MessageSid") or form.one("SmsSid")
+        status = form.one("MessageStatus") or form.one("SmsStatus")
+        code = form.one("ErrorCode")
+        if not (0 < len(sid) <= _MAX_WORD and 0 < len(status) <= _MAX_WORD and len(code) <= _MAX_WORD):
+            raise MalformedError("MessageSid or MessageStatus is missing, or a word is too long")
+        state, reason, detail, final = _judge(status, code)
+        # The account that sent it; a token of the same account_sid under another name may have signed.
+        named = request.query.get("provider", "")
+        provider = named if any(each.provider == named for each in accounts) else account.provider
+        return Report(
+            provider, sid, f"{sid}:{status}", "sms", state, reason, code or (status if state == "unknown" else None),
+            detail, final, form.one("To") or None,
+        )  # fmt: skip
+
+
+def _signer(accounts: Sequence[_Account], request: Request, form: _Form) -> _Account:
+    given = request.headers.get(_SIGNATURE, "").encode()
+    urls = _urls(request.url, {account.fragment for account in accounts})
+    found = None
+    for account in accounts:
+        for url in urls:
+            wanted = account.validator.compute_signature(url, form).encode()
+            if hmac.compare_digest(wanted, given):
+                found = found or account
+    if found is None:
+        raise ForgedError
+    return found
+
+
+def create(providers: Iterable[ProviderSettings]) -> Twilio:
+    """The vendor with the accounts of its kind. Raises SettingsError when a token cannot be read."""
+    accounts: dict[str, list[_Account]] = {}
+    for provider in providers:
+        keys = provider.model_extra or {}
+        account_sid, fragment = keys.get("account_sid"), urlsplit(str(keys.get("callback_url") or "")).fragment
+        if not isinstance(account_sid, str) or not account_sid:
+            raise SettingsError(f"provider {provider.name}: give account_sid")
+        accounts.setdefault(account_sid, []).append(
+            _Account(provider.name, RequestValidator(_token(provider, keys)), fragment)
+        )
+    return Twilio(accounts)
+
+
+def _token(provider: ProviderSettings, keys: Mapping[str, Any]) -> str:
+    token, file = keys.get("auth_token"), keys.get("auth_token_file")
+    if file is not None:
+        try:
+            token = Path(str(file)).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingsError(f"provider {provider.name}: cannot read auth_token_file {file}: {exc}") from exc
+    if not isinstance(token, str) or not token:
+        raise SettingsError(f"provider {provider.name}: give auth_token or auth_token_file")
+    return token

@@ -1,0 +1,62 @@
+"""What a vendor's file offers: a request it can tell is genuine, read into a report.
+
+May import the standard library. What never enters here: HTTP answers, Kafka.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class Request(NamedTuple):
+    """A request as it came. `url` begins with the configured public address: what the request calls its host is anybody's word."""
+
+    url: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    """By lower-case names."""
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a genuine request says."""
+
+    provider: str
+    provider_message_id: str
+    provider_event_id: str
+    """The same for a repetition of the same news."""
+    channel: str
+    state: str
+    """A word of schemas/reasons.yaml."""
+    reason: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    final: bool = True
+    """False for news on the way: kept as a receipt, no status is made of it."""
+    address: str | None = None
+    """Whom the message went to; only its fingerprint leaves this process."""
+
+
+class MalformedError(Exception):
+    """The request cannot be read; says why, without quoting it."""
+
+
+class UnknownAccountError(Exception):
+    """No configured account is the one the request speaks for."""
+
+
+class ForgedError(Exception):
+    """The request is not signed by the account it speaks for."""
+
+
+class Vendor(Protocol):
+    """One kind of provider."""
+
+    content_type: str
+    """The media type of its requests."""
+
+    def read(self, request: Request) -> Report:
+        """The report. Raises MalformedError, UnknownAccountError, ForgedError."""

@@ -1,0 +1,73 @@
+"""What a provider is told to tell us back: the query of the URL to which it reports a delivery, written and read here.
+
+    https://notify.shop.example/callbacks/twilio?message_id=…&notification_id=…&tenant=…&lane=…&attempt=…&provider=…
+
+A message's id alone does not lead to its notification. A vendor that signs the whole URL makes the query as good as a look-up,
+and no store is asked. A fragment of the URL stays at its end: vendors take their own options from there.
+May import schemas. What never enters here: an address, a signature, a vendor's word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import urlencode
+from uuid import UUID
+
+from runtime import ids
+from schemas.events import LANES, ChannelMessage
+
+PATH = "/callbacks/"
+"""Before the kind of the provider."""
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ATTEMPT = re.compile(r"[0-9]{1,4}", re.ASCII)
+
+
+class Subject(NamedTuple):
+    """What a receipt is about."""
+
+    notification_id: str
+    message_id: str
+    tenant: str
+    lane: str
+    attempt: int
+
+
+def callback_url(base: str, message: ChannelMessage, provider: str) -> str:
+    """Where a provider reports about this message."""
+    url, hash_sign, fragment = base.partition("#")
+    query = urlencode(
+        {
+            "message_id": message["message_id"], "notification_id": message["notification_id"], "tenant": message["tenant"],
+            "lane": message["lane"], "attempt": message["attempt"], "provider": provider,
+        }
+    )  # fmt: skip
+    return f"{url}{'&' if '?' in url else '?'}{query}{hash_sign}{fragment}"
+
+
+def message_id_of(query: Mapping[str, str]) -> str | None:
+    """Our message id in a query that is trusted, None when there is none."""
+    return _canonical(query.get("message_id", ""))
+
+
+def subject_of(query: Mapping[str, str]) -> Subject | None:
+    """What a query that is trusted is about; None when it lacks a part, or has one that cannot be ours."""
+    message_id, notification_id = message_id_of(query), _canonical(query.get("notification_id", ""))
+    tenant, lane, attempt = query.get("tenant", ""), query.get("lane", ""), query.get("attempt", "")
+    if message_id is None or notification_id is None or lane not in LANES:
+        return None
+    if not _TENANT.fullmatch(tenant) or not _ATTEMPT.fullmatch(attempt):
+        return None
+    try:
+        ids.accepted_at(notification_id)
+    except ValueError:
+        return None
+    return Subject(notification_id, message_id, tenant, lane, int(attempt))
+
+
+def _canonical(text: str) -> str | None:
+    try:
+        return text if str(UUID(text)) == text else None
+    except ValueError:
+        return None
