@@ -75,6 +75,8 @@ class Account:
         """What a request came to; None where none was made after all."""
         if result is None:
             return
+        if isinstance(result, Retry) and not result.account_wide:
+            return  # about this recipient: it says nothing of the account, good or bad
         if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
             self._throttled += 1
             if (row := self._throttled - THROTTLES_IN_A_ROW) >= 0:

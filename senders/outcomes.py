@@ -184,7 +184,7 @@ def _retry(
     doubt = isinstance(result, InDoubt)
     # In doubt it stays with the account that may have sent it: another one would be sure to send it twice.
     again = _next_attempt(message, retries, provider or message["provider"] if doubt else None, doubt)
-    after = retry_delay_s(retries - 1, jitter, result.retry_after_s if isinstance(result, Retry) else None)
+    after = retry_delay_s(retries - 1, jitter, result.retry_after_s)
     status = message_status(
         {**message, "possible_duplicate": again["possible_duplicate"]}, "retrying", now=now, attempt=message["attempt"],
         detail=f"in doubt: {result.code}" if doubt else result.code, provider=provider, latency_ms=latency_ms,

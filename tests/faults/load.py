@@ -60,6 +60,7 @@ class Load:
         self.journal = Journal()
         self._endpoints, self._mark, self._count, self._per_second = endpoints, mark, count, per_second
         self._rng = random.Random(seed)
+        self._stopped = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
 
     def start(self) -> None:
@@ -70,6 +71,12 @@ class Load:
         return self._thread.is_alive()
 
     def join(self) -> None:
+        """Wait until everything is accepted."""
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Begin nothing more, and wait for what is under way."""
+        self._stopped = True
         self._thread.join()
 
     async def _run(self) -> None:
@@ -84,6 +91,8 @@ class Load:
             for n in range(self._count):
                 due = started + n / self._per_second
                 await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
+                if self._stopped:
+                    break
                 wanted = body(self._mark, n, self._rng)
                 send = (
                     self._over_http(session, endpoints, n, wanted) if n % 2 else self._by_library(publisher, n, wanted)

@@ -129,6 +129,11 @@ class World:
             raw = response.read()
         return json.loads(raw) if raw else None
 
+    def accepts(self) -> list[dict[str, Any]]:
+        """The vendors' log."""
+        entries: list[dict[str, Any]] = self._simulator("GET", "/accepted?limit=1000000")
+        return entries
+
     def accept_count(self) -> int:
         return int(self._simulator("GET", "/accepted/count")["count"])
 

@@ -131,6 +131,14 @@ def test_throttled_answers_pause_the_account_and_never_open_its_breaker() -> Non
     assert it.has_room("critical")
 
 
+@pytest.mark.parametrize("error", [ErrorClass.THROTTLED, ErrorClass.TRANSIENT])
+def test_answers_about_one_recipient_neither_pause_nor_break(error: ErrorClass) -> None:
+    it = account("a", Clock())
+    for _ in range(20):
+        it.observe(Retry(error, "greylisted", 60, account_wide=False))
+    assert it.works
+
+
 def test_first_account_that_works_is_used_and_the_next_takes_over_after_a_definite_not_sent() -> None:
     clock = Clock()
     accounts = Accounts([account("a", clock), account("b", clock), account("c", clock)])
