@@ -15,7 +15,7 @@ from time import monotonic
 from runtime.metrics import ACCOUNT_STATE
 from runtime.settings import BreakerSettings
 from schemas.events import ChannelMessage
-from senders.breaker import Breaker
+from senders.breaker import PROBES, Breaker
 from senders.limits import TokenBucket
 from senders.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
 
@@ -58,8 +58,11 @@ class Account:
         """Whether a message of the lane may go now."""
         if not self.works:
             return False
-        probing = self._breaker.state == "half_open" or self._throttled >= THROTTLES_IN_A_ROW
-        room = 1 if probing else math.ceil(self._limit * LANE_SHARE[lane])
+        room = math.ceil(self._limit * LANE_SHARE[lane])
+        if self._breaker.state == "half_open":
+            room = min(PROBES, self._limit)
+        elif self._throttled >= THROTTLES_IN_A_ROW:
+            room = 1
         return self.in_flight < room and (self._bucket is None or self._bucket.ready())
 
     def acquire(self) -> None:
@@ -71,8 +74,8 @@ class Account:
         """What was acquired has ended."""
         self.in_flight -= 1
 
-    def observe(self, result: SendResult | None) -> None:
-        """What a request came to; None where none was made after all."""
+    def observe(self, result: SendResult | None, began: float) -> None:
+        """What a request came to that began at `began` by the clock; None where none was made after all."""
         if result is None:
             return
         if isinstance(result, Retry) and not result.account_wide:
@@ -84,7 +87,7 @@ class Account:
                 self._paused_until = self._clock() + min(MAX_PAUSE_S, asked, 2.0 ** min(row, 6))
         else:
             self._throttled = 0
-            self._breaker.record(not isinstance(result, Retry | InDoubt))
+            self._breaker.record(not isinstance(result, Retry | InDoubt), began)
         self.report()
 
     def report(self) -> None:

@@ -2,9 +2,10 @@
 
     closed ──(failures in a row)──► open ──(reset_s)──► half-open ──(one success)──► closed
                                      ▲                      │
-                                     └──────(a failure)─────┘
+                                     └──(PROBES failures)───┘
 
-Nothing is sent while it is open, and nothing waits at a cost: a message behind it uses no attempt.
+A failure counts only when nothing has succeeded since its request began: a few recipients that hang say nothing of an
+account that serves the others meanwhile. Nothing is sent while it is open, and a message behind it uses no attempt.
 May import settings. What never enters here: a provider, a message, waiting.
 """
 
@@ -17,14 +18,17 @@ from typing import Literal
 from runtime.settings import BreakerSettings
 
 State = Literal["closed", "half_open", "open"]
+PROBES = 3
+"""Requests in flight while half-open: a single one might be about a recipient that fails anyway."""
 
 
 class Breaker:
-    """Counts failures in a row. One probe at a time decides what becomes of a half-open one."""
+    """Counts failures in a row; times are the clock's, in seconds."""
 
     def __init__(self, settings: BreakerSettings, clock: Callable[[], float] = monotonic) -> None:
         self._settings, self._clock = settings, clock
         self._failures = 0
+        self._succeeded_at = clock()
         self._failing_since: float | None = None
         self._opened_at: float | None = None
 
@@ -34,17 +38,22 @@ class Breaker:
             return "closed"
         return "open" if self._clock() - self._opened_at < self._settings.reset_s else "half_open"
 
-    def record(self, ok: bool) -> None:
-        """What a request came to; one that began before the breaker opened counts as well."""
+    def record(self, ok: bool, began: float) -> None:
+        """What a request came to that began at `began`."""
+        now = self._clock()
         if ok:
             self._failures, self._opened_at, self._failing_since = 0, None, None
+            self._succeeded_at = now
             return
-        now = self._clock()
-        self._failures += 1
+        if began < self._succeeded_at:
+            return
         if self._failing_since is None:
             self._failing_since = now
-        if self.state == "half_open" or (self._opened_at is None and self._failures >= self._settings.failures):
-            self._opened_at = now
+        if self.state == "open":
+            return
+        self._failures += 1
+        if self._failures >= (self._settings.failures if self._opened_at is None else PROBES):
+            self._opened_at, self._failures = now, 0
 
     @property
     def given_up(self) -> bool:

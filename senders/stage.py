@@ -39,6 +39,8 @@ class Ended:
     result: SendResult | None = None
     refusal: tuple[str, str, str | None] | None = None
     latency_ms: int | None = None
+    began: float = 0.0
+    """When the request began, by the monotonic clock."""
 
 
 class RequestGuard:
@@ -126,15 +128,15 @@ class SendStage:
             return Ended(entry, now, refusal=("failed", "retries_exhausted", "request guard"))
         crash_point("before_send", self._crash_at)
         STAGE_DELAY_SECONDS.labels("sender", message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
-        started = time.perf_counter()
+        began = time.monotonic()
         result = await sender.send(message)
-        elapsed = time.perf_counter() - started
+        elapsed = time.monotonic() - began
         crash_point("after_provider_accept", self._crash_at)
         if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
             self._guard.was_throttled(message)
         PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
         SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
-        return Ended(entry, self._clock(), result=result, latency_ms=int(elapsed * 1000))
+        return Ended(entry, self._clock(), result=result, latency_ms=int(elapsed * 1000), began=began)
 
     async def close(self) -> None:
         self._ticker.cancel()

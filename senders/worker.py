@@ -318,7 +318,7 @@ class Worker:
         while self._stage.done:
             ended.append(self._stage.done.popleft())
         for it in ended:
-            self._admission.accounts[it.entry.account].observe(it.result)
+            self._admission.accounts[it.entry.account].observe(it.result, it.began)
         outcomes = [(it, self._outcome_of(it)) for it in ended]
         started = time.perf_counter()
         crash_point("before_facts", self._context.settings.crash_at if ended else None)

@@ -2,8 +2,9 @@
 
     python -m tests.faults.modes
 
-Each row has recipients of its own: the first request of each meets the fault, later ones are answered properly. A message
-that meets none goes out between any two, so that no breaker opens: this is about messages, not accounts. What was accepted comes from the vendors' log, the states from ClickHouse. Prints Markdown; ends with 1 when a promise is broken.
+Each row has recipients of its own: the first request of each meets the fault, later ones are answered properly. Messages
+that meet none go out between them, so that no breaker opens: this is about messages, not accounts. What was accepted comes from
+the vendors' log, the states from ClickHouse. Prints Markdown; ends with 1 when a promise is broken.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from runtime.settings import KafkaSettings
 from tests.faults.world import World, world
 
 EACH = 12
+WELL = 4
+"""Messages that meet no fault, for each that does."""
 DELIVERIES = ("at_least_once", "at_most_once")
 DATE_S = 90
 """A Retry-After given as a date this far ahead."""
@@ -84,14 +87,18 @@ def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
                         "channels": [CHANNELS[case.kind]],
                         "content": contents.get(case.kind, {"title": "T", "body": "B"}),
                     }
-                    to, between = (
-                        one.recipient(n * 2 + place)[0] for one in (case, replace(case, number=case.number + 50))
-                    )
-                    marked, _ = out.publish_many(
-                        [Publication({**body, "to": to, "delivery": delivery}), Publication({**body, "to": between})]
+                    others = [
+                        replace(case, number=case.number + 50).recipient(EACH * len(DELIVERIES) * k + n * 2 + place)[0]
+                        for k in range(WELL)
+                    ]
+                    marked, *_ = out.publish_many(
+                        [
+                            Publication({**body, "to": case.recipient(n * 2 + place)[0], "delivery": delivery}),
+                            *(Publication({**body, "to": to}) for to in others),
+                        ]
                     )
                     published[marked] = case, delivery
-                    time.sleep(0.02)
+                    time.sleep(0.05)
     return published
 
 
@@ -140,7 +147,7 @@ def main() -> int:
         since, since_seq = system_clock(), made.accept_count()
         started = time.monotonic()
         published = publish(made, everything)
-        accounting = made.settle(since, 2 * len(published), 600, say)
+        accounting = made.settle(since, (1 + WELL) * len(published), 600, say)
         lines, broken = table(made, since, since_seq, published)
         sys.stderr.write(f"{len(published)} notifications in {time.monotonic() - started:.0f} s: {accounting}\n")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -1,6 +1,7 @@
 """Everything at once, from a seed: kills and pauses of every role under load while the vendors misbehave in every mode.
 
     python -m tests.faults.storm --seed 7 --notifications 20000 --kills 200 --zombies 20
+    python -m tests.faults.storm --calm --notifications 50000
 
 The same seed gives the same schedule. Ends with 0 when every invariant of oracle.py holds, else with what does not and the
 seed; the state directory is kept then.
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from console.local.simulator.faults import Mode
@@ -49,9 +50,12 @@ class Plan:
     """How long a pair of vendors' faults lasts; every mode of every vendor has its turn."""
     modes: tuple[Mode, ...] = tuple(Mode)
 
+    rate: float | None = None
+    """Notifications a second; by default what lasts as long as the kills do."""
+
     @property
     def per_second(self) -> float:
-        return max(10.0, self.notifications / max(20.0, self.kills * self.every_s * 0.9))
+        return self.rate or max(10.0, self.notifications / max(20.0, self.kills * self.every_s * 0.9))
 
 
 def say(text: str) -> None:
@@ -78,12 +82,15 @@ def run(plan: Plan, state_dir: Path) -> list[str]:
         while made.lag() and time.monotonic() < until_calm:
             time.sleep(0.5)
         evidence = made.evidence(since, since_seq, set(journal.accepted))
-        found = violations(made, evidence, accounting, journal.accepted, killed.total() + paused.total())
+        ended = killed.total() + paused.total() + len(plan.modes)
+        found = violations(made, evidence, accounting, journal.accepted, ended)
+        extra = len(evidence.accepts) - len(set(evidence.accepts))
+        flagged = sum(message.possible_duplicate for message in evidence.messages)
+        if not ended and (extra or flagged):
+            found.append(f"{extra} duplicates and {flagged} flags although nothing went wrong")
         if len(journal.accepted) != plan.notifications:
             found.append(f"{plan.notifications - len(journal.accepted)} requests were refused: {journal.refused[:3]}")
         states = Counter(message.state for message in evidence.messages)
-        flagged = sum(message.possible_duplicate for message in evidence.messages)
-        extra = len(evidence.accepts) - len(set(evidence.accepts))
         say(
             f"{dict(states)}, {len(evidence.accepts):,} accepts, {extra} of them extra, {flagged} messages flagged; {accounting}"
         )
@@ -135,8 +142,14 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--zombies", type=int, default=20)
     parser.add_argument("--every-s", type=float, default=2.0)
+    parser.add_argument("--per-second", type=float)
+    parser.add_argument("--calm", action="store_true", help="no kill, no pause, no fault: and so no duplicate")
     options = parser.parse_args()
-    plan = Plan(options.seed, options.notifications, options.kills, options.zombies, options.every_s)
+    plan = Plan(
+        options.seed, options.notifications, options.kills, options.zombies, options.every_s, rate=options.per_second
+    )  # fmt: skip
+    if options.calm:
+        plan = replace(plan, kills=0, zombies=0, modes=(), rate=options.per_second or 200.0)
     state_dir = Path(tempfile.mkdtemp(prefix="heliograph-storm-"))
     say(
         f"seed {plan.seed}: {plan.notifications:,} notifications, {plan.kills} kills, {plan.zombies} zombies; state in {state_dir}"

@@ -15,11 +15,13 @@ from runtime.settings import BreakerSettings
 from schemas.events import ChannelMessage
 from senders.accounts import THROTTLES_IN_A_ROW, Account, Accounts
 from senders.admission import PER_RECIPIENT, Admission, Entry
-from senders.breaker import Breaker
+from senders.breaker import PROBES, Breaker
 from senders.limits import TokenBucket
 from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 TRANSIENT = Retry(ErrorClass.TRANSIENT, "451")
+FOREVER = float("inf")
+"""A request that began after every success."""
 
 
 class Clock:
@@ -81,16 +83,33 @@ def test_breaker_opens_after_failures_in_a_row_and_closes_by_one_probe() -> None
     def state_after(wait_s: float, *results: bool) -> tuple[str, bool]:
         clock.now += wait_s
         for ok in results:
-            breaker.record(ok)
+            breaker.record(ok, clock.now)
         return breaker.state, breaker.given_up
 
     assert state_after(0, False, False, True, False, False) == ("closed", False)
     assert state_after(0, False) == ("open", False)
     assert state_after(30) == ("half_open", False)
-    assert state_after(0, False) == ("open", False), "a failed probe waits once more"
+    assert state_after(0, *[False] * PROBES) == ("open", False), "when the probes fail it waits once more"
     assert state_after(29.9) == ("open", False)
     assert state_after(50) == ("half_open", True), "it has failed for give_up_s"
     assert state_after(0, True) == ("closed", False)
+
+
+def test_recipients_that_hang_do_not_open_the_breaker_of_an_account_that_serves_others() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerSettings(failures=3), clock)
+    began = clock.now
+    clock.now += 5
+    breaker.record(True, clock.now)
+    clock.now += 5
+
+    def state_after(failures: int, since: float) -> str:
+        for _ in range(failures):
+            breaker.record(False, since)
+        return breaker.state
+
+    assert state_after(20, began) == "closed"
+    assert state_after(3, clock.now) == "open"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +125,7 @@ def test_breaker_opens_after_failures_in_a_row_and_closes_by_one_probe() -> None
 def test_what_opens_an_account_s_breaker(result: SendResult, opens: bool) -> None:
     it = account("a", Clock())
     for _ in range(3):
-        it.observe(result)
+        it.observe(result, FOREVER)
     assert it.works is not opens
 
 
@@ -114,10 +133,10 @@ def test_throttled_answers_pause_the_account_and_never_open_its_breaker() -> Non
     clock = Clock()
     it = account("a", clock)
     for _ in range(THROTTLES_IN_A_ROW - 1):
-        it.observe(Retry(ErrorClass.THROTTLED, "429", 20))
+        it.observe(Retry(ErrorClass.THROTTLED, "429", 20), FOREVER)
     assert it.works, "one throttled recipient is not a throttled account"
     for _ in range(8):
-        it.observe(Retry(ErrorClass.THROTTLED, "429", 20))
+        it.observe(Retry(ErrorClass.THROTTLED, "429", 20), FOREVER)
     assert not it.works
     clock.now += 19.9
     assert not it.works
@@ -126,7 +145,7 @@ def test_throttled_answers_pause_the_account_and_never_open_its_breaker() -> Non
     it.acquire()
     assert not it.has_room("critical"), "it comes back one request at a time"
     it.release()
-    it.observe(Sent())
+    it.observe(Sent(), FOREVER)
     it.acquire()
     assert it.has_room("critical")
 
@@ -135,7 +154,7 @@ def test_throttled_answers_pause_the_account_and_never_open_its_breaker() -> Non
 def test_answers_about_one_recipient_neither_pause_nor_break(error: ErrorClass) -> None:
     it = account("a", Clock())
     for _ in range(20):
-        it.observe(Retry(error, "greylisted", 60, account_wide=False))
+        it.observe(Retry(error, "greylisted", 60, account_wide=False), FOREVER)
     assert it.works
 
 
@@ -147,7 +166,7 @@ def test_first_account_that_works_is_used_and_the_next_takes_over_after_a_defini
     assert accounts.next_after(entry().message, 0) == "b"
     assert accounts.next_after(entry().message, 2) is None, "the round is over: a timer"
     for _ in range(3):
-        accounts[1].observe(TRANSIENT)
+        accounts[1].observe(TRANSIENT, FOREVER)
     assert accounts.next_after(entry().message, 0) == "c", "an open breaker is passed by"
     assert accounts.next_after(entry(possible_duplicate=True).message, 0) is None, "never in doubt"
 
@@ -156,7 +175,7 @@ def test_message_in_doubt_waits_for_its_own_account() -> None:
     clock = Clock()
     accounts = Accounts([account("a", clock), account("b", clock)])
     for _ in range(3):
-        accounts[0].observe(TRANSIENT)
+        accounts[0].observe(TRANSIENT, FOREVER)
     plain, doubt = entry(provider="a").message, entry(provider="a", possible_duplicate=True).message
     assert [choice.account for m in (plain, doubt) if (choice := accounts.choose(m))] == [1, 0]
 
@@ -218,7 +237,7 @@ def test_nothing_is_lost_or_sent_twice_whatever_the_order(steps: list[tuple[str,
             started += admission.wake(["critical", "normal", "bulk"][number % 3])
         elif step in ("release", "fail") and admission.in_flight:
             it = list(admission.in_flight.values())[number % len(admission.in_flight)]
-            accounts[it.account].observe(TRANSIENT if step == "fail" else Sent())
+            accounts[it.account].observe(TRANSIENT if step == "fail" else Sent(), FOREVER)
             admission.release(it)
         elif step == "later":
             clock.now += number * 10
@@ -229,7 +248,7 @@ def test_nothing_is_lost_or_sent_twice_whatever_the_order(steps: list[tuple[str,
     clock.now += 1_000
     for _ in range(len(offered) * 10):
         for it in list(admission.in_flight.values()):
-            accounts[it.account].observe(Sent())
+            accounts[it.account].observe(Sent(), FOREVER)
             admission.release(it)
         for lane in ("critical", "normal", "bulk"):
             started += admission.wake(lane)
