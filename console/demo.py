@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import aiohttp
 import typer
 
-from console.evidence import Book, Finding, Http, Places, compare, gather, local_places
+from console.evidence import Book, Finding, Http, Places, compare, gather, local_places, reports_pending
 from console.local import stack
 from producers.notification import Notification
 from producers.publisher import Publication, Publisher
@@ -47,7 +47,9 @@ POLL_S = 0.5
 STALLED_S = 60.0
 """Nothing moved for so long: a retry waits 60 s at most, the faults above ask for one or two."""
 AGREE_S = 10.0
-"""How long the comparison may lag behind the last status: a sink's flush and its retry."""
+"""How long the comparison may lag behind the last status: a sink's flush and its retry, and what vendors report later."""
+STORED_S = 1.5
+"""How long a report that was taken may be on its way to ClickHouse."""
 _CONNECTIONS = 64
 """A write is answered when the relay has published it: they wait together."""
 
@@ -297,14 +299,18 @@ def _conclude(
 ) -> tuple[bool, list[Finding], dict[str, int]]:
     """Print the report and hold it against the vendors: (does the accounting balance, what does not agree, it)."""
     deadline = time.monotonic() + AGREE_S
+    pending = asyncio.run(reports_pending(places))
+    complete = time.monotonic() + (STORED_S if pending is not None else 0)
     while True:
+        if pending:
+            pending, complete = asyncio.run(reports_pending(places)), time.monotonic() + STORED_S
         evidence = gather(book, places, published, since_seq)
         findings, accounting = compare(evidence), book.accounting()
         balanced = (
             accounting["accepted"] == accounting["settled"] == len(published)
             and accounting["in_flight"] == accounting["residual"] == 0
         )
-        if (balanced and not findings) or time.monotonic() > deadline:
+        if (balanced and not findings and time.monotonic() >= complete) or time.monotonic() > deadline:
             break
         time.sleep(POLL_S)
     screen.table(book.report())

@@ -21,6 +21,8 @@ from sinks.clickhouse import connect, select, store_errors
 
 CHANNELS = {"smtp": "email", "twilio": "sms", "fcm": "push", "apns": "push"}
 """The kind under which the simulator logs an accept → its channel."""
+_TAKEN = ("sent", "delivered", "undelivered")
+"""States of a message that a vendor took."""
 _PAGE = 1_000
 _SAMPLE = 5
 
@@ -96,8 +98,9 @@ def compare(evidence: Evidence) -> list[Finding]:
 
     | message in ClickHouse            | accepts at its channel's vendor |
     |----------------------------------|---------------------------------|
-    | sent, delivered                  | exactly 1                       |
+    | sent, delivered, undelivered     | exactly 1                       |
     | the same, flagged as possibly twice | 1 or more                    |
+    | bounced                          | 0 (refused) or 1 (told later)   |
     | unknown; failed and flagged      | any number                      |
     | any other                        | 0                               |
     """
@@ -108,8 +111,8 @@ def compare(evidence: Evidence) -> list[Finding]:
         place = (message.channel, message.id)
         expected.add(place)
         count = accepts[place]
-        if message.state in ("sent", "delivered"):
-            if count == 0:
+        if message.state in (*_TAKEN, "bounced"):
+            if count == 0 and message.state in _TAKEN:
                 lost.append(message.id)
             elif count > 1 and not message.possible_duplicate:
                 doubled.append(message.id)
@@ -248,6 +251,15 @@ async def gather_accepts(places: Places, since_seq: int) -> tuple[list[tuple[str
     return accepts, mails
 
 
+async def reports_pending(places: Places) -> int | None:
+    """Reports of the simulated vendors that nobody has taken yet; None where none were ever due."""
+    if places.simulator is None:
+        return None
+    async with aiohttp.ClientSession() as session:
+        _, told = await Http(session, places.simulator).call("GET", "/callbacks")
+    return int(told["pending"]) if told["pending"] or told["answers"] else None
+
+
 def gather(book: Book, places: Places, published: set[str], since_seq: int) -> Evidence:
     """Both sides, as they are now: the vendors first, so that a message sent in between is not taken for lost."""
     accepts, mails = asyncio.run(gather_accepts(places, since_seq))
@@ -255,5 +267,5 @@ def gather(book: Book, places: Places, published: set[str], since_seq: int) -> E
     ours = {message.id for message in messages}
     others = book.known([id_ for _, id_ in accepts if id_ not in ours and id_])
     if places.simulator is None:  # nothing to hold it against
-        messages = [m for m in messages if m.state not in ("sent", "delivered")]
+        messages = [m for m in messages if m.state not in _TAKEN]
     return Evidence(published, book.requests(), messages, accepts, mails, others)

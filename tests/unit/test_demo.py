@@ -65,6 +65,26 @@ def test_a_second_accept_with_a_recorded_reason_is_no_finding() -> None:
     assert compare(evidence(messages=flagged, accepts=accepts, mails=["m1", "m1"])) == []
 
 
+@pytest.mark.parametrize(("state", "accepts"), [("delivered", 1), ("undelivered", 1), ("bounced", 1), ("bounced", 0)])
+def test_what_a_vendor_took_and_reported_on_is_no_finding(state: str, accepts: int) -> None:
+    messages = [Message("m1", "n1", "email", "sent", False), Message("m2", "n2", "sms", state, False)]
+    assert compare(evidence(messages=messages, accepts=[("smtp", "m1"), *[("twilio", "m2")] * accepts])) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "accepts", "text"),
+    [
+        ("undelivered", 0, "messages are recorded as sent, but no vendor accepted them"),
+        ("delivered", 2, "messages were accepted twice without a recorded reason"),
+        ("bounced", 2, "messages were accepted twice without a recorded reason"),
+    ],
+)
+def test_a_report_excuses_nothing(state: str, accepts: int, text: str) -> None:
+    messages = [Message("m1", "n1", "email", "sent", False), Message("m2", "n2", "sms", state, False)]
+    (finding,) = compare(evidence(messages=messages, accepts=[("smtp", "m1"), *[("twilio", "m2")] * accepts]))
+    assert (finding.text, finding.ids) == (text, ("m2",))
+
+
 def test_a_late_retry_of_an_earlier_run_is_no_finding() -> None:
     assert compare(evidence(accepts=[("smtp", "m1"), ("fcm", "old")], others={"old"})) == []
 

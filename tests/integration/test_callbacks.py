@@ -1,0 +1,382 @@
+"""The role `callbacks` as a process on a real broker: who may tell, what a crash leaves, what a broker that is away costs;
+and a hundred thousand receipts in the real engine, in any order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from twilio.request_validator import RequestValidator
+
+from console.local.ports import PortBook
+from producers.callbacks.app import MAX_BODY
+from producers.callbacks.records import fact_record, receipt_of, receipt_record
+from producers.callbacks.vendor import Report
+from runtime import ids
+from runtime.callbacks import Subject, callback_url
+from runtime.kafka import Consumer
+from runtime.records import InRecord, OutRecord
+from runtime.settings import ProviderSettings
+from schemas.codec import codec
+from schemas.events import ChannelMessage
+from schemas.topics import RECEIPTS, STATUS
+from senders.registry import create_senders
+from senders.sender import Sent
+from tests.integration.conftest import Broker, until
+from tests.integration.test_clickhouse_schema import NOW, Store, request, status
+from tests.integration.test_simulator import Simulator
+from tests.support.clickhouse import Server
+from tests.unit.test_outcomes import message as any_message
+
+PUBLIC = "https://notify.shop.example"
+SID, OTHER_SID = "AC" + "1" * 32, "AC" + "2" * 32
+TOKEN, NEXT_TOKEN, OTHER_TOKEN = "first-token", "next-token", "other-token"
+ACCOUNT = """
+[[providers]]
+name = "{name}"
+channel = "sms"
+kind = "twilio"
+account_sid = "{sid}"
+auth_token = "{token}"
+from = "+15005550006"
+"""
+
+
+def message(**fields: Any) -> ChannelMessage:
+    notification_id = ids.notification_id(time.time_ns() // 1_000_000, "t")
+    message_id = ids.message_id(notification_id, "sms", ids.address_hash("sms", "+4915112345678"))
+    return any_message(
+        notification_id=notification_id, message_id=message_id, channel="sms", address="+4915112345678", **fields
+    )
+
+
+@dataclass
+class Door:
+    """The role as a process, and what a vendor does with it."""
+
+    broker: Broker
+    directory: Path
+    ports: PortBook
+    public_url: str = PUBLIC
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    port: int = 0
+    health: int = 0
+
+    def start(self, **env: str) -> subprocess.Popen[bytes]:
+        self.port = self.port or self.ports.reserve("callbacks")
+        self.health = self.health or self.ports.reserve("callbacks-health")
+        accounts = (("tw", SID, TOKEN), ("tw-next", SID, NEXT_TOKEN), ("other", OTHER_SID, OTHER_TOKEN))
+        config = self.directory / "heliograph.toml"
+        config.write_text("".join(ACCOUNT.format(name=name, sid=sid, token=token) for name, sid, token in accounts))
+        process = self.broker.run(
+            "callbacks", HELIOGRAPH_CONFIG=str(config), HELIOGRAPH_CALLBACKS__PORT=str(self.port),
+            HELIOGRAPH_CALLBACKS__PUBLIC_URL=self.public_url, HELIOGRAPH_METRICS__PORT=str(self.health),
+            HELIOGRAPH_CALLBACKS__PUBLISH_TIMEOUT_S="2", **env,
+        )  # fmt: skip
+        self.processes.append(process)
+        until(lambda: self.get("/readyz")[0] == 200, 60, "callbacks ready")
+        return process
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health}{path}", timeout=5) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, ""
+        except OSError:
+            return 0, ""
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """The answer's status; 0 when there is none."""
+        path = url.removeprefix(self.public_url)
+        wanted = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, dict(headers), method="POST")
+        try:
+            with urllib.request.urlopen(wanted, timeout=20) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+        except OSError:
+            return 0
+
+    def tell(
+        self, about: ChannelMessage, status: str = "delivered", token: str = TOKEN, sid: str = SID, **more: str
+    ) -> int:
+        url = callback_url(f"{self.public_url}/callbacks/twilio", about, "tw")
+        form = {"AccountSid": sid, "MessageSid": "SM" + about["message_id"], "MessageStatus": status, "To": about["address"], **more}  # fmt: skip
+        headers = {
+            "X-Twilio-Signature": RequestValidator(token).compute_signature(url, form),
+            "Content-Type": "application/x-www-form-urlencoded",
+        }
+        return self.post(url, urlencode(form).encode(), headers)
+
+    def told(self, topic: str, about: ChannelMessage) -> list[dict[str, Any]]:
+        """Every record of the topic about a message."""
+        name: Any = {RECEIPTS: "ProviderReceipt", STATUS: "DeliveryStatus"}[topic]
+        values = [codec(name).decode(record.value) for record in read_all(self.broker, topic)]
+        return [value for value in values if value["message_id"] == about["message_id"]]
+
+
+def read_all(broker: Broker, topic: str) -> list[InRecord]:
+    consumer = Consumer(broker.settings, client_id="reader", group=None)
+    partitions = [(topic, partition) for partition in range(4)]
+    wanted = {p: consumer.offset_range(p)[1] for p in partitions}
+    consumer.assign(dict.fromkeys(partitions, -2))
+    records: list[InRecord] = []
+    deadline = time.monotonic() + 30
+    while len(records) < sum(wanted.values()):
+        assert time.monotonic() < deadline
+        records += consumer.consume(1_000, 0.2)
+    consumer.close()
+    return records
+
+
+@pytest.fixture
+def door(broker: Broker, tmp_path: Path) -> Iterator[Door]:
+    ports = PortBook()
+    made = Door(broker, tmp_path, ports)
+    yield made
+    for process in made.processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    broker.roles.clear()
+    ports.close()
+
+
+@pytest.mark.kafka
+def test_who_may_tell_what_over_a_real_socket(door: Door) -> None:
+    role = door.start()
+    first, second, forged = message(), message(), message()
+    assert door.tell(first) == 204
+    assert door.tell(first) == 204
+    assert door.tell(second, "undelivered", token=NEXT_TOKEN, ErrorCode="30003") == 204
+    assert door.tell(forged, token="revoked") == 403
+    assert door.tell(forged, token=OTHER_TOKEN) == 403
+    assert door.tell(forged, sid="AC" + "9" * 32) == 403
+    assert door.tell(forged, Body="x" * (MAX_BODY + 1)) == 413
+    assert door.post(f"{PUBLIC}/callbacks/twilio", b"{}", {"Content-Type": "application/json"}) == 415
+    assert [fact["state"] for fact in door.told(STATUS, first)] == ["delivered"]
+    assert [(r["provider"], r["state"]) for r in door.told(RECEIPTS, first)] == [("tw", "delivered")]
+    assert [(fact["state"], fact["reason"]) for fact in door.told(STATUS, second)] == [("undelivered", "carrier")]
+    assert (door.told(STATUS, forged), door.told(RECEIPTS, forged)) == ([], [])
+    _, metrics = door.get("/metrics")
+    counts = {
+        outcome: f'heliograph_callbacks_total{{outcome="{outcome}",vendor="twilio"}} {count}.0' in metrics
+        for outcome, count in {"stated": 2, "repeated": 1, "forged": 2, "unknown_account": 1, "malformed": 2}.items()
+    }
+    assert all(counts.values()), (counts, metrics)
+    assert door.get("/livez")[0] == 200
+    assert urllib_status(f"http://127.0.0.1:{door.port}/metrics") == 404  # not on the public port
+    role.terminate()
+    assert role.wait(30) == 0
+
+
+def urllib_status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+@pytest.mark.kafka
+@pytest.mark.faults
+@pytest.mark.parametrize(("point", "receipts", "statuses"), [("after_receipt", 2, 1), ("before_callback_answer", 2, 2)])
+def test_killed_between_receipt_and_status_the_vendors_retry_completes_it(
+    door: Door, point: str, receipts: int, statuses: int
+) -> None:
+    about = message()
+    role = door.start(HELIOGRAPH_CRASH_AT=point)
+    assert door.tell(about) == 0
+    assert role.wait(30) == -9
+    left = [len(door.told(RECEIPTS, about)), len(door.told(STATUS, about))]
+    assert left == [1, statuses - 1]
+    door.start()
+    assert door.tell(about) == 204
+    told, stated = door.told(RECEIPTS, about), door.told(STATUS, about)
+    assert (len(told), len(stated)) == (receipts, statuses)
+    assert len({receipt["event_id"] for receipt in told}) == 1
+    assert len({fact["event_id"] for fact in stated}) == 1
+
+
+@pytest.mark.kafka
+@pytest.mark.faults
+def test_the_simulators_reports_survive_a_killed_role(door: Door, tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "simulator").start()
+    door.port = door.ports.reserve("callbacks")
+    door.public_url = f"http://127.0.0.1:{door.port}"
+    role = door.start()
+    keys: dict[str, Any] = {
+        "name": "tw", "channel": "sms", "kind": "twilio", "base_url": simulator.url, "account_sid": SID, "auth_token": TOKEN,
+        "from": "+15005550006", "callback_url": f"{door.public_url}/callbacks/twilio#rc=5&rp=all",
+    }  # fmt: skip
+    good, unreachable = message(), message()
+    unreachable["address"] = "+15005553003"
+
+    async def send() -> list[Any]:
+        (sender,) = create_senders("sms", [ProviderSettings(**keys)])
+        await sender.start()
+        try:
+            return [await sender.send(each) for each in (good, unreachable)]
+        finally:
+            await sender.close()
+
+    try:
+        results = asyncio.run(send())
+        assert all(isinstance(result, Sent) for result in results)
+        role.kill()
+        role.wait()
+        time.sleep(2.5)  # every report is due now, and nobody there
+        door.start()
+        until(lambda: simulator.get("/callbacks")["pending"] == 0, 60, "every report taken")
+        assert simulator.get("/callbacks")["answers"].get("undelivered") == {"204": 1}
+    finally:
+        simulator.stop()
+    (delivered,), (undelivered,) = door.told(STATUS, good), door.told(STATUS, unreachable)
+    assert delivered["state"] == "delivered"
+    assert (undelivered["state"], undelivered["reason"], undelivered["detail"]) == ("undelivered", "carrier", "30003")
+    assert delivered["provider_message_id"] == results[0].provider_message_id
+    assert {receipt["state"] for receipt in door.told(RECEIPTS, good)} >= {"delivered", "sent"}
+
+
+@pytest.mark.kafka
+@pytest.mark.faults
+def test_while_the_broker_is_down_nothing_is_confirmed_and_the_retry_lands(door: Door) -> None:
+    door.start()
+    before, during = message(), message()
+    assert door.tell(before) == 204
+    door.broker.process.kill()
+    door.broker.process.wait()
+    try:
+        assert door.tell(during) == 503
+    finally:
+        door.broker.start()
+    until(lambda: door.tell(during) == 204, 60, "the retry taken")
+    assert {fact["state"] for fact in door.told(STATUS, during)} == {"delivered"}
+    assert len({fact["event_id"] for fact in door.told(STATUS, during)}) == 1
+    assert len(door.told(STATUS, before)) == 1
+
+
+@pytest.mark.kafka
+def test_without_its_public_address_the_role_says_what_is_missing(broker: Broker, tmp_path: Path) -> None:
+    role = broker.run("callbacks", HELIOGRAPH_CONFIG="", HELIOGRAPH_CALLBACKS__PORT="0")
+    assert role.wait(60) == 1
+    broker.roles.remove(role)
+    assert "HELIOGRAPH_CALLBACKS__PUBLIC_URL" in (broker.directory / "callbacks.log").read_text()
+
+
+# ---------------------------------------------------------------- a hundred thousand receipts
+
+MESSAGES = 49_000
+VIEWS = (
+    "delivery_events", "receipts", "message_state", "notification_state", "v_accounting", "v_funnel", "v_failures",
+    "v_provider_scorecard", "v_latency",
+)  # fmt: skip
+ENDS = [("delivered", None)] * 17 + [("undelivered", "carrier")] * 2 + [("bounced", "invalid_number")]
+
+
+def as_read(record: OutRecord) -> InRecord:
+    return InRecord(record.topic, 0, 0, 0, record.key, record.value)
+
+
+def told(subject: Subject, sid: str, state: str, reason: str | None, at: int, final: bool = True) -> list[InRecord]:
+    report = Report("tw", sid, f"{sid}:{state}", "sms", state, reason, final=final)
+    records = [receipt_record(receipt_of(report, subject.message_id, b"raw", at))]
+    return [as_read(record) for record in [*records, *([fact_record(report, subject, at)] if final else [])]]
+
+
+def facts_of_a_day(rng: random.Random) -> tuple[list[InRecord], dict[str, int]]:
+    """Requests, what we did, what the vendor told: in the order in which they happened; and the wanted states."""
+    facts: list[InRecord] = []
+    wanted: Counter[str] = Counter()
+    for number in range(MESSAGES):
+        nid = ids.notification_id(NOW - rng.randrange(60_000, 20 * 3_600_000), "t")
+        subject = Subject(nid, ids.message_id(nid, "sms", "x"), "t", "normal", 1)
+        sid, accepted = f"SM{number}", ids.accepted_at(nid)
+        facts += [request(nid), status(nid, "sms", "routed", after=5)]
+        facts.append(
+            status(nid, "sms", "sent", attempt=1, after=30, provider="tw", provider_message_id=sid, latency_ms=20)
+        )
+        facts += told(subject, sid, "sent", None, accepted + 400, final=False)
+        state, reason = rng.choice(ENDS)
+        facts += told(subject, sid, state, reason, accepted + 2_000)
+        if state == "delivered" and number % 20 == 0:  # legal, and the last word
+            state = "bounced"
+            facts += told(subject, sid, state, "invalid_number", accepted + 9_000)
+        wanted[state] += 1
+    return facts, dict(wanted)
+
+
+def answers(store: Store) -> dict[str, list[str]]:
+    return {view: sorted(map(repr, store.rows(f"SELECT * FROM {view}"))) for view in VIEWS}
+
+
+@pytest.mark.clickhouse
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_thousand_receipts_in_any_order_end_as_in_order(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    facts, wanted = facts_of_a_day(rng)
+    assert sum(fact.topic == RECEIPTS for fact in facts) >= 100_000
+    server = Server(tmp_path / "data").start()
+    try:
+        ordered, shuffled = Store(server, "ordered"), Store(server, "shuffled")
+        for start in range(0, len(facts), 50_000):
+            ordered.insert(facts[start : start + 50_000])
+        reports = [fact for fact in facts if fact.topic == RECEIPTS or fact.key is not None]
+        ours = [fact for fact in facts if fact.topic != RECEIPTS and fact.key is None]
+        again = [*facts, *rng.choices(reports, k=30_000)]
+        rng.shuffle(again)
+        late, early = set(rng.sample(range(len(reports)), 5_000)), reports[::9]
+        shuffled.insert(early)  # before the requests they are about
+        for start in range(0, len(again), 37_013):
+            shuffled.insert(again[start : start + 37_013])
+            if start == 37_013 * 3:
+                shuffled.merge()
+        shuffled.insert([reports[index] for index in late])
+        assert len(ours) == 3 * MESSAGES
+        expected = answers(ordered)
+        found = answers(shuffled)
+        for view in VIEWS:
+            assert found[view] == expected[view], view
+        shuffled.merge()
+        check_states(shuffled, wanted)
+        check_states(ordered, wanted)
+        # Heard again after a 503: the same ids, another time. No state moves.
+        subject_of = {fact.key: fact for fact in reports if fact.topic == STATUS}
+        heard = [later(fact) for fact in rng.sample(list(subject_of.values()), 5_000)]
+        states = "SELECT message_id, state, reason, provider, attempts, possible_duplicate FROM message_state"
+        before = sorted(map(repr, shuffled.rows(states)))
+        shuffled.insert(heard)
+        assert sorted(map(repr, shuffled.rows(states))) == before
+        check_states(shuffled, wanted)
+    finally:
+        assert server.stop() == 0
+
+
+def later(fact: InRecord) -> InRecord:
+    value = codec("DeliveryStatus").decode(fact.value)
+    return fact._replace(value=codec("DeliveryStatus").encode({**value, "occurred_at": value["occurred_at"] + 1_000}))
+
+
+def check_states(store: Store, wanted: dict[str, int]) -> None:
+    counts = {state: int(n) for state, n in store.rows("SELECT state, count() FROM message_state GROUP BY state")}
+    assert counts == wanted
+    ((accepted, in_flight, residual),) = store.rows(
+        "SELECT sum(accepted), sum(in_flight), sum(residual) FROM v_accounting"
+    )
+    assert (accepted, in_flight, residual) == (MESSAGES, 0, 0)
