@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import signal
 import statistics
 import subprocess
@@ -59,22 +60,30 @@ class Provider:
     def __init__(self, channel: str, count: int, answers_after_s: float) -> None:
         self.channel, self._left, self._after_s = channel, count, answers_after_s
         self._sent: list[tuple[float, float]] = []
+        self._cpu_s = 0.0
 
     async def start(self) -> None:
         """Nothing to open."""
 
     async def send(self, message: ChannelMessage) -> SendResult:
+        if not self._sent:  # the start is not the work
+            self._cpu_s = _cpu_s()
         self._sent.append((time.time(), message["routed_at"] / 1e3))
         await asyncio.sleep(self._after_s)
         self._left -= 1
         if self._left == 0:
-            sys.stdout.write(json.dumps(self._sent) + "\n")
+            sys.stdout.write(json.dumps([_cpu_s() - self._cpu_s, self._sent]) + "\n")
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGTERM)
         return Sent(message["message_id"])
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def dispatch(channel: str, count: int) -> list[OutRecord]:
@@ -158,8 +167,8 @@ def child(mode: str, bootstrap: str, count: int, answers_after_s: float) -> None
 
 def measure(
     settings: KafkaSettings, mode: str, count: int, provider_ms: float, per_second: float | None
-) -> list[list[float]]:
-    """(sent at, routed at) of every message, in seconds; at once, or at a rate."""
+) -> tuple[float, list[list[float]]]:
+    """CPU seconds, and (sent at, routed at) of every message in seconds; at once, or at a rate."""
     producer = Producer(settings, client_id="bench", linger_ms=1)
     if per_second is None:
         producer.publish(dispatch(MODES[mode], count))
@@ -180,9 +189,9 @@ def measure(
             for _ in range(count):
                 producer.publish(dispatch(MODES[mode], 1))
                 time.sleep(1 / per_second)
-        sent: list[list[float]] = json.loads(process.stdout.readline())
+        cpu_s, sent = json.loads(process.stdout.readline())
     producer.close()
-    return sent
+    return cpu_s, sent
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -202,18 +211,19 @@ def main() -> None:
         return
     with broker() as (settings, _):
         rates: dict[str, list[float]] = {mode: [] for mode in MODES}
+        cpu: dict[str, list[float]] = {mode: [] for mode in MODES}
         for _ in range(options.rounds):
             for mode in MODES:
-                sent = measure(settings, mode, options.messages, options.provider_ms, None)
+                cpu_s, sent = measure(settings, mode, options.messages, options.provider_ms, None)
+                cpu[mode].append(cpu_s / len(sent) * 1e6)
                 times = sorted(at for at, _ in sent)
                 rates[mode].append((len(times) - 1) / (times[-1] - times[0]))
         rows: list[dict[str, Any]] = []
         for mode in MODES:
-            waits = [
-                (at - routed) * 1000 for at, routed in measure(settings, mode, 200, options.provider_ms, PER_SECOND)
-            ]
+            _, trickle = measure(settings, mode, 200, options.provider_ms, PER_SECOND)
+            waits = [(at - routed) * 1000 for at, routed in trickle]
             rows.append({
-                "sender": mode, "per_second": round(statistics.median(rates[mode])),
+                "sender": mode, "per_second": round(statistics.median(rates[mode])), "cpu_us": round(statistics.median(cpu[mode])),
                 "of_plain": round(statistics.median(rates[mode]) / statistics.median(rates["plain"]), 2),
                 "of_no_ledger": round(statistics.median(rates[mode]) / statistics.median(rates["no ledger"]), 2),
                 "p50_ms_at_10_a_second": round(quantile(waits, 0.5), 1), "p99_ms": round(quantile(waits, 0.99), 1),

@@ -188,6 +188,7 @@ class Timers:
     def take(self, records: Iterable[InRecord]) -> None:
         """Put timers in, take cancelled ones out; dead-letter what is none and clear it away."""
         letters: list[OutRecord] = []
+        unusable: list[OutRecord] = []
         for record in records:
             heap = self._heaps.get((record.topic, record.partition))
             if heap is None:
@@ -200,19 +201,21 @@ class Timers:
             try:
                 due_at = due_at_of(record)
             except DecodeError as exc:
-                letters += self._given_up(record, exc)
+                letters.append(self._letter(record, exc))
+                if key is not None:
+                    unusable.append(OutRecord(TIMERS, key, None, partition=record.partition))
             else:
                 assert key is not None and value is not None
                 heap.put(key, due_at, record.offset, value)
                 if key in self._wishes:
                     self._late.add(key)
         self._producer.publish(letters)
+        self._producer.publish(
+            unusable
+        )  # after the letters are acknowledged: in between, the topic still has the bytes
 
-    def _given_up(self, record: InRecord, error: DecodeError) -> list[OutRecord]:
-        letter = dead_letter(record, stage="timers", reason=UNDECODABLE, error=error, now=self._clock())
-        if record.key is None:
-            return [letter]
-        return [letter, OutRecord(TIMERS, record.key, None, partition=record.partition)]
+    def _letter(self, record: InRecord, error: DecodeError) -> OutRecord:
+        return dead_letter(record, stage="timers", reason=UNDECODABLE, error=error, now=self._clock())
 
     def _order_what_is_read(self) -> None:
         for partition in self._consumer.reached_end.intersection(self._heaps):
@@ -291,7 +294,7 @@ class Timers:
                 timer = decode_timer(value)
             except DecodeError as exc:
                 record = InRecord(partition[0], partition[1], offset, 0, key, value)
-                out.append(self._given_up(record, exc)[0])
+                out.append(self._letter(record, exc))
             else:
                 headers = [(header["name"], header["value"]) for header in timer["headers"]]
                 out.append(OutRecord(timer["topic"], timer["key"], timer["value"], headers))

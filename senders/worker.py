@@ -21,7 +21,8 @@ from typing import cast
 from uuid import UUID
 
 from runtime.clock import Clock, system_clock
-from runtime.dead_letters import UNDECODABLE, dead_letter
+from runtime.dead_letters import UNDECODABLE, Brake, dead_letter
+from runtime.errors import DeadLetterFlood
 from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition, Producer
 from runtime.logs import get_logger
 from runtime.metrics import COMMIT_SECONDS, DUPLICATES_DROPPED, IN_DOUBT, IN_FLIGHT, PARKED
@@ -89,6 +90,8 @@ class Worker:
         self._last_turn = self._last_sweep = 0.0
         self._positions_kept = self._pruned = time.monotonic()
         self.assigned = False
+        self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender"), 0
+        context.health.require("dead letters", self._brake.not_ready)
         kafka = context.settings.kafka
         # One group whatever the lanes: two groups over one topic would send everything twice.
         self.group = f"heliograph-sender-{channel}"
@@ -185,6 +188,9 @@ class Worker:
             return
         self._last_turn = now
         turn = Turn()
+        if self._brake.not_ready():
+            self._record(turn)
+            return
         if now - self._last_sweep >= SWEEP_S:
             self._last_sweep = now
             self._sweep(turn)
@@ -193,8 +199,13 @@ class Worker:
                 self._claim(entry, turn)
             mine = [owned for owned in self._owned.values() if owned.lane == lane and owned.backlog]
             # Round robin over the partitions, so that a long one does not starve its neighbours.
-            while mine and len(turn.facts) < MAX_FACTS:
-                mine = [owned for owned in mine if self._take_next(owned, turn)]
+            try:
+                while mine and len(turn.facts) < MAX_FACTS:
+                    mine = [owned for owned in mine if self._take_next(owned, turn)]
+            except DeadLetterFlood as exc:
+                log.critical("held", reason=str(exc))
+                self._consumer.pause(list(self._owned))
+                break
         self._record(turn)
 
     def _take_next(self, owned: Owned, turn: Turn) -> bool:
@@ -203,10 +214,11 @@ class Worker:
             return False
         if not self._admission.has_room(owned.lane) or not self._admission.may_look_ahead():
             return False
-        record = owned.backlog.popleft()
-        self._skip_gap(owned, record.offset)
+        record = owned.backlog[0]
         if owned.takeover.finished(record.offset):
+            self._next(owned)
             return True
+        self._looked_at += 1
         try:
             message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))
             UUID(message["message_id"])
@@ -214,9 +226,14 @@ class Worker:
             if (message["channel"], message["lane"]) != (self._channel, owned.lane):
                 raise DecodeError("channel or lane is not the topic's")
         except (DecodeError, ValueError) as exc:
+            self._count(unusable=1)  # raises in a flood: the record is not taken then, and neither is what follows
+            self._next(owned)
             turn.facts.append(dead_letter(record, stage="sender", reason=UNDECODABLE, error=exc, now=self._clock()))
             self._finish(owned, record, turn)
             return True
+        self._next(owned)
+        if self._looked_at >= MAX_FACTS:
+            self._count()
         if message["replay"] and (attempt := self._ledger.resumes_at(message["message_id"])):
             message = {**message, "attempt": attempt}
             cause = None
@@ -235,6 +252,13 @@ class Worker:
         else:
             self._offer(owned, Entry(owned.partition, record, message), turn)
         return True
+
+    def _count(self, unusable: int = 0) -> None:
+        self._brake.check(self._looked_at, unusable)
+        self._looked_at = 0
+
+    def _next(self, owned: Owned) -> None:
+        self._skip_gap(owned, owned.backlog.popleft().offset)
 
     def _finish(self, owned: Owned, record: InRecord, turn: Turn) -> None:
         """Nothing is sent for this record: it is done when the turn's facts are acknowledged."""

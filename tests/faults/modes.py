@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Case:
     number: int
     kind: str
     name: str
-    fault: dict[str, Any]
+    fault: dict[str, Any] = field(compare=False)
 
     def recipient(self, n: int) -> tuple[dict[str, Any], str]:
         """`to`, and what of it only this case has."""

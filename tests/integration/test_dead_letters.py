@@ -151,7 +151,6 @@ def test_sender_stops_rather_than_lose_a_record(world: World, tmp_path: Path) ->
     assert world.letters(topic, "sender")[partition[1], offset] == 1
 
 
-@pytest.mark.xfail(reason="the tombstone is published beside the letter, not after it", strict=False)
 def test_timers_stop_rather_than_lose_a_record(world: World) -> None:
     partition = world.poison(TIMERS, b"k")
     offset = world.offset
@@ -224,6 +223,35 @@ def test_a_flood_holds_the_router_until_somebody_says_to_go_on(world: World, eng
     letters = world.letters(topic, "router")
     assert len(letters) == count
     assert all(letters[each] == 1 for each in letters if each not in held)
+
+
+def test_a_flood_holds_the_sender_until_somebody_says_to_go_on(world: World, tmp_path: Path) -> None:
+    role, topic, count, most = ("sender", "--channel", "sms"), dispatch_topic("sms", "bulk"), 400, 100
+    config = tmp_path / "heliograph.toml"
+    config.write_text(
+        '[[providers]]\nname = "text"\nchannel = "sms"\nkind = "twilio"\nbase_url = "http://127.0.0.1:1"\n'
+        'account_sid = "AC0"\nauth_token = "t"\nfrom = "+15005550006"\n'
+    )
+    world.producer.publish([OutRecord(topic, f"{n}".encode(), POISON) for n in range(count)])
+    env = {"HELIOGRAPH_CONFIG": str(config), "HELIOGRAPH_DEAD_LETTERS__MIN_COUNT": str(most)}
+    sender = world.run(*role, **env)
+    until(lambda: "HELIOGRAPH_DEAD_LETTERS__MAX_RATIO=1" in world.ask(role, "/readyz")[1], what="the reason")
+    time.sleep(2)
+    held = world.letters(topic, "sender")
+    assert 0 < len(held) < most
+    assert sender.poll() is None
+    assert world.ask(role, "/livez")[0] == 200
+    assert world.log(*role).count('"held"') == 1
+    assert end(sender) == 0
+    world.broker.roles.remove(sender)
+
+    group = "heliograph-sender-sms"
+    world.run(*role, **env, HELIOGRAPH_DEAD_LETTERS__MAX_RATIO="1")
+    until(lambda: not any(world.admin.group_offsets(group, [topic])[1].values()), what="the rest given up")
+    world.broker.stop_roles()
+    letters = world.letters(topic, "sender")
+    assert len(letters) == count
+    assert set(letters.values()) == {1}
 
 
 def test_the_largest_record_that_a_topic_takes_has_room_in_the_dead_letters(world: World) -> None:

@@ -39,7 +39,7 @@ def test_body_of_the_contract_becomes_its_record() -> None:
     record = request_record(request, "00-" + "a" * 32 + "-" + "b" * 16 + "-01")
     assert record.topic == "notify.requests.normal.v1"
     assert record.key == b"shop:u1"
-    assert codec("NotificationRequest").decode(record.value) == request
+    assert codec("NotificationRequest").decode(record.value) == {**request, "replay": None}
     assert ids.accepted_at(request["notification_id"]) == request["accepted_at"] == _NOW
     assert request["data"] == b'{"order":"A1"}'
     headers = dict(record.headers)
