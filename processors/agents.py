@@ -23,7 +23,7 @@ from runtime.errors import DeadLetterFlood, PublishError, UnavailableError
 from runtime.kafka import Admin, Producer
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
-from runtime.process import Context, exit_now
+from runtime.process import Context, crash_point, exit_now
 from runtime.records import InRecord
 from schemas.topics import requests_topic
 
@@ -107,6 +107,7 @@ async def run_faust(
             out = enrich_batch([_in_record(event) for event in events], views, clock())
             brake.check(len(events), given_up(out))
             await producer.send(out)
+            crash_point("router_after_publish", context.settings.crash_at)
             if app.consumer_generation_id == generation:
                 for event in events:
                     event.ack()

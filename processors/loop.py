@@ -16,7 +16,7 @@ from runtime.errors import DeadLetterFlood
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
-from runtime.process import Context
+from runtime.process import Context, crash_point
 from runtime.records import InRecord
 from schemas.topics import requests_topic
 
@@ -67,6 +67,7 @@ def _route(context: Context, lane: str, views: RouterViews, producer: Producer, 
                 log.critical("held", lane=lane, reason=str(exc))
                 break
             producer.publish(out)
+            crash_point("router_after_publish", context.settings.crash_at)
             try:
                 consumer.commit(next_offsets(records))
             except (FencedError, CommitError) as exc:

@@ -50,3 +50,21 @@ def test_sender_that_dies_at_every_arrow_in_turn_loses_nothing(world: World) -> 
     flagged = sum(any(event["possible_duplicate"] for event in told[nid]) for nid in twice[1])
     assert sum(pushes.values()) - len(pushes) <= flagged
     assert sum("unknown" in states[nid] for nid in once[1]) >= 1, "no crash left a doubt: the points were not reached"
+
+
+@pytest.mark.parametrize("engine", ["faust", "loop"])
+def test_router_that_dies_between_publishing_and_committing_sends_everything_once(world: World, engine: str) -> None:
+    prefix = f"router-{engine}-"
+    world.publish(profiles(prefix, EACH))
+    records, made = requests(prefix, EACH, channels=["push"])
+    world.run("sender", "--channel", "push")
+    engine_of = {"HELIOGRAPH_ROUTER__ENGINE": engine}
+    for _ in range(2):
+        dying = world.run("router", "--lane", "normal", HELIOGRAPH_CRASH_AT="router_after_publish", **engine_of)
+        world.publish(records)
+        assert dying.wait(90) == -signal.SIGKILL
+    world.run("router", "--lane", "normal", **engine_of)
+    until(lambda: sum(map(bool, world.settled(made).values())) == EACH, 90, "all settled")
+    world.broker.stop_roles()
+    assert world.accepted("fcm", prefix) == {f"{prefix}{n}": 1 for n in range(EACH)}
+    assert not any(event["possible_duplicate"] for events in world.statuses(made).values() for event in events)
