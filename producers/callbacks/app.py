@@ -184,6 +184,8 @@ def create_app(vendors: Mapping[str, Vendor], desk: Desk) -> Starlette:
         return take
 
     routes = [Route(f"{PATH}{kind}", endpoint(kind, vendor), methods=["POST"]) for kind, vendor in vendors.items()]
-    return Starlette(
+    app = Starlette(
         routes=routes, exception_handlers={Problem: _on_problem, HTTPException: _on_http_error, Exception: _on_bug}
     )
+    app.router.redirect_slashes = False  # a redirect would be to what the request calls its host
+    return app

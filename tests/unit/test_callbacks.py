@@ -328,7 +328,7 @@ async def test_signed_but_without_its_words_is_malformed(gone: dict[str, str]) -
     assert (await Door().tell(**{**fields(), **gone, "status": gone.get("MessageStatus", "sent")})).status_code == 400
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", URL, 405), ("POST", "/callbacks/pigeon", 404), ("POST", "/", 404)])  # fmt: skip
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", URL, 405), ("POST", "/callbacks/pigeon", 404), ("POST", "/callbacks/twilio/", 404), ("POST", "/", 404)])  # fmt: skip
 async def test_elsewhere_there_is_nothing(method: str, path: str, status: int) -> None:
     answer = await Door().post({}, {"Content-Type": FORM}, path, method)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
