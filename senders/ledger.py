@@ -120,8 +120,8 @@ class LedgerReader:
         """The ledger partition of a dispatch partition."""
         return ledger_topic(self._channel, lane), dispatch[1]
 
-    def read(self, partitions: Sequence[Partition]) -> None:
-        """Take in every partition to the end it has now. Raises UnavailableError."""
+    def read(self, partitions: Sequence[Partition]) -> int:
+        """Take in every partition to the end it has now; the number of entries read. Raises UnavailableError."""
         started = time.monotonic()
         starts = {}
         for partition in partitions:
@@ -140,6 +140,7 @@ class LedgerReader:
             self.flush()
         self._consumer.assign({})
         log.info("ledger read", partitions=len(partitions), entries=taken, seconds=round(time.monotonic() - started, 3))
+        return taken
 
     def _take(self) -> int:
         letters = []

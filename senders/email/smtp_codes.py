@@ -131,6 +131,8 @@ CODES = Codes(
             },
             account_wide=False,
         ),
+        # The server failed by itself once it had the whole mail: like an HTTP 500, it says nothing of what it did before.
+        "4.3.0 at BODY": Reaction(ErrorClass.IN_DOUBT, "the server failed while it took the mail"),
         "4.2.2": Reaction(ErrorClass.TRANSIENT, "the mailbox is full", FULL_WAIT_S, account_wide=False),
         # Words decide between these two: a rate limit wears the same code.
         "4.7.1 at RCPT": GREYLISTED,

@@ -123,7 +123,8 @@ def _rage(made: World, plan: Plan, load: Load) -> tuple[Counter[str], Counter[st
                     )
         if now >= next_kill and killed.total() < plan.kills:
             next_kill = now + rng.uniform(0.5, 1.5) * plan.every_s
-            victim = rng.choices(made.roles, [RARE.get(role, 1.0) for role in made.roles])[0]
+            roles = made.roles
+            victim = rng.choices(roles, [RARE.get(role, 1.0) for role in roles])[0]
             if victim not in made.paused and made.signal(victim, signal.SIGKILL):
                 killed[victim] += 1
                 if killed.total() % 20 == 0:
