@@ -219,6 +219,11 @@ def http_server(kind: str, fault: str) -> Handler:
                     answer(writer, status, body[:5], length=len(body))
                     await asyncio.sleep(0.1)
                     writer.write(body[5:])
+                case "drip":
+                    answer(writer, status, b"", length=len(body))
+                    for byte in body:  # each in time, the whole never
+                        writer.write(bytes([byte]))
+                        await asyncio.sleep(TIMEOUT_S / 2)
                 case "redirect":
                     answer(writer, 307, b"", f"Location: http://127.0.0.1:{wire.port}/again")
                 case "hang":
@@ -252,6 +257,7 @@ HTTP_FAULTS = [
     ("400", 1, RETRY, RETRY),  # no table knows it; refused all the same
     ("cut_json", 1, DOUBT, DOUBT),
     ("torn_body", 1, DOUBT, DOUBT),
+    ("drip", 1, DOUBT, DOUBT),
     ("redirect", 1, DOUBT, DOUBT),
     ("hang", 1, DOUBT, DOUBT),
 ]
@@ -521,6 +527,10 @@ def smtp_server(at: str, fault: str) -> Handler:
                 writer.write(b"\xff<html>\r\n")
                 await writer.drain()
                 await reader.read(-1)
+            case "drip":  # each byte in time, the reply never
+                for byte in b"250-" + b"x" * 20:
+                    writer.write(bytes([byte]))
+                    await asyncio.sleep(TIMEOUT_S / 2)
             case "421":
                 writer.write(b"421 4.3.2 going down\r\n")
                 await writer.drain()
@@ -560,7 +570,7 @@ LONG = "x" * (6 << 20)
 """More than the kernel takes off our hands."""
 
 
-@pytest.mark.parametrize("fault", ["reset", "close", "hang", "garbage", "421"])
+@pytest.mark.parametrize("fault", ["reset", "close", "hang", "drip", "garbage", "421"])
 @pytest.mark.parametrize("at", SMTP_PHASES)
 async def test_smtp_fault(at: str, fault: str, tmp_path: Path) -> None:
     handler = smtp_server(at, fault)
