@@ -161,9 +161,11 @@ def topics_apply(
 
 def _add_commands() -> None:
     """Everything but `run`: a role loads nothing it does not run."""
+    from console.dead_letters import dlq_app
     from console.demo import demo
     from console.doctor import doctor
     from console.local.cli import down, up
+    from console.replay.commands import replay_app
     from console.schemas import schemas_app
     from console.status import send, status
     from producers.cli import keys_app
@@ -172,6 +174,8 @@ def _add_commands() -> None:
         app.command()(command)
     app.add_typer(keys_app, name="keys")
     app.add_typer(schemas_app, name="schemas")
+    app.add_typer(replay_app, name="replay")
+    app.add_typer(dlq_app, name="dlq")
 
 
 def migrate() -> None:

@@ -26,7 +26,8 @@ def test_best_first_is_the_lists() -> None:
 
 def test_every_word_has_its_bit() -> None:
     words = list_after(TEXT, "toUInt32(1)")
-    assert sorted(words) == sorted(states().all)
+    # `replayed` came later and no view asks for it: its bit is 0, as is that of every word outside the list.
+    assert sorted(words) == sorted(states().all - {"replayed"})
     assert len(words) < 32
     assert list_after(TEXT, "bitTest(m.seen, indexOf(") == words
     bits = {"routed": 4, "sent": 15, "undelivered": 16, "delivered": 17, "opened": 21, "clicked": 22, "complained": 23,

@@ -1,0 +1,361 @@
+"""Replay and redrive against a real broker, real roles, the engine of ClickHouse and the simulator's own log of accepts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from runtime.records import OutRecord
+from runtime.settings import ClickHouseSettings
+from runtime.status import rfc3339
+from schemas.codec import codec
+from schemas.topics import TEMPLATES, dispatch_topic, requests_topic
+from sinks import clickhouse
+from tests.integration.conftest import until
+from tests.integration.pipeline import World, profiles, requests, world
+from tests.integration.reference_stack import Postgres, postgres
+from tests.support.clickhouse import Server
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse, pytest.mark.faults]
+__all__ = ["postgres", "world"]
+
+TOPIC = requests_topic("normal")
+
+
+@dataclass
+class Pipeline:
+    """The roles from router to sink, with a mail account that never trips its breaker, and no retries."""
+
+    world: World
+    client: Client
+    environment: dict[str, str]
+    directory: Path
+
+    def heliograph(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "console.cli", *arguments, "--state-dir", str(self.directory)], text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, **self.environment, **environment},
+        )  # fmt: skip
+
+    def text(self, *arguments: str, status: int = 0, **environment: str) -> str:
+        process = self.heliograph(*arguments, **environment)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == status, (process.returncode, out, err)
+        return out if status == 0 else err
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.text(*arguments, "--json"))
+
+    def rows(self, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.client.query(sql, parameters=parameters).result_rows]
+
+    def states(self, nids: set[str]) -> dict[tuple[str, str], int]:
+        """Messages by state and reason, as ClickHouse has them."""
+        rows = self.rows(
+            "SELECT state, reason, count() FROM message_state WHERE toString(notification_id) IN {ids:Array(String)}"
+            " GROUP BY state, reason",
+            ids=sorted(nids),
+        )
+        return {(state, reason): count for state, reason, count in rows}
+
+    def residual(self) -> int:
+        return int(self.rows("SELECT sum(residual) FROM v_accounting")[0][0])
+
+    def replayed(self, nids: set[str]) -> list[tuple[str, str]]:
+        """(notification, what the event says) of the events on their timelines."""
+        return [
+            (str(nid), detail)
+            for nid, detail in self.rows(
+                "SELECT notification_id, detail FROM delivery_events WHERE state = 'replayed'"
+                " AND toString(notification_id) IN {ids:Array(String)}",
+                ids=sorted(nids),
+            )
+        ]
+
+    def make(self, prefix: str, count: int, **fields: Any) -> set[str]:
+        """Publish requests to users of that prefix."""
+        self.world.publish(profiles(prefix, count))
+        time.sleep(1.5)  # the router's view has them
+        records, nids = requests(prefix, count, **fields)
+        self.world.publish(records)
+        return nids
+
+    def fail(self, prefix: str, count: int, **fields: Any) -> set[str]:
+        """Requests that all end failed, in the dead letters."""
+        self.world.fault(kind="smtp", mode="500", rate=1, match=prefix)
+        nids = self.make(prefix, count, **fields)
+        until(
+            lambda: self.states(nids) == {("failed", "retries_exhausted"): count},
+            60 + count / 50,
+            "every message failed",
+        )
+        self.wait_letters(nids)
+        self.world.clear_faults()
+        return nids
+
+    def wait_letters(self, nids: set[str]) -> None:
+        def known() -> bool:
+            rows = self.rows(
+                "SELECT count() FROM dead_letters WHERE toString(notification_id) IN {ids:Array(String)}",
+                ids=sorted(nids),
+            )
+            return bool(rows[0][0] >= len(nids))
+
+        until(known, 60, "the dead letters are in ClickHouse")
+
+    def all_sent(self, nids: set[str], count: int | None = None) -> None:
+        until(
+            lambda: self.states(nids) == {("sent", ""): count or len(nids)}, 60 + len(nids) / 50, "every message sent"
+        )
+
+
+@pytest.fixture(scope="module")
+def pipeline(
+    world: World, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pipeline]:  # fmt: skip
+    directory = tmp_path_factory.mktemp("replay")
+    server = Server(directory / "clickhouse").start()
+    settings = ClickHouseSettings(url=f"http://127.0.0.1:{server.port}")
+    clickhouse.migrate(settings)
+    config = world.config.read_text()
+    world.config.write_text(config.replace("timeout_s", "breaker = {failures = 1000000, reset_s = 1}\ntimeout_s"))
+    environment = {
+        "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": world.broker.bootstrap_servers,
+        "HELIOGRAPH_CLICKHOUSE__URL": settings.url,
+        "HELIOGRAPH_POSTGRES__DSN": postgres.dsn,
+        "HELIOGRAPH_SENDER__MAX_RETRIES": "0",
+        "HELIOGRAPH_ROUTER__ENGINE": "loop",
+        "HELIOGRAPH_SINK__FLUSH_INTERVAL_MS": "100",
+        "HELIOGRAPH_CONFIG": str(world.config),
+    }
+    for role in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sink",)):
+        world.broker.run(*role, **environment)
+    client = clickhouse.connect(settings)
+    yield Pipeline(world, client, environment, directory)
+    world.broker.stop_roles()
+    client.close()
+    assert server.stop() == 0
+
+
+def redriven_by_filter_twice(pipeline: Pipeline, prefix: str, count: int, rate: int) -> None:
+    started = rfc3339(int(time.time() * 1000))
+    nids = pipeline.fail(prefix, count)
+    assert pipeline.world.accepted("smtp", prefix) == {}
+    assert pipeline.residual() == 0
+    where = ("--stage", "sender", "--where", "reason = 'retries_exhausted' AND attempts = 1", "--from", started)
+    counted = pipeline.json("dlq", "list", *where)
+    assert [(row["stage"], row["topic"], row["reason"], row["count"]) for row in counted] == [
+        ("sender", dispatch_topic("email", "normal"), "retries_exhausted", count)
+    ]
+
+    looked = pipeline.json("dlq", "redrive", *where, "--dry-run")
+    assert looked["counts"] == {"try": count}
+    assert {item["notification_id"] for item in looked["items"]} == nids
+    listed = {message for item in looked["items"] for message in item["messages"]}
+    assert pipeline.replayed(nids) == []
+    assert "--yes" in pipeline.text("dlq", "redrive", *where, status=1)
+    assert pipeline.world.accepted("smtp", prefix) == {}
+
+    # The first redrive is killed after its first batch is in Kafka and before that is written down.
+    process = pipeline.heliograph(
+        "dlq", "redrive", *where, "--yes", "--rate", str(rate), HELIOGRAPH_CRASH_AT="after_replay_publish"
+    )
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    replay = pipeline.json("replay", "list")[0]
+    assert (replay["command"], replay["state"], replay["published"], replay["planned"]) == (
+        "redrive", "running", 0, count,
+    )  # fmt: skip
+    ended = pipeline.json("dlq", "redrive", "--resume", replay["replay_id"], "--rate", str(rate))
+    assert (ended["state"], ended["published"], ended["gone"]) == ("finished", count, 0)
+    pipeline.all_sent(nids)
+    assert pipeline.residual() == 0
+
+    again = pipeline.json("dlq", "redrive", *where, "--yes")
+    assert (again["counts"], again["items"]) == ({"sent": count}, [])
+    # Resuming what is finished publishes nothing either.
+    assert pipeline.json("dlq", "redrive", "--resume", replay["replay_id"])["published"] == count
+    time.sleep(2)
+    accepted = pipeline.world.accepted("smtp", prefix)
+    assert len(accepted) == count
+    assert set(accepted.values()) == {1}
+    sent = {
+        str(row[0])
+        for row in pipeline.rows(
+            "SELECT message_id FROM message_state WHERE state = 'sent' AND toString(notification_id) IN {ids:Array(String)}",
+            ids=sorted(nids),
+        )
+    }
+    assert sent == listed
+    assert pipeline.residual() == 0
+    events = pipeline.replayed(nids)
+    assert sorted(nid for nid, _ in events) == sorted(nids)
+    assert {detail.split(" by ")[0] for _, detail in events} == {f"replay {replay['replay_id']}"}
+
+
+def test_what_a_broken_provider_left_is_redriven_by_filter_and_twice_is_once(pipeline: Pipeline) -> None:
+    redriven_by_filter_twice(pipeline, "letters", 300, 400)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ten_thousand_dead_letters_are_redriven_once(pipeline: Pipeline) -> None:
+    redriven_by_filter_twice(pipeline, "tenk", 10_000, 2_000)
+
+
+def test_a_replay_killed_and_resumed_sends_the_failed_once_and_the_sent_never_again(pipeline: Pipeline) -> None:
+    fine = pipeline.make("fine", 40)
+    pipeline.all_sent(fine)
+    failed = pipeline.fail("halt", 120)
+    selection = ("replay", "--topic", TOPIC, "--from", "-10m", "--tenant", "t")
+    where = ("--where", "reason = 'retries_exhausted' and channel = 'email' and state = 'failed'")
+
+    looked = pipeline.json(*selection, *where, "--dry-run")
+    assert looked["counts"] == {"try": 120}
+    assert {item["notification_id"] for item in looked["items"]} == failed
+    everything = pipeline.json(*selection, "--dry-run")
+    assert everything["counts"]["try"] == 120
+    assert everything["counts"]["sent"] >= 40
+    table = pipeline.text(*selection, "--dry-run")
+    assert "retries_exhausted" in table
+    assert "120 will be tried" in table
+    assert "A dry run: nothing was published." in table
+
+    # Without a condition: everything of ten minutes, in batches of 10; killed in the middle.
+    process = pipeline.heliograph(*selection, "--yes", "--rate", "40")
+    until(lambda: pipeline.json("replay", "list", "--limit", "1")[0]["published"] >= 20, 60, "some batches")
+    process.kill()
+    process.communicate(timeout=30)
+    replay = pipeline.json("replay", "list", "--limit", "1")[0]
+    assert replay["state"] == "running"
+    assert 20 <= replay["published"] < 120
+    # Beside the interrupted one a second replay of the same, and only then the rest of the first.
+    pipeline.json(*selection, *where, "--yes", "--rate", "1000")
+    resumed = pipeline.json("replay", "--resume", replay["replay_id"], "--rate", "1000")
+    assert (resumed["state"], resumed["published"]) == ("finished", 120)
+    pipeline.all_sent(failed)
+    time.sleep(2)
+    for prefix, count in (("halt", 120), ("fine", 40)):
+        accepted = pipeline.world.accepted("smtp", prefix)
+        assert (len(accepted), set(accepted.values())) == (count, {1})
+    assert pipeline.residual() == 0
+    assert {nid for nid, _ in pipeline.replayed(failed)} == failed
+    assert pipeline.replayed(fine) == []
+    finished = pipeline.rows("SELECT state, published, requested_by != '', finished_at IS NOT NULL FROM replays"
+                             " WHERE toString(replay_id) = {id:String}", id=replay["replay_id"])  # fmt: skip
+    assert finished == [("finished", 120, True, True)]
+
+
+def test_a_resend_sends_exactly_the_selected_ones_again_and_resuming_it_does_not(pipeline: Pipeline) -> None:
+    nids = pipeline.make("anew", 30)
+    pipeline.all_sent(nids)
+    chosen = set(sorted(nids)[:7])
+    listed = ", ".join(f"'{nid}'" for nid in sorted(chosen))
+    selection = ("replay", "--topic", TOPIC, "--from", "-10m", "--where", f"notification_id in ({listed})")
+    assert pipeline.json(*selection, "--dry-run")["counts"] == {"sent": 7}
+    assert pipeline.json(*selection, "--dry-run", "--resend")["counts"] == {"send_again": 7}
+    process = pipeline.heliograph(*selection, "--resend", "--yes", HELIOGRAPH_CRASH_AT="after_replay_publish")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    replay = pipeline.json("replay", "list", "--limit", "1")[0]
+    assert (replay["command"], replay["published"]) == ("resend", 0)
+    pipeline.all_sent(nids, 37)
+    ended = pipeline.json("replay", "--resume", replay["replay_id"])
+    assert (ended["state"], ended["published"]) == ("finished", 7)
+    time.sleep(2)
+    assert sorted(pipeline.world.accepted("smtp", "anew").values()) == [1] * 23 + [2] * 7
+    assert pipeline.residual() == 0
+    # Another resend is another generation.
+    assert pipeline.json(*selection, "--resend", "--yes")["items"][0]["generation"] == 2
+    pipeline.all_sent(nids, 44)
+    assert sorted(pipeline.world.accepted("smtp", "anew").values()) == [1] * 23 + [3] * 7
+    assert {nid for nid, _ in pipeline.replayed(nids)} == chosen
+
+
+def test_a_dispatch_topic_is_replayed_by_message(pipeline: Pipeline) -> None:
+    started = rfc3339(int(time.time() * 1000))
+    failed = pipeline.fail("rendered", 20)
+    selection = (
+        "replay",
+        "--topic",
+        dispatch_topic("email", "normal"),
+        "--from",
+        started,
+        "--where",
+        "state = 'failed'",
+    )
+    for count in (20, 0):
+        assert len(pipeline.json(*selection, "--yes")["items"]) == count
+        pipeline.all_sent(failed)
+    accepted = pipeline.world.accepted("smtp", "rendered")
+    assert (len(accepted), set(accepted.values())) == (20, {1})
+    assert pipeline.residual() == 0
+
+
+def test_letters_that_must_not_come_back_are_refused_and_one_can_be_looked_at(pipeline: Pipeline) -> None:
+    poison = OutRecord(TEMPLATES, b"t:poison", b"\x00nothing of ours")
+    strange = OutRecord(TOPIC, b"t:someone", b"someone@example.org wrote this")
+    pipeline.world.publish([poison, strange])
+    nids = pipeline.fail("seen", 1)
+
+    def stages() -> set[str]:
+        return {row["stage"] for row in pipeline.json("dlq", "list", "--where", "reason = 'undecodable'")}
+
+    until(lambda: stages() >= {"view", "router"}, 60, "both letters")
+    refused = pipeline.json("dlq", "redrive", "--stage", "view", "--yes")
+    assert refused["items"] == []
+    assert set(refused["counts"]) == {"refused"}
+    assert "newer value" in refused["rows"][0]["note"]
+    [one] = [
+        row for row in pipeline.json("dlq", "list", "--stage", "router", "--rows") if row["reason"] == "undecodable"
+    ]
+    shown = pipeline.json("dlq", "show", one["id"])
+    assert bytes.fromhex(shown["bytes"]) == strange.value
+    # Raw as it was: it is given up once more, under another id.
+    assert pipeline.json("dlq", "redrive", "--where", f"dead_letter_id = '{one['id']}'", "--yes")["published"] == 1
+    until(lambda: len(pipeline.json("dlq", "list", "--stage", "router", "--rows")) == 2, 30, "given up once more")
+
+    [letter] = [row for row in pipeline.json("dlq", "list", "--stage", "sender", "--rows")
+                if row["notification_id"] in nids]  # fmt: skip
+    hidden = pipeline.text("dlq", "show", letter["id"])
+    assert "seen0@example.org" not in hidden
+    assert "seen0@example.org" in pipeline.text("dlq", "show", letter["id"], "--reveal")
+
+
+def test_what_if_renders_with_another_version_and_sends_nothing(pipeline: Pipeline) -> None:
+    nids = pipeline.make("maybe", 3)
+    pipeline.all_sent(nids)
+    for version, text in ((1, "T"), (2, "T {{ n }}!"), (3, "T {{ missing }}")):
+        channels = {"email": {"subject": "Hi {{ n }}", "text": text}}
+        template = {
+            "tenant": "t", "template_id": "hello", "version": version, "category": "default",
+            "channels": json.dumps(channels).encode(), "locales": b"{}", "variables": [], "updated_at": 1,
+        }  # fmt: skip
+        value = codec("Template").encode(template)
+        pipeline.world.publish([OutRecord(TEMPLATES, f"t:hello:{version}".encode(), value)])
+    listed = ", ".join(f"'{nid}'" for nid in sorted(nids))
+    what_if = ("replay", "--topic", TOPIC, "--from", "-10m", "--where", f"notification_id in ({listed})", "--what-if")
+    before = pipeline.world.accepted("smtp", "maybe")
+    changed = pipeline.json(*what_if, "--template", "hello:2")
+    assert (changed["changed"], changed["failed"], changed["unchanged"]) == (3, 0, 0)
+    assert {d["notification_id"] for d in changed["differences"]} == nids
+    assert "-T\n+T 1!" in changed["differences"][0]["diff"]
+    assert pipeline.json(*what_if, "--template", "hello:1")["unchanged"] == 3
+    failed = pipeline.json(*what_if, "--template", "hello:3")
+    assert failed["failed"] == 3
+    assert "missing_variable" in failed["differences"][0]["after"]
+    assert "no template hello:9" in pipeline.text(*what_if, "--template", "hello:9", status=1)
+    assert pipeline.world.accepted("smtp", "maybe") == before
+    assert pipeline.replayed(nids) == []
