@@ -36,7 +36,7 @@ class Account:
         self._limit = sender.max_in_flight
         self._bucket = TokenBucket(sender.rate_per_second, clock) if sender.rate_per_second else None
         self._breaker, self._clock = Breaker(breaker, clock), clock
-        self._throttled = 0
+        self._throttled, self._throttled_at = 0, 0.0
         self._paused_until = 0.0
 
     def take_share(self, share: float) -> None:
@@ -81,7 +81,10 @@ class Account:
         if isinstance(result, Retry) and not result.account_wide:
             return  # about this recipient: it says nothing of the account, good or bad
         if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
+            if began < self._throttled_at:
+                return  # one of those that were under way together: a burst is throttled once
             self._throttled += 1
+            self._throttled_at = self._clock()
             if (row := self._throttled - THROTTLES_IN_A_ROW) >= 0:
                 asked = MAX_PAUSE_S if result.retry_after_s is None else result.retry_after_s
                 self._paused_until = self._clock() + min(MAX_PAUSE_S, asked, 2.0 ** min(row, 6))

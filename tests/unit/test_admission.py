@@ -150,6 +150,16 @@ def test_throttled_answers_pause_the_account_and_never_open_its_breaker() -> Non
     assert it.has_room("critical")
 
 
+def test_burst_that_is_throttled_counts_once() -> None:
+    clock = Clock()
+    it = account("a", clock)
+    began = clock.now
+    clock.now += 1
+    for _ in range(50):
+        it.observe(Retry(ErrorClass.THROTTLED, "451 4.7.1"), began)
+    assert it.works
+
+
 @pytest.mark.parametrize("error", [ErrorClass.THROTTLED, ErrorClass.TRANSIENT])
 def test_answers_about_one_recipient_neither_pause_nor_break(error: ErrorClass) -> None:
     it = account("a", Clock())
