@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import tomllib
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -139,6 +140,15 @@ class ProviderSettings(BaseModel):
     max_in_flight: Annotated[int, Field(ge=1, le=4_000)] = 64
     timeout_s: Annotated[float, Field(gt=0, le=300)] = 10.0
     breaker: BreakerSettings = BreakerSettings()
+    # What the account charges for a message it takes; only analytics look at it. One without the other says nothing.
+    price_per_message: Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=6)] | None = None
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
+
+    @model_validator(mode="after")
+    def _price_has_its_currency(self) -> ProviderSettings:
+        if (self.price_per_message is None) != (self.currency is None):
+            raise ValueError("price_per_message and currency are given together")
+        return self
 
 
 class Settings(BaseSettings):

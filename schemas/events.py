@@ -257,6 +257,10 @@ class States:
     events: frozenset[str]
     engagement: frozenset[str]
     best_first: tuple[str, ...]
+    means: dict[str, str]
+    """What each state, event and engagement says, in words."""
+    words: dict[str, str]
+    """What each reason says, in words."""
 
     @property
     def all(self) -> frozenset[str]:
@@ -276,4 +280,10 @@ def states() -> States:
         events=frozenset(lists["events"]),
         engagement=frozenset(lists["engagement"]),
         best_first=tuple(lists["best_first"]),
+        means={
+            word: spec["means"]
+            for part in ("flow", "settled", "events", "engagement")
+            for word, spec in lists[part].items()
+        },
+        words=lists["words"],
     )

@@ -31,6 +31,8 @@ from runtime.records import InRecord
 from schemas.topics import DEAD_LETTERS
 from sinks import clickhouse
 from sinks.batching import Batch, columns_of
+from sinks.prices import write_prices
+from sinks.residual import report_residual
 from sinks.rows import SOURCES
 
 log = get_logger("sink")
@@ -222,6 +224,7 @@ class Sink:
     def _connect(self) -> None:
         clickhouse.migrate(self._settings.clickhouse)
         self._client = clickhouse.connect(self._settings.clickhouse, timeout_s=INSERT_TIMEOUT_S)
+        write_prices(self._settings, self._client, self._clock())
 
     def _write(self) -> None:
         """One turn; what is done is taken out of the batch, so that a second try does the rest only."""

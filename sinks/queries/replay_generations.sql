@@ -4,7 +4,7 @@ SELECT lower(hex(g.id)) AS id, max(g.generation) AS generation
 FROM
 (
     SELECT r.notification_id AS id, r.generation AS generation
-    FROM requests_raw AS r
+    FROM request_generations AS r
     WHERE r.hour = toDateTime({hour:UInt32}, 'UTC') AND r.generation > 0
     UNION ALL
     SELECT i.notification_id AS id, i.generation AS generation
