@@ -161,16 +161,18 @@ def topics_apply(
 
 def _add_commands() -> None:
     """Everything but `run`: a role loads nothing it does not run."""
+    from console.audit import audit
     from console.dead_letters import dlq_app
     from console.demo import demo
     from console.doctor import doctor
+    from console.explain import explain
     from console.local.cli import down, up
     from console.replay.commands import replay_app
     from console.schemas import schemas_app
     from console.status import send, status
     from producers.cli import keys_app
 
-    for command in (up, down, demo, send, status, doctor, migrate):
+    for command in (up, down, demo, send, status, explain, audit, doctor, migrate):
         app.command()(command)
     app.add_typer(keys_app, name="keys")
     app.add_typer(schemas_app, name="schemas")

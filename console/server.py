@@ -16,6 +16,7 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute
 
 from console.api.control import Control, control_router
+from console.api.explain import explain_router
 from console.api.listing import listing_router
 from console.api.preview import preview_router
 from console.api.status import Statuses, StatusStore, routes
@@ -54,6 +55,7 @@ def _store_routes(
     control = Control(statuses, producer, Resends(database), partial(find_request, settings.kafka))
     return [
         listing_router(store, authenticator), routes(statuses, authenticator), control_router(control, authenticator),
+        explain_router(store, statuses, authenticator),
     ]  # fmt: skip
 
 

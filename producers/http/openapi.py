@@ -101,6 +101,48 @@ SCHEMAS: dict[str, Json] = {
         possible_duplicate=_BOOL, template_id=_TEXT_OR_NULL, template_version=_or_null(_INT),
         preference_version=_or_null(_INT), occurred_at=_TIME, latency_ms=_or_null(_INT), correlation_id=_TEXT_OR_NULL,
     ),
+    "Acceptance": _object(
+        source=_TEXT_OR_NULL, user_id=_TEXT_OR_NULL, lane=_TEXT, category=_TEXT, correlation_id=_TEXT_OR_NULL,
+        idempotency_key_given=_BOOL, template_id=_TEXT_OR_NULL, template_version=_or_null(_INT), channels=_list(_TEXT),
+        strategy=_TEXT, delivery=_TEXT, send_at=_or_null(_TIME), expires_at=_or_null(_TIME), dry_run=_BOOL,
+        tags=_list(_TEXT),
+    ),
+    "ExplainedAttempt": _object(
+        attempt=_INT, provider=_TEXT_OR_NULL, state=_TEXT, reason=_TEXT_OR_NULL, detail=_TEXT_OR_NULL, why=_TEXT,
+        started_at=_TIME, occurred_at=_TIME, waited_ms=_or_null(_INT), latency_ms=_or_null(_INT), possible_duplicate=_BOOL,
+        next_after_ms=_or_null(_INT), next_because=_TEXT_OR_NULL,
+    ),
+    "ExplainedMessage": _object(
+        id=_UUID, channel=_TEXT_OR_NULL, status=_TEXT, reason=_TEXT_OR_NULL, why=_TEXT, decided_at=_or_null(_TIME),
+        decision=_TEXT_OR_NULL, template_id=_TEXT_OR_NULL, template_version=_or_null(_INT),
+        preference_version=_or_null(_INT), correlation_id=_TEXT_OR_NULL, provider=_TEXT_OR_NULL,
+        provider_message_id=_TEXT_OR_NULL, possible_duplicate=_BOOL, duplicate_because=_TEXT_OR_NULL,
+        attempts=_list(_ref("ExplainedAttempt")), engagement=_list(_object(state=_TEXT, at=_TIME)),
+        receipts=_list(_object(
+            provider=_TEXT, provider_message_id=_TEXT, state=_TEXT, reason=_TEXT_OR_NULL, code=_TEXT_OR_NULL,
+            occurred_at=_TIME, received_at=_TIME,
+        )),
+        took_ms=_object(
+            decision=_or_null(_INT), waiting=_or_null(_INT), requests=_or_null(_INT), until_sent=_or_null(_INT),
+            until_delivered=_or_null(_INT),
+        ),
+    ),
+    "Explanation": _object(
+        id=_UUID, status=_TEXT, reason=_TEXT_OR_NULL, why=_TEXT, accepted_at=_TIME, acceptance=_or_null(_ref("Acceptance")),
+        messages=_list(_ref("ExplainedMessage")),
+        resends=_list(_object(
+            generation=_INT, source=_TEXT_OR_NULL, correlation_id=_TEXT_OR_NULL, first_event_at=_or_null(_TIME)
+        )),
+        dead_letters=_list(_object(
+            message_id=_or_null(_UUID), stage=_TEXT, reason=_TEXT, why=_TEXT, error_class=_TEXT, detail=_TEXT_OR_NULL,
+            attempts=_INT, topic=_TEXT, partition=_INT, offset=_INT, occurred_at=_TIME,
+        )),
+        timeline=_list(_object(
+            at=_TIME, after_ms=_INT, stage=_TEXT, message_id=_or_null(_UUID), channel=_TEXT_OR_NULL,
+            attempt=_or_null(_INT), what=_TEXT,
+        )),
+        links=_LINKS,
+    ),
     "Cancelled": _object(id=_UUID, status=_TEXT, links=_LINKS),
     "Resent": _object(id=_UUID, status={"const": "accepted"}, generation=_INT, links=_LINKS),
     "User": _object(
@@ -155,6 +197,23 @@ _EVENT = {"id": _ID, "message_id": _ID, "channel": "email", "lane": "normal", "s
           "detail": None, "attempt": 1, "provider": "mail-1", "provider_message_id": "<x@mail-1>",
           "possible_duplicate": False, "template_id": "order-shipped", "template_version": 1,
           "preference_version": None, "occurred_at": _AT, "latency_ms": 12, "correlation_id": "c1"}  # fmt: skip
+_EXPLAINED_ATTEMPT = {"attempt": 1, "provider": "mail-1", "state": "sent", "reason": None, "detail": None,
+                      "why": "sent: the provider took it", "started_at": _AT, "occurred_at": _AT, "waited_ms": 31,
+                      "latency_ms": 12, "possible_duplicate": False, "next_after_ms": None, "next_because": None}  # fmt: skip
+_EXPLAINED_MESSAGE = {"id": _ID, "channel": "email", "status": "sent", "reason": None, "why": "sent: the provider took it",
+                      "decided_at": _AT, "decision": "routed: decided and rendered; on its dispatch topic",
+                      "template_id": "order-shipped", "template_version": 1, "preference_version": 4,
+                      "correlation_id": "c1", "provider": "mail-1", "provider_message_id": "<x@mail-1>",
+                      "possible_duplicate": False, "duplicate_because": None, "attempts": [_EXPLAINED_ATTEMPT],
+                      "engagement": [], "receipts": [],
+                      "took_ms": {"decision": 21, "waiting": 31, "requests": 12, "until_sent": 64,
+                                  "until_delivered": None}}  # fmt: skip
+_ACCEPTANCE = {"source": "http", "user_id": "zoe", "lane": "normal", "category": "orders", "correlation_id": "c1",
+               "idempotency_key_given": True, "template_id": "order-shipped", "template_version": None, "channels": [],
+               "strategy": "all", "delivery": "at_least_once", "send_at": None, "expires_at": None, "dry_run": False,
+               "tags": []}  # fmt: skip
+_LINE = {"at": _AT, "after_ms": 64, "stage": "attempt", "message_id": _ID, "channel": "email", "attempt": 1,
+         "what": "attempt 1 at mail-1 in 12 ms: sent: the provider took it"}  # fmt: skip
 _USER_SHOWN = {"id": "zoe", **_USER, "created_at": _AT, "updated_at": _AT}
 _TEMPLATE_SHOWN = {**_WRITTEN, "category": "orders", "layout": None, "channels": _CHANNELS, "locales": {}}
 _SUPPRESSION_SHOWN = {"id": _ID, **_SUPPRESSION, "address_hash": "5d8a1f0c2b7e4a9386f1d0c5b2e7a413", "source": None,
@@ -203,6 +262,13 @@ ROUTES: dict[tuple[str, str], Route] = {
                                             "links": _LINKS_SHOWN})}, (404,),
     ),
     ("get", f"{PATH}/{{notification_id}}/events"): Route({200: (_page_of("Event"), _page(_EVENT))}, (404,)),
+    ("get", f"{PATH}/{{notification_id}}/explain"): Route(
+        {200: (_ref("Explanation"), {
+            "id": _ID, "status": "sent", "reason": None, "why": "email: sent: the provider took it", "accepted_at": _AT,
+            "acceptance": _ACCEPTANCE, "messages": [_EXPLAINED_MESSAGE], "resends": [], "dead_letters": [],
+            "timeline": [_LINE], "links": _LINKS_SHOWN,
+        })}, (404,),
+    ),
     ("post", f"{PATH}/{{notification_id}}/cancel"): Route(
         {200: (_ref("Cancelled"), {"id": _ID, "status": "cancelled", "links": _LINKS_SHOWN}),
          202: (_ref("Cancelled"), {"id": _ID, "status": "scheduled", "links": _LINKS_SHOWN})}, (404, 409),

@@ -7,11 +7,19 @@ import re
 import pytest
 
 from schemas.events import states
+from senders.email import smtp_codes
+from senders.push import apns_codes, fcm_codes
+from senders.sender import ErrorClass
+from senders.sms import twilio_codes
 from sinks.clickhouse import migrations, query_text, split_statements
 from sinks.rows import DEAD_LETTERS_TABLE, EVENTS_TABLE, RECEIPTS_TABLE, REQUESTS_TABLE, Table
 
 SQL = {f"{m.number:04d}": "\n".join(m.statements) for m in migrations()}
 TEXT = "\n".join(SQL.values())
+IDEMPOTENT = re.compile(
+    r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW) "
+    r"|ALTER TABLE \w+ (MODIFY COLUMN|ADD INDEX IF NOT EXISTS) "
+)
 
 
 def list_after(text: str, before: str) -> list[str]:
@@ -51,10 +59,28 @@ def test_settled_begins_at_rank_ten() -> None:
 
 
 def test_every_state_and_reason_has_words() -> None:
-    why = SQL["0004"][SQL["0004"].index("VIEW v_why") :]
+    why = TEXT[TEXT.rindex("VIEW v_why") :]
     assert list_after(why, "f.state,") == list(states().rank)
-    reasons = {reason for reasons in states().reasons.values() for reason in reasons}
-    assert set(list_after(why, "f.reason,\n")) == reasons | {""}
+    reasons = list_after(why, "f.reason,\n")
+    words = re.findall(r"'([^']*)'", why[why.index("['', ':") : why.index("concat(': ', f.reason)")])
+    assert dict(zip(reasons, words, strict=True)) == {"": "", **{r: f": {text}" for r, text in states().words.items()}}
+
+
+def test_throttled_are_the_codes_that_senders_call_so() -> None:
+    view = TEXT[TEXT.rindex("VIEW v_provider_scorecard") :]
+    quoted = re.findall(r"'([^']*)'", view[view.index("concat(") : view.index("NOT match")])
+    pattern = re.compile("".join(quoted).replace("\\\\", "\\"))
+    throttled = {
+        code
+        for codes in (twilio_codes.CODES, smtp_codes.CODES, apns_codes.CODES, fcm_codes.CODES)
+        for code, reaction in codes.rows.items()
+        if reaction.error is ErrorClass.THROTTLED
+    }
+    assert throttled >= {"429", "4.7", "QUOTA_EXCEEDED"}
+    for code in throttled:
+        # SMTP's details begin with the reply code, its table has the enhanced one alone
+        assert pattern.match(f"451 {code}.1" if re.fullmatch(r"\d\.\d", code) else code), code
+    assert not any(pattern.match(code) for code in ("450 4.2.1", "421", "4290", "UNAVAILABLE", "20003"))
 
 
 def test_outcomes_that_exclude_each_other_are_states() -> None:
@@ -81,10 +107,27 @@ def test_statements_end_at_a_line_and_comments_are_dropped() -> None:
 def test_migrations_are_idempotent_statements() -> None:
     for migration in migrations():
         for statement in migration.statements:
-            assert re.match(r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW) ", statement)
+            assert IDEMPOTENT.match(statement), statement
 
 
-@pytest.mark.parametrize("name", ["report", "accounting", "notification", "events", "why", "why_not_sent"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "report",
+        "accounting",
+        "notification",
+        "events",
+        "why",
+        "why_not_sent",
+        "why_user",
+        "audit",
+        "audit_findings",
+        "explain_request",
+        "explain_generations",
+        "explain_receipts",
+        "explain_dead_letters",
+    ],
+)
 def test_query_is_packaged_and_names_its_parameters(name: str) -> None:
     text = query_text(name)
     head = text[: text.index("SELECT")]

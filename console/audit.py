@@ -1,0 +1,147 @@
+"""`heliograph audit`: does everything add up? accepted = settled + in flight, hour by hour, and nothing is left over.
+
+It asks ClickHouse itself, as an operator does: all tenants unless one is named. Exit status 1 when a residual is not 0.
+May import sinks, console.local.stack. What never enters here: a number of its own; the views say what counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from console.local import LocalStackError
+from console.local.stack import DEFAULT_STATE_DIR, read_endpoints
+from console.output import show
+from runtime.clock import system_clock
+from runtime.errors import SettingsError
+from runtime.settings import ClickHouseSettings, load_settings
+from schemas.events import states
+
+HOUR_S = 3_600
+_LAST_HOUR_S = 2**32 - HOUR_S
+DEFAULT_HOURS = 24
+MAX_FINDINGS = 1_000
+TIMEOUT_S = 300.0
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Rows of v_accounting and, where a residual is not 0, of v_residual."""
+
+    hours: Sequence[Row]
+    findings: Sequence[Row]
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """The sums of every number."""
+        return {name: sum(row[name] for row in self.hours) for name in columns()}
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether nothing is left over."""
+        return all(row["residual"] == 0 for row in self.hours)
+
+
+def columns() -> list[str]:
+    """The numbers of v_accounting."""
+    return ["accepted", *states().reasons, "in_flight", "residual"]
+
+
+def audit_hours(settings: ClickHouseSettings, tenant: str, since: int, until: int) -> Audit:
+    """Ask for the hours from `since` to `until` (seconds). Raises UnavailableError, StoreError."""
+    from sinks import clickhouse  # other commands do not pay for it
+
+    client = clickhouse.connect(settings, timeout_s=TIMEOUT_S)
+    try:
+        asked = {"tenant": tenant, "since": since // HOUR_S * HOUR_S, "until": until // HOUR_S * HOUR_S}
+        hours = clickhouse.select(settings, client, "audit", asked)
+        found = Audit(hours, ())
+        if found.adds_up:
+            return found
+        limited = {**asked, "limit": MAX_FINDINGS}
+        return Audit(hours, clickhouse.select(settings, client, "audit_findings", limited))
+    finally:
+        client.close()
+
+
+def moment(text: str) -> int:
+    """Seconds of an RFC 3339 time or date; UTC unless it says otherwise. Raises SettingsError."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise SettingsError(f"{text} is not a time such as 2026-03-01T12:00Z or 2026-03-01") from exc
+    seconds = int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
+    return min(max(seconds, 0), _LAST_HOUR_S)
+
+
+def _store(state_dir: Path) -> ClickHouseSettings:
+    """The local stack's where one runs, else that of the settings."""
+    settings = load_settings().clickhouse
+    try:
+        endpoints = read_endpoints(state_dir)
+    except LocalStackError:
+        return settings
+    return settings.model_copy(update={"url": endpoints["clickhouse"], "database": endpoints["clickhouse_database"]})
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {
+        name: f"{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else value for name, value in row.items()
+    }
+
+
+def audit(
+    tenant: Annotated[str, typer.Option(help="One tenant; all unless given.")] = "",
+    from_: Annotated[str, typer.Option("--from", help="First hour of acceptance; a day ago unless given.")] = "",
+    to: Annotated[str, typer.Option("--to", help="Last hour of acceptance; unless given, there is no last one.")] = "",
+    state_dir: Annotated[Path, typer.Option(help="Where the local stack keeps its endpoints.json.")] = DEFAULT_STATE_DIR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:  # fmt: skip
+    """Hold what was accepted against what became of it, by hour; exit status 1 when something is left over."""
+    since = moment(from_) if from_ else system_clock() // 1_000 - DEFAULT_HOURS * HOUR_S
+    found = audit_hours(_store(state_dir), tenant, since, moment(to) if to else _LAST_HOUR_S)
+    if as_json:
+        answer = {
+            "hours": [_plain(row) for row in found.hours],
+            "totals": found.totals,
+            "findings": [_plain(row) for row in found.findings],
+        }
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        _print(found)
+    raise typer.Exit(0 if found.adds_up else 1)
+
+
+def _print(found: Audit) -> None:
+    totals = found.totals
+    # A column of nothing but zeros says nothing; these four always say something.
+    shown = [name for name in columns() if totals[name] or name in ("accepted", "in_flight", "residual")]
+    rows = [
+        {"hour": f"{row['hour']:%Y-%m-%d %H:00}", "tenant": row["tenant"], **_only(row, shown)} for row in found.hours
+    ]
+    show(
+        [*rows, {"hour": "total", "tenant": "", **_only(totals, shown)}] if rows else [],
+        False,
+        empty="nothing was accepted",
+    )
+    settled = totals["accepted"] - totals["in_flight"]
+    typer.echo(
+        f"accepted {totals['accepted']} = settled {settled} + in flight {totals['in_flight']}, residual {totals['residual']}"
+    )
+    if not found.adds_up:
+        show([{"notification": r["notification_id"], "tenant": r["tenant"], "finding": r["finding"], "state": r["state"]}
+              for r in found.findings], False)  # fmt: skip
+        if len(found.findings) == MAX_FINDINGS:
+            typer.echo(f"only the first {MAX_FINDINGS} are shown: narrow it with --tenant, --from and --to")
+
+
+def _only(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: row[name] for name in names}

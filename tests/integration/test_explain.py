@@ -1,0 +1,266 @@
+"""Explaining and auditing on the real engine, and on the whole stack: the story stays what it was, whatever is changed later."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+
+from console.api.explain import explain_router
+from console.api.status import Statuses, StatusStore
+from console.audit import audit_hours
+from producers.http.app import HANDLERS
+from runtime import ids
+from runtime.kafka import Producer
+from runtime.records import InRecord, OutRecord
+from runtime.settings import ClickHouseSettings, KafkaSettings
+from schemas.codec import codec
+from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS
+from sinks.clickhouse import insert
+from sinks.rows import DEAD_LETTERS_TABLE
+from tests.e2e.conftest import Stack, running
+from tests.integration.conftest import until
+from tests.integration.test_clickhouse_schema import HOUR, NOW, Store, notification, record, request, status
+from tests.support.clickhouse import Server
+from tests.unit.test_status_rollup import ask
+
+pytestmark = [pytest.mark.clickhouse]
+__all__ = ["running"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    server = Server(tmp_path_factory.mktemp("clickhouse") / "data").start()
+    yield Store(server)
+    assert server.stop() == 0
+
+
+class Caller:
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+
+
+def get(settings: ClickHouseSettings, nid: str, tenant: str = "t") -> tuple[int, Any]:
+    def authenticate(request: Request) -> Caller:
+        return Caller(tenant)
+
+    store = StatusStore(settings)
+    app = FastAPI(exception_handlers=HANDLERS)
+    app.include_router(explain_router(store, Statuses(store, lambda _: None), authenticate))
+    code, body, _ = asyncio.run(ask(app, f"/v1/notifications/{nid}/explain"))
+    return code, body
+
+
+def receipt(provider_message_id: str, message_id: str | None, state: str, number: int) -> InRecord:
+    value = {
+        "event_id": str(uuid.UUID(int=number)), "provider": "sms-1", "provider_message_id": provider_message_id,
+        "message_id": message_id, "state": state, "reason": "carrier" if state == "undelivered" else None, "code": "30008",
+        "occurred_at": NOW, "received_at": NOW + 5, "raw": b"To=+491700000000",
+    }  # fmt: skip
+    return record(RECEIPTS, "ProviderReceipt", value)
+
+
+def letter(nid: str, tenant: str, message_id: str | None) -> InRecord:
+    content = {
+        "dead_letter_id": str(uuid.uuid4()), "topic": "notify.dispatch.sms.normal.v1", "partition": 2, "offset": 9,
+        "key": b"canary", "value": b"canary", "headers": [], "stage": "sender", "reason": "retries_exhausted",
+        "error_class": "RetriesExhausted", "detail": "30008", "attempts": 6, "tenant": tenant, "notification_id": nid,
+        "message_id": message_id, "occurred_at": NOW,
+    }  # fmt: skip
+    return record(DEAD_LETTERS, "DeadLetter", content)
+
+
+def test_story_has_everything_the_store_has(store: Store) -> None:
+    nid = notification(HOUR)
+    sms = ids.message_id(nid, "sms", "x")
+    store.insert(
+        [
+            request(nid, source="shop", correlation_id="c-1", idempotency_key="k"),
+            request(nid, source="http", correlation_id="c-2", generation=1),
+            status(nid, "sms", "routed", after=20, preference_version=5, correlation_id="c-1"),
+            status(nid, "sms", "retrying", attempt=1, after=200, provider="sms-1", detail="429", latency_ms=30),
+            status(
+                nid, "sms", "sent", attempt=2, after=1_500, provider="sms-1", provider_message_id="SM1", latency_ms=40
+            ),
+            status(nid, "push", "skipped", after=20, reason="no_address", correlation_id="c-1"),
+            receipt("SM1", None, "undelivered", 1),
+            receipt("SM1", str(uuid.uuid4()), "delivered", 2),  # says itself that it is another's
+            receipt("SM2", None, "delivered", 3),
+            letter(nid, "t", sms),
+            letter(nid, "other", sms),
+        ]
+    )
+    code, story = get(store.settings, nid)
+    assert code == 200
+    assert (story["acceptance"]["source"], story["acceptance"]["correlation_id"]) == ("shop", "c-1")
+    assert story["acceptance"]["idempotency_key_given"]
+    push, message = story["messages"]
+    assert push["why"] == "skipped: there is no address for this channel"
+    assert (message["template_version"], message["preference_version"]) == (3, 5)
+    assert [attempt["provider"] for attempt in message["attempts"]] == ["sms-1", "sms-1"]
+    assert message["attempts"][0]["next_after_ms"] == 1_260
+    assert [one["state"] for one in message["receipts"]] == ["undelivered"]
+    assert [one["message_id"] for one in story["dead_letters"]] == [sms]
+    assert [one["generation"] for one in story["resends"]] == [1]
+    assert "canary" not in json.dumps(story)
+    assert "+4917" not in json.dumps(story)
+    assert story["timeline"][0]["what"] == "accepted from shop in lane normal, for u1, correlation id c-1"
+
+
+def test_first_generation_is_the_acceptance_whichever_came_last_and_after_merges(store: Store) -> None:
+    for first, second in ((0, 2), (2, 0)):
+        nid = notification(HOUR)
+        for generation in (first, 1, second):
+            store.insert([request(nid, generation=generation, correlation_id=f"c-{generation}")])
+        store.merge()
+        _, story = get(store.settings, nid)
+        assert story["acceptance"]["correlation_id"] == "c-0"
+        assert [one["generation"] for one in story["resends"]] == [1, 2]
+
+
+def test_another_tenant_unknown_and_malformed_ids_get_nothing(store: Store) -> None:
+    nid = notification(HOUR)
+    store.insert([request(nid), status(nid, "sms", "sent", attempt=1)])
+    assert get(store.settings, nid, tenant="other")[0] == 404
+    assert get(store.settings, notification(HOUR))[0] == 404
+    assert get(store.settings, "nope")[0] == 400
+
+
+def test_dead_letter_without_an_owner_is_told_to_nobody(store: Store) -> None:
+    nid = notification(HOUR)
+    store.insert([request(nid)])
+    row = [
+        b"x" * 16,
+        "t",
+        0,
+        0,
+        b"",
+        b"",
+        "router",
+        "undecodable",
+        "E",
+        "",
+        1,
+        "",
+        uuid.UUID(nid).bytes,
+        bytes(16),
+        NOW,
+    ]
+    insert(store.settings, store.client, "dead_letters_raw", DEAD_LETTERS_TABLE.columns, [[value] for value in row])
+    assert get(store.settings, nid)[1]["dead_letters"] == []
+
+
+# ---------------------------------------------------------------- audit
+
+
+def test_audit_counts_by_hour_and_tenant_and_finds_strays(store: Store) -> None:
+    store.clear()
+    old, new, theirs = notification(30 * HOUR), notification(HOUR), notification(HOUR, "b")
+    store.insert(
+        [request(nid) for nid in (old, new)] + [request(theirs, "b"), status(theirs, "sms", "sent", tenant="b")]
+    )
+    store.insert([status(nid, "sms", "sent", attempt=1) for nid in (old, new)])
+    day = NOW // 1000 - 24 * 3600
+    found = audit_hours(store.settings, "", day, NOW // 1000)
+    assert (found.adds_up, found.totals["accepted"], found.totals["sent"]) == (True, 2, 2)
+    assert audit_hours(store.settings, "", 0, NOW // 1000).totals["accepted"] == 3
+    stray = notification(HOUR, "b")
+    store.insert([status(stray, "sms", "sent", tenant="b")])
+    assert audit_hours(store.settings, "t", day, NOW // 1000).adds_up
+    found = audit_hours(store.settings, "", day, NOW // 1000)
+    assert not found.adds_up
+    assert [(row["notification_id"], row["finding"]) for row in found.findings] == [
+        (stray, "a status without a request")
+    ]
+
+
+# ---------------------------------------------------------------- the whole stack
+
+
+def heliograph(running: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "console.cli", *arguments, "--state-dir", str(running.state_dir)],
+        capture_output=True, text=True, timeout=60, check=False, env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
+    )  # fmt: skip
+
+
+@pytest.mark.kafka
+@pytest.mark.postgres
+def test_preferences_changed_later_do_not_change_the_story(running: Stack) -> None:
+    user = f"x-{uuid.uuid4().hex[:8]}"
+    body = {"id": user, "email": f"{user}@example.org", "phone": "+4915112345678"}
+    assert running.call("POST", "/v1/users", body)[0] == 201
+    path = f"/v1/users/{user}/preferences"
+    assert running.call("PUT", path, {"channels": {"sms": False}, "categories": {}})[0] == 200
+    sending = {
+        "to": {"user_id": user}, "content": {"subject": "S", "text": "hello"}, "channels": ["email", "sms"],
+        "category": "orders",
+    }  # fmt: skip
+    code, accepted, _ = running.call("POST", "/v1/notifications", sending, {"X-Correlation-ID": "corr-7"})
+    assert code == 202
+    nid = accepted["id"]
+
+    def story() -> Any:
+        code, told, _ = running.call("GET", f"/v1/notifications/{nid}/explain")
+        assert code == 200, told
+        return told
+
+    until(lambda: story()["status"] == "sent" and story()["acceptance"] is not None, 60, "sent")
+    before = story()
+    assert before["acceptance"]["correlation_id"] == "corr-7"
+    assert before["acceptance"]["user_id"] == user
+    why = {message["channel"]: message["why"] for message in before["messages"]}
+    assert why["sms"].startswith("skipped: the recipient has opted out")
+    assert why["email"].startswith("sent")
+    assert all(message["preference_version"] for message in before["messages"])
+    assert running.call("PUT", path, {"channels": {"sms": True, "email": False}, "categories": {}})[0] == 200
+    assert running.call("PATCH", f"/v1/users/{user}", {"email": None})[0] == 200
+    assert story() == before
+    printed = heliograph(running, "explain", nid)
+    assert printed.returncode == 0, printed.stderr
+    assert "the recipient has opted out" in printed.stdout
+    assert json.loads(heliograph(running, "explain", nid, "--json").stdout) == before
+    unknown = heliograph(running, "explain", ids.notification_id(NOW - HOUR, "default"))
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (1, 1)
+    assert "there is no such notification" in unknown.stderr
+
+
+@pytest.mark.kafka
+@pytest.mark.postgres
+def test_audit_is_content_until_a_stray_status_is_published(running: Stack) -> None:
+    code, accepted, _ = running.call(
+        "POST", "/v1/notifications",
+        {"to": {"email": "audit@example.org"}, "content": {"subject": "S", "text": "x"}, "channels": ["email"]},
+    )  # fmt: skip
+    assert code == 202
+    until(lambda: running.call("GET", f"/v1/notifications/{accepted['id']}")[1]["status"] == "sent", 60, "sent")
+    until(lambda: heliograph(running, "audit").returncode == 0, 30, "an audit without a residual")
+    printed = heliograph(running, "audit")
+    assert "residual 0" in printed.stdout
+    stray = ids.notification_id(NOW - 60_000, "stray")
+    (source,) = [status(stray, "sms", "sent", attempt=1, tenant="stray")]
+    producer = Producer(KafkaSettings(bootstrap_servers=running.endpoints["kafka"]), client_id="test")
+    producer.publish([OutRecord(STATUS, stray.encode(), source.value)])
+    producer.close()
+    until(lambda: heliograph(running, "audit").returncode == 1, 30, "the residual")
+    assert heliograph(running, "audit", "--tenant", "default").returncode == 0
+    answer = json.loads(heliograph(running, "audit", "--tenant", "stray", "--json").stdout)
+    assert (answer["totals"]["accepted"], answer["totals"]["residual"]) == (0, 1)
+    (finding,) = answer["findings"]
+    assert (finding["notification_id"], finding["finding"]) == (stray, "a status without a request")
+    # The session's stack is others' too: with its request the stray is accounted for.
+    asked = {
+        "notification_id": stray, "tenant": "stray", "accepted_at": ids.accepted_at(stray), "user_id": "u", "dry_run": True,
+        "template_id": "none",
+    }  # fmt: skip
+    producer = Producer(KafkaSettings(bootstrap_servers=running.endpoints["kafka"]), client_id="test")
+    producer.publish([OutRecord("notify.requests.normal.v1", b"stray:u", codec("NotificationRequest").encode(asked))])
+    producer.close()
+    until(lambda: heliograph(running, "audit").returncode == 0, 30, "no residual")
