@@ -76,6 +76,7 @@ COMMIT_SECONDS = Histogram("heliograph_sender_commit_seconds", "Facts acknowledg
 ROWS = Counter("heliograph_sink_rows_total", "Rows inserted.", ["table"])
 BATCHED = Gauge("heliograph_sink_batch_records", "Records read and not stored yet.")
 INSERT_SECONDS = Histogram("heliograph_sink_insert_seconds", "One insert.", ["table"], buckets=_FAST)
+RESIDUAL = Gauge("heliograph_accounting_residual", "What of the last two days does not add up.", ["finding"])
 
 # Everywhere
 DEAD_LETTERS = Counter("heliograph_dead_letters_total", "Records given up.", ["stage", "reason"])

@@ -274,9 +274,13 @@ async def run_sink(context: Context) -> None:
     sink = Sink(context, consumer, producer)
     context.health.require("sink", sink.not_ready)
     context.health.started()
-    lag = asyncio.create_task(report_lag(kafka, GROUP, list(SOURCES), context.stopping))
+    reports = [
+        asyncio.create_task(report_lag(kafka, GROUP, list(SOURCES), context.stopping)),
+        asyncio.create_task(report_residual(context.settings.clickhouse, context.stopping)),
+    ]
     try:
         await asyncio.to_thread(sink.run)
     finally:
-        lag.cancel()
+        for report in reports:
+            report.cancel()
         await asyncio.to_thread(producer.close)
