@@ -1,4 +1,4 @@
-"""Node and Go for the tests that need them: found or skipped with the reason, projects built once into the user's cache.
+"""Node, Go and promtool for the tests that need them: found or skipped with the reason, built once into the user's cache.
 
 May import pytest and console.local. What never enters here: what a project does.
 """
@@ -38,6 +38,29 @@ def go_program(folder: Path) -> Path:
     """The program of a Go project; skips without Go or a module proxy."""
     go = tool("go")
     return _built(folder, [go, "build", "-mod=readonly", "-o", "program", "."]) / "program"
+
+
+def promtool() -> Path:
+    """Prometheus's checker of rules: installed, or out of Debian's package, which is fetched once (19 MB) and not installed."""
+    if found := shutil.which("promtool"):
+        return Path(found)
+    apt, dpkg = shutil.which("apt-get"), shutil.which("dpkg")
+    if apt is None or dpkg is None:
+        pytest.skip("promtool is not installed")
+    home = cache_dir() / "promtool"
+    home.mkdir(parents=True, exist_ok=True)
+    program = home / "usr" / "bin" / "promtool"
+    with home.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / ".built").exists():
+            unpack = "apt-get download prometheus && dpkg --extract prometheus_*.deb . && rm prometheus_*.deb usr/bin/prometheus"
+            done = subprocess.run(
+                ["sh", "-c", unpack], cwd=home, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S, check=False
+            )
+            if done.returncode != 0 or not program.exists():
+                pytest.skip(f"promtool is not installed and cannot be fetched: {' '.join(done.stderr.split())[:300]}")
+            (home / ".built").touch()
+    return program
 
 
 def _built(folder: Path, command: Sequence[str]) -> Path:
