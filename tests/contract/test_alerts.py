@@ -220,7 +220,7 @@ def series() -> Iterator[dict[str, str]]:
     for name, (_, labels) in exported().items():
         choices = [[f'{label}="{value}"' for value in sorted(values.get(label, {"x"}))] for label in sorted(labels)]
         for chosen in itertools.product(*choices):
-            yield {"series": f"{name}{{{','.join(chosen)}}}", "values": "0x60" if name == "up" else "0+7x60"}
+            yield {"series": f"{name}{{{','.join(chosen)}}}", "values": "0x240" if name == "up" else "0+7x240"}
 
 
 def test_every_panel_of_prometheus_shows_something(program: Path, tmp_path: Path) -> None:
@@ -228,7 +228,9 @@ def test_every_panel_of_prometheus_shows_something(program: Path, tmp_path: Path
         {"expr": f"count({expression}) > bool 0", "eval_time": "30m", "exp_samples": [{"labels": "{}", "value": 1}]}
         for _, expression in PROMQL
     ]
-    test = {"interval": "1m", "input_series": list(series()), "promql_expr_test": panels}
+    # As often as Prometheus asks: a panel over a minute needs two samples within it.
+    interval = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text("utf-8"))["global"]["scrape_interval"]
+    test = {"interval": interval, "input_series": list(series()), "promql_expr_test": panels}
     status, said = unit_test(program, tmp_path, {"tests": [test]})
     assert status == 0, said
     empty = {**panels[0], "expr": "count(heliograph_nothing_total) > bool 0"}
