@@ -147,7 +147,7 @@ class Plan:
         return [
             {"channel": row.channel, "state": row.state, "reason": row.reason, "decision": str(row.decision),
              **({"note": row.note} if any(r.note for r in self.counts) else {}), "count": count,
-             "samples": " ".join(self.samples[row])}
+             "samples": self.samples[row]}
             for row, count in ordered
         ]  # fmt: skip
 

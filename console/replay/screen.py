@@ -35,7 +35,8 @@ def progress(words: str, quiet: bool) -> Iterator[Told]:
 
 def show_plan(plan: Plan, kind: str) -> None:
     """The table and what follows from it."""
-    show(plan.rows(), False, empty="nothing is selected")
+    rows = [{**row, "samples": "\n".join(row["samples"])} for row in plan.rows()]
+    show(rows, False, empty="nothing is selected")
     tried = plan.messages(Decision.TRY)
     again = plan.messages(Decision.SEND_AGAIN)
     sent = plan.messages(Decision.SENT, Decision.MAYBE_SENT)

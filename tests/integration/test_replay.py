@@ -139,6 +139,7 @@ def pipeline(
         "HELIOGRAPH_ROUTER__ENGINE": "loop",
         "HELIOGRAPH_SINK__FLUSH_INTERVAL_MS": "100",
         "HELIOGRAPH_CONFIG": str(world.config),
+        "COLUMNS": "200",
     }
     for role in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sink",)):
         world.broker.run(*role, **environment)
@@ -233,9 +234,14 @@ def test_a_replay_killed_and_resumed_sends_the_failed_once_and_the_sent_never_ag
     assert "120 will be tried" in table
     assert "A dry run: nothing was published." in table
 
-    # Without a condition: everything of ten minutes, in batches of 10; killed in the middle.
-    process = pipeline.heliograph(*selection, "--yes", "--rate", "40")
-    until(lambda: pipeline.json("replay", "list", "--limit", "1")[0]["published"] >= 20, 60, "some batches")
+    # Without a condition: everything of ten minutes, in batches of 5; killed in the middle.
+    process = pipeline.heliograph(*selection, "--yes", "--rate", "20")
+
+    def published() -> int:
+        rows = pipeline.rows("SELECT published FROM replays WHERE command = 'replay' AND filter = ''")
+        return int(rows[0][0]) if rows else 0
+
+    until(lambda: published() >= 20, 90, "some batches")
     process.kill()
     process.communicate(timeout=30)
     replay = pipeline.json("replay", "list", "--limit", "1")[0]
