@@ -103,21 +103,18 @@ def dispatch(channel: str, count: int) -> list[OutRecord]:
 
 def without_ledger() -> None:
     """Take the ledger out of this process: no entries, no questions, nothing read at the start."""
-    settle, entry = outcomes.settle, OutRecord("", None, None)
+    publish = Producer.publish
 
-    def settle_without(*arguments: Any, **named: Any) -> outcomes.Outcome:
-        made = settle(*arguments, **named)
-        facts = tuple(fact for fact in made.facts if fact is not entry)
-        return outcomes.Outcome(made.state, made.next_attempt, made.settled, facts)
+    def publish_without(self: Producer, records: Sequence[OutRecord]) -> None:
+        publish(self, [record for record in records if not record.topic.startswith("notify.ledger.")])
 
-    outcomes.ledger_entry = lambda *_: entry
-    outcomes.settle = settle_without
     nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
+    outcomes.ledger_entry = lambda *_: OutRecord("notify.ledger.none", None, None)
+    Producer.publish = publish_without  # type: ignore[method-assign]
     Ledger.record = nothing  # type: ignore[method-assign]
     Ledger.duplicate = nothing  # type: ignore[method-assign]
-    LedgerReader.read = nothing  # type: ignore[method-assign]
-    LedgerReader.flush = nothing  # type: ignore[method-assign]
-    LedgerReader.advance = nothing  # type: ignore[method-assign]
+    for name in ("read", "flush", "advance"):
+        setattr(LedgerReader, name, nothing)
 
 
 async def plain(context: Context, channel: str, provider: Provider) -> None:
@@ -143,7 +140,7 @@ async def plain(context: Context, channel: str, provider: Provider) -> None:
                 jitter=0,
                 max_retries=5,
             )
-            facts += [fact for fact in made.facts if "ledger" not in fact.topic]
+            facts += made.facts
         await producer.send(facts)
         consumer.commit({(record.topic, record.partition): record.offset + 1 for record in records})
     consumer.close()

@@ -49,6 +49,8 @@ class Outcome:
     """Attempts below it are done."""
     settled: bool
     facts: tuple[OutRecord, ...]
+    entry: OutRecord
+    """The ledger's, to be published once the facts are acknowledged: with it the attempt counts as told and provided for."""
 
     @property
     def settled_state(self) -> str | None:
@@ -76,7 +78,8 @@ def settle(
     )  # fmt: skip
     next_attempt = message["attempt"] + 1
     entry = ledger_entry(message, record.partition, next_attempt, state, now)
-    return Outcome(state, next_attempt, True, (*extra, status_record(status, traceparent_of(record.headers)), entry))
+    facts = (*extra, status_record(status, traceparent_of(record.headers)))
+    return Outcome(state, next_attempt, True, facts, entry)
 
 
 def ledger_entry(message: ChannelMessage, partition: int, next_attempt: int, state: str | None, now: int) -> OutRecord:
@@ -172,9 +175,9 @@ def _fail_over(
     facts = (
         OutRecord(record.topic, record.key, codec("ChannelMessage").encode(again), record.headers, record.partition),
         status_record(status, traceparent_of(record.headers)),
-        ledger_entry(message, record.partition, again["attempt"], None, now),
     )
-    return Outcome("failed_over", again["attempt"], False, facts)
+    entry = ledger_entry(message, record.partition, again["attempt"], None, now)
+    return Outcome("failed_over", again["attempt"], False, facts, entry)
 
 
 def _retry(
@@ -201,12 +204,11 @@ def _retry(
         "value": codec("ChannelMessage").encode(again),
     }
     facts = (
-        # The timer first: a released message without its timer would be lost.
         OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer)),
         status_record(status, traceparent_of(record.headers)),
-        ledger_entry(message, record.partition, again["attempt"], None, now),
     )
-    return Outcome("retrying", again["attempt"], False, facts)
+    entry = ledger_entry(message, record.partition, again["attempt"], None, now)
+    return Outcome("retrying", again["attempt"], False, facts, entry)
 
 
 assert {"sent", "bounced", "rejected", "failed", "unknown"} <= states().settled

@@ -1,6 +1,6 @@
 """The one loop of every channel and provider: facts, then the claim, then the sends.
 
-    outcomes of finished messages ──► 1. status, ledger, timers: produced and acknowledged
+    outcomes of finished messages ──► 1. status and timers, acknowledged; then the ledger, acknowledged
     new dispatch records ───────────► 2. one commit per partition: releases what is recorded, claims what comes next
                                       3. only now the newly claimed messages are sent, concurrently
 
@@ -70,6 +70,8 @@ class Turn:
     """What one turn records and claims."""
 
     facts: list[OutRecord] = field(default_factory=list)
+    entries: list[OutRecord] = field(default_factory=list)
+    """The ledger's."""
     finished: list[tuple[Owned, int]] = field(default_factory=list)
     """Offsets decided without a request; claimed and finished by the same commit."""
     claims: list[Entry] = field(default_factory=list)
@@ -268,6 +270,7 @@ class Worker:
     def _decide(self, owned: Owned, record: InRecord, message: ChannelMessage, outcome: Outcome, turn: Turn) -> None:
         """The message's outcome is known without a request."""
         turn.facts += outcome.facts
+        turn.entries.append(outcome.entry)
         # At once, before its facts are acknowledged: a copy that follows in the same turn is a duplicate already.
         self._ledger.record(message["message_id"], outcome.next_attempt, outcome.settled_state, self._clock())
         self._finish(owned, record, turn)
@@ -347,6 +350,10 @@ class Worker:
         started = time.perf_counter()
         crash_point("before_facts", self._context.settings.crash_at if ended else None)
         self._producer.publish([*turn.facts, *(fact for _, outcome in outcomes for fact in outcome.facts)])
+        # Never together: partitions acknowledge one by one, and a message that the ledger knows is settled for everybody,
+        # whether its status and its timer got through or not.
+        crash_point("before_ledger", self._context.settings.crash_at if ended else None)
+        self._producer.publish([*turn.entries, *(outcome.entry for _, outcome in outcomes)])
         crash_point("after_facts", self._context.settings.crash_at)
         now = self._clock()
         for it, outcome in outcomes:

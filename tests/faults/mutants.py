@@ -48,9 +48,20 @@ def missing_outcome() -> None:
 
     def silent(self: worker.Worker, ended: Ended) -> Outcome:
         made = outcome_of(self, ended)
-        return Outcome(made.state, made.next_attempt, made.settled, ())
+        return Outcome(made.state, made.next_attempt, made.settled, (), made.entry)
 
     worker.Worker._outcome_of = silent  # type: ignore[method-assign]
+
+
+def ledger_before_facts() -> None:
+    """The ledger knows of an outcome before its status is acknowledged: a crash in between, and nobody ever tells it."""
+    outcome_of = worker.Worker._outcome_of
+
+    def swapped(self: worker.Worker, ended: Ended) -> Outcome:
+        made = outcome_of(self, ended)
+        return Outcome(made.state, made.next_attempt, made.settled, (made.entry,), made.facts[-1])
+
+    worker.Worker._outcome_of = swapped  # type: ignore[method-assign]
 
 
 def retry_in_the_client() -> None:
@@ -72,7 +83,14 @@ def unchanged() -> None:
 
 MUTANTS: Mapping[str, Callable[[], None]] = {
     mutant.__name__: mutant
-    for mutant in (unchanged, commit_before_send, commit_past_in_flight, missing_outcome, retry_in_the_client)
+    for mutant in (
+        unchanged,
+        commit_before_send,
+        commit_past_in_flight,
+        missing_outcome,
+        ledger_before_facts,
+        retry_in_the_client,
+    )
 }
 
 if __name__ == "__main__":

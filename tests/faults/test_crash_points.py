@@ -13,7 +13,7 @@ __all__ = ["broker", "world"]  # fixtures
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults]
 
-POINTS = ("before_facts", "after_facts", "after_claim", "before_send", "after_provider_accept")
+POINTS = ("before_facts", "before_ledger", "after_facts", "after_claim", "before_send", "after_provider_accept")
 EACH = 8
 
 

@@ -65,6 +65,7 @@ def violations(world: World, made: set[str]) -> set[str]:
         ("commit_before_send", "before_send", None, {"lost"}),
         ("commit_past_in_flight", "before_send", None, {"lost"}),
         ("missing_outcome", None, None, {"never told"}),
+        ("ledger_before_facts", "before_ledger", None, {"never told"}),
         ("retry_in_the_client", None, "drop_after_accept", {"at most once came twice", "twice without a flag"}),
     ],
 )

@@ -45,7 +45,7 @@ def outcome(result: SendResult, **fields: Any) -> Outcome:
 
 def facts(made: Outcome) -> dict[str, dict[str, Any]]:
     names = {STATUS: "DeliveryStatus", TIMERS: "Timer", DEAD_LETTERS: "DeadLetter", RECORD.topic: "ChannelMessage"}
-    return {r.topic: codec(names.get(r.topic, "LedgerEntry")).decode(r.value) for r in made.facts}
+    return {r.topic: codec(names.get(r.topic, "LedgerEntry")).decode(r.value) for r in (*made.facts, made.entry)}
 
 
 LEDGER = "notify.ledger.email.normal.v1"
@@ -87,7 +87,7 @@ def test_settled_outcome(result: SendResult, fields: dict[str, Any], state: str,
 def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, retries: int, duplicate: bool) -> None:
     made = outcome(result)
     found = facts(made)
-    assert made.facts[0].topic == TIMERS, "the timer comes before anything that could release the message"
+    assert LEDGER not in {fact.topic for fact in made.facts}, "the ledger's entry follows the facts"
     again = codec("ChannelMessage").decode(found[TIMERS]["value"])
     assert (again["attempt"], again["retries"], again["possible_duplicate"]) == (2, retries, duplicate)
     assert found[TIMERS]["topic"] == RECORD.topic
@@ -99,7 +99,7 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, re
 
 
 def test_ledger_entry_stands_on_the_partition_of_its_dispatch_record() -> None:
-    assert [r.partition for r in outcome(Sent()).facts if r.topic == LEDGER] == [2]
+    assert (outcome(Sent()).entry.topic, outcome(Sent()).entry.partition) == (LEDGER, 2)
 
 
 def test_message_claimed_by_a_sender_that_ended_costs_a_retry_and_is_flagged_with_a_reason_on_record() -> None:
