@@ -102,9 +102,7 @@ def _requests(kafka: KafkaSettings, selection: Selection, plan: Plan, told: Told
             continue
         known = found.get(request["notification_id"])
         if known is None or known.request.get("generation", 0) < request.get("generation", 0):
-            # What is rendered is not needed to decide; a million bodies would not fit.
-            small: NotificationRequest = {**request, "data": b"", "content": None}
-            found[request["notification_id"]] = _Request(Place(*record[:3]), small)
+            found[request["notification_id"]] = _Request(Place(*record[:3]), _small_request(request))
     return found
 
 
@@ -117,11 +115,17 @@ def _messages(kafka: KafkaSettings, selection: Selection, plan: Plan, told: Told
         if message is None:
             plan.unreadable += 1
         elif not selection.tenant or message["tenant"] == selection.tenant:
-            small: ChannelMessage = {
-                **message, "subject": None, "text": None, "html": None, "body": None, "data": None,
-            }  # fmt: skip
-            found[message["message_id"]] = _Message(Place(*record[:3]), small)
+            found[message["message_id"]] = _Message(Place(*record[:3]), _small_message(message))
     return found
+
+
+def _small_request(request: NotificationRequest) -> NotificationRequest:
+    """Without what is not needed to decide: a million bodies would not fit."""
+    return {**request, "data": b"", "content": None}
+
+
+def _small_message(message: ChannelMessage) -> ChannelMessage:
+    return {**message, "subject": None, "text": None, "html": None, "body": None, "data": None}
 
 
 def _by_hour(notification_ids: Iterable[str]) -> Iterator[tuple[int, set[str]]]:
@@ -204,67 +208,82 @@ def refusal(letter: Letter) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What counts of a letter, without its bytes: a million of them would not fit."""
+
+    letter_id: str
+    place: Place
+    tenant: str
+    attempts: int
+    occurred_at: int
+    message: ChannelMessage | None
+    request: NotificationRequest | None
+
+    @property
+    def notification_id(self) -> str | None:
+        found = self.message or self.request
+        return found["notification_id"] if found is not None else None
+
+    @property
+    def about(self) -> str | None:
+        return self.message["message_id"] if self.message is not None else self.notification_id
+
+
+def _given(letter: Letter) -> _Given:
+    message = decoded_message(letter.record.value) if letter.stage == "sender" else None
+    request = decoded_request(letter.record.value) if letter.stage == "router" else None
+    return _Given(
+        letter.letter_id, Place(*letter.record[:3]), letter.tenant, letter.attempts, letter.occurred_at,
+        None if message is None else _small_message(message), None if request is None else _small_request(request),
+    )  # fmt: skip
+
+
 def choose_letters(store: ReplayStore, letters: Iterable[Letter], now: int) -> Plan:
     """The plan for dead letters; of several about one message or notification the latest counts."""
     plan = Plan()
-    latest: dict[str, Letter] = {}
+    latest: dict[str, _Given] = {}
     for letter in letters:
         plan.looked_at += 1
         if why := refusal(letter):
             plan.count(Row(letter.stage, "dead letter", letter.reason, Decision.REFUSED, why), letter.letter_id)
             continue
-        subject = _subject_of(letter)
-        if subject is None:  # bytes as they were: nothing is known of them
-            place = Place(*letter.record[:3])
-            plan.items.append(Item(place, letter.tenant, None, letter_id=letter.letter_id))
+        given = _given(letter)
+        if given.about is None:  # bytes as they were: nothing is known of them
+            plan.items.append(Item(given.place, given.tenant, None, letter_id=given.letter_id))
             plan.count(Row(letter.stage, "dead letter", letter.reason, Decision.TRY), letter.letter_id)
-        elif subject not in latest or latest[subject].occurred_at < letter.occurred_at:
-            latest[subject] = letter
-    nids = {_notification_of(letter) for letter in latest.values()}
-    for hour, of_hour in _by_hour(nids):
-        mine = [letter for letter in latest.values() if _notification_of(letter) in of_hour]
-        subjects = store.subjects(hour, {letter.tenant for letter in mine}, of_hour, Condition())
+        elif given.about not in latest or latest[given.about].occurred_at < given.occurred_at:
+            latest[given.about] = given
+    by_notification: dict[str, list[_Given]] = {}
+    for given in latest.values():
+        assert given.notification_id is not None, "what says what it is about names its notification"
+        by_notification.setdefault(given.notification_id, []).append(given)
+    for hour, nids in _by_hour(by_notification):
+        mine = [given for nid in sorted(nids) for given in by_notification[nid]]
+        subjects = store.subjects(hour, {given.tenant for given in mine}, nids, Condition())
         generations = store.generations(hour)
         by_message = _by_message(subjects)
-        for letter in mine:
-            plan.add(_decide_letter(letter, subjects, by_message, generations, now))
+        for given in mine:
+            plan.add(_decide_letter(given, subjects, by_message, generations, now))
     plan.items.sort(key=lambda item: (item.place.topic, item.place.partition, item.place.offset))
     return plan
 
 
-def _subject_of(letter: Letter) -> str | None:
-    message = decoded_message(letter.record.value) if letter.stage == "sender" else None
-    if message is not None:
-        return message["message_id"]
-    request = decoded_request(letter.record.value)
-    return request["notification_id"] if request is not None else None
-
-
-def _notification_of(letter: Letter) -> str:
-    message = decoded_message(letter.record.value) if letter.stage == "sender" else None
-    found = message or decoded_request(letter.record.value)
-    assert found is not None
-    return found["notification_id"]
-
-
 def _decide_letter(
-    letter: Letter, subjects: dict[str, list[Subject]], by_message: dict[str, Subject], generations: dict[str, int],
+    given: _Given, subjects: dict[str, list[Subject]], by_message: dict[str, Subject], generations: dict[str, int],
     now: int,
 ) -> tuple[Item | None, list[tuple[Subject, Decision]]]:  # fmt: skip
-    place = Place(*letter.record[:3])
-    if letter.stage == "sender":
-        message = decoded_message(letter.record.value)
-        assert message is not None
-        subject = by_message.get(message["message_id"])
+    if given.message is not None:
+        subject = by_message.get(given.message["message_id"])
         # Beyond the attempts of the letter, lest a new outcome stand beside an old one of the same attempt.
-        attempt = max(letter.attempts, subject.attempts if subject else 0) + 1
+        attempt = max(given.attempts, subject.attempts if subject else 0) + 1
         return decide_message(
-            place, message, subject, resend=False, filtered=False, now=now, attempt=attempt, letter_id=letter.letter_id
-        )
-    request = decoded_request(letter.record.value)
-    assert request is not None
-    nid = request["notification_id"]
+            given.place, given.message, subject, resend=False, filtered=False, now=now, attempt=attempt,
+            letter_id=given.letter_id,
+        )  # fmt: skip
+    assert given.request is not None
+    nid = given.request["notification_id"]
     return decide_request(
-        place, request, subjects.get(nid, []), resend=False, filtered=False, now=now, letter_id=letter.letter_id,
-        known_generation=generations.get(nid, 0),
+        given.place, given.request, subjects.get(nid, []), resend=False, filtered=False, now=now,
+        letter_id=given.letter_id, known_generation=generations.get(nid, 0),
     )  # fmt: skip

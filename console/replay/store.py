@@ -101,15 +101,25 @@ class ReplayStore:
     def _query(
         self, name: str, parameters: Mapping[str, Any], condition: Condition | None = None
     ) -> list[dict[str, Any]]:
+        return list(self._stream(name, parameters, condition))
+
+    def _stream(
+        self, name: str, parameters: Mapping[str, Any], condition: Condition | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Rows as they come: an hour may have a million."""
         text = clickhouse.query_text(name)
         if condition is not None:
             assert text.count(_MARK) == 1
             text = text.replace(_MARK, f"{condition.sql} AS selected")
             parameters = {**parameters, **condition.parameters}
         formats = _BYTES if name.startswith("dead_letters") else None
-        with clickhouse.store_errors(self._settings):
-            result = self._client.query(text, parameters=dict(parameters), column_formats=formats)
-            return list(result.named_results())
+        with (
+            clickhouse.store_errors(self._settings),
+            self._client.query_rows_stream(text, parameters=dict(parameters), column_formats=formats) as rows,
+        ):
+            names = rows.source.column_names
+            for row in rows:
+                yield dict(zip(names, row, strict=True))
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
@@ -121,7 +131,7 @@ class ReplayStore:
         some = sorted(set(tenants))
         parameters = {"hour": hour, "tenants": some if len(some) <= _TENANTS_PER_QUERY else [], "ids": few}
         found: dict[str, list[Subject]] = {}
-        for row in self._query("replay_subjects", parameters, condition):
+        for row in self._stream("replay_subjects", parameters, condition):
             nid = str(UUID(row["id"]))
             if nid in notification_ids:
                 subject = Subject(
