@@ -70,16 +70,14 @@ CODES = Codes(
         ),
         **same(
             ErrorClass.TRANSIENT,
-            {
-                "IdleTimeout": "the connection was idle",
-                "ServiceUnavailable": "not available",
-                "Shutdown": "the server is going down",
-                "503": "not available",
-            },
+            {"IdleTimeout": "the connection was idle"},
         ),
         **same(
             ErrorClass.IN_DOUBT,
             {
+                "ServiceUnavailable": "not available: it does not say since when",
+                "Shutdown": "the server is going down",
+                "503": "not available: it does not say since when",
                 "InternalServerError": "it does not say that nothing was sent",
                 "500": "it does not say that nothing was sent",
                 "502": "bad gateway",

@@ -50,10 +50,12 @@ CODES = Codes(
                 "404": "without UNREGISTERED it is the project that is not found",
             },
         ),
-        **same(ErrorClass.TRANSIENT, {"UNAVAILABLE": "overloaded, not processed", "503": "overloaded, not processed"}),
+        # A server's own failure says nothing of what it did before, also where it says when to come back.
         **same(
             ErrorClass.IN_DOUBT,
             {
+                "UNAVAILABLE": "overloaded",
+                "503": "overloaded",
                 "INTERNAL": "internal error",
                 "500": "internal error",
                 "502": "bad gateway",

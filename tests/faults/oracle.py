@@ -21,7 +21,7 @@ from tests.faults.world import World
 IN_FLIGHT_CAP = 256
 _RECEIPTS = frozenset({"delivered", "undelivered"})
 """What a vendor says later of what was sent."""
-_LATE_TRUTH = {frozenset({"unknown", "sent"}), frozenset({"failed", "sent"})}
+_LATE_TRUTH = {frozenset({"unknown", "sent"}), frozenset({"failed", "sent"}), frozenset({"bounced", "suppressed"})}
 """A paused sender that finishes after its successor has decided adds a later, truer fact; its rank settles it."""
 
 

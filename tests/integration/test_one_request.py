@@ -252,7 +252,7 @@ HTTP_FAULTS = [
     ("reset_after_reading", 1, DOUBT, DOUBT),
     ("close_after_reading", 1, DOUBT, DOUBT),
     ("500", 1, DOUBT, DOUBT),
-    ("503", 1, DOUBT, RETRY),  # FCM says that UNAVAILABLE was not processed, Twilio says nothing
+    ("503", 1, DOUBT, DOUBT),
     ("429", 1, RETRY, RETRY),
     ("400", 1, RETRY, RETRY),  # no table knows it; refused all the same
     ("cut_json", 1, DOUBT, DOUBT),
@@ -468,7 +468,7 @@ def _apns_answers(fault: str, wire: Wire, http2: H2Connection, stream_id: int) -
         ("reset_after_reading", 1, DOUBT),
         ("close_after_reading", 1, DOUBT),
         ("500", 1, DOUBT),
-        ("503", 1, RETRY),
+        ("503", 1, DOUBT),
         ("429", 1, RETRY),
         ("expired_token", 1, RETRY),  # signed anew, but sent by the next claim
         ("cut_json", 1, RETRY),  # refused, for a reason that cannot be read: no device is dropped
@@ -486,7 +486,7 @@ async def test_apns_fault(fault: str, requests: int, expected: type, tmp_path: P
         assert type(made) is expected, made
         assert (wire.connections, wire.requests) == (1, requests)
         if fault in ("503", "429"):
-            assert isinstance(made, Retry)
+            assert isinstance(made, Retry | InDoubt)
             assert made.retry_after_s == 7.0
 
 

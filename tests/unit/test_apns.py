@@ -51,7 +51,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())
         (403, "Forbidden", ACCT), (403, "BadCertificate", ACCT), (403, "BadEnvironmentKeyIdInToken", ACCT), (401, None, ACCT),
         (400, "DeviceTokenNotForTopic", ACCT), (400, "TopicDisallowed", ACCT),
         (429, "TooManyRequests", THR), (429, "TooManyProviderTokenUpdates", THR), (429, None, THR),
-        (503, "ServiceUnavailable", TRN), (503, "Shutdown", TRN), (400, "IdleTimeout", TRN),
+        (503, "ServiceUnavailable", DOUBT), (503, "Shutdown", DOUBT), (400, "IdleTimeout", TRN),
         (413, "PayloadTooLarge", MSG), (404, "BadPath", MSG), (405, "MethodNotAllowed", MSG), (400, "BadTopic", MSG),
         (400, "BadCollapseId", MSG), (400, "BadExpirationDate", MSG), (400, "InvalidPushType", MSG), (400, None, None), (400, "NewReason", None),
         (500, "InternalServerError", DOUBT), (502, None, DOUBT), (302, None, None), (0, None, None), (500, "NewReason", None),

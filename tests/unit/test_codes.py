@@ -35,8 +35,8 @@ EXPECTED = {
         MSG: "INVALID_ARGUMENT 400 413",
         THR: "QUOTA_EXCEEDED 429",
         ACCT: "THIRD_PARTY_AUTH_ERROR SENDER_ID_MISMATCH·unproven 401 403 404",
-        TRN: "UNAVAILABLE 503",
-        DOUBT: "INTERNAL 500 502 504",
+        TRN: "",
+        DOUBT: "UNAVAILABLE INTERNAL 500 502 503 504",
     },
     "apns": {
         RCPT: "BadDeviceToken Unregistered ExpiredToken 410",
@@ -46,8 +46,8 @@ EXPECTED = {
         ACCT: "BadCertificate BadCertificateEnvironment BadEnvironmentKeyIdInToken DeviceTokenNotForTopic"
         " ExpiredProviderToken Forbidden InvalidProviderToken MissingProviderToken TopicDisallowed UnrelatedKeyIdInToken"
         " 401 403",
-        TRN: "IdleTimeout ServiceUnavailable Shutdown 503",
-        DOUBT: "InternalServerError 500 502 504",
+        TRN: "IdleTimeout",
+        DOUBT: "ServiceUnavailable Shutdown InternalServerError 500 502 503 504",
     },
 }
 

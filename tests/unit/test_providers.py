@@ -75,7 +75,7 @@ def violated(field: str) -> dict[str, Any]:
         (401, fcm("THIRD_PARTY_AUTH_ERROR"), ACCT),
         (403, fcm(None), ACCT),
         (404, fcm(None), ACCT),
-        (503, fcm("UNAVAILABLE"), TRN),
+        (503, fcm("UNAVAILABLE"), DOUBT),
         (500, fcm("INTERNAL"), DOUBT),
         (502, "<html>", DOUBT),
         (302, None, None),
@@ -158,7 +158,9 @@ async def test_fcm_quota_waits_as_asked_and_else_a_minute(tmp_path: Path, header
 async def test_retry_after_of_503_is_passed_on(tmp_path: Path, header: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sender = fcm_sender(tmp_path)
     sender._clock = lambda: NOW
-    assert await through_fcm(sender, said(503, fcm("UNAVAILABLE"), header)) == Retry(TRN, "503 UNAVAILABLE", 9.0)
+    doubt = await through_fcm(sender, said(503, fcm("UNAVAILABLE"), header))
+    assert isinstance(doubt, InDoubt)
+    assert (doubt.code, doubt.retry_after_s) == ("503 UNAVAILABLE", 9.0)
     monkeypatch.setattr("senders.sms.twilio.system_clock", lambda: NOW)
     doubt = await through_twilio(said(503, {"code": 20503}, "9"))
     assert isinstance(doubt, InDoubt)
@@ -196,7 +198,9 @@ def test_sms_loses_control_characters_but_no_emoji() -> None:
         message(channel="sms", address="+49151", text="a\0b\x1b\nc\u202ed 👩‍💻"), "+1500", "https://x/cb?a=1"
     )
     assert fields["body"] == "ab\ncd 👩‍💻"
-    assert fields["status_callback"].startswith(f"https://x/cb?a=1&message_id={message()['message_id']}&notification_id=")
+    assert fields["status_callback"].startswith(
+        f"https://x/cb?a=1&message_id={message()['message_id']}&notification_id="
+    )
 
 
 def provider(**fields: Any) -> ProviderSettings:
