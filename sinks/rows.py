@@ -121,36 +121,51 @@ def _long(value: int) -> int:
     return value
 
 
+_read_request = codec("NotificationRequest").reader(
+    "notification_id", "tenant", "category", "template_id", "template_version", "strategy", "delivery", "tags", "source",
+    "correlation_id", "user_id", "idempotency_key", "expires_at", "send_at", "dry_run", "channels", "generation",
+)  # fmt: skip
+
+
 def request_row(value: bytes | None, lane: str) -> Row:
     """The row of a NotificationRequest. Raises DecodeError."""
-    request = codec("NotificationRequest").decode(value)
-    raw, accepted_at = _notification(request["notification_id"])
+    (
+        notification_id, tenant, category, template_id, template_version, strategy, delivery, tags, source, correlation_id,
+        user_id, idempotency_key, expires_at, send_at, dry_run, channels, generation,
+    ) = _read_request(value)  # fmt: skip
+    raw, accepted_at = _notification(notification_id)
     return (
-        request["tenant"], raw, accepted_at, lane, request["category"], request["template_id"] or "",
-        _int(request["template_version"] or 0), request["strategy"], request["delivery"], request["tags"], request["source"],
-        request["correlation_id"] or "", request["user_id"] or "", request["idempotency_key"] is not None,
-        _time(request["expires_at"]), _time(request["send_at"]), request["dry_run"], request["channels"],
-        _int(request["generation"]),
+        tenant, raw, accepted_at, lane, category, template_id or "", template_version or 0, strategy, delivery, tags, source,
+        correlation_id or "", user_id or "", idempotency_key is not None, _time(expires_at), _time(send_at), dry_run,
+        channels, generation,
     )  # fmt: skip
+
+
+_read_status = codec("DeliveryStatus").reader(
+    "event_id", "notification_id", "message_id", "tenant", "channel", "lane", "state", "reason", "detail", "attempt",
+    "provider", "provider_message_id", "possible_duplicate", "template_id", "template_version", "preference_version",
+    "occurred_at", "latency_ms", "source", "correlation_id",
+)  # fmt: skip
+_NO_SOURCE = ("", -1, -1)
 
 
 def event_row(value: bytes | None) -> Row:
     """The row of a DeliveryStatus. Raises DecodeError, also for a state outside the closed list."""
-    status = codec("DeliveryStatus").decode(value)
-    raw, accepted_at = _notification(status["notification_id"])
-    rank = _RANKS.get(status["state"])
+    (
+        event_id, notification_id, message_id, tenant, channel, lane, state, reason, detail, attempt, provider,
+        provider_message_id, possible_duplicate, template_id, template_version, preference_version, occurred_at, latency_ms,
+        source, correlation_id,
+    ) = _read_status(value)  # fmt: skip
+    raw, accepted_at = _notification(notification_id)
+    rank = _RANKS.get(state)
     if rank is None:
         raise DecodeError("the state is not one of schemas/reasons.yaml")
-    source = status["source"] or {"topic": "", "partition": -1, "offset": -1}
-    latency_ms = status["latency_ms"]
+    topic, partition, offset = source or _NO_SOURCE
     return (
-        status["tenant"], raw, _id_or_none(status["message_id"]), id_bytes(status["event_id"]), accepted_at,
-        status["channel"] or "", status["lane"], status["state"], rank, status["reason"] or "", status["detail"] or "",
-        _int(status["attempt"]), status["provider"] or "", status["provider_message_id"] or "", status["possible_duplicate"],
-        status["template_id"] or "", _int(status["template_version"] or 0),
-        _long(status["preference_version"] or 0),
-        _time(status["occurred_at"]), NO_LATENCY if latency_ms is None else _int(latency_ms), status["correlation_id"] or "",
-        source["topic"], _int(source["partition"]), _long(source["offset"]),
+        tenant, raw, _id_or_none(message_id), id_bytes(event_id), accepted_at, channel or "", lane, state, rank,
+        reason or "", detail or "", attempt, provider or "", provider_message_id or "", possible_duplicate,
+        template_id or "", template_version or 0, preference_version or 0, _time(occurred_at),
+        NO_LATENCY if latency_ms is None else latency_ms, correlation_id or "", topic, partition, offset,
     )  # fmt: skip
 
 

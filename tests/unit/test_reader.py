@@ -1,0 +1,116 @@
+"""The compiled reader takes and refuses what fastavro does, and reads the same out of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from schemas.codec import DecodeError, codec, iter_examples
+from schemas.events import RecordName
+from schemas.reader import compile_reader
+
+RECORDS: dict[RecordName, tuple[str, ...]] = {
+    "DeliveryStatus": (
+        "event_id", "notification_id", "message_id", "tenant", "channel", "lane", "state", "reason", "detail", "attempt",
+        "provider", "provider_message_id", "possible_duplicate", "template_id", "template_version", "preference_version",
+        "occurred_at", "latency_ms", "source", "correlation_id",
+    ),
+    "NotificationRequest": (
+        "notification_id", "tenant", "accepted_at", "idempotency_key", "user_id", "addresses", "template_id",
+        "template_version", "data", "content", "channels", "send_at", "tags", "generation", "dry_run", "source",
+    ),
+}  # fmt: skip
+EXAMPLES = [
+    (name, codec(name).encode(record))
+    for _, _, name, record in iter_examples()
+    if name in RECORDS
+]  # fmt: skip
+READERS = {name: codec(name).reader(*fields) for name, fields in RECORDS.items()}
+
+
+def by_fastavro(name: RecordName, raw: bytes | None) -> Any:
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return tuple(map(plain, value.values()))
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    try:
+        record = codec(name).decode(raw)
+    except DecodeError:
+        return DecodeError
+    return tuple(plain(record[field]) for field in RECORDS[name])
+
+
+def by_reader(name: RecordName, raw: bytes | None) -> Any:
+    try:
+        return READERS[name](raw)
+    except DecodeError:
+        return DecodeError
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_examples_are_read_alike(number: int) -> None:
+    name, raw = EXAMPLES[number]
+    assert by_reader(name, raw) == by_fastavro(name, raw) != DecodeError
+
+
+def test_both_kinds_have_examples() -> None:
+    assert {name for name, _ in EXAMPLES} == set(RECORDS)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_damaged_bytes_are_read_or_refused_alike(data: st.DataObject) -> None:
+    name, raw = data.draw(st.sampled_from(EXAMPLES))
+    damaged = bytearray(raw)
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(damaged) - 1))
+        kind = data.draw(st.sampled_from(["set", "cut", "insert", "end"]))
+        if kind == "set":
+            damaged[place] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            del damaged[place : place + data.draw(st.integers(1, 3))]
+        elif kind == "insert":
+            damaged[place:place] = data.draw(st.binary(max_size=12))
+        else:
+            damaged += data.draw(st.binary(max_size=3))
+        if not damaged:
+            return
+    assert by_reader(name, bytes(damaged)) == by_fastavro(name, bytes(damaged))
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(RECORDS)), st.binary(max_size=200))
+@example("DeliveryStatus", b"")
+@example("NotificationRequest", bytes(300))
+def test_any_bytes_are_read_or_refused_alike(name: RecordName, junk: bytes) -> None:
+    prefix = EXAMPLES[[each for each, _ in EXAMPLES].index(name)][1][:5]
+    assert by_reader(name, prefix + junk) == by_fastavro(name, prefix + junk)
+    assert by_reader(name, junk) == by_fastavro(name, junk)
+
+
+def test_every_single_byte_changed_to_every_value_is_read_alike() -> None:
+    for name, raw in EXAMPLES[:1] + EXAMPLES[-2:]:
+        for place in range(5, min(len(raw), 130)):
+            for value in (*range(8), 0x7F, 0x80, 0x81, 0xC3, 0xFE, 0xFF):
+                changed = raw[:place] + bytes([value]) + raw[place + 1 :]
+                assert by_reader(name, changed) == by_fastavro(name, changed), (name, place, value)
+
+
+def test_nothing_and_too_much_are_refused_in_words() -> None:
+    read = READERS["DeliveryStatus"]
+    with pytest.raises(DecodeError, match="tombstone"):
+        read(None)
+    with pytest.raises(DecodeError, match="are more than"):
+        read(bytes((1 << 20) + 1))
+    with pytest.raises(DecodeError, match="Confluent"):
+        read(b"x")
+
+
+def test_schema_it_cannot_read_is_refused_when_it_is_made() -> None:
+    for kind in ("double", ["string", "null"], {"type": "map", "values": "string"}):
+        with pytest.raises(ValueError, match=r"no reader|a union|a map"):
+            compile_reader({"fields": [{"name": "x", "type": kind}]}, ["x"])
