@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sinks import clickhouse
 from tests.integration.conftest import until
 from tests.integration.pipeline import World, profiles, requests, world
 from tests.integration.reference_stack import Postgres, postgres
-from tests.support.clickhouse import Server
+from tests.support.clickhouse import Server, free_port
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse, pytest.mark.faults]
 __all__ = ["postgres", "world"]
@@ -307,6 +308,37 @@ def test_a_dispatch_topic_is_replayed_by_message(pipeline: Pipeline) -> None:
         pipeline.all_sent(failed)
     accepted = pipeline.world.accepted("smtp", "rendered")
     assert (len(accepted), set(accepted.values())) == (20, {1})
+    assert pipeline.residual() == 0
+
+
+def test_after_a_provider_was_away_a_redrive_counts_the_attempts_on(pipeline: Pipeline) -> None:
+    config = pipeline.directory / "away.toml"
+    text = pipeline.world.config.read_text()
+    config.write_text(
+        text.replace(f'base_url = "{pipeline.world.simulator}"', f'base_url = "http://127.0.0.1:{free_port()}"')
+    )
+    assert config.read_text() != text
+    start = partial(pipeline.world.broker.run, "sender", "--channel", "sms")
+    away = start(**{**pipeline.environment, "HELIOGRAPH_CONFIG": str(config)})
+    nids = pipeline.make("away", 20, channels=["sms"])
+    until(lambda: pipeline.states(nids) == {("failed", "retries_exhausted"): 20}, 60, "every message failed")
+    pipeline.wait_letters(nids)
+    away.terminate()
+    away.wait(30)
+    start(**pipeline.environment)
+    where = ("--where", f"topic = '{dispatch_topic('sms', 'normal')}'")
+    assert pipeline.json("dlq", "redrive", *where, "--yes")["published"] == 20
+    pipeline.all_sent(nids)
+    again = pipeline.json("dlq", "redrive", *where, "--yes")
+    assert (again["items"], again["counts"]) == ([], {"sent": 20})
+    accepted = pipeline.world.accepted("twilio", "+4915")
+    assert (len(accepted), set(accepted.values())) == (20, {1})
+    told = pipeline.rows(
+        "SELECT attempts, possible_duplicate, count() FROM message_state"
+        " WHERE toString(notification_id) IN {ids:Array(String)} GROUP BY attempts, possible_duplicate",
+        ids=sorted(nids),
+    )
+    assert told == [(2, False, 20)]
     assert pipeline.residual() == 0
 
 
