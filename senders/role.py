@@ -60,7 +60,6 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         lag = asyncio.create_task(report_lag(settings.kafka, worker.group, topics, context.stopping))
         await asyncio.to_thread(worker.run)
         await lag
-        await stage.close()
     finally:
         for sender in senders:
             await sender.close()

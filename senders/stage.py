@@ -27,7 +27,7 @@ from senders.sender import ErrorClass, InDoubt, Retry, SendResult
 log = get_logger("sender")
 
 LEASE_S = 5.0
-"""A process that stood still for half a session may have a successor already: it exits instead of sending."""
+"""A claim is sent at once: where it was not for half a session, the process stood still and may have a successor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,27 +85,20 @@ class SendStage:
         self._guard = RequestGuard(self._settings.max_retries)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ticked = time.monotonic()
-        self._ticker = asyncio.create_task(self._tick())
-
-    async def _tick(self) -> None:
-        while True:
-            self._ticked = time.monotonic()
-            await asyncio.sleep(0.25)
 
     def submit(self, entries: Sequence[Entry]) -> None:
         """Send; called after the claim was committed."""
-        self._loop.call_soon_threadsafe(self._start, entries)
+        self._loop.call_soon_threadsafe(self._start, entries, time.monotonic())
 
-    def _start(self, entries: Sequence[Entry]) -> None:
+    def _start(self, entries: Sequence[Entry], claimed_at: float) -> None:
         for entry in entries:
-            task = self._loop.create_task(self._run(entry))
+            task = self._loop.create_task(self._run(entry, claimed_at))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, entry: Entry) -> None:
+    async def _run(self, entry: Entry, claimed_at: float) -> None:
         try:
-            ended = await self._send(entry)
+            ended = await self._send(entry, claimed_at)
         except Exception:
             log.exception("send failed", notification_id=entry.message["notification_id"])
             exit_now("an error the sender does not know; the message stays claimed and in doubt")
@@ -117,12 +110,12 @@ class SendStage:
         self._ended.wait(timeout_s)
         self._ended.clear()
 
-    async def _send(self, entry: Entry) -> Ended:
+    async def _send(self, entry: Entry, claimed_at: float) -> Ended:
         message, sender = entry.message, self._accounts[entry.account].sender
         now = self._clock()
         if refusal := recheck(message, self._views, now):
             return Ended(entry, now, refusal=(*refusal, None))
-        if time.monotonic() - self._ticked > LEASE_S:
+        if time.monotonic() - claimed_at > LEASE_S:
             exit_now("the process stood still for too long to be sure that it still owns its messages")
         if not self._guard.allows(message):
             return Ended(entry, now, refusal=("failed", "retries_exhausted", "request guard"))
@@ -137,9 +130,6 @@ class SendStage:
         PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
         SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
         return Ended(entry, self._clock(), result=result, latency_ms=int(elapsed * 1000), began=began)
-
-    async def close(self) -> None:
-        self._ticker.cancel()
 
 
 def _outcome_label(result: SendResult) -> str:
