@@ -27,10 +27,11 @@ def read(name: str) -> str:
     return (ROOT / name).read_text("utf-8")
 
 
-def missing_paths(text: str) -> list[str]:
-    """Paths in backticks, and targets of links, that are not in the repository."""
+def missing_paths(text: str, folder: Path = ROOT) -> list[str]:
+    """Paths in backticks, and targets of links of a document in `folder`, that are not in the repository."""
     named = [code for code in _CODE.findall(text) if _PATH.fullmatch(code)]
-    return [path for path in (*named, *_LINK.findall(text)) if not (ROOT / path).exists() and path not in WRITTEN]
+    missing = [path for path in named if not (ROOT / path).exists() and path not in WRITTEN]
+    return missing + [path for path in _LINK.findall(text) if not (folder / path).exists()]
 
 
 WRITTEN = {"heliograph.toml"}
@@ -39,7 +40,7 @@ WRITTEN = {"heliograph.toml"}
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_file_that_is_named_exists(document: Path) -> None:
-    assert missing_paths(document.read_text("utf-8")) == []
+    assert missing_paths(document.read_text("utf-8"), document.parent) == []
 
 
 def test_a_file_that_does_not_exist_is_noticed() -> None:
