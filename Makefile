@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 STATE_DIR ?= .heliograph
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -27,7 +28,7 @@ demo: $(READY) ## Start everything, send examples/requests.jsonl, account for ev
 	$(BIN)/heliograph demo --state-dir $(STATE_DIR)
 
 test: $(READY) ## All tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -m "not slow and not browser" -n $(WORKERS) --dist loadfile
 
 unit: $(READY) ## Tests that need nothing running, in seconds
 	$(BIN)/python -m pytest tests/unit

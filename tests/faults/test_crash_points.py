@@ -52,7 +52,7 @@ def test_sender_that_dies_at_every_arrow_in_turn_loses_nothing(world: World) -> 
     assert sum("unknown" in states[nid] for nid in once[1]) >= 1, "no crash left a doubt: the points were not reached"
 
 
-@pytest.mark.parametrize("engine", ["faust", "loop"])
+@pytest.mark.parametrize("engine", ["faust", pytest.param("loop", marks=pytest.mark.slow)])
 def test_router_that_dies_between_publishing_and_committing_sends_everything_once(world: World, engine: str) -> None:
     prefix = f"router-{engine}-"
     world.publish(profiles(prefix, EACH))

@@ -85,6 +85,7 @@ def test_memory_forgets_what_is_older_than_seven_days() -> None:
     assert [ledger.duplicate(id_, 1) for id_ in (old, new)] == [None, "settled"]
 
 
+@pytest.mark.slow
 def test_takeover_while_the_topic_is_compacted_knows_every_last_entry(broker: Broker) -> None:
     admin = Admin(broker.settings)
     quick = {"segment.ms": "500", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "1000"}
