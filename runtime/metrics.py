@@ -16,7 +16,9 @@ REFUSED = Counter("heliograph_requests_refused_total", "HTTP requests answered w
 INGEST_SECONDS = Histogram("heliograph_ingest_seconds", "HTTP request to answer.", ["route"], buckets=_FAST)
 
 # Callbacks
-CALLBACKS = Counter("heliograph_callbacks_total", "Callbacks of providers, by what became of them.", ["vendor", "outcome"])
+CALLBACKS = Counter(
+    "heliograph_callbacks_total", "Callbacks of providers, by what became of them.", ["vendor", "outcome"]
+)
 CALLBACK_SECONDS = Histogram("heliograph_callback_seconds", "Callback to answer.", ["vendor"], buckets=_FAST)
 
 # Relay
