@@ -170,7 +170,11 @@ def test_events_are_listed() -> None:
     assert (code, body["next_cursor"], [entry["state"] for entry in body["entries"]]) == (200, None, ["sent"])
 
 
-@pytest.mark.parametrize("text", ["nope", "123", OLD.replace("-", ""), "{" + OLD + "}"])
+@pytest.mark.parametrize(
+    "text",
+    ["nope", "123", OLD.replace("-", ""), "{" + OLD + "}"],
+    ids=["word", "number", "without hyphens", "in braces"],
+)
 def test_malformed_id_is_400(text: str) -> None:
     store = FakeStore()
     code, body, headers = get(store, text)
