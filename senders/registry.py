@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, get_type_hints
 
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
@@ -26,15 +27,25 @@ def create_senders(channel: str, providers: Sequence[ProviderSettings]) -> list[
     for provider in providers:
         if provider.channel != channel:
             continue
-        module = _MODULES.get((channel, provider.kind))
-        if module is None:
-            known = ", ".join(kind for kind_channel, kind in _MODULES if kind_channel == channel)
-            raise SettingsError(
-                f"provider {provider.name}: there is no {provider.kind} for {channel}; there are: {known}"
-            )
-        senders.append(import_module(module).create(provider))
+        senders.append(_module_of(provider).create(provider))
     if not senders:
         raise SettingsError(
             f'no provider sends {channel}; add [[providers]] with channel = "{channel}" to heliograph.toml'
         )
     return senders
+
+
+def platforms_of(provider: ProviderSettings) -> frozenset[str] | None:
+    """The platforms that an account of this kind serves, read from its class: no account is made. Raises SettingsError."""
+    served: frozenset[str] | None = get_type_hints(_module_of(provider).create)["return"].platforms
+    return served
+
+
+def _module_of(provider: ProviderSettings) -> Any:
+    module = _MODULES.get((provider.channel, provider.kind))
+    if module is None:
+        known = ", ".join(kind for channel, kind in _MODULES if channel == provider.channel)
+        raise SettingsError(
+            f"provider {provider.name}: there is no {provider.kind} for {provider.channel}; there are: {known}"
+        )
+    return import_module(module)

@@ -56,9 +56,12 @@ def replay(
     ] = False,
     rate: Rate = DEFAULT_RATE, yes: Yes = False, resume: Resume = None,
     what_if: Annotated[
-        bool, typer.Option("--what-if", help="Send nothing: render with --template and show what would differ.")
+        bool, typer.Option("--what-if", help="Send nothing: show what --template or --provider would change.")
     ] = False,
-    template: Annotated[str | None, typer.Option(metavar="ID:VERSION", help="Of --what-if.")] = None,
+    template: Annotated[str | None, typer.Option(metavar="ID:VERSION", help="Of --what-if: render with it.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of --what-if: an account; what it could take, at what price.")
+    ] = None,
     state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Publish a stretch of a topic again: shows what it will do, asks, and can be resumed."""
@@ -71,8 +74,8 @@ def replay(
         return
     if topic is None or since is None:
         raise UsageError("give --topic and --from (and --to), or --resume ID")
-    if what_if != (template is not None):
-        raise UsageError("--what-if and --template ID:VERSION belong together")
+    if what_if != (template is not None or provider is not None):
+        raise UsageError("--what-if belongs with --template ID:VERSION, --provider NAME, or both")
     now = system_clock()
     check_topic(topic)
     start, end = parse_time(since, now), min(parse_time(until, now), now)
@@ -81,11 +84,12 @@ def replay(
     selection = Selection(topic, start, end, condition, where, tenant, resend)
     settings = targets.settings_for(state_dir)
     with closing(ReplayStore(settings.clickhouse)) as store:
-        if template is not None:
+        if what_if:
             from console.replay.whatif import what_if as compare  # loads the router's code
 
             with screen.progress("rendering", as_json) as told:
-                compare(settings, store, selection, template, told).show(as_json)
+                found = compare(settings, store, selection, template, told, provider=provider)
+            found.show(as_json)
             return
         with screen.progress("reading", as_json) as told:
             plan = choose(settings.kafka, store, selection, now, told)

@@ -64,6 +64,8 @@ class Subject:
     template_version: int | None = None
     possible_duplicate: bool = False
     selected: bool = True
+    provider: str = ""
+    """The account it went through last, "" for none."""
 
 
 @dataclass(frozen=True, slots=True)

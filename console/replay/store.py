@@ -137,6 +137,7 @@ class ReplayStore:
                 subject = Subject(
                     nid, row["message"] or None, row["channel"], row["state"], row["reason"], row["attempts"],
                     row["template_version"], row["possible_duplicate"], bool(row["selected"]),
+                    row["provider"],
                 )  # fmt: skip
                 found.setdefault(nid, []).append(subject)
         return found

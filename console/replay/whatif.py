@@ -1,6 +1,6 @@
-"""`heliograph replay --what-if`: the selected requests rendered as they were and with another version of their template.
+"""`heliograph replay --what-if`: the selected requests with another version of their template, or through another account.
 
-The router's own function renders both, at the moment each request was accepted, on today's profiles; nothing is published.
+The router's own function renders, at the moment each request was accepted, on today's profiles; nothing is published.
 May import processors and console.replay. What never enters here: a producer.
 """
 
@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import typer
 
+from console.replay.accounts import AccountReport, Rendered
 from console.replay.choose import Selection, check_topic
-from console.replay.plan import Place, hour_of
-from console.replay.records import decoded_request
+from console.replay.plan import Place, Subject, hour_of
+from console.replay.records import decoded_message, decoded_request
 from console.replay.source import scan
 from console.replay.store import ReplayStore
 from console.replay.times import UsageError
@@ -27,7 +28,14 @@ from runtime.records import InRecord
 from runtime.settings import Settings
 from runtime.views import View, caught_up
 from schemas.codec import codec
-from schemas.events import Cancellation, ChannelMessage, NotificationRequest, RecipientProfile, Template
+from schemas.events import (
+    Cancellation,
+    ChannelMessage,
+    DeliveryStatus,
+    NotificationRequest,
+    RecipientProfile,
+    Template,
+)
 from schemas.topics import DEAD_LETTERS, RECIPIENTS, STATUS, TEMPLATES, catalogue
 
 PATIENCE_S = 300.0
@@ -64,7 +72,8 @@ class Difference:
 class Report:
     """What would differ."""
 
-    template: str
+    template: str | None = None
+    account: AccountReport | None = None
     unchanged: int = 0
     changed: int = 0
     failed: int = 0
@@ -75,11 +84,28 @@ class Report:
     differences: list[Difference] = field(default_factory=list)
 
     def show(self, as_json: bool) -> None:
-        counts = {name: getattr(self, name) for name in ("unchanged", "changed", "failed", "mended", "other_templates")}
         if as_json:
-            entries = [{name: getattr(d, name) for name in Difference.__slots__} for d in self.differences]
-            typer.echo(json.dumps({"template": self.template, **counts, "differences": entries}, ensure_ascii=False))
+            typer.echo(json.dumps(self.as_object(), ensure_ascii=False))
             return
+        if self.template is not None:
+            self._show_differences()
+        if self.account is not None:
+            for line in self.account.text():
+                typer.echo(line)
+        typer.echo("Nothing was published.")
+
+    def as_object(self) -> dict[str, Any]:
+        """For programs: of the template, of the account, whichever was asked for."""
+        found: dict[str, Any] = {}
+        if self.template is not None:
+            names = ("template", "unchanged", "changed", "failed", "mended", "other_templates")
+            found = {name: getattr(self, name) for name in names}
+            found["differences"] = [{name: getattr(d, name) for name in Difference.__slots__} for d in self.differences]
+        if self.account is not None:
+            found["provider"] = self.account.as_object()
+        return found
+
+    def _show_differences(self) -> None:
         for one in self.differences[:MAX_SHOWN]:
             typer.echo(f"{one.notification_id} {one.channel}: {one.before} -> {one.after}")
             if one.diff:
@@ -88,19 +114,22 @@ class Report:
             typer.echo(f"... and {len(self.differences) - MAX_SHOWN} more; --json shows them all")
         typer.echo(
             f"With {self.template}: {self.unchanged} unchanged, {self.changed} changed, {self.failed} would fail, "
-            f"{self.mended} would no longer fail; {self.other_templates} requests use another template. Nothing was published."
+            f"{self.mended} would no longer fail; {self.other_templates} requests use another template."
         )
 
 
 def what_if(
-    settings: Settings, store: ReplayStore, selection: Selection, template: str, told: Callable[[int, int], None]
+    settings: Settings, store: ReplayStore, selection: Selection, template: str | None,
+    told: Callable[[int, int], None], *, provider: str | None = None,
 ) -> Report:  # fmt: skip
-    """Compare. Raises UsageError, UnavailableError."""
-    if check_topic(selection.topic).record != "NotificationRequest":
-        raise UsageError("--what-if renders requests: give a requests topic")
-    template_id, _, number = template.rpartition(":")
-    if not template_id or not number.isdigit():
-        raise UsageError(f"--template {template!r} is not ID:VERSION, for example order-shipped:7")
+    """Compare. Raises UsageError, SettingsError, UnavailableError."""
+    account = AccountReport(settings.providers, provider) if provider is not None else None
+    if check_topic(selection.topic).record == "ChannelMessage":
+        if template is not None or account is None:
+            raise UsageError("--what-if --template renders requests: give a requests topic")
+        _dispatched(settings, store, selection, account, told)
+        return Report(account=account)
+    wanted = _template_of(template)
     recipients: View[RecipientProfile] = View(settings.kafka, RECIPIENTS)
     templates: View[Template] = View(settings.kafka, TEMPLATES)
     views = recipients, templates
@@ -110,15 +139,31 @@ def what_if(
         _wait(views)
         nothing: Any = _Nothing()
         known = RouterViews(recipients, templates, nothing, cast("View[Cancellation]", nothing))
-        report = Report(template)
-        for record, request, version in _requests(settings, store, selection, template_id, report, told):
-            if templates.raw(f"{request['tenant']}:{template_id}:{number}") is None:
-                raise UsageError(f"tenant {request['tenant']} has no template {template}")
-            _compare(record, request, version, int(number), known, report)
+        report = Report(template, account)
+        for record, request, version, subjects in _requests(settings, store, selection, wanted, report, told):
+            was = _decided(record, request, version, known)
+            would = was
+            if wanted is not None:
+                template_id, number = wanted
+                if templates.raw(f"{request['tenant']}:{template_id}:{number}") is None:
+                    raise UsageError(f"tenant {request['tenant']} has no template {template}")
+                would = _decided(record, request, number, known)
+                _compare(request, was, would, (version, number), report)
+            if account is not None:
+                account.add(was.rendered(), subjects, filtered=selection.filtered, would=would.rendered())
         return report
     finally:
         for view in views:
             view.close()
+
+
+def _template_of(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    template_id, _, number = text.rpartition(":")
+    if not template_id or not number.isdecimal():
+        raise UsageError(f"--template {text!r} is not ID:VERSION, for example order-shipped:7")
+    return template_id, int(number)
 
 
 def _wait(views: tuple[View[Any], ...]) -> None:
@@ -133,23 +178,20 @@ def _wait(views: tuple[View[Any], ...]) -> None:
 
 
 def _requests(
-    settings: Settings, store: ReplayStore, selection: Selection, template_id: str, report: Report,
+    settings: Settings, store: ReplayStore, selection: Selection, wanted: tuple[str, int] | None, report: Report,
     told: Callable[[int, int], None],
-) -> Iterator[tuple[InRecord, NotificationRequest, int | None]]:  # fmt: skip
-    """The selected requests of the template, each with the version it was rendered from where ClickHouse knows it."""
+) -> Iterator[tuple[InRecord, NotificationRequest, int | None, list[Subject]]]:  # fmt: skip
+    """The selected requests (of the template), with the version each was rendered from and what ClickHouse has of it."""
     found: dict[str, tuple[InRecord, NotificationRequest]] = {}
     for record in scan(settings.kafka, selection.topic, selection.since, selection.until, told):
         request = decoded_request(record.value)
         if request is None or request.get("replay") or selection.tenant not in (None, request["tenant"]):
             continue
-        if request.get("template_id") != template_id:
+        if wanted is not None and request.get("template_id") != wanted[0]:
             report.other_templates += 1
         else:
             found.setdefault(request["notification_id"], (record, request))
-    hours: dict[int, set[str]] = {}
-    for nid in found:
-        hours.setdefault(hour_of(nid), set()).add(nid)
-    for hour, nids in sorted(hours.items()):
+    for hour, nids in _by_hour(found):
         tenants = {found[nid][1]["tenant"] for nid in nids}
         subjects = store.subjects(hour, tenants, nids, selection.condition)
         for nid in sorted(nids, key=lambda nid: Place(*found[nid][0][:3]).offset):
@@ -157,7 +199,33 @@ def _requests(
             if selection.filtered and not any(subject.selected for subject in mine):
                 continue
             versions = [s.template_version for s in mine if s.template_version]
-            yield *found[nid], max(versions, default=request_version(found[nid][1]))
+            yield *found[nid], max(versions, default=request_version(found[nid][1])), mine
+
+
+def _by_hour(notification_ids: Iterable[str]) -> list[tuple[int, set[str]]]:
+    hours: dict[int, set[str]] = {}
+    for nid in notification_ids:
+        hours.setdefault(hour_of(nid), set()).add(nid)
+    return sorted(hours.items())
+
+
+def _dispatched(
+    settings: Settings, store: ReplayStore, selection: Selection, account: AccountReport,
+    told: Callable[[int, int], None],
+) -> None:  # fmt: skip
+    """The messages of a dispatch topic: they are rendered already."""
+    found: dict[str, dict[str, Rendered]] = {}
+    tenants: dict[str, str] = {}
+    for record in scan(settings.kafka, selection.topic, selection.since, selection.until, told):
+        message = decoded_message(record.value)
+        if message is not None and selection.tenant in (None, message["tenant"]):
+            found.setdefault(message["notification_id"], {})[message["message_id"]] = Rendered.of(message)
+            tenants[message["notification_id"]] = message["tenant"]
+    for hour, nids in _by_hour(found):
+        subjects = store.subjects(hour, {tenants[nid] for nid in nids}, nids, selection.condition)
+        for nid in sorted(nids):
+            mine = [subject for subject in subjects.get(nid, []) if subject.message_id in found[nid]]
+            account.add(found[nid].values(), mine, filtered=selection.filtered)
 
 
 def request_version(request: NotificationRequest) -> int | None:
@@ -165,10 +233,38 @@ def request_version(request: NotificationRequest) -> int | None:
     return request.get("template_version")
 
 
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What the router makes of a request."""
+
+    messages: list[ChannelMessage]
+    statuses: list[DeliveryStatus]
+
+    def rendered(self) -> list[Rendered]:
+        return [Rendered.of(message) for message in self.messages]
+
+
+def _decided(record: InRecord, request: NotificationRequest, version: int | None, views: RouterViews) -> _Decided:
+    wanted: NotificationRequest = {
+        **request, "template_version": version, "send_at": None, "expires_at": None, "dry_run": False,
+    }  # fmt: skip
+    copy = record._replace(value=codec("NotificationRequest").encode(wanted))
+    decided = _Decided([], [])
+    for out in enrich_batch([copy], views, request["accepted_at"]):
+        if out.topic == DEAD_LETTERS:
+            continue  # its status says it as well
+        if out.topic == STATUS:
+            decided.statuses.append(cast(DeliveryStatus, codec("DeliveryStatus").decode(out.value)))
+        elif catalogue()[out.topic].record == "ChannelMessage":
+            decided.messages.append(cast(ChannelMessage, codec("ChannelMessage").decode(out.value)))
+    return decided
+
+
 def _compare(
-    record: InRecord, request: NotificationRequest, before: int | None, after: int, views: RouterViews, report: Report
+    request: NotificationRequest, was_decided: _Decided, would_decided: _Decided, versions: tuple[int | None, int],
+    report: Report,
 ) -> None:  # fmt: skip
-    old, new = _outcomes(record, request, before, views), _outcomes(record, request, after, views)
+    old, new = _outcomes(was_decided), _outcomes(would_decided)
     for key in dict.fromkeys([*old, *new]):
         was, would = old.get(key), new.get(key)
         if was == would:
@@ -178,7 +274,7 @@ def _compare(
         diff = ""
         if isinstance(was, dict) and isinstance(would, dict):
             report.changed += 1
-            diff = "\n".join(_unified(was, would, before, after))
+            diff = "\n".join(_unified(was, would, *versions))
         elif isinstance(would, dict):
             report.mended += 1
         elif isinstance(was, dict):
@@ -198,26 +294,15 @@ def _words(outcome: Outcome | None) -> str:
     return "rendered" if isinstance(outcome, dict) else outcome
 
 
-def _outcomes(
-    record: InRecord, request: NotificationRequest, version: int | None, views: RouterViews
-) -> dict[tuple[str, str], Outcome]:  # fmt: skip
+def _outcomes(decided: _Decided) -> dict[tuple[str, str], Outcome]:
     """By channel and message."""
-    wanted: NotificationRequest = {
-        **request, "template_version": version, "send_at": None, "expires_at": None, "dry_run": False,
-    }  # fmt: skip
-    copy = record._replace(value=codec("NotificationRequest").encode(wanted))
     found: dict[tuple[str, str], Outcome] = {}
-    for out in enrich_batch([copy], views, request["accepted_at"]):
-        if out.topic == DEAD_LETTERS:
-            continue  # its status says it as well
-        if out.topic == STATUS:
-            status = codec("DeliveryStatus").decode(out.value)
-            if status["state"] != "routed":
-                words = f"{status['state']} ({status['reason']}: {status['detail']})"
-                found[status["channel"] or "", status["message_id"] or ""] = words
-        elif catalogue()[out.topic].record == "ChannelMessage":
-            message = cast(ChannelMessage, codec("ChannelMessage").decode(out.value))
-            found[message["channel"], message["message_id"]] = _parts(message)
+    for status in decided.statuses:
+        if status["state"] != "routed":
+            words = f"{status['state']} ({status['reason']}: {status['detail']})"
+            found[status["channel"] or "", status["message_id"] or ""] = words
+    for message in decided.messages:
+        found[message["channel"], message["message_id"]] = _parts(message)
     return found
 
 

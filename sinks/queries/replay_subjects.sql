@@ -3,7 +3,7 @@
 SELECT
     lower(hex(s.raw_id)) AS id, s.message AS message, s.channel AS channel, s.state AS state, s.reason AS reason,
     s.attempts AS attempts, s.template_version AS template_version, s.possible_duplicate AS possible_duplicate,
-    ifNull(s.selected, false) AS selected
+    s.provider AS provider, ifNull(s.selected, false) AS selected
 FROM
 (
     SELECT *, true AS selected

@@ -397,3 +397,35 @@ def test_what_if_renders_with_another_version_and_sends_nothing(pipeline: Pipeli
     assert "no template hello:9" in pipeline.text(*what_if, "--template", "hello:9", status=1)
     assert pipeline.world.accepted("smtp", "maybe") == before
     assert pipeline.replayed(nids) == []
+
+
+def test_what_if_through_another_account_says_reach_and_price_and_sends_nothing(pipeline: Pipeline) -> None:
+    nids = pipeline.make("other", 3, channels=["email"])
+    pipeline.all_sent(nids)
+    config = pipeline.directory / "two.toml"
+    text = pipeline.world.config.read_text()
+    priced = text.replace('name = "mail"', 'name = "mail"\nprice_per_message = "0.001"\ncurrency = "EUR"')
+    second = 'name = "mail-2"\nchannel = "email"\nkind = "smtp"\nprice_per_message = "0.002"\ncurrency = "USD"\n'
+    config.write_text(f"{priced}\n[[providers]]\n{second}")
+    listed = ", ".join(f"'{nid}'" for nid in sorted(nids))
+    what_if = ("replay", "--topic", TOPIC, "--from", "-10m", "--where", f"notification_id in ({listed})", "--what-if")
+    before = pipeline.world.accepted("smtp", "other")
+
+    def asked(*options: str) -> Any:
+        return json.loads(pipeline.text(*what_if, *options, "--json", HELIOGRAPH_CONFIG=str(config)))
+
+    told = asked("--provider", "mail-2")["provider"]
+    assert (told["taken"], told["same_account"], told["not_reachable"]) == (3, 0, 0)
+    assert {(m["notification_id"], m["before"], m["state"]) for m in told["messages"]} == {
+        (nid, "mail", "sent") for nid in nids
+    }
+    assert told["cost_before"] == {"by_currency": {"EUR": {"amount": "0.003", "messages": 3}}, "unknown_price": 0}
+    assert told["cost_after"] == {"by_currency": {"USD": {"amount": "0.006", "messages": 3}}, "unknown_price": 0}
+    assert asked("--provider", "mail")["provider"]["same_account"] == 3
+    assert asked("--provider", "text")["provider"]["not_reachable"] == 3
+    both = asked("--provider", "mail-2", "--template", "hello:1")
+    assert (both["unchanged"], both["differences"], both["provider"]["taken"]) == (3, [], 3)
+    words = pipeline.text(*what_if, "--provider", "nobody", status=1)
+    assert "there are: mail (email), text (sms), push (push)" in words
+    assert pipeline.world.accepted("smtp", "other") == before
+    assert pipeline.replayed(nids) == []
