@@ -15,7 +15,6 @@ from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
@@ -483,10 +482,15 @@ class Admin:
         """
         counts = self.partition_counts()
         wanted = [TopicPartition(topic, n) for topic in topics for n in range(counts.get(topic, 0))]
+        # Not list_consumer_group_offsets: librdkafka 2.16 dies of a null pointer when the coordinator is not there yet, or moves
+        # (rd_kafka_handle_OffsetFetch asks a group that an admin client does not have). This one never joins.
+        reader = _Consumer({**_client_config(self._settings, "admin"), "group.id": group, "error_cb": _quiet})
         try:
-            request = [ConsumerGroupTopicPartitions(group, wanted)]
-            answer = self._admin.list_consumer_group_offsets(request, request_timeout=self._timeout_s)[group].result()
-            committed = {(p.topic, p.partition): max(0, p.offset) for p in answer.topic_partitions}
+            answer = reader.committed(wanted, timeout=self._timeout_s)
+            for p in answer:
+                if p.error is not None:
+                    raise KafkaException(p.error)
+            committed = {(p.topic, p.partition): max(0, p.offset) for p in answer}
             ends = self._admin.list_offsets(
                 {partition: OffsetSpec.latest() for partition in wanted}, request_timeout=self._timeout_s
             )
@@ -496,6 +500,8 @@ class Admin:
             }
         except KafkaException as exc:
             raise UnavailableError(f"cannot read the offsets of {group}: {exc.args[0].str()}") from exc
+        finally:
+            reader.close()
         return committed, lag
 
 
