@@ -61,7 +61,7 @@ class Load:
         self._endpoints, self._mark, self._count, self._per_second = endpoints, mark, count, per_second
         self._rng = random.Random(seed)
         self._stopped = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
