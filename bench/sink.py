@@ -1,0 +1,428 @@
+"""The sink at size: `python -m bench.sink --rows 10000000`.
+
+Makes plausible records (a request, its messages' facts; seeded), and prints
+
+    path     rows/s of decode → rows → insert in one process, and of each step alone
+    queries  milliseconds of what dashboards and the API ask, with all those rows in the store
+    kafka    rows/s of `run sink` over a backlog on a broker of its own, inserts per second and table, and whether dropping
+             the database and reading from offset 0 gives every view row for row (`--kafka-records`, 0 leaves it out)
+
+May import sinks, console and runtime. What never enters here: an assertion about a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+from clickhouse_connect.driver.client import Client
+
+from bench.timers import running_broker
+from console.local.ports import LOOPBACK, PortBook
+from console.output import show
+from runtime import ids
+from runtime.kafka import Producer
+from runtime.records import InRecord, OutRecord
+from runtime.settings import ClickHouseSettings, KafkaSettings
+from schemas.codec import codec
+from schemas.events import DeliveryStatus, NotificationRequest
+from schemas.topics import STATUS, requests_topic
+from sinks import clickhouse
+from sinks.batching import Batch, columns_of
+from sinks.role import GROUP
+from sinks.rows import EVENTS_TABLE, REQUESTS_TABLE
+
+TENANTS = ("default", "shop", "bank", "press")
+STEP_MS = 250
+"""Between two acceptances: ten million rows are a week."""
+_NID, _MID, _EID = (f"{digit * 8}-0000-7000-8000-{digit * 12}" for digit in "123")
+_AT, _USER = 1_600_000_000_000, "user-00000000"
+_CHANNELS = ("email", "email", "email", "push", "push", "sms")
+_ENDS: tuple[tuple[str, str | None], ...] = (
+    *[("sent", None)] * 90, *[("bounced", "hard_bounce")] * 3, *[("failed", "retries_exhausted")] * 2,
+    *[("rejected", "provider_rejected")] * 5,
+)  # fmt: skip
+_DECISIONS = (("skipped", "opted_out"), ("skipped", "no_address"), ("suppressed", "suppressed_address"))
+
+
+# ---------------------------------------------------------------- records
+
+
+def _varint(value: int) -> bytes:
+    value, out = value << 1, bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_AT_BYTES = _varint(_AT)
+
+
+class Records:
+    """Records as producers publish them: each kind is encoded once, then ids and times are put in place."""
+
+    def __init__(self, seed: int = 7) -> None:
+        self._rng = random.Random(seed)
+        self._encoded: dict[tuple[Any, ...], bytes] = {}
+
+    def _id(self) -> bytes:
+        digits = f"{self._rng.getrandbits(128):032x}"
+        return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-a{digits[17:20]}-{digits[20:]}".encode()
+
+    def _request(self, tenant: str) -> bytes:
+        request: NotificationRequest = {
+            "notification_id": _NID, "tenant": tenant, "accepted_at": _AT, "user_id": _USER,
+            "template_id": "order-shipped", "category": "orders", "tags": ["bench"], "source": "http",
+            "data": b'{"order": "A1", "name": "Recipient Number 1", "url": "https://shop.example/orders/A1"}',
+            "correlation_id": _MID,
+        }  # fmt: skip
+        return codec("NotificationRequest").encode(request)
+
+    def _status(self, tenant: str, channel: str, state: str, reason: str | None, attempt: int) -> bytes:
+        provider = f"{channel}-1" if attempt else None
+        status: DeliveryStatus = {
+            "event_id": _EID, "notification_id": _NID, "message_id": _MID, "tenant": tenant, "channel": channel,
+            "lane": "normal", "state": state, "reason": reason, "detail": "451 4.7.1" if reason else None,
+            "attempt": attempt, "provider": provider, "provider_message_id": f"<{_EID}@mail>" if provider else None,
+            "possible_duplicate": False, "template_id": "order-shipped", "template_version": 3,
+            "preference_version": 1_700_000, "occurred_at": _AT, "latency_ms": 87 if provider else None,
+            "source": {"topic": f"notify.dispatch.{channel}.normal.v1", "partition": 1, "offset": 7_654_321},
+            "correlation_id": _MID, "recipient": _USER,
+        }  # fmt: skip
+        return codec("DeliveryStatus").encode(status)
+
+    def facts(self, first_ms: int) -> Iterator[tuple[str, bytes, bytes]]:
+        """(topic, key, value) of one notification after the other, 3.6 records each; endless, in the order of time."""
+        rng, topic = self._rng, requests_topic("normal")
+        number = 0
+        while True:
+            at = first_ms + number * STEP_MS
+            number += 1
+            tenant = rng.choices(TENANTS, (70, 15, 10, 5))[0]
+            user = f"user-{rng.randrange(100_000):08d}".encode()
+            nid = ids.notification_id(at, tenant, str(number)).encode()
+            yield topic, tenant.encode() + b":" + user, self._of(("request", tenant), nid, self._id(), user, at)
+            for key, after in self._journey(tenant):
+                yield STATUS, nid, self._of(key, nid, self._mid, user, at + after)
+
+    def _of(self, key: tuple[Any, ...], nid: bytes, mid: bytes, user: bytes, at: int) -> bytes:
+        value = self._encoded.get(key)
+        if value is None:
+            value = self._encoded[key] = self._request(key[1]) if key[0] == "request" else self._status(*key)
+        value = value.replace(_NID.encode(), nid).replace(_MID.encode(), mid).replace(_EID.encode(), self._id())
+        return value.replace(_USER.encode(), user).replace(_AT_BYTES, _varint(at))
+
+    def _journey(self, tenant: str) -> Iterator[tuple[tuple[Any, ...], int]]:
+        """The facts of one message and how long after the acceptance each is."""
+        rng = self._rng
+        channel, self._mid = rng.choice(_CHANNELS), self._id()
+        if rng.random() < 0.06:
+            yield (tenant, channel, *rng.choice(_DECISIONS), 0), 40
+            return
+        yield (tenant, channel, "routed", None, 0), 40
+        attempt = 1
+        while rng.random() < 0.04:
+            yield (tenant, channel, "retrying", None, attempt), 100 + 2_000 * attempt
+            attempt += 1
+        state, reason = rng.choice(_ENDS)
+        yield (tenant, channel, state, reason, attempt), 90 + 2_000 * attempt
+        if state == "sent" and rng.random() < 0.7:
+            yield (tenant, channel, "delivered", None, attempt), 900 + 2_000 * attempt
+
+
+def in_records(facts: Iterator[tuple[str, bytes, bytes]], count: int) -> list[InRecord]:
+    return [InRecord(topic, 0, 0, 0, key, value) for topic, key, value in islice(facts, count)]
+
+
+# ---------------------------------------------------------------- the engine
+
+
+@contextmanager
+def running_engine(directory: Path) -> Iterator[tuple[ClickHouseSettings, psutil.Process]]:
+    """The embedded engine with data of its own."""
+    book = PortBook()
+    port = book.reserve("clickhouse")
+    command = [sys.executable, "-m", "console.local.clickhouse_server", "--path", str(directory), "--port", str(port)]
+    url = f"http://{LOOPBACK}:{port}"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            _until(lambda: _text(f"{url}/ping") is not None, 60, "the engine")
+            yield ClickHouseSettings(url=url), psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(60)
+            book.close()
+
+
+def _text(url: str) -> str | None:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return None
+
+
+def _until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{what} did not come within {timeout_s:.0f} s")
+        time.sleep(0.05)
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def fill(
+    settings: ClickHouseSettings, client: Client, engine: psutil.Process, rows: int, per_insert: int
+) -> dict[str, Any]:
+    """Decode and insert that many records; µs of CPU a row of each step, which a busy machine changes less than the clock."""
+    facts = Records().facts(_now() - rows * STEP_MS * 10 // 36)
+    decode_s = turn_s = insert_s = wall_s = 0.0
+    inserts = done = 0
+    engine_s = _cpu(engine)
+    while done < rows:
+        records = in_records(facts, min(per_insert, rows - done))
+        began, started = time.perf_counter(), time.process_time()
+        batch = Batch(max_rows=per_insert, max_bytes=1 << 40)
+        batch.add(records)
+        decode_s += time.process_time() - started
+        for table, of_table in batch.rows.items():
+            started = time.process_time()
+            columns = columns_of(of_table)
+            turned = time.process_time()
+            clickhouse.insert(settings, client, table.name, table.columns, columns)
+            turn_s += turned - started
+            insert_s += time.process_time() - turned
+            inserts += 1
+        wall_s += time.perf_counter() - began
+        done += len(records)
+    return {
+        "rows": rows, "per_insert": per_insert, "rows_per_s": round(rows / wall_s),
+        "decode_cpu_us": round(decode_s / rows * 1e6, 1), "columns_cpu_us": round(turn_s / rows * 1e6, 1),
+        "insert_cpu_us": round(insert_s / rows * 1e6, 1),
+        "engine_cpu_us": round((_cpu(engine) - engine_s) / rows * 1e6, 1), "inserts": inserts,
+    }  # fmt: skip
+
+
+def multiply(client: Client, times: int, span_ms: int) -> float:
+    """Copy every row that often inside the engine, each copy `span_ms` earlier; seconds. Ids stay functions of their time."""
+    started = time.perf_counter()
+    for copy in range(1, times):
+        back = copy * span_ms
+        for table in (REQUESTS_TABLE, EVENTS_TABLE):
+            moved = {
+                "notification_id": (
+                    f"toFixedString(concat(substring(reverse(reinterpretAsFixedString(toUInt64("
+                    f"toUnixTimestamp64Milli(accepted_at) - {back}))), 3), substring(notification_id, 7)), 16)"
+                ),
+                "accepted_at": f"fromUnixTimestamp64Milli(toUnixTimestamp64Milli(accepted_at) - {back}, 'UTC')",
+                "occurred_at": f"fromUnixTimestamp64Milli(toUnixTimestamp64Milli(occurred_at) - {back}, 'UTC')",
+            }
+            names = ", ".join(table.columns)
+            values = ", ".join(moved.get(name, name) for name in table.columns)
+            first = f"accepted_at >= (SELECT max(accepted_at) - INTERVAL {span_ms} MILLISECOND FROM {table.name})"
+            client.command(f"INSERT INTO {table.name} ({names}) SELECT {values} FROM {table.name} WHERE {first}")
+    return time.perf_counter() - started
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+# ---------------------------------------------------------------- queries
+
+
+def measure(
+    settings: ClickHouseSettings, client: Client, engine: psutil.Process, sample: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Milliseconds of what is asked, and of them the engine's CPU."""
+    rows = []
+
+    def ask(name: str, run: Callable[[int], object], times: int) -> None:
+        taken, engine_s = [], _cpu(engine)
+        for turn in range(times):
+            started = time.perf_counter()
+            run(turn)
+            taken.append((time.perf_counter() - started) * 1000)
+        engine_s = _cpu(engine) - engine_s
+        taken.sort()
+        rows.append(
+            {"query": name, "times": times, "p50_ms": round(taken[len(taken) // 2], 1),
+             "p99_ms": round(taken[len(taken) * 99 // 100], 1), "engine_cpu_ms": round(engine_s * 1000 / times, 1)}
+        )  # fmt: skip
+
+    def of_one(name: str) -> Callable[[int], object]:
+        def run(turn: int) -> object:
+            nid = sample[turn * 7 % len(sample)]
+            parameters = {"tenant": "default", "hour": ids.accepted_at(nid) // 3_600_000 * 3_600}
+            nid_text = nid if name == "why" else nid.replace("-", "")
+            return clickhouse.select(settings, client, name, {**parameters, "id": nid_text})
+
+        return run
+
+    def sql(text: str) -> Callable[[int], object]:
+        return lambda turn: client.query(text)
+
+    ask("events of one notification (API)", of_one("events"), 200)
+    ask("request of one notification (API)", of_one("notification"), 200)
+    ask("why of one notification", of_one("why"), 100)
+    nid = sample[len(sample) // 2]
+    ask("notification_state by UUID alone", sql(f"SELECT * FROM notification_state WHERE notification_id = '{nid}'"), 5)
+    day = "hour >= toStartOfHour(now()) - INTERVAL 23 HOUR"
+    for view in ("v_accounting", "v_funnel", "v_latency", "v_failures", "v_provider_scorecard", "v_slo", "v_residual"):
+        if clickhouse_has(client, view):
+            ask(f"{view}, last 24 hours", sql(f"SELECT * FROM {view} WHERE {day}"), 5)
+    for view in ("v_accounting", "v_provider_scorecard", "v_residual"):
+        ask(f"{view}, everything", sql(f"SELECT * FROM {view}"), 1)
+    return rows
+
+
+def clickhouse_has(client: Client, view: str) -> bool:
+    return bool(client.query(f"EXISTS {view}").result_rows[0][0])
+
+
+# ---------------------------------------------------------------- through Kafka
+
+
+VIEWS = (
+    "requests", "delivery_events", "receipts", "dead_letters", "message_state", "notification_state", "v_accounting",
+    "v_funnel", "v_why",
+)  # fmt: skip
+
+
+def checksums(client: Client) -> dict[str, tuple[int, int]]:
+    """Rows and an order-free checksum over every column of every view."""
+    found = {}
+    for view in VIEWS:
+        ((count, total),) = client.query(f"SELECT count(), sum(cityHash64(toString(tuple(*)))) FROM {view}").result_rows
+        found[view] = (int(count), int(total))
+    return found
+
+
+def publish(kafka: KafkaSettings, count: int) -> None:
+    producer = Producer(kafka, client_id="bench")
+    facts = Records().facts(_now() - count * STEP_MS * 10 // 36)
+    done = 0
+    while done < count:
+        records = [OutRecord(*each) for each in islice(facts, min(20_000, count - done))]
+        producer.publish(records)
+        done += len(records)
+    producer.close()
+
+
+def sink_run(kafka: KafkaSettings, store: ClickHouseSettings, count: int, directory: Path) -> dict[str, Any]:
+    """A sink process from its group's offsets to the end of the backlog."""
+    book = PortBook()
+    port = book.reserve("metrics")
+    env = {
+        **os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        "HELIOGRAPH_CLICKHOUSE__URL": store.url, "HELIOGRAPH_METRICS__PORT": str(port),
+    }  # fmt: skip
+    book.close()
+
+    def metric(name: str) -> dict[str, float]:
+        text = _text(f"http://{LOOPBACK}:{port}/metrics") or ""
+        return {table: float(value) for table, value in re.findall(rf'^{name}{{table="(\w+)"}} (\S+)$', text, re.M)}
+
+    with (directory / "sink.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "console.cli", "run", "sink"], stdout=log, stderr=log, env=env
+        )
+    try:
+        _until(lambda: sum(metric("heliograph_sink_rows_total").values()) > 0, 120, "the first row")
+        began, had = time.monotonic(), sum(metric("heliograph_sink_rows_total").values())
+        _until(lambda: sum(metric("heliograph_sink_rows_total").values()) >= count, 900, "the last row")
+        seconds = time.monotonic() - began
+        inserts = metric("heliograph_sink_insert_seconds_count")
+        return {
+            "rows": count, "seconds": round(seconds, 1), "rows_per_s": round((count - had) / seconds),
+            "inserts_per_s_and_table": {table: round(n / seconds, 2) for table, n in inserts.items() if n},
+        }  # fmt: skip
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def through_kafka(store: ClickHouseSettings, count: int, directory: Path) -> list[dict[str, Any]]:
+    """Two runs over the same backlog, the second into an empty database."""
+    rows = []
+    with running_broker(directory) as kafka:
+        publish(kafka, count)
+        rows.append({"run": "first", **sink_run(kafka, store, count, directory)})
+        client = clickhouse.connect(store)
+        before = checksums(client)
+        client.command(f"DROP DATABASE `{store.database}`")
+        client.close()
+        reset(kafka)
+        rows.append({"run": "recovery", **sink_run(kafka, store, count, directory)})
+        client = clickhouse.connect(store)
+        after = checksums(client)
+        client.close()
+        differing = [view for view in VIEWS if before[view] != after[view]]
+        rows[1]["equal"] = "row for row" if not differing else f"differs: {', '.join(differing)}"
+    return rows
+
+
+def reset(kafka: KafkaSettings) -> None:
+    """Forget how far the sink's group has read."""
+    from confluent_kafka.admin import AdminClient  # noqa: TID251 # an operator's act, not a role's
+
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    for future in admin.delete_consumer_groups([GROUP]).values():
+        future.result(30)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000, help="in the store when queries are measured")
+    parser.add_argument(
+        "--through", type=int, default=1_000_000, help="of them through the sink's code, the rest are copies"
+    )
+    parser.add_argument("--per-insert", type=int, default=50_000)
+    parser.add_argument("--kafka-records", type=int, default=500_000)
+    parser.add_argument("--state-dir", type=Path, help="keep the engine's data here, and use what is there")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with running_engine(arguments.state_dir or directory / "clickhouse") as (settings, engine):
+            clickhouse.migrate(settings)
+            client = clickhouse.connect(settings, timeout_s=300)
+            ((there,),) = client.query("SELECT count() FROM delivery_events_raw").result_rows
+            if not there:
+                through = min(arguments.rows, arguments.through)
+                show([fill(settings, client, engine, through, arguments.per_insert)], as_json=False)
+                span_ms = through * STEP_MS * 10 // 36 + 60_000
+                seconds = multiply(client, arguments.rows // through, span_ms)
+                sys.stdout.write(f"copied to {arguments.rows:,} rows in {seconds:.0f} s\n")
+            found = client.query(
+                "SELECT notification_id FROM requests WHERE tenant = 'default' AND cityHash64(notification_id) % 500 = 0 "
+                "LIMIT 500"
+            )
+            show(measure(settings, client, engine, [str(row[0]) for row in found.result_rows]), as_json=False)
+            client.close()
+        if arguments.kafka_records:
+            with running_engine(directory / "recovery") as (settings, _):
+                show(through_kafka(settings, arguments.kafka_records, directory), as_json=False)
+
+
+if __name__ == "__main__":
+    main()
