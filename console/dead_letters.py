@@ -124,7 +124,7 @@ def _counted(letters: Iterator[Letter]) -> list[dict[str, Any]]:
 
 @dlq_app.command("show")
 def show_letter(
-    letter_id: Annotated[str, typer.Argument(metavar="ID")],
+    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Of a dead letter, as `dlq list --rows` shows it.")],
     reveal: Annotated[bool, typer.Option("--reveal", help="Addresses and contents as well.")] = False,
     state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False,
 ) -> None:  # fmt: skip

@@ -102,7 +102,7 @@ def replay(
 
 @replay_app.command("list")
 def list_replays(
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20, state_dir: StateDir = DEFAULT_STATE_DIR,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 20, state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """The latest replays and redrives: who, what, how far."""

@@ -78,9 +78,7 @@ def run(plan: Plan, state_dir: Path) -> list[str]:
             f"accepted {len(journal.accepted):,} ({journal.retried} tries again), killed {dict(killed)}, paused {dict(paused)}"
         )
         accounting = made.settle(since, len(journal.accepted), SETTLE_S, say)
-        until_calm = time.monotonic() + 60
-        while made.lag() and time.monotonic() < until_calm:
-            time.sleep(0.5)
+        made.calm(120)
         evidence = made.evidence(since, since_seq, set(journal.accepted))
         ended = killed.total() + paused.total() + len(plan.modes)
         found = violations(made, evidence, accounting, journal.accepted, ended)

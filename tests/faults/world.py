@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from console.doctor import consumer_groups
-from console.evidence import Book, Evidence, Places, gather, local_places
+from console.evidence import Book, Evidence, Places, gather, local_places, reports_pending
 from console.local import stack
 from console.local.ports import LOOPBACK
 from runtime.errors import HeliographError
@@ -164,6 +165,13 @@ class World:
                 book.close()
         except HeliographError:
             return None  # the engine was killed a moment ago
+
+    def calm(self, timeout_s: float) -> None:
+        """Wait until the vendors have told everything and nobody lags."""
+        deadline = time.monotonic() + timeout_s
+        while (asyncio.run(reports_pending(self.places)) or self.lag()) and time.monotonic() < deadline:
+            self.keep()
+            time.sleep(0.5)
 
     def evidence(self, since: int, since_seq: int, published: set[str]) -> Evidence:
         book = Book(self.places, since)

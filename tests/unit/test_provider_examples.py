@@ -19,7 +19,17 @@ from senders.settings import ProviderKeys
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 KINDS = {"smtp": "email", "twilio": "sms", "fcm": "push", "apns": "push"}
-_COMMON = {"name", "channel", "kind", "rate_per_second", "max_in_flight", "timeout_s", "breaker", "price_per_message", "currency"}
+_COMMON = {
+    "name",
+    "channel",
+    "kind",
+    "rate_per_second",
+    "max_in_flight",
+    "timeout_s",
+    "breaker",
+    "price_per_message",
+    "currency",
+}
 
 
 def known(kind: str) -> bool:
