@@ -54,6 +54,8 @@ _FENCED = frozenset(
 )
 START_PATIENCE_S = 30.0
 """Below every max.poll.interval: heartbeats go on meanwhile."""
+STALL_CHECK_S = 15.0
+"""Silence after which a consumer asks whether there is something to read; after twice that it has stalled."""
 EXIT_FATAL = 70
 """EX_SOFTWARE: the supervisor restarts the process, which takes over from what is committed."""
 
@@ -225,6 +227,10 @@ class Consumer:
     ) -> None:  # fmt: skip
         self.reached_end: set[Partition] = set()
         """With `notice_end`: partitions read up to the end they had, compaction gaps included."""
+        self._next: dict[Partition, int] = {}  # where each assigned partition goes on
+        self._paused: set[Partition] = set()
+        self._silent_since: float | None = None
+        self._missed: set[Partition] = set()  # had something to read at the last check
         self._consumer = _Consumer(
             {
                 **_client_config(settings, client_id),
@@ -258,15 +264,16 @@ class Consumer:
             if not starts and given:
                 starts = self._committed_starts(given)
             if starts:
-                consumer.assign(
-                    [TopicPartition(p.topic, p.partition, starts[p.topic, p.partition]) for p in partitions]
-                )
+                self._assigned({partition: starts[partition] for partition in given})
+                consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in self._next.items()])
 
         def revoked(_: Any, partitions: list[TopicPartition]) -> None:
+            self._assigned({})
             if on_revoke:
                 on_revoke([(p.topic, p.partition) for p in partitions])
 
         def lost(_: Any, partitions: list[TopicPartition]) -> None:
+            self._assigned({})
             handler = on_lost or on_revoke
             if handler:
                 handler([(p.topic, p.partition) for p in partitions])
@@ -290,13 +297,16 @@ class Consumer:
 
     def assign(self, offsets: Mapping[Partition, int]) -> None:
         """Own these partitions from these offsets on (-2 is the beginning), without a group."""
+        self._assigned(offsets)
         self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in offsets.items()])
 
     def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
         """Up to `max_records`, as soon as one is there and what is queued behind it; [] after `timeout_s`."""
         first = self._consumer.poll(timeout_s)
         if first is None:
+            self._watch()
             return []
+        self._silent_since = None
         messages = [first]
         if max_records > 1:
             messages += self._consumer.consume(max_records - 1, 0)
@@ -304,7 +314,9 @@ class Consumer:
         for message in messages:
             error = message.error()
             if error is None:
-                records.append(_in_record(message))
+                record = _in_record(message)
+                self._next[record.topic, record.partition] = record.offset + 1
+                records.append(record)
             elif error.fatal():
                 raise FencedError(error.str())
             elif error.code() == KafkaError._PARTITION_EOF:
@@ -314,6 +326,36 @@ class Consumer:
             else:
                 log.debug("consumer: %s", error.str())
         return records
+
+    def _assigned(self, offsets: Mapping[Partition, int]) -> None:
+        self._next, self._silent_since = dict(offsets), None
+        self._paused.clear()
+        self._missed.clear()
+
+    def _watch(self) -> None:
+        """End the process when partitions of ours have records that librdkafka does not fetch.
+
+        After a broker's restart 2.16 was seen to own partitions, send heartbeats and never a fetch, through every further
+        rebalance (the sink stood still so, with no error). A new process reads on.
+        """
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        if now - self._silent_since < STALL_CHECK_S or not self._next:
+            return
+        self._silent_since = now
+        try:
+            waiting = {partition for partition in self._next.keys() - self._paused if self._has_more(partition)}
+        except UnavailableError:
+            waiting = set()
+        if still := waiting & self._missed:
+            log.critical("stalled: %s partitions have records that are not fetched; exiting", len(still))
+            os._exit(EXIT_FATAL)
+        self._missed = waiting
+
+    def _has_more(self, partition: Partition) -> bool:
+        low, high = self.offset_range(partition, timeout_s=2)
+        return max(self._next[partition], low) < high
 
     def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None:
         """Commit synchronously. Raises FencedError when the group refuses us, CommitError when it is not confirmed."""
@@ -381,14 +423,19 @@ class Consumer:
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         """Fetch nothing more of these until resumed."""
+        partitions = list(partitions)
+        self._paused.update(partitions)
         self._consumer.pause([TopicPartition(t, p) for t, p in partitions])
 
     def resume(self, partitions: Iterable[Partition]) -> None:
         """Undo pause."""
+        partitions = list(partitions)
+        self._paused.difference_update(partitions)
         self._consumer.resume([TopicPartition(t, p) for t, p in partitions])
 
     def seek(self, partition: Partition, offset: int) -> None:
         """Read on at `offset`."""
+        self._next[partition] = offset
         self._consumer.seek(TopicPartition(*partition, offset))
 
     def close(self) -> None:

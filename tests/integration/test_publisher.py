@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -59,3 +61,37 @@ def test_broker_that_is_not_there_raises_in_time() -> None:
         with pytest.raises(PublishError):
             publisher.publish(_body("u"))
         assert time.monotonic() - began < 5
+
+
+_STALLED = """
+import sys
+from runtime.kafka import Consumer
+from runtime.settings import KafkaSettings
+consumer = Consumer(KafkaSettings(bootstrap_servers=sys.argv[1]), client_id="stalled", group=None)
+partitions = consumer.partitions_of(sys.argv[2])
+consumer.assign(dict.fromkeys(partitions, 0))
+if sys.argv[3] == "stalled":
+    from confluent_kafka import TopicPartition
+    consumer._consumer.pause([TopicPartition(*p) for p in partitions])  # what the client does not know it does
+seen = 0
+for _ in range(50):
+    seen += len(consumer.consume(1000, 1))
+print(seen)
+"""
+
+
+@pytest.mark.parametrize(("how", "status"), [("stalled", 70), ("well", 0)])
+def test_consumer_that_is_given_nothing_although_there_is_something_ends_its_process(
+    broker: Broker, how: str, status: int
+) -> None:
+    with Publisher(broker.settings, tenant="t") as publisher:
+        publisher.publish(
+            {"to": {"email": "a@example.org"}, "content": {"subject": "s", "text": "t"}, "priority": "bulk"}
+        )
+    command = [sys.executable, "-c", _STALLED, broker.settings.bootstrap_servers, "notify.requests.bulk.v1", how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == status, done.stderr
+    if how == "stalled":
+        assert "records that are not fetched" in done.stderr
+    else:
+        assert int(done.stdout) >= 1
