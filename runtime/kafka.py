@@ -227,6 +227,7 @@ class Consumer:
     ) -> None:  # fmt: skip
         self.reached_end: set[Partition] = set()
         """With `notice_end`: partitions read up to the end they had, compaction gaps included."""
+        self._generation = 0
         self._next: dict[Partition, int] = {}  # where each assigned partition goes on
         self._paused: set[Partition] = set()
         self._silent_since: float | None = None
@@ -301,7 +302,10 @@ class Consumer:
         self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in offsets.items()])
 
     def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
-        """Up to `max_records`, as soon as one is there and what is queued behind it; [] after `timeout_s`."""
+        """Up to `max_records`, as soon as one is there and what is queued behind it; [] after `timeout_s`.
+
+        What an assignment brought that ended meanwhile is left out: whoever owns its partition now reads it.
+        """
         first = self._consumer.poll(timeout_s)
         if first is None:
             self._watch()
@@ -309,7 +313,12 @@ class Consumer:
         self._silent_since = None
         messages = [first]
         if max_records > 1:
+            generation = self._generation
             messages += self._consumer.consume(max_records - 1, 0)
+            if generation != self._generation:
+                # The partitions changed hands within that call. Nothing in it is of the new assignment, whose first fetch
+                # takes longer than the call, which does not wait.
+                return []
         records = []
         for message in messages:
             error = message.error()
@@ -328,6 +337,7 @@ class Consumer:
         return records
 
     def _assigned(self, offsets: Mapping[Partition, int]) -> None:
+        self._generation += 1
         self._next, self._silent_since = dict(offsets), None
         self._paused.clear()
         self._missed.clear()

@@ -21,7 +21,7 @@ from runtime.clock import Clock, system_clock
 from runtime.dead_letters import UNDECODABLE, Brake, dead_letter
 from runtime.errors import DeadLetterFlood, HeliographError, UnavailableError
 from runtime.health import Reason
-from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition, Producer
+from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.lag import report_lag
 from runtime.logs import get_logger
 from runtime.metrics import BATCHED, INSERT_SECONDS, ROWS
@@ -66,7 +66,6 @@ class Sink:
         self._client: Client | None = None
         self._batch = self._new_batch()
         self._owned: set[Partition] = set()
-        self._generation = 0
         self._fences = 0
         self._flushing = self._assigned = self._paused = False
         self._brake = Brake(context.settings.dead_letters, "sink", clock=time.monotonic)
@@ -109,7 +108,6 @@ class Sink:
 
     def _on_assign(self, partitions: list[Partition]) -> None:
         self._owned.update(partitions)
-        self._generation += 1
         self._assigned = True
         log.info("took over", partitions=len(partitions))
 
@@ -121,7 +119,6 @@ class Sink:
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         self._owned.difference_update(partitions)
-        self._generation += 1
         self._drop()
 
     def _drop(self) -> None:
@@ -134,7 +131,6 @@ class Sink:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
-        generation = self._generation
         try:
             records = self._consumer.consume(max_records, timeout_s)
         except FencedError as exc:
@@ -144,18 +140,7 @@ class Sink:
             exit_now(f"took partitions over and cannot read where they stand: {exc}")
         if records:
             self._fences = 0
-        if generation == self._generation or not records:
-            return records
-        # The group changed within this call: some of these may be of the time before, and committing past them would
-        # skip what was dropped with the old assignment.
-        self._until_done(self._rewind)
-        return []
-
-    def _rewind(self) -> None:
-        committed = self._consumer.committed(self._owned) if self._owned else {}
-        starts = {partition: offset if offset >= 0 else BEGINNING for partition, (offset, _) in committed.items()}
-        if starts:
-            self._consumer.assign(starts)
+        return records
 
     def _fenced(self, error: FencedError) -> None:
         # Rows already stored are stored once more by the partitions' owner, which changes nothing.
@@ -212,14 +197,17 @@ class Sink:
         return True
 
     def _wait(self, seconds: float, *, poll: bool) -> None:
-        """Let time pass. With `poll` the group hears of us meanwhile, while our partitions stand still."""
+        """Let time pass. With `poll` the group hears of us meanwhile, and what comes joins the batch while that has room."""
         if not poll:  # inside a callback of the group, or at the end
             time.sleep(seconds)
             return
-        self._consumer.pause(self._owned)
-        self._paused = True
+        room = self._batch.room
+        if not room and not self._paused:
+            # Not before: partitions paused and resumed while their broker restarts were seen never to be fetched again.
+            self._consumer.pause(self._owned)
+            self._paused = True
         # A few records may come all the same: of partitions given to us within this very call.
-        self._batch.add(self._consume(100, seconds))
+        self._batch.add(self._consume(min(100, room) or 100, seconds))
 
     def _connect(self) -> None:
         clickhouse.migrate(self._settings.clickhouse)

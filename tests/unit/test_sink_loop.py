@@ -33,7 +33,6 @@ class FakeKafka:
         self.commits: list[dict[Partition, int]] = []
         self.published: list[OutRecord] = []
         self.failures: dict[str, list[Exception]] = {}
-        self.committed_offset = 0
         self.idle = 0
         self.callbacks: dict[str, Any] = {}
 
@@ -58,13 +57,6 @@ class FakeKafka:
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         self._maybe_fail("commit")
         self.commits.append(dict(offsets))
-
-    def committed(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]:
-        self.log.append("committed")
-        return dict.fromkeys(partitions, (self.committed_offset, ""))
-
-    def assign(self, offsets: Mapping[Partition, int]) -> None:
-        self.log.append(f"assign {offsets[HOME]}")
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         self.log.append("pause")
@@ -125,13 +117,20 @@ def test_rows_are_inserted_before_their_offsets_are_committed(kafka: FakeKafka) 
     assert sink.not_ready() is None
 
 
-def test_failed_insert_commits_nothing_and_is_tried_again_while_partitions_stand_still(kafka: FakeKafka) -> None:
-    kafka.failures["insert 2"] = [UnavailableError("away"), UnavailableError("away")]
-    kafka.script = [records(0, 1)]
+def test_failed_insert_commits_nothing_and_is_tried_again_with_what_came_meanwhile(kafka: FakeKafka) -> None:
+    kafka.failures["insert 2"] = [UnavailableError("away")]
+    kafka.script = [records(0, 1), pause, records(2)]
     run(kafka)
-    assert kafka.log[:2] == ["insert 2", "pause"]
-    assert kafka.log[-4:] == ["insert 2", "commit", "resume", "close"]
-    assert kafka.commits == [{HOME: 2}]
+    assert kafka.log == ["insert 2", "insert 3", "commit", "close"]
+    assert kafka.commits == [{HOME: 3}]
+
+
+def test_full_batch_that_cannot_be_stored_stops_the_partitions_until_it_can(kafka: FakeKafka) -> None:
+    kafka.failures["insert 100"] = [UnavailableError("away"), UnavailableError("away")]
+    kafka.script = [records(*range(100))]
+    run(kafka)
+    assert kafka.log == ["insert 100", "pause", "insert 100", "insert 100", "commit", "resume", "close"]
+    assert kafka.commits == [{HOME: 100}]
 
 
 def test_store_that_stays_away_ends_uncommitted_after_sigterm(kafka: FakeKafka) -> None:
@@ -162,7 +161,7 @@ def test_poison_is_published_before_the_commit(kafka: FakeKafka) -> None:
     kafka.script = [records(0, value=b"junk")]
     run(kafka)
     assert kafka.log[0] == "publish"
-    assert kafka.log[-4:] == ["publish", "commit", "resume", "close"]
+    assert kafka.log[-3:] == ["publish", "commit", "close"]
     assert [record.topic for record in kafka.published] == [DEAD_LETTERS]
     assert kafka.commits == [{HOME: 1}]
 
@@ -193,19 +192,6 @@ def test_revoke_while_the_store_is_away_drops_the_batch_uncommitted(kafka: FakeK
     kafka.script = [records(0), revoke]
     run(kafka)
     assert kafka.commits == []
-
-
-def test_records_of_a_call_in_which_the_group_moved_are_read_again_from_the_committed_offset(kafka: FakeKafka) -> None:
-    def moved() -> list[InRecord]:
-        kafka.callbacks["on_lost"]([HOME])
-        kafka.callbacks["on_assign"]([HOME])
-        return records(50)()
-
-    kafka.committed_offset = 7
-    kafka.script = [moved, records(7, 8)]
-    run(kafka)
-    assert kafka.log == ["committed", "assign 7", "insert 2", "commit", "close"]
-    assert kafka.commits == [{HOME: 9}]
 
 
 def test_group_that_refuses_for_good_ends_the_process(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,74 @@
+"""What a consumer leaves out when its partitions change hands within one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runtime.kafka import Consumer
+
+
+class Message:
+    """A record as librdkafka gives it."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def error(self) -> None:
+        return None
+
+    def topic(self) -> str:
+        return "t"
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 0
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def value(self) -> bytes:
+        return b"v"
+
+    def headers(self) -> None:
+        return None
+
+
+class Library:
+    """librdkafka's consumer: a poll, then what is queued behind it; the partitions may move in either call."""
+
+    def __init__(self, consumer: Consumer, moves_in: str | None) -> None:
+        self._consumer, self._moves_in = consumer, moves_in
+
+    def _move(self, call: str) -> None:
+        if call == self._moves_in:
+            self._consumer._assigned({})
+            self._consumer._assigned({("t", 0): 7})
+
+    def poll(self, timeout_s: float) -> Message:
+        self._move("poll")
+        return Message(7)
+
+    def consume(self, count: int, timeout_s: float) -> list[Message]:
+        self._move("consume")
+        return [Message(8)]
+
+
+@pytest.mark.parametrize(
+    ("moves_in", "offsets", "goes_on_at"), [(None, [7, 8], 9), ("poll", [7, 8], 9), ("consume", [], 7)]
+)
+def test_what_was_read_before_the_partitions_moved_is_left_out(
+    moves_in: str | None, offsets: list[int], goes_on_at: int
+) -> None:
+    consumer: Any = Consumer.__new__(Consumer)
+    consumer._generation, consumer._paused, consumer._missed, consumer.reached_end = 0, set(), set(), set()
+    consumer._assigned({("t", 0): 7})
+    consumer._consumer = Library(consumer, moves_in)
+    assert [record.offset for record in consumer.consume(10, 1)] == offsets
+    assert consumer._next == {("t", 0): goes_on_at}
