@@ -144,7 +144,11 @@ def test_large_result_is_streamed_and_a_late_error_is_told(client: Client) -> No
         assert sum(len(block) for block in stream) == 300_000
     with (
         pytest.raises(StreamFailureError, match="395"),
-        client.query_row_block_stream("SELECT throwIf(number = 250000) FROM numbers(300000)") as stream,
+        # one thread: another could come to the failing row before the first block is out
+        client.query_row_block_stream(
+            "SELECT throwIf(number = 250000) FROM numbers(300000)",
+            settings={"max_threads": 1, "max_block_size": 10_000},
+        ) as stream,
     ):
         for _ in stream:
             pass
