@@ -102,6 +102,8 @@ def latencies(vendors: Vendors, kind: str, published: Mapping[str, float], patie
 
 
 def row(what: str, published: Mapping[str, float], waits: list[float]) -> dict[str, Any]:
+    if not waits:
+        raise SystemExit(f"{what}: none of {len(published)} messages came to the vendor's log in time")
     return {
         "during": what, "messages": len(published), "arrived": len(waits), "p50_ms": round(quantile(waits, 0.5), 1),
         "p99_ms": round(quantile(waits, 0.99), 1), "max_ms": round(max(waits), 1),
