@@ -123,9 +123,9 @@ class Accounts:
         for account in self._accounts:
             account.take_share(share)
 
-    def any_room(self) -> bool:
-        """Whether any account could take a critical message now."""
-        return any(account.has_room("critical") for account in self._accounts)
+    def any_room(self, lane: str) -> bool:
+        """Whether any account could take a message of the lane now."""
+        return any(account.has_room(lane) for account in self._accounts)
 
     def reaching(self, message: ChannelMessage) -> list[int]:
         """Indices of the accounts that reach the message's address, in failover order; [] when none does.

@@ -66,9 +66,10 @@ class Admission:
         """Whether the window has room for one more of the lane."""
         return len(self.in_flight) < self._window and self._by_lane[lane] < self._window * LANE_SHARE[lane]
 
-    def may_look_ahead(self) -> bool:
-        """Whether reading on makes sense."""
-        return len(self._parked) < (MAX_PARKED if self.accounts.any_room() else LOOKAHEAD)
+    def may_look_ahead(self, lane: str) -> bool:
+        """Whether reading on in a lane makes sense. As with the window, a lane may park only its share."""
+        limit = MAX_PARKED if self.accounts.any_room(lane) else LOOKAHEAD
+        return len(self._parked) < limit * LANE_SHARE[lane]
 
     def offer(self, entry: Entry) -> bool:
         """True when the entry may be sent, now in flight; else it is parked. Ask `accounts.choose` first that one reaches it."""

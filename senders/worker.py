@@ -214,7 +214,7 @@ class Worker:
         """Take one record of a partition; False when it has no more to give this turn."""
         if not owned.backlog or not owned.window.room(owned.backlog[0].offset):
             return False
-        if not self._admission.has_room(owned.lane) or not self._admission.may_look_ahead():
+        if not self._admission.has_room(owned.lane) or not self._admission.may_look_ahead(owned.lane):
             return False
         record = owned.backlog[0]
         if owned.takeover.finished(record.offset):
