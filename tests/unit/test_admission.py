@@ -227,6 +227,17 @@ def test_bulk_leaves_room_for_the_other_lanes() -> None:
     assert sum(admission.offer(entry("critical")) for _ in range(20)) == 2
 
 
+def test_blast_that_waits_stops_no_lane_above_it() -> None:
+    admission = Admission(Accounts([account("a", Clock(), limit=8)]), 1_000)
+    offered = 0
+    while admission.may_look_ahead("bulk"):
+        admission.offer(entry("bulk"))
+        offered += 1
+        assert offered < 30_000, "there is no end to what a lane may park"
+    assert admission.may_look_ahead("critical")
+    assert admission.offer(entry("critical")), "and there is room for it"
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["offer", "wake", "release", "fail", "later"]), st.integers(0, 5)), max_size=150)
 )
