@@ -123,13 +123,13 @@ class LedgerReader:
     def read(self, partitions: Sequence[Partition]) -> int:
         """Take in every partition to the end it has now; the number of entries read. Raises UnavailableError."""
         started = time.monotonic()
-        starts = {}
+        starts, ends = {}, {}
         for partition in partitions:
             first, end = self._consumer.offset_range(partition)
             kept = self._positions.get(place(partition), -1)
             # Beyond the end is another topic of the same name; below the first the rest is past its seven days.
             starts[partition] = kept if first <= kept <= end else BEGINNING
-            self._positions[place(partition)] = end
+            ends[place(partition)] = end
         self._consumer.reached_end.clear()
         self._consumer.assign(starts)
         taken = 0
@@ -139,6 +139,9 @@ class LedgerReader:
             taken += self._take()
             self.flush()
         self._consumer.assign({})
+        # Only now: a process killed while it reads must not find a position before which entries are missing.
+        self._positions.update(ends)
+        self.flush()
         log.info("ledger read", partitions=len(partitions), entries=taken, seconds=round(time.monotonic() - started, 3))
         return taken
 

@@ -61,6 +61,33 @@ def test_a_store_on_disk_reads_on_where_it_stood(broker: Broker, tmp_path: Path)
     producer.close()
 
 
+def test_takeover_that_is_cut_short_is_read_again(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer, ids = Producer(broker.settings, client_id="test"), [str(uuid4()) for _ in range(40)]
+    producer.publish(entries(ids, 2, "sent"))
+    producer.close()
+    settings = ViewSettings(backend="rocksdb", directory=tmp_path)
+    ledger = Ledger(open_store(settings, "sender-email", "ledger", KEPT_S))
+    reading = reader(broker, ledger)
+
+    def killed() -> int:
+        reading.flush()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reading, "_take", killed)
+    with pytest.raises(KeyboardInterrupt):
+        reading.read(PARTITIONS)
+    reading.close()
+    ledger.close()
+    again = Ledger(open_store(settings, "sender-email", "ledger", KEPT_S))
+    reading = reader(broker, again)
+    reading.read(PARTITIONS)
+    assert {again.duplicate(id_, 1) for id_ in ids} == {"settled"}
+    reading.close()
+    again.close()
+
+
 def test_what_is_recorded_is_seen_before_and_after_it_is_flushed(tmp_path: Path) -> None:
     settings = ViewSettings(backend="rocksdb", directory=tmp_path)
     ledger, id_ = Ledger(open_store(settings, "sender", "ledger", KEPT_S)), str(uuid4())
