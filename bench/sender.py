@@ -21,9 +21,11 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
@@ -206,7 +208,7 @@ def main() -> None:
         mode, bootstrap = options.child
         child(mode, bootstrap, options.messages, options.provider_ms / 1000)
         return
-    with broker() as (settings, _):
+    with tempfile.TemporaryDirectory() as name, broker(Path(name)) as settings:
         rates: dict[str, list[float]] = {mode: [] for mode in MODES}
         cpu: dict[str, list[float]] = {mode: [] for mode in MODES}
         for _ in range(options.rounds):

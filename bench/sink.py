@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 from clickhouse_connect.driver.client import Client
 
-from bench.timers import running_broker
+from bench.broker import broker
 from console.local.ports import LOOPBACK, PortBook
 from console.output import show
 from runtime import ids
@@ -365,7 +365,7 @@ def sink_run(kafka: KafkaSettings, store: ClickHouseSettings, count: int, direct
 def through_kafka(store: ClickHouseSettings, count: int, directory: Path) -> list[dict[str, Any]]:
     """Two runs over the same backlog, the second into an empty database."""
     rows = []
-    with running_broker(directory) as kafka:
+    with broker(directory) as kafka:
         publish(kafka, count)
         rows.append({"run": "first", **sink_run(kafka, store, count, directory)})
         client = clickhouse.connect(store)

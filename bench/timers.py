@@ -17,18 +17,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import psutil
 
-from console.local.kafka_server import KafkaServer
-from console.local.ports import PortBook
+from bench.broker import broker
 from console.output import show
-from runtime import ids, topics
-from runtime.kafka import BEGINNING, Admin, Consumer, Producer, wait_for_broker
+from runtime import ids
+from runtime.kafka import BEGINNING, Consumer, Producer
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings
 from schemas.codec import codec
@@ -97,26 +94,6 @@ class Fired:
         self._consumer.close()
 
 
-@contextmanager
-def running_broker(directory: Path) -> Iterator[KafkaSettings]:
-    """A broker of its own with our topics."""
-    book = PortBook()
-    server = KafkaServer(directory / "kafka", book.reserve("kafka"), book.reserve("kafka-controller"))
-    server.prepare()
-    with (
-        (directory / "kafka.log").open("wb") as log,
-        subprocess.Popen(server.command(), stdout=log, stderr=log) as kafka,
-    ):
-        try:
-            settings = KafkaSettings(bootstrap_servers=server.bootstrap_servers)
-            wait_for_broker(settings, 60)
-            topics.apply(Admin(settings), "local")
-            yield settings
-        finally:
-            kafka.terminate()
-            book.close()
-
-
 def start_role(settings: KafkaSettings, directory: Path) -> subprocess.Popen[bytes]:
     """`heliograph run timers` against the broker."""
     with (directory / "timers.log").open("ab") as log:
@@ -143,7 +120,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=30)
     arguments = parser.parse_args()
     rng = random.Random(7)
-    with tempfile.TemporaryDirectory() as name, running_broker(Path(name)) as settings:
+    with tempfile.TemporaryDirectory() as name, broker(Path(name)) as settings:
         producer, fired = Producer(settings, client_id="bench"), Fired(settings)
         seconds = publish(producer, arguments.timers, rng)
         sys.stdout.write(f"published {arguments.timers:,} timers in {seconds:.1f} s\n")

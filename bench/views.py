@@ -18,11 +18,9 @@ from pathlib import Path
 
 import psutil
 
-from console.local.kafka_server import KafkaServer
-from console.local.ports import PortBook
+from bench.broker import broker
 from console.output import show
-from runtime import topics
-from runtime.kafka import Admin, Producer, wait_for_broker
+from runtime.kafka import Producer
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings, ViewSettings
 from runtime.views import View, open_store
@@ -93,33 +91,18 @@ def main() -> None:
         bootstrap, backend, directory = arguments.measure
         sys.stdout.write(json.dumps(measure(bootstrap, backend, Path(directory))))
         return
-    book = PortBook()
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        server = KafkaServer(directory / "kafka", book.reserve("kafka"), book.reserve("kafka-controller"))
-        server.prepare()
-        with (
-            (directory / "kafka.log").open("wb") as log,
-            subprocess.Popen(server.command(), stdout=log, stderr=log) as kafka,
-        ):
-            try:
-                settings = KafkaSettings(bootstrap_servers=server.bootstrap_servers)
-                wait_for_broker(settings, 60)
-                topics.apply(Admin(settings), "local")
-                seconds = publish(settings, arguments.users)
-                sys.stdout.write(f"published {arguments.users:,} profiles in {seconds:.1f} s\n")
-                rows = []
-                for backend in ("memory", "rocksdb"):
-                    for start in ("first", "restart"):
-                        command = [sys.executable, "-m", "bench.views", "--measure", server.bootstrap_servers, backend]
-                        answer = subprocess.run(
-                            [*command, str(directory / backend)], check=True, capture_output=True, text=True
-                        )
-                        rows.append({"backend": backend, "start": start, **json.loads(answer.stdout.splitlines()[-1])})
-                show(rows, as_json=False)
-            finally:
-                kafka.terminate()
-    book.close()
+    with tempfile.TemporaryDirectory() as name, broker(Path(name)) as settings:
+        seconds = publish(settings, arguments.users)
+        sys.stdout.write(f"published {arguments.users:,} profiles in {seconds:.1f} s\n")
+        rows = []
+        for backend in ("memory", "rocksdb"):
+            for start in ("first", "restart"):
+                command = [sys.executable, "-m", "bench.views", "--measure", settings.bootstrap_servers, backend]
+                answer = subprocess.run(
+                    [*command, str(Path(name) / backend)], check=True, capture_output=True, text=True
+                )
+                rows.append({"backend": backend, "start": start, **json.loads(answer.stdout.splitlines()[-1])})
+        show(rows, as_json=False)
 
 
 if __name__ == "__main__":
