@@ -1,11 +1,11 @@
-"""The one loop of every channel and provider: facts, then the claim, then the sends.
+"""The one loop of every channel and provider: the claim, then the sends; the facts, then the release.
 
-    outcomes of finished messages ──► 1. status and timers, acknowledged; then the ledger, acknowledged
-    new dispatch records ───────────► 2. one commit per partition: releases what is recorded, claims what comes next
-                                      3. only now the newly claimed messages are sent, concurrently
+    new dispatch records ───────────► 1. one commit per partition: claims them, and releases what the last turn recorded
+                                      2. only now the newly claimed messages are sent, concurrently
+    outcomes of finished messages ──► 3. status and timers, acknowledged; then the ledger, acknowledged
 
-The commit is fenced by the consumer group: an owner that was replaced learns it there, before it sends, and exits. Every
-Kafka call is made on one thread; sends run on the event loop. Any doubt ends the process: the next owner finds the claim
+A new message so waits for one commit, not for the facts of those before it. The commit is fenced by the consumer group: an
+owner that was replaced learns it there, before it sends, and exits. Every Kafka call is made on one thread; sends run on the event loop. Any doubt ends the process: the next owner finds the claim
 in the committed metadata and the ledger, and sends again only what is in doubt, flagged.
 May import runtime. What never enters here: a provider's name, a channel's payload.
 """
@@ -73,7 +73,7 @@ class Turn:
     entries: list[OutRecord] = field(default_factory=list)
     """The ledger's."""
     finished: list[tuple[Owned, int]] = field(default_factory=list)
-    """Offsets decided without a request; claimed and finished by the same commit."""
+    """Offsets decided without a request: passed over until their facts are acknowledged, so that they are never in doubt."""
     claims: list[Entry] = field(default_factory=list)
 
 
@@ -109,7 +109,7 @@ class Worker:
         )
         try:
             while not self._context.stopping.is_set():
-                busy = self._admission.in_flight or any(owned.backlog for owned in self._owned.values())
+                busy = self._admission.in_flight or any(o.backlog or o.window.changed for o in self._owned.values())
                 wait_s = self._settings.commit_interval_ms / 1000 if busy or self._admission.parked else 0.25
                 self._take(self._consumer.consume(2_000, wait_s))
                 self._turn()
@@ -264,7 +264,7 @@ class Worker:
 
     def _finish(self, owned: Owned, record: InRecord, turn: Turn) -> None:
         """Nothing is sent for this record: it is done when the turn's facts are acknowledged."""
-        owned.window.claim(record.offset)
+        owned.window.pass_over(record.offset)
         turn.finished.append((owned, record.offset))
 
     def _decide(self, owned: Owned, record: InRecord, message: ChannelMessage, outcome: Outcome, turn: Turn) -> None:
@@ -337,24 +337,38 @@ class Worker:
         assert ended.result is not None, "a request ends in a result or was refused"
         return self._outcome(message, record, ended.result, ended)
 
-    # -- facts, then the claim, then the sends ------------------------------------------------------------------------
+    # -- the claim, then the sends; the facts, then the release -------------------------------------------------------
 
     def _record(self, turn: Turn) -> None:
-        """Facts, acknowledged; then one commit that releases and claims; then the sends."""
+        """One commit that claims and releases; then the sends; then the facts of what has ended, acknowledged."""
+        try:
+            self._commit()
+        except FencedError:
+            # Sent is sent, whoever owns the partition now.
+            self._tell(turn)
+            raise
+        if turn.claims:
+            crash_point("after_claim", self._context.settings.crash_at)
+            self._stage.submit(turn.claims)
+        self._tell(turn)
+        IN_FLIGHT.labels(self._channel).set(len(self._admission.in_flight))
+        PARKED.labels(self._channel).set(len(self._admission.parked))
+
+    def _tell(self, turn: Turn) -> None:
+        """Publish what ended and what was decided; the next commit releases it."""
         ended = []
         while self._stage.done:
             ended.append(self._stage.done.popleft())
         for it in ended:
             self._admission.accounts[it.entry.account].observe(it.result, it.began)
         outcomes = [(it, self._outcome_of(it)) for it in ended]
-        started = time.perf_counter()
         crash_point("before_facts", self._context.settings.crash_at if ended else None)
         self._producer.publish([*turn.facts, *(fact for _, outcome in outcomes for fact in outcome.facts)])
         # Never together: partitions acknowledge one by one, and a message that the ledger knows is settled for everybody,
         # whether its status and its timer got through or not.
         crash_point("before_ledger", self._context.settings.crash_at if ended else None)
         self._producer.publish([*turn.entries, *(outcome.entry for _, outcome in outcomes)])
-        crash_point("after_facts", self._context.settings.crash_at)
+        crash_point("after_facts", self._context.settings.crash_at if ended else None)
         now = self._clock()
         for it, outcome in outcomes:
             entry = it.entry
@@ -362,23 +376,16 @@ class Worker:
             self._owned[entry.partition].window.finish(entry.record.offset)
             self._admission.release(entry)
         for owned, offset in turn.finished:
+            owned.window.claim(offset)
             owned.window.finish(offset)
         if outcomes or turn.finished:
             self._ledgers.flush()
-        self._commit()
-        if outcomes or turn.claims:
-            COMMIT_SECONDS.observe(time.perf_counter() - started)
-        IN_FLIGHT.labels(self._channel).set(len(self._admission.in_flight))
-        PARKED.labels(self._channel).set(len(self._admission.parked))
-        if turn.claims:
-            crash_point("after_claim", self._context.settings.crash_at)
-            self._stage.submit(turn.claims)
 
     def _commit(self) -> None:
         changed = {o.partition: o.window.current for o in self._owned.values() if o.window.changed}
         if not changed:
             return
-        deadline = time.monotonic() + COMMIT_PATIENCE_S
+        started = time.monotonic()
         while True:
             try:
                 self._consumer.commit(
@@ -388,12 +395,13 @@ class Worker:
                 break
             except CommitError as exc:
                 # The same commit again is harmless: it says the same, and the fence still holds.
-                if time.monotonic() > deadline:
+                if time.monotonic() - started > COMMIT_PATIENCE_S:
                     exit_now(f"the claim could not be committed: {exc}")
                 log.warning("commit not confirmed, trying again", error=str(exc))
                 self._stage.wait(0.1)
         for partition, claim in changed.items():
             self._owned[partition].window.committed(claim)
+        COMMIT_SECONDS.observe(time.monotonic() - started)
 
     # -- the ledger's upkeep ------------------------------------------------------------------------------------------
 
