@@ -19,7 +19,6 @@ from runtime.views import View, caught_up, open_store, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression, Template
 from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, TEMPLATES, requests_topic
 
-
 BULK_NICENESS = 10
 
 
