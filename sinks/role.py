@@ -31,6 +31,7 @@ from runtime.records import InRecord
 from schemas.topics import DEAD_LETTERS
 from sinks import clickhouse
 from sinks.batching import Batch, columns_of
+from sinks.hours import keep_hours
 from sinks.prices import write_prices
 from sinks.residual import report_residual
 from sinks.rows import SOURCES
@@ -266,6 +267,7 @@ async def run_sink(context: Context) -> None:
         asyncio.create_task(report_lag(kafka, GROUP, list(SOURCES), context.stopping)),
         asyncio.create_task(report_residual(context.settings.clickhouse, context.stopping)),
     ]
+    keep_hours(context.settings.clickhouse, context.stopping.is_set)
     try:
         await asyncio.to_thread(sink.run)
     finally:

@@ -38,6 +38,7 @@ VIEWS = (
 )  # fmt: skip
 RAW = (
     "requests_raw", "delivery_events_raw", "receipts_raw", "dead_letters_raw", "message_states", "notification_states",
+    "hour_sums",
 )  # fmt: skip
 
 

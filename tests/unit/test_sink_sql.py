@@ -18,7 +18,7 @@ SQL = {f"{m.number:04d}": "\n".join(m.statements) for m in migrations()}
 TEXT = "\n".join(SQL.values())
 IDEMPOTENT = re.compile(
     r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW) "
-    r"|ALTER TABLE \w+ (MODIFY COLUMN|ADD INDEX IF NOT EXISTS) "
+    r"|ALTER TABLE \w+ (MODIFY COLUMN|MODIFY SETTING|ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|MATERIALIZE PROJECTION) "
 )
 
 
@@ -49,6 +49,26 @@ def test_accounting_has_a_column_for_every_settled_state_in_their_order() -> Non
     view = TEXT[TEXT.index("VIEW v_accounting") :]
     columns = re.findall(r"n\.state = '(\w+)'\) AS (\w+)", view[: view.index("GROUP BY")])
     assert columns == [(state, state) for state in states().reasons]
+
+
+def view(text: str, name: str) -> str:
+    """The last definition of a view."""
+    found = text[text.rindex(f"CREATE OR REPLACE VIEW {name} AS\n") :]
+    return re.split(r"\n(?=CREATE |ALTER )", found)[0].split("AS\n", 1)[1].strip()
+
+
+@pytest.mark.parametrize("name", ["accounting", "residual", "failures", "funnel", "latency", "slo"])
+def test_hours_are_summed_up_by_the_definition_there_was(name: str) -> None:
+    before = "\n".join(SQL[number] for number in sorted(SQL) if number < "0007")
+    assert view(TEXT, f"v_{name}_live") == view(before, f"v_{name}")
+
+
+def test_kept_sums_of_the_accounting_are_those_of_the_view() -> None:
+    def counts(text: str) -> list[tuple[str, str]]:
+        return re.findall(r"countIf\((n\.accepted(?: AND [^()]+?)?)\) AS (\w+)", text)
+
+    assert counts(query_text("hour_sums")) == counts(view(TEXT, "v_accounting_live"))
+    assert len(counts(query_text("hour_sums"))) == len(states().reasons) + 2
 
 
 def test_settled_begins_at_rank_ten() -> None:
@@ -126,10 +146,12 @@ def test_migrations_are_idempotent_statements() -> None:
         "explain_generations",
         "explain_receipts",
         "explain_dead_letters",
+        "hours_changed",
+        "hour_sums",
     ],
 )
 def test_query_is_packaged_and_names_its_parameters(name: str) -> None:
     text = query_text(name)
-    head = text[: text.index("SELECT")]
+    head = re.split(r"^(?:SELECT|INSERT)", text, flags=re.MULTILINE)[0]
     for parameter in re.findall(r"\{(\w+):", text):
         assert re.search(rf"\b{parameter}\b", head)

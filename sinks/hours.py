@@ -1,0 +1,130 @@
+"""The kept sums of hours: the store is asked now and then which it lacks, and sums them up a piece at a time.
+
+Nothing depends on it but time: an hour without kept sums, or with sums of other states than there are now, is summed up
+when somebody asks. So a round may be killed, run twice at once, or never come.
+May import runtime. What never enters here: what is summed up (migrations/ and queries/ say it), when a kept sum holds.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from clickhouse_connect.driver.client import Client
+
+from runtime.errors import HeliographError
+from runtime.logs import get_logger
+from runtime.settings import ClickHouseSettings
+from sinks import clickhouse
+
+log = get_logger("hours")
+
+INTERVAL_S = 60.0
+COST = 5
+"""Summing up may take a sixth of the time: what is left waits."""
+TIMEOUT_S = 120
+LOOKED_AT = 50_000
+"""Hours of one round; the newest come first."""
+PIECE_TOUCHES = 250_000
+PIECE_HOURS = 500
+"""Of one statement: about as many rows are summed up at once, which is what its memory goes by."""
+POLL_S = 0.5
+
+Hour = tuple[str, int]
+
+
+class Hours:
+    """Sums up what has come to rest; one thread at a time."""
+
+    def __init__(self, settings: ClickHouseSettings) -> None:
+        self._settings = settings
+        self._client: Client | None = None
+        self._before: dict[Hour, int] = {}
+        self._failed: set[Hour] = set()
+
+    def round(self, stopped: Callable[[], bool] = lambda: False) -> int:
+        """Sum up the changed hours that are as the last round found them, until `stopped`; how many that were.
+
+        An hour that is still being written to would only be summed up again. Raises UnavailableError or StoreError.
+        """
+        if self._client is None:
+            self._client = clickhouse.connect(self._settings, timeout_s=TIMEOUT_S, connections=1)
+        found = clickhouse.select(self._settings, self._client, "hours_changed", {"limit": LOOKED_AT})
+        changed = {(str(row["tenant"]), int(row["hour"])): int(row["touches"]) for row in found}
+        resting = [
+            (hour, touches) for hour, touches in changed.items() if touches and self._before.get(hour) == touches
+        ]
+        # One that is too much for the store must not keep the others waiting for ever.
+        resting.sort(key=lambda each: each[0] in self._failed)
+        self._before = changed
+        self._failed.intersection_update(changed)
+        done = 0
+        for piece in _pieces(resting):
+            if stopped():
+                break
+            self._sum_up(self._client, piece)
+            done += len(piece)
+        return done
+
+    def _sum_up(self, client: Client, piece: Sequence[tuple[Hour, int]]) -> None:
+        parameters = {
+            "tenants": [tenant for (tenant, _), _ in piece],
+            "hours": [hour for (_, hour), _ in piece],
+            "touches": [touches for _, touches in piece],
+        }
+        try:
+            with clickhouse.store_errors(self._settings):
+                client.command(
+                    clickhouse.query_text("hour_sums"),
+                    parameters=parameters,
+                    settings={"max_execution_time": TIMEOUT_S},
+                )
+        except HeliographError:
+            self._failed.update(hour for hour, _ in piece)
+            raise
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+def _pieces(hours: Sequence[tuple[Hour, int]]) -> Iterator[list[tuple[Hour, int]]]:
+    """Runs of hours that are small enough for one statement; an hour that is not goes alone."""
+    piece: list[tuple[Hour, int]] = []
+    total = 0
+    for hour in hours:
+        if piece and (len(piece) == PIECE_HOURS or total + hour[1] > PIECE_TOUCHES):
+            yield piece
+            piece, total = [], 0
+        piece.append(hour)
+        total += hour[1]
+    if piece:
+        yield piece
+
+
+def keep_hours(settings: ClickHouseSettings, stopped: Callable[[], bool]) -> threading.Thread:
+    """A round now and then until `stopped`, on a thread that does not hold an end up: a round may be left at any point."""
+    thread = threading.Thread(target=_keep, args=(settings, stopped), name="hours", daemon=True)
+    thread.start()
+    return thread
+
+
+def _keep(settings: ClickHouseSettings, stopped: Callable[[], bool]) -> None:
+    hours = Hours(settings)
+    # Processes begin at different moments, so that they find each other's work.
+    due = time.monotonic() + random.uniform(0, INTERVAL_S)
+    while not stopped():
+        if (began := time.monotonic()) < due:
+            time.sleep(min(POLL_S, due - began))
+            continue
+        try:
+            if done := hours.round(stopped):
+                log.info("hours summed up", hours=done, seconds=round(time.monotonic() - began, 1))
+        except HeliographError as exc:
+            log.info("hours not summed up", error=str(exc))
+            hours.close()
+        due = time.monotonic() + max(INTERVAL_S, COST * (time.monotonic() - began))
+    hours.close()
