@@ -1,4 +1,5 @@
 -- One notification's facts in the order of time. Parameters: tenant, hour (s since 1970), id (32 hex digits).
+-- All its rows lie together: the key is looked at first, then the other columns are read of those rows alone.
 SELECT
     UUIDNumToString(e.event_id) AS event_id,
     if(e.message_id = toFixedString('', 16), '', UUIDNumToString(e.message_id)) AS message_id,
@@ -23,4 +24,4 @@ WHERE e.tenant = {tenant:String}
     AND e.hour = toDateTime({hour:UInt32}, 'UTC')
     AND e.notification_id = toFixedString(unhex({id:String}), 16)
 ORDER BY e.occurred_at, e.rank, e.event_id
-SETTINGS do_not_merge_across_partitions_select_final = 1
+SETTINGS do_not_merge_across_partitions_select_final = 1, optimize_move_to_prewhere_if_final = 1, max_threads = 1
