@@ -43,6 +43,7 @@ from schemas.events import DeliveryStatus, NotificationRequest
 from schemas.topics import STATUS, requests_topic
 from sinks import clickhouse
 from sinks.batching import Batch, columns_of
+from sinks.hours import Hours
 from sinks.role import GROUP
 from sinks.rows import EVENTS_TABLE, REQUESTS_TABLE
 
@@ -287,11 +288,21 @@ def measure(
     ask("why of one notification", of_one("why"), 100)
     nid = sample[len(sample) // 2]
     ask("notification_state by UUID alone", sql(f"SELECT * FROM notification_state WHERE notification_id = '{nid}'"), 5)
+    worker = Hours(settings)
+    worker.round()
+    ask("summing up the hours that changed", lambda turn: worker.round(), 1)
+    worker.close()
+    # The hour that runs is written to all the time.
+    names = ", ".join(EVENTS_TABLE.columns)
+    client.command(
+        f"INSERT INTO {EVENTS_TABLE.name} ({names}) SELECT {names} FROM {EVENTS_TABLE.name} "
+        f"WHERE hour = (SELECT max(hour) FROM {EVENTS_TABLE.name}) LIMIT 1 BY tenant"
+    )
     day = "hour >= toStartOfHour(now()) - INTERVAL 23 HOUR"
     for view in ("v_accounting", "v_funnel", "v_latency", "v_failures", "v_provider_scorecard", "v_slo", "v_residual"):
         if clickhouse_has(client, view):
             ask(f"{view}, last 24 hours", sql(f"SELECT * FROM {view} WHERE {day}"), 5)
-    for view in ("v_accounting", "v_provider_scorecard", "v_residual"):
+    for view in ("v_accounting", "v_failures", "v_provider_scorecard", "v_residual"):
         ask(f"{view}, everything", sql(f"SELECT * FROM {view}"), 1)
     return rows
 
