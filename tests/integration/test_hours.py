@@ -173,6 +173,23 @@ def test_states_that_went_away_take_their_sums_along(empty: Store) -> None:
     assert sum_up(empty) == 0
 
 
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(REQUESTS, EVENTS)
+def test_notifications_without_messages_are_told_alike(
+    store: Store, requests: list[InRecord], events: list[InRecord]
+) -> None:
+    store.clear()
+    store.insert([*requests, *events])
+    columns = "tenant, hour, notification_id, accepted_at, state, reason, detail, possible_duplicate, last_event_at"
+    alone, of_all = (
+        sorted(map(repr, store.rows(f"SELECT {columns} FROM {source}")))
+        for source in ("notifications_alone", "notification_latest WHERE messages = 0")
+    )
+    assert alone == of_all
+
+
 # ---------------------------------------------------------------- rounds
 
 

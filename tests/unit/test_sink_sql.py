@@ -79,7 +79,7 @@ def test_settled_begins_at_rank_ten() -> None:
 
 
 def test_every_state_and_reason_has_words() -> None:
-    why = TEXT[TEXT.rindex("VIEW v_why") :]
+    why = TEXT[TEXT.rindex("VIEW why_latest AS\n") :]
     assert list_after(why, "f.state,") == list(states().rank)
     reasons = list_after(why, "f.reason,\n")
     words = re.findall(r"'([^']*)'", why[why.index("['', ':") : why.index("concat(': ', f.reason)")])
