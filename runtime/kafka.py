@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import (
@@ -33,7 +34,7 @@ from confluent_kafka.admin import (
 )  # fmt: skip
 
 from runtime.errors import PublishError, SettingsError, TopicsError, UnavailableError
-from runtime.records import InRecord, OutRecord
+from runtime.records import InRecord, OutRecord, Run
 from runtime.settings import KafkaSettings
 from schemas.topics import MAX_LETTER_BYTES, Topic, catalogue
 
@@ -215,6 +216,10 @@ def _in_record(message: Message) -> InRecord:
     )  # fmt: skip
 
 
+def _record_at(run: Sequence[Message], index: int) -> InRecord:
+    return _in_record(run[index])
+
+
 class Consumer:
     """A consumer whose offsets are committed by its owner only, after the effect. Every call from one thread.
 
@@ -302,7 +307,21 @@ class Consumer:
         self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in offsets.items()])
 
     def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
-        """Up to `max_records`, as soon as one is there and what is queued behind it; [] after `timeout_s`.
+        """Up to `max_records`, as soon as one is there and what is queued behind it; [] after `timeout_s`."""
+        return [_in_record(message) for run in self._fetch(max_records, timeout_s) for message in run]
+
+    def consume_runs(self, max_records: int, timeout_s: float) -> list[Run]:
+        """The same as runs, at a third of the cost for who needs no more than the values."""
+        return [
+            Run(
+                run[0].topic(), run[0].partition(), [message.value() for message in run], partial(_record_at, run),
+                run[-1].offset() + 1,
+            )
+            for run in self._fetch(max_records, timeout_s)
+        ]  # fmt: skip
+
+    def _fetch(self, max_records: int, timeout_s: float) -> list[list[Message]]:
+        """Runs of messages of one partition each.
 
         What an assignment brought that ended meanwhile is left out: whoever owns its partition now reads it.
         """
@@ -319,22 +338,33 @@ class Consumer:
                 # The partitions changed hands within that call. Nothing in it is of the new assignment, whose first fetch
                 # takes longer than the call, which does not wait.
                 return []
-        records = []
+        runs: list[list[Message]] = []
+        current: Partition | None = None
         for message in messages:
-            error = message.error()
-            if error is None:
-                record = _in_record(message)
-                self._next[record.topic, record.partition] = record.offset + 1
-                records.append(record)
-            elif error.fatal():
-                raise FencedError(error.str())
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self.reached_end.add((message.topic(), message.partition()))
-            elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
-                raise FencedError("the loop was stopped for longer than max.poll.interval.ms")
-            else:
-                log.debug("consumer: %s", error.str())
-        return records
+            if message.error() is not None:
+                self._told(message)
+                continue
+            partition = message.topic(), message.partition()
+            if partition != current:
+                current = partition
+                runs.append([])
+            runs[-1].append(message)
+        for run in runs:
+            self._next[run[-1].topic(), run[-1].partition()] = run[-1].offset() + 1
+        return runs
+
+    def _told(self, message: Message) -> None:
+        """The client says something in a message's place."""
+        error = message.error()
+        assert error is not None
+        if error.fatal():
+            raise FencedError(error.str())
+        if error.code() == KafkaError._PARTITION_EOF:
+            self.reached_end.add((message.topic(), message.partition()))
+        elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
+            raise FencedError("the loop was stopped for longer than max.poll.interval.ms")
+        else:
+            log.debug("consumer: %s", error.str())
 
     def _assigned(self, offsets: Mapping[Partition, int]) -> None:
         self._generation += 1

@@ -72,10 +72,15 @@ REQUEST_GUARD = Counter(
 PARKED = Gauge("heliograph_sender_parked", "Messages that wait for an account or a recipient, unclaimed.", ["channel"])
 ACCOUNT_STATE = Gauge("heliograph_provider_breaker_state", "0 closed, 1 half-open, 2 open.", ["channel", "provider"])
 UNKNOWN_CODES = Counter("heliograph_provider_unknown_codes_total", "Provider codes no table knows.", ["provider"])
-COMMIT_SECONDS = Histogram("heliograph_sender_commit_seconds", "One commit, of what is claimed and of what is released.", buckets=_FAST)
+COMMIT_SECONDS = Histogram(
+    "heliograph_sender_commit_seconds", "One commit, of what is claimed and of what is released.", buckets=_FAST
+)
 
 # Sink
 ROWS = Counter("heliograph_sink_rows_total", "Rows inserted.", ["table"])
+DECODED = Counter(
+    "heliograph_sink_decoded_total", "Records decoded by the sink: the store could not, or need not.", ["table"]
+)
 BATCHED = Gauge("heliograph_sink_batch_records", "Records read and not stored yet.")
 INSERT_SECONDS = Histogram("heliograph_sink_insert_seconds", "One insert.", ["table"], buckets=_FAST)
 RESIDUAL = Gauge("heliograph_accounting_residual", "What of the last two days does not add up.", ["finding"])

@@ -5,7 +5,9 @@ May import the standard library. What never enters here: a client's types.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 Headers = Sequence[tuple[str, bytes]]
@@ -22,6 +24,33 @@ class InRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Records of one partition in their order, for who takes many and looks at few: only the values are at hand."""
+
+    topic: str
+    partition: int
+    values: Sequence[bytes | None]
+    record: Callable[[int], InRecord]
+    """The i-th of them, whole."""
+    next_offset: int
+    """Where to read on."""
+
+    def some(self, indices: Sequence[int]) -> Run:
+        """These of them. Where to read on stays as it is."""
+        values, record = [self.values[i] for i in indices], self.record
+        return Run(self.topic, self.partition, values, lambda i: record(indices[i]), self.next_offset)
+
+
+def runs_of(records: Sequence[InRecord]) -> list[Run]:
+    """Records as runs, in their order."""
+    runs = []
+    for (topic, partition), group in groupby(records, lambda record: (record.topic, record.partition)):
+        run = list(group)
+        runs.append(Run(topic, partition, [each.value for each in run], run.__getitem__, run[-1].offset + 1))
+    return runs
 
 
 class OutRecord(NamedTuple):

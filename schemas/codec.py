@@ -75,6 +75,11 @@ def read_schema(name: RecordName) -> dict[str, Any]:
     return _read_file(manifest()[name]["file"])
 
 
+def plain_schema(name: RecordName) -> dict[str, Any]:
+    """The latest schema without logical types and docs: what the bytes are made of."""
+    return cast(dict[str, Any], _plain(read_schema(name)))
+
+
 def read_versions(name: RecordName) -> list[tuple[int, dict[str, Any]]]:
     """(manifest id, schema) of every version of a record, oldest first; the last one is what is written."""
     entry = manifest()[name]
@@ -184,7 +189,7 @@ class RecordCodec:
 
         It takes and refuses what `decode` does, and raises DecodeError.
         """
-        read = compile_reader(_plain(read_schema(self.name)), fields)
+        read = compile_reader(plain_schema(self.name), fields)
 
         def decode(raw: bytes | None) -> tuple[Any, ...]:
             if raw is None or len(raw) > MAX_RECORD_BYTES or (schemas := self._by_prefix.get(raw[:5])) is None:
@@ -199,6 +204,11 @@ class RecordCodec:
                 raise DecodeError(f"not a {self.name}: {type(exc).__name__}") from exc
 
         return decode
+
+    def framed(self, values: Sequence[bytes | None]) -> list[bool]:
+        """Of each value whether it may be a record of the latest version, by its frame and its size."""
+        frames = {frame for frame, (_, reader) in self._by_prefix.items() if reader is None}
+        return [v is not None and len(v) <= MAX_RECORD_BYTES and v[:5] in frames for v in values]
 
     def _refused(self, raw: bytes | None) -> DecodeError:
         """Why these bytes are not even looked at."""

@@ -1,54 +1,143 @@
-"""A batch: rows by table, the offsets they reach to, the records that could not become rows; pure.
+"""A batch: what was read and is not stored yet, in pieces that are stored one by one; pure.
 
+Most pieces are handed to the engine as they are (`container_of`). What it cannot read, or what is of an earlier version, is
+decoded here (`decoded`), a small piece at a time: Python's rows take ten times their bytes.
 May import rows. What never enters here: a store, a Kafka client, a clock read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
-from runtime.records import InRecord
-from schemas.codec import DecodeError
-from sinks.rows import Row, Table, row_of
+from runtime.records import InRecord, Run
+from schemas.codec import DecodeError, codec
+from schemas.container import Container
+from sinks.rows import SOURCES, Row, Table
 
-MAX_BYTES = 32 << 20
+MAX_BYTES = 64 << 20
 """Of record values in one batch: dead letters may be a megabyte each."""
+PIECE = 10_000
+"""Records decoded at once."""
+
+Poison = tuple[InRecord, DecodeError]
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """Records of one table. `decode`: the engine does not read them, or not all. `part` of a piece that did not go whole."""
+
+    table: Table
+    runs: list[Run] = field(default_factory=list)
+    decode: bool = False
+    part: bool = False
+
+    @property
+    def count(self) -> int:
+        return sum(len(run.values) for run in self.runs)
+
+    def split(self) -> list[Piece]:
+        """The same in pieces of at most PIECE records."""
+        pieces: list[Piece] = []
+        room = 0
+        for run in self.runs:
+            start = 0
+            while start < len(run.values):
+                if not room:
+                    pieces.append(Piece(self.table, decode=self.decode, part=True))
+                    room = PIECE
+                taken = range(start, min(start + room, len(run.values)))
+                pieces[-1].runs.append(run.some(taken))
+                room -= len(taken)
+                start = taken.stop
+        return pieces
 
 
 @dataclass(slots=True)
 class Batch:
-    """What is inserted at once. `rows` by table, `offsets` are the next to read per (topic, partition)."""
+    """What is committed at once. `offsets` are the next to read per (topic, partition)."""
 
     max_rows: int
     max_bytes: int = MAX_BYTES
-    rows: dict[Table, list[Row]] = field(default_factory=dict)
     offsets: dict[tuple[str, int], int] = field(default_factory=dict)
-    poison: list[tuple[InRecord, DecodeError]] = field(default_factory=list)
+    poison: list[Poison] = field(default_factory=list)
+    """What turned out to be no row."""
     count: int = 0
     size: int = 0
+    _pieces: list[Piece] = field(default_factory=list)
 
-    def add(self, records: Iterable[InRecord]) -> None:
-        """Take records in; one that is no row is kept aside with the error."""
-        for record in records:
-            try:
-                table, row = row_of(record)
-            except DecodeError as exc:
-                self.poison.append((record, exc))
+    def add(self, runs: Iterable[Run]) -> None:
+        """Take records in."""
+        for run in runs:
+            source = SOURCES[run.topic]
+            framed = codec(source.name).framed(run.values) if source.table.undecoded else [False] * len(run.values)
+            if all(framed):
+                self._piece(source.table, decode=False).runs.append(run)
             else:
-                rows = self.rows.get(table)
-                if rows is None:
-                    self.rows[table] = [row]
-                else:
-                    rows.append(row)
-            self.count += 1
-            self.size += len(record.value or b"")
-            self.offsets[record.topic, record.partition] = record.offset + 1
+                indices = range(len(framed))
+                if any(framed):
+                    self._piece(source.table, decode=False).runs.append(run.some(list(compress(indices, framed))))
+                others = [index for index in indices if not framed[index]]
+                self._piece(source.table, decode=True).runs.append(run.some(others))
+            self.count += len(run.values)
+            self.size += sum(map(len, filter(None, run.values)))
+            self.offsets[run.topic, run.partition] = run.next_offset
+
+    def _piece(self, table: Table, *, decode: bool) -> Piece:
+        for piece in self._pieces:
+            if piece.table is table and piece.decode == decode and not piece.part:
+                return piece
+        self._pieces.append(Piece(table, decode=decode))
+        return self._pieces[-1]
 
     @property
     def room(self) -> int:
         """Records that still fit."""
         return 0 if self.size >= self.max_bytes else max(0, self.max_rows - self.count)
+
+    def pieces(self) -> Iterator[Piece]:
+        """What is left to store, one by one; each comes again until it is `done`."""
+        while self._pieces:
+            first = self._pieces[0]
+            if first.decode and first.count > PIECE:
+                self._pieces[:1] = first.split()
+            yield self._pieces[0]
+
+    def done(self, poison: Sequence[Poison] = ()) -> None:
+        """The first piece is stored, but for the poison in it."""
+        del self._pieces[0]
+        self.poison += poison
+
+    def break_up(self) -> None:
+        """The first piece cannot be stored whole: find out which part of it."""
+        piece = self._pieces[0]
+        if piece.count > PIECE:
+            self._pieces[:1] = piece.split()
+        else:
+            piece.decode = piece.part = True
+
+
+def container_of(piece: Piece) -> Container:
+    """The records of a piece for the engine to decode."""
+    container = Container(SOURCES[piece.runs[0].topic].name)
+    for run in piece.runs:
+        container.add([value for value in run.values if value is not None], SOURCES[run.topic].lane)
+    return container
+
+
+def decoded(piece: Piece) -> tuple[list[Row], list[Poison]]:
+    """The rows of a piece, and the records that are none."""
+    rows: list[Row] = []
+    poison: list[Poison] = []
+    for run in piece.runs:
+        make = SOURCES[run.topic].row
+        for index, value in enumerate(run.values):
+            try:
+                rows.append(make(value))
+            except DecodeError as exc:
+                poison.append((run.record(index), exc))
+    return rows, poison
 
 
 def columns_of(rows: list[Row]) -> list[tuple[object, ...]]:

@@ -35,6 +35,8 @@ UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
 _PERMANENT = frozenset({
     6, 16, 20, 26, 27, 36, 38, 41, 43, 44, 46, 47, 48, 53, 57, 62, 69, 70, 80, 117, 184, 192, 193, 194, 497, 516,
 })  # fmt: skip
+# AVRO_EXCEPTION (STD_EXCEPTION before there was that), what throwIf throws, and what a broken length leads to.
+_UNREADABLE = frozenset({748, 1001, 395, 27, 32, 33, 117, 131, 190, 241})
 _MIGRATION_ATTEMPTS = 5
 _LEDGER = """
 CREATE TABLE IF NOT EXISTS schema_migrations
@@ -51,6 +53,10 @@ ORDER BY number
 
 class StoreError(HeliographError):
     """ClickHouse answers, and refuses: the same again would be refused again."""
+
+
+class UnreadableError(StoreError):
+    """ClickHouse cannot read the rows it was given, or refuses one of them; none is stored."""
 
 
 @contextmanager
@@ -238,13 +244,17 @@ INSERT_SETTINGS: Mapping[str, Any] = {
     # Hostile ids may name 241 months (see migrations/0001): more parts, but never a refused insert.
     "max_partitions_per_insert_block": 0,
     "async_insert": 0,
+    # Rows of one key are put together when they are read and merged; to do it in every insert too costs a third of it.
+    "optimize_on_insert": 0,
 }
 
 
 def insert(
     settings: ClickHouseSettings, client: Client, table: str, columns: Mapping[str, str], data: Sequence[Sequence[Any]]
 ) -> None:
-    """Insert columns (name → type, and their values in the same order); stored and in the views when this returns.
+    """Insert columns (name → type, and their values in the same order): decoded rows.
+
+    Stored and in the views when this returns.
 
     Raises UnavailableError or StoreError; then some, all or none of the rows may be stored.
     """
@@ -253,3 +263,28 @@ def insert(
             table, data, column_names=list(columns), column_type_names=list(columns.values()), column_oriented=True,
             settings=dict(INSERT_SETTINGS),
         )  # fmt: skip
+
+
+@cache
+def _insert_text(table: str) -> str:
+    """The SQL of inserts/<table>.sql, up to where the rows begin."""
+    return files("sinks").joinpath("inserts", f"{table}.sql").read_text("utf-8").rstrip() + "\n"
+
+
+def insert_undecoded(
+    settings: ClickHouseSettings, client: Client, table: str, container: Sequence[bytes], constants: Mapping[str, str]
+) -> None:
+    """Insert an Avro container (in pieces), which ClickHouse decodes; stored and in the views when this returns.
+
+    `constants` are literals of SQL. Raises UnreadableError for what is not exactly records of the table's topics, with nothing
+    stored; UnavailableError and StoreError as `insert` does.
+    """
+    # Not as parameters: the driver binds them only where it decodes the rows, to see whether they are a query.
+    sql = re.sub(r"\{(\w+):[^}]+\}", lambda match: constants[match[1]], _insert_text(table))
+    with store_errors(settings):
+        try:
+            client.raw_insert("", insert_block=b"".join((sql.encode(), *container)), settings=dict(INSERT_SETTINGS))
+        except DatabaseError as exc:
+            if exc.code in _UNREADABLE:
+                raise UnreadableError(f"ClickHouse at {settings.url} cannot read the rows: {_first_line(exc)}") from exc
+            raise

@@ -1,8 +1,8 @@
 """The sink role: Kafka → ClickHouse, at least once into storage that makes it exactly once.
 
-    consume ──► batch ──► dead letters published ──► rows inserted ──► offsets committed
+    consume ──► batch ──► rows inserted ──► dead letters published ──► offsets committed
 
-in that order and never another: what is lost in between is read again and collapses by its identity. While ClickHouse or
+the commit last: what is lost in between is read again and collapses by its identity. While ClickHouse or
 Kafka is away the batch is kept and tried again; partitions are paused and polling goes on, so the group keeps us.
 All Kafka and ClickHouse calls of the loop are made on one thread.
 May import runtime. What never enters here: a column, a decision about a notification.
@@ -27,14 +27,15 @@ from runtime.logs import get_logger
 from runtime.metrics import BATCHED, INSERT_SECONDS, ROWS
 from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
 from runtime.process import Context, crash_point, exit_now
-from runtime.records import InRecord
+from runtime.records import Run
 from schemas.topics import DEAD_LETTERS
 from sinks import clickhouse
-from sinks.batching import Batch, columns_of
+from sinks.batching import Batch
 from sinks.hours import keep_hours
 from sinks.prices import write_prices
 from sinks.residual import report_residual
 from sinks.rows import SOURCES
+from sinks.storing import store_piece
 
 log = get_logger("sink")
 
@@ -42,6 +43,8 @@ GROUP = "heliograph-sink"
 # A status must be readable within a second: 0.2 s here, 0.5 s until the flush (settings), the rest for the insert.
 FETCH_WAIT_MS = 200
 FETCH_MIN_BYTES = 1_000_000
+FETCH_RECORDS = 10_000
+"""Taken at once: more cost more each, by what the processor's caches hold."""
 MAX_POLL_INTERVAL_MS = 120_000
 # Both below the poll interval: a call that hangs must not cost the membership.
 INSERT_TIMEOUT_S = 60.0
@@ -131,17 +134,17 @@ class Sink:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def _consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+    def _consume(self, max_records: int, timeout_s: float) -> list[Run]:
         try:
-            records = self._consumer.consume(max_records, timeout_s)
+            runs = self._consumer.consume_runs(min(max_records, FETCH_RECORDS), timeout_s)
         except FencedError as exc:
             self._fenced(exc)
             return []
         except UnavailableError as exc:
             exit_now(f"took partitions over and cannot read where they stand: {exc}")
-        if records:
+        if runs:
             self._fences = 0
-        return records
+        return runs
 
     def _fenced(self, error: FencedError) -> None:
         # Rows already stored are stored once more by the partitions' owner, which changes nothing.
@@ -221,14 +224,19 @@ class Sink:
         if self._client is None:
             self._connect()
         assert self._client is not None
-        self._give_up_poison(batch)
-        for table in list(batch.rows):
-            rows = batch.rows[table]
+        for piece in batch.pieces():
             started = time.perf_counter()
-            clickhouse.insert(self._settings.clickhouse, self._client, table.name, table.columns, columns_of(rows))
+            table = piece.table
+            try:
+                rows, poison = store_piece(self._settings.clickhouse, self._client, piece)
+            except clickhouse.UnreadableError as exc:
+                log.warning("decodes what the store cannot read", table=table.name, records=piece.count, error=str(exc))
+                batch.break_up()
+                continue
+            batch.done(poison)
             INSERT_SECONDS.labels(table.name).observe(time.perf_counter() - started)
-            ROWS.labels(table.name).inc(len(rows))
-            del batch.rows[table]
+            ROWS.labels(table.name).inc(rows)
+        self._give_up_poison(batch)
         crash_point("after_insert", self._settings.crash_at)
         self._consumer.commit(batch.offsets)
         self._drop()

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from runtime.records import InRecord
 from schemas.codec import DecodeError, codec
-from schemas.events import LANES, states
+from schemas.events import LANES, RecordName, states
 from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
 
 Row = tuple[Any, ...]
@@ -38,14 +38,18 @@ _ID, _TEXT, _WORD, _TIME, _INT, _LONG, _BOOL = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """A raw table: its columns with their types, in the order of a row."""
+    """A raw table: its columns with their types, in the order of a row.
+
+    `undecoded`: its rows can be made by the store too, by inserts/<name>.sql, which says the same as the function here.
+    """
 
     name: str
     columns: Mapping[str, str]
+    undecoded: bool = True
 
 
-def _table(name: str, **columns: str) -> Table:
-    return Table(name, MappingProxyType(columns))
+def _table(name: str, *, undecoded: bool = True, **columns: str) -> Table:
+    return Table(name, MappingProxyType(columns), undecoded)
 
 
 REQUESTS_TABLE = _table(
@@ -66,7 +70,7 @@ RECEIPTS_TABLE = _table(
     code=_WORD, occurred_at=_TIME, received_at=_TIME,
 )  # fmt: skip
 DEAD_LETTERS_TABLE = _table(
-    "dead_letters_raw", dead_letter_id=_ID, topic=_WORD, partition=_INT, offset=_LONG, key=_TEXT, value=_TEXT,
+    "dead_letters_raw", undecoded=False, dead_letter_id=_ID, topic=_WORD, partition=_INT, offset=_LONG, key=_TEXT, value=_TEXT,
     stage=_WORD, reason=_WORD, error_class=_WORD, detail=_TEXT, attempts=_INT, tenant=_WORD, notification_id=_ID,
     message_id=_ID, occurred_at=_TIME,
 )  # fmt: skip
@@ -198,25 +202,37 @@ def _known_id(text: str | None) -> bytes:
         return NO_ID
 
 
-Maker = Callable[[bytes | None], Row]
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a topic holds, and how a value of it becomes a row."""
+
+    name: RecordName
+    table: Table
+    row: Callable[[bytes | None], Row]
+    lane: str = ""
 
 
-def _request_maker(lane: str) -> Maker:
-    return lambda value: request_row(value, lane)
+def _requests(lane: str) -> Source:
+    return Source("NotificationRequest", REQUESTS_TABLE, lambda value: request_row(value, lane), lane)
 
 
-SOURCES: Mapping[str, tuple[Table, Maker]] = MappingProxyType(
+SOURCES: Mapping[str, Source] = MappingProxyType(
     {
-        **{requests_topic(lane): (REQUESTS_TABLE, _request_maker(lane)) for lane in LANES},
-        STATUS: (EVENTS_TABLE, event_row),
-        RECEIPTS: (RECEIPTS_TABLE, receipt_row),
-        DEAD_LETTERS: (DEAD_LETTERS_TABLE, dead_letter_row),
+        **{requests_topic(lane): _requests(lane) for lane in LANES},
+        STATUS: Source("DeliveryStatus", EVENTS_TABLE, event_row),
+        RECEIPTS: Source("ProviderReceipt", RECEIPTS_TABLE, receipt_row),
+        DEAD_LETTERS: Source("DeadLetter", DEAD_LETTERS_TABLE, dead_letter_row),
     }
 )
-"""Every topic the sink reads → its table and how its values become rows."""
+"""Every topic the sink reads."""
+
+INSERT_CONSTANTS: Mapping[str, str] = MappingProxyType(
+    {"states": str(list(_RANKS)), "ranks": str(list(_RANKS.values())), "max_time": str(MAX_TIME_MS)}
+)
+"""What inserts/*.sql has to know, as SQL writes it."""
 
 
 def row_of(record: InRecord) -> tuple[Table, Row]:
     """The table and row of a record from one of SOURCES. Raises DecodeError."""
-    table, make = SOURCES[record.topic]
-    return table, make(record.value)
+    source = SOURCES[record.topic]
+    return source.table, source.row(record.value)

@@ -22,6 +22,7 @@ import re
 import secrets
 import signal
 import sys
+import tempfile
 import time
 import uuid
 import zlib
@@ -127,11 +128,15 @@ class EngineConnection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """An INSERT that carries its rows: the statement up to FORMAT or VALUES, the input format, the rows."""
+    """An INSERT that carries its rows: the statement up to FORMAT or VALUES, the input format, the rows.
+
+    `source` is the `input('structure')` of an INSERT SELECT over the rows it carries.
+    """
 
     head: bytes
     format: str
     data: bytes
+    source: re.Match[bytes] | None = None
 
 
 _TOKEN = re.compile(
@@ -140,6 +145,7 @@ _TOKEN = re.compile(
     rb"|[A-Za-z_][A-Za-z_0-9]*|.",
     re.DOTALL,
 )
+_INPUT = re.compile(rb"\binput\s*\(\s*('(?:[^'\\]|\\.|'')*')\s*\)", re.IGNORECASE)
 _FORMAT_NAME = re.compile(rb"\s+([A-Za-z][A-Za-z0-9_]*)[ \t\f]*;?\r?\n?")
 _TAIL_FORMAT = re.compile(
     rb"\bFORMAT\s+([A-Za-z][A-Za-z0-9_]*)\s*(?:\bSETTINGS\b.*)?;?\s*\Z", re.IGNORECASE | re.DOTALL
@@ -165,12 +171,12 @@ def first_words(sql: bytes, count: int = 4) -> list[str]:
 
 
 def split_insert(sql: bytes) -> Insert | None:
-    """The parts of an INSERT with rows, None for every other statement (INSERT SELECT too).
+    """The parts of an INSERT with rows, None for every other statement (an INSERT SELECT too, unless it reads `input`).
 
     After the format's name exactly one line break belongs to the statement: a Native block of ten columns starts with
     a line break of its own.
     """
-    depth = 0
+    depth, selects = 0, False
     for index, (token, start, end) in enumerate(_tokens(sql)):
         word = token.upper()
         if index == 0 and word != b"INSERT":
@@ -179,14 +185,19 @@ def split_insert(sql: bytes) -> Insert | None:
             depth += 1
         elif token == b")":
             depth -= 1
-        elif depth == 0 and word in (b"SELECT", b"WITH", b"INFILE", b"WATCH"):
+        elif depth == 0 and word in (b"SELECT", b"WITH"):
+            selects = True
+        elif depth == 0 and (word in (b"INFILE", b"WATCH") or (selects and word == b"VALUES")):
             return None
         elif depth == 0 and word == b"VALUES":
             return Insert(sql[:start], "Values", sql[end:])
         elif depth == 0 and word == b"FORMAT":
             name = _FORMAT_NAME.match(sql, end)
             if name is not None:
-                return Insert(sql[:start], name.group(1).decode(), sql[name.end() :])
+                source = _INPUT.search(sql, 0, start) if selects else None
+                if selects and source is None:
+                    return None
+                return Insert(sql[:start], name.group(1).decode(), sql[name.end() :], source)
     return None
 
 
@@ -406,6 +417,8 @@ def _engine_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise as_query_error(error) from error
+    except UnicodeDecodeError as error:  # the engine's text quotes bytes of the rows
+        raise as_query_error(RuntimeError(error.object.decode("utf-8", "replace"))) from error
 
 
 @dataclass(slots=True)
@@ -514,6 +527,18 @@ class Engine:
             if kept is not None:
                 kept.connection.close()
 
+    def _insert_rows(self, connection: EngineConnection, insert: Insert, params: Mapping[str, str]) -> Any:
+        if insert.source is None:
+            head = insert.head.decode("utf-8", "surrogateescape")
+            return self._insert(connection, head, insert.format, insert.data)
+        # The embedded engine has no `input`, but reads a file the same way.
+        with tempfile.NamedTemporaryFile(dir=self._path, prefix="rows-") as rows:
+            rows.write(insert.data)
+            rows.flush()
+            file = f"file({quoted(rows.name)}, {insert.format}, ".encode() + insert.source[1] + b")"
+            sql = insert.head[: insert.source.start()] + file + insert.head[insert.source.end() :]
+            return connection.query(sql, "Null", params=params)
+
     @staticmethod
     def _insert(connection: EngineConnection, head: str, fmt: str, data: bytes) -> Any:
         insert = connection.send_insert(head, fmt)
@@ -529,8 +554,7 @@ class Engine:
         summary = Summary()
         with self.session(request) as connection:
             if request.insert is not None:
-                head = request.insert.head.decode("utf-8", "surrogateescape")
-                result = self._insert(connection, head, request.insert.format, request.insert.data)
+                result = self._insert_rows(connection, request.insert, request.params)
                 answer = b""
             else:
                 result = connection.query(request.sql, request.default_format, params=request.params)

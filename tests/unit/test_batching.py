@@ -1,42 +1,96 @@
-"""Batches: columns, offsets, bounds, and what could not become a row."""
+"""Batches: pieces by table, offsets, bounds, and what could not become a row."""
 
 from __future__ import annotations
 
-from runtime.records import InRecord
+import pytest
+
+from runtime.records import InRecord, runs_of
 from schemas.topics import DEAD_LETTERS, STATUS, requests_topic
-from sinks.batching import Batch, columns_of
+from sinks import batching
+from sinks.batching import Batch, Piece, columns_of, container_of, decoded
 from sinks.rows import EVENTS_TABLE, REQUESTS_TABLE
 from tests.unit.test_rows import request, status
 
 NORMAL = requests_topic("normal")
 
 
-def test_rows_are_kept_by_table_and_offsets_point_past_the_last() -> None:
+def requests(*offsets: int, value: bytes | None = None) -> list[InRecord]:
+    return [InRecord(NORMAL, 1, offset, 0, None, value or request()) for offset in offsets]
+
+
+def rest(batch: Batch) -> list[Piece]:
+    """Every piece, as if each were stored."""
+    found = []
+    for piece in batch.pieces():
+        found.append(piece)
+        batch.done()
+    return found
+
+
+def test_records_are_kept_by_table_and_offsets_point_past_the_last() -> None:
     batch = Batch(max_rows=10)
-    batch.add([InRecord(NORMAL, 1, 5, 0, None, request()), InRecord(STATUS, 0, 8, 0, None, status())])
-    batch.add([InRecord(NORMAL, 1, 6, 0, None, request())])
-    assert {table.name: len(rows) for table, rows in batch.rows.items()} == {
-        REQUESTS_TABLE.name: 2, EVENTS_TABLE.name: 1,
-    }  # fmt: skip
+    batch.add(runs_of([*requests(5), InRecord(STATUS, 0, 8, 0, None, status())]))
+    batch.add(runs_of(requests(6)))
     assert batch.offsets == {(NORMAL, 1): 7, (STATUS, 0): 9}
     assert (batch.count, batch.room) == (3, 7)
+    assert {piece.table.name: (piece.count, piece.decode) for piece in rest(batch)} == {
+        REQUESTS_TABLE.name: (2, False), EVENTS_TABLE.name: (1, False),
+    }  # fmt: skip
 
 
-def test_poison_is_kept_aside_and_its_offset_counts() -> None:
+def test_only_what_has_the_frame_is_left_to_the_store() -> None:
     batch = Batch(max_rows=10)
-    poison = InRecord(DEAD_LETTERS, 0, 3, 0, None, b"junk")
-    batch.add([poison])
-    assert [record for record, _ in batch.poison] == [poison]
-    assert batch.offsets == {(DEAD_LETTERS, 0): 4}
-    assert not batch.rows
+    strange = [None, b"", b"junk", b"\x00\x00\x00\x00\x07" + request()[5:], bytes(2 << 20)]
+    batch.add(
+        runs_of([*requests(1), *(InRecord(NORMAL, 1, 2 + n, 0, None, v) for n, v in enumerate(strange)), *requests(9)])
+    )
+    whole, odd = rest(batch)
+    assert (whole.decode, container_of(whole).count) == (False, 2)
+    rows, poison = decoded(odd)
+    assert (odd.decode, rows, [record.offset for record, _ in poison]) == (True, [], [2, 3, 4, 5, 6])
+    assert batch.offsets == {(NORMAL, 1): 10}
+
+
+def test_piece_that_cannot_go_whole_is_broken_up_until_the_part_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "PIECE", 2)
+    batch = Batch(max_rows=10)
+    batch.add(runs_of([*requests(0, 1, 2), *requests(3, value=request()[:-1]), *requests(4)]))
+    seen = []
+    for piece in batch.pieces():
+        seen.append((piece.count, piece.decode))
+        bad = any(value == request()[:-1] for run in piece.runs for value in run.values)
+        if bad and not piece.decode:
+            batch.break_up()
+        else:
+            batch.done(decoded(piece)[1] if piece.decode else ())
+    assert seen == [(5, False), (2, False), (2, False), (2, True), (1, False)]
+    assert [record.offset for record, _ in batch.poison] == [3]
+
+
+def test_what_comes_while_the_store_is_away_joins_the_piece_that_waits() -> None:
+    batch = Batch(max_rows=10)
+    for offset in range(4):
+        batch.add(runs_of(requests(offset)))
+        assert next(batch.pieces()).count == offset + 1
+
+
+def test_dead_letters_are_decoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "PIECE", 2)
+    batch = Batch(max_rows=10)
+    poison = [InRecord(DEAD_LETTERS, 0, n, 0, None, b"junk") for n in range(3)]
+    batch.add(runs_of(poison))
+    pieces = rest(batch)
+    assert [(piece.count, piece.decode) for piece in pieces] == [(2, True), (1, True)]
+    assert [record for piece in pieces for record, _ in decoded(piece)[1]] == poison
+    assert batch.offsets == {(DEAD_LETTERS, 0): 3}
 
 
 def test_batch_is_full_by_rows_or_by_bytes() -> None:
     batch = Batch(max_rows=2, max_bytes=1_000)
-    batch.add([InRecord(NORMAL, 0, 0, 0, None, request())] * 3)
+    batch.add(runs_of(requests(0, 0, 0)))
     assert batch.room == 0
     large = Batch(max_rows=100, max_bytes=1_000)
-    large.add([InRecord(NORMAL, 0, 0, 0, None, b"x" * 1_000)])
+    large.add(runs_of(requests(0, value=b"x" * 1_000)))
     assert large.room == 0
 
 

@@ -46,6 +46,17 @@ def test_insert_is_split_after_exactly_one_line_break(sql: bytes, expected: Inse
     assert split_insert(sql) == expected
 
 
+def test_insert_select_over_the_rows_it_carries_names_its_input() -> None:
+    sql = b"INSERT INTO t (a) SELECT upper(x) FROM (SELECT x FROM input('x String, y Enum8(\\'a\\' = 1)')) FORMAT Avro\nObj"
+    insert = split_insert(sql)
+    assert insert is not None
+    assert insert.source is not None
+    assert (insert.format, insert.data) == ("Avro", b"Obj")
+    assert insert.source[1] == b"'x String, y Enum8(\\'a\\' = 1)'"
+    assert split_insert(b"INSERT INTO t SELECT x FROM input('x String') FORMAT Values (1)") is not None
+    assert split_insert(b"INSERT INTO t SELECT * FROM VALUES('x String', ('a')) FORMAT Null") is None
+
+
 def test_insert_settings_stay_with_the_statement() -> None:
     insert = split_insert(b"INSERT INTO t (a) SETTINGS insert_deduplication_token = 'FORMAT x' FORMAT TSV\n1")
     assert insert == Insert(b"INSERT INTO t (a) SETTINGS insert_deduplication_token = 'FORMAT x' ", "TSV", b"1")

@@ -12,10 +12,10 @@ import pytest
 from runtime.errors import PublishError, UnavailableError
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.process import Context
-from runtime.records import InRecord, OutRecord
+from runtime.records import InRecord, OutRecord, Run, runs_of
 from runtime.settings import DeadLetterSettings, Settings, SinkSettings
 from schemas.topics import DEAD_LETTERS, requests_topic
-from sinks import clickhouse, role
+from sinks import batching, clickhouse, role
 from sinks.role import Sink
 from tests.unit.test_rows import request
 
@@ -45,9 +45,9 @@ class FakeKafka:
         self.callbacks = callbacks
         callbacks["on_assign"]([HOME])
 
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+    def consume_runs(self, max_records: int, timeout_s: float) -> list[Run]:
         if self.script:
-            return self.script.pop(0)()
+            return runs_of(self.script.pop(0)())
         time.sleep(min(timeout_s, 0.02))  # as long as it takes to want a flush
         self.idle += 1
         if self.idle > 4:
@@ -82,11 +82,16 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
         def close(self) -> None: ...
 
     def insert(_: Any, __: Any, table: str, columns: Any, data: Sequence[Sequence[Any]]) -> None:
-        fake._maybe_fail(f"insert {len(data[0])}")
+        fake._maybe_fail(f"decoded {len(data[0])}")
+
+    def insert_undecoded(_: Any, __: Any, ___: str, container: Sequence[bytes], constants: Mapping[str, str]) -> None:
+        marks = b"".join(container).count(bytes.fromhex(constants["mark"].strip("'")))
+        fake._maybe_fail(f"insert {marks - 2}")  # two are of the file itself
 
     monkeypatch.setattr(clickhouse, "migrate", lambda _: [])
     monkeypatch.setattr(clickhouse, "connect", lambda *_, **__: Client())
     monkeypatch.setattr(clickhouse, "insert", insert)
+    monkeypatch.setattr(clickhouse, "insert_undecoded", insert_undecoded)
     monkeypatch.setattr(role, "BACKOFF_S", (0.001, 0.002))
     monkeypatch.setattr(role, "REVOKE_PATIENCE_S", 0.01)
     monkeypatch.setattr(role, "STOP_PATIENCE_S", 0.05)
@@ -229,3 +234,26 @@ def test_a_write_that_is_tried_again_counts_its_poison_once(kafka: FakeKafka) ->
     kafka.script = [records(0, 1, value=b"junk")]
     assert run(kafka).not_ready() is None
     assert kafka.commits == [{HOME: 2}]
+
+
+def test_what_the_store_cannot_read_is_decoded_and_all_else_goes_on(
+    kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "PIECE", 2)
+    broken = request()[:-1]
+    unreadable = clickhouse.UnreadableError("cannot read")
+    kafka.failures["insert 5"] = [unreadable]
+    kafka.script = [lambda: [*records(0, 1, 2)(), *records(3, value=broken)(), *records(4)()]]
+    kafka.failures["insert 2"] = [UnavailableError("away"), unreadable]
+    run(kafka)
+    # The first pair, tried twice, is decoded; in the second pair the store (of this test) minds nothing.
+    assert kafka.log == ["insert 5", "insert 2", "insert 2", "decoded 2", "insert 2", "insert 1", "commit", "close"]
+    kafka.log.clear()
+    kafka.commits.clear()
+    kafka.context.stopping.clear()
+    kafka.idle = 0
+    kafka.failures = {"insert 2": [unreadable]}
+    kafka.script = [lambda: [*records(5)(), *records(6, value=broken)()]]
+    run(kafka)
+    assert kafka.log == ["insert 2", "decoded 1", "publish", "commit", "close"]
+    assert kafka.commits == [{HOME: 7}]
