@@ -13,6 +13,7 @@ May import sinks, console and runtime. What never enters here: an assertion abou
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import random
 import re
@@ -22,9 +23,12 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from multiprocessing import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -195,30 +199,51 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def fill(
-    settings: ClickHouseSettings, client: Client, engine: psutil.Process, rows: int, per_insert: int
-) -> dict[str, Any]:
-    """Insert that many records; µs of CPU a row on both sides, which a busy machine changes less than the clock."""
-    facts = Records().facts(_now() - rows * STEP_MS * 10 // 36)
-    ours_s = wall_s = 0.0
-    inserts = done = 0
-    engine_s = _cpu(engine)
-    while done < rows:
-        runs = runs_of(in_records(facts, min(per_insert, rows - done)))
-        began, started = time.perf_counter(), time.process_time()
+def stream(
+    url: str, rows: int, per_insert: int, number: int, ready: Barrier, told: Queue[tuple[float, float, int, float]]
+) -> None:
+    """One process of the sink's code: its batches are made first, then stored; tells (began, ended, inserts, CPU s)."""
+    settings = ClickHouseSettings(url=url)
+    client = clickhouse.connect(settings, timeout_s=300)
+    facts = Records(number).facts(_now() - (number + 1) * rows * STEP_MS * 10 // 36)
+    batches = [runs_of(in_records(facts, min(per_insert, rows - at))) for at in range(0, rows, per_insert)]
+    inserts = 0
+    ready.wait()
+    began, cpu = time.time(), time.process_time()
+    for runs in batches:
         batch = Batch(max_rows=per_insert, max_bytes=1 << 40)
         batch.add(runs)
         for piece in batch.pieces():
             store_piece(settings, client, piece)
             batch.done()
             inserts += 1
-        ours_s += time.process_time() - started
-        wall_s += time.perf_counter() - began
-        done += batch.count
+    told.put((began, time.time(), inserts, time.process_time() - cpu))
+
+
+def fill(
+    settings: ClickHouseSettings, engine: psutil.Process, rows: int, per_insert: int, sinks: int
+) -> dict[str, Any]:
+    """Insert that many records by so many processes; µs of CPU a row on both sides."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, told = spawn.Barrier(sinks + 1), spawn.Queue()
+    each = rows // sinks
+    streams = [
+        spawn.Process(target=stream, args=(settings.url, each, per_insert, number, ready, told))
+        for number in range(sinks)
+    ]
+    for process in streams:
+        process.start()
+    ready.wait()
+    engine_s = _cpu(engine)
+    answers = [told.get() for _ in streams]
+    engine_s = _cpu(engine) - engine_s
+    for process in streams:
+        process.join()
+    seconds = max(ended for _, ended, _, _ in answers) - min(began for began, *_ in answers)
     return {
-        "rows": rows, "per_insert": per_insert, "rows_per_s": round(rows / wall_s),
-        "sink_cpu_us": round(ours_s / rows * 1e6, 1),
-        "engine_cpu_us": round((_cpu(engine) - engine_s) / rows * 1e6, 1), "inserts": inserts,
+        "sinks": sinks, "rows": each * sinks, "per_insert": per_insert, "rows_per_s": round(each * sinks / seconds),
+        "sink_cpu_us": round(sum(cpu for *_, cpu in answers) / (each * sinks) * 1e6, 1),
+        "engine_cpu_us": round(engine_s / (each * sinks) * 1e6, 1), "inserts": sum(inserts for _, _, inserts, _ in answers),
     }  # fmt: skip
 
 
@@ -338,51 +363,63 @@ def publish(kafka: KafkaSettings, count: int) -> None:
     producer.close()
 
 
-def sink_run(kafka: KafkaSettings, store: ClickHouseSettings, count: int, directory: Path) -> dict[str, Any]:
-    """A sink process from its group's offsets to the end of the backlog."""
+def sink_run(
+    kafka: KafkaSettings, store: ClickHouseSettings, count: int, directory: Path, sinks: int
+) -> dict[str, Any]:
+    """Sink processes from their group's offsets to the end of the backlog."""
     book = PortBook()
-    port = book.reserve("metrics")
+    ports = [book.reserve(f"metrics-{number}") for number in range(sinks)]
     env = {
         **os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
-        "HELIOGRAPH_CLICKHOUSE__URL": store.url, "HELIOGRAPH_METRICS__PORT": str(port),
+        "HELIOGRAPH_CLICKHOUSE__URL": store.url,
     }  # fmt: skip
     book.close()
 
-    def metric(name: str) -> dict[str, float]:
-        text = _text(f"http://{LOOPBACK}:{port}/metrics") or ""
-        return {table: float(value) for table, value in re.findall(rf'^{name}{{table="(\w+)"}} (\S+)$', text, re.M)}
+    def metric(name: str) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for port in ports:
+            text = _text(f"http://{LOOPBACK}:{port}/metrics") or ""
+            for table, value in re.findall(rf'^{name}{{table="(\w+)"}} (\S+)$', text, re.M):
+                found[table] += round(float(value))
+        return found
 
     with (directory / "sink.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "console.cli", "run", "sink"], stdout=log, stderr=log, env=env
-        )
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "console.cli", "run", "sink"], stdout=log, stderr=log,
+                env={**env, "HELIOGRAPH_METRICS__PORT": str(port)},
+            )
+            for port in ports
+        ]  # fmt: skip
     try:
-        _until(lambda: sum(metric("heliograph_sink_rows_total").values()) > 0, 120, "the first row")
-        began, had = time.monotonic(), sum(metric("heliograph_sink_rows_total").values())
-        _until(lambda: sum(metric("heliograph_sink_rows_total").values()) >= count, 900, "the last row")
+        _until(lambda: metric("heliograph_sink_rows_total").total() > 0, 120, "the first row")
+        began, had = time.monotonic(), metric("heliograph_sink_rows_total").total()
+        _until(lambda: metric("heliograph_sink_rows_total").total() >= count, 900, "the last row")
         seconds = time.monotonic() - began
         inserts = metric("heliograph_sink_insert_seconds_count")
         return {
-            "rows": count, "seconds": round(seconds, 1), "rows_per_s": round((count - had) / seconds),
+            "sinks": sinks, "rows": count, "seconds": round(seconds, 1), "rows_per_s": round((count - had) / seconds),
             "inserts_per_s_and_table": {table: round(n / seconds, 2) for table, n in inserts.items() if n},
         }  # fmt: skip
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait(30)
 
 
-def through_kafka(store: ClickHouseSettings, count: int, directory: Path) -> list[dict[str, Any]]:
+def through_kafka(store: ClickHouseSettings, count: int, directory: Path, sinks: int) -> list[dict[str, Any]]:
     """Two runs over the same backlog, the second into an empty database."""
     rows = []
     with broker(directory) as kafka:
         publish(kafka, count)
-        rows.append({"run": "first", **sink_run(kafka, store, count, directory)})
+        rows.append({"run": "first", **sink_run(kafka, store, count, directory, sinks)})
         client = clickhouse.connect(store)
         before = checksums(client)
         client.command(f"DROP DATABASE `{store.database}`")
         client.close()
         reset(kafka)
-        rows.append({"run": "recovery", **sink_run(kafka, store, count, directory)})
+        rows.append({"run": "recovery", **sink_run(kafka, store, count, directory, sinks)})
         client = clickhouse.connect(store)
         after = checksums(client)
         client.close()
@@ -406,8 +443,9 @@ def main() -> None:
     parser.add_argument(
         "--through", type=int, default=1_000_000, help="of them through the sink's code, the rest are copies"
     )
-    parser.add_argument("--per-insert", type=int, default=50_000)
-    parser.add_argument("--kafka-records", type=int, default=500_000)
+    parser.add_argument("--per-insert", type=int, default=150_000)
+    parser.add_argument("--sinks", type=int, default=2, help="processes that insert")
+    parser.add_argument("--kafka-records", type=int, default=3_000_000)
     parser.add_argument("--state-dir", type=Path, help="keep the engine's data here, and use what is there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -418,7 +456,7 @@ def main() -> None:
             ((there,),) = client.query("SELECT count() FROM delivery_events_raw").result_rows
             if not there:
                 through = min(arguments.rows, arguments.through)
-                show([fill(settings, client, engine, through, arguments.per_insert)], as_json=False)
+                show([fill(settings, engine, through, arguments.per_insert, arguments.sinks)], as_json=False)
                 span_ms = through * STEP_MS * 10 // 36 + 60_000
                 seconds = multiply(client, arguments.rows // through, span_ms)
                 sys.stdout.write(f"copied to {arguments.rows:,} rows in {seconds:.0f} s\n")
@@ -430,7 +468,7 @@ def main() -> None:
             client.close()
         if arguments.kafka_records:
             with running_engine(directory / "recovery") as (settings, _):
-                show(through_kafka(settings, arguments.kafka_records, directory), as_json=False)
+                show(through_kafka(settings, arguments.kafka_records, directory, arguments.sinks), as_json=False)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ class Insert:
 
     head: bytes
     format: str
-    data: bytes
+    data: bytes | memoryview
     source: re.Match[bytes] | None = None
 
 
@@ -197,7 +197,8 @@ def split_insert(sql: bytes) -> Insert | None:
                 source = _INPUT.search(sql, 0, start) if selects else None
                 if selects and source is None:
                     return None
-                return Insert(sql[:start], name.group(1).decode(), sql[name.end() :], source)
+                data = sql[name.end() :] if source is None else memoryview(sql)[name.end() :]  # one copy less
+                return Insert(sql[:start], name.group(1).decode(), data, source)
     return None
 
 
@@ -530,7 +531,7 @@ class Engine:
     def _insert_rows(self, connection: EngineConnection, insert: Insert, params: Mapping[str, str]) -> Any:
         if insert.source is None:
             head = insert.head.decode("utf-8", "surrogateescape")
-            return self._insert(connection, head, insert.format, insert.data)
+            return self._insert(connection, head, insert.format, bytes(insert.data))
         # The embedded engine has no `input`, but reads a file the same way.
         with tempfile.NamedTemporaryFile(dir=self._path, prefix="rows-") as rows:
             rows.write(insert.data)
