@@ -22,7 +22,6 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -30,7 +29,7 @@ from starlette.routing import Route
 
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
 from producers.callbacks.vendor import ForgedError, MalformedError, Report, Request, UnknownAccountError, Vendor
-from producers.http.problems import Problem, new_request_id, problem_response, unavailable
+from producers.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.callbacks import PATH, message_id_of, subject_of
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError
@@ -154,26 +153,6 @@ class Desk:
         return "no_message" if subject is None else "stated"
 
 
-_CODES = {404: "not_found", 405: "method_not_allowed"}
-
-
-async def _on_problem(_: HttpRequest, exc: Exception) -> Response:
-    assert isinstance(exc, Problem)
-    return problem_response(exc)
-
-
-async def _on_http_error(_: HttpRequest, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)
-    code = _CODES.get(exc.status_code, "http_error")
-    return problem_response(Problem(exc.status_code, code, exc.detail, headers=exc.headers or {}))
-
-
-async def _on_bug(_: HttpRequest, exc: Exception) -> Response:
-    request_id = new_request_id()
-    log.error("callback failed", request_id=request_id, exc_info=exc)
-    return problem_response(Problem(500, "internal_error", "this is our fault; see request_id"), request_id)
-
-
 def create_app(vendors: Mapping[str, Vendor], desk: Desk) -> Starlette:
     """The application: a route per vendor."""
 
@@ -184,8 +163,6 @@ def create_app(vendors: Mapping[str, Vendor], desk: Desk) -> Starlette:
         return take
 
     routes = [Route(f"{PATH}{kind}", endpoint(kind, vendor), methods=["POST"]) for kind, vendor in vendors.items()]
-    app = Starlette(
-        routes=routes, exception_handlers={Problem: _on_problem, HTTPException: _on_http_error, Exception: _on_bug}
-    )
+    app = Starlette(routes=routes, exception_handlers=PROBLEM_HANDLERS)
     app.router.redirect_slashes = False  # a redirect would be to what the request calls its host
     return app

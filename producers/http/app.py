@@ -7,7 +7,7 @@ May import fastapi and starlette. What never enters here: settings, the life of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -24,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from producers.http.docs_page import CSP, docs_page
 from producers.http.ingest import BULK_PATH, PATH, Ingest
 from producers.http.openapi import describe
-from producers.http.problems import FieldError, Problem, new_request_id, problem_response, unavailable
+from producers.http.problems import PROBLEM_HANDLERS, FieldError, Handler, Problem, problem_response, unavailable
 from producers.http.propagation import Propagation
 from producers.http.reference import reference_router
 from producers.http.requests import Authenticator
@@ -33,10 +32,6 @@ from producers.http.templates import TemplateCatalogue
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
 from runtime.health import Health
-from runtime.logs import get_logger
-
-log = get_logger("http")
-Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +46,6 @@ class Deps:
     health: Health
 
 
-_CODES = {404: "not_found", 405: "method_not_allowed"}
-
-
-async def _on_problem(_: Request, exc: Exception) -> Response:
-    assert isinstance(exc, Problem)
-    return problem_response(exc)
-
-
-async def _on_http_error(_: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)
-    code = _CODES.get(exc.status_code, "http_error")
-    return problem_response(Problem(exc.status_code, code, exc.detail, headers=exc.headers or {}))
-
-
 async def _on_wrong_parameter(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
     errors = [FieldError("", f"{'.'.join(map(str, e['loc']))}: {e['msg']}", "invalid_parameter") for e in exc.errors()]
@@ -75,18 +56,10 @@ async def _on_unavailable(_: Request, exc: Exception) -> Response:
     return problem_response(unavailable("store_unavailable", str(exc)))
 
 
-async def _on_bug(_: Request, exc: Exception) -> Response:
-    request_id = new_request_id()
-    log.error("request failed", request_id=request_id, exc_info=exc)
-    return problem_response(Problem(500, "internal_error", "this is our fault; see request_id"), request_id)
-
-
 HANDLERS: dict[int | type[Exception], Handler] = {
-    Problem: _on_problem,
-    HTTPException: _on_http_error,
+    **PROBLEM_HANDLERS,
     RequestValidationError: _on_wrong_parameter,
     UnavailableError: _on_unavailable,
-    Exception: _on_bug,
 }
 
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
+from runtime.logs import get_logger
 from runtime.metrics import REFUSED
+
+log = get_logger("http")
 
 MAX_ERRORS = 20
 _MAX_POINTER = 300
@@ -100,3 +105,33 @@ def problem_response(problem: Problem, request_id: str | None = None) -> Respons
     request_id = request_id or new_request_id()
     headers = {"X-Request-ID": request_id, **problem.headers}
     return Response(problem.body(request_id), problem.status, headers, "application/problem+json")
+
+
+_STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+async def _on_problem(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, Problem)
+    return problem_response(exc)
+
+
+async def _on_http_error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    code = _STATUS_CODES.get(exc.status_code, "http_error")
+    return problem_response(Problem(exc.status_code, code, exc.detail, headers=exc.headers or {}))
+
+
+async def _on_bug(request: Request, exc: Exception) -> Response:
+    request_id = new_request_id()
+    log.error("request failed", path=request.url.path, request_id=request_id, exc_info=exc)
+    return problem_response(Problem(500, "internal_error", "this is our fault; see request_id"), request_id)
+
+
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+
+PROBLEM_HANDLERS: Mapping[int | type[Exception], Handler] = {
+    Problem: _on_problem,
+    HTTPException: _on_http_error,
+    Exception: _on_bug,
+}
+"""What every application of ours answers when an endpoint raises."""
