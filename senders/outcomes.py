@@ -47,7 +47,6 @@ class Outcome:
     """The state or event it led to."""
     next_attempt: int
     """Attempts below it are done."""
-    settled: bool
     facts: tuple[OutRecord, ...]
     entry: OutRecord
     """The ledger's, to be published once the facts are acknowledged: with it the attempt counts as told and provided for."""
@@ -55,7 +54,7 @@ class Outcome:
     @property
     def settled_state(self) -> str | None:
         """The state it ended in, None while another attempt may follow."""
-        return self.state if self.settled else None
+        return self.state if self.state in states().settled else None
 
 
 class RetriesExhausted(Exception):
@@ -79,7 +78,7 @@ def settle(
     next_attempt = message["attempt"] + 1
     entry = ledger_entry(message, record.partition, next_attempt, state, now)
     facts = (*extra, status_record(status, traceparent_of(record.headers)))
-    return Outcome(state, next_attempt, True, facts, entry)
+    return Outcome(state, next_attempt, facts, entry)
 
 
 def ledger_entry(message: ChannelMessage, partition: int, next_attempt: int, state: str | None, now: int) -> OutRecord:
@@ -177,7 +176,7 @@ def _fail_over(
         status_record(status, traceparent_of(record.headers)),
     )
     entry = ledger_entry(message, record.partition, again["attempt"], None, now)
-    return Outcome("failed_over", again["attempt"], False, facts, entry)
+    return Outcome("failed_over", again["attempt"], facts, entry)
 
 
 def _retry(
@@ -208,7 +207,5 @@ def _retry(
         status_record(status, traceparent_of(record.headers)),
     )
     entry = ledger_entry(message, record.partition, again["attempt"], None, now)
-    return Outcome("retrying", again["attempt"], False, facts, entry)
+    return Outcome("retrying", again["attempt"], facts, entry)
 
-
-assert {"sent", "bounced", "rejected", "failed", "unknown"} <= states().settled

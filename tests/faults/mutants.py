@@ -48,7 +48,7 @@ def missing_outcome() -> None:
 
     def silent(self: worker.Worker, ended: Ended) -> Outcome:
         made = outcome_of(self, ended)
-        return Outcome(made.state, made.next_attempt, made.settled, (), made.entry)
+        return Outcome(made.state, made.next_attempt, (), made.entry)
 
     worker.Worker._outcome_of = silent  # type: ignore[method-assign]
 
@@ -59,7 +59,7 @@ def ledger_before_facts() -> None:
 
     def swapped(self: worker.Worker, ended: Ended) -> Outcome:
         made = outcome_of(self, ended)
-        return Outcome(made.state, made.next_attempt, made.settled, (made.entry,), made.facts[-1])
+        return Outcome(made.state, made.next_attempt, (made.entry,), made.facts[-1])
 
     worker.Worker._outcome_of = swapped  # type: ignore[method-assign]
 

@@ -68,7 +68,7 @@ LEDGER = "notify.ledger.email.normal.v1"
 def test_settled_outcome(result: SendResult, fields: dict[str, Any], state: str, reason: str | None) -> None:
     made = outcome(result, **fields)
     found = facts(made)
-    assert (made.state, made.settled, made.next_attempt) == (state, True, 2)
+    assert (made.state, made.settled_state, made.next_attempt) == (state, state, 2)
     assert (found[STATUS]["state"], found[STATUS]["reason"], found[STATUS]["attempt"]) == (state, reason, 1)
     ledger = next(record for topic, record in found.items() if topic.startswith("notify.ledger."))
     assert (ledger["next_attempt"], ledger["state"]) == (2, state)
@@ -93,7 +93,7 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, re
     assert found[TIMERS]["topic"] == RECORD.topic
     assert (found[STATUS]["state"], found[STATUS]["possible_duplicate"]) == ("retrying", duplicate)
     assert (found[LEDGER]["next_attempt"], found[LEDGER]["state"]) == (2, None)
-    assert not made.settled
+    assert made.settled_state is None
     if isinstance(result, Retry) and result.retry_after_s:
         assert found[TIMERS]["due_at"] >= NOW + 90_000
 
