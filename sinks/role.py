@@ -43,6 +43,8 @@ GROUP = "heliograph-sink"
 # A status must be readable within a second: 0.2 s here, 0.5 s until the flush (settings), the rest for the insert.
 FETCH_WAIT_MS = 200
 FETCH_MIN_BYTES = 1_000_000
+QUEUED_KBYTES = 65_536
+"""Read ahead while an insert takes its second."""
 FETCH_RECORDS = 10_000
 """Taken at once: more cost more each, by what the processor's caches hold."""
 MAX_POLL_INTERVAL_MS = 120_000
@@ -265,7 +267,7 @@ async def run_sink(context: Context) -> None:
     kafka = context.settings.kafka
     consumer = Consumer(
         kafka, client_id="sink", group=GROUP, fetch_wait_ms=FETCH_WAIT_MS, fetch_min_bytes=FETCH_MIN_BYTES,
-        max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+        queued_kbytes=QUEUED_KBYTES, max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
     )  # fmt: skip
     producer = Producer(kafka, client_id="sink", delivery_timeout_s=PUBLISH_TIMEOUT_S)
     sink = Sink(context, consumer, producer)
