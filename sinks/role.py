@@ -100,7 +100,7 @@ class Sink:
                     self.flush()
                     continue
                 empty = not self._batch.count
-                self._batch.add(self._consume(self._batch.room, min(left, POLL_S)))
+                self._take(self._batch.room, min(left, POLL_S))
                 BATCHED.set(self._batch.count)
                 if empty and self._batch.count:
                     flush_at = time.monotonic() + interval_s
@@ -135,6 +135,11 @@ class Sink:
         return Batch(self._settings.sink.max_rows)
 
     # -- reading ----------------------------------------------------------------------------------------------------
+
+    def _take(self, max_records: int, timeout_s: float) -> None:
+        """Read into the batch: the one there is after the call, in which partitions may go and come and the batch with them."""
+        runs = self._consume(max_records, timeout_s)
+        self._batch.add(runs)
 
     def _consume(self, max_records: int, timeout_s: float) -> list[Run]:
         try:
@@ -213,7 +218,7 @@ class Sink:
             self._consumer.pause(self._owned)
             self._paused = True
         # A few records may come all the same: of partitions given to us within this very call.
-        self._batch.add(self._consume(min(100, room) or 100, seconds))
+        self._take(min(100, room) or 100, seconds)
 
     def _connect(self) -> None:
         clickhouse.migrate(self._settings.clickhouse)

@@ -188,6 +188,18 @@ def test_revoked_partitions_are_flushed_first(kafka: FakeKafka) -> None:
     assert kafka.log == ["insert 1", "commit", "close"]
 
 
+def test_records_that_come_with_a_new_assignment_are_stored(kafka: FakeKafka) -> None:
+    def reassign() -> list[InRecord]:
+        kafka.callbacks["on_revoke"]([HOME])
+        kafka.callbacks["on_assign"]([HOME])
+        return records(1, 2)()
+
+    kafka.script = [records(0), reassign, pause, records(3)]
+    run(kafka)
+    assert [each for each in kafka.log if each.startswith("insert")] == ["insert 1", "insert 2", "insert 1"]
+    assert kafka.commits == [{HOME: 1}, {HOME: 3}, {HOME: 4}]
+
+
 def test_revoke_while_the_store_is_away_drops_the_batch_uncommitted(kafka: FakeKafka) -> None:
     def revoke() -> list[InRecord]:
         kafka.callbacks["on_revoke"]([HOME])
