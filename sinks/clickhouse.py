@@ -31,6 +31,8 @@ from runtime.settings import ClickHouseSettings
 log = get_logger("clickhouse")
 
 UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
+OLDEST = (25, 12)
+"""Older ones answer one question from several states of the tables: an hour that changes meanwhile would count twice."""
 # The store is well and says no: the statement, its values or our rights are at fault, and stay so.
 _PERMANENT = frozenset({
     6, 16, 20, 26, 27, 36, 38, 41, 43, 44, 46, 47, 48, 53, 57, 62, 69, 70, 80, 117, 184, 192, 193, 194, 497, 516,
@@ -165,10 +167,14 @@ def migrate(settings: ClickHouseSettings) -> list[str]:
     """Create the database and run what has not run yet; returns the names of what ran.
 
     Every statement is idempotent, so two that migrate at once both succeed. Raises UnavailableError when ClickHouse cannot
-    be reached, StoreError when a migration is refused or was changed after it ran.
+    be reached, StoreError when it is too old, or a migration is refused or was changed after it ran.
     """
     client = connect(settings, database="default", timeout_s=120)
     try:
+        if tuple(map(int, client.server_version.split(".")[:2])) < OLDEST:
+            raise StoreError(
+                f"ClickHouse at {settings.url} is {client.server_version}: use {OLDEST[0]}.{OLDEST[1]} or a newer one"
+            )
         with store_errors(settings):
             client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.database}`")
     finally:

@@ -508,6 +508,12 @@ def test_view_has_the_columns_of_the_contract(store: Store, view: str) -> None:
 # ---------------------------------------------------------------- migrations
 
 
+def test_server_that_is_too_old_is_told_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clickhouse, "OLDEST", (99, 1))
+    with pytest.raises(clickhouse.StoreError, match="use 99.1 or a newer one"):
+        Store(server, "old")
+
+
 def test_migrations_run_once_and_two_at_once_agree(server: Server) -> None:
     settings = ClickHouseSettings(url=f"http://127.0.0.1:{server.port}", database="fresh")
     done: list[list[str]] = []
