@@ -33,8 +33,10 @@ from runtime.settings import Settings
 log = get_logger("relay")
 CHANNEL = "heliograph_outbox"
 MAX_BATCH = 1_000
-KEYS_KEPT_DAYS = 8
-"""Idempotency keys live a day longer than the seven that are promised."""
+KEPT_DAYS = 8
+"""Idempotency keys live a day longer than the seven that are promised. A resend is known to the store of events by then."""
+_FORGOTTEN = {"idempotency_keys": "accepted_at < %s", "resends": "confirmed AND requested_at < %s"}
+_AT_ONCE = 5_000
 
 _LOCK = 0x68656C696F02
 _WAIT_S = 0.25
@@ -145,7 +147,7 @@ class Relay:
         return len(entries)
 
     async def _look_after(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
-        """Count what waits, and forget old idempotency keys."""
+        """Count what waits, and forget what is old."""
         now = time.monotonic()
         if now - self._census_at > _CENSUS_S:
             self._census_at = now
@@ -153,13 +155,15 @@ class Relay:
             await cursor.execute("SELECT count(*) FROM outbox")
             OUTBOX_PENDING.set(await cursor.fetchone() or 0)
         if now - self._purge_at > _PURGE_S:
-            before = system_clock() - KEYS_KEPT_DAYS * 86_400_000
-            done = await connection.execute(
-                "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
-                "SELECT ctid FROM idempotency_keys WHERE accepted_at < %s LIMIT 5000))",
-                (before,),
-            )
-            if done.rowcount < 5_000:
+            before = system_clock() - KEPT_DAYS * 86_400_000
+            counts = []
+            for table, condition in _FORGOTTEN.items():
+                done = await connection.execute(
+                    f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {condition} LIMIT {_AT_ONCE}))",
+                    (before,),
+                )
+                counts.append(done.rowcount)
+            if max(counts) < _AT_ONCE:
                 self._purge_at = now
 
     async def _pause(self, seconds: float) -> None:

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -242,6 +243,31 @@ def test_concurrent_writers_of_one_user_leave_the_topic_at_the_last_version(
     assert versions == sorted(versions)
     assert versions[-1] == 101
     assert _latest(world, RECIPIENTS)["default:busy"]["name"] == api.call("GET", "/v1/users/busy").body["name"]
+
+
+def test_relay_forgets_old_keys_and_resends_but_none_that_may_still_be_asked_for(world: World, api: Api) -> None:
+    now = int(time.time() * 1000)
+    ages = {"old": (9, True), "unconfirmed": (9, False), "recent": (7, True)}
+    with psycopg.connect(world.postgres.dsn, autocommit=True) as connection:
+        for key, (days, confirmed) in ages.items():
+            at, nid = now - days * 86_400_000, uuid.uuid4()
+            connection.execute(
+                "INSERT INTO idempotency_keys (tenant, key, notification_id, body_hash, accepted_at, confirmed)"
+                " VALUES ('forget', %s, %s, '', %s, %s)",
+                (key, nid, at, confirmed),
+            )
+            connection.execute("INSERT INTO resends VALUES (%s, %s, 1, %s, %s)", (f"forget-{key}", nid, confirmed, at))
+
+        def left() -> tuple[set[str], set[str]]:
+            keys = connection.execute("SELECT key FROM idempotency_keys WHERE tenant = 'forget'").fetchall()
+            resends = connection.execute("SELECT tenant FROM resends WHERE tenant LIKE 'forget-%'").fetchall()
+            return {key for (key,) in keys}, {tenant.removeprefix("forget-") for (tenant,) in resends}
+
+        assert left() == (set(ages), set(ages))
+        process = world.run("relay")
+        until(lambda: left() == ({"recent"}, {"unconfirmed", "recent"}), 30, "the relay to forget")
+        assert end(process) == 0
+        world.broker.roles.remove(process)
 
 
 @pytest.mark.faults
