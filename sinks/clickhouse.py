@@ -171,10 +171,9 @@ def migrate(settings: ClickHouseSettings) -> list[str]:
     """
     client = connect(settings, database="default", timeout_s=120)
     try:
-        if tuple(map(int, client.server_version.split(".")[:2])) < OLDEST:
-            raise StoreError(
-                f"ClickHouse at {settings.url} is {client.server_version}: use {OLDEST[0]}.{OLDEST[1]} or a newer one"
-            )
+        version = client.server_version or "0.0"
+        if tuple(map(int, version.split(".")[:2])) < OLDEST:
+            raise StoreError(f"ClickHouse at {settings.url} is {version}: use {OLDEST[0]}.{OLDEST[1]} or a newer one")
         with store_errors(settings):
             client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.database}`")
     finally:

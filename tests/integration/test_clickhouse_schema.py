@@ -510,7 +510,7 @@ def test_view_has_the_columns_of_the_contract(store: Store, view: str) -> None:
 
 def test_server_that_is_too_old_is_told_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clickhouse, "OLDEST", (99, 1))
-    with pytest.raises(clickhouse.StoreError, match="use 99.1 or a newer one"):
+    with pytest.raises(clickhouse.StoreError, match=r"use 99\.1 or a newer one"):
         Store(server, "old")
 
 

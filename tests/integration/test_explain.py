@@ -114,6 +114,31 @@ def test_story_has_everything_the_store_has(store: Store) -> None:
     assert story["timeline"][0]["what"] == "accepted from shop in lane normal, for u1, correlation id c-1"
 
 
+def test_replay_is_told_where_it_happened_and_is_no_attempt(store: Store) -> None:
+    nid = notification(HOUR)
+    words = "replay 0198 by ops"
+    store.insert(
+        [
+            request(nid),
+            status(nid, "sms", "routed", after=20),
+            status(nid, "sms", "failed", attempt=1, after=200, provider="sms-1", latency_ms=30),
+            status(nid, None, "replayed", after=60_000, detail=words),
+            status(nid, "sms", "replayed", after=60_010, detail=words),
+            status(nid, "sms", "sent", attempt=2, after=61_000, provider="sms-1", latency_ms=40),
+        ]
+    )
+    code, story = get(store.settings, nid)
+    assert code == 200
+    (message,) = story["messages"]
+    assert [attempt["attempt"] for attempt in message["attempts"]] == [1, 2]
+    assert (story["status"], message["status"]) == ("sent", "sent")
+    told = [(one["stage"], one["what"]) for one in story["timeline"]]
+    again = ("operator", f"replayed: an operator had it published again ({words})")
+    assert [stage for stage, _ in told] == ["acceptance", "decision", "attempt", "operator", "operator", "attempt"]
+    assert told[3][1].startswith(again[1])
+    assert told[4][1].startswith(again[1])
+
+
 def test_first_generation_is_the_acceptance_whichever_came_last_and_after_merges(store: Store) -> None:
     for first, second in ((0, 2), (2, 0)):
         nid = notification(HOUR)

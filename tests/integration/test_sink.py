@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -239,6 +241,28 @@ def test_clickhouse_away_is_told_and_nothing_is_lost(world: World) -> None:
     world.server.start()
     world.caught_up()
     until(lambda: world.ready()[0] == 200, 15, "ready")
+    assert answers(world.store()) == world.expected(facts)
+    assert world.stop() == [0]
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process can be set on Linux alone")
+def test_clickhouse_without_room_on_its_disk_is_told_and_nothing_is_lost(world: World) -> None:
+    world.sink()
+    until(lambda: world.ready()[0] == 200, 60, "ready")
+    facts = many(400, seed=9)
+    world.publish(facts[:500])
+    world.caught_up()
+    assert isinstance(world.server.process, subprocess.Popen)
+    pid, unlimited = world.server.process.pid, resource.RLIM_INFINITY
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, unlimited))
+    world.publish(facts[500:])
+    until(lambda: world.ready()[0] == 503, 30, "not ready")
+    time.sleep(3)
+    assert world.lag() > 0
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
+    world.caught_up()
+    until(lambda: world.ready()[0] == 200, 30, "ready")
     assert answers(world.store()) == world.expected(facts)
     assert world.stop() == [0]
 
