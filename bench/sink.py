@@ -443,7 +443,7 @@ def main() -> None:
     parser.add_argument(
         "--through", type=int, default=1_000_000, help="of them through the sink's code, the rest are copies"
     )
-    parser.add_argument("--per-insert", type=int, default=150_000)
+    parser.add_argument("--per-insert", type=int, default=200_000)
     parser.add_argument("--sinks", type=int, default=2, help="processes that insert")
     parser.add_argument("--kafka-records", type=int, default=3_000_000)
     parser.add_argument("--state-dir", type=Path, help="keep the engine's data here, and use what is there")

@@ -99,7 +99,7 @@ class SenderSettings(_Section):
 
 class SinkSettings(_Section):
     flush_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 500
-    max_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 150_000
+    max_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 200_000
 
 
 class DeadLetterSettings(_Section):
