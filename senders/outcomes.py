@@ -208,4 +208,3 @@ def _retry(
     )
     entry = ledger_entry(message, record.partition, again["attempt"], None, now)
     return Outcome("retrying", again["attempt"], facts, entry)
-
