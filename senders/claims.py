@@ -10,6 +10,7 @@ May import the standard library. What never enters here: Kafka, a message.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 MAX_SPAN = 8_000
@@ -64,14 +65,14 @@ class Window:
 
     def __init__(self, claim: Claim) -> None:
         self._lo, self._hi, self._mask, self._waiting = claim.lo, claim.hi, claim.mask, claim.waiting
-        self._beyond: list[int] = []
-        """Passed over at or above hi: nothing has to be said of them until a later offset is claimed."""
+        self._beyond: deque[int] = deque()
+        """Passed over at or above hi, rising: nothing has to be said of them until a later offset is claimed."""
         self._committed: Claim | None = None
         self._advance()
 
     def pass_over(self, offset: int) -> None:
-        """Leave a record unsent for now."""
-        if offset >= self._hi:
+        """Leave a record unsent for now. One that was left before may be left again."""
+        if offset >= self._hi and (not self._beyond or offset > self._beyond[-1]):
             self._beyond.append(offset)
 
     def claim(self, offset: int) -> None:
@@ -80,10 +81,9 @@ class Window:
             self._waiting &= ~(1 << (offset - self._lo))
             return
         between = 0
-        for waiting in self._beyond:
-            if waiting < offset:
+        while self._beyond and self._beyond[0] <= offset:
+            if (waiting := self._beyond.popleft()) < offset:
                 between |= 1 << (waiting - self._lo)
-        self._beyond = [waiting for waiting in self._beyond if waiting > offset]
         gap = ((1 << (offset - self._hi)) - 1) << (self._hi - self._lo)
         self._waiting |= between
         self._mask |= gap & ~between

@@ -35,7 +35,7 @@ def test_largest_claim_fits_into_kafkas_metadata() -> None:
     assert len(Claim(10**15, 10**15 + MAX_SPAN, every_other, every_other >> 1).metadata) < 4096
 
 
-_STEP = st.tuples(st.sampled_from(["claim", "pass over", "return", "finish"]), st.integers(0, 40))
+_STEP = st.tuples(st.sampled_from(["claim", "pass over", "pass over again", "return", "finish"]), st.integers(0, 40))
 
 
 @given(st.lists(_STEP, max_size=80), st.integers(0, 5))
@@ -55,6 +55,8 @@ def test_window_tells_claimed_from_passed_over_and_finished(steps: list[tuple[st
             else:
                 window.pass_over(offset)
                 waiting.add(offset)
+        elif step == "pass over again" and waiting:
+            window.pass_over(sorted(waiting)[number % len(waiting)])
         elif step == "return" and waiting:
             offset = sorted(waiting)[number % len(waiting)]
             window.claim(offset)
