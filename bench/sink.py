@@ -43,6 +43,7 @@ from runtime.kafka import Producer
 from runtime.records import InRecord, OutRecord, runs_of
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from schemas.codec import codec
+from schemas.container import long_bytes
 from schemas.events import DeliveryStatus, NotificationRequest
 from schemas.topics import STATUS, requests_topic
 from sinks import clickhouse
@@ -50,7 +51,7 @@ from sinks.batching import Batch
 from sinks.hours import Hours
 from sinks.role import GROUP
 from sinks.rows import EVENTS_TABLE, REQUESTS_TABLE
-from sinks.storing import store_piece
+from sinks.storing import store_batch
 
 TENANTS = ("default", "shop", "bank", "press")
 STEP_MS = 250
@@ -68,16 +69,7 @@ _DECISIONS = (("skipped", "opted_out"), ("skipped", "no_address"), ("suppressed"
 # ---------------------------------------------------------------- records
 
 
-def _varint(value: int) -> bytes:
-    value, out = value << 1, bytearray()
-    while value >= 128:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-_AT_BYTES = _varint(_AT)
+_AT_BYTES = long_bytes(_AT)
 
 
 class Records:
@@ -132,7 +124,7 @@ class Records:
         if value is None:
             value = self._encoded[key] = self._request(key[1]) if key[0] == "request" else self._status(*key)
         value = value.replace(_NID.encode(), nid).replace(_MID.encode(), mid).replace(_EID.encode(), self._id())
-        return value.replace(_USER.encode(), user).replace(_AT_BYTES, _varint(at))
+        return value.replace(_USER.encode(), user).replace(_AT_BYTES, long_bytes(at))
 
     def _journey(self, tenant: str) -> Iterator[tuple[tuple[Any, ...], int]]:
         """The facts of one message and how long after the acceptance each is."""
@@ -213,10 +205,7 @@ def stream(
     for runs in batches:
         batch = Batch(max_rows=per_insert, max_bytes=1 << 40)
         batch.add(runs)
-        for piece in batch.pieces():
-            store_piece(settings, client, piece)
-            batch.done()
-            inserts += 1
+        inserts += store_batch(settings, client, batch)
     told.put((began, time.time(), inserts, time.process_time() - cpu))
 
 

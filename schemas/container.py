@@ -19,8 +19,7 @@ from functools import cache
 from schemas.codec import plain_schema
 from schemas.events import RecordName
 
-FRAME, LANE, MARK = "frame", "lane_of_topic", "mark"
-MARK_BYTES = 16
+_MARK_BYTES = 16
 _FRAME_BYTES = 5
 _MAGIC = b"Obj\x01"
 
@@ -29,7 +28,7 @@ class Container:
     """Collects records; `parts()` is the file."""
 
     def __init__(self, name: RecordName) -> None:
-        self.mark = os.urandom(MARK_BYTES)
+        self.mark = os.urandom(_MARK_BYTES)
         self.count = 0
         self._head = _head(name)
         self._parts: list[bytes] = []
@@ -45,24 +44,24 @@ class Container:
         """The file, in pieces."""
         sync = self.mark  # any 16 bytes
         size = sum(map(len, self._parts))
-        return [self._head, sync, _long(self.count), _long(size), *self._parts, sync]
+        return [self._head, sync, long_bytes(self.count), long_bytes(size), *self._parts, sync]
 
 
 @cache
 def _head(name: RecordName) -> bytes:
     schema = plain_schema(name)
     fields = [
-        {"name": FRAME, "type": {"type": "fixed", "name": "Frame", "size": _FRAME_BYTES}},
+        {"name": "frame", "type": {"type": "fixed", "name": "Frame", "size": _FRAME_BYTES}},
         *schema["fields"],
-        {"name": MARK, "type": {"type": "fixed", "name": "Mark", "size": MARK_BYTES}},
-        {"name": LANE, "type": "string"},
+        {"name": "mark", "type": {"type": "fixed", "name": "Mark", "size": _MARK_BYTES}},
+        {"name": "lane_of_topic", "type": "string"},
     ]
     entries = {"avro.schema": json.dumps({**schema, "fields": fields}).encode(), "avro.codec": b"null"}
     pairs = b"".join(_text(key.encode()) + _text(value) for key, value in entries.items())
-    return _MAGIC + _long(len(entries)) + pairs + _long(0)
+    return _MAGIC + long_bytes(len(entries)) + pairs + long_bytes(0)
 
 
-def _long(value: int) -> bytes:
+def long_bytes(value: int) -> bytes:
     """A number that is not negative, as Avro writes it."""
     left, out = value << 1, bytearray()
     while left >= 128:
@@ -73,4 +72,4 @@ def _long(value: int) -> bytes:
 
 
 def _text(raw: bytes) -> bytes:
-    return _long(len(raw)) + raw
+    return long_bytes(len(raw)) + raw

@@ -2,8 +2,8 @@
 
     consume ──► batch ──► rows inserted ──► dead letters published ──► offsets committed
 
-the commit last: what is lost in between is read again and collapses by its identity. While ClickHouse or
-Kafka is away the batch is kept and tried again; partitions are paused and polling goes on, so the group keeps us.
+the commit last: what is lost in between is read again and collapses by its identity. While ClickHouse or Kafka is away the
+batch is kept and tried again, and polling goes on, so the group keeps us; a batch that is full pauses the partitions.
 All Kafka and ClickHouse calls of the loop are made on one thread.
 May import runtime. What never enters here: a column, a decision about a notification.
 """
@@ -24,10 +24,9 @@ from runtime.health import Reason
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.lag import report_lag
 from runtime.logs import get_logger
-from runtime.metrics import BATCHED, INSERT_SECONDS, ROWS
+from runtime.metrics import BATCHED
 from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
 from runtime.process import Context, crash_point, exit_now
-from runtime.records import Run
 from schemas.topics import DEAD_LETTERS
 from sinks import clickhouse
 from sinks.batching import Batch
@@ -35,7 +34,7 @@ from sinks.hours import keep_hours
 from sinks.prices import write_prices
 from sinks.residual import report_residual
 from sinks.rows import SOURCES
-from sinks.storing import store_piece
+from sinks.storing import store_batch
 
 log = get_logger("sink")
 
@@ -138,20 +137,16 @@ class Sink:
 
     def _take(self, max_records: int, timeout_s: float) -> None:
         """Read into the batch: the one there is after the call, in which partitions may go and come and the batch with them."""
-        runs = self._consume(max_records, timeout_s)
-        self._batch.add(runs)
-
-    def _consume(self, max_records: int, timeout_s: float) -> list[Run]:
         try:
             runs = self._consumer.consume_runs(min(max_records, FETCH_RECORDS), timeout_s)
         except FencedError as exc:
             self._fenced(exc)
-            return []
+            return
         except UnavailableError as exc:
             exit_now(f"took partitions over and cannot read where they stand: {exc}")
         if runs:
             self._fences = 0
-        return runs
+        self._batch.add(runs)
 
     def _fenced(self, error: FencedError) -> None:
         # Rows already stored are stored once more by the partitions' owner, which changes nothing.
@@ -231,18 +226,7 @@ class Sink:
         if self._client is None:
             self._connect()
         assert self._client is not None
-        for piece in batch.pieces():
-            started = time.perf_counter()
-            table = piece.table
-            try:
-                rows, poison = store_piece(self._settings.clickhouse, self._client, piece)
-            except clickhouse.UnreadableError as exc:
-                log.warning("decodes what the store cannot read", table=table.name, records=piece.count, error=str(exc))
-                batch.break_up()
-                continue
-            batch.done(poison)
-            INSERT_SECONDS.labels(table.name).observe(time.perf_counter() - started)
-            ROWS.labels(table.name).inc(rows)
+        store_batch(self._settings.clickhouse, self._client, batch)
         self._give_up_poison(batch)
         crash_point("after_insert", self._settings.crash_at)
         self._consumer.commit(batch.offsets)

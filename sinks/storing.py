@@ -1,4 +1,4 @@
-"""A piece of a batch into its table: decoded by ClickHouse, or here.
+"""A batch into its tables, piece by piece: decoded by ClickHouse, or here.
 
 Both ways make the same row of the same bytes (inserts/*.sql and rows.py; tests/integration/test_storing.py holds one against
 the other), so which of them a record took is nobody's concern.
@@ -7,13 +7,39 @@ May import batching and clickhouse. What never enters here: Kafka, what is tried
 
 from __future__ import annotations
 
+import time
+
 from clickhouse_connect.driver.client import Client
 
-from runtime.metrics import DECODED
+from runtime.logs import get_logger
+from runtime.metrics import DECODED, INSERT_SECONDS, ROWS
 from runtime.settings import ClickHouseSettings
 from sinks import clickhouse
-from sinks.batching import Piece, Poison, columns_of, container_of, decoded
+from sinks.batching import Batch, Piece, Poison, columns_of, container_of, decoded
 from sinks.rows import INSERT_CONSTANTS
+
+log = get_logger("sink")
+
+
+def store_batch(settings: ClickHouseSettings, client: Client, batch: Batch) -> int:
+    """Store what is left of a batch, and keep aside in it what is no row; the number of inserts.
+
+    What is done is taken out of the batch, so that a second try does the rest only. Raises StoreError or UnavailableError.
+    """
+    inserts = 0
+    for piece in batch.pieces():
+        started, table = time.perf_counter(), piece.table.name
+        try:
+            rows, poison = store_piece(settings, client, piece)
+        except clickhouse.UnreadableError as exc:
+            log.warning("decodes what the store cannot read", table=table, records=piece.count, error=str(exc))
+            batch.break_up()
+            continue
+        batch.done(poison)
+        INSERT_SECONDS.labels(table).observe(time.perf_counter() - started)
+        ROWS.labels(table).inc(rows)
+        inserts += 1
+    return inserts
 
 
 def store_piece(settings: ClickHouseSettings, client: Client, piece: Piece) -> tuple[int, list[Poison]]:

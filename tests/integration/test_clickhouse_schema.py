@@ -26,7 +26,7 @@ from schemas.events import CHANNELS, states
 from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
 from sinks import clickhouse
 from sinks.batching import Batch
-from sinks.storing import store_piece
+from sinks.storing import store_batch
 from tests.support.clickhouse import Server, free_port
 
 pytestmark = pytest.mark.clickhouse
@@ -54,14 +54,8 @@ class Store:
     def insert(self, records: Sequence[InRecord]) -> None:
         batch = Batch(max_rows=1_000_000)
         batch.add(runs_of(records))
-        for piece in batch.pieces():
-            try:
-                _, poison = store_piece(self.settings, self.client, piece)
-            except clickhouse.UnreadableError:
-                batch.break_up()
-            else:
-                assert not poison
-                batch.done()
+        store_batch(self.settings, self.client, batch)
+        assert not batch.poison
 
     def rows(self, sql: str, **parameters: Any) -> list[Any]:
         return list(self.client.query(sql, parameters=parameters).result_rows)
