@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from schemas.codec import MAX_RECORD_BYTES, manifest, read_schema
+from schemas.codec import manifest, read_schema
 from schemas.events import RecordName
-from schemas.topics import Topic, catalogue
+from schemas.topics import MAX_VALUE_BYTES, Topic, catalogue
 
 ASYNCAPI = "3.1.0"
 KAFKA_BINDING = "0.5.0"
@@ -33,7 +33,7 @@ def document() -> dict[str, Any]:
                 "The Kafka topics of the notification pipeline. Publish to `notify.requests.<lane>.v1` to notify; subscribe to "
                 "`notify.status.v1` to follow deliveries; the topics tagged `internal` may change with any release.\n\n"
                 "Every value is the byte 0, the 4-byte big-endian schema id, then the Avro body; at most "
-                f"{MAX_RECORD_BYTES} bytes are read. Partitions are chosen by murmur2 of the key. Partition counts are the "
+                f"{MAX_VALUE_BYTES} bytes are read. Partitions are chosen by murmur2 of the key. Partition counts are the "
                 "production defaults."
             ),
         },

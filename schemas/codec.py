@@ -20,10 +20,7 @@ import fastavro
 
 from schemas.events import RECORD_TYPES, RecordName
 from schemas.reader import ERRORS, compile_reader
-from schemas.topics import MAX_LETTER_BYTES
-
-MAX_RECORD_BYTES = 1 << 20
-"""Nothing larger is decoded: a record from a topic is untrusted, and Kafka's own default limit is 1 MiB."""
+from schemas.topics import MAX_LETTER_BYTES, MAX_VALUE_BYTES
 
 _HEADER = struct.Struct(">BI")
 _INT_LIMIT = 1 << 31
@@ -32,6 +29,14 @@ _UNDECODABLE = (
     EOFError, IndexError, KeyError, OverflowError, TypeError, ValueError, MemoryError, StopIteration, struct.error,
     fastavro.read.SchemaResolutionError,
 )  # fmt: skip
+
+
+class RecordTooLarge(ValueError):
+    """A record is larger than its topic may hold; the message gives both sizes in bytes."""
+
+    def __init__(self, name: str, size: int, limit: int) -> None:
+        super().__init__(f"the {name} has {size:,} bytes, {limit:,} are allowed")
+        self.size, self.limit = size, limit
 
 
 class DecodeError(ValueError):
@@ -98,7 +103,9 @@ def _parse(schema: Mapping[str, Any]) -> Any:
 @cache
 def manifest() -> dict[RecordName, dict[str, Any]]:
     """Record name → {"id", "file"} of schemas/manifest.json, and `earlier`: a list of the same, where there is one."""
-    return cast(dict[RecordName, dict[str, Any]], json.loads(files("schemas").joinpath("manifest.json").read_text()))
+    return cast(
+        dict[RecordName, dict[str, Any]], json.loads(files("schemas").joinpath("manifest.json").read_text("utf-8"))
+    )
 
 
 class RecordCodec:
@@ -106,6 +113,7 @@ class RecordCodec:
 
     def __init__(self, name: RecordName) -> None:
         self.name = name
+        self.max_bytes = MAX_LETTER_BYTES if name == "DeadLetter" else MAX_VALUE_BYTES
         versions = [(schema_id, _parse(schema)) for schema_id, schema in read_versions(name)]
         self._schema = versions[-1][1]
         self._ints = tuple(_int_paths(read_schema(name)))
@@ -125,19 +133,21 @@ class RecordCodec:
         self._prefix = _HEADER.pack(0, self.schema_id)
 
     def encode(self, record: Mapping[str, Any]) -> bytes:
-        """Framed bytes. Raises ValueError, TypeError or KeyError when the record does not fit its schema."""
+        """Framed bytes. Raises RecordTooLarge beyond `max_bytes`; ValueError, TypeError or KeyError when the record does
+        not fit its schema."""
         out = BytesIO()
         out.write(self._prefix)
         fastavro.schemaless_writer(out, self._schema, record)
+        if out.tell() > self.max_bytes:
+            raise RecordTooLarge(self.name, out.tell(), self.max_bytes)
         return out.getvalue()
 
     def decode(self, raw: bytes | None) -> dict[str, Any]:
         """The record. Raises DecodeError for anything but exactly one record of this kind."""
         if raw is None:
             raise DecodeError("no value (a tombstone) where a record is expected")
-        allowed = MAX_LETTER_BYTES if self.name == "DeadLetter" else MAX_RECORD_BYTES
-        if len(raw) > allowed:
-            raise DecodeError(f"{len(raw)} bytes are more than the {allowed} allowed")
+        if len(raw) > self.max_bytes:
+            raise DecodeError(f"{len(raw)} bytes are more than the {self.max_bytes} allowed")
         schemas = self._by_prefix.get(raw[:5])
         if schemas is None:
             raise DecodeError(self._wrong_prefix(raw))
@@ -173,7 +183,7 @@ class RecordCodec:
             heads[id(schema)] = _parse({**version, "fields": head})
 
         def decode(raw: bytes | None) -> dict[str, Any]:
-            if raw is None or len(raw) > MAX_RECORD_BYTES or (schemas := self._by_prefix.get(raw[:5])) is None:
+            if raw is None or len(raw) > MAX_VALUE_BYTES or (schemas := self._by_prefix.get(raw[:5])) is None:
                 return self.decode(raw)  # which says why not
             body = BytesIO(raw)
             body.seek(5)
@@ -192,7 +202,7 @@ class RecordCodec:
         read = compile_reader(plain_schema(self.name), fields)
 
         def decode(raw: bytes | None) -> tuple[Any, ...]:
-            if raw is None or len(raw) > MAX_RECORD_BYTES or (schemas := self._by_prefix.get(raw[:5])) is None:
+            if raw is None or len(raw) > MAX_VALUE_BYTES or (schemas := self._by_prefix.get(raw[:5])) is None:
                 raise self._refused(raw)
             if schemas[1] is not None:  # an earlier version
                 record = self.decode(raw)
@@ -208,7 +218,7 @@ class RecordCodec:
     def framed(self, values: Sequence[bytes | None]) -> list[bool]:
         """Of each value whether it may be a record of the latest version, by its frame and its size."""
         frames = {frame for frame, (_, reader) in self._by_prefix.items() if reader is None}
-        return [v is not None and len(v) <= MAX_RECORD_BYTES and v[:5] in frames for v in values]
+        return [v is not None and len(v) <= MAX_VALUE_BYTES and v[:5] in frames for v in values]
 
     def _refused(self, raw: bytes | None) -> DecodeError:
         """Why these bytes are not even looked at."""
@@ -274,7 +284,12 @@ def iter_examples() -> Iterator[tuple[str, str, RecordName, dict[str, Any]]]:
     for folder in sorted(root.iterdir(), key=lambda item: item.name):
         name = catalogue()[folder.name].record
         for path in sorted(folder.iterdir(), key=lambda item: item.name):
-            yield folder.name, path.name.removesuffix(".json"), name, from_example(name, json.loads(path.read_text()))
+            yield (
+                folder.name,
+                path.name.removesuffix(".json"),
+                name,
+                from_example(name, json.loads(path.read_text("utf-8"))),
+            )
 
 
 assert set(RECORD_TYPES) == set(manifest()), "schemas/manifest.json and schemas/events.py name different records"

@@ -23,6 +23,9 @@ SUPPRESSIONS = "notify.suppressions.v1"
 CANCELLATIONS = "notify.cancellations.v1"
 DEAD_LETTERS = "notify.deadletters.v1"
 
+MAX_VALUE_BYTES = 1 << 20
+"""Of a record's value on any topic but the dead letters': checked where it is encoded, and again before it is decoded.
+Kafka's own default limit is as much."""
 MAX_LETTER_BYTES = 3 << 20
 """Of a dead letter: it holds a record of the largest size, whose key is its own key as well, and says what was wrong."""
 

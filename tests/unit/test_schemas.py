@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.codec import MAX_RECORD_BYTES, DecodeError, codec, iter_examples, manifest, read_schema
+from schemas.codec import DecodeError, RecordTooLarge, codec, iter_examples, manifest, read_schema
 from schemas.events import CHANNELS, LANES, RECORD_TYPES, RecordName, states
-from schemas.topics import catalogue
+from schemas.topics import MAX_VALUE_BYTES, catalogue
 
 
 @pytest.mark.parametrize("name", sorted(manifest()))
@@ -119,9 +119,22 @@ def test_tombstone_oversize_and_foreign_schema_say_what_is_wrong() -> None:
     requests = codec("NotificationRequest")
     for raw, words in (
         (None, "tombstone"),
-        (b"\0" * (MAX_RECORD_BYTES + 1), "allowed"),
+        (b"\0" * (MAX_VALUE_BYTES + 1), "allowed"),
         (b"\1\2\3", "wire format"),
         (codec("Timer").encode(_MINIMAL["Timer"]), "schema id 6"),
     ):
         with pytest.raises(DecodeError, match=words):
             requests.decode(raw)
+
+
+@pytest.mark.parametrize("topic, record", [(topic, record) for topic, _, _, record in iter_examples()])
+def test_record_is_encoded_up_to_the_size_its_topic_holds(topic: str, record: dict[str, object]) -> None:
+    encoder = codec(catalogue()[topic].record)
+    text = next((f for f, v in record.items() if isinstance(v, str) and f not in ("lane", "channel")))
+    spare = encoder.max_bytes - len(encoder.encode({**record, text: ""})) - 4
+    raw = encoder.encode({**record, text: "x" * spare})
+    assert len(raw) <= encoder.max_bytes
+    assert encoder.decode(raw)[text] == "x" * spare
+    with pytest.raises(RecordTooLarge, match="allowed") as caught:
+        encoder.encode({**record, text: "x" * (spare + 8)})
+    assert caught.value.limit == encoder.max_bytes < caught.value.size
