@@ -6,15 +6,24 @@ hostile mails with two parsers. What never enters here: a connection, a template
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
 
 from schemas.events import ChannelMessage
 
 _LINE = 57  # bytes that become one base64 line of 76 characters (RFC 2045 §6.8)
-_WORD = 45  # bytes that become one encoded-word within 75 characters (RFC 2047 §2)
+_FOLD = 76  # characters of a line in which an encoded-word stands (RFC 2047 §2)
+_WORD_FRAME = len("=?utf-8?b??=")
+_MAX_WORD = 75
+_FROM = re.compile(r'(?:(?P<name>"(?:[^"\\]|\\.)*"|[^"<>]*?)\s*<(?P<inner>[^<>]*)>|(?P<bare>[^<>"]*))')
+_ENCODED_WORD = re.compile(r"=\?.*\?=")
+"""Some servers decode one inside an address, to another address."""
+_MESSAGE_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
+_SPECIAL = re.compile(r'[<>,;:@"\\]')
+"""What an unquoted display name must not hold (RFC 5322 §3.2.3), or it would read as another address."""
 
 
 class MailError(ValueError):
@@ -31,19 +40,38 @@ class FromAddress:
 
 
 def parse_from(text: str) -> FromAddress:
-    """`Name <a@b>` or `a@b`. Raises MailError."""
-    name, address = parseaddr(text)
-    if not is_plain_address(address) or "=?" in text or _has_control(text):
+    """`Name <a@b>`, `"Name, Inc." <a@b>` or `a@b`. Raises MailError, which says what to write instead."""
+    found = _FROM.fullmatch(text.strip())
+    if not found or "=?" in text or _has_control(text):
         raise MailError("from_address must be an e-mail address, with or without a display name")
-    header = f"{encode_words(name, quote=True)} <{address}>" if name else address
-    return FromAddress(header, address, address.rpartition("@")[2])
+    name, address = found["name"] or "", found["bare"] if found["inner"] is None else found["inner"]
+    if name.startswith('"'):
+        name = re.sub(r"\\(.)", r"\1", name[1:-1])
+    elif special := _SPECIAL.search(name):
+        raise MailError(
+            f'from_address has a {special[0]} in its display name: put the name in quotes, "Name" <address>'
+        )
+    if not address.isascii():
+        raise MailError("from_address must be ASCII behind its display name: write the domain in its xn-- form")
+    if not is_plain_address(address):
+        raise MailError("from_address must be an e-mail address, with or without a display name")
+    return FromAddress(_mailbox(name, address), address, address.rpartition("@")[2])
+
+
+def _mailbox(name: str, address: str) -> str:
+    """The header's value; the address on a line of its own where both do not fit on one."""
+    if not name:
+        return address
+    shown = encode_words(name, "From", quote=True)
+    used = len(shown.rpartition("\r\n")[2]) + (0 if "\r\n" in shown else len("From: "))
+    return f"{shown} <{address}>" if used + len(address) + 3 <= _FOLD else f"{shown}\r\n <{address}>"
 
 
 def is_plain_address(address: str) -> bool:
-    """Printable ASCII with one @ and none of the characters that mean something in a header or command."""
+    """Printable ASCII with one @, none of the characters that mean something in a header or command, no encoded-word."""
     local, _, domain = address.partition("@")
     return (
-        0 < len(local) <= 64 and 0 < len(domain) <= 253 and address.isascii()
+        0 < len(local) <= 64 and 0 < len(domain) <= 253 and address.isascii() and not _ENCODED_WORD.search(address)
         and not any(char <= " " or char == "\x7f" or char in '<>,;:"()[]\\@' for char in local + domain)
     )  # fmt: skip
 
@@ -52,16 +80,23 @@ def _has_control(text: str) -> bool:
     return any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" or 0xD800 <= ord(c) < 0xE000 for c in text)
 
 
-def encode_words(text: str, *, quote: bool = False) -> str:
-    """Header text: as it is when short plain ASCII, else RFC 2047 encoded-words folded line by line."""
-    if text.isascii() and len(text) <= 70 and "=?" not in text:
+def encode_words(text: str, header: str, *, quote: bool = False) -> str:
+    """The value of a header of that name: as it is when short plain ASCII, else RFC 2047 encoded-words, folded so that no
+    line is longer than 76 characters."""
+    room = _FOLD - len(header) - len(": ")
+    if text.isascii() and len(text) + 2 <= room and "=?" not in text:
         if not quote or all(char.isalnum() or char in " -_'" for char in text):
             return text
-        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    words, chunk = [], b""
+        quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        if len(quoted) <= room:
+            return quoted
+    words: list[bytes] = []
+    chunk = b""
     for char in text:
         encoded = char.encode()
-        if len(chunk) + len(encoded) > _WORD:
+        # The first word shares its line with the header's name, each other one with a blank.
+        longest = (min(_MAX_WORD, room if not words else _FOLD - 1) - _WORD_FRAME) // 4 * 3
+        if len(chunk) + len(encoded) > longest:
             words.append(chunk)
             chunk = b""
         chunk += encoded
@@ -86,8 +121,10 @@ def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> byt
     if _has_control(subject):
         raise MailError("the subject holds a control character")
     message_id = message["message_id"]
+    if not _MESSAGE_ID.fullmatch(message_id):
+        raise MailError("the message id is not one of ours")
     head = (
-        f"From: {sender.header}\r\nTo: {message['address']}\r\nSubject: {encode_words(subject)}\r\n"
+        f"From: {sender.header}\r\nTo: {message['address']}\r\nSubject: {encode_words(subject, 'Subject')}\r\n"
         f"Date: {format_datetime(datetime.fromtimestamp(now_ms / 1000, UTC))}\r\n"
         f"Message-ID: <{message_id}@{sender.domain}>\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n"
     ).encode("ascii")

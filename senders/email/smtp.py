@@ -2,6 +2,8 @@
 
     | answer                                                      | reaction                           |
     |-------------------------------------------------------------|------------------------------------|
+    | any reply 2xx to the mail (RFC 5321 §4.2: the first digit   | sent                               |
+    |     decides where the other two are not known)              |                                    |
     | a reply 4xx or 5xx, before or after the mail                | its row in smtp_codes.py           |
     | one no row knows                                            | transient (not sent), counted      |
     | connect to DATA, and while the mail is not out: loss, hang, | transient (not sent)               |
@@ -16,7 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
@@ -31,7 +35,8 @@ from schemas.events import ChannelMessage
 from senders.codes import Reaction, react
 from senders.email.mime import MailError, build_mail, parse_from
 from senders.email.smtp_codes import reaction, shown
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from senders.provider import ProviderAccount, UnsendableError
+from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from senders.settings import ProviderKeys, parse_keys, read_secret
 
 _IDLE_S = 20.0
@@ -54,6 +59,10 @@ class SmtpKeys(ProviderKeys):
     password: SecretStr | None = None
     password_file: Path | None = None
     tls: Literal["none", "starttls", "implicit"] = "starttls"
+    local_hostname: str | None = Field(
+        None, pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9A-Fa-f:.]+\]|\[IPv6:[0-9A-Fa-f:.]+\])$"
+    )
+    """What EHLO says we are: a full host name or an address literal; the domain of from_address unless given."""
 
 
 class _EarlyReplyError(Exception):
@@ -68,16 +77,25 @@ class _NotOutError(Exception):
     """The connection was lost before the final dot was written."""
 
 
-class SmtpSender:
+class _AccountError(Exception):
+    """The server and this account's settings do not fit together; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A mail and where it goes."""
+
+    recipient: str
+    mail: bytes
+
+
+class SmtpSender(ProviderAccount[Envelope]):
     """One SMTP account."""
 
     channel = "email"
-    platforms: frozenset[str] | None = None
 
     def __init__(self, provider: ProviderSettings, settings: SmtpKeys, clock: Clock = system_clock) -> None:
-        self.name = provider.name
-        self.max_in_flight = provider.max_in_flight
-        self.rate_per_second = provider.rate_per_second
+        super().__init__(provider)
         self._timeout_s, self._settings, self._clock = provider.timeout_s, settings, clock
         try:
             self._from = parse_from(settings.from_address)
@@ -89,21 +107,26 @@ class SmtpSender:
     async def start(self) -> None:
         """Nothing is opened before it is needed: the server may come up later."""
 
-    async def send(self, message: ChannelMessage) -> SendResult:
+    def prepare(self, message: ChannelMessage) -> Envelope:
+        """The mail and its recipient."""
+        try:
+            return Envelope(message["address"], build_mail(message, self._from, self._clock()))
+        except MailError as exc:
+            raise UnsendableError(str(exc)) from exc
+
+    async def deliver(self, prepared: Envelope) -> SendResult:
         """One SMTP transaction."""
         try:
-            mail = build_mail(message, self._from, self._clock())
-        except MailError as exc:
-            return Rejected(ErrorClass.PERMANENT_MESSAGE, str(exc))
-        try:
             client = await self._connection()
+        except _AccountError as exc:
+            return Retry(ErrorClass.ACCOUNT, str(exc))
         except aiosmtplib.SMTPAuthenticationError as exc:
             return self._reply(exc.code, exc.message, "AUTH")
         except aiosmtplib.SMTPResponseException as exc:
             return self._reply(exc.code, exc.message, "CONNECT")
         except (aiosmtplib.SMTPException, OSError) as exc:
             return Retry(ErrorClass.TRANSIENT, type(exc).__name__)
-        result = await self._transaction(client, message["address"], mail)
+        result = await self._transaction(client, prepared.recipient, prepared.mail)
         if client.is_connected:
             self._idle.append((time.monotonic(), client))
         return result
@@ -116,13 +139,11 @@ class SmtpSender:
     async def _transaction(self, client: aiosmtplib.SMTP, recipient: str, mail: bytes) -> SendResult:
         phase = "MAIL"
         try:
-            await client.mail(self._from.address)
+            await self._command(client, f"MAIL FROM:<{self._from.address}>", 2)
             phase = "RCPT"
-            await client.rcpt(recipient)
+            await self._command(client, f"RCPT TO:<{recipient}>", 2)
             phase = "DATA"
-            started = await client.execute_command(b"DATA", timeout=self._timeout_s)
-            if started.code != 354:
-                raise aiosmtplib.SMTPDataError(started.code, started.message)
+            await self._command(client, "DATA", 3)
             phase = "BODY"
             response = await self._mail(client, mail)
         except _EarlyReplyError as exc:
@@ -148,6 +169,12 @@ class SmtpSender:
             return InDoubt(code) if phase == "BODY" else Retry(ErrorClass.TRANSIENT, code)
         return Sent(_queue_id(response.message))
 
+    async def _command(self, client: aiosmtplib.SMTP, command: str, expected: int) -> None:
+        """Raises SMTPResponseException for a reply of another first digit; the other two digits only refine it."""
+        response = await client.execute_command(command.encode("ascii"), timeout=self._timeout_s)
+        if response.code // 100 != expected:
+            raise aiosmtplib.SMTPResponseException(response.code, response.message)
+
     async def _mail(self, client: aiosmtplib.SMTP, mail: bytes) -> aiosmtplib.SMTPResponse:
         """Write the mail and read what is said to it.
 
@@ -169,7 +196,7 @@ class SmtpSender:
                 if not answer.done():
                     answer.cancel()
                     await asyncio.wait([answer])
-        if response.code != 250:
+        if response.code // 100 != 2:
             raise aiosmtplib.SMTPDataError(response.code, response.message)
         return response
 
@@ -198,10 +225,35 @@ class SmtpSender:
         settings = self._settings
         client = aiosmtplib.SMTP(
             hostname=settings.host, port=settings.port, timeout=self._timeout_s, use_tls=settings.tls == "implicit",
-            start_tls=settings.tls == "starttls", username=settings.username, password=self._password,
+            start_tls=False, local_hostname=settings.local_hostname or self._from.domain,
         )  # fmt: skip
-        await client.connect()
+        try:
+            await client.connect()
+            await self._secure_and_log_in(client)
+        except (aiosmtplib.SMTPException, OSError) as exc:
+            client.close()
+            if (refused := _certificate_error(exc)) is not None:
+                raise _AccountError(f"the server's certificate is refused: {refused.verify_message}") from exc
+            raise
+        except BaseException:
+            client.close()
+            raise
         return client
+
+    async def _secure_and_log_in(self, client: aiosmtplib.SMTP) -> None:
+        """Step by step, so that what the server does not offer is said. Raises _AccountError."""
+        settings = self._settings
+        await _greet(client)
+        if settings.tls == "starttls":
+            if not client.supports_extension("starttls"):
+                raise _AccountError("the server offers no STARTTLS")
+            await client.starttls()
+            await _greet(client)
+        if settings.username is not None:
+            if not client.supported_auth_methods:
+                offered = ", ".join(client.server_auth_methods)[:100] or "none"
+                raise _AccountError(f"the server offers no way to log in with a password (it offers {offered})")
+            await client.login(settings.username, self._password or "")
 
     async def _reset(self, client: aiosmtplib.SMTP) -> None:
         """Ready for the next transaction, or closed."""
@@ -244,6 +296,24 @@ def _abort(client: aiosmtplib.SMTP) -> None:
     if client.transport is not None:
         cast(asyncio.WriteTransport, client.transport).abort()
     client.close()
+
+
+async def _greet(client: aiosmtplib.SMTP) -> None:
+    """EHLO, or HELO where the server does not know that (RFC 5321 §3.2)."""
+    try:
+        await client.ehlo()
+    except aiosmtplib.SMTPHeloError as exc:
+        if exc.code not in (500, 501, 502, 504, 550):
+            raise
+        await client.helo()
+
+
+def _certificate_error(exc: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The refusal of a certificate that the client wrapped, None where there is none."""
+    cause: BaseException | None = exc
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _queue_id(text: str) -> str | None:

@@ -26,6 +26,12 @@ _ENHANCED = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])")
 _GREYLIST = re.compile(r"gr[ae]y-?\s?list|postgrey", re.IGNORECASE)
 _RATE = re.compile(r"rate|limit|throttl|too many|too much|slow down|too fast|busy", re.IGNORECASE)
 
+# Words of a server about our EHLO, with blanks that no address of the message can bring into a reply.
+_HELO = re.compile(
+    r"\b(?:helo|ehlo) (?:(?:command|name|argument|hostname|host) )*(?:rejected|invalid|refused|required)\b"
+    r"|\b(?:invalid|bad) (?:helo|ehlo) |fully[- ]qualified (?:hostname|host|domain name)\b", re.IGNORECASE,
+)  # fmt: skip
+_HELO_REFUSED = Reaction(ErrorClass.ACCOUNT, "the server refuses our EHLO name: set local_hostname")
 _SENDER = Reaction(ErrorClass.ACCOUNT, "our address or our right to send is refused")
 _NO_SERVICE = Reaction(ErrorClass.ACCOUNT, "the server does not serve us")
 
@@ -148,6 +154,8 @@ def enhanced_code(code: int, text: str) -> str | None:
 
 def reaction(code: int, text: str, phase: str) -> Reaction | None:
     """The row of a reply; None when the table does not know it."""
+    if _HELO.search(text):
+        return _HELO_REFUSED
     if 400 <= code < 500 and phase in ("RCPT", "DATA", "BODY") and _GREYLIST.search(text):
         return GREYLISTED
     enhanced = enhanced_code(code, text)

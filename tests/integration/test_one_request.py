@@ -102,12 +102,15 @@ def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 RSA, EC = pem(rsa.generate_private_key(65537, 2048)), pem(ec.generate_private_key(ec.SECP256R1()))
 
 
-def account(kind: str, port: int, tmp_path: Path, *, scheme: str = "http", tokens: int = 0) -> Sender:
+def account(
+    kind: str, port: int, tmp_path: Path, *, scheme: str = "http", tokens: int = 0, ehlo: str | None = None, **more: Any
+) -> Sender:
     """A sender to 127.0.0.1:port."""
     keys: dict[str, Any]
     channel: Any = {"twilio": "sms", "fcm": "push", "apns": "push", "smtp": "email"}[kind]
     if kind == "smtp":
-        keys = {"host": "127.0.0.1", "port": port, "from_address": "us@shop.example", "tls": "none"}
+        keys = {"host": "127.0.0.1", "port": port, "from_address": "us@shop.example", "tls": "none", **more}
+        keys |= {"local_hostname": ehlo} if ehlo else {}
     elif kind == "twilio":
         keys = {"account_sid": "AC1", "auth_token": "t", "from": "+15005550006"}
     elif kind == "fcm":
@@ -329,6 +332,9 @@ async def test_tls_handshake_that_does_not_end_is_not_sent(kind: str, tmp_path: 
         assert made.error is ErrorClass.TRANSIENT
 
 
+_ODD_TOKENS = {"list": b"[1]", "odd": b'{"access_token": "a", "expires_in": "soon"}', "number": b"7"}
+
+
 def token_server(fault: str) -> Handler:
     async def handle(wire: Wire, reader: Reader, writer: Writer) -> None:
         while True:
@@ -340,7 +346,9 @@ def token_server(fault: str) -> Handler:
                 case "500":
                     answer(writer, 500, b"{}")
                 case "refused":
-                    answer(writer, 400, b'{"error": "invalid_grant"}')
+                    answer(writer, 400, b'{"error": "invalid_grant", "error_description": "Invalid JWT Signature."}')
+                case "list" | "odd" | "number":
+                    answer(writer, 200, _ODD_TOKENS[fault])
                 case "hang":
                     await asyncio.sleep(3 * TIMEOUT_S)
 
@@ -354,6 +362,7 @@ def token_server(fault: str) -> Handler:
         ("500", ErrorClass.TRANSIENT),
         ("hang", ErrorClass.TRANSIENT),
         ("refused", ErrorClass.ACCOUNT),
+        *((fault, ErrorClass.TRANSIENT) for fault in _ODD_TOKENS),
     ],
 )
 async def test_failed_access_token_is_no_request(fault: str, error: ErrorClass, tmp_path: Path) -> None:
@@ -366,6 +375,23 @@ async def test_failed_access_token_is_no_request(fault: str, error: ErrorClass, 
         assert [(type(made), cast(Retry, made).error) for made in results] == [(Retry, error)] * 5
         assert (wire.connections, wire.requests) == (0, 0)
         assert 1 <= tokens.tokens <= 3  # google-auth asks up to three times; those who wait share its answer
+        if fault == "refused":
+            assert (
+                cast(Retry, results[0]).code == "no access token (RefreshError: invalid_grant: Invalid JWT Signature.)"
+            )
+
+
+async def test_proxy_of_the_environment_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(grant) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        for kind in ("twilio", "fcm"):
+            async with http_account(kind, "none", tmp_path) as (sender, wire, _):
+                assert type(await sender.send(to_send(kind))) is Sent
+                assert wire.requests == 1
+        assert proxy.connections == 0
 
 
 async def test_access_token_is_asked_for_once(tmp_path: Path) -> None:
@@ -586,6 +612,103 @@ async def test_smtp_fault(at: str, fault: str, tmp_path: Path) -> None:
         assert wire.connections == 1
         assert wire.requests == (at not in ("banner", "EHLO"))
         assert wire.finished_mails == (at == "dot")
+
+
+def smtp_words(replies: dict[str, bytes], after_dot: bytes = b"250 2.0.0 Ok: queued as Q1\r\n") -> Handler:
+    """A server that answers these commands so; the rest as usual."""
+
+    async def handle(wire: Wire, reader: Reader, writer: Writer) -> None:
+        writer.write(replies.get("banner", b"220 x ESMTP\r\n"))
+        while line := await reader.readline():
+            word = line[:4].decode().upper()
+            wire.requests += word == "MAIL"
+            wire.after.append(line)
+            if word == "DATA":
+                writer.write(replies.get("DATA", b"354 go on\r\n"))
+                await reader.readuntil(b"\r\n.\r\n")
+                wire.finished_mails += 1
+                writer.write(after_dot)
+            else:
+                writer.write(replies.get(word, _REPLIES.get(word, b"221 bye\r\n")))
+
+    return handle
+
+
+@pytest.mark.parametrize("reply", [b"200 2.0.0 Ok", b"220 x", b"250-a\r\n250 b", b"251 2.1.5 forwarded", b"299 fine"])
+async def test_any_2xx_after_the_final_dot_is_sent(reply: bytes, tmp_path: Path) -> None:
+    handler = smtp_words({}, reply + b"\r\n")
+    async with served(handler) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
+        for text in ("short", "x" * 40_000):
+            assert type(await sender.send(to_send("smtp", text=text))) is Sent
+        assert (wire.requests, wire.finished_mails, wire.connections) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("reply", [b"250 ok", b"251 will forward", b"252 2.5.0 cannot verify"])
+@pytest.mark.parametrize("at", ["MAIL", "RCPT"])
+async def test_any_2xx_to_a_command_goes_on(at: str, reply: bytes, tmp_path: Path) -> None:
+    handler = smtp_words({at: reply + b"\r\n"})
+    async with served(handler) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
+        assert await sender.send(to_send("smtp")) == Sent("Q1")
+
+
+@pytest.mark.parametrize("given", [None, "mail-7.shop.example", "[192.0.2.7]"])
+async def test_ehlo_says_a_full_host_name(given: str | None, tmp_path: Path) -> None:
+    async with served(smtp_words({})) as wire, started(account("smtp", wire.port, tmp_path, ehlo=given)) as sender:
+        assert await sender.send(to_send("smtp")) == Sent("Q1")
+        assert wire.after[0] == f"EHLO {given or 'shop.example'}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"504 5.5.2 <localhost>: Helo command rejected: need fully-qualified hostname",
+        b"550 5.7.1 <localhost>: Helo command rejected: Host not found",
+        b"450 4.7.1 <localhost>: Helo command rejected: Host not found",
+        b"550 Invalid HELO name (see RFC 5321 4.1.1.1)",
+        b"554 5.7.1 EHLO hostname invalid",
+    ],
+)
+@pytest.mark.parametrize("at", ["EHLO", "MAIL", "RCPT"])
+async def test_refused_ehlo_name_is_the_accounts(at: str, reply: bytes, tmp_path: Path) -> None:
+    handler = smtp_words({at: reply + b"\r\n", "HELO": reply + b"\r\n"})
+    async with served(handler) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
+        made = await sender.send(to_send("smtp"))
+        assert isinstance(made, Retry)
+        assert made.error is ErrorClass.ACCOUNT
+        assert wire.finished_mails == 0
+
+
+async def test_address_in_a_reply_does_not_make_it_the_accounts(tmp_path: Path) -> None:
+    handler = smtp_words({"RCPT": b"550 5.1.1 <helo.command-rejected@fully-qualified-host.example>: no such user\r\n"})
+    async with served(handler) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
+        assert await sender.send(to_send("smtp")) == Rejected(ErrorClass.PERMANENT_RECIPIENT, "550 5.1.1")
+
+
+async def test_server_that_knows_no_ehlo_is_greeted_by_helo(tmp_path: Path) -> None:
+    handler = smtp_words({"EHLO": b"502 what?\r\n", "HELO": b"250 x\r\n"})
+    async with served(handler) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
+        assert await sender.send(to_send("smtp")) == Sent("Q1")
+
+
+@pytest.mark.parametrize(
+    ("keys", "ehlo", "words"),
+    [
+        ({"tls": "starttls"}, b"250-x\r\n250 SIZE\r\n", "no STARTTLS"),
+        ({"username": "u", "password": "secret"}, b"250-x\r\n250 AUTH XOAUTH2\r\n", "offers xoauth2"),
+        ({"username": "u", "password": "secret"}, b"250-x\r\n250 SIZE\r\n", "offers none"),
+    ],
+)
+async def test_what_the_server_does_not_offer_is_said_and_nothing_goes_in_clear(
+    keys: dict[str, Any], ehlo: bytes, words: str, tmp_path: Path
+) -> None:
+    handler = smtp_words({"EHLO": ehlo})
+    async with served(handler) as wire, started(account("smtp", wire.port, tmp_path, **keys)) as sender:
+        made = await sender.send(to_send("smtp"))
+        assert isinstance(made, Retry)
+        assert made.error is ErrorClass.ACCOUNT
+        assert words in made.code
+        assert (wire.requests, wire.finished_mails) == (0, 0)
+        assert b"secret" not in b"".join(wire.after)
 
 
 async def test_smtp_connection_that_the_server_closed_is_not_used_again(tmp_path: Path) -> None:

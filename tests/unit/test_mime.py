@@ -74,6 +74,7 @@ def test_subject_that_looks_encoded_is_shown_as_it_is() -> None:
     [
         "a@example.org\r\nRCPT TO:<x@y.z>", "a@example.org, b@example.org", "<a@example.org>", "a b@example.org", "a@",
         "@b", "a", "a@b@c", '"a"@example.org', "a@[127.0.0.1]", "ä@example.org", "a@example.org\0", "a;b@example.org",
+        "=?utf-8?q?x=40evil.example=3e?=@example.com", "a@=?utf-8?b?eA==?=.example",
     ],
 )  # fmt: skip
 def test_address_that_is_not_one_plain_address_is_refused(address: str) -> None:
@@ -88,12 +89,47 @@ def test_from_address_with_hostile_name_is_refused_and_unicode_is_encoded() -> N
             parse_from(text)
     assert parse_from("Jürgen <a@example.org>").header.startswith("=?utf-8?b?")
     assert parse_from('"Smith, J." <a@example.org>').header == '"Smith, J." <a@example.org>'
+    assert parse_from('"Shop (EU)" <a@example.org>').header == parse_from("Shop (EU) <a@example.org>").header
+    assert parse_from("a@example.org").header == parse_from("<a@example.org>").header == "a@example.org"
 
 
-@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=200))
-def test_encoded_words_stay_within_their_line(text: str) -> None:
-    for line in encode_words(text).split("\r\n "):
-        assert len(line) <= 76
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("info@shop.example <no-reply@shop.example>", "in quotes"),
+        ("Shop, Inc. <a@shop.example>", "in quotes"),
+        ("Shop: x <a@shop.example>", "in quotes"),
+        ("Shop; x <a@shop.example>", "in quotes"),
+        ("Shop <a@bücher.example>", "xn--"),
+        ("a@shop.example, b@shop.example", "must be an e-mail address"),
+        ("<a@shop.example> <b@shop.example>", "must be an e-mail address"),
+        ("Shop <=?utf-8?q?x?=@shop.example>", "must be an e-mail address"),
+        ("", "must be an e-mail address"),
+    ],
+)
+def test_from_address_that_could_be_read_in_two_ways_is_refused_with_advice(text: str, advice: str) -> None:
+    with pytest.raises(MailError, match=advice):
+        parse_from(text)
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=200), st.booleans())
+def test_no_line_of_a_header_is_longer_than_76_characters(text: str, quote: bool) -> None:
+    for header in ("From", "Subject", "X-Some-Long-Name"):
+        for line in f"{header}: {encode_words(text, header, quote=quote)}".split("\r\n"):
+            assert len(line) <= 76
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=120).filter(str.strip),
+    st.sampled_from(["a@b.example", "a" * 40 + "@" + "b" * 30 + ".example"]),
+)
+def test_from_line_is_folded_before_it_is_too_long(name: str, address: str) -> None:
+    if "=?" in name:
+        return
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+    header = parse_from(f'"{quoted}" <{address}>').header
+    assert all(len(line) <= 76 or line == f" <{address}>" for line in f"From: {header}".split("\r\n"))
+    assert header.endswith(f"<{address}>")
 
 
 def test_message_id_is_the_same_on_every_attempt() -> None:
