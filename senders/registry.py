@@ -13,7 +13,7 @@ from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from senders.sender import Sender
 
-_MODULES = {
+MODULES = {
     ("email", "smtp"): "senders.email.smtp",
     ("sms", "twilio"): "senders.sms.twilio",
     ("push", "fcm"): "senders.push.fcm",
@@ -42,9 +42,9 @@ def platforms_of(provider: ProviderSettings) -> frozenset[str] | None:
 
 
 def _module_of(provider: ProviderSettings) -> Any:
-    module = _MODULES.get((provider.channel, provider.kind))
+    module = MODULES.get((provider.channel, provider.kind))
     if module is None:
-        known = ", ".join(kind for channel, kind in _MODULES if channel == provider.channel)
+        known = ", ".join(kind for channel, kind in MODULES if channel == provider.channel)
         raise SettingsError(
             f"provider {provider.name}: there is no {provider.kind} for {provider.channel}; there are: {known}"
         )

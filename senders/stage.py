@@ -22,7 +22,7 @@ from senders.accounts import Accounts
 from senders.admission import Entry
 from senders.outcomes import MAX_ATTEMPTS
 from senders.recheck import SenderViews, recheck
-from senders.sender import ErrorClass, InDoubt, Retry, SendResult
+from senders.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
 
 log = get_logger("sender")
 
@@ -99,9 +99,11 @@ class SendStage:
     async def _run(self, entry: Entry, claimed_at: float) -> None:
         try:
             ended = await self._send(entry, claimed_at)
-        except Exception:
-            log.exception("send failed", notification_id=entry.message["notification_id"])
-            exit_now("an error the sender does not know; the message stays claimed and in doubt")
+        except Exception as exc:
+            # Before the provider was called: what happens after that is a result.
+            log.exception("message cannot be sent", notification_id=entry.message["notification_id"])
+            refusal = ("rejected", "provider_rejected", f"the message cannot be sent ({type(exc).__name__})")
+            ended = Ended(entry, self._clock(), refusal=refusal)
         self.done.append(ended)
         self._ended.set()
 
@@ -122,7 +124,7 @@ class SendStage:
         crash_point("before_send", self._crash_at)
         STAGE_DELAY_SECONDS.labels("sender", message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
         began = time.monotonic()
-        result = await sender.send(message)
+        result = await _result(sender, message)
         elapsed = time.monotonic() - began
         crash_point("after_provider_accept", self._crash_at)
         if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
@@ -130,6 +132,15 @@ class SendStage:
         PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
         SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
         return Ended(entry, self._clock(), result=result, latency_ms=int(elapsed * 1000), began=began)
+
+
+async def _result(sender: Sender, message: ChannelMessage) -> SendResult:
+    """What the send came to. A sender that raises may have called its provider: the message is in doubt."""
+    try:
+        return await sender.send(message)
+    except Exception as exc:
+        log.exception("send failed", provider=sender.name, notification_id=message["notification_id"])
+        return InDoubt(f"an error the sender does not know ({type(exc).__name__})")
 
 
 def _outcome_label(result: SendResult) -> str:

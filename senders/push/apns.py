@@ -18,6 +18,7 @@ Kafka.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -36,9 +37,11 @@ from runtime.status import invalid_since
 from schemas.events import ChannelMessage
 from senders.codes import Reaction, react, unknown_http
 from senders.http import Answer, AnswerLostError, NotSentError
+from senders.provider import ProviderAccount, UnsendableError
 from senders.push.apns_codes import CODES, RENEWED
+from senders.push.data import is_silent, push_data
 from senders.push.h2_connection import Http2Transport
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from senders.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
@@ -47,10 +50,6 @@ TOKEN_AGE_MS = 45 * 60_000
 """Apple takes a token for an hour."""
 MIN_TOKEN_AGE_MS = 20 * 60_000
 """Apple answers TooManyProviderTokenUpdates to more than one new token in twenty minutes."""
-
-
-class PayloadError(ValueError):
-    """APNs would refuse it; says why without quoting it."""
 
 
 class ApnsKeys(ProviderKeys):
@@ -63,36 +62,42 @@ class ApnsKeys(ProviderKeys):
     base_url: str = "https://api.push.apple.com"
 
 
+@dataclass(frozen=True, slots=True)
+class ApnsPush:
+    """A request to Apple but for its authorization."""
+
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
 def build_payload(message: ChannelMessage) -> bytes:
-    """The JSON body. Raises PayloadError when APNs would refuse it."""
-    try:
-        data = from_json(message["data"]) if message["data"] else {}
-    except ValueError as exc:
-        raise PayloadError("data is no JSON") from exc
-    if not isinstance(data, dict):
-        raise PayloadError("data is no object")
+    """The JSON body; without title and body it wakes the app and shows nothing. Raises UnsendableError when APNs would
+    refuse it."""
+    data = push_data(message)
     if "aps" in data:
-        raise PayloadError("the key aps in data is Apple's")
-    aps: dict[str, Any] = {}
-    if message["title"] or message["body"]:
+        raise UnsendableError("the key aps in data is Apple's")
+    aps: dict[str, Any] = {"content-available": 1}
+    if not is_silent(message):
         alert = {"title": message["title"], "body": message["body"]}
         aps = {"alert": {name: text for name, text in alert.items() if text}}
     payload = to_json({**data, "aps": aps, MESSAGE_ID_KEY: message["message_id"]})
     if len(payload) > MAX_PAYLOAD_BYTES:
-        raise PayloadError(f"{len(payload)} bytes, APNs takes {MAX_PAYLOAD_BYTES}")
+        raise UnsendableError(f"the payload has {len(payload)} bytes, APNs takes {MAX_PAYLOAD_BYTES}")
     return payload
 
 
 def build_headers(message: ChannelMessage, topic: str) -> list[tuple[str, str]]:
-    """Apple's headers but the authorization."""
+    """Apple's headers but the authorization. Apple delays or drops a push whose type does not match its payload."""
+    silent = is_silent(message)
     headers = [
         ("apns-id", message["message_id"]),
         # A possible duplicate replaces the first one on the device.
         ("apns-collapse-id", message["message_id"][:64]),
         ("apns-topic", topic),
-        ("apns-push-type", "alert"),
-        # 5 lets the device choose the moment: what a campaign is worth.
-        ("apns-priority", "5" if message["lane"] == "bulk" else "10"),
+        ("apns-push-type", "background" if silent else "alert"),
+        # 5 lets the device choose the moment: what a campaign is worth, and all that Apple takes for a background push.
+        ("apns-priority", "5" if silent or message["lane"] == "bulk" else "10"),
         ("content-type", "application/json"),
     ]
     if message["expires_at"] is not None:
@@ -140,16 +145,14 @@ class ProviderToken:
         self._signed_at = now
 
 
-class ApnsSender:
+class ApnsSender(ProviderAccount["ApnsPush"]):
     """One team's key and one app's topic."""
 
     channel = "push"
-    platforms: frozenset[str] | None = frozenset({"apns"})
+    platforms = frozenset({"apns"})
 
     def __init__(self, provider: ProviderSettings, keys: ApnsKeys, clock: Clock = system_clock) -> None:
-        self.name = provider.name
-        self.max_in_flight = provider.max_in_flight
-        self.rate_per_second = provider.rate_per_second
+        super().__init__(provider)
         self._topic, self._clock = keys.topic, clock
         self._token = ProviderToken(_read_key(provider, keys.key_file), keys.key_id, keys.team_id, clock)
         self._http = Http2Transport(checked_base_url(provider, keys.base_url), provider.timeout_s)
@@ -157,18 +160,17 @@ class ApnsSender:
     async def start(self) -> None:
         """Connects with the first push."""
 
-    async def send(self, message: ChannelMessage) -> SendResult:
+    def prepare(self, message: ChannelMessage) -> ApnsPush:
+        """The push but for the account's token."""
+        path = "/3/device/" + quote(message["address"], safe="")
+        return ApnsPush(path, build_headers(message, self._topic), build_payload(message))
+
+    async def deliver(self, prepared: ApnsPush) -> SendResult:
         """One POST to /3/device/<token>."""
-        try:
-            payload = build_payload(message)
-        except PayloadError as exc:
-            return Rejected(ErrorClass.PERMANENT_MESSAGE, f"the payload cannot be sent: {exc}")
         token = self._token.get()
-        headers = [("authorization", f"bearer {token}"), *build_headers(message, self._topic)]
+        headers = [("authorization", f"bearer {token}"), *prepared.headers]
         try:
-            answer = await self._http.post(
-                "/3/device/" + quote(message["address"], safe=""), headers=headers, body=payload
-            )
+            answer = await self._http.post(prepared.path, headers=headers, body=prepared.body)
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))
         except AnswerLostError as exc:

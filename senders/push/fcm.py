@@ -29,13 +29,16 @@ from pydantic_core import from_json, to_json
 
 from runtime.clock import Clock, system_clock
 from runtime.errors import SettingsError
+from runtime.logs import redact_text
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from senders.codes import Reaction, react, unknown_http
 from senders.http import Answer, AnswerLostError, HttpTransport, NotSentError
+from senders.provider import ProviderAccount, UnsendableError
+from senders.push.data import push_data
 from senders.push.fcm_codes import CODES, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from senders.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
@@ -53,9 +56,9 @@ class FcmKeys(ProviderKeys):
 
 
 def build_push(message: ChannelMessage) -> dict[str, Any]:
-    """The `message` object of FCM v1. Raises ValueError when firebase-admin refuses it."""
-    data = from_json(message["data"]) if message["data"] else {}
-    data = {str(key): value if isinstance(value, str) else to_json(value).decode() for key, value in data.items()}
+    """The `message` object of FCM v1. Raises UnsendableError, and ValueError when firebase-admin refuses it."""
+    given = push_data(message)
+    data = {key: value if isinstance(value, str) else to_json(value).decode() for key, value in given.items()}
     notification = None
     if message["title"] or message["body"]:
         notification = messaging.Notification(title=message["title"] or None, body=message["body"] or None)
@@ -84,6 +87,14 @@ def fcm_code(body: Any) -> str | None:
     return code if isinstance(code, str) and code.isascii() and len(code) <= 64 else None
 
 
+def token_refusal(exc: GoogleAuthError) -> str:
+    """What Google's token endpoint said: its error and description (RFC 6749 §5.2), or the kind of error."""
+    answer = next((arg for arg in exc.args if isinstance(arg, Mapping)), {})
+    said = [answer.get(field) for field in ("error", "error_description")]
+    words = ": ".join(redact_text(text)[:100] for text in said if isinstance(text, str) and text.isprintable())
+    return f"{type(exc).__name__}: {words}" if words else type(exc).__name__
+
+
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
@@ -93,16 +104,14 @@ def fcm_reaction(status: int, code: str | None) -> Reaction | None:
     return CODES.find(str(status)) if code is None else CODES.find(code)
 
 
-class FcmSender:
+class FcmSender(ProviderAccount[bytes]):
     """One Firebase project."""
 
     channel = "push"
-    platforms: frozenset[str] | None = frozenset({"fcm"})
+    platforms = frozenset({"fcm"})
 
     def __init__(self, provider: ProviderSettings, keys: FcmKeys, clock: Clock = system_clock) -> None:
-        self.name = provider.name
-        self.max_in_flight = provider.max_in_flight
-        self.rate_per_second = provider.rate_per_second
+        super().__init__(provider)
         self._clock = clock
         try:
             certificate = credentials.Certificate(str(keys.credentials_file))
@@ -131,30 +140,45 @@ class FcmSender:
             if self._clock() >= self._valid_until:
                 if self._refusal is not None and monotonic() - self._refusal[0] < _REFUSAL_S:
                     raise self._refusal[1]
-                request = partial(google.auth.transport.requests.Request(), timeout=self._timeout_s)
                 try:
                     # Blocking, once an hour, on a thread.
-                    await asyncio.to_thread(self._credential.refresh, request)
+                    await asyncio.to_thread(self._refresh)
                 except GoogleAuthError as exc:
                     self._refusal = monotonic(), exc
                     raise
                 self._valid_until = self._clock() + 1000 * (3600 - _RENEW_BEFORE_S)
             return str(self._credential.token)
 
-    async def send(self, message: ChannelMessage) -> SendResult:
-        """One POST to messages:send."""
+    def _refresh(self) -> None:
+        """Raises GoogleAuthError."""
+        request = google.auth.transport.requests.Request()
+        request.session.trust_env = False  # no proxy of the environment, like every other request of ours
         try:
-            body = to_json({"message": build_push(message)})
+            self._credential.refresh(partial(request, timeout=self._timeout_s))
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as exc:
+            raise TransportError(f"unreadable answer ({type(exc).__name__})") from exc  # type: ignore[no-untyped-call]
+        finally:
+            request.session.close()
+
+    def prepare(self, message: ChannelMessage) -> bytes:
+        """The JSON body."""
+        try:
+            return to_json({"message": build_push(message)})
+        except UnsendableError:
+            raise
         except ValueError as exc:
-            return Rejected(ErrorClass.PERMANENT_MESSAGE, f"firebase-admin refuses the payload ({type(exc).__name__})")
+            raise UnsendableError(f"firebase-admin refuses the payload ({type(exc).__name__})") from exc
+
+    async def deliver(self, prepared: bytes) -> SendResult:
+        """One POST to messages:send."""
         try:
             token = await self._access_token()
         except GoogleAuthError as exc:
             error = ErrorClass.TRANSIENT if exc.retryable or isinstance(exc, TransportError) else ErrorClass.ACCOUNT
-            return Retry(error, f"no access token ({type(exc).__name__})")
+            return Retry(error, f"no access token ({token_refusal(exc)})")
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
-            answer = await self._http.post(self._url, headers=headers, body=body)
+            answer = await self._http.post(self._url, headers=headers, body=prepared)
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))
         except AnswerLostError as exc:

@@ -34,8 +34,10 @@ from runtime.status import opted_out
 from schemas.events import ChannelMessage
 from senders.codes import Reaction, react, unknown_http
 from senders.http import AnswerLostError, HttpTransport, NotSentError
+from senders.provider import ProviderAccount
 from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from senders.settings import ProviderKeys, checked_base_url, parse_keys, read_secret
+from senders.sms.text import clean_text
 from senders.sms.twilio_codes import CODES, STOPPED
 
 _VENDOR_URL = "https://api.twilio.com"
@@ -59,11 +61,8 @@ def twilio_reaction(status: int, code: int | None) -> Reaction | None:
 
 
 def build_sms(message: ChannelMessage, sender: str, callback_url: str | None, provider: str = "") -> dict[str, str]:
-    """Arguments of messages.create; control characters other than a newline are dropped (they cost segments, or worse)."""
-    text = "".join(
-        char for char in message["text"] or "" if char == "\n" or char.isprintable() or char in "\u200d\ufe0f"
-    )
-    fields = {"to": message["address"], "from_": sender, "body": text}
+    """Arguments of messages.create."""
+    fields = {"to": message["address"], "from_": sender, "body": clean_text(message["text"] or "")}
     if callback_url:
         fields["status_callback"] = callbacks.callback_url(callback_url, message, provider)
     return fields
@@ -83,7 +82,8 @@ def _error_code(body: bytes) -> int | None:
     except ValueError:
         return None
     code = answer.get("code") if isinstance(answer, dict) else None
-    return code if isinstance(code, int) and not isinstance(code, bool) else None
+    known = isinstance(code, int) and not isinstance(code, bool) and 0 <= code < 1_000_000
+    return code if known else None
 
 
 class _Transport(HttpClient):  # type: ignore[misc]
@@ -107,16 +107,13 @@ class _Transport(HttpClient):  # type: ignore[misc]
         return Response(answer.status, answer.body.decode("utf-8", "replace"), answer.headers)
 
 
-class TwilioSender:
+class TwilioSender(ProviderAccount[dict[str, str]]):
     """One Twilio account."""
 
     channel = "sms"
-    platforms: frozenset[str] | None = None
 
     def __init__(self, provider: ProviderSettings, keys: TwilioKeys, clock: Clock = system_clock) -> None:
-        self.name = provider.name
-        self.max_in_flight = provider.max_in_flight
-        self.rate_per_second = provider.rate_per_second
+        super().__init__(provider)
         self._keys, self._clock = keys, clock
         token = read_secret(provider, "auth_token", keys.auth_token, keys.auth_token_file)
         if not token:
@@ -129,12 +126,14 @@ class TwilioSender:
         """Make the session."""
         self._http.start()
 
-    async def send(self, message: ChannelMessage) -> SendResult:
+    def prepare(self, message: ChannelMessage) -> dict[str, str]:
+        """Arguments of messages.create."""
+        return build_sms(message, self._keys.sender, self._keys.callback_url, self.name)
+
+    async def deliver(self, prepared: dict[str, str]) -> SendResult:
         """One POST to Messages.json."""
         try:
-            created = await self._client.messages.create_async(
-                **build_sms(message, self._keys.sender, self._keys.callback_url, self.name)
-            )
+            created = await self._client.messages.create_async(**prepared)
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))
         except AnswerLostError as exc:

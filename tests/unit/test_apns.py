@@ -21,10 +21,10 @@ from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from runtime.status import since
 from senders.http import Answer, AnswerLostError, NotSentError
+from senders.provider import UnsendableError
 from senders.push.apns import (
     MESSAGE_ID_KEY,
     ApnsSender,
-    PayloadError,
     ProviderToken,
     apns_reaction,
     build_headers,
@@ -72,18 +72,18 @@ def test_payload_has_the_alert_the_data_and_our_id() -> None:
     ("fields", "words"),
     [
         ({"data": b'{"aps": {}}'}, "Apple's"),
-        ({"data": b"[1]"}, "no object"),
-        ({"data": b"secret"}, "^data is no JSON$"),
+        ({"data": b"[1]"}, "not a JSON object"),
+        ({"data": b"secret"}, "^data is not JSON$"),
         ({"body": "x" * 4096}, "APNs takes 4096"),
     ],
 )
 def test_payload_that_apns_would_refuse_is_refused(fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(PayloadError, match=words):
+    with pytest.raises(UnsendableError, match=words):
         build_payload(message(channel="push", **fields))
 
 
 def test_headers_name_the_message_and_an_absolute_end() -> None:
-    headers = dict(build_headers(message(channel="push", expires_at=NOW + 5_000), "com.example.app"))
+    headers = dict(build_headers(message(channel="push", title="T", expires_at=NOW + 5_000), "com.example.app"))
     assert headers["apns-id"] == headers["apns-collapse-id"] == MESSAGE_ID
     assert len(headers["apns-collapse-id"]) <= 64
     assert headers["apns-expiration"] == str(NOW // 1000 + 5)
@@ -92,6 +92,15 @@ def test_headers_name_the_message_and_an_absolute_end() -> None:
         "alert",
         "10",
     )
+
+
+def test_push_without_title_and_body_is_a_background_push() -> None:
+    silent = message(channel="push", title=None, body=None, data=to_json({"sync": "inbox"}))
+    assert from_json(build_payload(silent)) == {
+        "sync": "inbox", "aps": {"content-available": 1}, MESSAGE_ID_KEY: MESSAGE_ID,
+    }  # fmt: skip
+    headers = dict(build_headers({**silent, "lane": "critical"}, "t"))
+    assert (headers["apns-push-type"], headers["apns-priority"]) == ("background", "5")
 
 
 def test_bulk_lets_the_device_choose_the_moment() -> None:
@@ -314,7 +323,7 @@ def result(tmp_path: Path, answer: Answer | Exception, **fields: Any) -> tuple[S
     (sender,) = create_senders("push", [provider(tmp_path)])
     assert isinstance(sender, ApnsSender)
     canned = Canned(answer)
-    sender._http = canned  # type: ignore[assignment]
+    sender._http = canned
     sent: Coroutine[Any, Any, SendResult] = sender.send(message(channel="push", **{"address": "ab", **fields}))
     return asyncio.run(sent), canned.paths
 
@@ -355,7 +364,7 @@ def test_expired_provider_token_is_left_to_the_next_claim_and_then_to_the_accoun
     (sender,) = create_senders("push", [provider(tmp_path)])
     assert isinstance(sender, ApnsSender)
     canned = Canned(said(403, "ExpiredProviderToken"))
-    sender._http = canned  # type: ignore[assignment]
+    sender._http = canned
     results = [asyncio.run(sender.send(message(channel="push", address="ab"))) for _ in range(2)]
     assert results == [Retry(TRN, "403 ExpiredProviderToken"), Retry(ACCT, "403 ExpiredProviderToken")]
     assert len(canned.paths) == 2  # one request for each

@@ -33,7 +33,7 @@ _COMMON = {
 
 
 def known(kind: str) -> bool:
-    return (KINDS[kind], kind) in registry._MODULES
+    return (KINDS[kind], kind) in registry.MODULES
 
 
 def each_kind() -> list[object]:
@@ -72,7 +72,7 @@ def test_the_worked_file_loads_and_makes_a_sender(kind: str, tmp_path: Path, mon
 def test_the_worked_file_has_every_key_each_with_a_comment(kind: str) -> None:
     text = (DOCS / "providers" / f"{kind}.toml").read_text("utf-8")
     (provider,) = tomllib.loads(text)["providers"]
-    module = import_module(registry._MODULES[KINDS[kind], kind])
+    module = import_module(registry.MODULES[KINDS[kind], kind])
     (model,) = [
         item for item in vars(module).values()
         if isinstance(item, type) and issubclass(item, ProviderKeys) and item is not ProviderKeys
@@ -91,6 +91,6 @@ def test_the_table_of_providers_is_the_files_and_the_registry() -> None:
     rows = re.findall(
         r"^\| (\w+) \| (\w+) \| \[docs/providers/(\w+)\.toml\]", (DOCS / "providers.md").read_text(), re.M
     )
-    assert {(channel, kind) for kind, channel, _ in rows} >= set(registry._MODULES)
+    assert {(channel, kind) for kind, channel, _ in rows} >= set(registry.MODULES)
     assert [kind for kind, _, _ in rows] == [name for _, _, name in rows] == list(KINDS)
     assert sorted(path.stem for path in (DOCS / "providers").glob("*.toml")) == sorted(KINDS)

@@ -1,0 +1,86 @@
+"""What every provider account's sender has in common: build first, then make the one request, and never raise.
+
+    | what went wrong                            | result                                         |
+    |--------------------------------------------|------------------------------------------------|
+    | the message cannot be built                | rejected: the provider was not called          |
+    | an error no sender knows after that        | in doubt: the provider may have been called    |
+
+A message that one input can make fail therefore costs that message, not the process and everything behind it.
+May import runtime's log and the protocol. What never enters here: a provider's format, Kafka.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import ClassVar, Generic, TypeVar
+
+from runtime.logs import get_logger
+from runtime.settings import ProviderSettings
+from schemas.events import ChannelMessage
+from senders.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
+
+log = get_logger("sender")
+
+MAX_PROVIDER_ID = 255
+"""Characters of a provider's message id that are kept: a longer one is no id."""
+MAX_CODE = 200
+"""Characters of a code; more is a provider's prose."""
+
+Prepared = TypeVar("Prepared")
+
+
+class UnsendableError(ValueError):
+    """No request can be made of this message, now or later; says why without quoting it."""
+
+
+class ProviderAccount(ABC, Generic[Prepared]):
+    """One account. A provider's module says how a message becomes a request (`prepare`) and how it is made (`deliver`)."""
+
+    channel: ClassVar[str]
+    platforms: ClassVar[frozenset[str] | None] = None
+
+    def __init__(self, provider: ProviderSettings) -> None:
+        self.name = provider.name
+        self.max_in_flight = provider.max_in_flight
+        self.rate_per_second = provider.rate_per_second
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Open what is kept open. Raises SettingsError when the account's settings cannot work."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close it."""
+
+    @abstractmethod
+    def prepare(self, message: ChannelMessage) -> Prepared:
+        """Build what is sent; opens nothing. Raises UnsendableError for a message that can never be sent."""
+
+    @abstractmethod
+    async def deliver(self, prepared: Prepared) -> SendResult:
+        """Make at most one provider request."""
+
+    async def send(self, message: ChannelMessage) -> SendResult:
+        """Send one message; never raises for what a message or a provider holds."""
+        try:
+            prepared = self.prepare(message)
+        except UnsendableError as exc:
+            return bounded(Rejected(ErrorClass.PERMANENT_MESSAGE, str(exc)))
+        except Exception as exc:
+            log.exception("message cannot be built", provider=self.name, notification_id=message["notification_id"])
+            return Rejected(ErrorClass.PERMANENT_MESSAGE, f"the message cannot be built ({type(exc).__name__})")
+        try:
+            return bounded(await self.deliver(prepared))
+        except Exception as exc:
+            log.exception("send failed", provider=self.name, notification_id=message["notification_id"])
+            return InDoubt(f"an error the sender does not know ({type(exc).__name__})")
+
+
+def bounded(result: SendResult) -> SendResult:
+    """The result with what a provider chose cut to what our records hold: it may answer anything."""
+    if not isinstance(result, Sent):
+        return result if len(result.code) <= MAX_CODE else replace(result, code=result.code[:MAX_CODE])
+    given: object = result.provider_message_id
+    usable = isinstance(given, str) and len(given) <= MAX_PROVIDER_ID and given.isascii() and given.isprintable()
+    return result if usable else Sent(None)

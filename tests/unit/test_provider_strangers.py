@@ -1,0 +1,225 @@
+"""Whatever a message or a provider's answer holds, every provider's sender ends in a result that can be recorded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core import to_json
+
+from runtime.settings import ProviderSettings
+from schemas.events import ChannelMessage
+from senders.http import Answer
+from senders.outcomes import from_result
+from senders.provider import MAX_CODE, MAX_PROVIDER_ID, ProviderAccount, UnsendableError, bounded
+from senders.push.fcm import FcmSender
+from senders.registry import MODULES, create_senders
+from senders.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
+from senders.sms.twilio import TwilioSender
+from tests.unit.test_outcomes import NOW, RECORD, message
+
+
+def _pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key.private_bytes(*form)
+
+
+RSA, EC = _pem(rsa.generate_private_key(65537, 2048)), _pem(ec.generate_private_key(ec.SECP256R1()))
+KINDS = sorted(MODULES)
+
+
+class Canned:
+    """A transport with one answer; counts what it was asked."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer, self.asked = answer, 0
+
+    async def post(self, *_: Any, **__: Any) -> Answer:
+        self.asked += 1
+        return self.answer
+
+
+@pytest.fixture(scope="module")
+def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One sender of every kind there is."""
+    folder = tmp_path_factory.mktemp("keys")
+    (folder / "key.p8").write_bytes(EC)
+    service = {"type": "service_account", "project_id": "p", "client_email": "a@p.iam.gserviceaccount.com",
+               "token_uri": "https://127.0.0.1/token", "private_key": RSA.decode()}  # fmt: skip
+    (folder / "account.json").write_bytes(to_json(service))
+    keys: dict[str, dict[str, Any]] = {
+        "smtp": {"host": "127.0.0.1", "port": 1, "from_address": "us@shop.example"},
+        "twilio": {"account_sid": "AC1", "auth_token": "t", "from": "+15005550006"},
+        "fcm": {"credentials_file": str(folder / "account.json")},
+        "apns": {"key_file": str(folder / "key.p8"), "key_id": "K", "team_id": "T", "topic": "t"},
+    }
+    made = {}
+    for channel, kind in KINDS:
+        provider: Any = {"name": "p", "channel": channel, "kind": kind, **keys[kind]}
+        (made[kind],) = create_senders(channel, [ProviderSettings(**provider)])
+    return made
+
+
+def through(account: Any, answer: Answer) -> Canned:
+    """The account's transport is replaced by one that always answers this."""
+    transport = Canned(answer)
+    if isinstance(account, TwilioSender):
+        account._client.http_client._http = transport
+    else:
+        account._http = transport
+    if isinstance(account, FcmSender):
+        account._valid_until = 1 << 60  # as if it had an access token
+    return transport
+
+
+def recordable(made: SendResult) -> None:
+    """What is recorded of a result can be encoded, whatever the channel."""
+    for channel in ("email", "sms", "push"):
+        from_result(
+            message(channel=channel), RECORD, made, provider="p", latency_ms=1, now=NOW, jitter=0.5, max_retries=5
+        )
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_FIELDS = ("sid", "code", "name", "error", "details", "errorCode", "reason", "timestamp", "status", "message", "@type")
+
+
+def _dumps(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+_BODIES = (
+    st.dictionaries(st.sampled_from(_FIELDS), _JSON, max_size=5).map(_dumps)
+    | _JSON.map(_dumps)
+    | st.binary(max_size=50)
+    | st.sampled_from([b"", b"[" * 5_000, b'{"sid": ' + b"9" * 5_000 + b"}", b'{"name": "' + b"x" * 5_000 + b'"}',
+                       b'{"sid": "a\\u0000b"}', b'{"sid": {"a": 1}}', b'{"error": {"details": [[], null, {"errorCode": []}]}}',
+                       b'{"reason": "\\u0000"}', b'{"code": -1}', b"\xff\xfe"])
+)  # fmt: skip
+_HEADERS = st.dictionaries(
+    st.sampled_from(["retry-after", "apns-id"]),
+    st.text(max_size=40)
+    | st.sampled_from(["99999999999999999999", "-1", "Sun, 31 Dec 9999 23:59:59 -2359", "\0", "nan"]),
+)
+_ANSWERS = st.builds(
+    Answer, st.integers(-1, 1_000) | st.sampled_from([0, 200, 201, 400, 410, 429, 500]), _HEADERS, _BODIES
+)
+
+
+@pytest.mark.parametrize("kind", [kind for _, kind in KINDS if kind != "smtp"])
+@given(answer=_ANSWERS)
+async def test_any_answer_ends_in_a_result_that_can_be_recorded(
+    accounts: dict[str, Any], kind: str, answer: Answer
+) -> None:
+    channel = accounts[kind].channel
+    transport = through(accounts[kind], answer)
+    made = await accounts[kind].send(message(channel=channel, address="+4915112345678", title="T"))
+    assert transport.asked == 1
+    recordable(made)
+
+
+_TEXTS = (
+    st.none()
+    | st.text(max_size=50)
+    | st.sampled_from(["", "\0", "a\r\nBcc: x@y.z", "\u202e", "x" * 70_000, "=?utf-8?q?a?="])
+)
+_HOSTILE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "address": st.text(max_size=50) | st.sampled_from(["", "\0", "a@b.c\r\nRCPT TO:<x@y.z>", "../../x", "x" * 300]),
+        "subject": _TEXTS, "text": _TEXTS, "html": _TEXTS, "title": _TEXTS, "body": _TEXTS,
+        "data": st.none() | st.binary(max_size=20) | st.sampled_from([b"[1]", b'"x"', b"1", b"null", b'{"aps": 1}', b'{"": {}}',
+                                                                      b"[" * 5_000, b'{"a": ' + b"9" * 5_000 + b"}"]),
+        "expires_at": st.none() | st.integers(-(1 << 63), (1 << 63) - 1),
+        "platform": st.none() | st.text(max_size=5), "lane": st.sampled_from(["critical", "normal", "bulk"]),
+        "message_id": st.text(max_size=50), "notification_id": st.text(max_size=50), "tenant": st.text(max_size=50),
+        "overrides": st.none() | st.binary(max_size=20),
+    },
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [kind for _, kind in KINDS if kind != "smtp"])
+@given(fields=_HOSTILE)
+async def test_any_message_costs_at_most_one_request(
+    accounts: dict[str, Any], kind: str, fields: dict[str, Any]
+) -> None:
+    transport = through(accounts[kind], Answer(200, {}, b'{"name": "n", "sid": "s"}'))
+    made = await accounts[kind].send(message(channel=accounts[kind].channel, **fields))
+    assert transport.asked == (0 if isinstance(made, Rejected) else 1), made
+    recordable(made)
+
+
+@given(fields=_HOSTILE)
+def test_any_message_is_a_mail_or_cannot_be_sent(accounts: dict[str, Any], fields: dict[str, Any]) -> None:
+    try:
+        envelope = accounts["smtp"].prepare(message(**fields))
+    except UnsendableError as exc:
+        recordable(bounded(Rejected(ErrorClass.PERMANENT_MESSAGE, str(exc))))
+    else:
+        assert envelope.mail.count(b"\r\nTo: ") == 1
+
+
+@pytest.mark.parametrize("data", [b"[1]", b'"x"', b"null", b"1", b"{", b"\xff"])
+@pytest.mark.parametrize("kind", ["fcm", "apns"])
+async def test_push_data_that_is_no_object_is_rejected(accounts: dict[str, Any], kind: str, data: bytes) -> None:
+    transport = through(accounts[kind], Answer(200, {}, b"{}"))
+    made = await accounts[kind].send(message(channel="push", address="tok", title="T", data=data))
+    assert isinstance(made, Rejected)
+    assert "data is not" in made.code
+    assert transport.asked == 0
+
+
+# -- errors that no provider's module knows ---------------------------------------------------------------------------
+
+
+class Broken(ProviderAccount[str]):
+    """A sender with a fault of its own."""
+
+    channel = "sms"
+
+    def __init__(self, when: str) -> None:
+        super().__init__(ProviderSettings(name="b", channel="sms", kind="twilio"))
+        self.when = when
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def prepare(self, message: ChannelMessage) -> str:
+        if self.when == "prepare":
+            raise KeyError("a fault")
+        return message["address"]
+
+    async def deliver(self, prepared: str) -> SendResult:
+        raise KeyError("a fault")
+
+
+async def test_unknown_error_before_the_request_rejects_and_after_it_is_in_doubt() -> None:
+    before, after = [await Broken(when).send(message(channel="sms")) for when in ("prepare", "deliver")]
+    assert isinstance(before, Rejected)
+    assert before.error is ErrorClass.PERMANENT_MESSAGE
+    assert isinstance(after, InDoubt)
+
+
+@given(st.none() | st.text() | st.integers() | st.dictionaries(st.text(), st.text()))
+def test_provider_message_id_is_short_printable_ascii_or_none(given_id: Any) -> None:
+    made = bounded(Sent(given_id))
+    assert isinstance(made, Sent)
+    kept = made.provider_message_id
+    assert kept is None or (kept == given_id and len(kept) <= MAX_PROVIDER_ID and kept.isascii() and kept.isprintable())
+    assert bounded(Sent("projects/p/messages/0:1%2")) == Sent("projects/p/messages/0:1%2")
+
+
+def test_code_is_cut() -> None:
+    made = bounded(InDoubt("x" * 10_000, 3.0))
+    assert isinstance(made, InDoubt)
+    assert (len(made.code), made.retry_after_s) == (MAX_CODE, 3.0)
