@@ -10,17 +10,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from console.local import LocalStackError
-from console.local.stack import DEFAULT_STATE_DIR, read_endpoints
+from console.local.settings import StateDir, settings_for
+from console.local.stack import DEFAULT_STATE_DIR
 from console.output import show
+from console.replay.times import parse_time
 from runtime.clock import system_clock
 from runtime.errors import SettingsError
-from runtime.settings import ClickHouseSettings, load_settings
+from runtime.settings import ClickHouseSettings
 from schemas.events import states
 
 HOUR_S = 3_600
@@ -73,23 +73,15 @@ def audit_hours(settings: ClickHouseSettings, tenant: str, since: int, until: in
 
 
 def moment(text: str) -> int:
-    """Seconds of an RFC 3339 time or date; UTC unless it says otherwise. Raises SettingsError."""
+    """Seconds of a time ago (`-2h`), or of an RFC 3339 time or date, UTC unless it says otherwise. Raises HeliographError."""
+    if text == "now" or text.startswith("-"):
+        return parse_time(text, system_clock()) // 1_000
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as exc:
-        raise SettingsError(f"{text} is not a time such as 2026-03-01T12:00Z or 2026-03-01") from exc
+        raise SettingsError(f"{text!r} is not a time: write 2026-03-01T12:00Z, 2026-03-01, -2h, -7d or now") from exc
     seconds = int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
     return min(max(seconds, 0), _LAST_HOUR_S)
-
-
-def _store(state_dir: Path) -> ClickHouseSettings:
-    """The local stack's where one runs, else that of the settings."""
-    settings = load_settings().clickhouse
-    try:
-        endpoints = read_endpoints(state_dir)
-    except LocalStackError:
-        return settings
-    return settings.model_copy(update={"url": endpoints["clickhouse"], "database": endpoints["clickhouse_database"]})
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -100,14 +92,14 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def audit(
     tenant: Annotated[str, typer.Option(help="One tenant; all unless given.")] = "",
-    from_: Annotated[str, typer.Option("--from", help="First hour of acceptance; a day ago unless given.")] = "",
-    to: Annotated[str, typer.Option("--to", help="Last hour of acceptance; unless given, there is no last one.")] = "",
-    state_dir: Annotated[Path, typer.Option(help="Where the local stack keeps its endpoints.json.")] = DEFAULT_STATE_DIR,
+    from_: Annotated[str, typer.Option("--from", metavar="TIME", help="First hour of acceptance, such as 2026-03-01 or -2h; a day ago unless given.")] = "",
+    to: Annotated[str, typer.Option("--to", metavar="TIME", help="Last hour of acceptance; unless given, there is no last one.")] = "",
+    state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Hold what was accepted against what became of it, by hour; exit status 1 when something is left over."""
     since = moment(from_) if from_ else system_clock() // 1_000 - DEFAULT_HOURS * HOUR_S
-    found = audit_hours(_store(state_dir), tenant, since, moment(to) if to else _LAST_HOUR_S)
+    found = audit_hours(settings_for(state_dir).clickhouse, tenant, since, moment(to) if to else _LAST_HOUR_S)
     if as_json:
         answer = {
             "hours": [_plain(row) for row in found.hours],

@@ -5,14 +5,19 @@ May import every layer, lazily: a role loads only what it runs. What never enter
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from console.output import show
 from runtime.errors import HeliographError
+from runtime.proxies import spare_loopback
 from runtime.settings import load_settings
 
 app = typer.Typer(
@@ -23,6 +28,20 @@ run_app = typer.Typer(no_args_is_help=True, help="Run one role of the pipeline i
 topics_app = typer.Typer(no_args_is_help=True, help="Kafka topics as schemas/topics.yaml wants them.")
 app.add_typer(run_app, name="run")
 app.add_typer(topics_app, name="topics")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"heliograph {version('heliograph')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
 
 
 class Lane(StrEnum):
@@ -39,6 +58,8 @@ class Channel(StrEnum):
 
 _AnyLane = Annotated[Lane | None, typer.Option(help="One lane; all three unless given.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_StateDir = Annotated[Path, typer.Option(help="A local stack's directory; what runs there is used.")]
+_STATE_DIR = Path(".heliograph")
 _Channel = Annotated[Channel, typer.Option(help="The channel to send.")]
 
 
@@ -131,14 +152,15 @@ def topics_list(as_json: _Json = False) -> None:
 
 
 @topics_app.command("diff")
-def topics_diff(as_json: _Json = False) -> None:
+def topics_diff(as_json: _Json = False, state_dir: _StateDir = _STATE_DIR) -> None:
     """How the cluster differs from the catalogue; exit status 1 when it does."""
     from dataclasses import asdict
 
+    from console.local.settings import settings_for
     from runtime.kafka import Admin
     from runtime.topics import diff
 
-    settings = load_settings()
+    settings = settings_for(state_dir)
     differences = diff(Admin(settings.kafka), settings.partitions)
     show([asdict(difference) for difference in differences], as_json, empty="the topics are as they should be")
     raise typer.Exit(1 if differences else 0)
@@ -146,15 +168,18 @@ def topics_diff(as_json: _Json = False) -> None:
 
 @topics_app.command("apply")
 def topics_apply(
-    replication: Annotated[int, typer.Option(min=1, help="Replicas of new topics.")] = 1, as_json: _Json = False
+    replication: Annotated[int, typer.Option(min=1, help="Replicas of new topics.")] = 1,
+    as_json: _Json = False,
+    state_dir: _StateDir = _STATE_DIR,
 ) -> None:
     """Create what is missing and configure what differs; never changes a partition count."""
     from dataclasses import asdict
 
+    from console.local.settings import settings_for
     from runtime.kafka import Admin
     from runtime.topics import apply
 
-    settings = load_settings()
+    settings = settings_for(state_dir)
     done = apply(Admin(settings.kafka), settings.partitions, replication)
     show([asdict(difference) for difference in done], as_json, empty="nothing to do")
 
@@ -166,11 +191,11 @@ def _add_commands() -> None:
     from console.demo import demo
     from console.doctor import doctor
     from console.explain import explain
+    from console.keys import keys_app
     from console.local.cli import down, up
     from console.replay.commands import replay_app
     from console.schemas import schemas_app
     from console.status import send, status
-    from producers.cli import keys_app
 
     for command in (up, down, demo, send, status, explain, audit, doctor, migrate):
         app.command()(command)
@@ -180,13 +205,15 @@ def _add_commands() -> None:
     app.add_typer(dlq_app, name="dlq")
 
 
-def migrate() -> None:
+def migrate(state_dir: _StateDir = _STATE_DIR) -> None:
     """Bring the tables of PostgreSQL and ClickHouse up to date."""
+    from console.local.settings import settings_for
     from producers.cli import migrate as migrate_postgres
     from sinks.clickhouse import migrate as migrate_clickhouse
 
-    migrate_postgres()
-    applied = migrate_clickhouse(load_settings().clickhouse)
+    settings = settings_for(state_dir)
+    migrate_postgres(settings.postgres)
+    applied = migrate_clickhouse(settings.clickhouse)
     for name in applied:
         typer.echo(f"applied {name}")
     if not applied:
@@ -195,6 +222,10 @@ def migrate() -> None:
 
 def main() -> None:
     """Run a command; an error meant for people is one line and exit status 1."""
+    spare_loopback(os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no arrow gets a question mark, not a traceback
     if sys.argv[1:2] != ["run"]:
         _add_commands()
     try:

@@ -25,19 +25,16 @@ import typer
 from pydantic import BaseModel, SecretStr
 
 from console.local import LocalStackError
+from console.local.settings import stack_settings
 from console.local.stack import DEFAULT_STATE_DIR, read_endpoints
 from console.output import show
 from producers.cli import Api, ApiKey
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError
 from runtime.settings import (
-    ClickHouseSettings,
-    KafkaSettings,
-    PostgresSettings,
     ProviderSettings,
     Settings,
     load_settings,
-    read_toml,
 )
 
 T = TypeVar("T")
@@ -284,16 +281,7 @@ def target_of(
     """The settings, moved to a local stack's own stores and providers where one is given."""
     if not endpoints:
         return Target(settings, state_dir, {}, api, api_key)
-    tables = read_toml(state_dir / "heliograph.toml")
-    local = settings.model_copy(
-        update={
-            "kafka": KafkaSettings(bootstrap_servers=endpoints["kafka"]),
-            "postgres": PostgresSettings(dsn=SecretStr(endpoints["postgres"])),
-            "clickhouse": ClickHouseSettings(url=endpoints["clickhouse"], database=endpoints["clickhouse_database"]),
-            "partitions": "local",
-            "providers": tuple(ProviderSettings(**table) for table in tables.get("providers", [])),
-        }
-    )
+    local = stack_settings(settings, state_dir, endpoints)
     return Target(local, state_dir, endpoints, api or endpoints["api"], api_key or endpoints["api_key"])
 
 

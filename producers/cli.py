@@ -1,4 +1,4 @@
-"""Commands of this package, as plain functions for console/cli.py to mount: send, migrate, keys create, keys revoke.
+"""Commands of this package, as plain functions for console/cli.py to mount: send, migrate.
 
 May import typer and aiohttp; PostgreSQL's client only when a command needs it. What never enters here: where the local
 stack keeps its endpoints (`send` is given them).
@@ -17,7 +17,7 @@ import aiohttp
 import typer
 
 from runtime.errors import HeliographError, SettingsError
-from runtime.settings import load_settings
+from runtime.settings import PostgresSettings
 
 IN_FLIGHT = 32
 _TIMEOUT_S = 60
@@ -29,7 +29,6 @@ Api = Annotated[str | None, typer.Option("--api", help="URL of the API; the loca
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="HELIOGRAPH_API_KEY", help="The local stack's unless given.")
 ]
-Tenant = Annotated[str, typer.Option("--tenant", help="Whose key it is.")]
 Endpoints = Callable[[], Mapping[str, Any]]
 """Gives the local stack's endpoints.json; raises HeliographError when no stack is up."""
 
@@ -96,42 +95,12 @@ async def _send_one(session: aiohttp.ClientSession, api: str, body: dict[str, An
         return (True, str(answer["id"])) if response.status == 202 else (False, f"{response.status} {answer['detail']}")
 
 
-def migrate() -> None:
+def migrate(settings: PostgresSettings) -> None:
     """Bring PostgreSQL's tables up to date."""
     from producers.reference.schema import migrate as apply
 
-    applied = apply(load_settings().postgres.dsn.get_secret_value())
+    applied = apply(settings.dsn.get_secret_value())
     for name in applied:
         typer.echo(f"applied {name}")
     if not applied:
         typer.echo("PostgreSQL is up to date")
-
-
-def create_key(tenant: Tenant, name: Annotated[str, typer.Option("--name", help="What it is for.")] = "") -> None:
-    """Make an API key and print it: it cannot be shown again."""
-    from producers.reference.keys import create_api_key
-
-    settings = load_settings()
-    try:
-        key = create_api_key(
-            settings.postgres.dsn.get_secret_value(), tenant, name, pepper=settings.api.key_pepper
-        )  # fmt: skip
-    except ValueError as exc:
-        raise SettingsError(str(exc)) from exc
-    typer.echo(key)
-
-
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The part between hg_ and the secret.")],
-) -> None:
-    """Revoke an API key; effective within a second."""
-    from producers.reference.keys import revoke_api_key
-
-    if not revoke_api_key(load_settings().postgres.dsn.get_secret_value(), key_id):
-        raise SettingsError("there is no such key, or it is revoked already")
-    typer.echo("revoked")
-
-
-keys_app = typer.Typer(no_args_is_help=True, help="API keys.")
-keys_app.command("create")(create_key)
-keys_app.command("revoke")(revoke_key)

@@ -195,7 +195,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as exc:
-        raise SettingsError(f"cannot read {path}: {exc.strerror}; set {PREFIX}CONFIG to a readable file") from exc
+        raise SettingsError(f"cannot read {path}: {exc.strerror}; name a readable file") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{path} is not valid TOML: {exc}") from exc
     except RecursionError as exc:

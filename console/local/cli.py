@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -50,11 +51,25 @@ def up(
     if not running.started_here:
         typer.echo(f"already running in {state_dir}")
     endpoints = running.endpoints
-    for name in ("api", "mailbox", "simulator", "kafka", "postgres", "clickhouse", "smtp", "api_key"):
-        typer.echo(f"{name:<12} {endpoints[name]}")
-    if not detach and running.started_here:
-        typer.echo("Ctrl-C stops everything", err=True)
+    shown = {**endpoints, "postgres": hide_password(endpoints["postgres"])}
+    for name in ("api", "mailbox", "simulator", "kafka", "postgres", "clickhouse", "smtp"):
+        typer.echo(f"{name:<12} {shown[name]}")
+    typer.echo(f"{'secrets':<12} the API key and PostgreSQL's password are in {state_dir / 'endpoints.json'}")
+    if not detach:
+        typer.echo(
+            "Ctrl-C stops everything"
+            if running.started_here
+            else "Ctrl-C leaves it running; `heliograph down` stops it",
+            err=True,
+        )
         stack.hold(running)
+
+
+def hide_password(dsn: str) -> str:
+    """A database URL without its password."""
+    parts = urlsplit(dsn)
+    user, at, place = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{user.partition(':')[0]}{at}{place}").geturl()
 
 
 def down(state_dir: _StateDir = stack.DEFAULT_STATE_DIR) -> None:

@@ -51,9 +51,14 @@ _SETTINGS = {
     "log_min_messages": "warning",
     "log_checkpoints": "off",
 }
+_CLOSED = (
+    f"PostgreSQL does not run as root, and {_UNPRIVILEGED_USER} may not enter this directory:"
+    " use a --state-dir and a virtual environment that others can enter (chmod o+x its parents)"
+)
 _HBA = f"host all all {LOOPBACK}/32 scram-sha-256\n"
 
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
+_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
 _CAP_DAC_OVERRIDE = 1
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -179,7 +184,7 @@ def _launcher(program: str) -> tuple[str, ...]:
     path = str(install_directory() / "bin" / program)
     if os.geteuid() != 0:
         return (path,)
-    return (sys.executable, "-m", "console.local.postgres_server", "exec", path)
+    return (sys.executable, "-P", "-m", "console.local.postgres_server", "exec", path)
 
 
 def _give_to_server_user(directory: Path) -> None:
@@ -207,6 +212,9 @@ def become_server_user(paths: Sequence[Path]) -> None:
     keep = linux and not all(_can_enter(path) for path in paths)
     if keep:
         libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        # Else access(2), by which initdb looks for its programs, ignores what is kept below (credentials(7)).
+        if libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) != 0:
+            sys.exit(_CLOSED)
     os.setgroups([])
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
@@ -224,10 +232,7 @@ def _keep_capability(libc: ctypes.CDLL, capability: int) -> None:
     bit = 1 << capability
     sets = (ctypes.c_uint32 * 6)(bit, bit, bit, 0, 0, 0)  # effective, permitted, inheritable; low word, then high word
     if libc.capset(header, sets) != 0 or libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0:
-        sys.exit(
-            f"PostgreSQL does not run as root, and {_UNPRIVILEGED_USER} may not enter this directory:"
-            " use a --state-dir and a virtual environment that others can enter (chmod o+x its parents)"
-        )
+        sys.exit(_CLOSED)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

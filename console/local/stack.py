@@ -19,6 +19,7 @@ from console.local import LocalStackError, PortError, StartError
 from console.local.ports import FIRST_EPHEMERAL_PORT
 from console.local.processes import Identity, cap_log, die_with_parent, last_line
 from console.local.supervisor import PORT_NAMES, StateFiles, end_strays, make_directory
+from runtime.proxies import spare_loopback
 from runtime.settings import read_toml
 
 DEFAULT_STATE_DIR = Path(".heliograph")
@@ -26,6 +27,7 @@ READY_TIMEOUT_S = 180.0
 """Above the sum of the children's own limits: the first start downloads Kafka."""
 STOP_TIMEOUT_S = 50.0
 _POLL_S = 0.05
+_HOLD_POLL_S = 0.5
 
 Endpoints = dict[str, Any]
 Progress = Callable[[str], None]
@@ -135,9 +137,15 @@ def down(state_dir: Path = DEFAULT_STATE_DIR, timeout_s: float = STOP_TIMEOUT_S)
 
 
 def hold(stack: RunningStack) -> int:
-    """Wait in the foreground until Ctrl-C, SIGTERM, or the supervisor's own end; the stack is down afterwards."""
+    """Wait in the foreground until Ctrl-C, SIGTERM, or the supervisor's own end; the stack is down afterwards.
+
+    A stack that another process started is waited for, and left running.
+    """
     process = stack.process
     if process is None:
+        files = StateFiles(stack.state_dir)
+        while files.holder() is not None:
+            time.sleep(_HOLD_POLL_S)
         return 0
 
     def forward(_number: int, _frame: object) -> None:
@@ -167,7 +175,7 @@ def _check(config: Path | None, ports: Mapping[str, int]) -> None:
 def _start_supervisor(
     files: StateFiles, detach: bool, config: Path | None, ports: Mapping[str, int], initialisers: Sequence[str]
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "console.local.supervisor", "--state-dir", str(files.directory)]
+    command = [sys.executable, "-P", "-m", "console.local.supervisor", "--state-dir", str(files.directory)]
     if config is not None:
         command += ["--config", str(config.absolute())]
     for name, port in ports.items():
@@ -179,13 +187,16 @@ def _start_supervisor(
     cap_log(log_path)
     root = str(Path(__file__).resolve().parent.parent.parent)
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Safe path: a schemas.py in the folder where somebody runs `up` is not ours.
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
+    spare_loopback(environment)
     with log_path.open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=environment,
             start_new_session=True,
             preexec_fn=None if detach else die_with_parent(os.getpid(), signal.SIGTERM),
         )

@@ -580,7 +580,7 @@ class Stack:
         ]
 
     def _python(self, name: str, port: int, words: Sequence[str]) -> ChildSpec:
-        return self._spec(name, lambda: (sys.executable, "-m", *words, str(port)), _answers_ready(port))
+        return self._spec(name, lambda: (sys.executable, "-P", "-m", *words, str(port)), _answers_ready(port))
 
     def _spec(
         self,
@@ -669,7 +669,7 @@ def _base_environment(own: Mapping[str, str]) -> dict[str, str]:
 
 
 def _role_command(words: Sequence[str]) -> Sequence[str]:
-    return (sys.executable, "-m", "console.cli", "run", *words)
+    return (sys.executable, "-P", "-m", "console.cli", "run", *words)
 
 
 def _answers_ready(port: int) -> Callable[[], bool]:

@@ -1,6 +1,6 @@
 """Where replay and dlq work: the settings, or the local stack that runs in a directory; and who asks.
 
-May import console.doctor's way of finding a stack, runtime. What never enters here: a store.
+May import console.local and runtime. What never enters here: a store.
 """
 
 from __future__ import annotations
@@ -9,24 +9,16 @@ import getpass
 import socket
 from pathlib import Path
 
-from console.doctor import target_of
-from console.local import LocalStackError
-from console.local.stack import read_endpoints
+from console.local.settings import settings_for as stack_settings_for
 from runtime.logs import configure_logs
 from runtime.registry import use_wire_ids
-from runtime.settings import Settings, load_settings
+from runtime.settings import Settings
 
 
 def settings_for(state_dir: Path) -> Settings:
     """The settings found, moved to the stores of the local stack where one runs in `state_dir`."""
     configure_logs("replay", "warning")  # to stderr: what is printed is the answer
-    settings = load_settings()
-    try:
-        endpoints = read_endpoints(state_dir)
-    except LocalStackError:
-        endpoints = {}
-    if endpoints:
-        settings = target_of(settings, state_dir, endpoints, None, None).settings
+    settings = stack_settings_for(state_dir)
     use_wire_ids(settings)
     return settings
 

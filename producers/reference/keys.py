@@ -26,6 +26,7 @@ from producers.reference.database import Connection, Database
 from producers.reference.schema import CONNECT_TIMEOUT_S, unavailable
 from runtime.clock import system_clock
 from runtime.errors import SettingsError, UnavailableError
+from runtime.status import rfc3339
 
 FRESH_S = 0.8
 MAX_KNOWN = 100_000
@@ -66,6 +67,33 @@ def create_api_key(dsn: str, tenant: str, name: str, *, pepper: SecretStr) -> st
     except psycopg.OperationalError as exc:
         raise unavailable(exc) from exc
     return f"hg_{key_id}_{secret}"
+
+
+class KeyRow(NamedTuple):
+    """What is known of a key; times are RFC 3339, in UTC."""
+
+    id: str
+    tenant: str
+    name: str
+    created_at: str
+    revoked_at: str | None
+
+
+def list_api_keys(dsn: str, tenant: str | None = None) -> list[KeyRow]:
+    """Every key, newest first, revoked ones too; of one tenant where it is named. Raises UnavailableError."""
+    try:
+        with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            rows = connection.execute(
+                "SELECT key_id, tenant, name, created_at, revoked_at FROM api_keys"
+                " WHERE tenant = %(tenant)s OR %(tenant)s::text IS NULL ORDER BY created_at DESC, key_id",
+                {"tenant": tenant},
+            ).fetchall()
+    except psycopg.OperationalError as exc:
+        raise unavailable(exc) from exc
+    return [
+        KeyRow(id_, whose, name, rfc3339(made), rfc3339(gone) if gone else None)
+        for id_, whose, name, made, gone in rows
+    ]
 
 
 def revoke_api_key(dsn: str, key_id: str) -> bool:

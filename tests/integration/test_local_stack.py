@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from console.local import PortError
+from console.local import PortError, postgres_server
 from console.local.kafka_server import KafkaServer
 from console.local.ports import PortBook
 from console.local.postgres_server import PostgresServer
@@ -134,6 +138,30 @@ def test_broker_logs_its_warnings(stores: Stores) -> None:
     log = stores.child("kafka").spec.log
     assert "StaticLoggerBinder" not in log.read_text()
     assert isinstance(last_line(log), str)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's closed home shuts out the user that PostgreSQL runs as")
+def test_database_is_made_and_started_below_a_closed_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    package = postgres_server.install_directory().parent
+    for name in (package.name, f"{package.name}.libs"):  # its programs look for their libraries beside the package
+        shutil.copytree(package.with_name(name), home / name, symlinks=True)
+    installed = home / package.name / "pginstall"
+    monkeypatch.setattr(postgres_server, "install_directory", lambda: installed)
+    book = PortBook()
+    server = PostgresServer(home / "postgres", book.reserve("postgres"))
+    server.prepare()
+    process = subprocess.Popen(server.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _until(server.is_ready)
+        with psycopg.connect(server.dsn) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert psutil.Process(process.pid).uids().effective == pwd.getpwnam("nobody").pw_uid
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+        book.close()
 
 
 def test_port_that_something_listens_on_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The settings of the local stack that runs in a directory, for commands that work on it.
+
+May import console.local and runtime.settings. What never enters here: a store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import SecretStr
+
+from console.local import LocalStackError
+from console.local.stack import read_endpoints
+from console.local.supervisor import StateFiles
+from runtime.settings import (
+    ClickHouseSettings,
+    KafkaSettings,
+    PostgresSettings,
+    ProviderSettings,
+    Settings,
+    load_settings,
+    read_toml,
+)
+
+StateDir = Annotated[Path, typer.Option(help="A local stack's directory; what runs there is used.")]
+
+
+def stack_settings(settings: Settings, state_dir: Path, endpoints: Mapping[str, Any]) -> Settings:
+    """The settings, moved to a stack's own stores, pepper and providers."""
+    files = StateFiles(state_dir)
+    pepper = files.read(files.secrets).get("key_pepper", "")
+    return settings.model_copy(
+        update={
+            "kafka": KafkaSettings(bootstrap_servers=endpoints["kafka"]),
+            "postgres": PostgresSettings(dsn=SecretStr(endpoints["postgres"])),
+            "clickhouse": ClickHouseSettings(url=endpoints["clickhouse"], database=endpoints["clickhouse_database"]),
+            "api": settings.api.model_copy(update={"key_pepper": SecretStr(pepper)}),
+            "partitions": "local",
+            "providers": tuple(ProviderSettings(**table) for table in read_toml(files.settings).get("providers", [])),
+        }
+    )
+
+
+def settings_for(state_dir: Path) -> Settings:
+    """The settings found, moved to the local stack where one runs in `state_dir`. Raises SettingsError."""
+    settings = load_settings()
+    try:
+        endpoints = read_endpoints(state_dir)
+    except LocalStackError:
+        return settings
+    return stack_settings(settings, state_dir, endpoints)
