@@ -141,8 +141,12 @@ class Kafka:
             if rng.random() < 0.5:
                 producer.flush(30)
                 producer.abort_transaction(30)
-            else:
+                return
+            try:
                 producer.commit_transaction(30)
+            except KafkaException as exc:
+                self.refused[exc.args[0].name()] += 1
+                producer.abort_transaction(30)
 
     def _told(self, error: Any, _: Any) -> None:
         if error is not None:
