@@ -14,7 +14,7 @@ from typing import cast
 
 from runtime import ids
 from runtime.errors import DeadLetterFlood, TooLargeError
-from runtime.logs import get_logger, redact_text
+from runtime.logs import redact_text
 from runtime.metrics import DEAD_LETTER_BRAKE
 from runtime.metrics import DEAD_LETTERS as COUNTER
 from runtime.records import InRecord, OutRecord
@@ -23,7 +23,6 @@ from schemas.codec import codec
 from schemas.events import DeadLetter
 from schemas.topics import DEAD_LETTERS, MAX_LETTER_BYTES
 
-log = get_logger("dead_letters")
 UNDECODABLE = "undecodable"
 INTERNAL_ERROR = "internal_error"
 CUT = "cut to fit"
@@ -78,7 +77,7 @@ def smaller(letter: OutRecord) -> OutRecord | None:
 def publish_letters(publish: Callable[[Sequence[OutRecord]], None], letters: Sequence[OutRecord]) -> None:
     """Publish letters and wait; those that Kafka refuses for their size go again with less of their record in them.
 
-    Raises what `publish` raises, but TooLargeError: a letter that no topic would take is logged.
+    Raises what `publish` raises; TooLargeError for a letter of which nothing can be left out: rather stop than lose it.
     """
     while letters:
         try:
@@ -86,10 +85,8 @@ def publish_letters(publish: Callable[[Sequence[OutRecord]], None], letters: Seq
             return
         except TooLargeError as exc:
             cut = [smaller(refused) for refused in exc.records]
-            if lost := cut.count(None):
-                log.error(
-                    "not kept: Kafka refuses letters of any size; see the topic's max.message.bytes", letters=lost
-                )
+            if None in cut:
+                raise
             letters = [letter for letter in cut if letter is not None]
 
 

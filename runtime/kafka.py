@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import methodcaller
 from typing import Any, NoReturn
 
 from confluent_kafka import (
@@ -245,16 +246,22 @@ def _raise_refused(records: Sequence[OutRecord]) -> None:
     if records:
         first = records[0]
         size = len(first.key or b"") + len(first.value or b"")
+        more = f" and {len(records) - 1} more" if len(records) > 1 else ""
         raise TooLargeError(
-            f"Kafka refuses {len(records)} records for their size, the first with {size:,} bytes for {first.topic}: compare "
-            "the topic's max.message.bytes with `heliograph topics diff`",
+            f"Kafka refuses a record of {first.topic} for its {size:,} bytes{more}: compare the topic's max.message.bytes "
+            "with `heliograph topics diff`",
             records,
         )
 
 
+# Not `message.headers()`: it returns a list although it has failed, and once the interpreter has specialised that call, it
+# looks at the error only several calls later. A call from C looks at it at once.
+_headers_of = methodcaller("headers")
+
+
 def _in_record(message: Message) -> InRecord:
     try:
-        headers: Headers = message.headers() or ()
+        headers: Headers = _headers_of(message) or ()
     except (UnicodeDecodeError, SystemError):
         # A header's name is not UTF-8, which Kafka does not mind. The record goes on without headers. The client keeps the
         # list it could not finish, with a hole where the name should be: who touches that dies of a null pointer.
