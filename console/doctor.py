@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import typer
@@ -36,6 +36,9 @@ from runtime.settings import (
     Settings,
     load_settings,
 )
+
+if TYPE_CHECKING:
+    from runtime.kafka import Admin
 
 T = TypeVar("T")
 
@@ -123,6 +126,23 @@ def check_topics(differences: Sequence[topics.Difference], total: int) -> list[F
             what = {"missing": "missing", "partitions": "with another number of partitions", "config": "set otherwise"}
             found.append(Finding(level, "topics", f"{_some(names)} {what[kind]}", fix))
     return found or [Finding(Level.OK, "topics", f"{total} as schemas/topics.yaml wants them")]
+
+
+def check_copies(replication: Mapping[str, int], min_insync: Mapping[str, int], *, local: bool) -> Finding:
+    """How many copies of a record there are when it is acknowledged; `local` is a stack of one machine."""
+    single = [topic for topic, copies in replication.items() if min(copies, min_insync.get(topic, 1)) < 2]
+    if not single:
+        return Finding(Level.OK, "copies", "an acknowledged record is on two brokers at least")
+    said = f"acks=all means one copy: {_some(single)} acknowledge a record that one broker has"
+    if local:
+        return Finding(Level.OK, "copies", f"{said}, as one broker cannot do better")
+    alone = [topic for topic in single if replication[topic] < 3]
+    fix = (
+        "give the topics three replicas (kafka-reassign-partitions.sh), then `heliograph topics apply`"
+        if alone
+        else "run `heliograph topics apply`"
+    )
+    return Finding(Level.WARNING, "copies", said, fix)
 
 
 def check_migrations(store: str, packaged: Mapping[str, str], applied: Mapping[str, str]) -> Finding:
@@ -300,7 +320,7 @@ def examine(target: Target) -> Iterator[Finding]:
     yield check_schemas(*_schemas())
     if target.settings.schema_registry.url is not None:
         yield from _registry(target.settings)
-    yield from _kafka(target.settings)
+    yield from _kafka(target.settings, bool(target.endpoints))
     yield from _postgres(target.settings)
     yield from _clickhouse(target.settings)
     metrics = target.endpoints.get("metrics", {})
@@ -362,8 +382,24 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         yield check_registry(differing)
 
 
-def _kafka(settings: Settings) -> Iterator[Finding]:
+def _copies(admin: Admin, local: bool) -> Iterator[Finding]:
+    from schemas.topics import catalogue
+
+    def ask() -> tuple[dict[str, int], dict[str, int]]:
+        replication = {name: copies for name, copies in admin.replication().items() if name in catalogue()}
+        configs = admin.configs(list(replication))
+        return replication, {name: int(config.get("min.insync.replicas", "1")) for name, config in configs.items()}
+
+    asked, copies = _timed(ask)
+    if copies is None:
+        yield Finding(Level.WARNING, "copies", asked.error or "", "see what the account may do in Kafka")
+    elif copies[0]:
+        yield check_copies(*copies, local=local)
+
+
+def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
     from runtime.kafka import Admin
+    from runtime.lag import unread
     from schemas.topics import catalogue
 
     where, fix = settings.kafka.bootstrap_servers, "start Kafka, or correct HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS"
@@ -382,13 +418,14 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, "topics", asked.error or "", "see what the account may do in Kafka")
     else:
         yield from check_topics(differences, len(catalogue()))
+        yield from _copies(admin, local)
     for group, read in consumer_groups().items():
         if set(read) <= set(counts):
-            asked, offsets = _timed(lambda group=group, read=read: admin.group_offsets(group, read))  # type: ignore[misc]
-            if offsets is None:
+            asked, lag = _timed(lambda group=group, read=read: unread(admin, *admin.group_offsets(group, read)))  # type: ignore[misc]
+            if lag is None:
                 yield Finding(Level.WARNING, "lag", asked.error or "", "try again")
             else:
-                yield check_lag(group, sum(offsets[1].values()))
+                yield check_lag(group, sum(lag.values()))
 
 
 def consumer_groups() -> dict[str, list[str]]:

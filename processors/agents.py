@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from processors.app import create_app
-from processors.enrich import RouterViews, enrich_batch, given_up
+from processors.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
 from processors.groups import router_group
+from processors.refused import ROUNDS, instead
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import Brake
-from runtime.errors import DeadLetterFlood, PublishError, UnavailableError
+from runtime.errors import DeadLetterFlood, PublishError, TooLargeError, UnavailableError
 from runtime.kafka import Admin, Producer
+from runtime.lag import unread
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
 from runtime.process import Context, crash_point, exit_now
-from runtime.records import InRecord
+from runtime.records import InRecord, OutRecord
 from schemas.topics import requests_topic
 
 log = get_logger("router")
@@ -33,7 +36,7 @@ log = get_logger("router")
 def _in_record(event: Any) -> InRecord:
     message = event.message
     return InRecord(
-        message.topic, message.partition, message.offset, int((message.timestamp or 0) * 1000), message.key,
+        message.topic, message.partition, message.offset, round((message.timestamp or 0) * 1000), message.key,
         message.value, message.headers or (),
     )  # fmt: skip
 
@@ -44,6 +47,18 @@ async def _next_batch(queue: Any, limit: int) -> list[Any]:
     while len(events) < limit and not queue.empty():
         events.append(queue.get_nowait())
     return events
+
+
+async def send(producer: Producer, out: Sequence[OutRecord], clock: Clock) -> None:
+    """Wait for every acknowledgement; what Kafka refuses for its size is replaced. Raises PublishError."""
+    for _ in range(ROUNDS):
+        try:
+            await producer.send(out)
+        except TooLargeError as exc:
+            out = instead(exc.records, clock())
+        else:
+            return
+    raise PublishError(f"Kafka refuses {len(out)} records for their size, however small")
 
 
 async def _watch_assignment(app: Any, context: Context, lane: str) -> None:
@@ -63,6 +78,8 @@ async def _watch_assignment(app: Any, context: Context, lane: str) -> None:
             continue
         try:
             committed, lag = await asyncio.to_thread(admin.group_offsets, router_group(lane), topics)
+            if committed == before:
+                lag = await asyncio.to_thread(unread, admin, committed, lag)
         except UnavailableError as exc:
             log.debug("assignment not judged", error=str(exc))
             continue
@@ -97,21 +114,30 @@ async def run_faust(
     async def _route(queue: Any) -> None:
         while True:
             events = await _next_batch(queue, limit)
-            generation = app.consumer_generation_id
-            if not app.flow_control.is_active():
-                continue
-            events = [event for event in events if event.message.generation_id == generation]
-            if not events:
-                continue
-            started = time.perf_counter()
-            out = enrich_batch([_in_record(event) for event in events], views, clock())
-            brake.check(len(events), given_up(out))
-            await producer.send(out)
-            crash_point("router_after_publish", context.settings.crash_at)
-            if app.consumer_generation_id == generation:
-                for event in events:
-                    event.ack()
-            batch_seconds.observe(time.perf_counter() - started)
+            while events:
+                # Of a slow batch a piece at a time: the partitions may go and come in between.
+                generation = app.consumer_generation_id
+                if not app.flow_control.is_active():
+                    break
+                events = [event for event in events if event.message.generation_id == generation]
+                events = events[await _route_some(events, generation) :]
+
+    async def _route_some(events: list[Any], generation: int) -> int:
+        """Route the first of these; how many."""
+        if not events:
+            return 0
+        started = time.perf_counter()
+        taken, out = enrich_some(
+            [_in_record(event) for event in events], views, clock(), lambda: time.perf_counter() - started < MAX_BATCH_S
+        )
+        brake.check(taken, given_up(out))
+        await send(producer, out, clock)
+        crash_point("router_after_publish", context.settings.crash_at)
+        if app.consumer_generation_id == generation:
+            for event in events[:taken]:
+                event.ack()
+        batch_seconds.observe(time.perf_counter() - started)
+        return taken
 
     topic = app.topic(requests_topic(lane), key_type=bytes, value_type=bytes)
     app.agent(topic, name=f"route-{lane}", concurrency=1)(route)

@@ -1,8 +1,12 @@
-"""The Faust app of one lane's router: settings under which nothing was lost, and a faster way to drain the consumer.
+"""The Faust app of one lane's router: settings under which nothing was lost, and what the library does otherwise.
 
-The settings and the drain come from measurements on a real broker (docs/architecture.md, "Router"): stock settings lost
-acknowledged events on SIGTERM, and `wait_first` per message halves the throughput. Both lean on private API, so the
-version is pinned exactly and a test fails when the library's own drain changes.
+    faster      `wait_first` per message halves the throughput: the drain hands over directly while that cannot block
+    committed   the library reads records of aborted transactions unless it writes in one itself
+    tolerant    one header name that is not UTF-8 would end the consumer, for good (tolerant.py)
+
+Settings and drain come from measurements on a real broker (docs/architecture.md, "Router"): stock settings lost
+acknowledged events on SIGTERM. All of it leans on private API, so the version is pinned exactly and a test fails when
+the library's own code changes.
 Only this module and agents.py import faust. What never enters here: a decision.
 """
 
@@ -15,14 +19,31 @@ from pathlib import Path
 from typing import Any
 
 import faust
-from faust.transport.drivers.aiokafka import Consumer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
+from processors import tolerant
 from processors.groups import router_group
 from runtime.settings import Settings
 
 
+class CommittedThread(AIOKafkaConsumerThread):
+    """Reads what every other reader of the topic reads: nothing of a transaction that is open or was aborted."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        # The library asks for read_committed where it writes in transactions itself, and nowhere else.
+        consumer: Any = self.consumer
+        writes, consumer.in_transaction = consumer.in_transaction, True
+        try:
+            return super()._create_worker_consumer(transport)
+        finally:
+            consumer.in_transaction = writes
+
+
 class DrainingConsumer(Consumer):
     """Hands messages over directly while that cannot block, and the library's careful way otherwise."""
+
+    def _new_consumer_thread(self) -> Any:
+        return CommittedThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         read_offset = self._read_offset
@@ -44,7 +65,8 @@ class DrainingConsumer(Consumer):
                     offset, read = message.offset, read_offset[tp]
                     if read is not None and offset < read:
                         continue
-                    if read and offset - read > 1 and acks_enabled_for(message.topic):
+                    # Not `if read`, as the library has it: what follows offset 0 may be a transaction's, and never come.
+                    if read is not None and offset - read > 1 and acks_enabled_for(message.topic):
                         await self._add_gap(tp, read + 1, offset)
                     if self.suspend_flow.is_set():
                         break  # a rebalance: what is left is read again from the committed offset
@@ -71,6 +93,7 @@ class DrainingTransport(Transport):
 
 def create_app(settings: Settings, lane: str) -> faust.App:
     """A Faust app that never declares a topic, holds no table and serves no web page."""
+    tolerant.install()
     app = faust.App(
         router_group(lane),
         broker=f"kafka://{settings.kafka.bootstrap_servers.replace(',', ';kafka://')}",

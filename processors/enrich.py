@@ -8,7 +8,7 @@ May import schemas and runtime values. What never enters here: Faust, a Kafka cl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 from uuid import UUID
@@ -26,12 +26,16 @@ from runtime.metrics import ROUTED
 from runtime.records import InRecord, OutRecord
 from runtime.status import request_status, source_of, status_record, traceparent_of
 from runtime.templating import Engine, MissingVariable, RenderError
-from schemas.codec import DecodeError, codec
+from schemas.codec import DecodeError, RecordTooLarge, codec
 from schemas.events import CHANNELS, Cancellation, NotificationRequest, RecipientProfile
 from schemas.topics import DEAD_LETTERS
 
 log = get_logger("router")
 _NOTHING = Parts()
+MAX_BATCH_S = 1.0
+"""Of deciding and rendering before what it gave is published: slow templates must not cost the group's patience."""
+MAX_ADDRESSES = 256
+"""In a request. Each becomes a message of its own, with all that is said in it."""
 
 
 class RecipientView(Protocol):
@@ -84,6 +88,8 @@ def check_request(request: NotificationRequest) -> None:
         raise DecodeError("neither user_id nor addresses are given")
     if (request.get("template_id") is None) == (request.get("content") is None):
         raise DecodeError("exactly one of template_id and content must be given")
+    if len(request.get("addresses", ())) > MAX_ADDRESSES:
+        raise DecodeError(f"a request is for one recipient, who has at most {MAX_ADDRESSES} addresses")
     named = [*request.get("channels", ()), *(a["channel"] for a in request.get("addresses", ()))]
     if any(channel not in CHANNELS for channel in named):
         raise DecodeError(f"channels are {', '.join(CHANNELS)}")
@@ -101,25 +107,42 @@ def _json_object(raw: bytes | None, name: str) -> dict[str, Any]:
 
 def enrich_batch(records: Sequence[InRecord], views: RouterViews, now: int) -> list[OutRecord]:
     """Decide, render and encode; `now` in milliseconds. Nothing a record holds makes this raise."""
+    return enrich_some(records, views, now, lambda: True)[1]
+
+
+def enrich_some(
+    records: Sequence[InRecord], views: RouterViews, now: int, go_on: Callable[[], bool]
+) -> tuple[int, list[OutRecord]]:
+    """The same for as many of the first records as `go_on` lets through, one at least; how many, and what they become."""
     out: list[OutRecord] = []
     counts: Counter[tuple[str, str]] = Counter()
+    taken = 0
     for record in records:
-        try:
-            request = decode_request(record)
-        except DecodeError as exc:
-            out.append(dead_letter(record, stage="router", reason=UNDECODABLE, error=exc, now=now))
-            continue
-        try:
-            decided = _Decision(record, request, views, now)
-            out += decided.records()
-            counts.update(decided.counted)
-        except DecodeError as exc:
-            out += _give_up(record, request, UNDECODABLE, exc, now)
-        except Exception as exc:
-            log.exception("dead-lettered", notification_id=request["notification_id"])
-            out += _give_up(record, request, INTERNAL_ERROR, exc, now)
+        out += _become(record, views, now, counts)
+        taken += 1
+        if not go_on():
+            break
     for (lane, state), count in counts.items():
         ROUTED.labels(lane, state).inc(count)
+    return taken, out
+
+
+def _become(
+    record: InRecord, views: RouterViews, now: int, counts: Counter[tuple[str, str]]
+) -> list[OutRecord]:  # fmt: skip
+    try:
+        request = decode_request(record)
+    except DecodeError as exc:
+        return [dead_letter(record, stage="router", reason=UNDECODABLE, error=exc, now=now)]
+    try:
+        decided = _Decision(record, request, views, now)
+        out = decided.records()
+    except DecodeError as exc:
+        return _give_up(record, request, UNDECODABLE, exc, now)
+    except Exception as exc:  # one record is one dead letter, whatever we did not think of
+        log.exception("dead-lettered", notification_id=request["notification_id"])
+        return _give_up(record, request, INTERNAL_ERROR, exc, now)
+    counts.update(decided.counted)
     return out
 
 
@@ -131,15 +154,18 @@ def given_up(out: Iterable[OutRecord]) -> int:
 def _give_up(
     record: InRecord, request: NotificationRequest, reason: str, error: Exception, now: int
 ) -> list[OutRecord]:
-    status = request_status(
-        request, lane_of(record.topic), "dead_lettered", now=now, reason=reason, detail=type(error).__name__,
-        source=source_of(record),
-    )  # fmt: skip
     letter = dead_letter(
         record, stage="router", reason=reason, error=error, now=now, tenant=request["tenant"],
         notification_id=request["notification_id"],
     )  # fmt: skip
-    return [letter, status_record(status, traceparent_of(record.headers))]
+    status = request_status(
+        request, lane_of(record.topic), "dead_lettered", now=now, reason=reason, detail=type(error).__name__,
+        source=source_of(record),
+    )  # fmt: skip
+    try:
+        return [letter, status_record(status, traceparent_of(record.headers))]
+    except RecordTooLarge:
+        return [letter]  # its tenant is a megabyte long, and nobody's
 
 
 class _Decision:
@@ -200,8 +226,11 @@ class _Decision:
                 preference_version=profile["version"] if profile else None, now=self._now,
             )  # fmt: skip
             if verdict is None:
-                out += routed(message, key, self._record)
-            else:
+                try:
+                    out += routed(message, key, self._record)
+                except RecordTooLarge as exc:
+                    verdict = Verdict("rejected", "template_error", str(exc))
+            if verdict is not None:
                 out.append(not_routed(message, verdict, self._record))
             self.counted.append((self._lane, verdict.state if verdict else "routed"))
         return out
@@ -225,13 +254,16 @@ class _Decision:
         return parts, None
 
     def _whole(self, verdict: Verdict) -> list[OutRecord]:
+        timers: list[OutRecord] = []
+        if verdict.state == "scheduled":
+            try:
+                timers = [schedule_timer(self._request, request_key(self._request), self._record)]
+            except RecordTooLarge as exc:
+                verdict = Verdict("rejected", "template_error", str(exc))
         self.counted.append((self._lane, verdict.state))
         status = request_status(
             self._request, self._lane, verdict.state, now=self._now, reason=verdict.reason, detail=verdict.detail,
             source=source_of(self._record),
         )  # fmt: skip
-        out = [status_record(status, traceparent_of(self._record.headers))]
-        if verdict.state == "scheduled":
-            # The timer first: a status without its timer would be a promise nobody keeps.
-            out.insert(0, schedule_timer(self._request, request_key(self._request), self._record))
-        return out
+        # The timer first: a status without its timer would be a promise nobody keeps.
+        return [*timers, status_record(status, traceparent_of(self._record.headers))]

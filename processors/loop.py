@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
-from processors.enrich import RouterViews, enrich_batch, given_up
+from processors.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
 from processors.groups import router_group
+from processors.refused import ROUNDS, instead
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import Brake
-from runtime.errors import DeadLetterFlood
+from runtime.errors import DeadLetterFlood, PublishError, TooLargeError
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
 from runtime.process import Context, crash_point
-from runtime.records import InRecord
+from runtime.records import InRecord, OutRecord
 from schemas.topics import requests_topic
 
 log = get_logger("router")
 
 
-def next_offsets(records: list[InRecord]) -> dict[Partition, int]:
+def next_offsets(records: Sequence[InRecord]) -> dict[Partition, int]:
     """The offset after the last record, per partition."""
     offsets: dict[Partition, int] = {}
     for record in records:
@@ -32,50 +34,103 @@ def next_offsets(records: list[InRecord]) -> dict[Partition, int]:
     return offsets
 
 
+def publish(producer: Producer, out: Sequence[OutRecord], clock: Clock) -> None:
+    """Wait for every acknowledgement; what Kafka refuses for its size is replaced. Raises PublishError."""
+    for _ in range(ROUNDS):
+        try:
+            producer.publish(out)
+        except TooLargeError as exc:
+            out = instead(exc.records, clock())
+        else:
+            return
+    raise PublishError(f"Kafka refuses {len(out)} records for their size, however small")
+
+
 async def run_loop(
     context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock = system_clock
 ) -> None:
     """Route a lane until the context stops: publish, wait for every acknowledgement, commit."""
-    await asyncio.to_thread(_route, context, lane, views, producer, clock)
+    await asyncio.to_thread(LaneLoop(context, lane, views, producer, clock).run)
 
 
-def _route(context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock) -> None:
-    assigned = False
-    owned: set[Partition] = set()
-    brake = Brake(context.settings.dead_letters, "router")
+class LaneLoop:
+    """One lane; every method on one thread."""
 
-    def on_assign(partitions: list[Partition]) -> None:
-        nonlocal assigned
-        assigned = True
-        owned.update(partitions)
+    def __init__(
+        self, context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock,
+        consumer: Consumer | None = None,
+    ) -> None:  # fmt: skip
+        self._context, self._lane, self._views, self._producer, self._clock = context, lane, views, producer, clock
+        self._consumer = consumer or Consumer(
+            context.settings.kafka, client_id=f"router-{lane}", group=router_group(lane)
+        )
+        self._assigned = False
+        self._owned: set[Partition] = set()
+        self._in_hand: list[InRecord] = []
+        """Read and not routed yet: what a slow batch left over."""
+        self._brake = Brake(context.settings.dead_letters, "router")
+        self._batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
+        context.health.require(f"dead letters {lane}", self._brake.not_ready)
+        context.health.require(f"group {lane}", lambda: None if self._assigned else "joining the group")
 
-    context.health.require(f"dead letters {lane}", brake.not_ready)
-    context.health.require(f"group {lane}", lambda: None if assigned else "joining the group")
-    consumer = Consumer(context.settings.kafka, client_id=f"router-{lane}", group=router_group(lane))
-    consumer.subscribe([requests_topic(lane)], on_assign=on_assign, on_revoke=owned.difference_update)
-    batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
-    try:
-        while not context.stopping.is_set():
-            records = consumer.consume(context.settings.router.batch_size, 0.2)
-            if not records:
-                continue
-            started = time.perf_counter()
-            out = enrich_batch(records, views, clock())
-            try:
-                brake.check(len(records), given_up(out))
-            except DeadLetterFlood as exc:
-                log.critical("held", lane=lane, reason=str(exc))
-                break
-            producer.publish(out)
-            crash_point("router_after_publish", context.settings.crash_at)
-            try:
-                consumer.commit(next_offsets(records))
-            except (FencedError, CommitError) as exc:
-                # Published but not committed: whoever owns the partition does it again, under the same ids.
-                log.warning("commit not confirmed", error=str(exc))
-            batch_seconds.observe(time.perf_counter() - started)
-        while not context.stopping.is_set():  # held: a member of the group that reads on and does nothing
-            consumer.pause(owned)
-            consumer.consume(1, 0.2)
-    finally:
-        consumer.close()
+    def run(self) -> None:
+        """Route until the context stops; once the brake holds, only stay a member of the group."""
+        self._consumer.subscribe(
+            [requests_topic(self._lane)], on_assign=self._on_assign, on_revoke=self._on_revoke
+        )  # fmt: skip
+        stopping = self._context.stopping
+        try:
+            while not stopping.is_set():
+                try:
+                    self.turn()
+                except DeadLetterFlood as exc:
+                    log.critical("held", lane=self._lane, reason=str(exc))
+                    break
+            while not stopping.is_set():
+                self._consumer.pause(self._owned)
+                self._consumer.consume(1, 0.2)
+        finally:
+            self._consumer.close()
+
+    def turn(self) -> None:
+        """Read, route for a second at most, commit. Raises DeadLetterFlood with nothing given up, and PublishError."""
+        self._read()
+        done = self._in_hand[: self._route()]
+        del self._in_hand[: len(done)]
+        try:
+            # With nothing in hand also without a record: what was passed over (a transaction's end) is read, too.
+            self._consumer.commit(next_offsets(done) if self._in_hand else self._consumer.progress())
+        except (FencedError, CommitError) as exc:
+            # Published but not committed: whoever owns the partition does it again, under the same ids.
+            log.warning("commit not confirmed", error=str(exc))
+
+    def _on_assign(self, partitions: list[Partition]) -> None:
+        self._assigned = True
+        self._owned.update(partitions)
+
+    def _on_revoke(self, partitions: list[Partition]) -> None:
+        self._owned.difference_update(partitions)
+        self._in_hand.clear()
+
+    def _read(self) -> None:
+        if not self._in_hand:
+            self._in_hand.extend(self._consumer.consume(self._context.settings.router.batch_size, 0.2))
+            return
+        # The group hears of us between the pieces of a batch; nothing more is taken until it is done.
+        self._consumer.pause(self._owned)
+        self._in_hand.extend(self._consumer.consume(1, 0))
+        self._consumer.resume(self._owned)
+
+    def _route(self) -> int:
+        """Publish what the first records in hand become; how many that were."""
+        if not self._in_hand:
+            return 0
+        started = time.perf_counter()
+        taken, out = enrich_some(
+            self._in_hand, self._views, self._clock(), lambda: time.perf_counter() - started < MAX_BATCH_S
+        )
+        self._brake.check(taken, given_up(out))
+        publish(self._producer, out, self._clock)
+        crash_point("router_after_publish", self._context.settings.crash_at)
+        self._batch_seconds.observe(time.perf_counter() - started)
+        return taken

@@ -85,20 +85,31 @@ def literal_channels(content: Mapping[str, Any]) -> list[str]:
     """The channels that content of this shape is meant for: a subject or HTML is a mail, bare text an SMS."""
     if "subject" in content or "html" in content:
         return ["email"]
-    return [channel for channel in ("sms", "push") if literal_parts(channel, content) is not None]
+    found = {"sms": ("text",), "push": ("title", "body")}
+    return [c for c, parts in found.items() if any(content.get(part) is not None for part in parts)]
 
 
 def literal_parts(channel: str, content: Mapping[str, Any]) -> Parts | None:
-    """Inline content as it is; None when it has no part for the channel. Raises RenderError on a subject of two lines."""
-    text, html = content.get("text"), content.get("html")
+    """Inline content as it is; None when it has no part for the channel.
+
+    Raises RenderError on a subject of two lines, and on a part that is no text or, for `data`, no object.
+    """
+    text, html = _literal(content, "text"), _literal(content, "html")
     if channel == "email" and (text is not None or html is not None):
-        return Parts(subject=one_line(content.get("subject") or ""), text=text, html=html)
+        return Parts(subject=one_line(_literal(content, "subject") or ""), text=text, html=html)
     if channel == "sms" and text is not None:
         return Parts(text=text)
-    if channel == "push" and (content.get("title") is not None or content.get("body") is not None):
+    title, body = _literal(content, "title"), _literal(content, "body")
+    if channel == "push" and (title is not None or body is not None):
         data = content.get("data")
-        return Parts(
-            title=one_line(content.get("title") or ""), body=content.get("body") or "",
-            data=to_json(data) if data else None,
-        )  # fmt: skip
+        if data is not None and not isinstance(data, dict):
+            raise RenderError("data of the content is no JSON object")
+        return Parts(title=one_line(title or ""), body=body or "", data=to_json(data) if data else None)
     return None
+
+
+def _literal(content: Mapping[str, Any], part: str) -> str | None:
+    text = content.get(part)
+    if text is not None and not isinstance(text, str):
+        raise RenderError(f"{part} of the content is no text")
+    return text

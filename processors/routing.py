@@ -10,11 +10,14 @@ from typing import Any
 from processors.policy import Target, Verdict
 from processors.rendering import Parts
 from runtime import ids
-from runtime.records import InRecord, OutRecord
+from runtime.records import Headers, InRecord, OutRecord
 from runtime.status import message_status, source_of, status_record, traceparent_of
-from schemas.codec import codec
+from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, NotificationRequest, Timer
-from schemas.topics import TIMERS, dispatch_topic
+from schemas.topics import MAX_VALUE_BYTES, TIMERS, dispatch_topic
+
+_AROUND = 1_024
+"""Bytes that a timer needs beside key, headers and record, and by which a record grows from one attempt to the next."""
 
 
 def request_key(request: NotificationRequest) -> bytes:
@@ -67,16 +70,18 @@ def channel_message(
 
 
 def routed(message: ChannelMessage, key: bytes, record: InRecord) -> list[OutRecord]:
-    """The dispatch record and the event that says so."""
+    """The dispatch record and the event that says so. Raises RecordTooLarge when a retry of it would not fit its timer."""
     traceparent = traceparent_of(record.headers)
     headers: list[tuple[str, bytes]] = [("ce_id", message["message_id"].encode())]
     if traceparent is not None:
         headers.append(("traceparent", traceparent))
     status = message_status(message, "routed", now=message["routed_at"], attempt=0, source=source_of(record))
+    value = codec("ChannelMessage").encode(message)
+    limit = MAX_VALUE_BYTES - len(key) - _size(headers) - _AROUND
+    if len(value) > limit:
+        raise RecordTooLarge("ChannelMessage", len(value), limit)
     return [
-        OutRecord(
-            dispatch_topic(message["channel"], message["lane"]), key, codec("ChannelMessage").encode(message), headers
-        ),
+        OutRecord(dispatch_topic(message["channel"], message["lane"]), key, value, headers),
         status_record(status, traceparent),
     ]
 
@@ -91,7 +96,10 @@ def not_routed(message: ChannelMessage, verdict: Verdict, record: InRecord) -> O
 
 
 def schedule_timer(request: NotificationRequest, key: bytes, record: InRecord) -> OutRecord:
-    """The timer that brings the request back to its topic when send_at has come, with send_at cleared."""
+    """The timer that brings the request back to its topic when send_at has come, with send_at cleared.
+
+    A stranger's headers come back with it where there is room. Raises RecordTooLarge when there is none for the request.
+    """
     timer_id = ids.timer_id(request["notification_id"], "schedule", request.get("generation", 0))
     due_at = request.get("send_at")
     assert due_at is not None
@@ -101,7 +109,17 @@ def schedule_timer(request: NotificationRequest, key: bytes, record: InRecord) -
         "purpose": "schedule",
         "topic": record.topic,
         "key": key,
-        "headers": [{"name": name, "value": value or b""} for name, value in record.headers],
+        "headers": [],
         "value": codec("NotificationRequest").encode({**request, "send_at": None}),
     }
+    headers = record.headers
+    if _size(headers) + len(timer["value"]) + len(key) + _AROUND > MAX_VALUE_BYTES:
+        traceparent = traceparent_of(headers)
+        headers = [("traceparent", traceparent)] if traceparent is not None else []
+    timer["headers"] = [{"name": name, "value": value or b""} for name, value in headers]
     return OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer))
+
+
+def _size(headers: Headers) -> int:
+    """Bytes of headers inside a timer."""
+    return sum(len(name.encode()) + len(value or b"") + 8 for name, value in headers)

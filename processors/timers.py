@@ -2,7 +2,8 @@
 
 A partition's timers are read from the beginning when it is assigned and fire only once its end was reached. Firing is
 publish, wait for the acknowledgement, then the tombstone: at least once; a second firing is dropped by the ledger's
-attempt check or collapses by its id. Reading decodes the head of a record only; the rest is decoded when it fires.
+attempt check or collapses by its id. Reading decodes the head of a record only; the rest is decoded when it fires. Of the
+records so many are held as HELD_BYTES allows, the others are read again when their time has come.
 
 A schedule that is cancelled before its time ends here, `cancelled` first and then the tombstone: cancellations are kept
 for a week, and a schedule may be a month ahead. One that is about to fire, or may have been fired by an owner that died
@@ -15,16 +16,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol, cast
 from uuid import UUID
 
 from processors.groups import TIMERS_GROUP
-from processors.timer_heap import Entry, Heap
+from processors.timer_heap import Entry, Heap, Room
+from processors.timer_values import read_again
 from runtime import ids
 from runtime.clock import Clock, system_clock
-from runtime.dead_letters import UNDECODABLE, dead_letter
+from runtime.dead_letters import UNDECODABLE, dead_letter, publish_letters
+from runtime.errors import TooLargeError, UnavailableError
 from runtime.kafka import BEGINNING, Consumer, Partition
 from runtime.kafka import Producer as KafkaProducer
 from runtime.logs import get_logger
@@ -44,8 +47,11 @@ LEASE_S = 3.0
 """A process that stood still for half a session asks the group again before it fires."""
 WITHDRAW_BEFORE_MS = 2_000
 """A timer nearer than this to its time is fired, cancelled or not: with some skew of clocks another owner may have done so."""
-_MAX_FIRE = 1_000
+HELD_BYTES = 96 << 20
+"""Of timers' records in memory; a million small ones need as much again for their keys and times."""
+_MAX_FIRE, _MAX_FIRE_BYTES = 1_000, 16 << 20
 _MAX_WISHES = 100_000
+_WITHDRAWN = 500
 _TARGETS = ("notify.requests.", "notify.dispatch.")
 _topics = frozenset(name for name in catalogue() if name.startswith(_TARGETS))
 _head = codec("Timer").head_decoder(4)  # timer_id, due_at, purpose, topic
@@ -61,7 +67,7 @@ class Source(Protocol):
         on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
     ) -> None: ...  # fmt: skip
     def partitions_of(self, topic: str) -> list[Partition]: ...
-    def assign(self, offsets: dict[Partition, int]) -> None: ...
+    def assign(self, offsets: Mapping[Partition, int]) -> None: ...
     def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
     def close(self) -> None: ...
 
@@ -88,8 +94,8 @@ def decode_timer(value: bytes) -> Timer:
 
 
 def cancelled_records(partition: Partition, entry: Entry, wish: Cancellation, now: int) -> list[OutRecord]:
-    """The fact that ends a schedule, [] when the wish is not about it. Raises DecodeError."""
-    timer = decode_timer(entry[3])
+    """The fact that ends a schedule, [] when the wish is not about it. Raises ValueError for what is none."""
+    timer = decode_timer(cast(bytes, entry[3]))
     if timer["purpose"] != "schedule" or not timer["topic"].startswith("notify.requests."):
         return []
     request = cast(NotificationRequest, codec("NotificationRequest").decode(timer["value"]))
@@ -108,20 +114,25 @@ class Timers:
 
     def __init__(
         self, context: Context, producer: Producer, clock: Clock = system_clock, *, consumer: Source | None = None,
-        wishes: Source | None = None,
+        wishes: Source | None = None, again: Source | None = None, held_bytes: int = HELD_BYTES,
     ) -> None:  # fmt: skip
         self._context, self._producer, self._clock = context, producer, clock
         self._heaps: dict[Partition, Heap] = {}
         self._revoked: dict[Partition, Heap] = {}
+        self._room = Room(held_bytes)
+        self._unusable: dict[Partition, dict[bytes, int]] = {}  # keys whose last record is no timer, and its offset
         self._assigned = self._wishes_read = False
         self._polled = 0.0
         self._wishes: dict[bytes, Cancellation] = {}  # the latest, for timers that arrive after their cancellation
         self._late: set[bytes] = set()  # those timers
         kafka = context.settings.kafka
         self._consumer: Source = consumer or Consumer(
-            kafka, client_id="timers", group=TIMERS_GROUP, session_timeout_ms=SESSION_TIMEOUT_MS, queued_kbytes=65_536,
+            kafka, client_id="timers", group=TIMERS_GROUP, session_timeout_ms=SESSION_TIMEOUT_MS, queued_kbytes=32_768,
             notice_end=True,
         )  # fmt: skip
+        self._again: Source = again or Consumer(
+            kafka, client_id="timers-again", group=None, queued_kbytes=8_192, notice_end=True
+        )
         self._cancellations: Source = wishes or Consumer(kafka, client_id="timers-cancellations", group=None)
 
     def run(self) -> None:
@@ -138,6 +149,7 @@ class Timers:
             gc.enable()
             self._consumer.close()
             self._cancellations.close()
+            self._again.close()
 
     def turn(self) -> None:
         """Read what is there, end what is cancelled, fire what is due."""
@@ -145,8 +157,12 @@ class Timers:
         self._polled = time.monotonic()
         self.take(records)
         self._order_what_is_read()
-        self.withdraw()
-        self.fire()
+        self._clear_away()
+        try:
+            self.withdraw()
+            self.fire()
+        except UnavailableError as exc:  # what was to be read again: it comes up again in the next turn
+            log.warning("timers wait", error=str(exc))
         TIMERS_PENDING.set(sum(len(heap) for heap in self._heaps.values()))
 
     # -- ownership --------------------------------------------------------------------------------------------------
@@ -158,8 +174,9 @@ class Timers:
 
     def _on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         # Every rebalance takes all partitions away and gives most of them back: those are read on, not read again.
-        self._heaps = {partition: self._revoked.get(partition) or Heap() for partition in partitions}
-        self._revoked = {}
+        # An empty heap is a heap: nothing is pending in it, and it is known how far it was read.
+        self._heaps = {p: self._revoked.pop(p) if p in self._revoked else Heap(self._room) for p in partitions}
+        self._forget_revoked()
         self._consumer.reached_end.clear()
         self._assigned = True
         if not all(heap.ordered for heap in self._heaps.values()):
@@ -171,10 +188,18 @@ class Timers:
 
     def _on_revoke(self, _: list[Partition]) -> None:
         self._revoked, self._heaps = self._heaps, {}
+        self._unusable.clear()
 
     def _on_lost(self, _: list[Partition]) -> None:
         # Nobody knows for how long: tombstones are kept for a day only, so this starts from the beginning.
-        self._revoked, self._heaps = {}, {}
+        self._revoked, self._heaps = self._revoked | self._heaps, {}
+        self._unusable.clear()
+        self._forget_revoked()
+
+    def _forget_revoked(self) -> None:
+        for heap in self._revoked.values():
+            heap.clear()
+        self._revoked = {}
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -186,15 +211,18 @@ class Timers:
         return min(0.1, max(0.001, (min(upcoming) - self._clock()) / 1000))
 
     def take(self, records: Iterable[InRecord]) -> None:
-        """Put timers in, take cancelled ones out; dead-letter what is none and clear it away."""
+        """Put timers in, take cancelled ones out; dead-letter what is none, to be cleared away."""
         letters: list[OutRecord] = []
-        unusable: list[OutRecord] = []
         for record in records:
-            heap = self._heaps.get((record.topic, record.partition))
+            partition = (record.topic, record.partition)
+            heap = self._heaps.get(partition)
             if heap is None:
                 continue
             heap.next_offset = record.offset + 1
             key, value = record.key, record.value
+            unusable = self._unusable.setdefault(partition, {})
+            if key is not None:
+                unusable.pop(key, None)
             if value is None and key is not None:
                 heap.drop(key)
                 continue
@@ -203,18 +231,26 @@ class Timers:
             except DecodeError as exc:
                 letters.append(self._letter(record, exc))
                 if key is not None:
-                    unusable.append(OutRecord(TIMERS, key, None, partition=record.partition))
+                    unusable[key] = record.offset
             else:
                 assert key is not None and value is not None
                 heap.put(key, due_at, record.offset, value)
                 if key in self._wishes:
                     self._late.add(key)
-        self._producer.publish(letters)
-        self._producer.publish(
-            unusable
-        )  # after the letters are acknowledged: in between, the topic still has the bytes
+        publish_letters(self._producer.publish, letters)
 
-    def _letter(self, record: InRecord, error: DecodeError) -> OutRecord:
+    def _clear_away(self) -> None:
+        """Tombstones for keys whose last record is no timer, once their letters are acknowledged.
+
+        Only at the end of a partition: a good timer of the key may follow, and a tombstone would end that one.
+        """
+        for partition, unusable in self._unusable.items():
+            if unusable and partition in self._consumer.reached_end:
+                keys = [key for key in unusable if self._heaps[partition].get(key) is None]
+                self._producer.publish([OutRecord(TIMERS, key, None, partition=partition[1]) for key in keys])
+                unusable.clear()
+
+    def _letter(self, record: InRecord, error: Exception) -> OutRecord:
         return dead_letter(record, stage="timers", reason=UNDECODABLE, error=error, now=self._clock())
 
     def _order_what_is_read(self) -> None:
@@ -249,24 +285,29 @@ class Timers:
             self._wishes |= wishes
             for key in [*islice(self._wishes, max(0, len(self._wishes) - _MAX_WISHES))]:
                 del self._wishes[key]
-            self._withdraw(wishes)
+            try:
+                self._withdraw(wishes)
+            except UnavailableError:
+                self._late.update(wishes)
+                raise
 
     def _withdraw(self, wishes: dict[bytes, Cancellation]) -> None:
         now = self._clock()
         facts: list[OutRecord] = []
         ended: list[tuple[Partition, bytes]] = []
         for partition, heap in self._heaps.items():
-            for key, wish in wishes.items():
-                entry = heap.get(key)
-                if entry is None or entry[0] <= now + WITHDRAW_BEFORE_MS:
-                    continue
-                try:
-                    told = cancelled_records(partition, entry, wish, now)
-                except DecodeError:
-                    continue  # dead-lettered when it fires
-                if told:
-                    facts += told
-                    ended.append((partition, key))
+            found = ((entry, wish) for key, wish in wishes.items() if (entry := heap.get(key)) is not None)
+            ahead = ((entry, wish) for entry, wish in found if entry[0] > now + WITHDRAW_BEFORE_MS)
+            while some := [*islice(ahead, _WITHDRAWN)]:
+                whole = self._whole(partition, [entry for entry, _ in some])
+                for entry, wish in zip(whole, (wish for _, wish in some), strict=True):
+                    try:
+                        told = cancelled_records(partition, entry, wish, now)
+                    except ValueError:
+                        continue  # dead-lettered when it fires
+                    if told:
+                        facts += told
+                        ended.append((partition, entry[2]))
         # The fact first: a schedule that ended without one would be lost.
         self._producer.publish(facts)
         self._producer.publish([OutRecord(TIMERS, key, None, partition=partition[1]) for partition, key in ended])
@@ -283,31 +324,61 @@ class Timers:
         for partition, heap in self._heaps.items():
             if partition not in self._consumer.reached_end:
                 continue  # a tombstone may still come
-            if due := heap.due(now, _MAX_FIRE):
-                self._fire(partition, heap, due)
+            if due := heap.due(now, _MAX_FIRE, _MAX_FIRE_BYTES):
+                try:
+                    whole = self._whole(partition, due)
+                except UnavailableError:
+                    heap.again(due)
+                    raise
+                if time.monotonic() - self._polled > LEASE_S:  # reading took that long, or we stood still meanwhile
+                    heap.again(due)
+                    return
+                self._fire(partition, heap, whole)
+
+    def _whole(self, partition: Partition, entries: Sequence[Entry]) -> list[Entry]:
+        """The entries with their bytes; None in the place of bytes that are gone, because something newer has their key."""
+        missing = [entry[1] for entry in entries if not isinstance(entry[3], bytes)]
+        read = read_again(self._again, partition, missing) if missing else {}
+        return [entry if isinstance(entry[3], bytes) else (*entry[:3], read.get(entry[1], b"")) for entry in entries]
 
     def _fire(self, partition: Partition, heap: Heap, due: Sequence[Entry]) -> None:
         out: list[OutRecord] = []
         fired: list[Timer] = []
+        sources: dict[int, InRecord] = {}
         for _, offset, key, value in due:
+            if not value:
+                continue  # a newer record of its key is on its way to us
+            record = InRecord(partition[0], partition[1], offset, 0, key, cast(bytes, value))
             try:
-                timer = decode_timer(value)
+                timer = decode_timer(cast(bytes, value))
             except DecodeError as exc:
-                record = InRecord(partition[0], partition[1], offset, 0, key, value)
                 out.append(self._letter(record, exc))
             else:
                 headers = [(header["name"], header["value"]) for header in timer["headers"]]
                 out.append(OutRecord(timer["topic"], timer["key"], timer["value"], headers))
+                sources[id(out[-1])] = record
                 fired.append(timer)
-        self._producer.publish(out)
+        self._publish(out, sources)
         crash_point("after_fire", self._context.settings.crash_at)
-        self._producer.publish([OutRecord(TIMERS, entry[2], None, partition=partition[1]) for entry in due])
+        self._producer.publish([OutRecord(TIMERS, entry[2], None, partition=partition[1]) for entry in due if entry[3]])
         done = self._clock()
         for entry in due:
-            heap.drop(entry[2])
+            if (pending := heap.get(entry[2])) is not None and pending[1] == entry[1]:
+                heap.drop(entry[2])
         for timer in fired:
             TIMERS_FIRED.labels(timer["purpose"]).inc()
             TIMER_LATENESS_SECONDS.observe(max(0, done - timer["due_at"]) / 1000)
+
+    def _publish(self, out: Sequence[OutRecord], sources: Mapping[int, InRecord]) -> None:
+        """What fires and what is given up; a timer whose record Kafka refuses for its size is given up, too."""
+        try:
+            self._producer.publish(out)
+        except TooLargeError as exc:
+            letters = [
+                self._letter(sources[id(refused)], exc) if id(refused) in sources else refused
+                for refused in exc.records
+            ]
+            publish_letters(self._producer.publish, letters)
 
 
 async def run_timers(context: Context) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from runtime import ids
-from runtime.errors import DeadLetterFlood
+from runtime.errors import DeadLetterFlood, TooLargeError
 from runtime.logs import redact_text
 from runtime.metrics import DEAD_LETTER_BRAKE
 from runtime.metrics import DEAD_LETTERS as COUNTER
@@ -20,20 +21,33 @@ from runtime.records import InRecord, OutRecord
 from runtime.settings import DeadLetterSettings
 from schemas.codec import codec
 from schemas.events import DeadLetter
-from schemas.topics import DEAD_LETTERS
+from schemas.topics import DEAD_LETTERS, MAX_LETTER_BYTES
 
 UNDECODABLE = "undecodable"
 INTERNAL_ERROR = "internal_error"
+CUT = "cut to fit"
+"""How the detail of a letter begins that does not hold its record whole."""
+_MAX_DETAIL = 500
+_ROOM = MAX_LETTER_BYTES - 64 * 1024
+"""For what came from elsewhere; the rest is for what we say about it, and Kafka's own framing."""
+_MAX_KEY = 64 * 1024
+_MAX_HEADERS = 256 * 1024
+_MIN_VALUE = 16 * 1024
 
 
 def dead_letter(
     record: InRecord, *, stage: str, reason: str, error: BaseException, now: int, attempts: int = 1,
     tenant: str | None = None, notification_id: str | None = None, message_id: str | None = None,
 ) -> OutRecord:  # fmt: skip
-    """The record for notify.deadletters.v1. Publish it and wait for the acknowledgement before going on."""
+    """The record for notify.deadletters.v1. Publish it and wait for the acknowledgement before going on.
+
+    A letter always fits: of a record that is larger than one, what is beyond is left out and the detail says so.
+    """
     COUNTER.labels(stage, reason).inc()
     letter: DeadLetter = {
-        "dead_letter_id": ids.dead_letter_id(stage, record.topic, record.partition, record.offset),
+        "dead_letter_id": ids.dead_letter_id(
+            record.topic, record.partition, record.offset, record.timestamp, record.key, record.value
+        ),
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
@@ -43,14 +57,75 @@ def dead_letter(
         "stage": stage,
         "reason": reason,
         "error_class": type(error).__name__,
-        "detail": redact_text(str(error))[:500],
+        "detail": _words(error),
         "attempts": attempts,
-        "tenant": tenant,
-        "notification_id": notification_id,
-        "message_id": message_id,
+        "tenant": _id(tenant),
+        "notification_id": _id(notification_id),
+        "message_id": _id(message_id),
         "occurred_at": now,
     }
-    return OutRecord(DEAD_LETTERS, record.key, codec("DeadLetter").encode(letter))
+    return _encoded(letter, _ROOM)
+
+
+def smaller(letter: OutRecord) -> OutRecord | None:
+    """The same letter with a part of its record only, for a broker that takes less than we allow; None when it cannot be."""
+    found = cast(DeadLetter, codec("DeadLetter").decode(letter.value))
+    room = len(letter.value or b"") // 4
+    return _encoded(found, room) if room >= _MIN_VALUE else None
+
+
+def publish_letters(publish: Callable[[Sequence[OutRecord]], None], letters: Sequence[OutRecord]) -> None:
+    """Publish letters and wait; those that Kafka refuses for their size go again with less of their record in them.
+
+    Raises what `publish` raises; TooLargeError for a letter of which nothing can be left out: rather stop than lose it.
+    """
+    while letters:
+        try:
+            publish(letters)
+            return
+        except TooLargeError as exc:
+            cut = [smaller(refused) for refused in exc.records]
+            if None in cut:
+                raise
+            letters = [letter for letter in cut if letter is not None]
+
+
+def is_cut(detail: str | None) -> bool:
+    """Whether a letter with this detail holds only a part of its record."""
+    return (detail or "").startswith(CUT)
+
+
+def _encoded(letter: DeadLetter, room: int) -> OutRecord:
+    """The letter; `room` is for key (which is the letter's own as well), headers and value, in bytes."""
+    key, value, headers = letter["key"] or b"", letter["value"] or b"", letter["headers"]
+    around = sum(len(header["name"].encode()) + len(header["value"]) + 8 for header in headers)
+    if 2 * len(key) + around + len(value) > room:
+        key = key[: min(_MAX_KEY, room // 8)]
+        headers = headers if around <= min(_MAX_HEADERS, room // 4) else []
+        kept = value[: room - 2 * len(key) - (around if headers else 0)]
+        note = f"{CUT}: {len(kept):,} of {len(value):,} bytes of the value"
+        note += (
+            f", {len(key):,} of {len(letter['key'] or b''):,} of the key"
+            if len(key) < len(letter["key"] or b"")
+            else ""
+        )
+        note += ", no headers" if around and not headers else ""
+        letter = {
+            **letter, "key": key if letter["key"] is not None else None, "value": kept if letter["value"] is not None else None,
+            "headers": headers, "detail": f"{note}; {letter['detail']}"[:_MAX_DETAIL],
+        }  # fmt: skip
+    return OutRecord(DEAD_LETTERS, letter["key"], codec("DeadLetter").encode(letter))
+
+
+def _words(error: BaseException) -> str:
+    # Half a character, which a message may quote, is no text that can be written.
+    text = str(error)[: 10 * _MAX_DETAIL].encode(errors="replace").decode()
+    return redact_text(text)[:_MAX_DETAIL]
+
+
+def _id(text: str | None) -> str | None:
+    """What names the subject; nothing of ours is this long."""
+    return None if text is None else text[:1_000]
 
 
 class Brake:

@@ -4,12 +4,21 @@
     ├── SettingsError          a setting is missing or wrong
     ├── UnavailableError       a store or broker cannot be reached
     ├── PublishError           the broker did not acknowledge; nothing may be assumed about the record
+    │   └── TooLargeError      it refuses some for their size, and has all others
     ├── TopicsError            the topics of the cluster are not those of schemas/topics.yaml
     ├── RegistryError          the Schema Registry lacks or refuses a schema
     └── DeadLetterFlood        so many records cannot be used that none is given up any more
 
-May import nothing. What never enters here: errors that one module raises to itself.
+May import records as types. What never enters here: errors that one module raises to itself.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runtime.records import OutRecord
 
 
 class HeliographError(Exception):
@@ -26,6 +35,17 @@ class UnavailableError(HeliographError):
 
 class PublishError(HeliographError):
     """The broker did not acknowledge a record in time: it may or may not be stored, publish it again with the same id."""
+
+
+class TooLargeError(PublishError):
+    """Kafka refuses records for their size, and will again: a topic's limit is lower than ours, or a record above both.
+
+    `records` are those that were refused; every other one of the call is acknowledged.
+    """
+
+    def __init__(self, message: str, records: Sequence[OutRecord]) -> None:
+        super().__init__(message)
+        self.records = tuple(records)
 
 
 class TopicsError(HeliographError):

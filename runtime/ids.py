@@ -58,9 +58,17 @@ def timer_id(subject_id: str, purpose: str, attempt: int = 0) -> str:
     return str(uuid5(UUID(subject_id), f"timer:{purpose}:{attempt}"))
 
 
-def dead_letter_id(stage: str, topic: str, partition: int, offset: int) -> str:
-    """Id of a dead letter: the same record given up twice by a stage has one."""
-    return str(uuid5(UUID(int=0), f"{stage}:{topic}:{partition}:{offset}"))
+def dead_letter_id(
+    topic: str, partition: int, offset: int, timestamp: int, key: bytes | None, value: bytes | None
+) -> str:  # fmt: skip
+    """Id of a dead letter: one record has one, whoever gives it up and however often.
+
+    A topic that was deleted and made again counts from 0 again: time (ms) and bytes tell its records from the old ones.
+    """
+    # Beyond 2^53 ms not every reader has the time to the millisecond.
+    time = timestamp if 0 <= timestamp < 1 << 53 else -1
+    digest = hashlib.sha256(f"{len(key or b'')}:".encode() + (key or b"") + (value or b"")).hexdigest()
+    return str(uuid5(UUID(int=0), f"{topic}:{partition}:{offset}:{time}:{digest}"))
 
 
 def normal_address(channel: str, value: str) -> str:

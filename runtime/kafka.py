@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from operator import methodcaller
+from typing import Any, NoReturn
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
@@ -33,8 +35,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )  # fmt: skip
 
-from runtime.errors import PublishError, SettingsError, TopicsError, UnavailableError
-from runtime.records import InRecord, OutRecord, Run
+from runtime.errors import PublishError, SettingsError, TooLargeError, TopicsError, UnavailableError
+from runtime.records import Headers, InRecord, OutRecord, Run
 from runtime.settings import KafkaSettings
 from schemas.topics import MAX_LETTER_BYTES, Topic, catalogue
 
@@ -53,6 +55,7 @@ _FENCED = frozenset(
         KafkaError.REBALANCE_IN_PROGRESS,
     }
 )
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 START_PATIENCE_S = 30.0
 """Below every max.poll.interval: heartbeats go on meanwhile."""
 STALL_CHECK_S = 15.0
@@ -90,25 +93,44 @@ def _client_config(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
         "socket.keepalive.enable": True,
         "log_level": 2,
         "allow.auto.create.topics": False,
-        **settings.options,
+        **settings.client_options(),
     }
 
 
 class _Pending:
     """Counts the acknowledgements of one batch; one callback per batch, not a future per record."""
 
-    __slots__ = ("_done", "_left", "error")
+    __slots__ = ("_done", "_left", "error", "too_large")
     error: str | None
 
-    def __init__(self, count: int, done: Callable[[str | None], None]) -> None:
+    def __init__(self, count: int, done: Callable[[_Pending], None]) -> None:
         self._left, self._done, self.error = count, done, None
+        self.too_large: set[tuple[str, bytes | None, bytes | None]] = set()
+        """(topic, key, value) of what was refused for its size."""
 
     def acknowledge(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self.error = f"a record of {message.topic()}: {error.str()}"
+            if error.code() in _TOO_LARGE:
+                self.too_large.add((message.topic(), message.key(), message.value()))
+            else:
+                self.error = f"a record of {message.topic()}: {error.str()}"
+        self._ended()
+
+    def refuse(self, record: OutRecord) -> None:
+        """The client itself would not take it."""
+        self.too_large.add((record.topic, record.key, record.value))
+        self._ended()
+
+    def _ended(self) -> None:
         self._left -= 1
         if self._left == 0:
-            self._done(self.error)
+            self._done(self)
+
+    def refused(self, records: Sequence[OutRecord]) -> list[OutRecord]:
+        """Those of the records that were refused for their size. Raises PublishError when others are not acknowledged."""
+        if self.error is not None:
+            raise PublishError(f"the broker did not acknowledge {self.error}; publish again with the same id")
+        return [r for r in records if (r.topic, r.key, r.value) in self.too_large] if self.too_large else []
 
 
 class Producer:
@@ -143,7 +165,7 @@ class Producer:
         while not self._closed:
             self._producer.poll(0.2)
 
-    def _enqueue(self, records: Sequence[OutRecord], done: Callable[[str | None], None]) -> None:
+    def _enqueue(self, records: Sequence[OutRecord], done: Callable[[_Pending], None]) -> None:
         pending = _Pending(len(records), done)
         with self._lock:
             for record in records:
@@ -156,46 +178,62 @@ class Producer:
                         break
                     except BufferError:
                         self._producer.poll(0.05)
+                    except KafkaException as exc:
+                        if exc.args[0].code() not in _TOO_LARGE:
+                            raise PublishError(f"Kafka refused a record: {exc.args[0].str()}") from exc
+                        pending.refuse(record)
+                        break
 
     def publish(self, records: Sequence[OutRecord]) -> None:
-        """Block until every record is acknowledged. Raises PublishError when one is not."""
-        if not records:
-            return
-        acknowledged = threading.Event()
-        outcome: list[str | None] = []
+        """Block until every record is acknowledged.
 
-        def done(error: str | None) -> None:
-            outcome.append(error)
+        Raises PublishError when one is not, and TooLargeError when all are but those that Kafka refuses for their size.
+        """
+        refused = self._publish(records)
+        if len(records) > 1:
+            # The broker refuses a batch as a whole: which of its records is too large shows when each goes alone.
+            refused = [record for record in refused if self._publish([record])]
+        _raise_refused(refused)
+
+    def _publish(self, records: Sequence[OutRecord]) -> list[OutRecord]:
+        """What was refused for its size; everything else is acknowledged."""
+        if not records:
+            return []
+        acknowledged = threading.Event()
+        outcome: list[_Pending] = []
+
+        def done(pending: _Pending) -> None:
+            outcome.append(pending)
             acknowledged.set()
 
-        try:
-            self._enqueue(records, done)
-        except KafkaException as exc:
-            raise PublishError(f"Kafka refused a record: {exc.args[0].str()}") from exc
+        self._enqueue(records, done)
         if not acknowledged.wait(self._timeout_s + 5):
             raise PublishError("the broker did not answer in time; publish again with the same id")
-        _raise_unacknowledged(outcome[0])
+        return outcome[0].refused(records)
 
     async def send(self, records: Sequence[OutRecord]) -> None:
-        """Wait until every record is acknowledged. Raises PublishError when one is not."""
+        """Wait until every record is acknowledged; raises as `publish` does."""
+        refused = await self._send(records)
+        if len(records) > 1:
+            refused = [record for record in refused if await self._send([record])]
+        _raise_refused(refused)
+
+    async def _send(self, records: Sequence[OutRecord]) -> list[OutRecord]:
         if not records:
-            return
+            return []
         loop = asyncio.get_running_loop()
-        acknowledged: asyncio.Future[str | None] = loop.create_future()
+        acknowledged: asyncio.Future[_Pending] = loop.create_future()
 
-        def settle(error: str | None) -> None:
+        def settle(pending: _Pending) -> None:
             if not acknowledged.done():  # the waiter may have been cancelled
-                acknowledged.set_result(error)
+                acknowledged.set_result(pending)
 
-        def done(error: str | None) -> None:
+        def done(pending: _Pending) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, error)
+                loop.call_soon_threadsafe(settle, pending)
 
-        try:
-            self._enqueue(records, done)
-        except KafkaException as exc:
-            raise PublishError(f"Kafka refused a record: {exc.args[0].str()}") from exc
-        _raise_unacknowledged(await acknowledged)
+        self._enqueue(records, done)
+        return (await acknowledged).refused(records)
 
     def close(self, timeout_s: float = 10) -> None:
         """Flush what is queued and stop."""
@@ -204,15 +242,34 @@ class Producer:
         self._poller.join(1)
 
 
-def _raise_unacknowledged(error: str | None) -> None:
-    if error is not None:
-        raise PublishError(f"the broker did not acknowledge {error}; publish again with the same id")
+def _raise_refused(records: Sequence[OutRecord]) -> None:
+    if records:
+        first = records[0]
+        size = len(first.key or b"") + len(first.value or b"")
+        more = f" and {len(records) - 1} more" if len(records) > 1 else ""
+        raise TooLargeError(
+            f"Kafka refuses a record of {first.topic} for its {size:,} bytes{more}: compare the topic's max.message.bytes "
+            "with `heliograph topics diff`",
+            records,
+        )
+
+
+# Not `message.headers()`: it returns a list although it has failed, and once the interpreter has specialised that call, it
+# looks at the error only several calls later. A call from C looks at it at once.
+_headers_of = methodcaller("headers")
 
 
 def _in_record(message: Message) -> InRecord:
+    try:
+        headers: Headers = _headers_of(message) or ()
+    except (UnicodeDecodeError, SystemError):
+        # A header's name is not UTF-8, which Kafka does not mind. The record goes on without headers. The client keeps the
+        # list it could not finish, with a hole where the name should be: who touches that dies of a null pointer.
+        message.set_headers([])
+        headers = ()
     return InRecord(
         message.topic(), message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value(),
-        message.headers() or (),
+        headers,
     )  # fmt: skip
 
 
@@ -232,8 +289,14 @@ class Consumer:
     ) -> None:  # fmt: skip
         self.reached_end: set[Partition] = set()
         """With `notice_end`: partitions read up to the end they had, compaction gaps included."""
+        self._notice_end = notice_end
         self._generation = 0
-        self._next: dict[Partition, int] = {}  # where each assigned partition goes on
+        self._next: dict[Partition, int] = {}  # where each assigned partition goes on, negative before it was read
+        self._committed: dict[Partition, int] = {}
+        self._fenced = False
+        self._behind: set[Partition] = set()
+        self.current_at = float("-inf")
+        """When every assigned partition was last known to be read to its end, by time.monotonic()."""
         self._paused: set[Partition] = set()
         self._silent_since: float | None = None
         self._missed: set[Partition] = set()  # had something to read at the last check
@@ -253,7 +316,9 @@ class Consumer:
                 "fetch.min.bytes": fetch_min_bytes,
                 "queued.max.messages.kbytes": queued_kbytes,
                 "fetch.error.backoff.ms": 50,
-                "enable.partition.eof": notice_end,
+                # Not only for `reached_end`: what is no record (a transaction's marker, its aborted records, what compaction
+                # took away) comes as no message, and the end of the partition is how we hear that it was passed.
+                "enable.partition.eof": True,
                 "error_cb": _quiet,
             }
         )
@@ -339,10 +404,14 @@ class Consumer:
                 # takes longer than the call, which does not wait.
                 return []
         runs: list[list[Message]] = []
+        ends: list[Message] = []
         current: Partition | None = None
         for message in messages:
             if message.error() is not None:
-                self._told(message)
+                if message.error().code() == KafkaError._PARTITION_EOF:
+                    ends.append(message)
+                else:
+                    self._told(message)
                 continue
             partition = message.topic(), message.partition()
             if partition != current:
@@ -350,25 +419,56 @@ class Consumer:
                 runs.append([])
             runs[-1].append(message)
         for run in runs:
-            self._next[run[-1].topic(), run[-1].partition()] = run[-1].offset() + 1
+            partition = run[-1].topic(), run[-1].partition()
+            self._next[partition] = run[-1].offset() + 1
+            self._behind.add(partition)
+        for end in ends:
+            self._ended(end.topic(), end.partition(), end.offset())
         return runs
+
+    def _ended(self, topic: str, partition: int, end: int) -> None:
+        """Everything below `end` was read, when the broker had no more than that."""
+        read_on = self._next.get((topic, partition), end)
+        self._next[topic, partition] = max(end, read_on)
+        if self._notice_end:
+            self.reached_end.add((topic, partition))
+        if read_on <= end:
+            self._behind.discard((topic, partition))
+            if not self._behind:
+                self.current_at = time.monotonic()
 
     def _told(self, message: Message) -> None:
         """The client says something in a message's place."""
         error = message.error()
         assert error is not None
         if error.fatal():
+            self._fenced = True
             raise FencedError(error.str())
-        if error.code() == KafkaError._PARTITION_EOF:
-            self.reached_end.add((message.topic(), message.partition()))
-        elif error.code() == KafkaError._MAX_POLL_EXCEEDED:
+        if error.code() == KafkaError._MAX_POLL_EXCEEDED:
+            self._fenced = True
             raise FencedError("the loop was stopped for longer than max.poll.interval.ms")
-        else:
-            log.debug("consumer: %s", error.str())
+        log.debug("consumer: %s", error.str())
+
+    def progress(self) -> dict[Partition, int]:
+        """Where partitions go on that were read further than was committed: what is no record counts as read.
+
+        To be committed when everything that was taken is done, and at no other time. {} after a FencedError, until the
+        group gives partitions again: the owner has forgotten what it took.
+        """
+        if self._fenced:
+            return {}
+        return {p: offset for p, offset in self._next.items() if offset > max(0, self._committed.get(p, 0))}
+
+    def position(self, partition: Partition) -> int | None:
+        """Where an assigned partition goes on, None before it was read or once it is another's."""
+        offset = self._next.get(partition, -1)
+        return None if offset < 0 else offset
 
     def _assigned(self, offsets: Mapping[Partition, int]) -> None:
         self._generation += 1
         self._next, self._silent_since = dict(offsets), None
+        self._committed, self._fenced = dict(offsets), False
+        self._behind = set(offsets)
         self._paused.clear()
         self._missed.clear()
 
@@ -388,13 +488,17 @@ class Consumer:
             waiting = {partition for partition in self._next.keys() - self._paused if self._has_more(partition)}
         except UnavailableError:
             waiting = set()
+        else:
+            if not waiting:
+                self._behind.clear()
+                self.current_at = time.monotonic()
         if still := waiting & self._missed:
             log.critical("stalled: %s partitions have records that are not fetched; exiting", len(still))
             os._exit(EXIT_FATAL)
         self._missed = waiting
 
     def _has_more(self, partition: Partition) -> bool:
-        low, high = self.offset_range(partition, timeout_s=2)
+        low, high = self.offset_range(partition, timeout_s=2)  # up to the first open transaction: what may be read
         return max(self._next[partition], low) < high
 
     def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None:
@@ -406,11 +510,17 @@ class Consumer:
         try:
             results = self._consumer.commit(offsets=wanted, asynchronous=False)
         except KafkaException as exc:
-            _raise_commit(exc.args[0])
-            raise
+            self._refused(exc.args[0])
         for result in results or ():
             if result.error is not None:
-                _raise_commit(result.error)
+                self._refused(result.error)
+        self._committed.update(offsets)
+
+    def _refused(self, error: KafkaError) -> NoReturn:
+        if error.code() in _FENCED:
+            self._fenced = True
+            raise FencedError(error.str())
+        raise CommitError(error.str())
 
     def committed(self, partitions: Iterable[Partition], timeout_s: float = 10) -> dict[Partition, tuple[int, str]]:
         """Committed (offset, metadata) per partition; offset -1 where nothing is committed. Raises UnavailableError."""
@@ -427,7 +537,7 @@ class Consumer:
         return found
 
     def offset_range(self, partition: Partition, timeout_s: float = 10) -> tuple[int, int]:
-        """(first, end) offsets that the broker has. Raises UnavailableError."""
+        """(first, end) offsets that may be read: an open transaction is beyond the end. Raises UnavailableError."""
         try:
             low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=timeout_s)
         except KafkaException as exc:
@@ -473,23 +583,12 @@ class Consumer:
         self._paused.difference_update(partitions)
         self._consumer.resume([TopicPartition(t, p) for t, p in partitions])
 
-    def seek(self, partition: Partition, offset: int) -> None:
-        """Read on at `offset`."""
-        self._next[partition] = offset
-        self._consumer.seek(TopicPartition(*partition, offset))
-
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
 
 
 BEGINNING = OFFSET_BEGINNING
-
-
-def _raise_commit(error: KafkaError) -> None:
-    if error.code() in _FENCED:
-        raise FencedError(error.str())
-    raise CommitError(error.str())
 
 
 class Admin:
@@ -513,6 +612,17 @@ class Admin:
             ) from exc
         return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
+    def replication(self) -> dict[str, int]:
+        """Topic → copies of its records, the least of its partitions. Raises UnavailableError."""
+        try:
+            metadata = self._admin.list_topics(timeout=self._timeout_s)
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read the topics' replicas: {exc.args[0].str()}") from exc
+        return {
+            name: min((len(partition.replicas) for partition in topic.partitions.values()), default=0)
+            for name, topic in metadata.topics.items()
+        }
+
     def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """Topic → its configuration. Raises UnavailableError."""
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
@@ -529,7 +639,12 @@ class Admin:
     def create(self, topics: Sequence[Topic], profile: str, replication: int) -> None:
         """Create topics; one that exists already is left alone. Raises TopicsError."""
         wanted = [
-            NewTopic(t.name, num_partitions=t.partitions[profile], replication_factor=replication, config=t.config)
+            NewTopic(
+                t.name,
+                num_partitions=t.partitions[profile],
+                replication_factor=replication,
+                config=t.config_for(replication),
+            )
             for t in topics
         ]
         if not wanted:
@@ -565,7 +680,7 @@ class Admin:
     def group_offsets(self, group: str, topics: Sequence[str]) -> tuple[dict[Partition, int], dict[Partition, int]]:
         """(committed offset, lag) per partition of `topics`; what was never committed counts from the log's start.
 
-        Raises UnavailableError.
+        The lag is of offsets: what is left may be no record (see `with_records`). Raises UnavailableError.
         """
         counts = self.partition_counts()
         wanted = [TopicPartition(topic, n) for topic in topics for n in range(counts.get(topic, 0))]
@@ -579,8 +694,9 @@ class Admin:
                     raise KafkaException(p.error)
             committed = {(p.topic, p.partition): max(0, p.offset) for p in answer}
             ends = self._admin.list_offsets(
-                {partition: OffsetSpec.latest() for partition in wanted}, request_timeout=self._timeout_s
-            )
+                {partition: OffsetSpec.latest() for partition in wanted}, request_timeout=self._timeout_s,
+                isolation_level=IsolationLevel.READ_COMMITTED,
+            )  # fmt: skip
             lag = {
                 (p.topic, p.partition): max(0, future.result().offset - committed[p.topic, p.partition])
                 for p, future in ends.items()
@@ -590,6 +706,42 @@ class Admin:
         finally:
             reader.close()
         return committed, lag
+
+    def with_records(self, places: Mapping[Partition, int]) -> set[Partition]:
+        """The partitions that have a record at or after an offset; one that does not tell in time counts as such.
+
+        The end of a log may be no record: the marker of a transaction, or records of one that was aborted. Blocks for a
+        fetch. Raises UnavailableError.
+        """
+        reader = _Consumer(
+            {
+                **_client_config(self._settings, "admin"), "group.id": "reader-admin", "enable.auto.commit": False,
+                "auto.offset.reset": "earliest", "isolation.level": "read_committed", "enable.partition.eof": True,
+                "fetch.message.max.bytes": 65_536, "error_cb": _quiet,
+            }
+        )  # fmt: skip
+        left, found = set(places), set()
+        deadline = time.monotonic() + self._timeout_s
+        try:
+            reader.assign([TopicPartition(t, p, offset) for (t, p), offset in places.items()])
+            while left and (wait_s := deadline - time.monotonic()) > 0:
+                message = reader.poll(wait_s)
+                if message is None:
+                    continue
+                partition = (message.topic(), message.partition())
+                if message.error() is None:
+                    if (
+                        message.offset() >= places[partition]
+                    ):  # else the log was made anew, and is read from its beginning
+                        found.add(partition)
+                elif message.error().code() != KafkaError._PARTITION_EOF:
+                    continue
+                left.discard(partition)
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read what a group has not read: {exc.args[0].str()}") from exc
+        finally:
+            reader.close()
+        return found | left
 
 
 def check_cluster(settings: KafkaSettings) -> None:

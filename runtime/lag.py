@@ -37,18 +37,35 @@ class StuckOffsets:
         return longest
 
 
+def unread(admin: Admin, committed: Mapping[Partition, int], lag: Mapping[Partition, int]) -> dict[Partition, int]:
+    """The lag without the partitions where nothing that is left is a record. Blocks. Raises UnavailableError."""
+    behind = {partition: committed[partition] for partition, count in lag.items() if count}
+    have = admin.with_records(behind) if behind else set()
+    return {partition: count if partition in have else 0 for partition, count in lag.items()}
+
+
+def _measured(
+    admin: Admin, group: str, topics: Sequence[str], before: Mapping[Partition, int]
+) -> tuple[dict[Partition, int], dict[Partition, int]]:
+    """Committed offsets and lag; a partition that stands where it stood `before` is looked into."""
+    committed, lag = admin.group_offsets(group, topics)
+    standing = {p: count for p, count in lag.items() if count and before.get(p) == committed[p]}
+    return committed, {**lag, **unread(admin, committed, standing)}
+
+
 async def report_lag(settings: KafkaSettings, group: str, topics: Sequence[str], stopping: asyncio.Event) -> None:
     """Set the lag gauges of a group every ten seconds until told to stop."""
     admin = Admin(settings, timeout_s=5)
-    stuck = StuckOffsets()
+    stuck, before = StuckOffsets(), dict[Partition, int]()
     while not stopping.is_set():
         try:
-            committed, lag = await asyncio.to_thread(admin.group_offsets, group, topics)
+            committed, lag = await asyncio.to_thread(_measured, admin, group, topics, before)
         except UnavailableError as exc:
             log.debug("lag not measured", error=str(exc))
         else:
             for topic in topics:
                 CONSUMER_LAG.labels(group, topic).set(sum(n for (t, _), n in lag.items() if t == topic))
+            before = committed
             CONSUMER_STUCK_SECONDS.labels(group).set(stuck.observe(committed, lag, time.monotonic()))
         try:
             await asyncio.wait_for(stopping.wait(), INTERVAL_S)

@@ -37,6 +37,11 @@ BOUNCED_ADDRESSES = Counter(
 
 # Views
 VIEW_KEYS = Gauge("heliograph_view_keys", "Keys held by a view of a compacted topic.", ["topic"])
+VIEW_AGE_SECONDS = Gauge(
+    "heliograph_view_age_seconds",
+    "Since a view last had all that its topic has; 15 s more while nothing comes.",
+    ["topic"],
+)
 
 # Router
 ROUTED = Counter("heliograph_router_decisions_total", "Decisions of the router.", ["lane", "state"])

@@ -7,12 +7,13 @@ May import pydantic-settings. What never enters here: a client, a default that i
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -28,11 +29,33 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_SECRET_OPTIONS = re.compile(r"password|secret|\.pem$|jaas\.config|oauthbearer\.config|token")
+"""By name, of librdkafka's: sasl.password, ssl.key.password, ssl.keystore.password, ssl.key.pem, sasl.oauthbearer.*, ..."""
+
+
 class KafkaSettings(_Section):
-    """`options` are librdkafka's own (security.protocol, sasl.*, ...) and reach every client but Faust's."""
+    """`options` are librdkafka's own (security.protocol, sasl.*, ...) and reach every client but Faust's.
+
+    Those that are secrets are hidden wherever settings are shown.
+    """
 
     bootstrap_servers: str = "127.0.0.1:9092"
-    options: dict[str, str] = {}
+    options: dict[str, str | SecretStr] = {}
+
+    @field_validator("options", mode="after")
+    @classmethod
+    def _hide_secrets(cls, options: dict[str, str | SecretStr]) -> dict[str, str | SecretStr]:
+        return {
+            name: SecretStr(value) if isinstance(value, str) and _SECRET_OPTIONS.search(name) else value
+            for name, value in options.items()
+        }
+
+    def client_options(self) -> dict[str, str]:
+        """The options as a client takes them, secrets included."""
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in self.options.items()
+        }
 
 
 class SchemaRegistrySettings(_Section):
@@ -53,6 +76,11 @@ class ClickHouseSettings(_Section):
     database: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "heliograph"
     username: str = "default"
     password: SecretStr = SecretStr("")
+    # For https: whom to trust (the system's authorities unless given), and who we are where the server asks for it.
+    ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+    verify: bool = True
 
 
 class ApiSettings(_Section):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from runtime import ids
 from runtime.records import Headers, InRecord, OutRecord
-from schemas.codec import codec
+from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest, Source
 from schemas.topics import STATUS
 
@@ -20,6 +20,9 @@ _FIXED_HEADERS: tuple[tuple[str, bytes], ...] = (
     ("content-type", b"application/avro"),
 )
 
+_MAX_DETAIL = 1_000
+_MAX_TRACEPARENT = 256
+"""Bytes. Version 00 has 55, a later one may append to that; a stranger's may be anything."""
 _OPTED_OUT = "opted out at the provider"
 
 
@@ -29,10 +32,10 @@ def source_of(record: InRecord) -> Source:
 
 
 def traceparent_of(headers: Headers) -> bytes | None:
-    """The W3C traceparent among headers."""
+    """The W3C traceparent among headers; None for what is too long to be one."""
     for name, value in headers:
         if name == "traceparent":
-            return value
+            return value if value is None or len(value) <= _MAX_TRACEPARENT else None
     return None
 
 
@@ -136,7 +139,11 @@ def message_status(
 
 
 def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> OutRecord:
-    """The record for notify.status.v1, with the CloudEvents headers of a public topic."""
+    """The record for notify.status.v1, with the CloudEvents headers of a public topic.
+
+    A status that would be too large, by what a stranger calls things, goes without those names. Raises RecordTooLarge when
+    the tenant alone is.
+    """
     headers: list[tuple[str, bytes]] = [
         ("ce_id", status["event_id"].encode()),
         ("ce_time", rfc3339(status["occurred_at"]).encode()),
@@ -144,4 +151,17 @@ def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> O
     ]
     if traceparent is not None:
         headers.append(("traceparent", traceparent))
-    return OutRecord(STATUS, status["notification_id"].encode(), codec("DeliveryStatus").encode(status), headers)
+    try:
+        value = codec("DeliveryStatus").encode(status)
+    except RecordTooLarge:
+        value = codec("DeliveryStatus").encode(without_names(status))
+    return OutRecord(STATUS, status["notification_id"].encode(), value, headers)
+
+
+def without_names(status: DeliveryStatus) -> DeliveryStatus:
+    """The fact alone, without what the request calls things and without many words."""
+    detail = status["detail"]
+    return {
+        **status, "correlation_id": None, "recipient": None, "template_id": None, "provider_message_id": None,
+        "detail": detail[:_MAX_DETAIL] if detail is not None else None,
+    }  # fmt: skip

@@ -47,10 +47,11 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """Bytes in a dict; keeps no position, so a restart reads the topic again."""
+    """Bytes in a dict; the position lives as long, so a restart reads the topic again."""
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
+        self._positions: tuple[Positions, int] = {}, 0
         self.get = self._values.get
         self.put = self._values.__setitem__
 
@@ -64,13 +65,15 @@ class MemoryStore:
         return list(self._values.items())
 
     def positions(self) -> tuple[Positions, int]:
-        return {}, 0
+        return self._positions
 
     def commit(self, positions: Mapping[int, int], now: int) -> None:
-        """Nothing to do: a write is kept at once, and for no longer than the process."""
+        """A write is kept at once; how far it goes is for a reader that starts again in this process."""
+        self._positions = dict(positions), now
 
     def clear(self) -> None:
         self._values.clear()
+        self._positions = {}, 0
 
     def close(self) -> None:
         self._values.clear()

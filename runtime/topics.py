@@ -1,5 +1,7 @@
 """Bring the cluster's topics in line with schemas/topics.yaml: create, configure, never shrink or re-partition.
 
+Limits are floors: what an operator raised, be it time, size or copies, stays as it is.
+
 May import runtime.kafka. What never enters here: a topic name.
 """
 
@@ -15,6 +17,12 @@ from schemas.topics import catalogue
 Profile = Literal["local", "default"]
 
 
+_FLOORS = frozenset({"min.insync.replicas", "retention.ms", "max.message.bytes", "delete.retention.ms"})
+_CEILINGS = frozenset({"segment.ms", "max.compaction.lag.ms"})
+"""Longer, and deleting and compacting come later than the retention says."""
+_FOR_EVER = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One way in which a topic of the cluster is not the catalogue's."""
@@ -28,7 +36,7 @@ class Difference:
 
 def diff(admin: Admin, profile: Profile) -> list[Difference]:
     """Every difference, [] when the cluster is as the catalogue says."""
-    counts = admin.partition_counts()
+    counts, replication = admin.partition_counts(), admin.replication()
     configs = admin.configs([name for name in catalogue() if name in counts])
     found: list[Difference] = []
     for name, topic in catalogue().items():
@@ -38,11 +46,25 @@ def diff(admin: Admin, profile: Profile) -> list[Difference]:
             continue
         if counts[name] != wanted:
             found.append(Difference(name, "partitions", "partitions", str(wanted), str(counts[name])))
-        for key, value in topic.config.items():
-            # Brokers list policies in any order.
-            if sorted(configs[name].get(key, "").split(",")) != sorted(value.split(",")):
-                found.append(Difference(name, "config", key, value, configs[name].get(key, "")))
+        for key, value in topic.config_for(replication[name]).items():
+            actual = configs[name].get(key, "")
+            if not satisfies(key, value, actual):
+                found.append(Difference(name, "config", key, value, actual))
     return found
+
+
+def satisfies(key: str, wanted: str, actual: str) -> bool:
+    """Whether a topic's configuration entry does what the catalogue wants of it."""
+    if key in _FLOORS or key in _CEILINGS:
+        try:
+            has, wants = int(actual), int(wanted)
+        except ValueError:
+            return False
+        if key in _FLOORS:
+            return has >= wants or (key == "retention.ms" and has == _FOR_EVER)
+        return has <= wants
+    # Brokers list policies in any order.
+    return sorted(actual.split(",")) == sorted(wanted.split(","))
 
 
 def apply(admin: Admin, profile: Profile, replication: int = 1) -> list[Difference]:

@@ -1,7 +1,7 @@
 """Views: the last value per key of a compacted topic, held in this process.
 
 A view reads its topic without a group, from its stored position (else the beginning) to the end it finds at start, and only
-then reports ready; afterwards it tails. Values stay Avro bytes and are decoded on use (391 MiB per million profiles instead of 1.2 GiB).
+then reports ready; afterwards it tails. A view that cannot read says so, and tries again, whatever kept it from it. Values stay Avro bytes and are decoded on use (391 MiB per million profiles instead of 1.2 GiB).
 May import runtime and schemas. What never enters here: meaning of a record; a group; a Faust table.
 """
 
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from runtime import dead_letters
@@ -20,11 +20,11 @@ from runtime.errors import PublishError, TopicsError, UnavailableError
 from runtime.health import Health
 from runtime.kafka import BEGINNING, Consumer, Partition
 from runtime.logs import get_logger
-from runtime.metrics import VIEW_KEYS
+from runtime.metrics import VIEW_AGE_SECONDS, VIEW_KEYS
 from runtime.records import InRecord, OutRecord
 from runtime.settings import KafkaSettings, ViewSettings
 from runtime.stores import MemoryStore, RocksStore, Store
-from schemas.codec import DecodeError, codec
+from schemas.codec import DecodeError, codec, read_schema
 from schemas.topics import catalogue
 
 log = get_logger("views")
@@ -32,9 +32,20 @@ T = TypeVar("T")
 
 MAX_POSITION_AGE_MS = 12 * 3_600_000
 KEEP_S = 60.0
+MAX_SKEW_MS = 60_000
 
 Report = Callable[[Sequence[OutRecord]], None]
 """Publishes dead letters and returns when they are acknowledged."""
+
+
+def is_older(value: Mapping[str, int], held: Mapping[str, int]) -> bool:
+    """Whether a record is an earlier state of what `held` is a later state of.
+
+    Versions count up, but start anew with what was deleted and made again, and an older version of a template may be
+    published; times are of several clocks. So it is older by both, or by more time than clocks differ.
+    """
+    behind = held["updated_at"] - value["updated_at"]
+    return behind > 0 and (value["version"] < held["version"] or behind > MAX_SKEW_MS)
 
 
 class View(Generic[T]):
@@ -50,20 +61,31 @@ class View(Generic[T]):
         self.topic = topic
         self._settings, self._report, self._keep, self._clock = settings, report, keep, clock
         self._codec = codec(catalogue()[topic].record)
+        fields = {field["name"] for field in read_schema(self._codec.name)["fields"]}
+        self._versioned = {"version", "updated_at"} <= fields
         self._store: Store = store if store is not None else MemoryStore()
         self._reason: str | None = "not started"
         self._kept = 0.0
+        self._current_at = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"view-{topic}", daemon=True)
 
     def start(self) -> None:
         """Begin to read; returns at once."""
         self._reason = "not caught up"
+        self._current_at = time.monotonic()
+        VIEW_AGE_SECONDS.labels(self.topic).set_function(self.age_s)
         self._thread.start()
 
     def not_ready(self) -> str | None:
-        """Why the view may not be used yet, None when it has everything that was there at its start."""
+        """Why the view may not be used, None when it has everything that was there at its start, and reads on."""
+        if self._reason is None and not self._thread.is_alive():
+            return "its reader has ended"
         return self._reason
+
+    def age_s(self) -> float:
+        """Seconds since the view is known to have had all that its topic had; a quiet topic is asked every 15 s."""
+        return time.monotonic() - self._current_at
 
     def get(self, key: str) -> T | None:
         """The record under a key, None where there is none."""
@@ -106,19 +128,32 @@ class View(Generic[T]):
             else:
                 try:
                     value = cast(T, self._codec.decode(record.value))
+                    kept = self._keep is None or self._keep(value)
                 except DecodeError as exc:
                     letters.append(self._letter(record, exc))
                     continue
-                if self._keep is None or self._keep(value):
-                    self._store.put(record.key, record.value)
-                else:
+                except Exception as exc:  # one record must not end a view
+                    log.exception("dead-lettered", topic=self.topic)
+                    letters.append(self._letter(record, exc, dead_letters.INTERNAL_ERROR))
+                    continue
+                if not kept:
                     self._store.delete(record.key)
+                elif not self._superseded(record.key, value):
+                    self._store.put(record.key, record.value)
         return letters
 
-    def _letter(self, record: InRecord, error: DecodeError) -> OutRecord:
-        return dead_letters.dead_letter(
-            record, stage="view", reason=dead_letters.UNDECODABLE, error=error, now=self._clock()
-        )
+    def _superseded(self, key: bytes, value: T) -> bool:
+        """Whether what is held is newer: a relay that lost its place may publish an older value late."""
+        held = self._store.get(key) if self._versioned else None
+        if held is None:
+            return False
+        try:
+            return is_older(cast(Mapping[str, int], value), self._codec.decode(held))
+        except DecodeError:
+            return False
+
+    def _letter(self, record: InRecord, error: Exception, reason: str = dead_letters.UNDECODABLE) -> OutRecord:
+        return dead_letters.dead_letter(record, stage="view", reason=reason, error=error, now=self._clock())
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -127,7 +162,10 @@ class View(Generic[T]):
             except (UnavailableError, TopicsError, PublishError) as exc:
                 self._reason = str(exc)
                 log.warning("view cannot read", topic=self.topic, error=str(exc))
-                self._closed.wait(1)
+            except Exception as exc:  # a full disk, say: not ready as long as it lasts, and never quietly
+                self._reason = f"cannot read: {type(exc).__name__}: {exc}"
+                log.exception("view cannot read", topic=self.topic)
+            self._closed.wait(1)
 
     def _read(self) -> None:
         """Read on from the stored position; a view that lost its place starts over, which is idempotent."""
@@ -142,11 +180,12 @@ class View(Generic[T]):
                 records = consumer.consume(5_000, 0.5)
                 letters = self.apply(records)
                 if letters and self._report:
-                    self._report(letters)
+                    dead_letters.publish_letters(self._report, letters)
                 for record in records:
                     positions[record.partition] = record.offset + 1
                 if records or time.monotonic() - self._kept > KEEP_S:
                     self._keep_positions(positions)
+                self._current_at = max(self._current_at, consumer.current_at)
                 if self._reason is not None and consumer.reached_end.issuperset(partitions):
                     self._reason = None
                     log.info("view is caught up", topic=self.topic, keys=len(self._store))

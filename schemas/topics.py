@@ -24,10 +24,14 @@ CANCELLATIONS = "notify.cancellations.v1"
 DEAD_LETTERS = "notify.deadletters.v1"
 
 MAX_VALUE_BYTES = 1 << 20
-"""Of a record's value on any topic but the dead letters': checked where it is encoded, and again before it is decoded.
-Kafka's own default limit is as much."""
+"""Of a record's value on any topic but the dead letters': checked where it is encoded, and again before it is decoded."""
+MAX_MESSAGE_BYTES = 2 * MAX_VALUE_BYTES + (64 << 10)
+"""What a topic but the dead letters' takes at once: the largest value, a key made of what is in it, headers and framing."""
 MAX_LETTER_BYTES = 3 << 20
 """Of a dead letter: it holds a record of the largest size, whose key is its own key as well, and says what was wrong."""
+
+
+_DAY_MS = "86400000"
 
 
 def requests_topic(lane: str) -> str:
@@ -62,17 +66,24 @@ class Topic:
 
     @property
     def config(self) -> dict[str, str]:
-        """Kafka topic configuration."""
-        config = {"cleanup.policy": self.policy, "min.insync.replicas": "1"}
+        """Kafka topic configuration where there is one copy."""
+        return self.config_for(1)
+
+    def config_for(self, replication: int) -> dict[str, str]:
+        """Kafka topic configuration for a number of copies: an acknowledged record is on all of them but one at least."""
+        letters = self.name == DEAD_LETTERS  # else a record of the largest size could not be given up
+        config = {
+            "cleanup.policy": self.policy,
+            "min.insync.replicas": str(max(1, replication - 1)),
+            "max.message.bytes": str(MAX_LETTER_BYTES if letters else MAX_MESSAGE_BYTES),
+            # Only whole segments are deleted or compacted, and Kafka closes one after a week: so long more would stay.
+            "segment.ms": _DAY_MS,
+        }
         if self.retention_days is not None:
             config["retention.ms"] = str(self.retention_days * 86_400_000)
-        if self.name == DEAD_LETTERS:
-            config["max.message.bytes"] = str(
-                MAX_LETTER_BYTES
-            )  # else a record of the largest size could not be given up
         if "compact" in self.policy:
             # A reader that was down for a day still sees every tombstone.
-            config |= {"delete.retention.ms": "86400000", "segment.ms": "86400000", "max.compaction.lag.ms": "86400000"}
+            config |= {"delete.retention.ms": _DAY_MS, "max.compaction.lag.ms": _DAY_MS}
         return config
 
 

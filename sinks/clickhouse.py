@@ -23,8 +23,9 @@ import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 from clickhouse_connect.driver.httputil import get_pool_manager
+from urllib3 import PoolManager
 
-from runtime.errors import HeliographError, UnavailableError
+from runtime.errors import HeliographError, SettingsError, UnavailableError
 from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
 
@@ -103,7 +104,7 @@ def _first_line(error: BaseException) -> str:
 def connect(
     settings: ClickHouseSettings, *, database: str | None = None, timeout_s: float = 30, connections: int = 4
 ) -> Client:
-    """A client that any thread may use; `database` None is the settings' one. Raises UnavailableError."""
+    """A client that any thread may use; `database` None is the settings' one. Raises UnavailableError or SettingsError."""
     address = urlsplit(settings.url)
     # Both tell every failed try, and the caller tells it once.
     for chatty in ("urllib3.connectionpool", "clickhouse_connect"):
@@ -120,8 +121,20 @@ def connect(
             send_receive_timeout=timeout_s,
             query_retries=1,
             autogenerate_session_id=False,  # a session runs one query at a time
-            pool_mgr=get_pool_manager(maxsize=connections),
+            pool_mgr=_pool(settings, connections),
         )
+
+
+def _pool(settings: ClickHouseSettings, connections: int) -> PoolManager:
+    """Connections of a client's own. The driver gives TLS settings to a pool that it makes itself, and to no other."""
+    files = (settings.ca_file, settings.client_cert_file, settings.client_key_file)
+    if missing := next((file for file in files if file is not None and not file.is_file()), None):
+        raise SettingsError(f"wrong settings: cannot read {missing} of HELIOGRAPH_CLICKHOUSE; give a readable file")
+    ca, cert, key = (str(file) if file is not None else None for file in files)
+    pool: PoolManager = get_pool_manager(
+        maxsize=connections, verify=settings.verify, ca_cert=ca, client_cert=cert, client_cert_key=key
+    )
+    return pool
 
 
 # ---------------------------------------------------------------- migrations

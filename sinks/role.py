@@ -18,7 +18,7 @@ from collections.abc import Callable
 from clickhouse_connect.driver.client import Client
 
 from runtime.clock import Clock, system_clock
-from runtime.dead_letters import UNDECODABLE, Brake, dead_letter
+from runtime.dead_letters import UNDECODABLE, Brake, dead_letter, publish_letters
 from runtime.errors import DeadLetterFlood, HeliographError, UnavailableError
 from runtime.health import Reason
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
@@ -27,7 +27,8 @@ from runtime.logs import get_logger
 from runtime.metrics import BATCHED
 from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
 from runtime.process import Context, crash_point, exit_now
-from schemas.topics import DEAD_LETTERS
+from runtime.records import InRecord
+from schemas.topics import DEAD_LETTERS, catalogue
 from sinks import clickhouse
 from sinks.batching import Batch
 from sinks.hours import keep_hours
@@ -147,6 +148,17 @@ class Sink:
         if runs:
             self._fences = 0
         self._batch.add(runs)
+        if not self._batch.count:
+            self._commit_what_was_passed()
+
+    def _commit_what_was_passed(self) -> None:
+        """With nothing in hand: the end of a log may be no record (a transaction's marker), and is read all the same."""
+        try:
+            self._consumer.commit(self._consumer.progress())
+        except FencedError as exc:
+            self._fenced(exc)
+        except CommitError as exc:
+            log.debug("not committed yet", error=str(exc))
 
     def _fenced(self, error: FencedError) -> None:
         # Rows already stored are stored once more by the partitions' owner, which changes nothing.
@@ -246,9 +258,14 @@ class Sink:
                 DEAD_LETTERS_COUNTER.labels("sink", "unreadable_dead_letter").inc()
                 log.error("skipped", topic=record.topic, partition=record.partition, offset=record.offset)
             else:
-                letters.append(dead_letter(record, stage="sink", reason=UNDECODABLE, error=error, now=now))
-        self._producer.publish(letters)
+                letters.append(dead_letter(record, stage=stage_of(record), reason=UNDECODABLE, error=error, now=now))
+        publish_letters(self._producer.publish, letters)
         batch.poison.clear()
+
+
+def stage_of(record: InRecord) -> str:
+    """The stage that gives up a record: what is no request to the sink is none to the router, and is one letter, its."""
+    return "router" if catalogue()[record.topic].record == "NotificationRequest" else "sink"
 
 
 async def run_sink(context: Context) -> None:

@@ -16,6 +16,7 @@ from console.replay.source import scan
 from console.replay.store import Letter, ReplayStore
 from console.replay.times import UsageError
 from console.replay.where import Condition
+from runtime.dead_letters import is_cut
 from runtime.settings import KafkaSettings
 from schemas.events import ChannelMessage, NotificationRequest
 from schemas.topics import Topic, catalogue
@@ -203,6 +204,8 @@ def refusal(letter: Letter) -> str | None:
         return f"nothing is known of how to redrive the stage {letter.stage}"
     if letter.record.value is None:
         return "it has no value"
+    if is_cut(letter.detail):
+        return "it holds only a part of its record, which was larger than a letter: publish the whole at its source"
     if topic.record == "ChannelMessage" and decoded_message(letter.record.value) is None:
         return "it is no rendered message: replay the request it belongs to"
     return None

@@ -138,7 +138,7 @@ def receipt(number: int) -> InRecord:
 
 def letter(number: int, value: bytes = b"\xff\x00poison") -> InRecord:
     content = {
-        "dead_letter_id": ids.dead_letter_id("router", "t", 0, number), "topic": "t", "partition": 0, "offset": number,
+        "dead_letter_id": ids.dead_letter_id("t", 0, number, 0, None, b"x"), "topic": "t", "partition": 0, "offset": number,
         "key": b"k\xfe", "value": value, "headers": [], "stage": "router", "reason": "undecodable",
         "error_class": "DecodeError", "detail": None, "attempts": 1, "tenant": None, "notification_id": "not an id",
         "message_id": None, "occurred_at": NOW,

@@ -55,8 +55,13 @@ class FakeKafka:
         return []
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
+        if not offsets:
+            return
         self._maybe_fail("commit")
         self.commits.append(dict(offsets))
+
+    def progress(self) -> dict[Partition, int]:
+        return {}
 
     def pause(self, partitions: Iterable[Partition]) -> None:
         self.log.append("pause")

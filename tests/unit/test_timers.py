@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processors import timers as stage
-from processors.timer_heap import Heap
-from processors.timers import WITHDRAW_BEFORE_MS, Timers
+from processors.timer_heap import Heap, Room
+from processors.timers import HELD_BYTES, WITHDRAW_BEFORE_MS, Timers
 from runtime import ids
-from runtime.errors import PublishError
+from runtime.errors import PublishError, TooLargeError, UnavailableError
 from runtime.kafka import Partition
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
@@ -139,14 +139,23 @@ def test_head_of_any_bytes_is_a_head_or_a_decode_error() -> None:
 class FakeConsumer:
     """A log per partition, read like a topic; the group is the test's."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: FakeConsumer | None = None) -> None:
         self.reached_end: set[Partition] = set()
-        self.logs: dict[Partition, list[InRecord]] = {}
+        self._logs: dict[Partition, list[InRecord]] = {}
+        self._beside = beside
         self.positions: dict[Partition, int] = {}
         self.on_assign: Callable[[list[Partition]], dict[Partition, int]] | None = None
         self.on_revoke: Callable[[list[Partition]], None] | None = None
         self.on_lost: Callable[[list[Partition]], None] | None = None
         self.read = 0
+
+    @property
+    def logs(self) -> dict[Partition, list[InRecord]]:
+        return self._beside.logs if self._beside is not None else self._logs
+
+    @logs.setter
+    def logs(self, logs: dict[Partition, list[InRecord]]) -> None:
+        self._logs = logs
 
     def subscribe(self, topics: Sequence[str], *, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
         self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
@@ -154,7 +163,7 @@ class FakeConsumer:
     def partitions_of(self, topic: str) -> list[Partition]:
         return [(topic, 0)]
 
-    def assign(self, offsets: dict[Partition, int]) -> None:
+    def assign(self, offsets: Mapping[Partition, int]) -> None:
         self.positions = {partition: max(0, offset) for partition, offset in offsets.items()}
 
     def give(self, *numbers: int) -> None:
@@ -183,14 +192,17 @@ class FakeConsumer:
 class World:
     """The stage, its topics, and what it published."""
 
-    def __init__(self) -> None:
+    def __init__(self, held_bytes: int = HELD_BYTES) -> None:
         self.now = NOW
         self.timers, self.wishes = FakeConsumer(), FakeConsumer()
+        self.again = FakeConsumer(beside=self.timers)
         self.published: list[OutRecord] = []
         self.refuses: str | None = None
+        self.largest: dict[str, int] = {}
         self.stage = Timers(
-            Context("timers", Settings()), self, lambda: self.now, consumer=self.timers, wishes=self.wishes
-        )
+            Context("timers", Settings()), self, lambda: self.now, consumer=self.timers, wishes=self.wishes,
+            again=self.again, held_bytes=held_bytes,
+        )  # fmt: skip
         self.timers.subscribe(
             [TIMERS], on_assign=self.stage._on_assign, on_revoke=self.stage._on_revoke, on_lost=self.stage._on_lost
         )
@@ -198,10 +210,14 @@ class World:
     def publish(self, records: Sequence[OutRecord]) -> None:
         if any(record.topic == self.refuses for record in records):
             raise PublishError("the broker did not acknowledge")
+        refused = [r for r in records if len(r.value or b"") > self.largest.get(r.topic, 1 << 30)]
+        records = [record for record in records if record not in refused]
         self.published += records
         for record in records:
             if record.topic == TIMERS:
                 self.timers.write(TIMERS, record.partition, record.key, record.value)
+        if refused:
+            raise TooLargeError("too large", refused)
 
     def put(self, due_at: int, number: int = 0, **fields: Any) -> bytes:
         record = timer(due_at, **fields)
@@ -233,9 +249,10 @@ class World:
         return sum(len(heap) for heap in self.stage._heaps.values())
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+@pytest.fixture(params=[HELD_BYTES, 0], ids=["held", "read again"])
+def world(request: pytest.FixtureRequest) -> World:
+    """With every record in memory, and with none."""
+    return World(request.param)
 
 
 def test_timer_fires_with_its_headers_and_then_gets_its_tombstone(world: World) -> None:
@@ -391,6 +408,105 @@ def test_poison_behind_a_good_head_is_dead_lettered_when_it_fires(world: World) 
     letter = codec("DeadLetter").decode(out[0].value)
     assert (letter["value"], letter["offset"], letter["reason"]) == (raw, 0, "undecodable")
     assert world.pending == 0
+
+
+def test_a_good_timer_that_follows_an_unreadable_one_of_its_key_is_spared(world: World) -> None:
+    good = timer(NOW + 1_000)
+    key = good["timer_id"].encode()
+    world.timers.write(TIMERS, 0, key, b"\xff poison")
+    world.timers.write(TIMERS, 0, key, codec("Timer").encode(good))
+    world.timers.give(0)
+    assert world.topics() == [DEAD_LETTERS]
+    successor = World()
+    successor.timers.logs = world.timers.logs
+    successor.now += 2_000
+    successor.timers.give(0)
+    assert REQUESTS in successor.topics()
+
+
+def test_nothing_is_cleared_away_before_the_end_of_the_partition_was_reached(world: World) -> None:
+    good = timer(NOW)
+    key = good["timer_id"].encode()
+    world.timers.write(TIMERS, 0, key, b"\xff poison")
+    bad = world.timers.logs[TIMERS, 0].pop()
+    world.timers.give(0)
+    world.stage.take([bad])
+    world.stage._clear_away()
+    assert [record.topic for record in world.published] == [DEAD_LETTERS]
+    world.timers.logs[TIMERS, 0] = [bad]
+    world.timers.write(TIMERS, 0, key, codec("Timer").encode(good))
+    assert [record.topic for record in world.turn() if record.value is not None][-1] == REQUESTS
+
+
+def test_an_empty_partition_that_comes_back_is_not_read_again(world: World) -> None:
+    world.timers.give(0)
+    world.turn()
+    empty = world.stage._heaps[TIMERS, 0]
+    assert empty.ordered
+    world.stage._on_revoke([(TIMERS, 0)])
+    world.timers.give(0)
+    assert world.stage._heaps[TIMERS, 0] is empty
+    assert world.stage._not_ready() is None
+
+
+def test_what_kafka_refuses_for_its_size_is_dead_lettered_and_the_others_fire(world: World) -> None:
+    world.put(NOW, value=bytes(5_000))
+    world.put(NOW)
+    world.largest[REQUESTS] = 1_000
+    world.timers.give(0)
+    out = world.turn()
+    assert [record.topic for record in out] == [REQUESTS, DEAD_LETTERS, TIMERS, TIMERS]
+    letter = codec("DeadLetter").decode(out[1].value)
+    assert (letter["topic"], letter["error_class"]) == (TIMERS, "TooLargeError")
+    assert (world.pending, world.turn()) == (0, [])
+
+
+@pytest.mark.parametrize("due_at", [-(1 << 63), -1, 0, 1, NOW + 1, (1 << 63) - 1])
+@pytest.mark.parametrize("name", ["", "\0", "\r\n", "x" * 70_000])
+def test_a_hostile_timer_fires_or_waits_and_stops_nobody(world: World, due_at: int, name: str) -> None:
+    record = {**timer(due_at), "headers": [{"name": name, "value": b""}]}
+    world.timers.write(TIMERS, 0, record["timer_id"].encode(), codec("Timer").encode(record))
+    world.put(NOW)
+    world.timers.give(0)
+    assert world.topics() == ([REQUESTS, REQUESTS, TIMERS, TIMERS] if due_at <= NOW else [REQUESTS, TIMERS])
+
+
+def test_what_is_held_stays_within_its_bytes_whatever_comes_and_goes() -> None:
+    room = Room(10_000)
+    heaps = [Heap(room), Heap(room)]
+    rng = random.Random(7)
+    for heap in heaps:
+        heap.order()
+    for offset in range(5_000):
+        heap, key = rng.choice(heaps), b"%d" % rng.randrange(200)
+        if rng.random() < 0.7:
+            heap.put(key, rng.randrange(1_000), offset, bytes(rng.randrange(500)))
+        elif rng.random() < 0.5:
+            heap.drop(key)
+        else:
+            for entry in heap.due(rng.randrange(1_000), 20, max_bytes=2_000):
+                heap.drop(entry[2])
+        held = [e[3] for h in heaps for e in h._pending.values() if isinstance(e[3], bytes)]
+        assert room.used == sum(map(len, held)) <= room.limit
+        in_order = {id(e): e[3] for h in heaps for e in h._order or () if isinstance(e[3], bytes)}
+        assert sum(map(len, in_order.values())) <= 3 * room.limit
+    for heap in heaps:
+        heap.clear()
+    assert room.used == 0
+
+
+def test_a_timer_that_cannot_be_read_again_comes_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(held_bytes=0)
+    world.put(NOW)
+    world.timers.give(0)
+
+    def unavailable(*_: Any) -> dict[int, bytes]:
+        raise UnavailableError("no answer")
+
+    monkeypatch.setattr(stage, "read_again", unavailable)
+    assert (world.turn(), world.pending) == ([], 1)
+    monkeypatch.undo()
+    assert world.topics() == [REQUESTS, TIMERS]
 
 
 # -- cancelling ------------------------------------------------------------------------------------------------------

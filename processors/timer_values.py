@@ -1,0 +1,74 @@
+"""The bytes of timers that were not held, read again from their offsets.
+
+A partition is read from the lowest offset that is wanted on; over a long stretch of what is not wanted it is started anew.
+May import runtime.kafka. What never enters here: what is in a record, a heap.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from runtime.errors import UnavailableError
+from runtime.kafka import Partition
+from runtime.records import InRecord
+
+PATIENCE_S = 2.0
+"""Well below the session: a broker that gives nothing for so long is asked again in the next turn."""
+_FAR = 2_000
+"""Offsets worth reading over rather than starting anew."""
+
+
+class Source(Protocol):
+    """The part of runtime.kafka.Consumer that is used."""
+
+    reached_end: set[Partition]
+
+    def assign(self, offsets: Mapping[Partition, int]) -> None: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+
+
+def read_again(source: Source, partition: Partition, offsets: Sequence[int]) -> dict[int, bytes]:
+    """Offset → bytes; an offset that the log no longer has is left out. Raises UnavailableError without an answer in time."""
+    found: dict[int, bytes] = {}
+    try:
+        for first, last in _stretches(sorted(offsets)):
+            wanted = {offset for offset in offsets if first <= offset <= last}
+            for record in _records(source, partition, first, last):
+                if record.offset in wanted and record.value is not None:
+                    found[record.offset] = record.value
+    finally:
+        source.assign({})
+    return found
+
+
+def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
+    start = previous = offsets[0]
+    for offset in offsets[1:]:
+        if offset - previous > _FAR:
+            yield start, previous
+            start = offset
+        previous = offset
+    yield start, previous
+
+
+def _records(source: Source, partition: Partition, first: int, last: int) -> Iterator[InRecord]:
+    source.reached_end.clear()
+    source.assign({partition: first})
+    heard = time.monotonic()
+    while True:
+        # A few at a time: what is wanted may be large, and what follows it is not wanted at all.
+        records = source.consume(100, 0.1)
+        for record in records:
+            if record.offset > last:
+                return
+            yield record
+            if record.offset == last:
+                return
+        if partition in source.reached_end:
+            return
+        if records:
+            heard = time.monotonic()
+        elif time.monotonic() > heard + PATIENCE_S:
+            raise UnavailableError(f"{partition[0]} gives nothing within {PATIENCE_S:.0f} s; is Kafka well?")
