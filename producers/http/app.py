@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,9 +29,13 @@ from producers.http.reference import reference_router
 from producers.http.requests import Authenticator
 from producers.http.suppressions import suppressions_router
 from producers.http.templates import TemplateCatalogue
+from producers.reference.database import InputRefused
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
 from runtime.health import Health
+from runtime.logs import get_logger
+
+log = get_logger("http")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,17 @@ async def _on_unavailable(_: Request, exc: Exception) -> Response:
     return problem_response(unavailable("store_unavailable", str(exc)))
 
 
+async def _on_refused(_: Request, exc: Exception) -> Response:
+    # Each route says better what is wrong; this is for the one that does not.
+    log.warning("PostgreSQL refused an input", error=str(exc))
+    return problem_response(Problem(400, "invalid_request", "a text holds a NUL, or is too long for what it names"))
+
+
 HANDLERS: dict[int | type[Exception], Handler] = {
     **PROBLEM_HANDLERS,
     RequestValidationError: _on_wrong_parameter,
     UnavailableError: _on_unavailable,
+    InputRefused: _on_refused,
 }
 
 
@@ -74,9 +85,10 @@ def _health_router(health: Health) -> APIRouter:
     @router.get("/health")
     async def readyz() -> JSONResponse:
         reason = health.not_ready()
+        notes = {"degraded": found} if (found := health.degraded()) else {}
         if reason is None:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not_ready", "reason": reason}, 503)
+            return JSONResponse({"status": "ready", **notes})
+        return JSONResponse({"status": "not_ready", "reason": reason, **notes}, 503)
 
     @router.get("/metrics")
     async def metrics() -> Response:
@@ -105,7 +117,10 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
     async def docs(_: Request) -> Response:
         return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": CSP})
 
-    app.router.routes.append(Route("/docs", docs))
+    async def root(_: Request) -> Response:
+        return RedirectResponse("/docs", 307)
+
+    app.router.routes += [Route("/docs", docs), Route("/", root)]
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         # The hot path goes around the router and its middleware.
