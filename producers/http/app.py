@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from producers.http import wording
 from producers.http.docs_page import CSP, docs_page
 from producers.http.ingest import BULK_PATH, PATH, Ingest
 from producers.http.openapi import describe
@@ -52,7 +53,10 @@ class Deps:
 
 async def _on_wrong_parameter(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    errors = [FieldError("", f"{'.'.join(map(str, e['loc']))}: {e['msg']}", "invalid_parameter") for e in exc.errors()]
+    errors = [
+        FieldError("", f"{'.'.join(map(str, e['loc']))}: {wording.describe(e)}", "invalid_parameter")
+        for e in exc.errors()
+    ]
     return problem_response(Problem(400, "invalid_request", errors[0].detail, errors=errors))
 
 

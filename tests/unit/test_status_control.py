@@ -284,5 +284,5 @@ def test_resend_of_a_request_that_fills_its_record_to_the_last_byte_is_409() -> 
 
 def test_lane_that_a_stranger_made_up_is_not_looked_for() -> None:
     world = World("sent")
-    world.store.found = Found(True, tuple({**event, "lane": "made-up"} for event in world.store.found.events))
+    world.store.found = Found(True, ({**fact(A, "sent"), "lane": "made-up"},))
     assert world.resend() == (NID, 1)
