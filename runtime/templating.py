@@ -35,6 +35,11 @@ MAX_VALUE_CHARS = 64 * 1024
 MAX_OUTPUT_BYTES = 1 << 20
 LONG_TEXT = 256
 """Plain text in a loop from this length on is counted at every turn; the fuel bounds what shorter text can come to."""
+MAX_SOURCES = 1_000
+"""Of a template: locales × parts × keys of push data."""
+MAX_SOURCES_BYTES = 1 << 20
+"""Of all of them together, with what they include: a template's record takes no more."""
+MAX_VARIABLES = 1_000
 MAX_INCLUDES = 200
 MAX_INCLUDES_DEEP = 8
 FUEL = 50_000
@@ -97,6 +102,7 @@ class RenderError(Exception):
 _INCLUDE = re.compile(r"""\{%\s*include\s+(?:"([^"\\]*)"|'([^'\\]*)')\s*%\}""")
 
 
+@functools.lru_cache(maxsize=128)  # a layout stands around every part in every locale
 def _parsed(source: str) -> None:
     """Raises TemplateRefused. What parses has every tag closed, which the search for tags relies on for its speed."""
     try:
@@ -107,13 +113,14 @@ def _parsed(source: str) -> None:
         raise TemplateRefused("nested too deep or not parseable") from exc
 
 
-def included(source: str) -> list[str]:
+@functools.lru_cache(maxsize=128)
+def included(source: str) -> tuple[str, ...]:
     """The names that the source includes itself, in order. Raises TemplateRefused."""
     if "include" not in source:
-        return []
+        return ()
     _parsed(source)
     tags = (_INCLUDE.fullmatch(match[0]) for match in _TAG.finditer(source))
-    return [tag[1] or tag[2] or "" for tag in tags if tag]
+    return tuple(tag[1] or tag[2] or "" for tag in tags if tag)
 
 
 def inline(source: str, lookup: Callable[[str], str | None]) -> str:
@@ -386,19 +393,43 @@ def sources(channels: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
                 yield where, source, part == "html"
 
 
+def all_sources(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """Every source of a template and its locales, as `sources` has them. Raises TemplateRefused, also when they are too many
+    or too large together."""
+    count = size = 0
+    for prefix, parts in (("", channels), *((f"{locale}.", localized) for locale, localized in locales.items())):
+        for found in sources(parts, prefix):
+            count, size = count + 1, size + _bytes(found[1])
+            if count > MAX_SOURCES:
+                raise TemplateRefused(f"more than {MAX_SOURCES} parts in all locales", where="channels")
+            if size > MAX_SOURCES_BYTES:
+                raise too_large(size)
+            yield found
+
+
+def too_large(size: int) -> TemplateRefused:
+    """What to say of sources of this size so far."""
+    return TemplateRefused(
+        f"all parts in all locales with their layout come to {size} bytes and more; {MAX_SOURCES_BYTES} are allowed",
+        where="channels",
+    )
+
+
 def check_template(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> list[str]:
     """Check every source; returns the sorted dotted paths that must be in the data. Raises TemplateRefused."""
     if not channels:
         raise TemplateRefused("a template needs at least one channel", where="channels")
-    required: set[str] = set()
-    found = list(sources(channels))
-    for locale, localized in locales.items():
-        found += sources(localized, f"{locale}.")
-    for where, source, html in found:
+    checked: dict[tuple[str, bool], set[str]] = {}
+    for where, source, html in list(all_sources(channels, locales)):
+        if (source, html) in checked:
+            continue
         try:
-            required |= check_source(source, html=html)
+            checked[source, html] = check_source(source, html=html)
         except TemplateRefused as exc:
             raise TemplateRefused(exc.reason, exc.line, where) from exc
+    required = set[str]().union(*checked.values())
+    if len(required) > MAX_VARIABLES:
+        raise TemplateRefused(f"it needs {len(required)} variables; {MAX_VARIABLES} are allowed", where="channels")
     return sorted(required)
 
 

@@ -35,6 +35,8 @@ from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
 from runtime.health import Health
 from runtime.logs import get_logger
+from runtime.workers import Workers
+from schemas.codec import RecordTooLarge
 
 log = get_logger("http")
 
@@ -49,6 +51,7 @@ class Deps:
     templates: TemplateCatalogue
     propagation: Propagation
     health: Health
+    workers: Workers
 
 
 async def _on_wrong_parameter(_: Request, exc: Exception) -> Response:
@@ -70,11 +73,16 @@ async def _on_refused(_: Request, exc: Exception) -> Response:
     return problem_response(Problem(400, "invalid_request", "a text holds a NUL, or is too long for what it names"))
 
 
+async def _on_too_large(_: Request, exc: Exception) -> Response:
+    return problem_response(Problem(400, "invalid_request", f"{exc}: make it smaller"))
+
+
 HANDLERS: dict[int | type[Exception], Handler] = {
     **PROBLEM_HANDLERS,
     RequestValidationError: _on_wrong_parameter,
     UnavailableError: _on_unavailable,
     InputRefused: _on_refused,
+    RecordTooLarge: _on_too_large,
 }
 
 
@@ -114,7 +122,7 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
             app.include_router(extra)
         else:
             app.router.routes.append(extra)
-    app.include_router(reference_router(deps.store, deps.templates, deps.propagation, deps.authenticator))
+    app.include_router(reference_router(deps.store, deps.templates, deps.propagation, deps.authenticator, deps.workers))
     app.include_router(suppressions_router(deps.store, deps.propagation, deps.authenticator))
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
 

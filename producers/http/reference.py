@@ -16,11 +16,13 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from producers.addresses import NORMAL_FORMS, device_token, display_name, has_control
-from producers.http.inlining import Fetch, put_in_place, written_form
+from producers.http.inlining import Fetch, written_form
+from producers.http.inlining import Written as Template
 from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, read_cursor, write_cursor
-from producers.http.problems import FieldError, Problem
+from producers.http.problems import FieldError, Problem, unavailable
 from producers.http.propagation import Propagation
 from producers.http.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
+from producers.http.template_work import place_and_check
 from producers.http.templates import TemplateCatalogue
 from producers.notification import (
     TEMPLATE_ID,
@@ -35,9 +37,12 @@ from producers.notification import (
     UserId,
 )
 from producers.reference.keys import Caller
+from producers.reference.records import template_rows
 from producers.reference.store import ExistsError, NotFoundError, ReferenceStore, Row, Written
 from runtime.status import rfc3339
-from runtime.templating import TemplateRefused, check_template
+from runtime.templating import TemplateRefused
+from runtime.workers import BusyError, Workers
+from schemas.codec import RecordTooLarge
 
 
 @cache
@@ -196,27 +201,36 @@ def _fetch(store: ReferenceStore, tenant: str) -> Fetch:
     return fetch
 
 
-async def _checked(name: str, body: NewVersion, fetch: Fetch) -> Row:
-    """The template with its required variables. Raises Problem: 400 template_invalid with line and reason."""
-    channels, locales = body.channels, body.locales
+async def _checked(tenant: str, name: str, body: NewVersion, fetch: Fetch, workers: Workers) -> Row:
+    """The template with its required variables. Raises Problem: 400 template_invalid with line and reason, 503 when too many
+    templates are being checked."""
+    template = Template(name, body.channels, body.locales, body.layout)
     try:
-        placed = await put_in_place(name, channels, locales, body.layout, fetch)
-        if placed is not None:
-            channels, locales = placed
-        variables = check_template(channels, locales)
-        if any("\0" in path for path in variables):
-            raise TemplateRefused("a name holds a NUL character", where="channels")
+        checked = await place_and_check(template, fetch, workers, tenant)
+        version = {
+            "category": body.category, "channels": checked.channels, "locales": checked.locales, "variables": checked.variables,
+        }  # fmt: skip
+        _check_size(tenant, name, version)
     except TemplateRefused as exc:
         raise Problem(
             400, "template_invalid", str(exc), errors=[FieldError(_pointer(exc.where), exc.reason, "template_invalid")],
             extra={"line": exc.line, "reason": exc.reason, "where": exc.where},
         ) from exc  # fmt: skip
-    written = (
-        {"channels": body.channels, "locales": body.locales, "layout": body.layout} if placed is not None else None
-    )
-    return {
-        "category": body.category, "channels": channels, "locales": locales, "variables": variables, "written": written,
-    }  # fmt: skip
+    except BusyError as exc:
+        raise unavailable("overloaded", "too many templates are being checked; try again in a second") from exc
+    written = {"channels": body.channels, "locales": body.locales, "layout": body.layout}
+    return {**version, "written": written if checked.is_placed else None}
+
+
+def _check_size(tenant: str, name: str, version: Row) -> None:
+    """Raises TemplateRefused for a template that its record has no room for."""
+    row = {**version, "tenant": tenant, "template_id": name, "version": 2**31 - 1}
+    try:
+        template_rows(row, new=True, published=False, updated_at=2**48)
+    except RecordTooLarge as exc:
+        raise TemplateRefused(
+            f"with its layout and locales it comes to {exc.size} bytes; {exc.limit} are allowed", where="channels"
+        ) from exc
 
 
 def _pointer(where: str) -> str:
@@ -240,9 +254,10 @@ def _missing(what: str) -> Problem:
 
 
 def reference_router(
-    store: ReferenceStore, templates: TemplateCatalogue, propagation: Propagation, authenticate: Authenticator
-) -> APIRouter:
-    """The routes."""
+    store: ReferenceStore, templates: TemplateCatalogue, propagation: Propagation, authenticate: Authenticator,
+    workers: Workers,
+) -> APIRouter:  # fmt: skip
+    """The routes; templates are checked by `workers`."""
     router = APIRouter(prefix="/v1", default_response_class=JSONResponse)
     # The caller comes first: nothing of a stranger's body is read.
     Who = Annotated[Caller, Depends(authenticate)]
@@ -322,7 +337,7 @@ def reference_router(
     async def create_template(request: Request, caller: Who) -> JSONResponse:
         """Create a template; refused with line and reason when a source is not in the template language."""
         body = await read_model(request, NewTemplate)
-        checked = await _checked(body.id, body, _fetch(store, caller.tenant))
+        checked = await _checked(caller.tenant, body.id, body, _fetch(store, caller.tenant), workers)
         try:
             written = await store.create_template(caller.tenant, body.id, checked, publish=body.publish)
         except ExistsError as exc:
@@ -338,7 +353,7 @@ def reference_router(
         """Add a version; versions never change."""
         body = await read_model(request, NewVersion)
         _same_id(body.id, template_id)
-        checked = await _checked(template_id, body, _fetch(store, caller.tenant))
+        checked = await _checked(caller.tenant, template_id, body, _fetch(store, caller.tenant), workers)
         adding = store.add_template_version(caller.tenant, _clean(template_id), checked, publish=body.publish)
         written = await _or_404(adding, "template")
         templates.wrote(written.row, published=body.publish)
