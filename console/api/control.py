@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 
 from console.api.status import PREFIX, Authenticate, Caller, Found, Statuses, accepted_at_of, links, rollup
 from producers.http.ingest import SOURCE, correlation_id_of, traceparent_of
+from producers.http.path_ids import PathId
 from producers.http.problems import Problem, new_request_id, unavailable
 from producers.http.requests import read_headers
 from producers.lookup import Original
@@ -188,14 +189,14 @@ def control_router(control: Control, authenticate: Authenticate) -> APIRouter:
     Who = Annotated[Caller, Depends(authenticate)]
 
     @router.post(f"{PREFIX}/{{notification_id}}/cancel", status_code=202, summary="Cancel what is not sent yet")
-    async def cancel(notification_id: str, caller: Who) -> JSONResponse:
+    async def cancel(notification_id: PathId, caller: Who) -> JSONResponse:
         """200 or 202 with status `cancelled`: nothing was or will be sent. 202 with another status: the wish is stored and
         wins over every message that no sender has claimed yet; `GET` tells what it came to. 409: it came too late."""
         status, body = await control.cancel(caller.tenant, notification_id)
         return JSONResponse(body, status)
 
     @router.post(f"{PREFIX}/{{notification_id}}/resend", status_code=202, summary="Send a settled one again")
-    async def resend(notification_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def resend(notification_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """The same request as the next generation: new messages under the same id, decided and rendered anew."""
         headers = read_headers(request.scope)
         correlation_id = correlation_id_of(headers) or new_request_id()

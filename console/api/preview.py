@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from console.api.status import Authenticate, Caller
 from processors.rendering import ParsedTemplate
 from producers.addresses import has_control
+from producers.http.path_ids import PathId
 from producers.http.problems import FieldError, Problem, pointer, unavailable
 from producers.http.requests import JSON_TYPE, read_model
 from producers.notification import Channel, JsonObject, Locale, Strict
@@ -103,7 +104,7 @@ def preview_router(store: ReferenceStore, authenticate: Authenticate, workers: W
     Who = Annotated[Caller, Depends(authenticate)]
 
     @router.post("/{template_id}/preview", openapi_extra=_BODY)
-    async def preview(template_id: str, request: Request, caller: Who) -> Response:
+    async def preview(template_id: PathId, request: Request, caller: Who) -> Response:
         """Render a version, else the published one, else the latest. Nothing is sent."""
         body = await read_model(request, PreviewRequest)
         try:

@@ -24,6 +24,7 @@ from producers.http import wording
 from producers.http.docs_page import CSP, docs_page
 from producers.http.ingest import BULK_PATH, PATH, Ingest
 from producers.http.openapi import describe
+from producers.http.path_ids import keep_slashes
 from producers.http.problems import PROBLEM_HANDLERS, FieldError, Handler, Problem, problem_response, unavailable
 from producers.http.propagation import Propagation
 from producers.http.reference import reference_router
@@ -139,7 +140,7 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in (PATH, BULK_PATH):
             await deps.ingest(scope, receive, send)
         else:
-            await app(scope, receive, send)
+            await app(keep_slashes(scope), receive, send)
 
     return serve
 

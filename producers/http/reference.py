@@ -19,6 +19,7 @@ from producers.addresses import NORMAL_FORMS, device_token, display_name, has_co
 from producers.http.inlining import Fetch, written_form
 from producers.http.inlining import Written as Template
 from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, read_cursor, write_cursor
+from producers.http.path_ids import PathId
 from producers.http.problems import FieldError, Problem, unavailable
 from producers.http.propagation import Propagation
 from producers.http.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
@@ -286,12 +287,12 @@ def reference_router(
         return JSONResponse(page(rows, limit, _user, lambda row: write_cursor(row["user_id"])))
 
     @router.get("/users/{user_id}", tags=["users"])
-    async def get_user(user_id: str, caller: Who) -> JSONResponse:
+    async def get_user(user_id: PathId, caller: Who) -> JSONResponse:
         """Read a recipient."""
         return JSONResponse(_user(await _or_404(store.get_user(caller.tenant, _clean(user_id)), "user")))
 
     @router.put("/users/{user_id}", tags=["users"])
-    async def replace_user(user_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def replace_user(user_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Replace a recipient; preferences stay."""
         body = await read_model(request, ReplacedUser)
         _same_id(body.id, user_id)
@@ -299,7 +300,7 @@ def reference_router(
         return await answer(written, _user(written.row))
 
     @router.patch("/users/{user_id}", tags=["users"])
-    async def change_user(user_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def change_user(user_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Change some of what is known (JSON merge patch, RFC 7396): null takes a field away, devices are replaced whole."""
         patch = await read_json(request, MERGE_PATCH_TYPE, JSON_TYPE)
         if not isinstance(patch, dict):
@@ -313,19 +314,19 @@ def reference_router(
         return await answer(written, _user(written.row))
 
     @router.delete("/users/{user_id}", status_code=204, tags=["users"])
-    async def delete_user(user_id: str, caller: Who) -> Response:
+    async def delete_user(user_id: PathId, caller: Who) -> Response:
         """Delete a recipient with the preferences."""
         written = await _or_404(store.delete_user(caller.tenant, _clean(user_id)), "user")
         await propagation.wait(written.outbox_id)
         return Response(status_code=204)
 
     @router.get("/users/{user_id}/preferences", tags=["users"])
-    async def get_preferences(user_id: str, caller: Who) -> JSONResponse:
+    async def get_preferences(user_id: PathId, caller: Who) -> JSONResponse:
         """Read what a recipient wants."""
         return JSONResponse(await _or_404(store.get_preferences(caller.tenant, _clean(user_id)), "user"))
 
     @router.put("/users/{user_id}/preferences", tags=["users"])
-    async def replace_preferences(user_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def replace_preferences(user_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Replace what a recipient wants."""
         body = await read_model(request, Preferences)
         written = await _or_404(
@@ -344,12 +345,12 @@ def reference_router(
             why = "there is a template with this id; POST .../versions adds a version"
             raise Problem(409, "conflict", why, errors=[FieldError("/id", why, "conflict")]) from exc
         templates.wrote(written.row, published=body.publish)
-        return await answer(written, _template(written.row, sources=False), f"/v1/templates/{body.id}")
+        return await answer(written, _template(written.row, sources=False), f"/v1/templates/{quote(body.id, safe='')}")
 
     @router.post(
         "/templates/{template_id}/versions", status_code=201, tags=["templates"],
     )  # fmt: skip
-    async def add_version(template_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def add_version(template_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Add a version; versions never change."""
         body = await read_model(request, NewVersion)
         _same_id(body.id, template_id)
@@ -357,14 +358,14 @@ def reference_router(
         adding = store.add_template_version(caller.tenant, _clean(template_id), checked, publish=body.publish)
         written = await _or_404(adding, "template")
         templates.wrote(written.row, published=body.publish)
-        where = f"/v1/templates/{template_id}?version={written.row['version']}"
+        where = f"/v1/templates/{quote(template_id, safe='')}?version={written.row['version']}"
         return await answer(written, _template(written.row, sources=False), where)
 
     @router.post(
         "/templates/{template_id}/publish",
         tags=["templates"],
     )
-    async def publish(template_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def publish(template_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Publish a version, also an older one."""
         body = await read_model(request, Published)
         publishing = store.publish_template(caller.tenant, _clean(template_id), body.version)
@@ -381,7 +382,7 @@ def reference_router(
 
     @router.get("/templates/{template_id}/versions", tags=["templates"])
     async def list_versions(
-        template_id: str, caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT
+        template_id: PathId, caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT
     ) -> JSONResponse:
         """Versions of a template with their sources, the newest first."""
         (before,) = read_cursor(cursor, int) or (2**31 - 1,)
@@ -392,7 +393,7 @@ def reference_router(
 
     @router.get("/templates/{template_id}", tags=["templates"])
     async def get_template(
-        template_id: str, caller: Who, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
+        template_id: PathId, caller: Who, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
     ) -> JSONResponse:
         """Read a version; else the published one; else the latest."""
         row = await _or_404(store.get_template(caller.tenant, _clean(template_id), version), "template")
