@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from processors.rendering import render_parts
-from runtime.templating import Engine, MissingVariable, RenderError
+from runtime.templating import Engine, MissingVariable, RenderError, exact_numbers
 
 
 @cache
@@ -24,7 +24,7 @@ def _engine() -> Engine:
 def render(argument: Mapping[str, Any]) -> dict[str, Any]:
     """{"sources", "data"} to {"parts"}, {"missing"} (a path) or {"error"}."""
     try:
-        parts = render_parts(_engine(), argument["sources"], argument["data"])
+        parts = render_parts(_engine(), argument["sources"], exact_numbers(argument["data"]))
     except MissingVariable as exc:
         return {"missing": exc.path}
     except RenderError as exc:
