@@ -37,6 +37,7 @@ from runtime.kafka import Producer
 from runtime.process import Context
 from runtime.settings import Settings
 from runtime.views import View, start_views
+from runtime.workers import Workers
 from schemas.events import Template
 from schemas.topics import TEMPLATES
 
@@ -66,6 +67,7 @@ async def run(context: Context) -> None:
     database = Database(settings.postgres)
     claims = IdempotencyKeys(database)
     templates: View[Template] = View(settings.kafka, TEMPLATES)
+    workers = Workers()
     producer: Producer | None = None
     try:
         await database.open()
@@ -85,10 +87,10 @@ async def run(context: Context) -> None:
             authenticator=authenticator, broker=producer, claims=claims, templates=catalogue, recent=recent,
             publish_timeout_s=settings.api.publish_timeout_s,
         )  # fmt: skip
-        deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health)
+        deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health, workers)
         more = [
             *_store_routes(settings, authenticator, recent, producer, database),
-            preview_router(store, authenticator),
+            preview_router(store, authenticator, workers),
         ]
         app = create_app(deps, more)
         context.health.started()
@@ -96,6 +98,7 @@ async def run(context: Context) -> None:
     finally:
         listener.close()
         await claims.close()
+        await asyncio.to_thread(workers.close)
         await database.close()
         templates.close()
         if producer is not None:

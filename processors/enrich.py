@@ -25,7 +25,7 @@ from runtime.logs import get_logger
 from runtime.metrics import ROUTED
 from runtime.records import InRecord, OutRecord
 from runtime.status import request_status, source_of, status_record, traceparent_of
-from runtime.templating import Engine, MissingVariable, RenderError
+from runtime.templating import Engine, MissingVariable, RenderError, exact_numbers
 from schemas.codec import DecodeError, RecordTooLarge, codec
 from schemas.events import CHANNELS, Cancellation, NotificationRequest, RecipientProfile
 from schemas.topics import DEAD_LETTERS
@@ -204,7 +204,8 @@ class _Decision:
 
     def _messages(self, profile: RecipientProfile | None, template: ParsedTemplate | None) -> list[OutRecord]:
         request = self._request
-        data = _json_object(request.get("data"), "data")
+        raw = request.get("data")
+        data = exact_numbers(_json_object(raw, "data"), raw)
         content = _json_object(request.get("content"), "content")
         available = list(template.channels) if template else literal_channels(content)
         category = request.get("category", "default")

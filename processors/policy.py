@@ -9,7 +9,7 @@
     | 5 | user unknown and no address given           | rejected / unknown_recipient    | notification |
     | 6 | template or version unknown                 | rejected / unknown_template     | notification |
     | 7 | no address for the channel                  | skipped / no_address            | message      |
-    | 8 | address malformed                           | rejected / invalid_address      | message      |
+    | 8 | address malformed, or with an encoded word  | rejected / invalid_address      | message      |
     | 9 | address suppressed                          | suppressed / suppressed_address | message      |
     |10 | opted out of the channel                    | skipped / opted_out             | message      |
     |11 | opted out of the category (critical passes) | skipped / opted_out             | message      |
@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runtime import ids
+from runtime.addresses import has_encoded_word
 from runtime.consent import Suppressions, opted_out, suppressed
 from schemas.events import CHANNELS, NotificationRequest, RecipientProfile
 
@@ -98,7 +99,7 @@ def may_send(
     now: int,
 ) -> Verdict | None:  # fmt: skip
     """Rows 8 to 11 of the ladder for one address; None when it may be sent to."""
-    if not _SHAPES[target.channel].fullmatch(target.address):
+    if not _SHAPES[target.channel].fullmatch(target.address) or has_encoded_word(target.address):
         return Verdict("rejected", "invalid_address", "the address is malformed")
     if suppressed(tenant, target.channel, target.address, suppressions, now):
         return Verdict("suppressed", "suppressed_address")

@@ -12,6 +12,8 @@ from functools import lru_cache
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
+from runtime.addresses import has_encoded_word
+
 MAX_EMAIL_CHARS = 254
 MAX_LOCAL_CHARS = 64
 MAX_TOKEN_CHARS = 4096
@@ -40,8 +42,16 @@ def email_address(text: str) -> str:
     Reserved domains (.test, .invalid) are let through: whether a domain takes mail is known when mail is sent.
     """
     local, at, domain = text.rpartition("@")
-    if not at or len(local) > MAX_LOCAL_CHARS or not _LOCAL.fullmatch(local):
+    if not at:
+        raise ValueError("not an e-mail address: there is no @ in it")
+    if has_encoded_word(text):
+        raise ValueError(
+            "not an e-mail address: =?…?= is an encoded word, which some servers decode to another address"
+        )
+    if len(local) > MAX_LOCAL_CHARS or not _LOCAL.fullmatch(local):
         raise ValueError("not an e-mail address: quoted, non-ASCII or malformed part before the @")
+    if len(domain) > MAX_EMAIL_CHARS:
+        raise ValueError(f"not an e-mail address: longer than {MAX_EMAIL_CHARS} characters")
     if not domain.isascii() or "xn--" in domain.lower():
         domain = _a_labels(domain)
     if not _DOMAIN.fullmatch(domain) or domain.rpartition(".")[2].isdigit():
@@ -74,8 +84,8 @@ def phone_number(text: str) -> str:
 
 def device_token(text: str) -> str:
     """The token as it is. Raises ValueError."""
-    if not _TOKEN.fullmatch(text):
-        raise ValueError(f"not a device token: 1 to {MAX_TOKEN_CHARS} visible ASCII characters")
+    if not _TOKEN.fullmatch(text) or has_encoded_word(text):
+        raise ValueError(f"not a device token: 1 to {MAX_TOKEN_CHARS} visible ASCII characters, and no encoded word")
     return text
 
 

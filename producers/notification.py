@@ -24,8 +24,6 @@ from schemas.events import CHANNELS, Address, NotificationRequest
 from schemas.topics import requests_topic
 
 MAX_KEY_CHARS = 255
-MAX_VALUE_BYTES = 1_000_000
-"""Of the encoded record: Kafka's own limit is 1 MiB with its overhead."""
 CE_TYPE = "heliograph.notification.requested"
 
 _RFC3339 = re.compile(
@@ -244,10 +242,8 @@ class Notification(Strict):
 
 
 def request_record(request: NotificationRequest, traceparent: str | None = None) -> OutRecord:
-    """The record to publish on its lane. Raises ValueError when it is larger than a topic takes."""
+    """The record to publish on its lane. Raises RecordTooLarge, a ValueError, when it is larger than a topic takes."""
     value = codec("NotificationRequest").encode(request)
-    if len(value) > MAX_VALUE_BYTES:
-        raise ValueError(f"{len(value)} bytes encoded are more than the {MAX_VALUE_BYTES} allowed")
     addresses = [(a["channel"], a["value"]) for a in request.get("addresses", ())]
     headers = [
         ("ce_id", request["notification_id"].encode()),

@@ -20,6 +20,16 @@ class Health:
     """What a process says of itself. A condition is ready when its function returns None, else it returns the reason."""
 
     conditions: dict[str, Callable[[], Reason]] = field(default_factory=dict)
+    notes: dict[str, Callable[[], Reason]] = field(default_factory=dict)
+
+    def note(self, name: str, condition: Callable[[], Reason]) -> None:
+        """Tell of `condition` beside readiness, which does not depend on it."""
+        self.notes[name] = condition
+
+    def degraded(self) -> dict[str, str]:
+        """What does not work although the process is ready, by name."""
+        reasons = {name: condition() for name, condition in list(self.notes.items())}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def require(self, name: str, condition: Callable[[], Reason]) -> None:
         """Make readiness depend on `condition`."""
@@ -42,7 +52,9 @@ class Health:
         return None
 
 
-def add_health_routes(app: web.Application, ready: Callable[[], Reason]) -> None:
+def add_health_routes(
+    app: web.Application, ready: Callable[[], Reason], degraded: Callable[[], dict[str, str]] = dict
+) -> None:
     """Serve /livez, /readyz, /health (alias of /readyz) and /metrics; `ready` returns None or why not."""
 
     async def livez(_: web.Request) -> web.Response:
@@ -50,9 +62,10 @@ def add_health_routes(app: web.Application, ready: Callable[[], Reason]) -> None
 
     async def readyz(_: web.Request) -> web.Response:
         reason = ready()
+        notes = {"degraded": found} if (found := degraded()) else {}
         if reason is None:
-            return web.json_response({"status": "ready"})
-        return web.json_response({"status": "not_ready", "reason": reason}, status=503)
+            return web.json_response({"status": "ready", **notes})
+        return web.json_response({"status": "not_ready", "reason": reason, **notes}, status=503)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -69,7 +82,7 @@ class HealthServer:
     def __init__(self, health: Health, host: str, port: int) -> None:
         self._host, self._port = host, port
         app = web.Application()
-        add_health_routes(app, health.not_ready)
+        add_health_routes(app, health.not_ready, health.degraded)
         self._runner = web.AppRunner(app, access_log=None)
 
     async def start(self) -> None:

@@ -27,8 +27,16 @@ OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait
 DEAD_DEVICES = Counter(
     "heliograph_dead_devices_total", "Devices that a provider calls dead, by what became of them.", ["outcome"]
 )
+FEEDBACK_RUNNING = Gauge(
+    "heliograph_feedback_running", "1 while the relay's process reads what providers call invalid, 0 while it cannot."
+)
+FEEDBACK_PASSED_OVER = Counter(
+    "heliograph_feedback_passed_over_total", "Statuses that call something invalid and cannot be used.", ["cause"]
+)
 DROP_BRAKE = Gauge(
-    "heliograph_dead_devices_brake", "1 while nothing of this account is dropped or suppressed.", ["provider"]
+    "heliograph_dead_devices_brake",
+    "1 while nothing of this account is dropped or suppressed; `other` is every account that is not configured here.",
+    ["provider"],
 )
 BOUNCED_ADDRESSES = Counter(
     "heliograph_bounced_addresses_total", "Addresses a provider calls invalid, by what became of them.",

@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import jinja2
@@ -33,8 +34,15 @@ MAX_LOOPS = 3
 MAX_UNSEEN = 32
 MAX_VALUE_CHARS = 64 * 1024
 MAX_OUTPUT_BYTES = 1 << 20
+MAX_DIGITS = 400
+"""Of a number that the filter `number` writes out."""
 LONG_TEXT = 256
 """Plain text in a loop from this length on is counted at every turn; the fuel bounds what shorter text can come to."""
+MAX_SOURCES = 1_000
+"""Of a template: locales × parts × keys of push data."""
+MAX_SOURCES_BYTES = 1 << 20
+"""Of all of them together, with what they include: a template's record takes no more."""
+MAX_VARIABLES = 1_000
 MAX_INCLUDES = 200
 MAX_INCLUDES_DEEP = 8
 FUEL = 50_000
@@ -69,7 +77,9 @@ _TAG = re.compile(
 
 _PLAIN = re.compile(r"\s*([a-zA-Z]\w*(?:\.[a-zA-Z]\w*)*)\s*", re.ASCII)
 _CONSTANTS = ("true", "false", "none")
-_KEYWORD = re.compile(r"\{%[-+]?\s*(for|endfor)\b")
+_KEYWORD = re.compile(r"\{%[-+]?\s*(for|endfor|if|endif)\b")
+_LOOP = re.compile(r"\{%([-+]?)\s*for\s+\w+\s+in\s(.*?)[-+]?%\}", re.DOTALL)
+_BEFORE_FILTERS = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^|"'])*""", re.DOTALL)
 
 
 class TemplateRefused(HeliographError):
@@ -97,6 +107,7 @@ class RenderError(Exception):
 _INCLUDE = re.compile(r"""\{%\s*include\s+(?:"([^"\\]*)"|'([^'\\]*)')\s*%\}""")
 
 
+@functools.lru_cache(maxsize=128)  # a layout stands around every part in every locale
 def _parsed(source: str) -> None:
     """Raises TemplateRefused. What parses has every tag closed, which the search for tags relies on for its speed."""
     try:
@@ -107,13 +118,14 @@ def _parsed(source: str) -> None:
         raise TemplateRefused("nested too deep or not parseable") from exc
 
 
-def included(source: str) -> list[str]:
+@functools.lru_cache(maxsize=128)
+def included(source: str) -> tuple[str, ...]:
     """The names that the source includes itself, in order. Raises TemplateRefused."""
     if "include" not in source:
-        return []
+        return ()
     _parsed(source)
     tags = (_INCLUDE.fullmatch(match[0]) for match in _TAG.finditer(source))
-    return [tag[1] or tag[2] or "" for tag in tags if tag]
+    return tuple(tag[1] or tag[2] or "" for tag in tags if tag)
 
 
 def inline(source: str, lookup: Callable[[str], str | None]) -> str:
@@ -386,19 +398,43 @@ def sources(channels: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
                 yield where, source, part == "html"
 
 
+def all_sources(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """Every source of a template and its locales, as `sources` has them. Raises TemplateRefused, also when they are too many
+    or too large together."""
+    count = size = 0
+    for prefix, parts in (("", channels), *((f"{locale}.", localized) for locale, localized in locales.items())):
+        for found in sources(parts, prefix):
+            count, size = count + 1, size + _bytes(found[1])
+            if count > MAX_SOURCES:
+                raise TemplateRefused(f"more than {MAX_SOURCES} parts in all locales", where="channels")
+            if size > MAX_SOURCES_BYTES:
+                raise too_large(size)
+            yield found
+
+
+def too_large(size: int) -> TemplateRefused:
+    """What to say of sources of this size so far."""
+    return TemplateRefused(
+        f"all parts in all locales with their layout come to {size} bytes and more; {MAX_SOURCES_BYTES} are allowed",
+        where="channels",
+    )
+
+
 def check_template(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> list[str]:
     """Check every source; returns the sorted dotted paths that must be in the data. Raises TemplateRefused."""
     if not channels:
         raise TemplateRefused("a template needs at least one channel", where="channels")
-    required: set[str] = set()
-    found = list(sources(channels))
-    for locale, localized in locales.items():
-        found += sources(localized, f"{locale}.")
-    for where, source, html in found:
+    checked: dict[tuple[str, bool], set[str]] = {}
+    for where, source, html in list(all_sources(channels, locales)):
+        if (source, html) in checked:
+            continue
         try:
-            required |= check_source(source, html=html)
+            checked[source, html] = check_source(source, html=html)
         except TemplateRefused as exc:
             raise TemplateRefused(exc.reason, exc.line, where) from exc
+    required = set[str]().union(*checked.values())
+    if len(required) > MAX_VARIABLES:
+        raise TemplateRefused(f"it needs {len(required)} variables; {MAX_VARIABLES} are allowed", where="channels")
     return sorted(required)
 
 
@@ -428,13 +464,11 @@ def _guard(match: re.Match[str]) -> str:
     expression = match["expr"]
     if expression is None:
         return match[0]
-    path = _plain_path(expression)
-    if path is None:
-        output = _environment().parse("{{" + expression + "}}").body[0]
-        path = _printed_path(output.nodes[0]) if isinstance(output, nodes.Output) else None
+    path = _needed_path(expression)
     if path is None:
         return match[0]
-    base = expression.split("|")[0].strip()
+    found = _BEFORE_FILTERS.match(expression)
+    base = found[0].strip() if found else expression
     opening, closing = match["open"], match["close"]
     return (
         f"{{%{opening} if {base} is defined %}}{{{{{expression}}}}}"
@@ -442,18 +476,39 @@ def _guard(match: re.Match[str]) -> str:
     )
 
 
+def _needed_path(expression: str) -> tuple[str, ...] | None:
+    """The path that an output or a loop of this expression needs."""
+    path = _plain_path(expression)
+    if path is None:
+        output = _environment().parse("{{" + expression + "}}").body[0]
+        path = _printed_path(output.nodes[0]) if isinstance(output, nodes.Output) else None
+    return path
+
+
+def _guard_loop(tag: str) -> str:
+    """A loop that every rendering comes to, behind a look whether what it loops over is there: to minijinja it would be empty."""
+    loop = _LOOP.fullmatch(tag)
+    path = _needed_path(loop[2]) if loop else None
+    if loop is None or path is None:
+        return tag
+    return f"{{%{loop[1]} if {loop[2].strip()} is defined %}}{{% else %}}{{{{ _missing({'.'.join(path)!r}) }}}}{{% endif %}}{tag}"
+
+
 def _guarded(source: str) -> str:
-    """The source with its outputs guarded, and with the length of long text in a loop told at every turn."""
+    """The source with its outputs and loops guarded, and with the length of long text in a loop told at every turn."""
     parts: list[str] = []
-    loops = end = 0
+    loops = depth = end = 0
     close = ""
     for match in _TAG.finditer(source):
-        parts += (_told(source[end : match.start()], close if loops else None), _guard(match))
+        parts.append(_told(source[end : match.start()], close if loops else None))
         end, tag = match.end(), match[0]
         close = tag[-3] if tag[-3] in "-+" else ""
         word = _KEYWORD.match(tag)
+        opens = word is not None and not word[1].startswith("end")
+        parts.append(_guard_loop(tag) if opens and depth == 0 and word and word[1] == "for" else _guard(match))
         if word is not None:
-            loops += 1 if word[1] == "for" else -1
+            depth += 1 if opens else -1
+            loops += (1 if opens else -1) if word[1].endswith("for") else 0
     parts.append(source[end:])
     return "".join(parts)
 
@@ -481,11 +536,44 @@ def _date(value: Any, style: str = "%Y-%m-%d") -> str:
 
 
 def _number(value: Any, decimals: int = 0) -> str:
-    """1234.5 as 1,234.50 (decimals 2)."""
+    """1234.5 as 1,234.50 (decimals 2); every digit as it is, halves to the even neighbour."""
+    text = str(int(value)) if isinstance(value, bool) else str(value).strip()
     try:
-        return f"{float(value):,.{min(max(int(decimals), 0), 12)}f}"
-    except (TypeError, ValueError, OverflowError) as exc:
+        number = Decimal(text)
+        places = min(max(int(decimals), 0), 12)
+    except (ArithmeticError, TypeError, ValueError, OverflowError) as exc:
         raise RenderError("number needs a number") from exc
+    if not number.is_finite():
+        raise RenderError("number needs a number, and not an infinite one")
+    if len(text) > MAX_DIGITS or number.adjusted() > MAX_DIGITS:
+        raise RenderError(f"number takes at most {MAX_DIGITS} digits")
+    return f"{number:,.{places}f}"
+
+
+_MANY_DIGITS = re.compile(rb"[0-9]{38}")
+_SMALL = 1 << 127
+
+
+def exact_numbers(data: dict[str, Any], raw: bytes | None = None) -> dict[str, Any]:
+    """The data with whole numbers beyond 128 bits as text: the engine would print others in their place.
+
+    `raw`, the JSON it was read from, says in a moment that there is none.
+    """
+    if raw is not None and not _MANY_DIGITS.search(raw):
+        return data
+    return {name: _exact(value) for name, value in data.items()}
+
+
+def _exact(value: Any) -> Any:
+    if type(value) is int:
+        return value if -_SMALL <= value < _SMALL else str(value)
+    if isinstance(value, dict):
+        return {name: _exact(item) for name, item in value.items()}
+    return [_exact(item) for item in value] if isinstance(value, list) else value
+
+
+_HELPERS = ("_missing", "_text")
+"""What guarded sources call. No template can name them, and no data may."""
 
 
 class Engine:
@@ -503,7 +591,7 @@ class Engine:
             finalizer=self._finalize,
             auto_escape_callback=lambda name: name.endswith(".html"),
             filters={"date": _date, "number": _number},
-            globals={"_missing": _missing, "_text": self._spend},
+            globals=dict(zip(_HELPERS, (_missing, self._spend), strict=True)),
         )
 
     def _finalize(self, value: Any) -> Any:
@@ -538,6 +626,8 @@ class Engine:
     def render(self, source: str, data: Mapping[str, Any], *, html: bool = False) -> str:
         """The text. Raises MissingVariable or RenderError; nothing a template or its data does ends the process."""
         self._length = 0
+        if any(name in data for name in _HELPERS):  # they would take our helpers' place
+            data = {name: value for name, value in data.items() if name not in _HELPERS}
         try:
             text: str = self._environment.render_template(self.compile(source, html=html), **data)
         except (MissingVariable, RenderError):

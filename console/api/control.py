@@ -20,16 +20,18 @@ from starlette.responses import JSONResponse
 
 from console.api.status import PREFIX, Authenticate, Caller, Found, Statuses, accepted_at_of, links, rollup
 from producers.http.ingest import SOURCE, correlation_id_of, traceparent_of
+from producers.http.path_ids import PathId
 from producers.http.problems import Problem, new_request_id, unavailable
 from producers.http.requests import read_headers
 from producers.lookup import Original
 from producers.notification import request_record
+from producers.reference.resends import is_resendable
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError, UnavailableError
 from runtime.logs import get_logger
 from runtime.records import OutRecord
 from schemas.codec import codec
-from schemas.events import Cancellation, states
+from schemas.events import LANES, Cancellation, states
 from schemas.topics import CANCELLATIONS
 
 log = get_logger("control")
@@ -62,6 +64,10 @@ def _refuse_settled(stand: Mapping[str, Any], so: str) -> None:
     status = stand["status"]
     if status in states().settled:
         raise Problem(409, "already_settled", f"it is {status}: {so}", extra={"notification_status": status})
+
+
+def _request_gone() -> Problem:
+    return Problem(404, "request_gone", "the request itself is not kept any more: send a new notification")
 
 
 FindRequest = Callable[[str, str, str], Original | None]
@@ -135,6 +141,8 @@ class Control:
         # Both would only end the same way again.
         if status == "cancelled":
             raise Problem(409, "cancelled", "it was cancelled, and that stays: send a new notification")
+        if not is_resendable(notification_id, self._clock()):
+            raise _request_gone()
         original = await self._original(tenant, notification_id, found)
         request = original.request
         expires_at = request.get("expires_at")
@@ -144,7 +152,11 @@ class Control:
         request = {
             **request, "generation": generation, "lane": original.lane, "correlation_id": correlation_id, "source": SOURCE,
         }  # fmt: skip
-        await self._publish(request_record(request, traceparent), notification_id)
+        try:
+            record = request_record(request, traceparent)
+        except ValueError as exc:  # it was published by somebody else, up to the last byte that a topic takes
+            raise Problem(409, "not_publishable", f"the request cannot be published again: {exc}") from exc
+        await self._publish(record, notification_id)
         try:
             await self._generations.confirm(tenant, notification_id, generation)
         except UnavailableError as exc:
@@ -154,13 +166,14 @@ class Control:
         return notification_id, generation
 
     async def _original(self, tenant: str, notification_id: str, found: Found) -> Original:
-        lanes = sorted({event["lane"] for event in found.events}) or ["normal"]
+        # A fact is anybody's word: only lanes that there are have a topic.
+        lanes = sorted({event["lane"] for event in found.events}.intersection(LANES)) or ["normal"]
         for lane in lanes:
             async with self._turns:
                 original = await asyncio.to_thread(self._find, tenant, notification_id, lane)
             if original is not None:
                 return original
-        raise Problem(404, "request_gone", "the request itself is not kept any more: send a new notification")
+        raise _request_gone()
 
     async def _publish(self, record: OutRecord, notification_id: str) -> None:
         try:
@@ -176,14 +189,14 @@ def control_router(control: Control, authenticate: Authenticate) -> APIRouter:
     Who = Annotated[Caller, Depends(authenticate)]
 
     @router.post(f"{PREFIX}/{{notification_id}}/cancel", status_code=202, summary="Cancel what is not sent yet")
-    async def cancel(notification_id: str, caller: Who) -> JSONResponse:
+    async def cancel(notification_id: PathId, caller: Who) -> JSONResponse:
         """200 or 202 with status `cancelled`: nothing was or will be sent. 202 with another status: the wish is stored and
         wins over every message that no sender has claimed yet; `GET` tells what it came to. 409: it came too late."""
         status, body = await control.cancel(caller.tenant, notification_id)
         return JSONResponse(body, status)
 
     @router.post(f"{PREFIX}/{{notification_id}}/resend", status_code=202, summary="Send a settled one again")
-    async def resend(notification_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def resend(notification_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """The same request as the next generation: new messages under the same id, decided and rendered anew."""
         headers = read_headers(request.scope)
         correlation_id = correlation_id_of(headers) or new_request_id()

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse
 
 from console.api.status import PREFIX, Authenticate, Caller, Found, Statuses, accepted_at_of
 from console.api.story import Facts, explain_facts
+from producers.http.path_ids import PathId
 
 
 class Store(Protocol):
@@ -54,7 +55,7 @@ def explain_router(store: Store, statuses: Statuses, authenticate: Authenticate)
     Who = Annotated[Caller, Depends(authenticate)]
 
     @router.get(f"{PREFIX}/{{notification_id}}/explain", summary="The whole story, with the reasons in words")
-    async def explain_notification(notification_id: str, caller: Who) -> JSONResponse:
+    async def explain_notification(notification_id: PathId, caller: Who) -> JSONResponse:
         """Told from stored facts only: a preference or template that is changed later does not change it. `acceptance` is null
         for the second until analytics have the request."""
         found_id, found = await statuses.find(caller.tenant, notification_id)

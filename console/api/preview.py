@@ -6,12 +6,9 @@ May import processors.rendering, producers. What never enters here: a recipient,
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `preview_router` is given.
-import asyncio
 import html
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -19,16 +16,16 @@ from pydantic import Field
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from console.api.status import Authenticate, Caller
-from processors.rendering import ParsedTemplate, Parts, render_parts
+from processors.rendering import ParsedTemplate
 from producers.addresses import has_control
-from producers.http.problems import FieldError, Problem, pointer
+from producers.http.path_ids import PathId
+from producers.http.problems import FieldError, Problem, pointer, unavailable
 from producers.http.requests import JSON_TYPE, read_model
 from producers.notification import Channel, JsonObject, Locale, Strict
 from producers.reference.store import NotFoundError, ReferenceStore
-from runtime.templating import Engine, MissingVariable, RenderError
+from runtime.workers import BusyError, OverBudgetError, Workers
 
-MAX_WAITING = 32
-"""Previews that wait for the one thread that renders; more are told to come back."""
+_RENDER = "console.api.preview_work:render"
 CSP = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'; sandbox"
@@ -54,42 +51,34 @@ _BODY = {"requestBody": {"required": True, "content": {JSON_TYPE: {"schema": Pre
 
 
 class Previewer:
-    """Renders on a thread of its own: an engine is for one thread, and the largest template takes a moment."""
+    """Renders in a worker: the largest template with the worst of data takes its time."""
 
-    def __init__(self) -> None:
-        self._engine = Engine()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="preview")
-        self._waiting = 0
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
 
     async def render(
-        self, template: ParsedTemplate, channel: str, locale: str | None, data: Mapping[str, Any]
-    ) -> Parts:
-        """Raises Problem: 400 with what is missing or wrong."""
+        self, tenant: str, template: ParsedTemplate, channel: str, locale: str | None, data: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The parts. Raises Problem: 400 with what is missing or wrong, 503 when too many wait."""
         sources = template.sources(channel, locale)
         if not sources:
             why = f"the template has no part for {channel}"
             raise Problem(400, "invalid_request", why, errors=[FieldError("/channel", why, "invalid_value")])
-        if self._waiting >= MAX_WAITING:
-            raise Problem(503, "overloaded", "too many previews wait", headers={"Retry-After": "1"})
-        self._waiting += 1
         try:
-            rendering = self._thread.submit(render_parts, self._engine, sources, data)
-            return await asyncio.wrap_future(rendering)
-        except MissingVariable as exc:
-            where = pointer(("data", *exc.path.split(".")))
-            why = f"the template needs {exc.path}"
-            raise Problem(400, "missing_variable", why, errors=[FieldError(where, why, "missing_variable")]) from exc
-        except RenderError as exc:
-            raise Problem(400, "template_error", str(exc), errors=[FieldError("", str(exc), "template_error")]) from exc
-        finally:
-            self._waiting -= 1
-
-
-def _shown(parts: Parts) -> dict[str, Any]:
-    found = {name: value for name, value in asdict(parts).items() if value is not None}
-    if parts.data is not None:
-        found["data"] = json.loads(parts.data)
-    return found
+            answer = await self._workers.run(_RENDER, {"sources": sources, "data": data}, owner=tenant)
+        except BusyError as exc:
+            raise unavailable("overloaded", "too many previews wait; try again in a second") from exc
+        except OverBudgetError as exc:
+            why = f"to render it takes {exc}"
+            raise Problem(400, "template_error", why, errors=[FieldError("", why, "template_error")]) from exc
+        if (path := answer.get("missing")) is not None:
+            why = f"the template needs {path}"
+            where = pointer(("data", *path.split(".")))
+            raise Problem(400, "missing_variable", why, errors=[FieldError(where, why, "missing_variable")])
+        if (why := answer.get("error")) is not None:
+            raise Problem(400, "template_error", why, errors=[FieldError("", why, "template_error")])
+        found: dict[str, Any] = answer["parts"]
+        return found
 
 
 def _page(title: str, parts: Mapping[str, Any]) -> str:
@@ -108,14 +97,14 @@ def _wants_page(request: Request) -> bool:
     return any(kind.partition(";")[0].strip() == "text/html" for kind in accepted.split(","))
 
 
-def preview_router(store: ReferenceStore, authenticate: Authenticate, previewer: Previewer | None = None) -> APIRouter:
+def preview_router(store: ReferenceStore, authenticate: Authenticate, workers: Workers) -> APIRouter:
     """The route."""
-    renders = previewer or Previewer()
+    previewer = Previewer(workers)
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
     Who = Annotated[Caller, Depends(authenticate)]
 
     @router.post("/{template_id}/preview", openapi_extra=_BODY)
-    async def preview(template_id: str, request: Request, caller: Who) -> Response:
+    async def preview(template_id: PathId, request: Request, caller: Who) -> Response:
         """Render a version, else the published one, else the latest. Nothing is sent."""
         body = await read_model(request, PreviewRequest)
         try:
@@ -125,7 +114,7 @@ def preview_router(store: ReferenceStore, authenticate: Authenticate, previewer:
         except NotFoundError as exc:
             raise Problem(404, "not_found", "there is no such template") from exc
         template = ParsedTemplate(row["template_id"], row["version"], row["category"], row["channels"], row["locales"])
-        shown = _shown(await renders.render(template, body.channel, body.locale, body.data))
+        shown = await previewer.render(caller.tenant, template, body.channel, body.locale, body.data)
         if _wants_page(request):
             page = _page(f"{row['template_id']} {row['version']}, {body.channel}", shown)
             return HTMLResponse(page, headers={"Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff"})

@@ -18,6 +18,7 @@ from clickhouse_connect.driver.client import Client
 from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
+from producers.http.path_ids import PathId
 from producers.http.problems import Problem
 from runtime.clock import Clock, system_clock
 from runtime.errors import UnavailableError
@@ -290,12 +291,12 @@ def routes(statuses: Statuses, authenticate: Authenticate) -> APIRouter:
     Who = Annotated[Caller, Depends(authenticate)]
 
     @router.get(f"{PREFIX}/{{notification_id}}", summary="What became of a notification")
-    async def read_notification(notification_id: str, caller: Who) -> JSONResponse:
+    async def read_notification(notification_id: PathId, caller: Who) -> JSONResponse:
         found_id, found = await statuses.find(caller.tenant, notification_id)
         return JSONResponse(rollup(str(found_id), accepted_at_of(found_id), found.events))
 
     @router.get(f"{PREFIX}/{{notification_id}}/events", summary="Every fact about a notification")
-    async def read_events(notification_id: str, caller: Who) -> JSONResponse:
+    async def read_events(notification_id: PathId, caller: Who) -> JSONResponse:
         _, found = await statuses.find(caller.tenant, notification_id)
         return JSONResponse({"entries": [event_entry(event) for event in found.events], "next_cursor": None})
 

@@ -16,22 +16,30 @@ from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from producers.http import wording
 from producers.http.docs_page import CSP, docs_page
 from producers.http.ingest import BULK_PATH, PATH, Ingest
 from producers.http.openapi import describe
+from producers.http.path_ids import keep_slashes
 from producers.http.problems import PROBLEM_HANDLERS, FieldError, Handler, Problem, problem_response, unavailable
 from producers.http.propagation import Propagation
 from producers.http.reference import reference_router
 from producers.http.requests import Authenticator
 from producers.http.suppressions import suppressions_router
 from producers.http.templates import TemplateCatalogue
+from producers.reference.database import InputRefused
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
 from runtime.health import Health
+from runtime.logs import get_logger
+from runtime.workers import Workers
+from schemas.codec import RecordTooLarge
+
+log = get_logger("http")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +52,15 @@ class Deps:
     templates: TemplateCatalogue
     propagation: Propagation
     health: Health
+    workers: Workers
 
 
 async def _on_wrong_parameter(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    errors = [FieldError("", f"{'.'.join(map(str, e['loc']))}: {e['msg']}", "invalid_parameter") for e in exc.errors()]
+    errors = [
+        FieldError("", f"{'.'.join(map(str, e['loc']))}: {wording.describe(e)}", "invalid_parameter")
+        for e in exc.errors()
+    ]
     return problem_response(Problem(400, "invalid_request", errors[0].detail, errors=errors))
 
 
@@ -56,10 +68,22 @@ async def _on_unavailable(_: Request, exc: Exception) -> Response:
     return problem_response(unavailable("store_unavailable", str(exc)))
 
 
+async def _on_refused(_: Request, exc: Exception) -> Response:
+    # Each route says better what is wrong; this is for the one that does not.
+    log.warning("PostgreSQL refused an input", error=str(exc))
+    return problem_response(Problem(400, "invalid_request", "a text holds a NUL, or is too long for what it names"))
+
+
+async def _on_too_large(_: Request, exc: Exception) -> Response:
+    return problem_response(Problem(400, "invalid_request", f"{exc}: make it smaller"))
+
+
 HANDLERS: dict[int | type[Exception], Handler] = {
     **PROBLEM_HANDLERS,
     RequestValidationError: _on_wrong_parameter,
     UnavailableError: _on_unavailable,
+    InputRefused: _on_refused,
+    RecordTooLarge: _on_too_large,
 }
 
 
@@ -74,9 +98,10 @@ def _health_router(health: Health) -> APIRouter:
     @router.get("/health")
     async def readyz() -> JSONResponse:
         reason = health.not_ready()
+        notes = {"degraded": found} if (found := health.degraded()) else {}
         if reason is None:
-            return JSONResponse({"status": "ready"})
-        return JSONResponse({"status": "not_ready", "reason": reason}, 503)
+            return JSONResponse({"status": "ready", **notes})
+        return JSONResponse({"status": "not_ready", "reason": reason, **notes}, 503)
 
     @router.get("/metrics")
     async def metrics() -> Response:
@@ -98,21 +123,24 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
             app.include_router(extra)
         else:
             app.router.routes.append(extra)
-    app.include_router(reference_router(deps.store, deps.templates, deps.propagation, deps.authenticator))
+    app.include_router(reference_router(deps.store, deps.templates, deps.propagation, deps.authenticator, deps.workers))
     app.include_router(suppressions_router(deps.store, deps.propagation, deps.authenticator))
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
 
     async def docs(_: Request) -> Response:
         return HTMLResponse(docs_page(app.openapi()), headers={"Content-Security-Policy": CSP})
 
-    app.router.routes.append(Route("/docs", docs))
+    async def root(_: Request) -> Response:
+        return RedirectResponse("/docs", 307)
+
+    app.router.routes += [Route("/docs", docs), Route("/", root)]
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         # The hot path goes around the router and its middleware.
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in (PATH, BULK_PATH):
             await deps.ingest(scope, receive, send)
         else:
-            await app(scope, receive, send)
+            await app(keep_slashes(scope), receive, send)
 
     return serve
 

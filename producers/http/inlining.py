@@ -8,10 +8,10 @@ May import runtime.templating. What never enters here: a check of the template l
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-from runtime.templating import TemplateRefused, included, inline, sources
+from runtime.templating import MAX_SOURCES_BYTES, TemplateRefused, all_sources, included, inline, sources, too_large
 
 CONTENT = "content"
 MAX_PARTIALS = 50
@@ -20,6 +20,15 @@ Parts = Mapping[str, Mapping[str, Any]]
 """Channel → part → source; push `data` has one source per key."""
 Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]
 """The published version of a name: {"channels", "locales", "layout"?} as written; None when there is none."""
+
+
+class Written(NamedTuple):
+    """A template as its author wrote it."""
+
+    name: str
+    channels: Mapping[str, Any]
+    locales: Mapping[str, Any]
+    layout: str | None
 
 
 def written_form(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,48 +41,70 @@ def written_form(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _all_sources(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield from ((where, source) for where, source, _ in sources(channels))
-    for locale, localized in locales.items():
-        yield from ((where, source) for where, source, _ in sources(localized, f"{locale}."))
-
-
 def _names(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> set[str]:
+    """What it includes, CONTENT among it."""
     names: set[str] = set()
-    for where, source in _all_sources(channels, locales):
+    for where, source, _ in all_sources(channels, locales):
         try:
             names.update(included(source))
         except TemplateRefused as exc:
             raise TemplateRefused(exc.reason, exc.line, where) from exc
-    return names - {CONTENT}
+    return names
+
+
+def missing_partials(template: Written, partials: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The names, sorted, that are to be fetched before it can be put in place. Raises TemplateRefused."""
+    needed = _names(template.channels, template.locales)
+    for found in partials.values():
+        needed |= _names(found["channels"], found["locales"])
+    needed.discard(CONTENT)
+    needed |= {template.layout} if template.layout is not None else set()
+    if len(needed) > MAX_PARTIALS:
+        raise TemplateRefused(f"more than {MAX_PARTIALS} partials", where="channels")
+    if template.name in needed:
+        # Its published version would end the circle for now, and the next one would not.
+        where = "layout" if template.name == template.layout else "channels"
+        raise TemplateRefused(f"{template.name} includes itself", where=where)
+    return sorted(needed - partials.keys())
+
+
+def place(template: Written, partials: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """(channels, locales) without includes; None when there were none. Raises TemplateRefused."""
+    layout = template.layout
+    if layout is None and not _names(template.channels, template.locales):
+        return None
+    if layout is not None and partials[layout].get("layout") is not None:
+        raise TemplateRefused("a layout has no layout of its own", where="layout")
+    written = (("", template.channels), *template.locales.items())
+    size, placed = 0, {}
+    for locale, parts in written:
+        placed[locale] = _placed(parts, locale, layout, partials)
+        size += sum(len(source) for _, source, _ in sources(placed[locale]))
+        if size > MAX_SOURCES_BYTES:
+            raise too_large(size)
+    return placed.pop(""), placed
 
 
 async def put_in_place(
     name: str, channels: Mapping[str, Any], locales: Mapping[str, Any], layout: str | None, fetch: Fetch
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """(channels, locales) of the template `name` without includes; None when there were none. Raises TemplateRefused."""
-    needed = _names(channels, locales) | ({layout} if layout is not None else set())
-    includes_content = any(CONTENT in included(source) for _, source in _all_sources(channels, locales))
-    if not needed and not includes_content:
-        return None
-    partials: dict[str, Mapping[str, Any]] = {}
-    while missing := needed - partials.keys():
-        if len(needed) > MAX_PARTIALS:
-            raise TemplateRefused(f"more than {MAX_PARTIALS} partials", where="channels")
-        for partial in sorted(missing):
-            where = "layout" if partial == layout else "channels"
-            if partial == name:
-                # Its published version would end the circle for now, and the next one would not.
-                raise TemplateRefused(f"{name} includes itself", where=where)
-            found = await fetch(partial)
-            if found is None:
-                raise TemplateRefused(f"there is no published template {partial!r} to include", where=where)
-            partials[partial] = found
-            needed |= _names(found["channels"], found["locales"])
-    if layout is not None and partials[layout].get("layout") is not None:
-        raise TemplateRefused("a layout has no layout of its own", where="layout")
-    placed = {locale: _placed(parts, locale, layout, partials) for locale, parts in (("", channels), *locales.items())}
-    return placed.pop(""), placed
+    template, partials = Written(name, channels, locales, layout), dict[str, Mapping[str, Any]]()
+    while missing := missing_partials(template, partials):
+        partials |= await fetch_all(template, missing, fetch)
+    return place(template, partials)
+
+
+async def fetch_all(template: Written, names: Iterable[str], fetch: Fetch) -> dict[str, Mapping[str, Any]]:
+    """The published versions of these names. Raises TemplateRefused when there is none of one."""
+    partials = {}
+    for partial in names:
+        found = await fetch(partial)
+        if found is None:
+            where = "layout" if partial == template.layout else "channels"
+            raise TemplateRefused(f"there is no published template {partial!r} to include", where=where)
+        partials[partial] = found
+    return partials
 
 
 def _placed(

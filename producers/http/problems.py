@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from producers.http.wording import describe
 from runtime.logs import get_logger
 from runtime.metrics import REFUSED
 
@@ -88,10 +89,8 @@ def pointer(path: Sequence[Any]) -> str:
 
 def invalid(exc: ValidationError) -> Problem:
     """400 for a body that does not fit its model."""
-    errors = [
-        FieldError(pointer(error["loc"]), error["msg"].removeprefix("Value error, "), _CODES.get(error["type"], error["type"]))
-        for error in exc.errors(include_url=False, include_context=False, include_input=False)
-    ]  # fmt: skip
+    found = exc.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+    errors = [FieldError(pointer(e["loc"]), describe(e), _CODES.get(e["type"], e["type"])) for e in found]
     where = errors[0].pointer or "the body"
     return Problem(400, "invalid_request", f"{where}: {errors[0].detail}", errors=errors)
 

@@ -16,11 +16,14 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from producers.addresses import NORMAL_FORMS, device_token, display_name, has_control
-from producers.http.inlining import Fetch, put_in_place, written_form
+from producers.http.inlining import Fetch, written_form
+from producers.http.inlining import Written as Template
 from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, read_cursor, write_cursor
-from producers.http.problems import FieldError, Problem
+from producers.http.path_ids import PathId
+from producers.http.problems import FieldError, Problem, unavailable
 from producers.http.propagation import Propagation
 from producers.http.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
+from producers.http.template_work import place_and_check
 from producers.http.templates import TemplateCatalogue
 from producers.notification import (
     TEMPLATE_ID,
@@ -35,9 +38,12 @@ from producers.notification import (
     UserId,
 )
 from producers.reference.keys import Caller
+from producers.reference.records import template_rows
 from producers.reference.store import ExistsError, NotFoundError, ReferenceStore, Row, Written
 from runtime.status import rfc3339
-from runtime.templating import TemplateRefused, check_template
+from runtime.templating import TemplateRefused
+from runtime.workers import BusyError, Workers
+from schemas.codec import RecordTooLarge
 
 
 @cache
@@ -196,27 +202,36 @@ def _fetch(store: ReferenceStore, tenant: str) -> Fetch:
     return fetch
 
 
-async def _checked(name: str, body: NewVersion, fetch: Fetch) -> Row:
-    """The template with its required variables. Raises Problem: 400 template_invalid with line and reason."""
-    channels, locales = body.channels, body.locales
+async def _checked(tenant: str, name: str, body: NewVersion, fetch: Fetch, workers: Workers) -> Row:
+    """The template with its required variables. Raises Problem: 400 template_invalid with line and reason, 503 when too many
+    templates are being checked."""
+    template = Template(name, body.channels, body.locales, body.layout)
     try:
-        placed = await put_in_place(name, channels, locales, body.layout, fetch)
-        if placed is not None:
-            channels, locales = placed
-        variables = check_template(channels, locales)
-        if any("\0" in path for path in variables):
-            raise TemplateRefused("a name holds a NUL character", where="channels")
+        checked = await place_and_check(template, fetch, workers, tenant)
+        version = {
+            "category": body.category, "channels": checked.channels, "locales": checked.locales, "variables": checked.variables,
+        }  # fmt: skip
+        _check_size(tenant, name, version)
     except TemplateRefused as exc:
         raise Problem(
             400, "template_invalid", str(exc), errors=[FieldError(_pointer(exc.where), exc.reason, "template_invalid")],
             extra={"line": exc.line, "reason": exc.reason, "where": exc.where},
         ) from exc  # fmt: skip
-    written = (
-        {"channels": body.channels, "locales": body.locales, "layout": body.layout} if placed is not None else None
-    )
-    return {
-        "category": body.category, "channels": channels, "locales": locales, "variables": variables, "written": written,
-    }  # fmt: skip
+    except BusyError as exc:
+        raise unavailable("overloaded", "too many templates are being checked; try again in a second") from exc
+    written = {"channels": body.channels, "locales": body.locales, "layout": body.layout}
+    return {**version, "written": written if checked.is_placed else None}
+
+
+def _check_size(tenant: str, name: str, version: Row) -> None:
+    """Raises TemplateRefused for a template that its record has no room for."""
+    row = {**version, "tenant": tenant, "template_id": name, "version": 2**31 - 1}
+    try:
+        template_rows(row, new=True, published=False, updated_at=2**48)
+    except RecordTooLarge as exc:
+        raise TemplateRefused(
+            f"with its layout and locales it comes to {exc.size} bytes; {exc.limit} are allowed", where="channels"
+        ) from exc
 
 
 def _pointer(where: str) -> str:
@@ -240,9 +255,10 @@ def _missing(what: str) -> Problem:
 
 
 def reference_router(
-    store: ReferenceStore, templates: TemplateCatalogue, propagation: Propagation, authenticate: Authenticator
-) -> APIRouter:
-    """The routes."""
+    store: ReferenceStore, templates: TemplateCatalogue, propagation: Propagation, authenticate: Authenticator,
+    workers: Workers,
+) -> APIRouter:  # fmt: skip
+    """The routes; templates are checked by `workers`."""
     router = APIRouter(prefix="/v1", default_response_class=JSONResponse)
     # The caller comes first: nothing of a stranger's body is read.
     Who = Annotated[Caller, Depends(authenticate)]
@@ -271,12 +287,12 @@ def reference_router(
         return JSONResponse(page(rows, limit, _user, lambda row: write_cursor(row["user_id"])))
 
     @router.get("/users/{user_id}", tags=["users"])
-    async def get_user(user_id: str, caller: Who) -> JSONResponse:
+    async def get_user(user_id: PathId, caller: Who) -> JSONResponse:
         """Read a recipient."""
         return JSONResponse(_user(await _or_404(store.get_user(caller.tenant, _clean(user_id)), "user")))
 
     @router.put("/users/{user_id}", tags=["users"])
-    async def replace_user(user_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def replace_user(user_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Replace a recipient; preferences stay."""
         body = await read_model(request, ReplacedUser)
         _same_id(body.id, user_id)
@@ -284,7 +300,7 @@ def reference_router(
         return await answer(written, _user(written.row))
 
     @router.patch("/users/{user_id}", tags=["users"])
-    async def change_user(user_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def change_user(user_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Change some of what is known (JSON merge patch, RFC 7396): null takes a field away, devices are replaced whole."""
         patch = await read_json(request, MERGE_PATCH_TYPE, JSON_TYPE)
         if not isinstance(patch, dict):
@@ -298,19 +314,19 @@ def reference_router(
         return await answer(written, _user(written.row))
 
     @router.delete("/users/{user_id}", status_code=204, tags=["users"])
-    async def delete_user(user_id: str, caller: Who) -> Response:
+    async def delete_user(user_id: PathId, caller: Who) -> Response:
         """Delete a recipient with the preferences."""
         written = await _or_404(store.delete_user(caller.tenant, _clean(user_id)), "user")
         await propagation.wait(written.outbox_id)
         return Response(status_code=204)
 
     @router.get("/users/{user_id}/preferences", tags=["users"])
-    async def get_preferences(user_id: str, caller: Who) -> JSONResponse:
+    async def get_preferences(user_id: PathId, caller: Who) -> JSONResponse:
         """Read what a recipient wants."""
         return JSONResponse(await _or_404(store.get_preferences(caller.tenant, _clean(user_id)), "user"))
 
     @router.put("/users/{user_id}/preferences", tags=["users"])
-    async def replace_preferences(user_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def replace_preferences(user_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Replace what a recipient wants."""
         body = await read_model(request, Preferences)
         written = await _or_404(
@@ -322,34 +338,34 @@ def reference_router(
     async def create_template(request: Request, caller: Who) -> JSONResponse:
         """Create a template; refused with line and reason when a source is not in the template language."""
         body = await read_model(request, NewTemplate)
-        checked = await _checked(body.id, body, _fetch(store, caller.tenant))
+        checked = await _checked(caller.tenant, body.id, body, _fetch(store, caller.tenant), workers)
         try:
             written = await store.create_template(caller.tenant, body.id, checked, publish=body.publish)
         except ExistsError as exc:
             why = "there is a template with this id; POST .../versions adds a version"
             raise Problem(409, "conflict", why, errors=[FieldError("/id", why, "conflict")]) from exc
         templates.wrote(written.row, published=body.publish)
-        return await answer(written, _template(written.row, sources=False), f"/v1/templates/{body.id}")
+        return await answer(written, _template(written.row, sources=False), f"/v1/templates/{quote(body.id, safe='')}")
 
     @router.post(
         "/templates/{template_id}/versions", status_code=201, tags=["templates"],
     )  # fmt: skip
-    async def add_version(template_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def add_version(template_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Add a version; versions never change."""
         body = await read_model(request, NewVersion)
         _same_id(body.id, template_id)
-        checked = await _checked(template_id, body, _fetch(store, caller.tenant))
+        checked = await _checked(caller.tenant, template_id, body, _fetch(store, caller.tenant), workers)
         adding = store.add_template_version(caller.tenant, _clean(template_id), checked, publish=body.publish)
         written = await _or_404(adding, "template")
         templates.wrote(written.row, published=body.publish)
-        where = f"/v1/templates/{template_id}?version={written.row['version']}"
+        where = f"/v1/templates/{quote(template_id, safe='')}?version={written.row['version']}"
         return await answer(written, _template(written.row, sources=False), where)
 
     @router.post(
         "/templates/{template_id}/publish",
         tags=["templates"],
     )
-    async def publish(template_id: str, request: Request, caller: Who) -> JSONResponse:
+    async def publish(template_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Publish a version, also an older one."""
         body = await read_model(request, Published)
         publishing = store.publish_template(caller.tenant, _clean(template_id), body.version)
@@ -366,7 +382,7 @@ def reference_router(
 
     @router.get("/templates/{template_id}/versions", tags=["templates"])
     async def list_versions(
-        template_id: str, caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT
+        template_id: PathId, caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT
     ) -> JSONResponse:
         """Versions of a template with their sources, the newest first."""
         (before,) = read_cursor(cursor, int) or (2**31 - 1,)
@@ -377,7 +393,7 @@ def reference_router(
 
     @router.get("/templates/{template_id}", tags=["templates"])
     async def get_template(
-        template_id: str, caller: Who, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
+        template_id: PathId, caller: Who, version: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None
     ) -> JSONResponse:
         """Read a version; else the published one; else the latest."""
         row = await _or_404(store.get_template(caller.tenant, _clean(template_id), version), "template")

@@ -5,6 +5,7 @@ May import jiter. What never enters here: a model.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
@@ -14,13 +15,16 @@ import jiter
 
 from producers.http.problems import FieldError, Problem, pointer
 
+MAX_DEPTH = 200
+"""Objects and arrays inside each other, as the parser has it."""
+
 
 def parse_json(raw: bytes) -> Any:
     """The value. Raises Problem (400, invalid_json)."""
     try:
         return jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as exc:
-        where, why = _explain(raw) or ("", str(exc)[:200])
+        where, why = _explain(raw, str(exc)[:200])
         raise Problem(
             400, "invalid_json", f"the body is not JSON that we take: {why}", errors=[FieldError(where, why, "invalid_json")]
         ) from exc  # fmt: skip
@@ -35,33 +39,48 @@ class _Number:
         self.text = text
 
 
-def _explain(raw: bytes) -> tuple[str, str] | None:
-    """(pointer, reason) of a duplicate key or a NaN: a second, slower parse that keeps them."""
+def _explain(raw: bytes, why: str) -> tuple[str, str]:
+    """(pointer, reason); of a duplicate key or a NaN by a second, slower parse that keeps them."""
+    if raw.startswith(codecs.BOM_UTF8):
+        return "", "it begins with a byte order mark (EF BB BF): send UTF-8 without one"
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "", "it is UTF-16: send UTF-8"
+    if why.startswith("recursion limit"):
+        return "", f"it is nested deeper than {MAX_DEPTH}"
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) == len(items):
             return found
-        keys = [key for key, _ in items]
-        twice = _Duplicate(found)
-        twice.key = next(key for key in keys if keys.count(key) > 1)
+        twice, seen = _Duplicate(found), set[str]()
+        for key, _ in items:
+            if key in seen:
+                twice.key = key
+                break
+            seen.add(key)
         return twice
 
     try:
         value = json.loads(raw, object_pairs_hook=pairs, parse_constant=_Number)
+        return next(_refused(value), None) or ("", why)
     except (ValueError, RecursionError):
-        return None
-    return next(_refused(value, ()), None)
+        return "", why
 
 
-def _refused(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
-    if isinstance(value, _Duplicate):
-        yield pointer((*path, value.key)), "the key stands twice in its object"
-    if isinstance(value, _Number):
-        yield pointer(path), f"{value.text} is not a JSON number"
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield from _refused(child, (*path, key))
+def _refused(root: Any) -> Iterator[tuple[str, str]]:
+    """What the parser refuses, in the order of the text; without recursion, and each value looked at once."""
+    left: list[tuple[tuple[Any, ...], Any]] = [((), root)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, _Duplicate):
+            yield pointer((*path, value.key)), "the key stands twice in its object"
+        if isinstance(value, _Number):
+            yield pointer(path), f"{value.text} is not a JSON number"
+        if len(path) <= MAX_DEPTH and isinstance(value, dict | list):
+            children = value.items() if isinstance(value, dict) else enumerate(value)
+            left += reversed(
+                [((*path, key), child) for key, child in children if isinstance(child, dict | list | _Number)]
+            )
 
 
 def _numbers(value: Any) -> Any:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from producers.addresses import NORMAL_FORMS, has_control
 from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, invalid_cursor, page, read_cursor, write_cursor
+from producers.http.path_ids import PathId
 from producers.http.problems import FieldError, Problem
 from producers.http.propagation import Propagation
 from producers.http.requests import (
@@ -256,7 +257,7 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
         return StreamingResponse(lines(), media_type=JSONL_TYPES[0])
 
     @router.delete("/{suppression_id}", status_code=204)
-    async def unsuppress(suppression_id: str, caller: Who) -> Response:
+    async def unsuppress(suppression_id: PathId, caller: Who) -> Response:
         """The address may be sent to again."""
         try:
             if str(UUID(suppression_id)) != suppression_id.lower():

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from producers.reference.schema import CONNECT_TIMEOUT_S, unavailable
+from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
 from runtime.errors import UnavailableError
 from runtime.logs import get_logger
 from runtime.settings import PostgresSettings
@@ -28,7 +28,28 @@ OPERATION_TIMEOUT_S = 4.0
 _PROBE_S = 0.5
 _PROBE_TIMEOUT_S = 2.0
 _DOWN = "PostgreSQL does not answer; try again in a second"
-_BROKEN = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed)
+_BUSY = "PostgreSQL gave this call up in favour of others; try again"
+_BROKEN = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    PoolTimeout,
+    PoolClosed,
+)
+_PASSING = (
+    psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+)  # fmt: skip
+_INPUT = (
+    psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex,
+    UnicodeEncodeError,
+)  # fmt: skip
+"""A NUL in a text, a number beyond its type, a key too long for its index, half a surrogate pair. Some of these are
+OperationalErrors to psycopg: the server answers all the same."""
+
+
+class InputRefused(Exception):
+    """PostgreSQL does not take what it was given, now or later. The server is well; nothing was written."""
 
 
 class Database:
@@ -61,9 +82,8 @@ class Database:
             await self._pool.close(timeout=1)
 
     async def run(self, operation: Callable[[Connection], Awaitable[T]], timeout_s: float = OPERATION_TIMEOUT_S) -> T:
-        """The operation's result. Raises UnavailableError when the server does not answer in time.
-
-        Then it is not known whether a write happened.
+        """The operation's result. Raises UnavailableError when the server does not answer in time, and then it is not known
+        whether a write happened; InputRefused for input that it will never take.
         """
         if not self.available:
             raise UnavailableError(_DOWN)
@@ -76,9 +96,11 @@ class Database:
             raise UnavailableError(_DOWN)
         try:
             return task.result()
+        except _INPUT as exc:
+            raise InputRefused(f"PostgreSQL does not take this input ({type(exc).__name__})") from exc
+        except _PASSING as exc:
+            raise UnavailableError(_BUSY) from exc
         except _BROKEN as exc:
-            if isinstance(exc, psycopg.errors.QueryCanceled | psycopg.errors.DeadlockDetected):
-                raise
             self._went_down(type(exc).__name__)
             raise UnavailableError(_DOWN) from exc
 
@@ -104,7 +126,10 @@ class Database:
 
     async def _probe(self) -> None:
         connection = await asyncio.wait_for(
-            psycopg.AsyncConnection.connect(self._dsn, connect_timeout=CONNECT_TIMEOUT_S), CONNECT_TIMEOUT_S
+            psycopg.AsyncConnection.connect(
+                self._dsn, connect_timeout=CONNECT_TIMEOUT_S, target_session_attrs=WRITABLE
+            ),
+            CONNECT_TIMEOUT_S,
         )
         await connection.close()
 
@@ -114,7 +139,12 @@ class Database:
         pool: _Pool = AsyncConnectionPool(
             self._dsn,
             connection_class=psycopg.AsyncConnection[DictRow],
-            kwargs={"autocommit": True, "row_factory": dict_row, "connect_timeout": CONNECT_TIMEOUT_S},
+            kwargs={
+                "autocommit": True,
+                "row_factory": dict_row,
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "target_session_attrs": WRITABLE,
+            },
             min_size=min(2, self._size),
             max_size=self._size,
             reconnect_timeout=_PROBE_TIMEOUT_S,
@@ -142,4 +172,7 @@ class Database:
 
 
 async def _ping(connection: Connection) -> None:
-    await connection.execute("SELECT 1")
+    """Raises ReadOnlySqlTransaction where the server answers and would not write."""
+    row = await (await connection.execute("SHOW transaction_read_only")).fetchone()
+    if row is not None and row["transaction_read_only"] == "on":
+        raise psycopg.errors.ReadOnlySqlTransaction("the server only reads")

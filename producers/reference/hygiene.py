@@ -14,49 +14,47 @@ it dead stays; an address that a person took off the list after it bounced stays
 The brake: while more than 5 % (and at least 20) of an account's messages of the last minute are called invalid, nothing of
 that account is dropped or suppressed; then a topic, a key or a setting is wrong, not the recipients. A STOP is a person's
 wish: it neither counts nor waits.
-At least once: offsets are committed after PostgreSQL has committed, and doing it again changes nothing.
+Anybody may write a status: one whose ids are not of our forms calls nothing invalid, an account that is not configured has no
+window and no label of its own, and one that cannot be judged is counted and passed over. Judging again changes nothing.
 May import runtime and the store. What never enters here: a provider, an address or a token in a log.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
+import re
 from collections import deque
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, cast
+from uuid import UUID
 
-from producers.reference.database import Database
+from producers.addresses import has_control
+from producers.publisher import check_tenant
+from producers.reference.database import InputRefused
 from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.kafka import CommitError, Consumer, FencedError
 from runtime.logs import get_logger
-from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE
+from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_PASSED_OVER
 from runtime.records import InRecord
-from runtime.settings import Settings
 from runtime.status import says_opted_out, since
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
-from schemas.topics import STATUS
 
 log = get_logger("hygiene")
-GROUP = "heliograph-hygiene"
 WINDOW_S = 60.0
 MIN_INVALID = 20
 MAX_SHARE = 0.05
-GATHER_S = 1.0
-"""Statuses are judged a second's worth at a time, so that the brake sees an incident before the first device is dropped."""
-MAX_BATCH = 5_000
 MAX_GENERATIONS = 32
 """A status does not say which resend it is of; more resends than this of one notification leave a dead device in place."""
 MAX_SOURCE = 255
 UNSUBSCRIBE = "unsubscribe"
 _SUPPRESSED = {("email", "hard_bounce"): "hard_bounce", ("sms", "invalid_number"): "invalid_number"}
 _INVALID = frozenset({"invalid_token", "hard_bounce", "invalid_number"})
-_RETRY_S = 1.0
-_POOL_SIZE = 2
+OTHER = "other"
+"""The window and label of every account that is not configured: their names are a stranger's to invent."""
+_ADDRESS = re.compile(r"addr:[0-9a-f]{32}")
+_MAX_RECIPIENT = 255
+_MAX_TIME_MS = 1 << 48
 
 
 class DeadDevice(NamedTuple):
@@ -100,26 +98,45 @@ class Brake:
     """Per account, the messages of the last minute and how many of them were called invalid; no clock of its own."""
 
     def __init__(self) -> None:
-        self._windows: dict[str, deque[tuple[float, bool]]] = {}
-        self._invalid: dict[str, int] = {}
+        self._windows: dict[str, deque[tuple[float, int, int]]] = {}
+        """(when, messages, of them invalid), one entry per time that is told."""
 
     def saw(self, provider: str, invalid: bool, now_s: float) -> None:
         """A message of this account ended."""
-        self._windows.setdefault(provider, deque()).append((now_s, invalid))
-        self._invalid[provider] = self._invalid.get(provider, 0) + invalid
+        window = self._windows.setdefault(provider, deque())
+        _, seen, bad = window.pop() if window and window[-1][0] == now_s else (now_s, 0, 0)
+        window.append((now_s, seen + 1, bad + invalid))
 
     def holds(self, provider: str, now_s: float) -> bool:
         """Whether nothing of this account may be dropped or suppressed now."""
         window = self._windows.get(provider, deque())
         while window and window[0][0] <= now_s - WINDOW_S:
-            self._invalid[provider] -= window.popleft()[1]
-        invalid = self._invalid.get(provider, 0)
-        return invalid >= MIN_INVALID and invalid > MAX_SHARE * len(window)
+            window.popleft()
+        seen, invalid = (sum(entry[column] for entry in window) for column in (1, 2))
+        return invalid >= MIN_INVALID and invalid > MAX_SHARE * seen
 
     @property
     def providers(self) -> list[str]:
         """Every account seen."""
         return list(self._windows)
+
+
+def is_plausible(status: DeliveryStatus) -> bool:
+    """Whether the ids of a status have our forms: a stranger's may be anything that Avro can say. It may name nobody."""
+    try:
+        check_tenant(status["tenant"])
+        ids.accepted_at(status["notification_id"])
+        UUID(status["message_id"] or status["notification_id"])
+    except ValueError:
+        return False
+    recipient = status["recipient"] or ""
+    if recipient.startswith("addr:") and not _ADDRESS.fullmatch(recipient):
+        return False
+    return (
+        0 < len(recipient) <= _MAX_RECIPIENT
+        and not has_control(recipient)
+        and 0 <= status["occurred_at"] < _MAX_TIME_MS
+    )
 
 
 def decoded(records: Iterable[InRecord]) -> list[DeliveryStatus]:
@@ -167,38 +184,65 @@ def is_stop(status: DeliveryStatus) -> bool:
     return status["reason"] == "invalid_number" and says_opted_out(status["detail"])
 
 
-class Hygiene:
-    """Judges batches of statuses."""
+def printable(text: str) -> str:
+    """Text of a provider with spaces for what a log or a store may not hold."""
+    return "".join(" " if has_control(char) else char for char in text)
 
-    def __init__(self, store: ReferenceStore) -> None:
-        self._store, self._brake = store, Brake()
+
+class Hygiene:
+    """Judges batches of statuses; `accounts` are the configured ones, by name."""
+
+    def __init__(self, store: ReferenceStore, accounts: Iterable[str] = ()) -> None:
+        self._store, self._brake, self._accounts = store, Brake(), frozenset(accounts)
         self._braked: set[str] = set()
 
+    def _account(self, provider: str | None) -> str:
+        return provider if provider in self._accounts else OTHER
+
     async def judge(self, records: Sequence[InRecord], now_s: float) -> None:
-        """Drop and suppress what a batch calls invalid. Raises UnavailableError; then the batch may be judged again."""
-        statuses = decoded(records)
-        for status in statuses:
+        """Drop and suppress what a batch calls invalid. Raises UnavailableError alone; then the batch may be judged again."""
+        statuses = []
+        for status in decoded(records):
+            invalid = status["reason"] in _INVALID
+            if invalid and not is_plausible(status):
+                FEEDBACK_PASSED_OVER.labels("implausible").inc()
+                continue
+            statuses.append(status)
             if not is_stop(status):
-                self._brake.saw(status["provider"] or "", status["reason"] in _INVALID, now_s)
+                self._brake.saw(self._account(status["provider"]), invalid, now_s)
         self._report(now_s)
         for status in statuses:
-            if (dead := dead_device(status)) is not None:
-                await self._judge_device(dead)
-            elif (bounced := bounced_address(status)) is not None:
-                await self._judge_address(bounced)
+            try:
+                await self._judge_one(status)
+            except UnavailableError:
+                raise
+            except InputRefused as exc:
+                self._pass_over(status, "refused", exc)
+            except Exception as exc:  # noqa: BLE001 one status of anybody's must not stop the feedback of all others
+                self._pass_over(status, "error", exc)
+
+    def _pass_over(self, status: DeliveryStatus, cause: str, exc: Exception) -> None:
+        FEEDBACK_PASSED_OVER.labels(cause).inc()
+        log.error("status passed over", notification_id=status["notification_id"][:64], error=str(exc), exc_info=exc)
+
+    async def _judge_one(self, status: DeliveryStatus) -> None:
+        if (dead := dead_device(status)) is not None:
+            await self._judge_device(dead)
+        elif (bounced := bounced_address(status)) is not None:
+            await self._judge_address(bounced)
 
     async def _judge_device(self, dead: DeadDevice) -> None:
-        if dead.provider in self._braked:
+        if self._account(dead.provider) in self._braked:
             DEAD_DEVICES.labels("braked").inc()
             return
-        dropped = await self._drop(dead)
+        dropped = await self._store.drop_devices(dead.tenant, dead.user_id, dead.is_device)
         DEAD_DEVICES.labels("dropped" if dropped else "unknown").inc()
         if dropped:
             log.info("device dropped", notification_id=dead.notification_id, provider=dead.provider)
 
     async def _judge_address(self, bounced: BouncedAddress) -> None:
         channel, provider = bounced.status["channel"] or "", bounced.status["provider"] or ""
-        if provider in self._braked and bounced.reason != UNSUBSCRIBE:
+        if self._account(provider) in self._braked and bounced.reason != UNSUBSCRIBE:
             BOUNCED_ADDRESSES.labels(channel, "braked").inc()
             return
         outcome = await self._suppress(bounced, channel, provider)
@@ -211,21 +255,13 @@ class Hygiene:
 
     async def _suppress(self, bounced: BouncedAddress, channel: str, provider: str) -> str:
         status = bounced.status
-        try:
-            return await self._store.suppress_bounced(
-                Bounced(
-                    status["tenant"], channel, bounced.recipient, bounced.is_address, bounced.reason,
-                    f"{provider}: {status['detail'] or status['reason']}"[:MAX_SOURCE], status["occurred_at"],
-                )
-            )  # fmt: skip
-        except ValueError:
-            return "unknown"  # an id that is no UUID: a stranger wrote this status
-
-    async def _drop(self, dead: DeadDevice) -> int:
-        try:
-            return await self._store.drop_devices(dead.tenant, dead.user_id, dead.is_device)
-        except ValueError:
-            return 0  # an id that is no UUID: a stranger wrote this status
+        said = f"{provider}: {status['detail'] or status['reason']}"[:MAX_SOURCE]
+        return await self._store.suppress_bounced(
+            Bounced(
+                status["tenant"], channel, bounced.recipient, bounced.is_address, bounced.reason, printable(said),
+                status["occurred_at"],
+            )
+        )  # fmt: skip
 
     def _report(self, now_s: float) -> None:
         for provider in self._brake.providers:
@@ -237,48 +273,3 @@ class Hygiene:
             elif not holds and provider in self._braked:
                 self._braked.discard(provider)
                 log.info("invalid recipients are dropped and suppressed again", provider=provider)
-
-
-async def run_hygiene(settings: Settings, stopping: asyncio.Event) -> None:
-    """Judge statuses until told to stop. Raises UnavailableError when PostgreSQL does not answer at the start."""
-    database = Database(settings.postgres.model_copy(update={"pool_size": _POOL_SIZE}))
-    await database.open()
-    hygiene = Hygiene(ReferenceStore(database))
-    with ThreadPoolExecutor(1, thread_name_prefix="hygiene") as thread:  # a consumer belongs to one thread
-        try:
-            while not stopping.is_set():
-                await _serve(settings, stopping, hygiene, thread)
-        finally:
-            await database.close()
-
-
-async def _serve(settings: Settings, stopping: asyncio.Event, hygiene: Hygiene, thread: ThreadPoolExecutor) -> None:
-    """One membership of the group: a batch that cannot be judged is left to the next."""
-    loop = asyncio.get_running_loop()
-    consumer = Consumer(settings.kafka, client_id="hygiene", group=GROUP)
-    consumer.subscribe([STATUS])
-    try:
-        while not stopping.is_set():
-            records = await loop.run_in_executor(thread, _gather, consumer)
-            if not records:
-                continue
-            await hygiene.judge(records, time.monotonic())
-            offsets = {(record.topic, record.partition): record.offset + 1 for record in records}
-            await loop.run_in_executor(thread, consumer.commit, offsets)
-    except (UnavailableError, CommitError, FencedError) as exc:
-        log.warning("statuses will be judged again", error=str(exc))
-        try:
-            await asyncio.wait_for(stopping.wait(), _RETRY_S)
-        except TimeoutError:
-            return
-    finally:
-        await loop.run_in_executor(thread, consumer.close)
-
-
-def _gather(consumer: Consumer) -> list[InRecord]:
-    """What comes within a second of the first record; [] when none comes for half of one."""
-    records = consumer.consume(MAX_BATCH, 0.5)
-    until = time.monotonic() + GATHER_S
-    while records and len(records) < MAX_BATCH and (left := until - time.monotonic()) > 0:
-        records += consumer.consume(MAX_BATCH - len(records), left)
-    return records

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from producers.publisher import check_tenant
 from producers.reference.database import Connection, Database
-from producers.reference.schema import CONNECT_TIMEOUT_S, unavailable
+from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
 from runtime.clock import system_clock
 from runtime.errors import SettingsError, UnavailableError
 from runtime.status import rfc3339
@@ -59,7 +59,7 @@ def create_api_key(dsn: str, tenant: str, name: str, *, pepper: SecretStr) -> st
     secret = secrets.token_urlsafe(32)
     stored = hash_secret(pepper, secret)
     try:
-        with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, target_session_attrs=WRITABLE) as connection:
             connection.execute(
                 "INSERT INTO api_keys (tenant, key_id, name, secret_hash, created_at) VALUES (%s, %s, %s, %s, %s)",
                 (check_tenant(tenant), key_id, name, stored, system_clock()),
@@ -99,7 +99,7 @@ def list_api_keys(dsn: str, tenant: str | None = None) -> list[KeyRow]:
 def revoke_api_key(dsn: str, key_id: str) -> bool:
     """Revoke a key by its id; False when there is none to revoke. Raises UnavailableError."""
     try:
-        with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, target_session_attrs=WRITABLE) as connection:
             cursor = connection.execute(
                 "UPDATE api_keys SET revoked_at = %s WHERE key_id = %s AND revoked_at IS NULL", (system_clock(), key_id)
             )
@@ -113,7 +113,7 @@ def keep_or_create_key(dsn: str, tenant: str, known: str | None, *, pepper: Secr
     parsed = parse_key(known) if known else None
     if known and parsed:
         try:
-            with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            with psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_S, target_session_attrs=WRITABLE) as connection:
                 row = connection.execute(
                     "SELECT secret_hash FROM api_keys WHERE tenant = %s AND key_id = %s AND revoked_at IS NULL",
                     (tenant, parsed[0]),

@@ -4,7 +4,7 @@ One relay is active (advisory lock), others stand by. A row is found by looking,
 that becomes visible late is not skipped; writers hold the lock of their entity's row, so per key the ids are in order.
 Of several rows of a key in a batch only the last is published: a batch that is published again after a crash then shows
 no older value after a newer one.
-Beside it, in the same process: dead devices leave their profiles (hygiene.py).
+Beside it, in the same process: what providers call invalid is not sent to again (feedback.py). It cannot end this.
 May import psycopg. What never enters here: what a row means.
 """
 
@@ -14,13 +14,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
 import psycopg
 from psycopg.rows import class_row
 
-from producers.reference.hygiene import run_hygiene
-from producers.reference.schema import CONNECT_TIMEOUT_S, unavailable
+from producers.reference.feedback import Feedback
+from producers.reference.resends import forgotten_below
+from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
 from runtime.clock import system_clock
 from runtime.errors import PublishError
 from runtime.kafka import Producer
@@ -34,8 +35,17 @@ log = get_logger("relay")
 CHANNEL = "heliograph_outbox"
 MAX_BATCH = 1_000
 KEPT_DAYS = 8
-"""Idempotency keys live a day longer than the seven that are promised. A resend is known to the store of events by then."""
-_FORGOTTEN = {"idempotency_keys": "accepted_at < %s", "resends": "confirmed AND requested_at < %s"}
+"""Idempotency keys live a day longer than the seven that are promised."""
+
+
+def _forgotten(now: int) -> dict[str, tuple[LiteralString, object]]:
+    """Per table what of it nobody may ask for any more: a condition, and its parameter."""
+    return {
+        "idempotency_keys": ("accepted_at < %s", now - KEPT_DAYS * 86_400_000),
+        "resends": ("notification_id < %s", forgotten_below(now)),
+    }
+
+
 _AT_ONCE = 5_000
 
 _LOCK = 0x68656C696F02
@@ -79,7 +89,7 @@ class Relay:
         """A connection that notices a dead server. Raises psycopg.OperationalError."""
         return await psycopg.AsyncConnection.connect(
             self._dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, keepalives_idle=5, keepalives_interval=2,
-            keepalives_count=3, row_factory=class_row(OutboxEntry),
+            keepalives_count=3, row_factory=class_row(OutboxEntry), target_session_attrs=WRITABLE,
         )  # fmt: skip
 
     async def run(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
@@ -94,7 +104,7 @@ class Relay:
                 failures = 0
                 async with current:
                     await self._serve(current)
-            except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
+            except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction) as exc:
                 self.state = "connecting"
                 failures += 1
                 log.warning("PostgreSQL does not answer", error=type(exc).__name__)
@@ -155,12 +165,11 @@ class Relay:
             await cursor.execute("SELECT count(*) FROM outbox")
             OUTBOX_PENDING.set(await cursor.fetchone() or 0)
         if now - self._purge_at > _PURGE_S:
-            before = system_clock() - KEPT_DAYS * 86_400_000
             counts = []
-            for table, condition in _FORGOTTEN.items():
+            for table, (condition, parameter) in _forgotten(system_clock()).items():
                 done = await connection.execute(
                     f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {condition} LIMIT {_AT_ONCE}))",
-                    (before,),
+                    (parameter,),
                 )
                 counts.append(done.rowcount)
             if max(counts) < _AT_ONCE:
@@ -178,6 +187,7 @@ async def run_relay(context: Context) -> None:
     settings = context.settings
     producer = Producer(settings.kafka, client_id="relay", linger_ms=0, delivery_timeout_s=_DELIVERY_TIMEOUT_S)
     relay = Relay(settings, context.stopping, producer)
+    feedback = Feedback(settings)
     try:
         try:
             connection = await relay.connect()
@@ -186,18 +196,20 @@ async def run_relay(context: Context) -> None:
         context.health.require(
             "PostgreSQL", lambda: None if relay.state in ("active", "standby") else f"{relay.state}, not connected"
         )
+        context.health.note("feedback", feedback.trouble)
         context.health.started()
+        feedback.start()
         serving = asyncio.create_task(relay.run(connection))
         stopped = asyncio.create_task(context.stopping.wait())
-        cleaning = asyncio.create_task(run_hygiene(settings, context.stopping))
-        await asyncio.wait([serving, cleaning, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         context.stopping.set()
         # A batch on its way is finished; a server that never answers is left.
-        done, late = await asyncio.wait([serving, cleaning], timeout=_STOP_S)
+        done, late = await asyncio.wait([serving], timeout=_STOP_S)
         for task in late:
             task.cancel()
         for task in done:
             task.result()
     finally:
+        await asyncio.to_thread(feedback.stop, _STOP_S)
         await asyncio.to_thread(producer.close)

@@ -5,8 +5,25 @@ May import psycopg. What never enters here: the request that is sent again.
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from producers.reference.database import Connection, Database
+from runtime import ids
 from runtime.clock import Clock, system_clock
+
+RESENDABLE_MS = 400 * 86_400_000
+"""A notification older than this is not sent again. Its row lives longer: a generation that was used is never given anew."""
+_KEPT_MS = RESENDABLE_MS + 86_400_000
+
+
+def is_resendable(notification_id: str, now: int) -> bool:
+    """Whether a notification is young enough to be sent again."""
+    return ids.accepted_at(notification_id) >= now - RESENDABLE_MS
+
+
+def forgotten_below(now: int) -> UUID:
+    """Rows of notifications with a smaller id may be deleted: ids sort by their time."""
+    return UUID(int=max(0, now - _KEPT_MS) << 80)
 
 
 class Resends:

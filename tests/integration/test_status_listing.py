@@ -104,3 +104,28 @@ def test_request_without_a_fact_yet_is_accepted(store: Store) -> None:
     store.insert([request(nid, "fresh")])
     assert [e["status"] for e in page(store, tenant="fresh").entries] == ["accepted"]
     assert found(store, tenant="fresh", state="accepted") == [nid]
+
+
+HOSTILE = [
+    "a\0b",
+    "a\tb",
+    "a\nb",
+    "a\\b",
+    "a'b",
+    "\\N",
+    "a\rb",
+    "é🙂",
+    "{x}",
+    "%s",
+    "a\x1bb",
+    "\\",
+    "'; DROP TABLE requests_raw --",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_a_stranger_calls_a_user_or_a_tag_is_found_by_it(store: Store, text: str) -> None:
+    nid = ids.notification_id(NOW - 7 * HOUR, f"h{HOSTILE.index(text)}")
+    store.insert([request(nid, "hostile", user_id=text, tags=[text]), status(nid, "email", "sent", tenant="hostile")])
+    assert nid in found(store, tenant="hostile", user_id=text)
+    assert nid in found(store, tenant="hostile", tag=text)

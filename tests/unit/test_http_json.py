@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -73,3 +74,48 @@ def test_bodies_that_differ_have_different_hashes(one: dict[str, Any], other: di
 def test_pointer_escapes_as_rfc_6901_says() -> None:
     assert pointer(("a/b", "c~d", 0, "[key]")) == "/a~1b/c~0d/0"
     assert pointer(()) == ""
+
+
+@pytest.mark.parametrize("shape", ["object", "nested", "list of objects", "longest keys"])
+def test_duplicate_keys_are_found_in_a_time_that_grows_with_the_body(shape: str) -> None:
+    def body(count: int) -> bytes:
+        keys = [f"{n:05x}" for n in range(count)]
+        members = ",".join(f'"{key}":1' for key in [*keys, "zz", "zz"])
+        return {
+            "object": f"{{{members}}}", "nested": '{"a":' * 190 + f"{{{members}}}" + "}" * 190,
+            "list of objects": "[" + ",".join('{"a":1,"a":2}' for _ in keys) + "]",
+            "longest keys": "{" + ",".join(f'"{key * 20}":1' for key in [*keys, "zz", "zz"]) + "}",
+        }[shape].encode()  # fmt: skip
+
+    def seconds(count: int) -> float:
+        raw, took = body(count), []
+        for _ in range(3):
+            started = time.process_time()
+            with pytest.raises(Problem, match="twice"):
+                parse_json(raw)
+            took.append(time.process_time() - started)
+        return min(took)
+
+    assert seconds(16_000) < 8 * max(seconds(4_000), 0.002), "four times the body, not sixteen times the time"
+
+
+@pytest.mark.parametrize(
+    ("raw", "why"),
+    [
+        (b'\xef\xbb\xbf{"a":1}', "byte order mark"),
+        ('{"a":1}'.encode("utf-16"), "UTF-16"),
+        (b"[" * 201 + b"NaN" + b"]" * 201, "deeper than 200"),
+        (b"[" * 900 + b"NaN" + b"]" * 900, "deeper than 200"),
+    ],
+)
+def test_cause_that_cannot_be_seen_is_named(raw: bytes, why: str) -> None:
+    with pytest.raises(Problem, match=why):
+        parse_json(raw)
+
+
+@given(st.binary(max_size=200) | _JSON.map(lambda value: json.dumps(value).encode()[:-1]))
+def test_bytes_are_json_or_a_problem(raw: bytes) -> None:
+    try:
+        parse_json(raw)
+    except Problem as problem:
+        assert problem.status == 400

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from producers.reference.hygiene import MIN_INVALID, Brake, DeadDevice, Hygiene, bounced_address, dead_device
+from producers.reference.database import InputRefused
+from producers.reference.hygiene import MIN_INVALID, OTHER, Brake, DeadDevice, Hygiene, bounced_address, dead_device
 from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
+from runtime.errors import UnavailableError
+from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
 from runtime.records import InRecord
-from runtime.status import invalid_since, message_status, opted_out, status_record
+from runtime.status import invalid_since, message_status, opted_out
+from schemas.codec import codec
 from schemas.events import DeliveryStatus
+from tests.support.records import hostile_records
 from tests.unit.test_outcomes import NOW, message
 
 NID = message()["notification_id"]
@@ -32,7 +40,7 @@ def sent(token: str = "tok") -> DeliveryStatus:
 
 
 def records(*statuses: DeliveryStatus) -> list[InRecord]:
-    return [InRecord("s", 0, n, NOW, b"k", status_record(s).value, []) for n, s in enumerate(statuses)]
+    return [InRecord("s", 0, n, NOW, b"k", codec("DeliveryStatus").encode(s), []) for n, s in enumerate(statuses)]
 
 
 def dead(**fields: Any) -> DeadDevice:
@@ -197,3 +205,122 @@ async def test_many_stops_do_not_brake() -> None:
     stops = [bounce("sms", "invalid_number", opted_out("400 21610"), f"+49151{n:07}") for n in range(2 * MIN_INVALID)]
     await Hygiene(store).judge(records(*stops, bounce("sms", "invalid_number", "400 21211", "+49")), 0.0)
     assert len(store.suppressed) == 2 * MIN_INVALID + 1
+
+
+# -- what strangers write ---------------------------------------------------------------------------------------------
+
+
+class StrictStore(Store):
+    """Takes what PostgreSQL takes."""
+
+    async def drop_devices(self, tenant: str, user_id: str, is_dead: Callable[[str, int | None], bool]) -> int:
+        self._check(tenant, user_id)
+        return await super().drop_devices(tenant, user_id, is_dead)
+
+    async def suppress_bounced(self, bounced: Bounced) -> str:
+        self._check(bounced.tenant, bounced.recipient, bounced.source, bounced.reason)
+        assert -(1 << 63) <= bounced.occurred_at < 1 << 63
+        return await super().suppress_bounced(bounced)
+
+    @staticmethod
+    def _check(*texts: str) -> None:
+        assert not any("\0" in text for text in texts), "PostgreSQL's text takes no NUL"
+        assert all(len(text.encode()) < 2_000 for text in texts), "nor an index a key as long"
+
+
+_CALLS_INVALID = st.sampled_from(
+    [("push", "invalid_token"), ("email", "hard_bounce"), ("sms", "invalid_number"), ("fax", "hard_bounce")]
+)
+
+
+@given(
+    hostile_records("DeliveryStatus", state=st.just("bounced")),
+    _CALLS_INVALID,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "notification_id": st.just(NID), "message_id": st.just(status()["message_id"]), "tenant": st.just("shop"),
+            "recipient": st.just("u"), "occurred_at": st.just(NOW),
+        },
+    ),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_no_status_that_decodes_stops_the_feedback(
+    hostile: dict[str, Any], what: tuple[str, str], honest: dict[str, Any]
+) -> None:
+    forged = {**hostile, "channel": what[0], "reason": what[1], **honest}
+    record = InRecord("s", 0, 0, NOW, b"k", codec("DeliveryStatus").encode(forged), [])
+    store = StrictStore("tok", "other")
+    asyncio.run(Hygiene(store, ["apple"]).judge([record, *records(status("other"))], 0.0))
+    assert "other" not in store.tokens, "the honest status behind it is judged"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tenant", "a\0b"), ("tenant", "a:b"), ("recipient", "u\0"), ("recipient", "addr:../x"), ("recipient", "u" * 256),
+     ("recipient", "\u202eu"), ("message_id", "x"), ("notification_id", "x"), ("occurred_at", -1), ("occurred_at", 1 << 62)],
+)  # fmt: skip
+async def test_status_whose_ids_are_not_of_our_forms_is_counted_and_passed_over(field: str, value: Any) -> None:
+    before = FEEDBACK_PASSED_OVER.labels("implausible")._value.get()
+    store = StrictStore("tok")
+    await Hygiene(store).judge(records(status(**{field: value})), 0.0)
+    assert store.tokens == ["tok"]
+    assert FEEDBACK_PASSED_OVER.labels("implausible")._value.get() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"), [(InputRefused("no"), "refused"), (KeyError("x"), "error"), (RecursionError(), "error")]
+)
+async def test_status_that_cannot_be_judged_is_passed_over_and_those_behind_it_are_judged(
+    error: Exception, cause: str
+) -> None:
+    class Refusing(Store):
+        async def suppress_bounced(self, bounced: Bounced) -> str:
+            raise error
+
+    before = FEEDBACK_PASSED_OVER.labels(cause)._value.get()
+    store = Refusing("tok")
+    await Hygiene(store).judge(records(bounce("email", "hard_bounce"), status()), 0.0)
+    assert store.tokens == []
+    assert FEEDBACK_PASSED_OVER.labels(cause)._value.get() == before + 1
+
+
+async def test_store_that_is_away_leaves_the_batch_to_be_judged_again() -> None:
+    class Away(Store):
+        async def suppress_bounced(self, bounced: Bounced) -> str:
+            raise UnavailableError("away")
+
+    with pytest.raises(UnavailableError):
+        await Hygiene(Away()).judge(records(bounce("email", "hard_bounce")), 0.0)
+
+
+async def test_forged_status_does_not_hold_the_brake() -> None:
+    store = StrictStore("tok")
+    await Hygiene(store).judge(records(*[status(tenant="a:b")] * (2 * MIN_INVALID), status()), 0.0)
+    assert store.tokens == []
+
+
+async def test_made_up_accounts_share_one_window_and_one_label() -> None:
+    brake = [sample.labels["provider"] for metric in DROP_BRAKE.collect() for sample in metric.samples]
+    hygiene = Hygiene(Store(), ["apple"])
+    made_up = [status(f"t{n}", provider=f"made-up-{n}") for n in range(2_000)]
+    await hygiene.judge(records(*made_up, status("fine", provider="apple", state="sent", reason=None)), 0.0)
+    now = [sample.labels["provider"] for metric in DROP_BRAKE.collect() for sample in metric.samples]
+    assert set(now) - set(brake) <= {"apple", OTHER}
+    assert sorted(hygiene._brake.providers) == ["apple", OTHER]
+    assert not hygiene._brake.holds("apple", 0.0), "what a stranger says of others does not hold it"
+
+
+def test_windows_of_the_brake_are_bounded_by_their_time_not_by_what_is_told() -> None:
+    brake = Brake()
+    for second in range(200):
+        for _ in range(500):
+            brake.saw("apple", True, float(second))
+        brake.holds("apple", float(second))
+    assert len(brake._windows["apple"]) <= 60
+
+
+async def test_what_a_provider_says_is_stored_without_control_characters() -> None:
+    store = StrictStore()
+    await Hygiene(store).judge(records(bounce("email", "hard_bounce", "550\0 5.1.1\r\nno")), 0.0)
+    assert [source for *_, source in store.suppressed] == ["mail-1: 550  5.1.1  no"]

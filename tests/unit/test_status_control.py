@@ -14,11 +14,13 @@ from console.api.control import Control
 from console.api.status import Found, Statuses
 from producers.http.problems import Problem
 from producers.lookup import Original
+from producers.reference.resends import RESENDABLE_MS
 from runtime import ids
 from runtime.errors import PublishError, UnavailableError
 from runtime.records import OutRecord
 from schemas.codec import codec
 from schemas.events import NotificationRequest, states
+from schemas.topics import MAX_VALUE_BYTES
 from senders.recheck import SenderViews, recheck
 from tests.unit.test_status_rollup import NOW, A, FakeStore, fact
 
@@ -260,3 +262,27 @@ def test_request_beyond_retention_is_404() -> None:
     with pytest.raises(Problem) as caught:
         world.resend()
     assert (caught.value.status, caught.value.code) == (404, "request_gone")
+
+
+def test_resend_of_a_notification_whose_generations_may_be_forgotten_is_404() -> None:
+    world = World("sent")
+    world.control._clock = lambda: ids.accepted_at(NID) + RESENDABLE_MS + 1
+    with pytest.raises(Problem) as caught:
+        world.resend()
+    assert (caught.value.status, caught.value.code) == (404, "request_gone")
+    assert world.broker.records == []
+
+
+def test_resend_of_a_request_that_fills_its_record_to_the_last_byte_is_409() -> None:
+    world = World("sent")
+    assert world.request is not None
+    world.request["data"] = b"x" * (MAX_VALUE_BYTES - 100)
+    with pytest.raises(Problem) as caught:
+        world.resend()
+    assert (caught.value.status, caught.value.code) == (409, "not_publishable")
+
+
+def test_lane_that_a_stranger_made_up_is_not_looked_for() -> None:
+    world = World("sent")
+    world.store.found = Found(True, ({**fact(A, "sent"), "lane": "made-up"},))
+    assert world.resend() == (NID, 1)

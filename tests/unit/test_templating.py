@@ -1,5 +1,6 @@
 """The template subset: what is accepted, refused and rendered."""
 
+import json
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from runtime.templating import (
     TemplateRefused,
     check_source,
     check_template,
+    exact_numbers,
     has_path,
 )
 
@@ -116,3 +118,86 @@ def test_has_path_walks_objects_and_lists() -> None:
     assert has_path(data, "a.b.0.c")
     assert not has_path(data, "a.b.1.c")
     assert not has_path(data, "a.x")
+
+
+_EVERY_HELPER = "{% for a in l %}" + "x" * 300 + "{% endfor %}{{ gone }}"
+
+
+@pytest.mark.parametrize(
+    "name", ["_missing", "_text", "loop", "range", "self", "name", "template_name", "ctx", "dict", "debug", "data"]
+)
+@pytest.mark.parametrize("value", ["x", 1, None, [1], {"a": 1}])
+def test_no_name_in_the_data_replaces_a_part_of_the_engine(name: str, value: object) -> None:
+    assert Engine().render(_EVERY_HELPER.replace("gone", "l[0]"), {"l": [1, 2], name: value}) == "x" * 600 + "1"
+    with pytest.raises(MissingVariable, match="gone"):
+        Engine().render(_EVERY_HELPER, {"l": [1, 2], name: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "text"),
+    [
+        (9007199254740993, 0, "9,007,199,254,740,993"),
+        ("12345678901234567890.12", 2, "12,345,678,901,234,567,890.12"),
+        (2**130, 0, f"{2**130:,}"),
+        (1234.5, 2, "1,234.50"),
+        (" 7 ", 1, "7.0"),
+        (-0.5, 3, "-0.500"),
+        (True, 0, "1"),
+        ("1e3", 0, "1,000"),
+    ],
+)
+def test_number_prints_the_digits_it_is_given(value: object, decimals: int, text: str) -> None:
+    assert Engine().render(f"{{{{ n|number({decimals}) }}}}", exact_numbers({"n": value})) == text
+
+
+@pytest.mark.parametrize(
+    "value", ["nan", "inf", "-Infinity", "1e400000", "9" * 5_000, "x", "", [1], {"a": 1}, None, float("inf"), "sNaN"]
+)
+def test_number_of_what_is_none_is_a_template_error(value: object) -> None:
+    with pytest.raises(RenderError, match="number"):
+        Engine().render("{{ n|number(2) }}", {"n": value})
+
+
+@given(st.integers(), st.integers(0, 400))
+def test_whole_numbers_print_exactly(number: int, bits: int) -> None:
+    for value in (number, number << bits, -(1 << bits)):
+        data = {"n": value, "l": [value], "o": {"n": value}}
+        wanted = " ".join([str(value)] * 3)
+        for exact in (exact_numbers(data), exact_numbers(data, json.dumps(data).encode())):
+            assert Engine().render("{{ n }} {{ l[0] }} {{ o.n }}", exact) == wanted
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        '{{ a["x|y"] }}',
+        "{{ a['x|y']|upper }}",
+        '{{ a["x|y"]|default("p|q") }}',
+        '{% for i in a["x|y"] %}{{ i }}{% endfor %}',
+    ],
+)
+def test_pipe_inside_a_string_is_no_filter(source: str) -> None:
+    check_source(source)
+    assert Engine().render(source, {"a": {"x|y": "z"}}) in ("z", "Z")
+
+
+_LOOPS = [
+    "{% for i in l %}{{ i }}{% endfor %}",
+    "a {%- for i in o.l -%} {{ i }} {%- endfor %}",
+    "{%+ for i in o['l'] %}x{% else %}y{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("source", _LOOPS)
+def test_missing_path_under_a_loop_is_missing_in_the_check_and_in_every_rendering(source: str) -> None:
+    (path,) = check_source(source)
+    with pytest.raises(MissingVariable) as missing:
+        Engine().render(source, {"o": {}})
+    assert missing.value.path == path
+    assert Engine().render(source, {"l": [], "o": {"l": []}}) in ("", "a", "y")
+
+
+def test_loop_that_not_every_rendering_comes_to_needs_nothing() -> None:
+    source = "{% if a %}{% for i in l %}{{ i }}{% endfor %}{% endif %}{% for i in l2 %}{% for j in i.m %}x{% endfor %}{% endfor %}"
+    assert check_source(source) == {"l2"}
+    assert Engine().render(source, {"a": True, "l2": [{}, {"m": [1]}]}) == "x"

@@ -16,14 +16,14 @@ def nothing(_: str) -> None:
 def test_source_without_includes_stays_as_it_is() -> None:
     text = "include me {{ not_me }}\n"
     assert inline(text, nothing) == text
-    assert included(text) == []
+    assert included(text) == ()
 
 
 def test_include_is_replaced_and_so_on() -> None:
     parts = {"head": "<{% include 'logo' %}>", "logo": "{{ brand }}", "foot": "bye\n"}
     source = 'a{% include "head" %}b\n{%include "foot"%}'
     assert inline(source, parts.get) == "a<{{ brand }}>b\nbye\n"
-    assert included(source) == ["head", "foot"]
+    assert included(source) == ("head", "foot")
     assert check_source(inline(source, parts.get)) == {"brand"}
 
 

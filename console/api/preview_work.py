@@ -1,0 +1,35 @@
+"""The rendering of a preview, in a process of its own: by the router's code, with an engine that lives as long as the process.
+
+May import processors.rendering. What never enters here: HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from pydantic_core import from_json
+
+from processors.rendering import render_parts
+from runtime.templating import Engine, MissingVariable, RenderError, exact_numbers
+
+
+@cache
+def _engine() -> Engine:
+    return Engine()
+
+
+def render(argument: Mapping[str, Any]) -> dict[str, Any]:
+    """{"sources", "data"} to {"parts"}, {"missing"} (a path) or {"error"}."""
+    try:
+        parts = render_parts(_engine(), argument["sources"], exact_numbers(argument["data"]))
+    except MissingVariable as exc:
+        return {"missing": exc.path}
+    except RenderError as exc:
+        return {"error": str(exc)}
+    found = {name: value for name, value in asdict(parts).items() if value is not None}
+    if parts.data is not None:
+        found["data"] = from_json(parts.data)
+    return {"parts": found}

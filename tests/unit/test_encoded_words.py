@@ -1,0 +1,105 @@
+"""An address is never an encoded word, whichever door it comes in by: `=?utf-8?q?x=40evil.example=3e?=@example.com`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processors.policy import Target, may_send
+from producers.http.problems import Problem
+from producers.http.reference import NewUser, ReplacedUser
+from producers.http.requests import check_model
+from producers.http.suppressions import NewSuppression, read_import
+from producers.notification import Notification
+from producers.publisher import Publication, _Requests
+from runtime.addresses import has_encoded_word
+
+_BODY = {"content": {"text": "x", "title": "t"}}
+_ATOM = st.text("abcXYZ019!#$%&'*+/=?^_`{|}~-", max_size=8)
+_WORD = st.builds(
+    lambda charset, kind, text: f"=?{charset}?{kind}?{text}?=",
+    st.sampled_from(["utf-8", "UTF-8*en", "iso-8859-1", "x"]), st.sampled_from(["q", "Q", "b", "B"]),
+    st.sampled_from(["x=40evil.example=3e", "eEBldmlsLmV4YW1wbGU=", ""]),
+)  # fmt: skip
+LOCAL_PARTS = st.builds(lambda before, word, after: before + word + after, _ATOM, _WORD, _ATOM)
+
+
+def refused_with(problem: Problem) -> str:
+    return problem.errors[0].code if problem.errors else problem.code
+
+
+def over_http(model: Any, body: Callable[[str], Any]) -> Callable[[str], bool]:
+    def refuses(address: str) -> bool:
+        try:
+            check_model(model, body(address))
+        except Problem as problem:
+            return problem.status == 400 and len(problem.errors) >= 1
+        return False
+
+    return refuses
+
+
+def directly(address: str) -> bool:
+    try:
+        _Requests("t", "s", lambda: 1).record(Publication({"to": {"email": address}, **_BODY}))
+    except ValueError:
+        return True
+    return False
+
+
+def imported(kind: str, text: Callable[[str], str]) -> Callable[[str], bool]:
+    def refuses(address: str) -> bool:
+        read = read_import(text(address).encode(), kind)
+        return not read.taken and len(read.refused) == 1
+
+    return refuses
+
+
+class Nothing:
+    def get(self, key: str) -> None:
+        return None
+
+
+def routed(channel: str) -> Callable[[str], bool]:
+    def refuses(address: str) -> bool:
+        verdict = may_send("t", "normal", "c", None, Target(channel, address), Nothing(), 1)
+        return verdict is not None and (verdict.state, verdict.reason) == ("rejected", "invalid_address")
+
+    return refuses
+
+
+DOORS: dict[str, Callable[[str], bool]] = {
+    "notification email": over_http(Notification, lambda a: {"to": {"email": a}, **_BODY}),
+    "notification phone": over_http(Notification, lambda a: {"to": {"phone": a}, **_BODY}),
+    "notification token": over_http(Notification, lambda a: {"to": {"device_tokens": [{"platform": "fcm", "token": a}]}, **_BODY}),
+    "user email": over_http(NewUser, lambda a: {"id": "u", "email": a}),
+    "user phone": over_http(NewUser, lambda a: {"id": "u", "phone": a}),
+    "user token": over_http(NewUser, lambda a: {"id": "u", "devices": [{"platform": "apns", "token": a}]}),
+    "replaced or patched user": over_http(ReplacedUser, lambda a: {"email": a}),
+    "suppressed email": over_http(NewSuppression, lambda a: {"channel": "email", "address": a}),
+    "suppressed token": over_http(NewSuppression, lambda a: {"channel": "push", "address": a}),
+    "imported line": imported("application/jsonl", lambda a: json.dumps({"channel": "email", "address": a})),
+    "imported row": imported("text/csv", lambda a: f'channel,address\nemail,"{a}"\n'),
+    "the publisher": directly,
+    "routed email": routed("email"),
+    "routed push": routed("push"),
+    "routed sms": routed("sms"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("door", DOORS)
+@given(local=LOCAL_PARTS)
+def test_no_door_takes_an_address_with_an_encoded_word(door: str, local: str) -> None:
+    assert DOORS[door](f"{local}@example.com")
+
+
+@pytest.mark.parametrize("address", ["a=b@example.com", "a?b@example.com", "who?=x@example.com", "a=?b@example.com"])
+def test_address_with_the_signs_of_one_and_none_is_taken(address: str) -> None:
+    assert not has_encoded_word(address)
+    assert not DOORS["notification email"](address)
+    assert not DOORS["routed email"](address)
