@@ -79,7 +79,7 @@ def moment(text: str) -> int:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as exc:
-        raise SettingsError(f"{text!r} is not a time: write 2026-03-01T12:00Z, 2026-03-01, -2h, -7d or now") from exc
+        raise SettingsError(f"{text} is not a time: write 2026-03-01T12:00Z, 2026-03-01, -2h, -7d or now") from exc
     seconds = int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
     return min(max(seconds, 0), _LAST_HOUR_S)
 

@@ -20,7 +20,7 @@ import confluent_kafka
 import pytest
 
 from processors.groups import router_group
-from producers.reference.hygiene import GROUP as HYGIENE_GROUP
+from producers.reference.feedback import GROUP as HYGIENE_GROUP
 from runtime import ids, kafka
 from runtime.kafka import BEGINNING, Admin, Consumer, Partition
 from runtime.lag import unread
