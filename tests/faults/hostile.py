@@ -49,7 +49,6 @@ JSON = (
 )  # fmt: skip
 NUMBERS = (-(1 << 63), (1 << 63) - 1, -1, 0, 1, 1 << 53, FAR)
 INTS = (-(1 << 31), (1 << 31) - 1, -1, 0, 1, 60, 61)
-CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,12 @@ from console.local.simulator.faults import Mode
 from console.local.supervisor import StateFiles
 from producers.reference.keys import create_api_key
 from runtime.clock import system_clock
-from tests.faults.hostile import CODECS, MARK, RETRY_AFTER, TENANT, Sent, Stranger
+from schemas.topics import catalogue
+from tests.faults.hostile import MARK, RETRY_AFTER, TENANT, Sent, Stranger
 from tests.faults.load import Load
 from tests.faults.storm import say
 from tests.faults.world import World, world
+from tests.support.batches import CODECS, Raw, produce
 
 SETTLE_S = 240.0
 P99_RATIO = 2.0
@@ -109,6 +111,7 @@ class Kafka:
     """The stranger's producers: every codec, and transactions of which half are aborted."""
 
     def __init__(self, servers: str) -> None:
+        self._servers = servers
         common = {"bootstrap.servers": servers, "message.max.bytes": 4 << 20, "log_level": 2, "linger.ms": 20}
         self._plain = [Producer({**common, "compression.type": name}) for name in CODECS]
         self._transactional = Producer(
@@ -118,6 +121,10 @@ class Kafka:
         self.refused: Counter[str] = Counter()
 
     def publish(self, rng: random.Random, records: Sequence[Sent]) -> None:
+        if rng.random() < 0.05:
+            for record in records:
+                self._by_hand(rng, record)
+            return
         producer = rng.choice(self._plain)
         in_transaction = rng.random() < 0.05
         if in_transaction:
@@ -147,6 +154,16 @@ class Kafka:
             except KafkaException as exc:
                 self.refused[exc.args[0].name()] += 1
                 producer.abort_transaction(30)
+
+    def _by_hand(self, rng: random.Random, record: Sent) -> None:
+        """With a header name that no client library would write."""
+        headers = [(rng.choice((b"\xff\xfe", b"ce_id", b"")), b"v")] * rng.choice((1, 3))
+        partition = rng.randrange(catalogue()[record.topic].partitions["local"])
+        raw = Raw(record.key, record.value, headers, record.timestamp or None)
+        try:
+            produce(self._servers, record.topic, partition, [raw], rng.choice(list(CODECS)))
+        except (ValueError, OSError) as exc:
+            self.refused[str(exc)] += 1
 
     def _told(self, error: Any, _: Any) -> None:
         if error is not None:
