@@ -230,6 +230,7 @@ async def test_the_faust_router_reads_what_is_committed_only(monkeypatch: pytest
     made._thread._create_worker_consumer(app.transport)
     assert asked["isolation_level"] == "read_committed"
     assert made.in_transaction is False
+    made._thread.thread_loop.close()
     assert fetcher.MemoryRecords is TolerantRecords
 
 
@@ -252,7 +253,7 @@ def test_a_view_that_cannot_read_says_so_whatever_kept_it_from_it_and_comes_back
     view._read = read
     view.start()
     try:
-        _until(lambda: view.not_ready() is not None and type(error).__name__ in view.not_ready())
+        _until(lambda: type(error).__name__ in (view.not_ready() or ""))
         assert view._thread.is_alive()
         failing[0] = False
         _until(lambda: view.not_ready() is None)
