@@ -12,17 +12,19 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import cast
 
+from runtime.logs import get_logger
 from runtime.records import InRecord, Run
 from schemas.codec import DecodeError, codec
 from schemas.container import Container
 from sinks.rows import SOURCES, Row, Table
 
+log = get_logger("sink")
 MAX_BYTES = 64 << 20
 """Of record values in one batch: dead letters may be a megabyte each."""
 PIECE = 10_000
 """Records decoded at once."""
 
-Poison = tuple[InRecord, DecodeError]
+Poison = tuple[InRecord, Exception]
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +139,9 @@ def decoded(piece: Piece) -> tuple[list[Row], list[Poison]]:
             try:
                 rows.append(make(value))
             except DecodeError as exc:
+                poison.append((run.record(index), exc))
+            except Exception as exc:  # one record is one dead letter, whatever we did not think of
+                log.exception("dead-lettered", topic=run.topic, partition=run.partition)
                 poison.append((run.record(index), exc))
     return rows, poison
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from clickhouse_connect.driver.client import Client
 
 from runtime.clock import Clock, system_clock
-from runtime.dead_letters import UNDECODABLE, Brake, dead_letter, publish_letters
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, dead_letter, publish_letters
 from runtime.errors import DeadLetterFlood, HeliographError, UnavailableError
 from runtime.health import Reason
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
@@ -28,6 +28,7 @@ from runtime.metrics import BATCHED
 from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
 from runtime.process import Context, crash_point, exit_now
 from runtime.records import InRecord
+from schemas.codec import DecodeError
 from schemas.topics import DEAD_LETTERS, catalogue
 from sinks import clickhouse
 from sinks.batching import Batch
@@ -258,7 +259,8 @@ class Sink:
                 DEAD_LETTERS_COUNTER.labels("sink", "unreadable_dead_letter").inc()
                 log.error("skipped", topic=record.topic, partition=record.partition, offset=record.offset)
             else:
-                letters.append(dead_letter(record, stage=stage_of(record), reason=UNDECODABLE, error=error, now=now))
+                reason = UNDECODABLE if isinstance(error, DecodeError) else INTERNAL_ERROR
+                letters.append(dead_letter(record, stage=stage_of(record), reason=reason, error=error, now=now))
         publish_letters(self._producer.publish, letters)
         batch.poison.clear()
 

@@ -38,7 +38,7 @@ def test_a_stack_that_is_well_has_no_problem_and_shows_no_secret(running: Stack,
     found = findings(done)
     assert (done.returncode, [f for f in found if f["level"] == "problem"]) == (0, [])
     assert {f["check"] for f in found} == {
-        "settings", "providers", "schemas", "kafka", "topics", "lag", "postgres", "clock", "postgres tables", "clickhouse",
+        "settings", "providers", "schemas", "kafka", "topics", "copies", "lag", "postgres", "clock", "postgres tables", "clickhouse",
         "clickhouse tables", "roles", "disk", "api key",
     }  # fmt: skip
     assert running.endpoints["api_key"] not in done.stdout

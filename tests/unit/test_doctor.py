@@ -23,6 +23,7 @@ from console.doctor import (
     check_channels,
     check_clock,
     check_connection,
+    check_copies,
     check_disk,
     check_lag,
     check_migrations,
@@ -93,6 +94,18 @@ def test_topics_are_one_finding_per_kind_of_difference_with_the_command_that_hel
     ]
     assert found[0].fix == "run `heliograph topics apply`"
     assert [f.level for f in check_topics([], 29)] == [OK]
+
+
+def test_one_copy_is_told_and_more_are_well() -> None:
+    assert check_copies({"a": 3}, {"a": 2}, local=False).level == OK
+    for replication, insync in (({"a": 1}, {"a": 1}), ({"a": 3}, {"a": 1}), ({"a": 3, "b": 2}, {"a": 2, "b": 1})):
+        found = check_copies(replication, insync, local=False)
+        assert found.level == WARNING
+        assert "acks=all means one copy" in found.what
+        assert "heliograph topics apply" in (found.fix or "")
+        local = check_copies(replication, insync, local=True)
+        assert (local.level, local.fix) == (OK, None)
+        assert "acks=all means one copy" in local.what
 
 
 def test_providers_and_roles_are_named_when_they_fail_and_summed_up_when_they_do_not() -> None:

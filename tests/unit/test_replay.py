@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from console.replay.store import Letter
 from console.replay.times import UsageError, parse_time
 from console.replay.where import LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
 from runtime import ids
+from runtime.dead_letters import CUT
 from runtime.records import InRecord
 from schemas.codec import codec
 from schemas.events import ChannelMessage, NotificationRequest, states
@@ -337,6 +339,8 @@ def test_letters_of_router_and_sender_come_back_to_their_topics() -> None:
     mail = dispatch_topic("email", "normal")
     assert refusal(letter("sender", mail, whole, "retries_exhausted")) is None
     assert refusal(letter("router", REQUESTS, b"anything")) is None
+    cut = replace(letter("router", REQUESTS, b"anything"), detail=f"{CUT}: 8 of 5,000,000 bytes of the value; x")
+    assert "only a part of its record" in (refusal(cut) or "")
     assert "no rendered message" in (refusal(letter("sender", mail, b"anything")) or "")
     assert "no value" in (refusal(letter("router", REQUESTS, None)) or "")
     assert refusal(letter("sender", "notify.templates.v1", b"x")) is not None

@@ -12,16 +12,19 @@ from typing import Any
 import pytest
 from faust.transport.consumer import Consumer as LibraryConsumer
 
+from console.doctor import secrets_of
 from processors.app import DrainingConsumer
+from runtime import topics
 from runtime.errors import SettingsError
 from runtime.health import Health
 from runtime.lag import StuckOffsets
 from runtime.logs import configure_logs, get_logger
 from runtime.records import InRecord
-from runtime.settings import KafkaSettings, load_settings
+from runtime.settings import ClickHouseSettings, KafkaSettings, Settings, load_settings
 from runtime.views import View
 from schemas.codec import codec, iter_examples
-from schemas.topics import RECIPIENTS
+from schemas.topics import DEAD_LETTERS, MAX_LETTER_BYTES, MAX_VALUE_BYTES, RECIPIENTS, catalogue
+from sinks import clickhouse
 
 CANARIES = [
     "canary@example.org",
@@ -111,6 +114,98 @@ def test_environment_wins_over_the_file_and_paths_are_relative_to_it(
 
 def test_secrets_do_not_show() -> None:
     assert "password" not in repr(load_settings()).replace("password=SecretStr('')", "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem", "sasl.oauthbearer.client.secret",
+     "sasl.oauthbearer.config", "sasl.jaas.config"],
+)  # fmt: skip
+def test_secrets_among_the_clients_options_do_not_show_and_reach_the_client(name: str) -> None:
+    settings = Settings(kafka=KafkaSettings(options={name: "canary-of-kafka", "security.protocol": "SASL_SSL"}))
+    for shown in (repr(settings), str(settings.kafka), settings.model_dump_json()):
+        assert "canary" not in shown
+        assert "SASL_SSL" in shown
+    assert settings.kafka.client_options() == {name: "canary-of-kafka", "security.protocol": "SASL_SSL"}
+    assert "canary-of-kafka" in set(secrets_of(settings))
+
+
+def test_what_an_operator_raised_satisfies_and_what_was_lowered_does_not() -> None:
+    raised = {"min.insync.replicas": ("2", "3"), "retention.ms": ("604800000", "-1"), "max.message.bytes": ("10", "11"),
+              "segment.ms": ("86400000", "3600000"), "cleanup.policy": ("compact,delete", "delete,compact")}  # fmt: skip
+    lowered = {"min.insync.replicas": ("2", "1"), "retention.ms": ("604800000", "1"), "max.message.bytes": ("10", "9"),
+               "segment.ms": ("86400000", "604800000"), "cleanup.policy": ("compact", "delete"),
+               "max.compaction.lag.ms": ("86400000", "9223372036854775807"), "delete.retention.ms": ("2", "")}  # fmt: skip
+    assert all(topics.satisfies(key, *values) for key, values in raised.items())
+    assert not any(topics.satisfies(key, *values) for key, values in lowered.items())
+
+
+@pytest.mark.parametrize(("replication", "copies"), [(1, "1"), (2, "1"), (3, "2"), (5, "4")])
+def test_every_topic_keeps_all_copies_but_one_and_its_days_are_days(replication: int, copies: str) -> None:
+    for topic in catalogue().values():
+        config = topic.config_for(replication)
+        assert config["min.insync.replicas"] == copies, topic.name
+        assert int(config["segment.ms"]) <= 86_400_000, topic.name
+        largest = MAX_LETTER_BYTES if topic.name == DEAD_LETTERS else MAX_VALUE_BYTES
+        assert int(config["max.message.bytes"]) >= largest, topic.name
+        if topic.name != DEAD_LETTERS:
+            assert int(config["max.message.bytes"]) >= 2 * MAX_VALUE_BYTES, (
+                "a key may be as large as the value it is made of"
+            )
+
+
+class FakeAdmin:
+    """A cluster whose topics were made by an earlier version, one of them raised by an operator."""
+
+    def __init__(self) -> None:
+        self.changes: dict[str, dict[str, str]] = {}
+        self.config = {
+            name: {**topic.config_for(3), "min.insync.replicas": "1", "segment.ms": "604800000"}
+            for name, topic in catalogue().items()
+        }  # fmt: skip
+        self.config["notify.status.v1"] |= {
+            "min.insync.replicas": "3",
+            "retention.ms": "-1",
+            "max.message.bytes": "99000000",
+        }
+
+    def partition_counts(self) -> dict[str, int]:
+        return {name: topic.partitions["local"] for name, topic in catalogue().items()}
+
+    def replication(self) -> dict[str, int]:
+        return dict.fromkeys(catalogue(), 3)
+
+    def configs(self, names: list[str]) -> dict[str, dict[str, str]]:
+        return self.config
+
+    def create(self, *_: Any) -> None: ...
+
+    def alter_configs(self, changes: dict[str, dict[str, str]]) -> None:
+        self.changes = changes
+        for name, entries in changes.items():
+            self.config[name] |= entries
+
+
+def test_apply_brings_existing_topics_up_and_lowers_nothing() -> None:
+    admin: Any = FakeAdmin()
+    done = topics.apply(admin, "local")
+    assert admin.changes["notify.status.v1"] == {"segment.ms": "86400000"}
+    assert admin.changes["notify.timers.v1"] == {"segment.ms": "86400000", "min.insync.replicas": "2"}
+    assert {d.entry for d in done} == {"segment.ms", "min.insync.replicas"}
+    assert topics.diff(admin, "local") == []
+
+
+def test_tls_settings_reach_the_pool_of_clickhouse(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("ca_file", "client_cert_file", "client_key_file")}
+    for file in files.values():
+        file.write_text("x")
+    pool = clickhouse._pool(ClickHouseSettings(url="https://ch:8443", verify=True, **files), 3)  # type: ignore[arg-type]
+    options = pool.connection_pool_kw
+    assert (options["ca_certs"], options["cert_file"], options["key_file"]) == tuple(map(str, files.values()))
+    assert (options["cert_reqs"], options["maxsize"]) == ("CERT_REQUIRED", 3)
+    assert clickhouse._pool(ClickHouseSettings(verify=False), 1).connection_pool_kw["cert_reqs"] == "CERT_NONE"
+    with pytest.raises(SettingsError, match="nowhere"):
+        clickhouse._pool(ClickHouseSettings(ca_file=tmp_path / "nowhere"), 1)
 
 
 def test_offset_that_stands_still_with_lag_is_noticed() -> None:

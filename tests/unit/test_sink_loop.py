@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from processors.enrich import decode_request
 from runtime.errors import PublishError, UnavailableError
 from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord, Run, runs_of
 from runtime.settings import DeadLetterSettings, Settings, SinkSettings
-from schemas.topics import DEAD_LETTERS, requests_topic
+from schemas.codec import DecodeError, codec
+from schemas.topics import DEAD_LETTERS, STATUS, requests_topic
 from sinks import batching, clickhouse, role
 from sinks.role import Sink
+from sinks.rows import SOURCES, row_of
 from tests.unit.test_rows import request
 
 TOPIC = requests_topic("normal")
@@ -274,3 +278,45 @@ def test_what_the_store_cannot_read_is_decoded_and_all_else_goes_on(
     run(kafka)
     assert kafka.log == ["insert 2", "decoded 1", "publish", "commit", "close"]
     assert kafka.commits == [{HOME: 7}]
+
+
+def test_an_error_of_ours_costs_one_record(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    def row(value: bytes | None) -> tuple[Any, ...]:
+        if value == b"\0bad":
+            raise ZeroDivisionError
+        return (value,)
+
+    source = replace(SOURCES[STATUS], row=row)
+    monkeypatch.setattr(batching, "SOURCES", {STATUS: source})
+    kafka.script = [lambda: [InRecord(STATUS, 0, n, 0, None, value) for n, value in enumerate((b"a", b"\0bad", b"b"))]]
+    run(kafka)
+    (letter,) = [codec("DeadLetter").decode(record.value) for record in kafka.published]
+    assert (letter["offset"], letter["reason"], letter["stage"]) == (1, "internal_error", "sink")
+    assert kafka.commits == [{(STATUS, 0): 3}]
+
+
+def test_nothing_in_hand_and_a_marker_passed_is_committed(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka, "progress", lambda: {HOME: 9} if not kafka.commits else {})
+    run(kafka)
+    assert kafka.commits == [{HOME: 9}]
+
+
+def test_what_is_in_hand_is_stored_before_anything_is_committed(
+    kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "progress", lambda: {HOME: 9} if {HOME: 1} in kafka.commits else {})
+    kafka.script = [records(0), list]
+    run(kafka)
+    assert kafka.log[:2] == ["insert 1", "commit"]
+    assert kafka.commits[0] == {HOME: 1}
+
+
+@pytest.mark.parametrize("value", [None, b"", b"junk", request()[:-1], b"\0" * 4_000])
+def test_what_is_no_row_of_a_request_is_no_request_to_the_router_either(value: bytes | None) -> None:
+    """So that its one letter may be the router's: see stage_of."""
+    record = InRecord(TOPIC, 0, 0, 0, b"k", value)
+    assert role.stage_of(record) == "router"
+    with pytest.raises(DecodeError):
+        row_of(record)
+    with pytest.raises(DecodeError):
+        decode_request(record)
