@@ -21,8 +21,8 @@ _FIXED_HEADERS: tuple[tuple[str, bytes], ...] = (
 )
 
 _MAX_DETAIL = 1_000
-_MAX_TRACEPARENT = 256
-"""Bytes. Version 00 has 55, a later one may append to that; a stranger's may be anything."""
+MAX_TRACEPARENT_BYTES = 256
+"""Version 00 has 55, a later one may append to that; a stranger's may be anything."""
 _OPTED_OUT = "opted out at the provider"
 
 
@@ -35,7 +35,7 @@ def traceparent_of(headers: Headers) -> bytes | None:
     """The W3C traceparent among headers; None for what is too long to be one."""
     for name, value in headers:
         if name == "traceparent":
-            return value if value is None or len(value) <= _MAX_TRACEPARENT else None
+            return value if value is None or len(value) <= MAX_TRACEPARENT_BYTES else None
     return None
 
 
