@@ -145,7 +145,7 @@ class TwilioSender(ProviderAccount[dict[str, str]]):
                 self.name, twilio_reaction(exc.status, exc.code), unknown_http(exc.status),
                 opted_out(code) if exc.code in STOPPED else code, wait,
             )  # fmt: skip
-        except (TwilioException, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (TwilioException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             return InDoubt(f"unreadable answer ({type(exc).__name__})")
         return Sent(created.sid) if created.sid else InDoubt("answer without a sid")
 
