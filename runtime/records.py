@@ -53,6 +53,12 @@ def runs_of(records: Sequence[InRecord]) -> list[Run]:
     return runs
 
 
+def size_of(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """Bytes that a record brings with it, whatever frames them."""
+    # A header's value may be null on the wire.
+    return len(key or b"") + len(value or b"") + sum(len(name) + len(held or b"") for name, held in headers)
+
+
 class OutRecord(NamedTuple):
     """A record to publish; partition -1 lets the key decide (murmur2)."""
 

@@ -1,5 +1,7 @@
 """The retry law: delays of 1, 2, 4, 8, 16 … 60 s with jitter, a provider's Retry-After honoured and clamped; pure.
 
+Every function is total: a provider, or whoever wrote the record, chooses what comes in.
+
 May import the standard library. What never enters here: sleeping, a timer, a count kept in memory.
 """
 
@@ -9,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 MAX_DELAY_S = 60.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_RETRY_AFTER_S = 3_600.0
 """A provider may ask for an hour at most; more is an account problem, not a wait."""
 
@@ -18,11 +21,25 @@ def retry_delay_s(retries: int, jitter: float, retry_after_s: float | None = Non
 
     `jitter` lies in [0, 1). The asked-for time gets up to 10 % on top, so that waiters do not come back as one.
     """
-    backoff = (0.5 + jitter / 2) * min(MAX_DELAY_S, 2.0 ** max(0, retries))
-    if retry_after_s is None:
-        return backoff
-    asked = min(MAX_RETRY_AFTER_S, max(0.0, retry_after_s))
-    return max(backoff, asked * (1 + jitter / 10))
+    backoff = (0.5 + jitter / 2) * _doubled_s(retries)
+    return backoff if retry_after_s is None else max(backoff, asked_s(retry_after_s) * (1 + jitter / 10))
+
+
+def throttle_delay_s(attempt: int, jitter: float, retry_after_s: float | None = None) -> float:
+    """Seconds before the attempt that follows `attempt` (from 1 on), which was told that it comes too often.
+
+    [1, 1.1] × min(60, 2^(attempt − 1)), never less than the provider asked for: it uses no retry up, so it may not come soon.
+    """
+    return max(_doubled_s(attempt - 1), asked_s(retry_after_s or 0.0)) * (1 + jitter / 10)
+
+
+def asked_s(seconds: float) -> float:
+    """What a provider asked for, in [0, MAX_RETRY_AFTER_S]; 0 for what is no number."""
+    return min(MAX_RETRY_AFTER_S, seconds) if seconds > 0 else 0.0
+
+
+def _doubled_s(times: int) -> float:
+    return min(MAX_DELAY_S, 2.0 ** min(max(0, times), 10))
 
 
 def parse_retry_after(value: str | None, now_ms: int) -> float | None:
@@ -34,8 +51,8 @@ def parse_retry_after(value: str | None, now_ms: int) -> float | None:
         return float(min(int(text[:12]), 10**9))
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.fromtimestamp(now_ms / 1000, UTC)).total_seconds())
+    return max(0.0, (moment - _EPOCH).total_seconds() - now_ms / 1000)

@@ -20,6 +20,8 @@ _FIXED_HEADERS: tuple[tuple[str, bytes], ...] = (
     ("content-type", b"application/avro"),
 )
 
+MAX_TRACEPARENT_BYTES = 256
+"""Version 00 has 55."""
 _OPTED_OUT = "opted out at the provider"
 
 
@@ -29,10 +31,10 @@ def source_of(record: InRecord) -> Source:
 
 
 def traceparent_of(headers: Headers) -> bytes | None:
-    """The W3C traceparent among headers."""
+    """The W3C traceparent among headers; one that is longer than any is none, and would only make the fact too large."""
     for name, value in headers:
         if name == "traceparent":
-            return value
+            return value if len(value or b"") <= MAX_TRACEPARENT_BYTES else None
     return None
 
 

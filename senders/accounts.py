@@ -1,7 +1,8 @@
 """Provider accounts: limits, breaker and throttling of each, and which of them a message goes to.
 
-Order is failover order: a message goes to the first account that works, and waits for it when it has no room. After a
-definite not-sent the next account is tried at once; a message in doubt stays with the account that may have sent it.
+Order is failover order: a message goes to the first account that works, and waits for it when it has no room. One that is
+being probed is passed by while its probes are under way, where another works. After a definite not-sent the next account is
+tried at once; a message in doubt stays with the account that may have sent it.
 Every method is called on the Kafka thread. May import runtime and the protocol. What never enters here: Kafka, a claim.
 """
 
@@ -10,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import monotonic
 
+from runtime.clock import Ticks, system_ticks
 from runtime.metrics import ACCOUNT_STATE
+from runtime.retry import asked_s
 from runtime.settings import BreakerSettings
 from schemas.events import ChannelMessage
 from senders.breaker import PROBES, Breaker
@@ -30,20 +32,29 @@ _STATES = {"closed": 0, "half_open": 1, "open": 2}
 class Account:
     """What is known of one account: requests in flight, its rate, whether it works."""
 
-    def __init__(self, sender: Sender, breaker: BreakerSettings, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, sender: Sender, breaker: BreakerSettings, clock: Ticks = system_ticks) -> None:
         self.sender = sender
         self.in_flight = 0
+        self._give_up_s = breaker.give_up_s
         self._limit = sender.max_in_flight
         self._bucket = TokenBucket(sender.rate_per_second, clock) if sender.rate_per_second else None
         self._breaker, self._clock = Breaker(breaker, clock), clock
         self._throttled, self._throttled_at = 0, 0.0
         self._paused_until = 0.0
 
-    def take_share(self, share: float) -> None:
-        """The part of the account's limits that this process may use: its share of the channel's partitions."""
-        self._limit = max(1, int(self.sender.max_in_flight * share))
+    def take_share(self, share: float, slots: int | None = None) -> None:
+        """The part of the account's limits that this process may use: `share` of its rate, and `slots` requests at once.
+
+        Without `slots` they are what is whole in `share` of all: the parts of several processes never exceed the limit.
+        """
+        self._limit = int(self.sender.max_in_flight * share) if slots is None else slots
         if self._bucket and self.sender.rate_per_second:
-            self._bucket.set_rate(self.sender.rate_per_second * max(share, 1e-3))
+            self._bucket.set_rate(self.sender.rate_per_second * share)
+
+    @property
+    def has_slots(self) -> bool:
+        """Whether this process's part of the account is a request at all."""
+        return self._limit > 0
 
     @property
     def works(self) -> bool:
@@ -51,8 +62,13 @@ class Account:
         return self._breaker.state != "open" and self._clock() >= self._paused_until
 
     @property
-    def given_up(self) -> bool:
-        return self._breaker.given_up
+    def welcomes(self) -> bool:
+        """Whether a message may just as well wait here: it works, and not all of its probes are under way."""
+        return self.works and (self._breaker.state == "closed" or self.in_flight < min(PROBES, self._limit))
+
+    def given_up(self, waited_s: float = math.inf) -> bool:
+        """Whether a message that has waited for so long need not wait any more: the account has not worked all that time."""
+        return waited_s >= self._give_up_s and self._breaker.given_up
 
     def has_room(self, lane: str) -> bool:
         """Whether a message of the lane may go now."""
@@ -86,7 +102,7 @@ class Account:
             self._throttled += 1
             self._throttled_at = self._clock()
             if (row := self._throttled - THROTTLES_IN_A_ROW) >= 0:
-                asked = MAX_PAUSE_S if result.retry_after_s is None else result.retry_after_s
+                asked = MAX_PAUSE_S if result.retry_after_s is None else asked_s(result.retry_after_s)
                 self._paused_until = self._clock() + min(MAX_PAUSE_S, asked, 2.0 ** min(row, 6))
         else:
             self._throttled = 0
@@ -100,7 +116,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`account` to use or to wait for; `given_up` when none has worked for so long that waiting is no answer."""
+    """`account` to use or to wait for; `given_up` when none works, nor has for so long that waiting is no answer."""
 
     account: int
     given_up: bool = False
@@ -118,10 +134,14 @@ class Accounts:
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def take_share(self, share: float) -> None:
-        """This process's share of every account's limits."""
+    def take_share(self, share: float, slots: Callable[[int], int]) -> None:
+        """This process's share of every account's limits; `slots` gives its whole part of a limit of requests at once."""
         for account in self._accounts:
-            account.take_share(share)
+            account.take_share(share, slots(account.sender.max_in_flight))
+
+    def without_slots(self) -> list[str]:
+        """Names of the accounts that this process has no part of."""
+        return [account.sender.name for account in self._accounts if not account.has_slots]
 
     def any_room(self, lane: str) -> bool:
         """Whether any account could take a message of the lane now."""
@@ -138,8 +158,8 @@ class Accounts:
             return [i for i, sender in enumerate(senders) if sender.platforms == senders[0].platforms]
         return [i for i, sender in enumerate(senders) if sender.platforms is None or platform in sender.platforms]
 
-    def choose(self, message: ChannelMessage) -> Choice | None:
-        """Where the message goes, None when no account reaches it."""
+    def choose(self, message: ChannelMessage, waited_s: float = math.inf) -> Choice | None:
+        """Where a message goes that has waited for so long, None when no account reaches it."""
         indices = self.reaching(message)
         if not indices:
             return None
@@ -149,8 +169,12 @@ class Accounts:
         elif named:
             place = indices.index(named[0])
             indices = indices[place:] + indices[:place]
+        for i in indices:
+            if self._accounts[i].welcomes:
+                return Choice(i)
         working = [i for i in indices if self._accounts[i].works]
-        return Choice((working or indices)[0], all(self._accounts[i].given_up for i in indices))
+        given_up = all(self._accounts[i].given_up(waited_s) for i in indices)
+        return Choice((working or indices)[0], given_up)
 
     def next_after(self, message: ChannelMessage, index: int) -> str | None:
         """The account that takes over after a definite not-sent by `index`; None when the round is over."""

@@ -7,7 +7,7 @@ Every method is called on the Kafka thread. May import accounts. What never ente
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -19,9 +19,12 @@ from senders.accounts import LANE_SHARE, Accounts
 PER_RECIPIENT = 8
 """In flight per address: an address that hangs keeps this many slots of an account and no more."""
 LOOKAHEAD = 2_000
-"""Parked while no account has any room: enough to settle what expires meanwhile."""
+"""Parked by a lane while no account has any room: enough to settle what expires meanwhile."""
 MAX_PARKED = 20_000
-"""Parked while another account has room: bounds the memory."""
+"""Parked by a lane while another account has room; what they hold is bounded by senders/read_ahead.py."""
+
+_Place = tuple[str, int | str, str]
+"""(account | recipient, which one, lane)"""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,12 +34,15 @@ class Entry:
     partition: Partition
     record: InRecord
     message: ChannelMessage
+    waits_since: int = 0
+    """When it came to its topic or, should that not be true, to this process; milliseconds since 1970."""
     account: int = -1
-    parked: bool = False
+    place: _Place | None = None
+    """What it waits for while it is parked."""
 
-
-_Place = tuple[str, int | str, str]
-"""(account | recipient, which one, lane)"""
+    @property
+    def parked(self) -> bool:
+        return self.place is not None
 
 
 class Admission:
@@ -48,8 +54,9 @@ class Admission:
         self.in_flight: dict[str, Entry] = {}
         self._by_lane = dict.fromkeys(LANES, 0)
         self._by_recipient: dict[str, int] = {}
-        self._places: dict[_Place, deque[Entry]] = {}
+        self._places: dict[_Place, OrderedDict[str, Entry]] = {}
         self._parked: dict[str, Entry] = {}
+        self._parked_by_lane = dict.fromkeys(LANES, 0)
         # One account may not fill the window while others could use it.
         self._account_window = window if len(accounts) < 2 else window * 3 // 4
 
@@ -67,9 +74,9 @@ class Admission:
         return len(self.in_flight) < self._window and self._by_lane[lane] < self._window * LANE_SHARE[lane]
 
     def may_look_ahead(self, lane: str) -> bool:
-        """Whether reading on in a lane makes sense. As with the window, a lane may park only its share."""
+        """Whether reading on in a lane makes sense, whatever the others have parked."""
         limit = MAX_PARKED if self.accounts.any_room(lane) else LOOKAHEAD
-        return len(self._parked) < limit * LANE_SHARE[lane]
+        return self._parked_by_lane[lane] < limit * LANE_SHARE[lane]
 
     def offer(self, entry: Entry) -> bool:
         """True when the entry may be sent, now in flight; else it is parked. Ask `accounts.choose` first that one reaches it."""
@@ -82,24 +89,16 @@ class Admission:
     def wake(self, lane: str) -> Iterator[Entry]:
         """Parked entries of a lane that may go now, each in flight when it is given."""
         for place in [place for place in self._places if place[2] == lane]:
-            queue = self._places[place]
-            while queue and self.has_room(lane):
-                entry = queue[0]
-                wanted = self._admit(entry) if entry.parked else place
-                if not entry.parked:  # settled without a request meanwhile
-                    queue.popleft()
-                elif wanted is None:
-                    queue.popleft()
-                    entry.parked = False
-                    del self._parked[entry.message["message_id"]]
-                    yield entry
-                elif wanted == place:
+            while (queue := self._places.get(place)) and self.has_room(lane):
+                entry = next(iter(queue.values()))
+                wanted = self._admit(entry)
+                if wanted == place:
                     break
+                self.remove(entry)
+                if wanted is None:
+                    yield entry
                 else:
-                    queue.popleft()
-                    self._places.setdefault(wanted, deque()).append(entry)
-            if not queue:
-                self._places.pop(place, None)
+                    self._park(entry, wanted)
 
     def _admit(self, entry: Entry) -> _Place | None:
         """Take the entry in flight, or say what it has to wait for."""
@@ -120,14 +119,24 @@ class Admission:
         return None
 
     def _park(self, entry: Entry, place: _Place) -> None:
-        entry.parked = True
-        self._parked[entry.message["message_id"]] = entry
-        self._places.setdefault(place, deque()).append(entry)
+        entry.place = place
+        message_id = entry.message["message_id"]
+        self._parked[message_id] = entry
+        self._parked_by_lane[entry.message["lane"]] += 1
+        self._places.setdefault(place, OrderedDict())[message_id] = entry
 
     def remove(self, entry: Entry) -> None:
-        """Forget a parked entry: it was settled without a request."""
-        entry.parked = False
-        del self._parked[entry.message["message_id"]]
+        """Forget that an entry is parked: it goes, or was settled without a request."""
+        place, message_id = entry.place, entry.message["message_id"]
+        if place is None:
+            raise ValueError("the entry is not parked")
+        entry.place = None
+        del self._parked[message_id]
+        self._parked_by_lane[entry.message["lane"]] -= 1
+        queue = self._places[place]
+        del queue[message_id]
+        if not queue:
+            del self._places[place]
 
     def release(self, entry: Entry) -> None:
         """An entry in flight has ended and is recorded."""
@@ -142,6 +151,9 @@ class Admission:
         self.accounts[entry.account].release()
 
     def clear_parked(self) -> None:
-        """The partitions are somebody else's now."""
+        """The partitions are somebody else's now, and so is what is parked."""
+        for entry in self._parked.values():
+            entry.place = None
         self._parked.clear()
+        self._parked_by_lane = dict.fromkeys(LANES, 0)
         self._places.clear()

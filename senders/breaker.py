@@ -6,30 +6,37 @@
 
 A failure counts only when nothing has succeeded since its request began: a few recipients that hang say nothing of an
 account that serves the others meanwhile. Nothing is sent while it is open, and a message behind it uses no attempt.
+
+An account is given up while it is open and has failed for `give_up_s` without a break: every probe of that time failed. Time
+alone is no evidence. Half-open, the next request may well succeed, so nothing is given up before it was made; and after
+an idle hour, in which nobody asked, the next failure is the first of a new time of failing.
 May import settings. What never enters here: a provider, a message, waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import monotonic
 from typing import Literal
 
+from runtime.clock import Ticks, system_ticks
 from runtime.settings import BreakerSettings
 
 State = Literal["closed", "half_open", "open"]
 PROBES = 3
 """Requests in flight while half-open: a single one might be about a recipient that fails anyway."""
+SLACK_S = 10.0
+"""Where messages wait, a probe starts every reset_s. Failures further apart than twice that and this are not one time of
+failing: nobody asked in between."""
 
 
 class Breaker:
     """Counts failures in a row; times are the clock's, in seconds."""
 
-    def __init__(self, settings: BreakerSettings, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, settings: BreakerSettings, clock: Ticks = system_ticks) -> None:
         self._settings, self._clock = settings, clock
         self._failures = 0
         self._succeeded_at = clock()
-        self._failing_since: float | None = None
+        self._failed_at: float | None = None
+        self._failing_since = 0.0
         self._opened_at: float | None = None
 
     @property
@@ -42,13 +49,14 @@ class Breaker:
         """What a request came to that began at `began`."""
         now = self._clock()
         if ok:
-            self._failures, self._opened_at, self._failing_since = 0, None, None
+            self._failures, self._opened_at, self._failed_at = 0, None, None
             self._succeeded_at = now
             return
         if began < self._succeeded_at:
             return
-        if self._failing_since is None:
+        if self._failed_at is None or min(began, now) - self._failed_at > 2 * self._settings.reset_s + SLACK_S:
             self._failing_since = now
+        self._failed_at = now
         if self.state == "open":
             return
         self._failures += 1
@@ -57,6 +65,5 @@ class Breaker:
 
     @property
     def given_up(self) -> bool:
-        """Whether the account has not worked for so long that nobody should wait for it any more."""
-        failing = self._opened_at is not None and self._failing_since is not None
-        return failing and self._clock() - (self._failing_since or 0.0) >= self._settings.give_up_s
+        """Whether the account does not work now, and has not for so long that nobody should wait for it any more."""
+        return self.state == "open" and self._clock() - self._failing_since >= self._settings.give_up_s

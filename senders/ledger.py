@@ -25,6 +25,7 @@ from runtime.stores import Store
 from schemas.codec import DecodeError, codec
 from schemas.events import LANES, LedgerEntry
 from schemas.topics import ledger_topic
+from senders.outcomes import LEDGER_DOUBT
 
 log = get_logger("ledger")
 
@@ -34,7 +35,9 @@ READ_TIMEOUT_S = 280.0
 MAX_POLL_INTERVAL_MS = 300_000
 _VALUE = struct.Struct(">II")
 """next_attempt × 4 + how it ended, seconds since 1970."""
-_FAILED, _FINAL = 1, 2
+_FAILED, _FINAL, _FAILED_IN_DOUBT = 1, 2, 3
+_LAST_WINS = (0, 1, 3, 2)
+"""Of two endings of one attempt the higher of these stays: nothing undoes that somebody has it."""
 _MAY_FOLLOW = frozenset({"failed", "rejected", "expired", "suppressed", "skipped", "dead_lettered"})
 """Settled states in which nobody has, or may have, the message: a replay may try again."""
 
@@ -50,13 +53,16 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._store)
 
-    def record(self, message_id: str, next_attempt: int, state: str | None, at: int) -> None:
-        """Take in an entry of the time `at` (ms), `state` None while unsettled; an older one never undoes a newer one."""
+    def record(self, message_id: str, next_attempt: int, state: str | None, at: int, in_doubt: bool = False) -> None:
+        """Take in an entry of the time `at` (ms), `state` None while unsettled; an older one never undoes a newer one.
+
+        Raises ValueError or struct.error for numbers that are none of an attempt or a time.
+        """
         key = UUID(message_id).bytes
-        value = next_attempt * 4 + (0 if state is None else _FAILED if state in _MAY_FOLLOW else _FINAL)
-        if value >= self._known(key):
-            self._fresh[key] = value
+        value = next_attempt * 4 + _ending(state, in_doubt)
+        if _order(value) >= _order(self._known(key)):
             self._store.put(key, _VALUE.pack(value, at // 1000))
+            self._fresh[key] = value
 
     def _known(self, key: bytes) -> int:
         fresh = self._fresh.get(key)
@@ -73,9 +79,13 @@ class Ledger:
         return "attempt" if attempt < known >> 2 else None
 
     def resumes_at(self, message_id: str) -> int | None:
-        """The attempt with which a replay may go on: the message failed for good, and nobody has it."""
+        """The attempt with which a replay may go on: the message failed for good, and nobody is known to have it."""
         known = self._known(UUID(message_id).bytes)
         return known >> 2 if known & _FAILED else None
+
+    def in_doubt(self, message_id: str) -> bool:
+        """Whether the message failed, and an earlier attempt may have reached somebody all the same."""
+        return self._known(UUID(message_id).bytes) & 3 == _FAILED_IN_DOUBT
 
     def flush(self, positions: Mapping[int, int], now: int) -> None:
         """Make what was recorded visible and, with the positions of the topic, as durable as the store is."""
@@ -95,6 +105,18 @@ class Ledger:
 
     def close(self) -> None:
         self._store.close()
+
+
+def _ending(state: str | None, in_doubt: bool) -> int:
+    if state is None:
+        return 0
+    if state not in _MAY_FOLLOW:
+        return _FINAL
+    return _FAILED_IN_DOUBT if in_doubt else _FAILED
+
+
+def _order(value: int) -> int:
+    return value - (value & 3) + _LAST_WINS[value & 3]
 
 
 def place(partition: Partition) -> int:
@@ -153,7 +175,10 @@ class LedgerReader:
                 continue
             try:
                 entry = cast(LedgerEntry, codec("LedgerEntry").decode(record.value))
-                self._ledger.record(entry["message_id"], entry["next_attempt"], entry["state"], entry["recorded_at"])
+                self._ledger.record(
+                    entry["message_id"], entry["next_attempt"], entry["state"], entry["recorded_at"],
+                    in_doubt=LEDGER_DOUBT in record.headers,
+                )  # fmt: skip
             except (DecodeError, ValueError, struct.error) as exc:
                 letters.append(dead_letter(record, stage="ledger", reason=UNDECODABLE, error=exc, now=self._clock()))
         self._report(letters)

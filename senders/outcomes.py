@@ -8,8 +8,13 @@
     | Retry, another account works  | failed_over + dispatched at once       | the same            |
     | Retry, retries left           | retrying + timer                       | the same            |
     | Retry, none left              | failed + dead letter                   | the same            |
+    | Retry, its record too large   | failed + dead letter                   | the same            |
     | InDoubt                       | retrying, possible_duplicate + timer   | unknown / in_doubt  |
     | no account works for long     | failed / provider_account + dead letter| the same            |
+    | refused before a request      | what refused it; in doubt unknown      | the same            |
+
+Whoever ends a message without asking its provider may only say that it was not sent where no earlier attempt was in doubt.
+`failed` says that the provider did not take it at last, and keeps the flag: only so may a replay, flagged, try again.
 
 A message that was claimed when its sender ended is in doubt like any other, so that a crash costs a retry as well: a
 message that kills its sender ends in the dead letters after the last.
@@ -23,19 +28,25 @@ from dataclasses import dataclass
 
 from runtime import ids
 from runtime.dead_letters import dead_letter
-from runtime.records import InRecord, OutRecord
-from runtime.retry import retry_delay_s
+from runtime.records import InRecord, OutRecord, size_of
+from runtime.retry import retry_delay_s, throttle_delay_s
 from runtime.status import message_status, source_of, status_record, traceparent_of
-from schemas.codec import codec
+from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
-from schemas.topics import TIMERS, ledger_topic
+from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
 from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
 RETRIES_EXHAUSTED = "retries_exhausted"
 PROVIDER_ACCOUNT = "provider_account"
-MAX_ATTEMPTS = 60
-"""Attempts of any kind, throttled ones included: an hour and more of 429s is not a wait any longer."""
+MAX_ATTEMPTS = 72
+"""Attempts of any kind, throttled ones included: with the minute that lies between the later of these, 429s for more than an
+hour are not a wait any longer."""
+LEDGER_DOUBT = ("in-doubt", b"1")
+"""Header of a ledger entry whose message may have been sent: a replay of its request, which knows nothing of it, is flagged.
+No field of the entry, because a sender of the version before has to go on reading the ledger while the others are replaced."""
+RECORD_OVERHEAD = 512
+"""What Kafka adds to a record alone in its batch, and what a next attempt may add to a message, rounded up."""
 _BOUNCE_REASON = {"email": "hard_bounce", "sms": "invalid_number", "push": "invalid_token"}
 
 
@@ -50,6 +61,8 @@ class Outcome:
     facts: tuple[OutRecord, ...]
     entry: OutRecord
     """The ledger's, to be published once the facts are acknowledged: with it the attempt counts as told and provided for."""
+    in_doubt: bool = False
+    """Whether the message may have been sent all the same."""
 
     @property
     def settled_state(self) -> str | None:
@@ -65,6 +78,12 @@ class NoAccountWorks(Exception):
     """Every account that reaches the address has failed for too long to go on waiting."""
 
 
+def last_attempt(message: ChannelMessage) -> bool:
+    """Whether no attempt may follow this one, throttled or not. A replay goes on counting, and gets as many anew."""
+    attempt = message["attempt"]
+    return attempt % MAX_ATTEMPTS == 0 if message["replay"] else attempt >= MAX_ATTEMPTS
+
+
 def settle(
     message: ChannelMessage, record: InRecord, state: str, *, now: int, reason: str | None = None, detail: str | None = None,
     provider: str | None = None, provider_message_id: str | None = None, latency_ms: int | None = None,
@@ -77,8 +96,19 @@ def settle(
     )  # fmt: skip
     next_attempt = message["attempt"] + 1
     entry = ledger_entry(message, record.partition, next_attempt, state, now)
+    if message["possible_duplicate"]:
+        entry = entry._replace(headers=[LEDGER_DOUBT])
     facts = (*extra, status_record(status, traceparent_of(record.headers)))
-    return Outcome(state, next_attempt, facts, entry)
+    return Outcome(state, next_attempt, facts, entry, message["possible_duplicate"])
+
+
+def refuse(
+    message: ChannelMessage, record: InRecord, state: str, reason: str, *, now: int, detail: str | None = None
+) -> Outcome:
+    """The message ends in `state` before a request was made: in doubt nobody may say so."""
+    if message["possible_duplicate"]:
+        state, reason = "unknown", "in_doubt"
+    return settle(message, record, state, now=now, reason=reason, detail=detail)
 
 
 def ledger_entry(message: ChannelMessage, partition: int, next_attempt: int, state: str | None, now: int) -> OutRecord:
@@ -116,20 +146,24 @@ def from_result(
         )  # fmt: skip
     throttled = isinstance(result, Retry) and result.error is ErrorClass.THROTTLED
     retries = message["retries"] + (0 if throttled else 1)
-    if retries > max_retries or message["attempt"] >= MAX_ATTEMPTS:
-        account = isinstance(result, Retry) and result.error is ErrorClass.ACCOUNT
-        if isinstance(result, InDoubt):
-            message = {**message, "possible_duplicate": True}
-        return _failed(
-            message, record, PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED, RetriesExhausted(result.code), now=now,
-            provider=provider, latency_ms=latency_ms,
-        )  # fmt: skip
-    if next_provider is not None and isinstance(result, Retry):
-        return _fail_over(
-            message, record, result, retries, next_provider, provider=provider, latency_ms=latency_ms, now=now
-        )
-    return _retry(
-        message, record, result, retries, provider=provider, latency_ms=latency_ms, now=now, jitter=jitter
+    error: Exception = RetriesExhausted(result.code)
+    if retries <= max_retries and not last_attempt(message):
+        try:
+            if next_provider is not None and isinstance(result, Retry):
+                return _fail_over(
+                    message, record, result, retries, next_provider, provider=provider, latency_ms=latency_ms, now=now
+                )
+            return _retry(
+                message, record, result, retries, provider=provider, latency_ms=latency_ms, now=now, jitter=jitter
+            )  # fmt: skip
+        except RecordTooLarge as exc:
+            error = exc  # of a direct publisher: what the router renders leaves room
+    if isinstance(result, InDoubt):
+        message = {**message, "possible_duplicate": True}
+    account = isinstance(result, Retry) and result.error is ErrorClass.ACCOUNT
+    return _failed(
+        message, record, PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED, error, now=now, provider=provider,
+        latency_ms=latency_ms,
     )  # fmt: skip
 
 
@@ -167,16 +201,17 @@ def _fail_over(
     latency_ms: int | None, now: int,
 ) -> Outcome:  # fmt: skip
     again = _next_attempt(message, retries, next_provider)
+    dispatch = OutRecord(
+        record.topic, record.key, codec("ChannelMessage").encode(again), record.headers, record.partition
+    )
+    _check_fits("ChannelMessage", dispatch)
     status = message_status(
         message, "failed_over", now=now, attempt=message["attempt"], detail=f"{result.code}; next: {next_provider}",
         provider=provider, latency_ms=latency_ms, source=source_of(record),
     )  # fmt: skip
-    facts = (
-        OutRecord(record.topic, record.key, codec("ChannelMessage").encode(again), record.headers, record.partition),
-        status_record(status, traceparent_of(record.headers)),
-    )
+    facts = (dispatch, status_record(status, traceparent_of(record.headers)))
     entry = ledger_entry(message, record.partition, again["attempt"], None, now)
-    return Outcome("failed_over", again["attempt"], facts, entry)
+    return Outcome("failed_over", again["attempt"], facts, entry, again["possible_duplicate"])
 
 
 def _retry(
@@ -186,25 +221,40 @@ def _retry(
     doubt = isinstance(result, InDoubt)
     # In doubt it stays with the account that may have sent it: another one would be sure to send it twice.
     again = _next_attempt(message, retries, provider or message["provider"] if doubt else None, doubt)
-    after = retry_delay_s(retries - 1, jitter, result.retry_after_s)
+    if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
+        after = throttle_delay_s(message["attempt"], jitter, result.retry_after_s)
+    else:
+        after = retry_delay_s(retries - 1, jitter, result.retry_after_s)
+    timer = _timer(again, record, now + int(after * 1000))
     status = message_status(
         {**message, "possible_duplicate": again["possible_duplicate"]}, "retrying", now=now, attempt=message["attempt"],
         detail=f"in doubt: {result.code}" if doubt else result.code, provider=provider, latency_ms=latency_ms,
         source=source_of(record),
     )  # fmt: skip
-    timer_id = ids.timer_id(message["message_id"], "retry", again["attempt"])
+    facts = (timer, status_record(status, traceparent_of(record.headers)))
+    entry = ledger_entry(message, record.partition, again["attempt"], None, now)
+    return Outcome("retrying", again["attempt"], facts, entry, again["possible_duplicate"])
+
+
+def _timer(again: ChannelMessage, record: InRecord, due_at: int) -> OutRecord:
+    """The timer that publishes the next attempt where its record stood. Raises RecordTooLarge."""
+    timer_id = ids.timer_id(again["message_id"], "retry", again["attempt"])
     timer: Timer = {
         "timer_id": timer_id,
-        "due_at": now + int(after * 1000),
+        "due_at": due_at,
         "purpose": "retry",
         "topic": record.topic,
         "key": record.key or b"",
         "headers": [{"name": name, "value": value or b""} for name, value in record.headers],
         "value": codec("ChannelMessage").encode(again),
     }
-    facts = (
-        OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer)),
-        status_record(status, traceparent_of(record.headers)),
-    )
-    entry = ledger_entry(message, record.partition, again["attempt"], None, now)
-    return Outcome("retrying", again["attempt"], facts, entry)
+    made = OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer))
+    _check_fits("Timer", made)
+    return made
+
+
+def _check_fits(name: str, record: OutRecord) -> None:
+    """Raises RecordTooLarge for what the broker would refuse: its limit is of the whole record, and would end the process."""
+    size = RECORD_OVERHEAD + size_of(record.key, record.value, record.headers)
+    if size > MAX_VALUE_BYTES:
+        raise RecordTooLarge(name, size, MAX_VALUE_BYTES)

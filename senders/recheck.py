@@ -30,13 +30,20 @@ class SenderViews:
 
 
 def recheck(message: ChannelMessage, views: SenderViews, now: int) -> tuple[str, str] | None:
-    """(state, reason) that forbids the send, None when nothing does."""
+    """(state, reason) that forbids the send, None when nothing does.
+
+    Each of them says that nothing was sent. Of a message that an earlier attempt may have sent, nobody knows.
+    """
+    refusal = _refusal(message, views, now)
+    return ("unknown", "in_doubt") if refusal and message["possible_duplicate"] else refusal
+
+
+def _refusal(message: ChannelMessage, views: SenderViews, now: int) -> tuple[str, str] | None:
     if message["expires_at"] is not None and message["expires_at"] <= now:
         return "expired", "past_expiry"
     cancellation = views.cancellations.get(message["notification_id"])
     if cancellation is not None and cancellation["tenant"] == message["tenant"]:
-        # `cancelled` promises that nothing was sent; of one that an earlier attempt may have sent, nobody knows.
-        return ("unknown", "in_doubt") if message["possible_duplicate"] else ("cancelled", "by_caller")
+        return "cancelled", "by_caller"
     if suppressed(message["tenant"], message["channel"], message["address"], views.suppressions, now):
         return "suppressed", "suppressed_address"
     if message["user_id"]:

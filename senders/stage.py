@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from runtime.clock import Clock
 from runtime.logs import get_logger
@@ -43,35 +44,52 @@ class Ended:
     """When the request began, by the monotonic clock."""
 
 
+_Key = tuple[str, str | None]
+
+
+def _key(message: ChannelMessage) -> _Key:
+    return message["message_id"], message["replay"]
+
+
 class RequestGuard:
     """Below all retry logic: whatever goes wrong above, one message costs a bounded number of provider requests.
 
     Throttled answers are no sends and are not counted here; MAX_ATTEMPTS bounds them. A replay is somebody's decision to
-    try again, and counts anew.
+    try again, and counts anew. Of what is not in flight the last REMEMBERED are remembered.
     """
 
     REMEMBERED = 100_000
 
     def __init__(self, max_retries: int) -> None:
         self._allowed = 1 + max_retries
-        self._requests: dict[tuple[str, str | None], int] = {}
+        self._requests: OrderedDict[_Key, int] = OrderedDict()
+        self._in_flight: dict[_Key, int] = {}
 
     def allows(self, message: ChannelMessage) -> bool:
         """Count a request that is about to be made; False when it may not be."""
-        key = message["message_id"], message["replay"]
-        count = self._requests.get(key, 0) + 1
-        if count > self._allowed or message["retries"] >= self._allowed or message["attempt"] > MAX_ATTEMPTS:
+        key = _key(message)
+        count = self._in_flight.get(key, self._requests.get(key, 0)) + 1
+        attempts = message["attempt"] <= MAX_ATTEMPTS or message["replay"] is not None
+        if count > self._allowed or message["retries"] >= self._allowed or not attempts:
             REQUEST_GUARD.labels(message["channel"]).inc()
             log.critical("request guard", message_id=message["message_id"], requests=count, attempt=message["attempt"])
             return False
-        self._requests[key] = count
-        if len(self._requests) > self.REMEMBERED:
-            self._requests.pop(next(iter(self._requests)))
+        self._in_flight[key] = count
         return True
 
     def was_throttled(self, message: ChannelMessage) -> None:
         """The request just counted was refused unseen."""
-        self._requests[message["message_id"], message["replay"]] -= 1
+        if (count := self._in_flight.get(_key(message))) is not None:
+            self._in_flight[_key(message)] = count - 1
+
+    def ended(self, message: ChannelMessage) -> None:
+        """Whatever `allows` said, the message is no longer in flight."""
+        key = _key(message)
+        if (count := self._in_flight.pop(key, 0)) > 0:
+            self._requests[key] = count
+            self._requests.move_to_end(key)
+            if len(self._requests) > self.REMEMBERED:
+                self._requests.popitem(last=False)
 
 
 class SendStage:
@@ -94,7 +112,11 @@ class SendStage:
         for entry in entries:
             task = self._loop.create_task(self._run(entry, claimed_at))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(partial(self._end, entry))
+
+    def _end(self, entry: Entry, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._guard.ended(entry.message)
 
     async def _run(self, entry: Entry, claimed_at: float) -> None:
         try:

@@ -13,50 +13,100 @@ May import runtime. What never enters here: a provider's name, a channel's paylo
 
 from __future__ import annotations
 
+import math
 import random
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
-from uuid import UUID
+from functools import partial
+from typing import Protocol
 
-from runtime.clock import Clock, system_clock
-from runtime.dead_letters import UNDECODABLE, Brake, dead_letter
-from runtime.errors import DeadLetterFlood
-from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition, Producer
+from runtime.clock import Clock, Ticks, system_clock, system_ticks
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake
+from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
+from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition
 from runtime.logs import get_logger
 from runtime.metrics import COMMIT_SECONDS, DUPLICATES_DROPPED, IN_DOUBT, IN_FLIGHT, PARKED
 from runtime.process import Context, crash_point, exit_now
-from runtime.records import InRecord, OutRecord
-from schemas.codec import DecodeError, codec
+from runtime.records import InRecord, OutRecord, size_of
+from runtime.settings import SenderSettings
+from schemas.codec import DecodeError
 from schemas.events import LANES, ChannelMessage
 from schemas.topics import dispatch_topic
 from senders.admission import Admission, Entry
 from senders.claims import Claim, Window, parse_claim
+from senders.intake import cut, given_up, read_message, unfit
 from senders.ledger import KEPT_S, MAX_POLL_INTERVAL_MS, Ledger, LedgerReader
-from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, settle
+from senders.limits import part_of
+from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, refuse, settle
+from senders.read_ahead import Held, ReadAhead
 from senders.recheck import SenderViews, recheck
 from senders.sender import SendResult
-from senders.stage import Ended, SendStage
+from senders.stage import Ended
 
 log = get_logger("sender")
 
 COMMIT_PATIENCE_S = 45.0
 """How long a commit is tried again while the broker is away; the group's fence decides whether it still counts."""
 BACKLOG = 8_000
-"""Records read ahead per partition; fetching pauses above it and resumes at half."""
+"""Records read ahead per partition: at the size of a login code they cost more by their number than by their bytes."""
+QUEUED_KBYTES = 4_096
+"""Fetched and not handed over yet, beside what is held: more would only be thrown away when a partition is paused."""
 MAX_FACTS = 2_000
 """Facts of one turn: what is decided without a request must not hold up what is being sent."""
+MAX_FACT_BYTES = 16 << 20
+"""Of one turn as well: dead letters hold their records."""
 SWEEP_S = 1.0
 """How often parked messages are looked at: they expire and are cancelled while they wait."""
 SWEPT = 200
 """Of them in one turn: 12,000 at once held a turn up by 200 ms, and everybody with it."""
 KEEP_POSITIONS_S = 300.0
+PRUNE_S = 3_600.0
+
+
+class Source(Protocol):
+    """The part of runtime.kafka.Consumer that is used."""
+
+    def subscribe(
+        self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None],
+        on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
+    ) -> None: ...  # fmt: skip
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None: ...
+    def committed(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]: ...
+    def partitions_of(self, topic: str) -> list[Partition]: ...
+    def pause(self, partitions: Iterable[Partition]) -> None: ...
+    def resume(self, partitions: Iterable[Partition]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Ledgers(Protocol):
+    """The part of LedgerReader that is used."""
+
+    def partition(self, dispatch: Partition, lane: str) -> Partition: ...
+    def read(self, partitions: Sequence[Partition]) -> int: ...
+    def advance(self, partitions: Sequence[Partition]) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Sends(Protocol):
+    """The part of SendStage that is used."""
+
+    done: deque[Ended]
+
+    def submit(self, entries: Sequence[Entry]) -> None: ...
+    def wait(self, timeout_s: float) -> None: ...
+
+
+class Publisher(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    def publish(self, records: Sequence[OutRecord]) -> None: ...
 
 
 @dataclass(slots=True)
-class Owned:
+class Owned(Held):
     """What the owner of one dispatch partition knows."""
 
     partition: Partition
@@ -66,6 +116,7 @@ class Owned:
     backlog: deque[InRecord] = field(default_factory=deque)
     next_offset: int = -1
     paused: bool = False
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -78,33 +129,52 @@ class Turn:
     finished: list[tuple[Owned, int]] = field(default_factory=list)
     """Offsets decided without a request: passed over until their facts are acknowledged, so that they are never in doubt."""
     claims: list[Entry] = field(default_factory=list)
+    size: int = 0
+    """Bytes of the facts."""
+
+    def tell(self, facts: Iterable[OutRecord]) -> None:
+        for fact in facts:
+            self.facts.append(fact)
+            self.size += size_of(fact.key, fact.value, fact.headers)
+
+    @property
+    def full(self) -> bool:
+        """Whether the rest has to wait for the next turn."""
+        return len(self.facts) >= MAX_FACTS or self.size >= MAX_FACT_BYTES
 
 
 class Worker:
     """The Kafka side: owns partitions of a channel's dispatch topics; every method on one thread."""
 
+    _read_ahead = ReadAhead(SenderSettings().read_ahead_mib << 20, BACKLOG)
+    """By the default, until a worker is given its settings."""
+
     def __init__(
-        self, context: Context, channel: str, lanes: Sequence[str], stage: SendStage, admission: Admission,
-        views: SenderViews, ledger: Ledger, producer: Producer, rng: random.Random, clock: Clock = system_clock,
+        self, context: Context, channel: str, lanes: Sequence[str], stage: Sends, admission: Admission,
+        views: SenderViews, ledger: Ledger, producer: Publisher, rng: random.Random, clock: Clock = system_clock, *,
+        ticks: Ticks = system_ticks, consumer: Source | None = None, ledgers: Ledgers | None = None,
     ) -> None:  # fmt: skip
         self._context, self._channel, self._stage, self._admission = context, channel, stage, admission
-        self._views, self._ledger, self._producer, self._rng, self._clock = views, ledger, producer, rng, clock
+        self._views, self._ledger, self._producer, self._rng = views, ledger, producer, rng
+        self._clock, self._ticks = clock, ticks
         self._settings = context.settings.sender
         self._lanes = {dispatch_topic(channel, lane): lane for lane in lanes}
         self._owned: dict[Partition, Owned] = {}
-        self._last_turn = self._last_sweep = 0.0
+        self._read_ahead = ReadAhead(self._settings.read_ahead_mib << 20, BACKLOG)
+        self._last_turn = self._last_sweep = -math.inf
         self._to_sweep: deque[Entry] = deque()
-        self._positions_kept = self._pruned = time.monotonic()
+        self._positions_kept = self._pruned = ticks()
         self.assigned = False
-        self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender"), 0
+        self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender", clock=ticks), 0
         context.health.require("dead letters", self._brake.not_ready)
         kafka = context.settings.kafka
         # One group whatever the lanes: two groups over one topic would send everything twice.
         self.group = f"heliograph-sender-{channel}"
-        self._consumer = Consumer(
-            kafka, client_id=f"sender-{channel}", group=self.group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS
-        )
-        self._ledgers = LedgerReader(kafka, channel, ledger, producer.publish, clock)
+        self._consumer: Source = consumer or Consumer(
+            kafka, client_id=f"sender-{channel}", group=self.group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            queued_kbytes=QUEUED_KBYTES,
+        )  # fmt: skip
+        self._ledgers: Ledgers = ledgers or LedgerReader(kafka, channel, ledger, producer.publish, clock)
 
     def run(self) -> None:
         """Send until the context stops, then let in-flight messages end and record them."""
@@ -122,6 +192,9 @@ class Worker:
             self._keep_positions()
         except FencedError as exc:
             exit_now(f"no longer the owner: {exc}")
+        except SettingsError:
+            self._consumer.close()  # at once: the others of the group are to have its partitions
+            raise
         self._consumer.close()
         self._ledgers.close()
 
@@ -145,9 +218,20 @@ class Worker:
         return starts
 
     def _take_share(self) -> None:
-        """Every lane counts, whoever serves it, so that all processes together never exceed an account's limits."""
-        total = sum(len(self._consumer.partitions_of(dispatch_topic(self._channel, lane))) for lane in LANES)
-        self._admission.accounts.take_share(len(self._owned) / total)
+        """Every lane counts, whoever serves it, so that all processes together never exceed an account's limits.
+
+        Raises SettingsError when there are more processes than an account has slots: its messages here would wait for ever.
+        """
+        partitions = {lane: len(self._consumer.partitions_of(dispatch_topic(self._channel, lane))) for lane in LANES}
+        owned = {(it.lane, it.partition[1]) for it in self._owned.values()}
+        accounts = self._admission.accounts
+        accounts.take_share(len(owned) / sum(partitions.values()), partial(part_of, owned=owned, partitions=partitions))
+        if owned and (names := accounts.without_slots()):
+            self._forget()
+            raise SettingsError(
+                f"max_in_flight of {', '.join(names)} is less than there are {self._channel} senders, so that none of it is "
+                "left for this one; run fewer of them, or raise max_in_flight"
+            )
 
     def _on_revoke(self, _: list[Partition]) -> None:
         self._drain()
@@ -165,8 +249,8 @@ class Worker:
 
     def _drain(self) -> None:
         """Claim nothing more, wait for what is in flight, record and release it."""
-        deadline = time.monotonic() + self._settings.drain_timeout_s
-        while self._admission.in_flight and time.monotonic() < deadline:
+        deadline = self._ticks() + self._settings.drain_timeout_s
+        while self._admission.in_flight and self._ticks() < deadline:
             self._stage.wait(0.05)
             self._record(Turn())
         if self._admission.in_flight:
@@ -179,18 +263,15 @@ class Worker:
         for record in records:
             owned = self._owned.get((record.topic, record.partition))
             if owned is not None:
-                owned.backlog.append(record)
-        too_long = [o.partition for o in self._owned.values() if not o.paused and len(o.backlog) > BACKLOG]
-        short = [o.partition for o in self._owned.values() if o.paused and len(o.backlog) < BACKLOG // 2]
-        for partition in (*too_long, *short):
-            self._owned[partition].paused = partition in too_long
-        if too_long:
-            self._consumer.pause(too_long)
-        if short:
-            self._consumer.resume(short)
+                owned.hold(record)
+        pause, resume = self._read_ahead.watch(self._owned.values())
+        if pause:
+            self._consumer.pause(pause)
+        if resume:
+            self._consumer.resume(resume)
 
     def _turn(self) -> None:
-        now = time.monotonic()
+        now = self._ticks()
         if now - self._last_turn < self._settings.commit_interval_ms / 1000:
             return
         self._last_turn = now
@@ -209,7 +290,7 @@ class Worker:
             mine = [owned for owned in self._owned.values() if owned.lane == lane and owned.backlog]
             # Round robin over the partitions, so that a long one does not starve its neighbours.
             try:
-                while mine and len(turn.facts) < MAX_FACTS:
+                while mine and not turn.full:
                     mine = [owned for owned in mine if self._take_next(owned, turn)]
             except DeadLetterFlood as exc:
                 log.critical("held", reason=str(exc))
@@ -226,41 +307,55 @@ class Worker:
         record = owned.backlog[0]
         if owned.takeover.finished(record.offset):
             self._next(owned)
+            owned.let_go(record)
             return True
         self._looked_at += 1
         try:
-            message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))
-            UUID(message["message_id"])
-            UUID(message["notification_id"])
-            if (message["channel"], message["lane"]) != (self._channel, owned.lane):
-                raise DecodeError("channel or lane is not the topic's")
-        except (DecodeError, ValueError) as exc:
-            self._count(unusable=1)  # raises in a flood: the record is not taken then, and neither is what follows
-            self._next(owned)
-            turn.facts.append(dead_letter(record, stage="sender", reason=UNDECODABLE, error=exc, now=self._clock()))
-            self._finish(owned, record, turn)
+            message = read_message(record)
+        except DecodeError as exc:
+            self._give_up(owned, record, UNDECODABLE, exc, turn)
+            return True
+        try:
+            decided = self._decision(owned, record, message)
+        except (
+            Exception
+        ) as exc:  # whatever a record can raise that nobody foresaw, the ones behind it are not to wait for it
+            log.exception("dead-lettered", notification_id=message["notification_id"])
+            self._give_up(owned, record, INTERNAL_ERROR, exc, turn)
             return True
         self._next(owned)
         if self._looked_at >= MAX_FACTS:
             self._count()
-        if message["replay"] and (attempt := self._ledger.resumes_at(message["message_id"])):
-            message = {**message, "attempt": attempt}
-            cause = None
-        else:
-            cause = self._ledger.duplicate(message["message_id"], message["attempt"])
-        if cause is None and self._admission.knows(message["message_id"]):
-            cause = "in_flight"
-        if cause is not None:
-            DUPLICATES_DROPPED.labels(self._channel, cause).inc()
+        if isinstance(decided, str):
+            DUPLICATES_DROPPED.labels(self._channel, decided).inc()
             self._finish(owned, record, turn)
-        elif owned.takeover.in_doubt(record.offset):
-            IN_DOUBT.labels(self._channel).inc()
-            self._decide(owned, record, message, self._outcome(message, record, CLAIMED_BY_ENDED), turn)
-        elif outcome := self._hopeless(message, record):
-            self._decide(owned, record, message, outcome, turn)
+        elif isinstance(decided, Outcome):
+            self._decide(owned, record, message["message_id"], decided, turn)
         else:
-            self._offer(owned, Entry(owned.partition, record, message), turn)
+            self._offer(owned, decided, turn)
         return True
+
+    def _decision(self, owned: Owned, record: InRecord, message: ChannelMessage) -> str | Outcome | Entry:
+        """Why the record is a duplicate, how its message ends without a request, or what is to be sent. Changes nothing."""
+        now = self._clock()
+        if cannot := unfit(message, self._channel, owned.lane):
+            message = cut(message, self._channel, owned.lane)
+        message_id = message["message_id"]
+        if message["replay"] and (attempt := self._ledger.resumes_at(message_id)):
+            # A replayed request comes back rendered anew, and knows nothing of what its attempts came to.
+            doubt = message["possible_duplicate"] or self._ledger.in_doubt(message_id)
+            message = {**message, "attempt": attempt, "possible_duplicate": doubt}
+        elif cause := self._ledger.duplicate(message_id, message["attempt"]):
+            return cause
+        if self._admission.knows(message_id):
+            return "in_flight"
+        if cannot:
+            return refuse(message, record, "rejected", "provider_rejected", now=now, detail=cannot)
+        if owned.takeover.in_doubt(record.offset):
+            IN_DOUBT.labels(self._channel).inc()
+            return self._outcome(message, record, CLAIMED_BY_ENDED)
+        entry = Entry(owned.partition, record, message, min(record.timestamp, now) if record.timestamp > 0 else now)
+        return self._hopeless(entry, now) or entry
 
     def _count(self, unusable: int = 0) -> None:
         self._brake.check(self._looked_at, unusable)
@@ -272,23 +367,41 @@ class Worker:
     def _finish(self, owned: Owned, record: InRecord, turn: Turn) -> None:
         """Nothing is sent for this record: it is done when the turn's facts are acknowledged."""
         owned.window.pass_over(record.offset)
+        owned.let_go(record)
         turn.finished.append((owned, record.offset))
 
-    def _decide(self, owned: Owned, record: InRecord, message: ChannelMessage, outcome: Outcome, turn: Turn) -> None:
-        """The message's outcome is known without a request."""
-        turn.facts += outcome.facts
-        turn.entries.append(outcome.entry)
-        # At once, before its facts are acknowledged: a copy that follows in the same turn is a duplicate already.
-        self._ledger.record(message["message_id"], outcome.next_attempt, outcome.settled_state, self._clock())
+    def _give_up(self, owned: Owned, record: InRecord, reason: str, error: Exception, turn: Turn) -> None:
+        """The record, which is the backlog's first, is no use: a dead letter, and a fact where its ids can be read.
+
+        The ledger is not told: the record may be a bad copy of a good one.
+        """
+        self._count(unusable=1)  # raises in a flood: the record is not taken then, and neither is what follows
+        self._next(owned)
+        doubt = owned.takeover.in_doubt(record.offset)
+        turn.tell(
+            given_up(record, self._channel, owned.lane, reason=reason, error=error, now=self._clock(), in_doubt=doubt)
+        )
         self._finish(owned, record, turn)
 
-    def _hopeless(self, message: ChannelMessage, record: InRecord) -> Outcome | None:
+    def _decide(self, owned: Owned, record: InRecord, message_id: str, outcome: Outcome, turn: Turn) -> None:
+        """The message's outcome is known without a request."""
+        turn.tell(outcome.facts)
+        turn.entries.append(outcome.entry)
+        # At once, before its facts are acknowledged: a copy that follows in the same turn is a duplicate already.
+        self._remember(message_id, outcome)
+        self._finish(owned, record, turn)
+
+    def _remember(self, message_id: str, outcome: Outcome) -> None:
+        self._ledger.record(message_id, outcome.next_attempt, outcome.settled_state, self._clock(), outcome.in_doubt)
+
+    def _hopeless(self, entry: Entry, now: int) -> Outcome | None:
         """What becomes of a message that no account reaches, or none that works; None when there is one to wait for."""
-        choice = self._admission.accounts.choose(message)
+        message, record = entry.message, entry.record
+        choice = self._admission.accounts.choose(message, (now - entry.waits_since) / 1000)
         if choice is None:
             detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
-            return settle(message, record, "rejected", now=self._clock(), reason="provider_rejected", detail=detail)
-        return no_account_works(message, record, now=self._clock()) if choice.given_up else None
+            return refuse(message, record, "rejected", "provider_rejected", now=now, detail=detail)
+        return no_account_works(message, record, now=now) if choice.given_up else None
 
     def _offer(self, owned: Owned, entry: Entry, turn: Turn) -> None:
         if self._admission.offer(entry):
@@ -304,18 +417,17 @@ class Worker:
         """Settle parked messages that must not be sent any more, or that nobody can send."""
         now = self._clock()
         for _ in range(min(SWEPT, len(self._to_sweep))):
-            if len(turn.facts) >= MAX_FACTS:
+            if turn.full:
                 break
             entry = self._to_sweep.popleft()
             if not entry.parked:
                 continue
             message, record = entry.message, entry.record
             refusal = recheck(message, self._views, now)
-            outcome = settle(message, record, refusal[0], now=now, reason=refusal[1]) if refusal else None
-            outcome = outcome or self._hopeless(message, record)
+            outcome = refuse(message, record, *refusal, now=now) if refusal else self._hopeless(entry, now)
             if outcome:
                 self._admission.remove(entry)
-                self._decide(self._owned[entry.partition], record, message, outcome, turn)
+                self._decide(self._owned[entry.partition], record, message["message_id"], outcome, turn)
 
     def _skip_gap(self, owned: Owned, offset: int) -> None:
         """Offsets the log no longer has (retention) can never be finished by anybody: they count as finished."""
@@ -378,11 +490,12 @@ class Worker:
         crash_point("before_ledger", self._context.settings.crash_at if ended else None)
         self._producer.publish([*turn.entries, *(outcome.entry for _, outcome in outcomes)])
         crash_point("after_facts", self._context.settings.crash_at if ended else None)
-        now = self._clock()
         for it, outcome in outcomes:
             entry = it.entry
-            self._ledger.record(entry.message["message_id"], outcome.next_attempt, outcome.settled_state, now)
-            self._owned[entry.partition].window.finish(entry.record.offset)
+            self._remember(entry.message["message_id"], outcome)
+            owned = self._owned[entry.partition]
+            owned.window.finish(entry.record.offset)
+            owned.let_go(entry.record)
             self._admission.release(entry)
         for owned, offset in turn.finished:
             owned.window.claim(offset)
@@ -394,7 +507,7 @@ class Worker:
         changed = {o.partition: o.window.current for o in self._owned.values() if o.window.changed}
         if not changed:
             return
-        started = time.monotonic()
+        started = self._ticks()
         while True:
             try:
                 self._consumer.commit(
@@ -404,25 +517,33 @@ class Worker:
                 break
             except CommitError as exc:
                 # The same commit again is harmless: it says the same, and the fence still holds.
-                if time.monotonic() - started > COMMIT_PATIENCE_S:
+                if self._ticks() - started > COMMIT_PATIENCE_S:
                     exit_now(f"the claim could not be committed: {exc}")
                 log.warning("commit not confirmed, trying again", error=str(exc))
                 self._stage.wait(0.1)
         for partition, claim in changed.items():
             self._owned[partition].window.committed(claim)
-        COMMIT_SECONDS.observe(time.monotonic() - started)
+        COMMIT_SECONDS.observe(self._ticks() - started)
 
     # -- the ledger's upkeep ------------------------------------------------------------------------------------------
 
     def _keep_house(self) -> None:
-        now = time.monotonic()
+        now = self._ticks()
         if now - self._positions_kept >= KEEP_POSITIONS_S:
             self._positions_kept = now
             self._keep_positions()
-        if now - self._pruned >= 3_600:
+        if now - self._pruned >= PRUNE_S:
             self._pruned = now
             self._ledger.forget_before(self._clock() - KEPT_S * 1000)
 
     def _keep_positions(self) -> None:
-        """Every entry of our partitions is recorded here by now, on this thread: the next start may read on from their ends."""
-        self._ledgers.advance([self._ledgers.partition(owned.partition, owned.lane) for owned in self._owned.values()])
+        """Every entry of our partitions is recorded here by now, on this thread: the next start may read on from their ends.
+
+        All it saves is reading them again, so a broker that is slow now is asked another time.
+        """
+        try:
+            self._ledgers.advance(
+                [self._ledgers.partition(owned.partition, owned.lane) for owned in self._owned.values()]
+            )
+        except UnavailableError as exc:
+            log.warning("the ledger's positions are not kept this time", error=str(exc))

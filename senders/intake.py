@@ -1,0 +1,140 @@
+"""What a dispatch record says: a message, or why it is none; pure.
+
+The topic is ours, but strangers write to it. Whatever they put into a record, it ends by itself:
+
+    | the record                                        | ends                                              |
+    |---------------------------------------------------|---------------------------------------------------|
+    | does not decode, its ids cannot be read           | in the dead letters                               |
+    | does not decode, its ids can be read              | in the dead letters, `dead_lettered / undecodable`|
+    | decodes, is not its topic's or nobody could go on | `rejected / provider_rejected`, with what it is   |
+    |   with what it holds                              |                                                   |
+
+Only the first two are for the brake of the dead letters: a flood of them is a wrong producer or schema. A message is one
+tenant's, however many there are.
+
+Ids are taken in their one spelling: to the ledger and to whoever is in flight, two spellings are one message.
+May import runtime values and schemas. What never enters here: a decision to send, Kafka.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+from runtime import ids
+from runtime.dead_letters import dead_letter
+from runtime.records import InRecord, OutRecord
+from runtime.status import source_of, status_record, traceparent_of
+from schemas.codec import DecodeError, codec
+from schemas.events import ChannelMessage, DeliveryStatus
+
+MAX_COUNT = 10_000
+"""Attempts and retries: replays go on counting, but nobody comes this far."""
+MAX_STATED = 16_384
+"""Bytes of what a status repeats of its message. Ours are of 255 characters each; a status is one record as well."""
+_STATED = ("tenant", "user_id", "template_id", "correlation_id")
+_CUT_AT = 255
+_head = codec("ChannelMessage").head_decoder(3)  # message_id, notification_id, tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What tells whose message a record was to be."""
+
+    message_id: str
+    notification_id: str
+    tenant: str
+
+
+def read_message(record: InRecord) -> ChannelMessage:
+    """The message of a record. Raises DecodeError."""
+    message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))
+    message["message_id"], message["notification_id"] = _ids(message)
+    return message
+
+
+def _read_head(record: InRecord) -> Head | None:
+    """Whose message a record was to be, None where not even that can be read."""
+    try:
+        head = _head(record.value)
+        message_id, notification_id = _ids(head)
+    except DecodeError:
+        return None
+    return Head(message_id, notification_id, head["tenant"][:_CUT_AT])
+
+
+def _ids(record: Mapping[str, Any]) -> tuple[str, str]:
+    try:
+        return str(UUID(record["message_id"])), str(UUID(record["notification_id"]))
+    except ValueError as exc:
+        raise DecodeError("message_id or notification_id is no UUID") from exc
+
+
+def unfit(message: ChannelMessage, channel: str, lane: str) -> str | None:
+    """Why a message of the topic of this channel and lane cannot be gone on with, in words; None for one that can."""
+    if (message["channel"], message["lane"]) != (channel, lane):
+        return "channel or lane is not the topic's"
+    if not 1 <= message["attempt"] <= MAX_COUNT:
+        return f"attempt {message['attempt']} is not in 1..{MAX_COUNT}"
+    if not 0 <= message["retries"] <= MAX_COUNT:
+        return f"retries {message['retries']} is not in 0..{MAX_COUNT}"
+    stated = sum(len(_text(message, field)) for field in _STATED)
+    if stated * 4 > MAX_STATED and (size := sum(len(_text(message, field).encode()) for field in _STATED)) > MAX_STATED:
+        return f"{', '.join(_STATED)} have {size:,} bytes together, {MAX_STATED:,} are allowed"
+    return None
+
+
+def cut(message: ChannelMessage, channel: str, lane: str) -> ChannelMessage:
+    """An unfit message as far as it can be spoken of."""
+    made: Any = {
+        **message,
+        "channel": channel,
+        "lane": lane,
+        "attempt": min(max(message["attempt"], 1), MAX_COUNT),
+        "retries": min(max(message["retries"], 0), MAX_COUNT),
+        **{field: held[:_CUT_AT] for field in _STATED if (held := _text(message, field))},
+    }
+    return cast(ChannelMessage, made)
+
+
+def _text(message: Mapping[str, Any], field: str) -> str:
+    return message[field] or ""
+
+
+def given_up(
+    record: InRecord, channel: str, lane: str, *, reason: str, error: BaseException, now: int, in_doubt: bool
+) -> list[OutRecord]:
+    """The dead letter and, where the ids can be read, the fact that the message ends here: it may have been routed long ago."""
+    head = _read_head(record)
+    if head is None:
+        return [dead_letter(record, stage="sender", reason=reason, error=error, now=now)]
+    letter = dead_letter(
+        record, stage="sender", reason=reason, error=error, now=now, tenant=head.tenant,
+        notification_id=head.notification_id, message_id=head.message_id,
+    )  # fmt: skip
+    status: DeliveryStatus = {
+        "event_id": ids.event_id(head.message_id, "dead_lettered"),
+        "notification_id": head.notification_id,
+        "message_id": head.message_id,
+        "tenant": head.tenant,
+        "channel": channel,
+        "lane": lane,
+        "state": "dead_lettered",
+        "reason": reason,
+        "detail": type(error).__name__,
+        "attempt": 0,
+        "provider": None,
+        "provider_message_id": None,
+        "possible_duplicate": in_doubt,
+        "template_id": None,
+        "template_version": None,
+        "preference_version": None,
+        "occurred_at": now,
+        "latency_ms": None,
+        "source": source_of(record),
+        "correlation_id": None,
+        "recipient": None,
+    }
+    return [letter, status_record(status, traceparent_of(record.headers))]
