@@ -7,7 +7,7 @@ above it; but a part of the budget is each lane's own, and of that a part each p
     all three at less than half, or any one of them → read on
 
 The wide gap is on purpose: a paused partition's fetched records are thrown away, and at small gaps everything is fetched three
-times. All partitions together hold no more than the budget and what one fetch brings.
+times. All partitions together hold no more than the budget, and a slice of records each that was taken before it was noticed.
 May import records. What never enters here: Kafka, a message.
 """
 
@@ -23,6 +23,10 @@ from senders.accounts import LANE_SHARE
 
 RESERVED = 1 / 16
 """Of the budget, of each lane."""
+SLICE = 1 / 64
+"""Of the budget: as much is taken at a time, by the size that records had of late."""
+MAX_SLICE = 2_000
+"""Records taken at a time."""
 _SHARED = 1 - RESERVED * (2 * len(LANES) - 1)
 """Of the budget. Beyond it a lane may still fill its reserve by one partition and by the parts of all its others, twice
 the reserve; the lane that filled what is shared only the latter."""
@@ -39,9 +43,12 @@ class Held:
     """Bytes of the backlog, and of what was taken from it and not let go."""
     paused: bool
 
-    def hold(self, record: InRecord) -> None:
+    def hold(self, record: InRecord) -> int:
+        """Take a record in; its bytes."""
+        size = size_of(record.key, record.value, record.headers)
         self.backlog.append(record)
-        self.size += size_of(record.key, record.value, record.headers)
+        self.size += size
+        return size
 
     def let_go(self, record: InRecord) -> None:
         """What was held is recorded, or somebody else's."""
@@ -54,6 +61,17 @@ class ReadAhead:
     def __init__(self, budget: int, records: int) -> None:
         """`budget` is in bytes, `records` the longest backlog of a partition."""
         self._budget, self._records = budget, records
+        self._mean = 65_536.0  # until something is known: rather too few
+
+    @property
+    def slice(self) -> int:
+        """How many records to take at a time."""
+        return max(1, min(MAX_SLICE, int(self._budget * SLICE / self._mean)))
+
+    def took(self, records: int, size: int) -> None:
+        """Learn from what was taken how large records are."""
+        if records:
+            self._mean = (self._mean + max(1.0, size / records)) / 2
 
     def watch(self, held: Collection[Held]) -> tuple[list[Partition], list[Partition]]:
         """(partitions to pause, partitions to resume), marked as such already."""

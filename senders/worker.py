@@ -52,6 +52,9 @@ BACKLOG = 8_000
 """Records read ahead per partition: at the size of a login code they cost more by their number than by their bytes."""
 QUEUED_KBYTES = 4_096
 """Fetched and not handed over yet, beside what is held: more would only be thrown away when a partition is paused."""
+FETCH_BYTES = 131_072
+"""Fetched of a partition at a time, as the broker keeps it: mails are compressed to a fifth and less there. One batch may be
+more. The client's own default of 1 MiB is 5 MiB and more of mails, of each partition."""
 MAX_FACTS = 2_000
 """Facts of one turn: what is decided without a request must not hold up what is being sent."""
 MAX_FACT_BYTES = 16 << 20
@@ -168,26 +171,21 @@ class Worker:
         self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender", clock=ticks), 0
         context.health.require("dead letters", self._brake.not_ready)
         kafka = context.settings.kafka
+        options = {"fetch.message.max.bytes": str(FETCH_BYTES), **kafka.options}
         # One group whatever the lanes: two groups over one topic would send everything twice.
         self.group = f"heliograph-sender-{channel}"
         self._consumer: Source = consumer or Consumer(
-            kafka, client_id=f"sender-{channel}", group=self.group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+            kafka.model_copy(update={"options": options}), client_id=f"sender-{channel}", group=self.group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             queued_kbytes=QUEUED_KBYTES,
         )  # fmt: skip
         self._ledgers: Ledgers = ledgers or LedgerReader(kafka, channel, ledger, producer.publish, clock)
 
     def run(self) -> None:
         """Send until the context stops, then let in-flight messages end and record them."""
-        self._consumer.subscribe(
-            list(self._lanes), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )
+        self.join()
         try:
             while not self._context.stopping.is_set():
-                busy = self._admission.in_flight or any(o.backlog or o.window.changed for o in self._owned.values())
-                wait_s = self._settings.commit_interval_ms / 1000 if busy or self._admission.parked else 0.25
-                self._take(self._consumer.consume(2_000, wait_s))
-                self._turn()
-                self._keep_house()
+                self.turn()
             self._drain()
             self._keep_positions()
         except FencedError as exc:
@@ -197,6 +195,25 @@ class Worker:
             raise
         self._consumer.close()
         self._ledgers.close()
+
+    def join(self) -> None:
+        """Become one of the group; it gives partitions within a turn."""
+        self._consumer.subscribe(
+            list(self._lanes), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def turn(self) -> None:
+        """Read what is there, claim and send what may go, record what has ended."""
+        busy = self._admission.in_flight or any(o.backlog or o.window.changed for o in self._owned.values())
+        wait_s = self._settings.commit_interval_ms / 1000 if busy or self._admission.parked else 0.25
+        self._take(self._consumer.consume(self._read_ahead.slice, wait_s))
+        self._work()
+        self._keep_house()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the records that are read ahead, parked or in flight."""
+        return sum(owned.size for owned in self._owned.values())
 
     # -- ownership --------------------------------------------------------------------------------------------------
 
@@ -260,17 +277,19 @@ class Worker:
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def _take(self, records: Sequence[InRecord]) -> None:
+        size = 0
         for record in records:
             owned = self._owned.get((record.topic, record.partition))
             if owned is not None:
-                owned.hold(record)
+                size += owned.hold(record)
+        self._read_ahead.took(len(records), size)
         pause, resume = self._read_ahead.watch(self._owned.values())
         if pause:
             self._consumer.pause(pause)
         if resume:
             self._consumer.resume(resume)
 
-    def _turn(self) -> None:
+    def _work(self) -> None:
         now = self._ticks()
         if now - self._last_turn < self._settings.commit_interval_ms / 1000:
             return
