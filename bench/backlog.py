@@ -76,10 +76,12 @@ class Provider:
 def mails(first: int, count: int, size: int, lane: str) -> list[OutRecord]:
     """Half of each is a layout that all share, half are words of its own, as in real mails."""
     words = [f"{random.getrandbits(40):x}"[: 3 + n % 8] for n in range(4_000)]
+    text = " ".join(random.choices(words, k=100_000))
     records = []
     for n in range(first, first + count):
         now = int(time.time() * 1000)
-        own = " ".join(random.choices(words, k=size // 14))
+        start = random.randrange(len(text) - size)
+        own = text[start : start + size // 2]
         layout = _LAYOUT * (max(0, size - len(own)) // len(_LAYOUT))
         message: Any = {
             "message_id": str(uuid4()), "notification_id": ids.notification_id(now, "bench"), "tenant": "bench",

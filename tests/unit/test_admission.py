@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -12,11 +13,11 @@ from hypothesis import strategies as st
 
 from runtime.records import InRecord
 from runtime.settings import BreakerSettings
-from schemas.events import ChannelMessage
+from schemas.events import LANES, ChannelMessage
 from senders.accounts import THROTTLES_IN_A_ROW, Account, Accounts
 from senders.admission import PER_RECIPIENT, Admission, Entry
 from senders.breaker import PROBES, Breaker
-from senders.limits import TokenBucket
+from senders.limits import TokenBucket, part_of
 from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 TRANSIENT = Retry(ErrorClass.TRANSIENT, "451")
@@ -76,6 +77,24 @@ def test_token_bucket_never_exceeds_its_rate(rate: float, pauses: list[float]) -
     assert taken <= burst + rate * (clock.now - 1_000.0) + 1
 
 
+@pytest.mark.parametrize("rate", [5e-324, 1e-300, 1e-12, 1e300, float("inf")])
+def test_token_bucket_counts_at_any_rate(rate: float) -> None:
+    bucket = TokenBucket(rate, Clock())
+    bucket.set_rate(rate * 1e-3)
+    assert bucket.ready()
+    bucket.take()
+
+
+@given(st.none() | st.floats())
+def test_pause_that_a_provider_asks_for_is_a_pause_whatever_it_says(asked: float | None) -> None:
+    clock = Clock()
+    it = account("a", clock)
+    for _ in range(20):
+        it.observe(Retry(ErrorClass.THROTTLED, "429", asked), FOREVER)
+    clock.now += 61
+    assert it.works
+
+
 def test_breaker_opens_after_failures_in_a_row_and_closes_by_one_probe() -> None:
     clock = Clock()
     breaker = Breaker(BreakerSettings(failures=3, reset_s=30, give_up_s=100), clock)
@@ -91,8 +110,70 @@ def test_breaker_opens_after_failures_in_a_row_and_closes_by_one_probe() -> None
     assert state_after(30) == ("half_open", False)
     assert state_after(0, *[False] * PROBES) == ("open", False), "when the probes fail it waits once more"
     assert state_after(29.9) == ("open", False)
-    assert state_after(50) == ("half_open", True), "it has failed for give_up_s"
+    assert state_after(20) == ("half_open", False), "what is being probed is not given up"
+    assert state_after(0, *[False] * PROBES) == ("open", False)
+    assert state_after(30, *[False] * PROBES) == ("open", True), "it has failed for give_up_s, at every probe"
+    assert state_after(5) == ("open", True)
+    assert state_after(30) == ("half_open", False)
     assert state_after(0, True) == ("closed", False)
+
+
+def test_failures_with_an_idle_time_between_them_are_not_one_time_of_failing() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerSettings(failures=3, reset_s=30, give_up_s=100), clock)
+    for idle_s in (0, 3_600, 86_400):
+        clock.now += idle_s
+        for _ in range(3):
+            breaker.record(False, clock.now)
+        assert (breaker.state, breaker.given_up) == ("open", False)
+    for _ in range(4):
+        clock.now += 30
+        for _ in range(PROBES):
+            breaker.record(False, clock.now)
+    assert breaker.given_up
+
+
+@given(
+    st.integers(1, 200), st.integers(1, 24), st.integers(1, 24), st.integers(1, 12), st.randoms(use_true_random=False)
+)
+def test_parts_of_an_account_add_up_to_its_limit_whoever_owns_what(
+    limit: int, partitions: int, critical: int, processes: int, random: Random
+) -> None:
+    counts = {"critical": critical, "normal": partitions, "bulk": partitions}
+    cells = [(lane, n) for lane, count in counts.items() for n in range(count)]
+    owner = {cell: random.randrange(processes) for cell in cells}
+    owned = [{cell for cell in cells if owner[cell] == process} for process in range(processes)]
+    assert sum(part_of(limit, each, counts) for each in owned) == limit
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("limit", [1, 2, 4, 12, 13, 64, 1_000])
+def test_process_has_a_part_where_there_are_as_many_slots_as_processes(limit: int, processes: int) -> None:
+    """As the group shares partitions out: the same numbers of every lane, in blocks."""
+    counts = dict.fromkeys(LANES, 12)
+    block = 12 // processes
+    parts = [
+        part_of(limit, {(lane, n) for lane in LANES for n in range(p * block, (p + 1) * block)}, counts)
+        for p in range(processes)
+    ]
+    assert sum(parts) == limit
+    assert (min(parts) > 0) == (limit >= processes)
+    assert max(parts) - min(parts) <= 1
+
+
+@pytest.mark.parametrize("limit", [3, 4, 10, 12, 64])
+def test_process_of_one_lane_has_a_part_too(limit: int) -> None:
+    counts = dict.fromkeys(LANES, 12)
+    parts = [part_of(limit, {(lane, n) for n in range(12)}, counts) for lane in LANES]
+    assert sum(parts) == limit
+    assert max(parts) - min(parts) <= 1
+
+
+def test_share_without_slots_never_exceeds_the_limit() -> None:
+    shares = [account("a", Clock(), limit=4) for _ in range(12)]
+    for it in shares:
+        it.take_share(3 / 36)
+    assert sum(it.has_room("critical") for it in shares) <= 4
 
 
 def test_recipients_that_hang_do_not_open_the_breaker_of_an_account_that_serves_others() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from schemas.codec import codec
 from schemas.events import PLATFORMS, ChannelMessage, states
 from schemas.topics import DEAD_LETTERS, MAX_VALUE_BYTES, STATUS, TIMERS, ledger_topic
-from senders import worker
+from senders import intake, worker
 from senders.intake import MAX_COUNT, MAX_STATED
 from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from tests.support.workers import World
@@ -179,12 +179,11 @@ def test_two_spellings_of_an_id_are_one_message() -> None:
 def test_error_nobody_foresaw_is_one_record_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(lambda _: Sent("1"))
     bad, good = made(tenant="bad"), made()
-    unfit = worker.unfit
 
     def raises(message: ChannelMessage, channel: str, lane: str) -> str | None:
         if message["tenant"] == "bad":
             raise RuntimeError("of a kind nobody foresaw")
-        return unfit(message, channel, lane)
+        return intake.unfit(message, channel, lane)
 
     monkeypatch.setattr(worker, "unfit", raises)
     world.send(bad)

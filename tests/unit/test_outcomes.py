@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.records import InRecord
-from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s
+from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s, throttle_delay_s
 from runtime.stores import MemoryStore
 from schemas.codec import codec
 from schemas.events import ChannelMessage
@@ -165,6 +166,43 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | N
     assert parse_retry_after(value, NOW) == expected
 
 
+_WORDS = st.sampled_from(["Sun", "Fri,", "06", "31", "Nov", "Dec", "1994", "9999", "0001", "9" * 20, "08:49:37", "8:9", "24:60:61",
+    f"08:{'9' * 20}:37", "GMT", "-2359", "+2359", "+99999999999999", "EST", "-", ":", "\x00", "é", "9" * 5_000])  # fmt: skip
+
+
+@given(
+    st.text(max_size=60) | st.lists(_WORDS, max_size=8).map(" ".join), st.sampled_from([0, NOW, 253_402_300_799_000])
+)
+def test_retry_after_is_total(value: str, now: int) -> None:
+    seconds = parse_retry_after(value, now)
+    assert seconds is None or 0 <= seconds < 1e12
+
+
+@given(st.integers(-(2**63), 2**63), st.floats(0, 0.999), st.none() | st.floats())
+def test_delays_are_total(count: int, jitter: float, asked: float | None) -> None:
+    assert 0.5 <= retry_delay_s(count, jitter, asked) <= MAX_RETRY_AFTER_S * 1.1
+    assert 1 <= throttle_delay_s(count, jitter, asked) <= MAX_RETRY_AFTER_S * 1.1
+
+
+@given(st.lists(st.tuples(st.sampled_from([None, "failed", "sent", "unknown"]), st.booleans()), min_size=1, max_size=6))
+def test_ledger_keeps_a_doubt_and_never_forgets_that_somebody_has_it(entries: list[tuple[str | None, bool]]) -> None:
+    ledger, id_ = Ledger(MemoryStore()), message()["message_id"]
+    for state, doubt in entries:
+        ledger.record(id_, 2, state, NOW, doubt)
+    final = any(state in ("sent", "unknown") for state, _ in entries)
+    failed = any(state == "failed" for state, _ in entries)
+    assert ledger.resumes_at(id_) == (2 if failed and not final else None)
+    assert ledger.in_doubt(id_) == (not final and ("failed", True) in entries)
+
+
+@pytest.mark.parametrize("next_attempt", [-1, 2**30, 2**31 - 1])
+def test_ledger_refuses_a_number_it_cannot_keep_and_is_as_it_was(next_attempt: int) -> None:
+    ledger, id_ = Ledger(MemoryStore()), message()["message_id"]
+    with pytest.raises(struct.error):
+        ledger.record(id_, next_attempt, "sent", NOW) if next_attempt > 0 else ledger.record(id_, 2, "sent", -NOW)
+    assert ledger.duplicate(id_, 1) is None
+
+
 @given(st.lists(st.tuples(st.integers(1, 6), st.sampled_from([None, "failed", "sent", "unknown"])), max_size=20))
 def test_ledger_drops_made_attempts_and_settled_messages_in_any_order(entries: list[tuple[int, str | None]]) -> None:
     ledger = Ledger(MemoryStore())
@@ -189,6 +227,7 @@ def test_error_classes_become_results() -> None:
     [
         ({}, {}, None),
         ({"expires_at": NOW}, {}, ("expired", "past_expiry")),
+        ({"expires_at": NOW, "possible_duplicate": True}, {}, ("unknown", "in_doubt")),
         ({}, {"cancellations": {message()["notification_id"]: {"tenant": "t"}}}, ("cancelled", "by_caller")),
         ({}, {"cancellations": {message()["notification_id"]: {"tenant": "other"}}}, None),
         ({}, {"opt_outs": {"t:u": {"channels": {"email": False}, "categories": {}}}}, ("skipped", "opted_out")),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from senders.outcomes import MAX_ATTEMPTS
 from senders.stage import RequestGuard
 from tests.unit.test_outcomes import message
@@ -24,6 +27,43 @@ def test_throttled_answers_use_up_nothing() -> None:
         guard.was_throttled(message())
     assert guard.allows(message())
     assert not guard.allows(message())
+
+
+def test_what_is_in_flight_is_counted_however_many_others_come_meanwhile() -> None:
+    guard = RequestGuard(max_retries=1)
+    guard.REMEMBERED = 10
+    slow = message(message_id="slow")
+    assert guard.allows(slow)
+    for n in range(50):
+        other = message(message_id=str(n))
+        assert guard.allows(other)
+        guard.ended(other)
+    guard.was_throttled(slow)
+    guard.ended(slow)
+    assert [guard.allows(slow) for _ in range(3)] == [True, True, False]
+    assert len(guard._requests) <= 10
+
+
+@given(st.lists(st.tuples(st.sampled_from(["allows", "throttled", "ended"]), st.integers(0, 8)), max_size=200))
+def test_guard_is_total_and_remembers_a_bounded_number(steps: list[tuple[str, int]]) -> None:
+    guard = RequestGuard(max_retries=1)
+    guard.REMEMBERED = 3
+    in_flight: set[int] = set()
+    for step, number in steps:
+        it = message(message_id=str(number))
+        if step == "allows" and number not in in_flight:
+            if guard.allows(it):
+                in_flight.add(number)
+        elif step == "throttled":
+            guard.was_throttled(it)
+        else:
+            guard.ended(it)
+            in_flight.discard(number)
+        assert len(guard._requests) <= 3
+
+
+def test_replay_of_what_was_throttled_to_its_end_may_be_asked_again() -> None:
+    assert RequestGuard(5).allows(message(attempt=MAX_ATTEMPTS + 1, replay="r1"))
 
 
 def test_replay_counts_anew_and_once() -> None:
