@@ -6,7 +6,7 @@
     | genuine, and told before                                           | 204                      |
     | the broker does not acknowledge, or too many callbacks wait for it | 503 + Retry-After        |
     | not signed by the account, or by none that is configured           | 403                      |
-    | cannot be read                                                     | 400, 405, 413, 415       |
+    | cannot be read                                                     | 400, 405, 408, 413, 415  |
 
 The receipt goes first, the status after it. A process that dies in between has not answered: the vendor tells it again, and
 both have the ids they had. Whoever repeats a genuine callback repeats what is known.
@@ -15,6 +15,7 @@ May import starlette. What never enters here: a vendor's field, a Kafka client.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ from runtime.metrics import CALLBACK_SECONDS, CALLBACKS
 from runtime.records import OutRecord
 
 MAX_BODY = 64 * 1024
+BODY_TIMEOUT_S = 10.0
+"""For a whole body: a vendor sends its own at once, and one that dribbles holds a connection."""
 MAX_WAITING = 1_000
 """Callbacks that wait for the broker at once."""
 REMEMBERED = 65_536
@@ -120,14 +123,14 @@ class Desk:
             raise Problem(415, "unsupported_media_type", f"a callback of this kind is {vendor.content_type}")
         if headers.get("content-encoding", "identity") != "identity":
             raise Problem(415, "unsupported_encoding", "Content-Encoding is not taken here")
-        body = bytearray()
-        async for chunk in http.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise Problem(413, "too_large", f"a callback has at most {MAX_BODY} bytes")
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await _body(http)
+        except TimeoutError as exc:
+            raise Problem(408, "incomplete_body", "the body came too slowly", headers={"Connection": "close"}) from exc
         raw_query = http.scope["query_string"].decode("latin-1")
         url = f"{self._public_url}{PATH}{kind}" + (f"?{raw_query}" if raw_query else "")
-        return Request(url, dict(parse_qsl(raw_query, keep_blank_values=True)), headers, bytes(body))
+        return Request(url, dict(parse_qsl(raw_query, keep_blank_values=True)), headers, body)
 
     async def _publish(self, report: Report, request: Request) -> str:
         """Publish what is new and return what was made of it. Raises PublishError."""
@@ -151,6 +154,15 @@ class Desk:
         if not report.final:
             return "noted"
         return "no_message" if subject is None else "stated"
+
+
+async def _body(http: HttpRequest) -> bytes:
+    body = bytearray()
+    async for chunk in http.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise Problem(413, "too_large", f"a callback has at most {MAX_BODY} bytes", headers={"Connection": "close"})
+    return bytes(body)
 
 
 def create_app(vendors: Mapping[str, Vendor], desk: Desk) -> Starlette:

@@ -39,6 +39,8 @@ from runtime.status import rfc3339
 
 MAX_LINES = 10_000
 MAX_IMPORT_BYTES = 4 << 20
+MAX_LINE_BYTES = 16_384
+"""Of an import: the longest address has 4,096 characters, each written as an escape at most."""
 _CHUNK = 500
 _EXPORT_PAGE = 1_000
 _CSV_COLUMNS = ("channel", "address", "address_hash", "reason", "expires_at")
@@ -107,17 +109,31 @@ def _refusal(line: int, problem: Problem) -> dict[str, Any]:
     return {"line": line, **first._asdict()}
 
 
+def _too_long(line: str) -> Problem | None:
+    if len(line) <= MAX_LINE_BYTES and (line.isascii() or len(line.encode("utf-8", "surrogatepass")) <= MAX_LINE_BYTES):
+        return None
+    return Problem(400, "line_too_long", f"the line is longer than {MAX_LINE_BYTES} bytes")
+
+
 def _jsonl(text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield number, parse_json(line.encode())
+                yield number, _too_long(line) or parse_json(line.encode())
             except Problem as problem:
                 yield number, problem
 
 
 def _csv(text: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.reader(text.splitlines(), strict=True)
+    long: dict[int, Problem] = {}
+
+    def short_lines() -> Iterator[str]:
+        for number, line in enumerate(text.splitlines(), 1):
+            if (problem := _too_long(line)) is not None:
+                long[number] = problem
+            yield "" if problem else line
+
+    reader = csv.reader(short_lines(), strict=True)
     columns: list[str] = []
     while True:
         try:
@@ -127,7 +143,9 @@ def _csv(text: str) -> Iterator[tuple[int, Any]]:
             continue
         if cells is None:
             return
-        if not columns:
+        if reader.line_num in long:
+            yield reader.line_num, long[reader.line_num]
+        elif not columns:
             columns = [cell.strip().lower() for cell in cells]
             named = set(columns)
             known = "channel" in named <= set(_CSV_COLUMNS) and named & {"address", "address_hash"}

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twilio.request_validator import RequestValidator
 
@@ -22,6 +22,7 @@ from producers.callbacks.app import MAX_BODY, Desk, create_app
 from producers.callbacks.records import status_of
 from producers.callbacks.registry import create_vendors
 from producers.callbacks.role import misdirected, public_url
+from producers.callbacks.twilio import _Form
 from producers.callbacks.vendor import Report
 from runtime import ids
 from runtime.callbacks import Subject, callback_url, message_id_of, subject_of
@@ -496,3 +497,82 @@ def test_any_order_and_any_repetition_of_receipts_ends_the_same(
         (shown,) = expected["messages"]
         ranks = [fact["rank"] for fact in once if fact["rank"] >= 0]
         assert states().rank[shown["status"]] == max(ranks, default=states().rank["routed"])
+
+
+# ---------------------------------------------------------------- hostile callbacks
+
+_TEXT = st.text(max_size=30) | st.sampled_from(
+    ["", "\0", "9" * 5_000, "-1", "1e999", "\u202e", "x" * 70, "delivered", "failed", SID]
+)
+_NAMES = (
+    st.sampled_from(
+        ["AccountSid", "MessageSid", "SmsSid", "MessageStatus", "SmsStatus", "ErrorCode", "To", "MessagePrice"]
+    )
+    | _TEXT
+)
+_FORMS = st.lists(st.tuples(_NAMES, _TEXT), max_size=12)
+_QUERIES = st.dictionaries(
+    st.sampled_from(["message_id", "notification_id", "tenant", "lane", "attempt", "provider"]) | _TEXT,
+    _TEXT,
+    max_size=8,
+)
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+@given(_FORMS, _QUERIES, st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_whatever_a_signed_callback_says_it_is_recorded_or_refused(
+    form: list[tuple[str, str]], query: dict[str, str], known: bool
+) -> None:
+    pairs = [(_utf8(name), _utf8(value)) for name, value in form]
+    if known:
+        pairs = [*fields().items(), *(pair for pair in pairs if pair[0] not in fields())]
+    url = f"{URL.partition('?')[0]}?{urlencode({_utf8(n): _utf8(v) for n, v in query.items()})}" if query else URL
+    many = _Form()
+    for name, value in pairs:
+        many.setdefault(name, []).append(value)
+    headers = {**signed({}), "X-Twilio-Signature": RequestValidator(TOKEN).compute_signature(url, many)}
+    door = Door()
+    answer = asyncio.run(door.post(urlencode(pairs).encode(), headers, url))
+    assert answer.status_code == 204 or 400 <= answer.status_code < 500
+    assert len(door.broker.values(RECEIPTS)) == (answer.status_code == 204)
+
+
+@given(
+    st.binary(max_size=300),
+    st.dictionaries(
+        st.sampled_from(["x-twilio-signature", "content-type", "content-encoding", "host"]),
+        st.text("abc/;=\t é\xff", max_size=20)
+        | st.sampled_from(["application/x-www-form-urlencoded", "application/json"]),
+    ),
+)
+@settings(deadline=None, max_examples=200)
+def test_rubbish_is_refused_and_never_a_fault_of_ours(body: bytes, headers: dict[str, str]) -> None:
+    raw = {name: value.encode("latin-1").strip() for name, value in headers.items()}
+    door = Door()
+    answer = asyncio.run(door.post(body, raw))  # type: ignore[arg-type]
+    assert 400 <= answer.status_code < 500
+    assert door.broker.records == []
+
+
+async def test_body_that_dribbles_is_408_and_its_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callbacks_app, "BODY_TIMEOUT_S", 0.05)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/callbacks/twilio", "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", b"application/x-www-form-urlencoded")],
+    }  # fmt: skip
+    await asyncio.wait_for(Door().app(scope, receive, send), 5)
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
