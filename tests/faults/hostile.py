@@ -319,7 +319,9 @@ class Stranger:
         items: list[Any] = [self._deliverable() for _ in range(self._one(1, 20))] + [
             self._one(None, 7, {}, {"to": []}, {"to": {"email": "x"}})
         ]
-        return Call("POST", "/v1/notifications/bulk", self._json({"notifications": items * self._one(1, 40)}))
+        # Not what anybody may send anyway: how much of that there is, is a matter of capacity.
+        items = self._one(items, [self._one(None, 7, {}, {"to": [7]})] * 1_000, [items[0]] * 1_001)
+        return Call("POST", "/v1/notifications/bulk", self._json({"notifications": items}))
 
     def _user(self) -> Call:
         text = self._one(*TEXTS)

@@ -232,7 +232,7 @@ class Strangers:
                     ) as answer:
                         raw = await answer.read()
                         self.answers[f"{answer.status}"] += 1
-                        if answer.status >= 500:
+                        if answer.status >= 500 and answer.status != 503:  # a busy store may say so
                             self.wrong.append(
                                 f"{call.method} {call.path[:80]} {call.body[:80]!r}: {answer.status} {raw[:200]!r}"
                             )
