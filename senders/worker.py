@@ -338,9 +338,8 @@ class Worker:
             return True
         try:
             decided = self._decision(owned, record, message)
-        except (
-            Exception
-        ) as exc:  # whatever a record can raise that nobody foresaw, the ones behind it are not to wait for it
+        # Whatever a record can raise that nobody foresaw, the ones behind it are not to wait for it.
+        except Exception as exc:
             log.exception("dead-lettered", notification_id=message["notification_id"])
             self._give_up(owned, record, INTERNAL_ERROR, exc, turn)
             return True
@@ -469,6 +468,7 @@ class Worker:
             latency_ms=ended.latency_ms if ended else None, now=ended.at if ended else self._clock(),
             jitter=self._rng.random(), max_retries=self._settings.max_retries,
             next_provider=accounts.next_after(message, account) if ended else None,
+            probe=ended is not None and ended.entry.probe,
         )  # fmt: skip
 
     def _outcome_of(self, ended: Ended) -> Outcome:

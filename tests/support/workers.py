@@ -21,8 +21,9 @@ from schemas.topics import STATUS, TIMERS, catalogue, dispatch_topic
 from senders.accounts import Account, Accounts
 from senders.admission import Admission, Entry
 from senders.ledger import Ledger
+from senders.outcomes import costs_nothing
 from senders.recheck import SenderViews
-from senders.sender import ErrorClass, Retry, SendResult
+from senders.sender import SendResult
 from senders.stage import Ended, RequestGuard
 from senders.worker import Worker
 
@@ -206,8 +207,8 @@ class World:
             if result is None:
                 waiting.append((entry, began))
                 continue
-            if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
-                self._guard.was_throttled(entry.message)
+            if costs_nothing(result, probe=entry.probe):
+                self._guard.uncount(entry.message)
             self._guard.ended(entry.message)
             self.done.append(Ended(entry, self.wall, result=result, latency_ms=1, began=began))
         self.in_flight = waiting
