@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from runtime.errors import TooLargeError
 from runtime.kafka import Partition
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
@@ -153,6 +154,8 @@ class World:
         self.requests: list[tuple[float, ChannelMessage]] = []
         """What the provider was asked, and when."""
         self.facts: list[OutRecord] = []
+        self.limits: dict[str, int] = {}
+        """Bytes of a value that a topic takes, where it takes less than ours."""
         self.timers: list[dict[str, Any]] = []
         self.ledger = Ledger(MemoryStore())
         self.ledgers = Ledgers(self.ledger)
@@ -178,13 +181,18 @@ class World:
     # -- what the worker is given ------------------------------------------------------------------------------------
 
     def publish(self, records: Sequence[OutRecord]) -> None:
+        refused = [record for record in records if len(record.value or b"") > self.limits.get(record.topic, 1 << 30)]
         for record in records:
             assert isinstance(record, OutRecord)
+            if record in refused:
+                continue
             self.facts.append(record)
             if record.topic == TIMERS:
                 self.timers.append(codec("Timer").decode(record.value))
             elif record.topic.startswith("notify.dispatch."):
                 self.kafka.append(record, self.wall)
+        if refused:
+            raise TooLargeError("refused for its size", refused)
 
     def submit(self, entries: Sequence[Entry]) -> None:
         for entry in entries:

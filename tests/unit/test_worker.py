@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.dead_letters import is_cut
 from runtime.errors import SettingsError, UnavailableError
 from runtime.retry import MAX_DELAY_S, MAX_RETRY_AFTER_S
 from runtime.settings import BreakerSettings, SenderSettings
@@ -419,6 +420,23 @@ def test_failover_of_a_record_that_no_longer_fits_ends_by_itself() -> None:
     world.send(message)
     world.settle(3)
     assert world.states() == {"failed": 1}
+
+
+@pytest.mark.parametrize("why", ["undecodable", "retries exhausted"])
+def test_letter_that_kafka_refuses_for_its_size_is_cut_and_ends_no_sender(why: str) -> None:
+    world = World(lambda _: AWAY, sender=SenderSettings(max_retries=0))
+    world.limits = {DEAD_LETTERS: 60_000}
+    if why == "undecodable":
+        world.put(b"\xff" * 200_000)
+    else:
+        world.send(made(text="x" * 200_000))
+    world.send(made())
+    world.settle()
+    letters = world.of(DEAD_LETTERS)
+    assert len(letters) == 2
+    assert [is_cut(letter["detail"]) for letter in letters].count(True) == 1
+    assert max(len(letter["value"]) for letter in letters) < 60_000
+    assert world.undone() == 0, "and it is done with"
 
 
 # -- housekeeping and shares ---------------------------------------------------------------------------------------------
