@@ -137,7 +137,7 @@ def _become(
     try:
         decided = _Decision(record, request, views, now)
         out = decided.records()
-    except DecodeError as exc:
+    except (DecodeError, RecordTooLarge) as exc:  # too large to tell: its tenant is a megabyte long
         return _give_up(record, request, UNDECODABLE, exc, now)
     except Exception as exc:  # one record is one dead letter, whatever we did not think of
         log.exception("dead-lettered", notification_id=request["notification_id"])
@@ -191,7 +191,10 @@ class _Decision:
                 return self._whole(Verdict("rejected", "unknown_recipient"))
         template: ParsedTemplate | None = None
         if request.get("template_id") is not None:
-            template = self._template()
+            try:
+                template = self._template()
+            except RenderError as exc:
+                return self._whole(Verdict("rejected", "template_error", str(exc)))
             if template is None:
                 return self._whole(Verdict("rejected", "unknown_template"))
         return self._messages(profile, template)

@@ -12,9 +12,13 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from runtime.templating import Engine, RenderError
-from schemas.codec import codec
+from runtime.templating import Engine, RenderError, TemplateRefused
+from runtime.templating import sources as sources_in
+from schemas.codec import DecodeError, codec
 from schemas.events import Template
+
+_MAX_WORDS = 500
+"""Of what is wrong with a template, which may name what a stranger put into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,37 @@ class ParsedTemplate:
 
 @lru_cache(maxsize=4096)
 def parse_template(raw: bytes) -> ParsedTemplate:
-    """A template record's bytes as objects. Raises DecodeError or ValueError."""
-    record: Template = codec("Template").decode(raw)  # type: ignore[assignment]
-    return ParsedTemplate(
-        record["template_id"], record["version"], record["category"], from_json(record["channels"]),
-        from_json(record["locales"]),
-    )  # fmt: skip
+    """A template record's bytes as objects, with parts of the right types. Raises RenderError for bytes that are none."""
+    try:
+        record: Template = codec("Template").decode(raw)  # type: ignore[assignment]
+    except DecodeError as exc:
+        raise RenderError("the template cannot be read") from exc
+    channels, locales = _object(record["channels"], "channels"), _object(record["locales"], "locales")
+    _check_shape(channels, "")
+    for locale, parts in locales.items():
+        if not isinstance(parts, dict):
+            raise RenderError(f"the locale {locale[:32]} of the template is no object of channels")
+        _check_shape(parts, f"{locale}.")
+    return ParsedTemplate(record["template_id"], record["version"], record["category"], channels, locales)
+
+
+def _object(raw: bytes, name: str) -> dict[str, Any]:
+    try:
+        value = from_json(raw)
+    except ValueError as exc:
+        raise RenderError(f"{name} of the template are not JSON") from exc
+    if not isinstance(value, dict):
+        raise RenderError(f"{name} of the template are no JSON object")
+    return value
+
+
+def _check_shape(channels: Mapping[str, Any], prefix: str) -> None:
+    # The API checks what it writes; whoever writes to the topic himself need not have.
+    try:
+        for _ in sources_in(channels, prefix):
+            pass
+    except TemplateRefused as exc:
+        raise RenderError(f"{exc.where}: {exc.reason}"[:_MAX_WORDS]) from exc
 
 
 def one_line(text: str) -> str:

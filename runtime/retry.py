@@ -26,9 +26,9 @@ def retry_delay_s(retries: int, jitter: float, retry_after_s: float | None = Non
 
 
 def throttle_delay_s(attempt: int, jitter: float, retry_after_s: float | None = None) -> float:
-    """Seconds before the attempt that follows `attempt` (from 1 on), which was told that it comes too often.
+    """Seconds before the attempt that follows `attempt` (from 1 on), which used no retry up.
 
-    [1, 1.1] × min(60, 2^(attempt − 1)), never less than the provider asked for: it uses no retry up, so it may not come soon.
+    [1, 1.1] × min(60, 2^(attempt − 1)), never less than the provider asked for: what costs nothing may not come soon.
     """
     return max(_doubled_s(attempt - 1), asked_s(retry_after_s or 0.0)) * (1 + jitter / 10)
 

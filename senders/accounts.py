@@ -81,10 +81,12 @@ class Account:
             room = 1
         return self.in_flight < room and (self._bucket is None or self._bucket.ready())
 
-    def acquire(self) -> None:
+    def acquire(self) -> bool:
+        """Take room for one request; whether it is a probe, made to see whether the account is back."""
         self.in_flight += 1
         if self._bucket:
             self._bucket.take()
+        return self._breaker.state == "half_open"
 
     def release(self) -> None:
         """What was acquired has ended."""

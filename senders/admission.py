@@ -37,6 +37,8 @@ class Entry:
     waits_since: int = 0
     """When it came to its topic or, should that not be true, to this process; milliseconds since 1970."""
     account: int = -1
+    probe: bool = False
+    """Whether the account was half-open when this was let through."""
     place: _Place | None = None
     """What it waits for while it is parked."""
 
@@ -111,7 +113,7 @@ class Admission:
         account = self.accounts[choice.account]
         if not account.has_room(lane) or account.in_flight >= self._account_window:
             return "account", choice.account, lane
-        account.acquire()
+        entry.probe = account.acquire()
         entry.account = choice.account
         self._by_recipient[address] = self._by_recipient.get(address, 0) + 1
         self._by_lane[lane] += 1

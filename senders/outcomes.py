@@ -7,6 +7,7 @@
     | Rejected, message             | rejected / provider_rejected           | the same            |
     | Retry, another account works  | failed_over + dispatched at once       | the same            |
     | Retry, retries left           | retrying + timer                       | the same            |
+    | Retry that costs_nothing      | the same, and no retry is used up      | the same            |
     | Retry, none left              | failed + dead letter                   | the same            |
     | Retry, its record too large   | failed + dead letter                   | the same            |
     | InDoubt                       | retrying, possible_duplicate + timer   | unknown / in_doubt  |
@@ -40,8 +41,8 @@ CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
 RETRIES_EXHAUSTED = "retries_exhausted"
 PROVIDER_ACCOUNT = "provider_account"
 MAX_ATTEMPTS = 72
-"""Attempts of any kind, throttled ones included: with the minute that lies between the later of these, 429s for more than an
-hour are not a wait any longer."""
+"""Attempts of any kind, those that cost no retry included: with the minute that lies between the later of these, more than an
+hour of them is not a wait any longer."""
 LEDGER_DOUBT = ("in-doubt", b"1")
 """Header of a ledger entry whose message may have been sent: a replay of its request, which knows nothing of it, is flagged.
 No field of the entry, because a sender of the version before has to go on reading the ledger while the others are replaced."""
@@ -76,6 +77,16 @@ class RetriesExhausted(Exception):
 
 class NoAccountWorks(Exception):
     """Every account that reaches the address has failed for too long to go on waiting."""
+
+
+def costs_nothing(result: SendResult, *, probe: bool) -> bool:
+    """Whether a request uses no retry up: it was refused unseen, or it asked after an account and says nothing of its message.
+
+    `probe`: the account was half-open when the request began. What may have been sent always costs one.
+    """
+    if not isinstance(result, Retry):
+        return False
+    return result.error is ErrorClass.THROTTLED or (probe and result.account_wide)
 
 
 def last_attempt(message: ChannelMessage) -> bool:
@@ -125,9 +136,12 @@ def ledger_entry(message: ChannelMessage, partition: int, next_attempt: int, sta
 
 def from_result(
     message: ChannelMessage, record: InRecord, result: SendResult, *, provider: str | None, latency_ms: int | None,
-    now: int, jitter: float, max_retries: int, next_provider: str | None = None,
+    now: int, jitter: float, max_retries: int, next_provider: str | None = None, probe: bool = False,
 ) -> Outcome:  # fmt: skip
-    """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one."""
+    """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one.
+
+    `probe`: the account was half-open when the request began.
+    """
     if isinstance(result, Sent):
         return settle(
             message, record, "sent", now=now, provider=provider, provider_message_id=result.provider_message_id,
@@ -144,8 +158,8 @@ def from_result(
             message, record, "unknown", now=now, reason="in_doubt", detail=result.code, provider=provider,
             latency_ms=latency_ms,
         )  # fmt: skip
-    throttled = isinstance(result, Retry) and result.error is ErrorClass.THROTTLED
-    retries = message["retries"] + (0 if throttled else 1)
+    free = costs_nothing(result, probe=probe)
+    retries = message["retries"] + (0 if free else 1)
     error: Exception = RetriesExhausted(result.code)
     if retries <= max_retries and not last_attempt(message):
         try:
@@ -154,7 +168,7 @@ def from_result(
                     message, record, result, retries, next_provider, provider=provider, latency_ms=latency_ms, now=now
                 )
             return _retry(
-                message, record, result, retries, provider=provider, latency_ms=latency_ms, now=now, jitter=jitter
+                message, record, result, retries, provider=provider, latency_ms=latency_ms, now=now, jitter=jitter, free=free
             )  # fmt: skip
         except RecordTooLarge as exc:
             error = exc  # of a direct publisher: what the router renders leaves room
@@ -216,12 +230,12 @@ def _fail_over(
 
 def _retry(
     message: ChannelMessage, record: InRecord, result: Retry | InDoubt, retries: int, *, provider: str | None,
-    latency_ms: int | None, now: int, jitter: float,
+    latency_ms: int | None, now: int, jitter: float, free: bool,
 ) -> Outcome:  # fmt: skip
     doubt = isinstance(result, InDoubt)
     # In doubt it stays with the account that may have sent it: another one would be sure to send it twice.
     again = _next_attempt(message, retries, provider or message["provider"] if doubt else None, doubt)
-    if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
+    if free:
         after = throttle_delay_s(message["attempt"], jitter, result.retry_after_s)
     else:
         after = retry_delay_s(retries - 1, jitter, result.retry_after_s)

@@ -21,9 +21,9 @@ from runtime.process import Context, crash_point, exit_now
 from schemas.events import ChannelMessage
 from senders.accounts import Accounts
 from senders.admission import Entry
-from senders.outcomes import MAX_ATTEMPTS
+from senders.outcomes import MAX_ATTEMPTS, costs_nothing
 from senders.recheck import SenderViews, recheck
-from senders.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
+from senders.sender import InDoubt, Sender, SendResult
 
 log = get_logger("sender")
 
@@ -54,7 +54,7 @@ def _key(message: ChannelMessage) -> _Key:
 class RequestGuard:
     """Below all retry logic: whatever goes wrong above, one message costs a bounded number of provider requests.
 
-    Throttled answers are no sends and are not counted here; MAX_ATTEMPTS bounds them. A replay is somebody's decision to
+    What costs no retry (outcomes.costs_nothing) is no send and not counted here; MAX_ATTEMPTS bounds it. A replay is somebody's decision to
     try again, and counts anew. Of what is not in flight the last REMEMBERED are remembered.
     """
 
@@ -77,8 +77,8 @@ class RequestGuard:
         self._in_flight[key] = count
         return True
 
-    def was_throttled(self, message: ChannelMessage) -> None:
-        """The request just counted was refused unseen."""
+    def uncount(self, message: ChannelMessage) -> None:
+        """The request just counted cost nothing."""
         if (count := self._in_flight.get(_key(message))) is not None:
             self._in_flight[_key(message)] = count - 1
 
@@ -149,8 +149,8 @@ class SendStage:
         result = await _result(sender, message)
         elapsed = time.monotonic() - began
         crash_point("after_provider_accept", self._crash_at)
-        if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
-            self._guard.was_throttled(message)
+        if costs_nothing(result, probe=entry.probe):
+            self._guard.uncount(message)
         PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
         SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
         return Ended(entry, self._clock(), result=result, latency_ms=int(elapsed * 1000), began=began)

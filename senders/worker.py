@@ -22,7 +22,7 @@ from functools import partial
 from typing import Protocol
 
 from runtime.clock import Clock, Ticks, system_clock, system_ticks
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, publish_letters
 from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
 from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition
 from runtime.logs import get_logger
@@ -32,7 +32,7 @@ from runtime.records import InRecord, OutRecord, size_of
 from runtime.settings import SenderSettings
 from schemas.codec import DecodeError
 from schemas.events import LANES, ChannelMessage
-from schemas.topics import dispatch_topic
+from schemas.topics import DEAD_LETTERS, dispatch_topic
 from senders.admission import Admission, Entry
 from senders.claims import Claim, Window, parse_claim
 from senders.intake import cut, given_up, read_message, unfit
@@ -180,7 +180,9 @@ class Worker:
             kafka.model_copy(update={"options": {**fetch, **kafka.options}}), client_id=f"sender-{channel}", group=self.group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             queued_kbytes=QUEUED_KBYTES,
         )  # fmt: skip
-        self._ledgers: Ledgers = ledgers or LedgerReader(kafka, channel, ledger, producer.publish, clock)
+        self._ledgers: Ledgers = ledgers or LedgerReader(
+            kafka, channel, ledger, partial(publish_letters, producer.publish), clock
+        )
 
     def run(self) -> None:
         """Send until the context stops, then let in-flight messages end and record them."""
@@ -338,9 +340,8 @@ class Worker:
             return True
         try:
             decided = self._decision(owned, record, message)
-        except (
-            Exception
-        ) as exc:  # whatever a record can raise that nobody foresaw, the ones behind it are not to wait for it
+        # Whatever a record can raise that nobody foresaw, the ones behind it are not to wait for it.
+        except Exception as exc:
             log.exception("dead-lettered", notification_id=message["notification_id"])
             self._give_up(owned, record, INTERNAL_ERROR, exc, turn)
             return True
@@ -469,6 +470,7 @@ class Worker:
             latency_ms=ended.latency_ms if ended else None, now=ended.at if ended else self._clock(),
             jitter=self._rng.random(), max_retries=self._settings.max_retries,
             next_provider=accounts.next_after(message, account) if ended else None,
+            probe=ended is not None and ended.entry.probe,
         )  # fmt: skip
 
     def _outcome_of(self, ended: Ended) -> Outcome:
@@ -505,7 +507,7 @@ class Worker:
             self._admission.accounts[it.entry.account].observe(it.result, it.began)
         outcomes = [(it, self._outcome_of(it)) for it in ended]
         crash_point("before_facts", self._context.settings.crash_at if ended else None)
-        self._producer.publish([*turn.facts, *(fact for _, outcome in outcomes for fact in outcome.facts)])
+        self._publish_facts([*turn.facts, *(fact for _, outcome in outcomes for fact in outcome.facts)])
         # Never together: partitions acknowledge one by one, and a message that the ledger knows is settled for everybody,
         # whether its status and its timer got through or not.
         crash_point("before_ledger", self._context.settings.crash_at if ended else None)
@@ -523,6 +525,11 @@ class Worker:
             owned.window.finish(offset)
         if outcomes or turn.finished:
             self._ledgers.flush()
+
+    def _publish_facts(self, facts: Sequence[OutRecord]) -> None:
+        """Letters first, cut where Kafka refuses them for their size: it would refuse them again after every new start."""
+        publish_letters(self._producer.publish, [fact for fact in facts if fact.topic == DEAD_LETTERS])
+        self._producer.publish([fact for fact in facts if fact.topic != DEAD_LETTERS])
 
     def _commit(self) -> None:
         changed = {o.partition: o.window.current for o in self._owned.values() if o.window.changed}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
+from uuid import uuid4
 
 import pytest
 
+from runtime.ids import notification_id
 from runtime.records import OutRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, catalogue, dispatch_topic
 from tests.integration.conftest import until
 from tests.integration.pipeline import World, profiles, requests, world
+from tests.unit.test_outcomes import NOW
+from tests.unit.test_outcomes import message as message_of
 
 __all__ = ["world"]  # a fixture
 
@@ -216,10 +220,18 @@ def test_broker_killed_under_load_loses_nothing(world: World) -> None:
     assert sum(times - 1 for times in accepted.values()) <= flagged
 
 
-def test_dispatch_record_of_a_wrong_lane_is_dead_lettered(world: World) -> None:
-    before = len(world.read_all(DEAD_LETTERS))
+def test_dispatch_record_of_a_wrong_lane_is_refused_and_goes_to_nobody(world: World) -> None:
+    message = message_of(
+        address="wrong-lane@example.org",
+        message_id=str(uuid4()),
+        notification_id=notification_id(NOW, "t", "wrong-lane"),
+    )
     world.run("sender", "--channel", "email")
-    records = [r for r in world.read_all(dispatch_topic("email", "normal")) if r.value and r.value[:1] == b"\0"]
-    world.publish([OutRecord(dispatch_topic("email", "bulk"), b"k", records[0].value)])
-    until(lambda: len(world.read_all(DEAD_LETTERS)) > before, what="dead letter")
+    record = OutRecord(dispatch_topic("email", "bulk"), b"k", codec("ChannelMessage").encode(message))
+    world.publish([record])
+    made = {message["notification_id"]}
+    until(lambda: world.settled(made) == {message["notification_id"]: {"rejected"}}, what="refused")
     world.broker.stop_roles()
+    (status,) = world.statuses(made)[message["notification_id"]]
+    assert (status["lane"], status["detail"]) == ("bulk", "channel or lane is not the topic's")
+    assert world.accepted("smtp", "wrong-lane") == {}

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from runtime.errors import TooLargeError
 from runtime.kafka import Partition
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
@@ -21,8 +22,9 @@ from schemas.topics import STATUS, TIMERS, catalogue, dispatch_topic
 from senders.accounts import Account, Accounts
 from senders.admission import Admission, Entry
 from senders.ledger import Ledger
+from senders.outcomes import costs_nothing
 from senders.recheck import SenderViews
-from senders.sender import ErrorClass, Retry, SendResult
+from senders.sender import SendResult
 from senders.stage import Ended, RequestGuard
 from senders.worker import Worker
 
@@ -152,6 +154,8 @@ class World:
         self.requests: list[tuple[float, ChannelMessage]] = []
         """What the provider was asked, and when."""
         self.facts: list[OutRecord] = []
+        self.limits: dict[str, int] = {}
+        """Bytes of a value that a topic takes, where it takes less than ours."""
         self.timers: list[dict[str, Any]] = []
         self.ledger = Ledger(MemoryStore())
         self.ledgers = Ledgers(self.ledger)
@@ -177,13 +181,18 @@ class World:
     # -- what the worker is given ------------------------------------------------------------------------------------
 
     def publish(self, records: Sequence[OutRecord]) -> None:
+        refused = [record for record in records if len(record.value or b"") > self.limits.get(record.topic, 1 << 30)]
         for record in records:
             assert isinstance(record, OutRecord)
+            if record in refused:
+                continue
             self.facts.append(record)
             if record.topic == TIMERS:
                 self.timers.append(codec("Timer").decode(record.value))
             elif record.topic.startswith("notify.dispatch."):
                 self.kafka.append(record, self.wall)
+        if refused:
+            raise TooLargeError("refused for its size", refused)
 
     def submit(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
@@ -206,8 +215,8 @@ class World:
             if result is None:
                 waiting.append((entry, began))
                 continue
-            if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
-                self._guard.was_throttled(entry.message)
+            if costs_nothing(result, probe=entry.probe):
+                self._guard.uncount(entry.message)
             self._guard.ended(entry.message)
             self.done.append(Ended(entry, self.wall, result=result, latency_ms=1, began=began))
         self.in_flight = waiting

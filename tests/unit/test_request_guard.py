@@ -24,7 +24,7 @@ def test_throttled_answers_use_up_nothing() -> None:
     guard = RequestGuard(max_retries=0)
     for _ in range(10):
         assert guard.allows(message())
-        guard.was_throttled(message())
+        guard.uncount(message())
     assert guard.allows(message())
     assert not guard.allows(message())
 
@@ -38,7 +38,7 @@ def test_what_is_in_flight_is_counted_however_many_others_come_meanwhile() -> No
         other = message(message_id=str(n))
         assert guard.allows(other)
         guard.ended(other)
-    guard.was_throttled(slow)
+    guard.uncount(slow)
     guard.ended(slow)
     assert [guard.allows(slow) for _ in range(3)] == [True, True, False]
     assert len(guard._requests) <= 10
@@ -55,14 +55,14 @@ def test_guard_is_total_and_remembers_a_bounded_number(steps: list[tuple[str, in
             if guard.allows(it):
                 in_flight.add(number)
         elif step == "throttled":
-            guard.was_throttled(it)
+            guard.uncount(it)
         else:
             guard.ended(it)
             in_flight.discard(number)
         assert len(guard._requests) <= 3
 
 
-def test_replay_of_what_was_throttled_to_its_end_may_be_asked_again() -> None:
+def test_replay_of_what_uncount_to_its_end_may_be_asked_again() -> None:
     assert RequestGuard(5).allows(message(attempt=MAX_ATTEMPTS + 1, replay="r1"))
 
 

@@ -105,6 +105,78 @@ def test_content_of_the_wrong_type_is_rejected_not_an_error_of_ours(content: Any
     assert statuses(run(made)) == [(channel, "rejected", "template_error")]
 
 
+SHAPES = st.one_of(
+    JSON,
+    st.dictionaries(
+        st.one_of(st.sampled_from(["email", "sms", "push"]), HOSTILE),
+        st.one_of(
+            JSON,
+            st.dictionaries(
+                st.one_of(st.sampled_from(PARTS), HOSTILE),
+                st.one_of(JSON, st.sampled_from(["{{ order }}", "{{ order", "{% for a in order %}", "{{ data.x.y }}"])),
+                max_size=3,
+            ),
+        ), max_size=3,
+    ),
+)  # fmt: skip
+LOCALES = st.one_of(SHAPES, st.dictionaries(st.sampled_from(["de", "de-AT", ""]), SHAPES, max_size=2))
+NO_JSON = [b"", b"{", b"\xff", b'{"sms": {"text": "\\ud800"}}', b"[" * 5_000, b"NaN"]
+
+
+def dumped(shapes: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
+    return st.one_of(shapes.map(lambda found: json.dumps(found).encode()), st.sampled_from(NO_JSON))
+
+
+def told_of_template(
+    channels: bytes, locales: bytes, wanted: Sequence[str] = ()
+) -> list[tuple[str | None, str, str | None]]:
+    made = request(locale="de-AT", channels=list(wanted))
+    out = run(made, template={**template(), "channels": channels, "locales": locales})
+    letters = [codec("DeadLetter").decode(r.value) for r in out if r.topic == DEAD_LETTERS]
+    assert letters == [], [letter["error_class"] for letter in letters]
+    return statuses(out)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(dumped(SHAPES), dumped(LOCALES), st.sampled_from([[], ["email", "sms", "push"]]))
+def test_a_template_of_any_shape_has_an_outcome_and_no_letter(
+    channels: bytes, locales: bytes, wanted: list[str]
+) -> None:
+    told = told_of_template(channels, locales, wanted)
+    assert told
+    assert all(why[1:] == ("routed", None) or why[1] in ("rejected", "skipped") for why in told)
+
+
+@pytest.mark.parametrize("where", ["channels", "locales"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *NO_JSON, b"1", b"[]", b'"x"', b"null", b'{"sms": 1}', b'{"sms": []}', b'{"sms": "x"}', b'{"sms": {"text": 1}}',
+        b'{"sms": {"text": null}}', b'{"sms": {"text": ["x"]}}', b'{"sms": {"colour": "x"}}', b'{"fax": {"text": "x"}}',
+        b'{"push": {"title": "a", "body": "b", "data": [1]}}', b'{"push": {"title": "a", "data": {"a": 1}}}',
+    ],
+)  # fmt: skip
+def test_a_template_of_another_shape_is_a_template_error(where: str, shape: bytes) -> None:
+    fine = template()
+    found = {"channels": fine["channels"], "locales": fine["locales"]}
+    found[where] = b'{"de": %s}' % shape if where == "locales" and shape.endswith(b"}") else shape
+    assert told_of_template(**found) == [(None, "rejected", "template_error")]
+
+
+@pytest.mark.parametrize("content", [b"1", b"[]", b'"x"', b"null", b"", b'{"text": "\\ud800"}'])
+def test_content_that_is_no_object_is_never_an_error_of_ours(content: bytes) -> None:
+    out = run(request(template_id=None, content=content))
+    assert "internal_error" not in [reason for _, _, reason in statuses(out)]
+    assert [state for _, state, _ in statuses(out)] in (["dead_lettered"], ["rejected"])
+
+
+def test_a_tenant_of_a_megabyte_is_the_records_fault() -> None:
+    around = len(record({**request(), "tenant": ""}).value or b"") + 2
+    out = enrich_batch([record({**request(), "tenant": "x" * (MAX_VALUE_BYTES - around)})], views(), NOW)
+    letters = [codec("DeadLetter").decode(r.value) for r in out if r.topic == DEAD_LETTERS]
+    assert [letter["reason"] for letter in letters] == ["undecodable"]
+
+
 def test_a_rendered_message_that_is_too_large_is_rejected_with_both_sizes() -> None:
     text = "{{ order }}\n" * 12  # of 60,000 characters each, twice
     big = template(channels={"email": {"subject": "s", "text": text, "html": text}})

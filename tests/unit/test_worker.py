@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.dead_letters import is_cut
 from runtime.errors import SettingsError, UnavailableError
 from runtime.retry import MAX_DELAY_S, MAX_RETRY_AFTER_S
 from runtime.settings import BreakerSettings, SenderSettings
@@ -134,6 +135,67 @@ def test_account_that_fails_without_a_break_is_given_up_by_those_that_waited_as_
     assert {message["message_id"] for message in late} <= provider.sent
     assert not world.admission.parked
     assert not provider.sent & {status["message_id"] for status in world.statuses("failed")}
+
+
+@pytest.mark.parametrize("count", [2, 40, 2_000])
+@pytest.mark.parametrize("error", [ErrorClass.TRANSIENT, ErrorClass.ACCOUNT])
+def test_outage_of_an_hour_fails_nobody_whose_message_was_used_as_a_probe(count: int, error: ErrorClass) -> None:
+    """With the defaults: those that open the breaker are there from the beginning, the rest come within two minutes."""
+    provider = Provider()
+    world = World(lambda message: provider(message) if provider.up else Retry(error, "503"))
+    provider.up = False
+    messages = [made() for _ in range(count)]
+    coming = iter(messages)
+    for message in [next(coming) for _ in range(min(count, 40))]:
+        world.send(message)
+    while world.now < START_S + 2 * MINUTE:
+        for _ in range(count // 20):
+            if (message := next(coming, None)) is not None:  # type: ignore[assignment]
+                world.send(message)
+        world.turn(2)
+    for message in coming:
+        world.send(message)
+    away_s = 61 * MINUTE if count > 40 else 59 * MINUTE
+    while world.now < START_S + away_s:
+        world.turn(2)
+    assert len(world.requests) > 100, "it was probed all the time"
+    assert not (world.statuses("failed") if count <= 40 else _impatient(world))
+    provider.up = True
+    for _ in range(150):
+        world.turn(1)
+    failed = {status["message_id"] for status in world.statuses("failed")}
+    assert provider.sent | failed == {message["message_id"] for message in messages}
+    assert not (failed if count <= 40 else _impatient(world))
+
+
+def _impatient(world: World) -> list[dict[str, Any]]:
+    """Who failed for another reason than waiting for give_up_s."""
+    return [status for status in world.statuses("failed") if status["detail"] != "no account works"]
+
+
+def test_probe_that_is_in_doubt_costs_a_retry_and_one_of_a_recipient_too() -> None:
+    for result in (InDoubt("timeout"), Retry(ErrorClass.TRANSIENT, "450", account_wide=False)):
+        provider = Provider()
+        world = broken(provider)
+        world.now += 31
+        world.answer = lambda _, result=result: result  # type: ignore[misc]
+        world.send(made())
+        world.settle(3)
+        (timer,) = world.timers
+        assert codec("ChannelMessage").decode(timer["value"])["retries"] == 1
+
+
+def test_message_that_is_a_probe_every_time_is_tried_for_an_hour_and_no_more_often_than_any() -> None:
+    provider = Provider()
+    world = broken(provider)
+    world.now += 31
+    before = len(world.requests)
+    world.send(made())
+    while not world.statuses("failed"):
+        world.turn(2)
+    moments = [at for at, _ in world.requests[before:]]
+    assert moments[-1] - moments[0] >= HOUR
+    assert len(moments) <= MAX_ATTEMPTS
 
 
 _STEP = st.one_of(
@@ -358,6 +420,23 @@ def test_failover_of_a_record_that_no_longer_fits_ends_by_itself() -> None:
     world.send(message)
     world.settle(3)
     assert world.states() == {"failed": 1}
+
+
+@pytest.mark.parametrize("why", ["undecodable", "retries exhausted"])
+def test_letter_that_kafka_refuses_for_its_size_is_cut_and_ends_no_sender(why: str) -> None:
+    world = World(lambda _: AWAY, sender=SenderSettings(max_retries=0))
+    world.limits = {DEAD_LETTERS: 60_000}
+    if why == "undecodable":
+        world.put(b"\xff" * 200_000)
+    else:
+        world.send(made(text="x" * 200_000))
+    world.send(made())
+    world.settle()
+    letters = world.of(DEAD_LETTERS)
+    assert len(letters) == 2
+    assert [is_cut(letter["detail"]) for letter in letters].count(True) == 1
+    assert max(len(letter["value"]) for letter in letters) < 60_000
+    assert world.undone() == 0, "and it is done with"
 
 
 # -- housekeeping and shares ---------------------------------------------------------------------------------------------
