@@ -24,6 +24,7 @@ CALLBACK_SECONDS = Histogram("heliograph_callback_seconds", "Callback to answer.
 # Relay
 RELAYED = Counter("heliograph_relay_published_total", "Outbox rows published to compacted topics.", ["topic"])
 OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait to be published.")
+OUTBOX_SET_ASIDE = Gauge("heliograph_relay_outbox_set_aside", "Outbox rows that Kafka refuses for their size.")
 DEAD_DEVICES = Counter(
     "heliograph_dead_devices_total", "Devices that a provider calls dead, by what became of them.", ["outcome"]
 )

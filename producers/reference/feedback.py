@@ -113,11 +113,10 @@ class Feedback:
         try:
             while not self._stopping.is_set():
                 records = await loop.run_in_executor(thread, _gather, consumer)
-                if not records:
-                    continue
-                await hygiene.judge(records, time.monotonic())
-                offsets = {(record.topic, record.partition): record.offset + 1 for record in records}
-                await loop.run_in_executor(thread, consumer.commit, offsets)
+                if records:
+                    await hygiene.judge(records, time.monotonic())
+                # Everything that was taken is judged; what is no record (a transaction's marker) counts as read.
+                await loop.run_in_executor(thread, _commit, consumer)
         except _EXPECTED as exc:
             # The brake's memory and the connections are kept: only the membership is made anew.
             self._is_down(str(exc))
@@ -125,6 +124,10 @@ class Feedback:
             await asyncio.to_thread(self._stopping.wait, FIRST_PAUSE_S)
         finally:
             await loop.run_in_executor(thread, consumer.close)
+
+
+def _commit(consumer: Consumer) -> None:
+    consumer.commit(consumer.progress())
 
 
 def _gather(consumer: Consumer) -> list[InRecord]:

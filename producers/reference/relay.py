@@ -3,7 +3,7 @@
 One relay is active (advisory lock), others stand by. A row is found by looking, never by a remembered position, so one
 that becomes visible late is not skipped; writers hold the lock of their entity's row, so per key the ids are in order.
 Of several rows of a key in a batch only the last is published: a batch that is published again after a crash then shows
-no older value after a newer one.
+no older value after a newer one. A row that Kafka refuses for its size stays, and the others go on (set_aside.py).
 Beside it, in the same process: what providers call invalid is not sent to again (feedback.py). It cannot end this.
 May import psycopg. What never enters here: what a row means.
 """
@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import LiteralString, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import LiteralString
 
 import psycopg
 from psycopg.rows import class_row
@@ -22,11 +22,12 @@ from psycopg.rows import class_row
 from producers.reference.feedback import Feedback
 from producers.reference.resends import forgotten_below
 from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
+from producers.reference.set_aside import OutboxEntry, SetAside
 from runtime.clock import system_clock
-from runtime.errors import PublishError
+from runtime.errors import PublishError, TooLargeError
 from runtime.kafka import Producer
 from runtime.logs import get_logger
-from runtime.metrics import OUTBOX_PENDING, RELAYED
+from runtime.metrics import OUTBOX_PENDING, OUTBOX_SET_ASIDE, RELAYED
 from runtime.process import Context, crash_point
 from runtime.records import OutRecord
 from runtime.settings import Settings
@@ -57,15 +58,6 @@ _STOP_S = 15.0
 _DELIVERY_TIMEOUT_S = 10.0
 
 
-class OutboxEntry(NamedTuple):
-    """A row of the outbox."""
-
-    id: int
-    topic: str
-    key: str
-    value: bytes | None
-
-
 def last_per_key(entries: Sequence[OutboxEntry]) -> list[OutRecord]:
     """One record per topic and key, the last; in the order of the rows."""
     last = {(entry.topic, entry.key): entry for entry in entries}
@@ -78,11 +70,14 @@ def last_per_key(entries: Sequence[OutboxEntry]) -> list[OutRecord]:
 class Relay:
     """Publishes until told to stop."""
 
-    def __init__(self, settings: Settings, stopping: asyncio.Event, producer: Producer) -> None:
+    def __init__(
+        self, settings: Settings, stopping: asyncio.Event, producer: Producer, now_s: Callable[[], float] = time.monotonic
+    ) -> None:  # fmt: skip
         self._settings, self._stopping, self._producer = settings, stopping, producer
         self._dsn = settings.postgres.dsn.get_secret_value()
         self.state = "starting"
         """connecting, standby, active: what readiness looks at."""
+        self._now_s, self.set_aside = now_s, SetAside()
         self._census_at = self._purge_at = 0.0
 
     async def connect(self) -> psycopg.AsyncConnection[OutboxEntry]:
@@ -144,26 +139,49 @@ class Relay:
         return False
 
     async def _publish_batch(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> int:
-        cursor = await connection.execute("SELECT id, topic, key, value FROM outbox ORDER BY id LIMIT %s", (MAX_BATCH,))
+        """How many rows were looked at."""
+        cursor = await connection.execute(
+            "SELECT id, topic, key, value FROM outbox WHERE id <> ALL(%s::bigint[]) ORDER BY id LIMIT %s",
+            (self.set_aside.passed_over(self._now_s()), MAX_BATCH),
+        )
         entries = await cursor.fetchall()
         if not entries:
             return 0
-        await self._producer.send(last_per_key(entries))
+        published = await self._publish(entries)
         crash_point("relay_after_publish", self._settings.crash_at)
         # By id, never "all up to": a row with a lower id may have become visible meanwhile.
-        await connection.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([entry.id for entry in entries],))
-        for topic, count in Counter(entry.topic for entry in entries).items():
+        ids = [*(entry.id for entry in published), *self.set_aside.done(published)]
+        await connection.execute("DELETE FROM outbox WHERE id = ANY(%s)", (ids,))
+        self.set_aside.forget(ids)
+        OUTBOX_SET_ASIDE.set(self.set_aside.count())
+        for topic, count in Counter(entry.topic for entry in published).items():
             RELAYED.labels(topic).inc(count)
         return len(entries)
 
+    async def _publish(self, entries: Sequence[OutboxEntry]) -> Sequence[OutboxEntry]:
+        """Those that are over with: Kafka has them, or a newer one of their key. Raises PublishError."""
+        try:
+            await self._producer.send(last_per_key(entries))
+        except TooLargeError as exc:
+            keys = {(record.topic, record.key) for record in exc.records}
+            refused = {(e.topic, e.key): e for e in entries if (e.topic, e.key.encode()) in keys}  # the last of its key
+            for entry in self.set_aside.refused(refused.values(), self._now_s()):
+                log.error(
+                    "a row is larger than its topic takes and is set aside: raise the topic's max.message.bytes",
+                    outbox_id=entry.id, topic=entry.topic, size=entry.size,
+                )  # fmt: skip
+            # An older row of a refused key is not over with: the next batch publishes it.
+            return [entry for entry in entries if (entry.topic, entry.key) not in refused]
+        return entries
+
     async def _look_after(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
         """Count what waits, and forget what is old."""
-        now = time.monotonic()
+        now = self._now_s()
         if now - self._census_at > _CENSUS_S:
             self._census_at = now
             cursor = connection.cursor(row_factory=psycopg.rows.scalar_row)
             await cursor.execute("SELECT count(*) FROM outbox")
-            OUTBOX_PENDING.set(await cursor.fetchone() or 0)
+            OUTBOX_PENDING.set(max(0, (await cursor.fetchone() or 0) - self.set_aside.count()))
         if now - self._purge_at > _PURGE_S:
             counts = []
             for table, (condition, parameter) in _forgotten(system_clock()).items():
@@ -197,6 +215,7 @@ async def run_relay(context: Context) -> None:
             "PostgreSQL", lambda: None if relay.state in ("active", "standby") else f"{relay.state}, not connected"
         )
         context.health.note("feedback", feedback.trouble)
+        context.health.note("outbox", relay.set_aside.trouble)
         context.health.started()
         feedback.start()
         serving = asyncio.create_task(relay.run(connection))

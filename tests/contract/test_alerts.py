@@ -93,6 +93,8 @@ RESULTS = 'heliograph_sender_results_total{channel="sms",provider="a",outcome="%
 BREAKER = 'heliograph_provider_breaker_state{channel="sms",provider="a"}'
 LAG = 'heliograph_consumer_lag_records{group="g",topic="t"%s}'
 OUTBOX = 'heliograph_relay_outbox_pending{instance="%s"}'
+ASIDE = 'heliograph_relay_outbox_set_aside{instance="%s"}'
+FEEDBACK = 'heliograph_feedback_running{instance="%s"}'
 SMS_A = {"channel": "sms", "provider": "a"}
 CASES = [
     Case("HeliographRoleDown", "one of two", {'up{job="heliograph",instance="sink:9464"}': "1 1 0x9", 'up{job="heliograph-api",instance="api:8080"}': "1x12"}, "5m",
@@ -143,6 +145,12 @@ CASES = [
     Case("HeliographOutboxGrows", "one works, one stands by", {OUTBOX % "1": "0+50x30", OUTBOX % "2": "0x30"}, "20m",
          {}, "1000 changes of reference data wait and do not get fewer: they reach nobody"),
     Case("HeliographOutboxGrows", "an import that is worked off", {OUTBOX % "1": "9000-100x60"}, "40m"),
+    Case("HeliographOutboxSetAside", "one works, one stands by", {ASIDE % "1": "0 3x9", ASIDE % "2": "0x9"}, "5m",
+         {}, "3 changes of reference data are larger than their topic takes: they reach nobody"),
+    Case("HeliographOutboxSetAside", "a newer row came", {ASIDE % "1": "0 1 0x9"}, "5m"),
+    Case("HeliographFeedbackStopped", "PostgreSQL is away", {FEEDBACK % "relay": "1 0x20", FEEDBACK % "sink": "0x20"}, "15m",
+         {}, "no relay reads what providers call invalid: dead devices and bounced addresses are sent to"),
+    Case("HeliographFeedbackStopped", "another relay reads", {FEEDBACK % "relay": "1 0x20", FEEDBACK % "other": "1x20"}, "15m"),
     Case("HeliographTimersLate", "most", {'heliograph_timer_lateness_seconds_bucket{le="1"}': "0x40", 'heliograph_timer_lateness_seconds_bucket{le="10"}': "0+50x40", 'heliograph_timer_lateness_seconds_bucket{le="+Inf"}': "0+50x40"}, "30m",
          {}, "one timer in a hundred fires more than 9.91s late"),
     Case("HeliographTimersLate", "in time", {'heliograph_timer_lateness_seconds_bucket{le="1"}': "0+50x40", 'heliograph_timer_lateness_seconds_bucket{le="+Inf"}': "0+50x40"}, "30m"),

@@ -27,22 +27,29 @@ def until(condition: object, what: str) -> None:
 def test_feedback_that_ends_is_told_and_started_again(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(feedback, "FIRST_PAUSE_S", 0.05)
     lives: list[float] = []
+    pauses: list[float | None] = []
     living = Feedback(Settings())
+    wait = living._stopping.wait
+
+    def pause(seconds: float | None = None) -> bool:
+        pauses.append(seconds)
+        return wait(seconds)
 
     async def judge_all() -> None:
         lives.append(time.monotonic())
         if len(lives) < 3:
             raise error
         living._is_up()
-        await asyncio.to_thread(living._stopping.wait)
+        await asyncio.to_thread(wait)
 
     monkeypatch.setattr(living, "_judge_all", judge_all)
+    monkeypatch.setattr(living._stopping, "wait", pause)
     assert living.trouble() == "starting"
     living.start()
     until(lambda: len(lives) == 1 and living.trouble() != "starting", "its first end is told")
     until(lambda: living.trouble() is None, "it works again")
     assert FEEDBACK_RUNNING._value.get() == 1
-    assert lives[2] - lives[1] > lives[1] - lives[0] >= 0.05, "the pause grows"
+    assert pauses == [0.1, 0.2], "the pause grows"
     living.stop(10)
     assert not living._thread.is_alive()
     assert FEEDBACK_RUNNING._value.get() == 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,9 +16,12 @@ from producers.http.reference import NewUser
 from producers.http.suppressions import NewSuppression
 from producers.reference.keys import hash_secret, parse_key
 from producers.reference.records import profile_row, suppression_row, template_rows
-from producers.reference.relay import OutboxEntry, last_per_key
+from producers.reference.relay import Relay, last_per_key
 from producers.reference.schema import _yoyo_uri
-from runtime.errors import SettingsError
+from producers.reference.set_aside import RETRY_S, OutboxEntry, SetAside
+from runtime.errors import SettingsError, TooLargeError
+from runtime.records import OutRecord
+from runtime.settings import Settings
 from schemas.codec import codec
 from schemas.topics import RECIPIENTS, SUPPRESSIONS, TEMPLATES
 
@@ -31,6 +35,93 @@ def test_batch_leaves_every_key_at_its_last_value_and_shows_no_other(rows: list[
     wanted = {(topic, key.encode()): value for topic, key, value in rows}
     assert {(r.topic, r.key): r.value for r in published} == wanted
     assert len(published) == len(wanted)
+
+
+class FakeTopic:
+    """Takes what is not larger than its limit, as the producer tells it."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.taken = limit, list[OutRecord]()
+
+    async def send(self, records: Sequence[OutRecord]) -> None:
+        refused = [r for r in records if len(r.value or b"") > self.limit]
+        self.taken += [r for r in records if r not in refused]
+        if refused:
+            raise TooLargeError("too large", refused)
+
+
+class FakeOutbox:
+    """The two statements of the relay on a list."""
+
+    def __init__(self, rows: Iterable[OutboxEntry], batch: int) -> None:
+        self.rows, self.batch, self._found = list(rows), batch, list[OutboxEntry]()
+
+    async def execute(self, statement: str, values: Sequence[Any]) -> FakeOutbox:
+        if statement.startswith("DELETE"):
+            self.rows = [row for row in self.rows if row.id not in values[0]]
+        else:
+            assert "id <> ALL" in statement
+            self._found = [row for row in self.rows if row.id not in values[0]][: self.batch]
+        return self
+
+    async def fetchall(self) -> list[OutboxEntry]:
+        return self._found
+
+
+_SIZED = st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 9) | st.none()), max_size=40)
+
+
+def _row(id_: int, key: str, size: int | None) -> OutboxEntry:
+    return OutboxEntry(id_, RECIPIENTS, key, None if size is None else id_.to_bytes(1, "big") + b"v" * size)
+
+
+@given(first=_SIZED, later=_SIZED, limit=st.integers(1, 10), batch=st.integers(1, 7))
+async def test_row_that_kafka_refuses_for_its_size_holds_up_no_other_and_follows_when_it_may(
+    first: list[tuple[str, int | None]], later: list[tuple[str, int | None]], limit: int, batch: int
+) -> None:
+    topic, now = FakeTopic(limit), [100.0]
+    relay = Relay(Settings(), asyncio.Event(), topic, now_s=lambda: now[0])  # type: ignore[arg-type]
+    made = [_row(id_, *each) for id_, each in enumerate([*first, *later], 1)]
+    outbox = FakeOutbox([], batch)
+
+    async def publish(rows: Sequence[OutboxEntry]) -> dict[str, bytes | None]:
+        outbox.rows += rows
+        for _ in range(2 * len(made) + 2):
+            await relay._publish_batch(outbox)  # type: ignore[arg-type]
+        assert relay.set_aside.count() == len(outbox.rows)
+        assert (relay.set_aside.trouble() is None) == (not outbox.rows)
+        return {(record.key or b"").decode(): record.value for record in topic.taken}
+
+    def newest(rows: Sequence[OutboxEntry]) -> dict[str, bytes | None]:
+        return {row.key: row.value for row in rows if len(row.value or b"") <= topic.limit}
+
+    assert await publish(made[: len(first)]) == newest(made[: len(first)]), "what fits is out"
+    assert await publish(made[len(first) :]) == newest(made)
+    assert all(len(row.value or b"") > limit for row in outbox.rows), "and nothing else waits"
+    topic.limit = 10
+    now[0] += RETRY_S
+    assert await publish([]) == newest(made)
+    assert outbox.rows == [], "all follow at once"
+    for key in "abcd":
+        values = [record.value for record in topic.taken if record.key == key.encode() and record.value is not None]
+        assert [value[0] for value in values] == sorted(value[0] for value in values), (
+            "never an older after a newer one"
+        )
+
+
+def test_many_rows_that_are_set_aside_are_tried_again_by_the_smallest() -> None:
+    aside = SetAside()
+    rows = [_row(id_, f"k{id_}", 300 - id_) for id_ in range(1, 200)]
+    assert aside.refused(rows, now_s=0) == rows
+    assert len(aside.passed_over(RETRY_S - 1)) == 199
+    tried = {row.id for row in rows} - set(aside.passed_over(RETRY_S))
+    assert tried == set(range(180, 200)), "a request each, the smallest first"
+    assert aside.refused([rows[-1]], RETRY_S) == [], "told once"
+    aside.forget(aside.done(rows[-3:-1]))
+    assert aside.count() == 197, "the limit is still too low for others"
+    tried = {row.id for row in rows} - set(aside.passed_over(2 * RETRY_S))
+    aside.forget(aside.done([row for row in rows if row.id in tried]))
+    assert aside.count() == 0, "all that were tried went out: so may the rest"
 
 
 def test_profile_has_the_keys_of_the_contract() -> None:
