@@ -205,6 +205,18 @@ def pipeline() -> list[Panel]:
             ("sum by (outcome) (increase(heliograph_dead_devices_total[5m]))", "device {{outcome}}"),
             ("sum by (channel, outcome) (increase(heliograph_bounced_addresses_total[5m]))", "{{channel}} {{outcome}}"),
         ),
+        states(
+            "Feedback", "max(heliograph_feedback_running)", "reads", {0: ("does not read", "red"), 1: ("reads", "green")},
+            about="Of the relay: while it does not read, dead devices and bounced addresses are sent to.",
+        ),
+        graph(
+            "Feedback passed over in an hour",
+            ("sum by (cause) (increase(heliograph_feedback_passed_over_total[1h]))", "{{cause}}"),
+        ),
+        graph(
+            "Age of the views", ("max by (topic) (heliograph_view_age_seconds)", "{{topic}}"), unit="s",
+            about="Above 60 a process decides by what was.",
+        ),
         graph("Outbox rows that wait", ("max(heliograph_relay_outbox_pending)", "pending")),
         graph("Rows stored per second", ("sum by (table) (rate(heliograph_sink_rows_total[1m]))", "{{table}}"), unit="ops"),
         graph(
