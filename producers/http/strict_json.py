@@ -26,7 +26,7 @@ def parse_json(raw: bytes) -> Any:
     try:
         return jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as exc:
-        where, why = _explain(raw, str(exc)[:200])
+        where, why = _explain(raw, str(exc))
         raise Problem(
             400, "invalid_json", f"the body is not JSON that we take: {why}", errors=[FieldError(where, why, "invalid_json")]
         ) from exc  # fmt: skip
@@ -49,6 +49,9 @@ def _explain(raw: bytes, why: str) -> tuple[str, str]:
         return "", "it is UTF-16: send UTF-8"
     if why.startswith("recursion limit"):
         return "", f"it is nested deeper than {MAX_DEPTH}"
+    if len(raw) > MAX_EXPLAINED_BYTES and why.startswith("Detected duplicate key"):
+        return "", f"a key stands twice in its object, at line {why.rpartition(' at line ')[2][:40]}"
+    why = why[:200]
     if len(raw) > MAX_EXPLAINED_BYTES:
         return "", why
 
