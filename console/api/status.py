@@ -22,12 +22,14 @@ from producers.http.path_ids import PathId
 from producers.http.problems import Problem
 from runtime.clock import Clock, system_clock
 from runtime.errors import UnavailableError
+from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from schemas.events import states
 from sinks import clickhouse
 from sinks.rows import MAX_TIME_MS
 
+log = get_logger("status")
 PREFIX = "/v1/notifications"
 YOUNG_MS = 30_000
 """An id of this age may be on its way to ClickHouse."""
@@ -197,25 +199,30 @@ class StatusStore:
         self._client: Client | None = None
 
     async def read(self, tenant: str, notification_id: UUID) -> Found | None:
-        """None when the store has nothing of it under this tenant. Raises UnavailableError, StoreError."""
+        """None when the store has nothing of it under this tenant. Raises UnavailableError."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, tenant, notification_id)
 
     def _read(self, tenant: str, notification_id: UUID) -> Found | None:
-        client = self._connected()
         parameters = {
             "tenant": tenant,
             "hour": accepted_at_of(notification_id) // 3_600_000 * 3_600,
             "id": notification_id.hex,
         }
-        events = clickhouse.select(self._settings, client, "events", parameters)
-        accepted = bool(clickhouse.select(self._settings, client, "notification", parameters))
+        events = self._select("events", parameters)
+        accepted = bool(self._select("notification", parameters))
         return Found(accepted, tuple(events)) if accepted or events else None
 
     async def select(self, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Rows of sinks/queries/<name>.sql. Raises UnavailableError, StoreError."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: clickhouse.select(self._settings, self._connected(), name, parameters)
-        )
+        """Rows of sinks/queries/<name>.sql. Raises UnavailableError."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._select, name, parameters)
+
+    def _select(self, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        try:
+            return clickhouse.select(self._settings, self._connected(), name, parameters)
+        except clickhouse.StoreError as exc:
+            # A table that is missing, a right, too much memory: the operator's to mend, and a caller's to try again.
+            log.error("ClickHouse refuses a question", query=name, error=str(exc))
+            raise UnavailableError("analytics cannot answer this now") from exc
 
     def _connected(self) -> Client:
         with self._lock:

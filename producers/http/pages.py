@@ -52,5 +52,9 @@ def invalid_cursor() -> Problem:
 
 def page(rows: Sequence[T], limit: int, show: Callable[[T], Any], place: Callable[[T], str]) -> dict[str, Any]:
     """The answer, out of up to `limit` + 1 rows."""
-    shown = rows[:limit]
-    return {"entries": [show(row) for row in shown], "next_cursor": place(shown[-1]) if len(rows) > limit else None}
+    return page_of(rows[:limit], len(rows) > limit, show, place)
+
+
+def page_of(rows: Sequence[T], more: bool, show: Callable[[T], Any], place: Callable[[T], str]) -> dict[str, Any]:
+    """The answer that shows these rows, with a cursor when there are more."""
+    return {"entries": [show(row) for row in rows], "next_cursor": place(rows[-1]) if more else None}

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from producers.addresses import NORMAL_FORMS, device_token, display_name, has_control
 from producers.http.inlining import Fetch, written_form
 from producers.http.inlining import Written as Template
-from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, read_cursor, write_cursor
+from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, page_of, read_cursor, write_cursor
 from producers.http.path_ids import PathId
 from producers.http.problems import FieldError, Problem, unavailable
 from producers.http.propagation import Propagation
@@ -96,10 +96,16 @@ class UserFields(Strict):
         }
 
 
+def _no_step(user_id: str) -> str:
+    if user_id in (".", ".."):
+        raise ValueError("an id of one or two dots cannot be called: clients take it for a step in a path")
+    return user_id
+
+
 class NewUser(UserFields):
     """A recipient."""
 
-    id: UserId
+    id: Annotated[UserId, AfterValidator(_no_step)]
 
 
 class ReplacedUser(UserFields):
@@ -281,10 +287,10 @@ def reference_router(
 
     @router.get("/users", tags=["users"])
     async def list_users(caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT) -> JSONResponse:
-        """Recipients by id."""
+        """Recipients by id. A page of large ones has fewer than `limit`."""
         (after,) = read_cursor(cursor, str) or ("",)
-        rows = await store.list_users(caller.tenant, after, limit + 1)
-        return JSONResponse(page(rows, limit, _user, lambda row: write_cursor(row["user_id"])))
+        rows, more = await store.list_users(caller.tenant, after, limit)
+        return JSONResponse(page_of(rows, more, _user, lambda row: write_cursor(row["user_id"])))
 
     @router.get("/users/{user_id}", tags=["users"])
     async def get_user(user_id: PathId, caller: Who) -> JSONResponse:
@@ -384,12 +390,12 @@ def reference_router(
     async def list_versions(
         template_id: PathId, caller: Who, cursor: Cursor = "", limit: Limit = DEFAULT_LIMIT
     ) -> JSONResponse:
-        """Versions of a template with their sources, the newest first."""
+        """Versions of a template with their sources, the newest first. A page of large ones has fewer than `limit`."""
         (before,) = read_cursor(cursor, int) or (2**31 - 1,)
-        rows = await store.list_versions(caller.tenant, _clean(template_id), min(before, 2**31 - 1), limit + 1)
+        rows, more = await store.list_versions(caller.tenant, _clean(template_id), min(before, 2**31 - 1), limit)
         if not rows and not cursor:
             raise _missing("template")
-        return JSONResponse(page(rows, limit, _version, lambda row: write_cursor(row["version"])))
+        return JSONResponse(page_of(rows, more, _version, lambda row: write_cursor(row["version"])))
 
     @router.get("/templates/{template_id}", tags=["templates"])
     async def get_template(

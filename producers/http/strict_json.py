@@ -17,6 +17,8 @@ from producers.http.problems import FieldError, Problem, pointer
 
 MAX_DEPTH = 200
 """Objects and arrays inside each other, as the parser has it."""
+MAX_EXPLAINED_BYTES = 65_536
+"""Of a body that is parsed a second time to point at its fault; of a larger one the parser's line and column must do."""
 
 
 def parse_json(raw: bytes) -> Any:
@@ -24,7 +26,7 @@ def parse_json(raw: bytes) -> Any:
     try:
         return jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as exc:
-        where, why = _explain(raw, str(exc)[:200])
+        where, why = _explain(raw, str(exc))
         raise Problem(
             400, "invalid_json", f"the body is not JSON that we take: {why}", errors=[FieldError(where, why, "invalid_json")]
         ) from exc  # fmt: skip
@@ -47,6 +49,11 @@ def _explain(raw: bytes, why: str) -> tuple[str, str]:
         return "", "it is UTF-16: send UTF-8"
     if why.startswith("recursion limit"):
         return "", f"it is nested deeper than {MAX_DEPTH}"
+    if len(raw) > MAX_EXPLAINED_BYTES and why.startswith("Detected duplicate key"):
+        return "", f"a key stands twice in its object, at line {why.rpartition(' at line ')[2][:40]}"
+    why = why[:200]
+    if len(raw) > MAX_EXPLAINED_BYTES:
+        return "", why
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)

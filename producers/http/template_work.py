@@ -50,6 +50,15 @@ async def place_and_check(template: Written, fetch: Fetch, workers: Workers, own
     """The template as it is stored. Raises TemplateRefused, and what Workers.run raises when it is busy or broken."""
     partials: dict[str, Mapping[str, Any]] = {}
     size = 0
+
+    async def within(name: str) -> Mapping[str, Any] | None:
+        nonlocal size
+        found = await fetch(name)
+        size += len(to_json(found))
+        if size > MAX_PARTIALS_BYTES:
+            raise TemplateRefused(f"its partials are larger than {MAX_PARTIALS_BYTES} bytes together", where="channels")
+        return found
+
     while True:
         argument = {"template": template._asdict(), "partials": partials}
         try:
@@ -60,8 +69,4 @@ async def place_and_check(template: Written, fetch: Fetch, workers: Workers, own
             raise TemplateRefused(**answer["refused"])
         if "needs" not in answer:
             return Checked(**answer)
-        found = await fetch_all(template, answer["needs"], fetch)
-        size += sum(len(to_json(partial)) for partial in found.values())
-        if size > MAX_PARTIALS_BYTES:
-            raise TemplateRefused(f"its partials are larger than {MAX_PARTIALS_BYTES} bytes together", where="channels")
-        partials |= found
+        partials |= await fetch_all(template, answer["needs"], within)

@@ -29,6 +29,13 @@ class NotFoundError(Exception):
     """There is no such thing of this tenant."""
 
 
+class Listed(NamedTuple):
+    """Rows of a page, in order, at least one where there is one; `more` when others follow."""
+
+    rows: list[Row]
+    more: bool
+
+
 class NewSuppression(NamedTuple):
     """An address in its normal form, or its fingerprint alone, that must not be sent to; `expires_at` in ms, None is for ever."""
 
@@ -83,6 +90,9 @@ async def _put_outbox_rows(connection: Connection, rows: Sequence[OutboxRow]) ->
     )
     return max((row["id"] for row in await cursor.fetchall()), default=None)
 
+
+MAX_PAGE_BYTES = 1 << 20
+"""A page ends with the row that passes this: its JSON is read and written in one turn of the loop."""
 
 _USER = "tenant, user_id, name, email, phone, locale, time_zone, devices, version, created_at, updated_at"
 _VERSION = "v.tenant, v.template_id, v.version, v.category, v.channels, v.locales, v.variables, v.written, v.created_at"
@@ -198,12 +208,23 @@ class ReferenceStore:
 
         return await self._database.run(operation)
 
-    async def list_users(self, tenant: str, after: str, limit: int) -> list[Row]:
-        """By id, those after `after`."""
-        return await self._rows(
-            f"SELECT {_USER} FROM users WHERE tenant = %s AND user_id > %s ORDER BY user_id LIMIT %s",
-            (tenant, after, limit),
+    async def list_users(self, tenant: str, after: str, limit: int) -> Listed:
+        """By id, those after `after`: up to `limit`, and no more than MAX_PAGE_BYTES by and by."""
+        return await self._page(
+            f"SELECT {_USER}, row_number() OVER (ORDER BY user_id) AS nth, octet_length(devices::text) AS size FROM users"
+            " WHERE tenant = %(tenant)s AND user_id > %(after)s ORDER BY user_id LIMIT %(limit)s + 1",
+            {"tenant": tenant, "after": after, "limit": limit},
         )
+
+    async def _page(self, query: LiteralString, values: Mapping[str, Any]) -> Listed:
+        """Of the rows of a query, which have `nth` and `size`, as many as one turn of the loop can take."""
+        rows = await self._rows(
+            "SELECT * FROM (SELECT found.*, count(*) OVER () AS of, COALESCE(sum(size) OVER (ORDER BY nth ROWS BETWEEN"
+            f" UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before FROM ({query}) AS found) AS sized"
+            " WHERE before < %(bytes)s AND nth <= %(limit)s ORDER BY nth",
+            {**values, "bytes": MAX_PAGE_BYTES},
+        )
+        return Listed(rows, bool(rows) and rows[0]["of"] > len(rows))
 
     async def _rows(self, query: LiteralString, values: Sequence[Any] | Mapping[str, Any]) -> list[Row]:
         async def operation(connection: Connection) -> list[Row]:
@@ -331,13 +352,16 @@ class ReferenceStore:
             (tenant, after, limit),
         )
 
-    async def list_versions(self, tenant: str, template_id: str, before: int, limit: int) -> list[Row]:
-        """The newest first, those before `before`; [] also when there is no such template."""
-        return await self._rows(
-            f"SELECT {_VERSION}, v.version IS NOT DISTINCT FROM t.published_version AS published"
+    async def list_versions(self, tenant: str, template_id: str, before: int, limit: int) -> Listed:
+        """The newest first, those before `before`, as `list_users` does; none also when there is no such template."""
+        return await self._page(
+            f"SELECT {_VERSION}, v.version IS NOT DISTINCT FROM t.published_version AS published,"
+            " row_number() OVER (ORDER BY v.version DESC) AS nth,"
+            " octet_length(v.channels::text) + octet_length(v.locales::text) + COALESCE(octet_length(v.written::text), 0) AS size"
             " FROM templates t JOIN template_versions v USING (tenant, template_id)"
-            " WHERE t.tenant = %s AND t.template_id = %s AND v.version < %s ORDER BY v.version DESC LIMIT %s",
-            (tenant, template_id, before, limit),
+            " WHERE t.tenant = %(tenant)s AND t.template_id = %(id)s AND v.version < %(before)s"
+            " ORDER BY v.version DESC LIMIT %(limit)s + 1",
+            {"tenant": tenant, "id": template_id, "before": before, "limit": limit},
         )
 
     async def find_template(self, tenant: str, template_id: str, version: int | None) -> Row | None:

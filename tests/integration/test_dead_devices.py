@@ -188,6 +188,6 @@ def test_brake_keeps_the_devices_of_an_account_that_calls_all_of_them_dead(pushe
         pushes.add_user(user, apns=f"{user}-iphone")
     pushes.producer.publish([invalid(user, f"{user}-iphone", "misconfigured") for user in users])
     time.sleep(2)
-    pushes.producer.publish([invalid("alone", "alone-iphone", "another")])
-    until(lambda: pushes.tokens("alone") == [], 6, "the other account's dead device gone")
+    pushes.producer.publish([invalid("alone", "alone-iphone", "apple")])
+    until(lambda: pushes.tokens("alone") == [], 6, "our account's dead device gone")
     assert [user for user in users if pushes.tokens(user) != [f"{user}-iphone"]] == []

@@ -112,7 +112,7 @@ def test_what_postgresql_never_takes_is_the_inputs_fault_not_an_outage(
             with pytest.raises(InputRefused):
                 await store.suppress_bounced(Bounced(tenant, "email", recipient, lambda _: True, "r", "s" * 9, NOW))
             assert database.available
-            assert await store.list_users("t", "", 1) == []
+            assert (await store.list_users("t", "", 1)).rows == []
         finally:
             await database.close()
 

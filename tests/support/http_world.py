@@ -8,6 +8,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 import httpx
+from pydantic_core import to_json
 from starlette.types import ASGIApp
 
 from console.api.preview import preview_router
@@ -15,7 +16,16 @@ from producers.http.app import Deps, create_app
 from producers.http.propagation import Propagation
 from producers.http.requests import Authenticator
 from producers.reference.keys import Keys
-from producers.reference.store import ExistsError, NewSuppression, NotFoundError, ReferenceStore, Row, Written
+from producers.reference.store import (
+    MAX_PAGE_BYTES,
+    ExistsError,
+    Listed,
+    NewSuppression,
+    NotFoundError,
+    ReferenceStore,
+    Row,
+    Written,
+)
 from runtime.health import Health
 from runtime.workers import Workers
 from tests.unit.test_http_ingest import FakeKeys, World
@@ -62,9 +72,9 @@ class MemoryStore(ReferenceStore):
         del self.users[user_id]
         return Written(row, None, created=False)
 
-    async def list_users(self, tenant: str, after: str, limit: int) -> list[Row]:
+    async def list_users(self, tenant: str, after: str, limit: int) -> Listed:
         _check(after)
-        return [row for user_id, row in sorted(self.users.items()) if user_id > after][:limit]
+        return _listed([row for user_id, row in sorted(self.users.items()) if user_id > after], limit, "devices")
 
     async def get_user(self, tenant: str, user_id: str) -> Row:
         return self._user(user_id)
@@ -120,9 +130,9 @@ class MemoryStore(ReferenceStore):
         _check(after)
         return []
 
-    async def list_versions(self, tenant: str, template_id: str, before: int, limit: int) -> list[Row]:
+    async def list_versions(self, tenant: str, template_id: str, before: int, limit: int) -> Listed:
         _check(template_id)
-        return list(reversed(self.templates.get(template_id, [])))[:limit]
+        return _listed(self.templates.get(template_id, [])[::-1], limit, "channels", "locales", "written")
 
     async def suppress(self, tenant: str, suppressions: Sequence[NewSuppression]) -> list[Written]:
         self.suppressed += suppressions
@@ -134,6 +144,16 @@ class MemoryStore(ReferenceStore):
 
     async def unsuppress(self, tenant: str, suppression_id: uuid.UUID) -> Written:
         raise NotFoundError
+
+
+def _listed(rows: list[Row], limit: int, *large: str) -> Listed:
+    shown, size = list[Row](), 0
+    for row in rows[:limit]:
+        if size >= MAX_PAGE_BYTES:
+            break
+        shown.append(row)
+        size += sum(len(to_json(row[name])) for name in large)
+    return Listed(shown, len(rows) > len(shown))
 
 
 def _suppression(one: NewSuppression) -> Row:

@@ -430,3 +430,14 @@ async def test_large_body_for_many_recipients_is_refused_before_it_is_copied(wor
     answer = await world.post(body)
     assert (answer.status, answer.body["errors"][0]["pointer"]) == (413, "/to")
     assert (await world.post({**body, "to": [{"user_id": "u"}] * 100})).status == 202
+
+
+@pytest.mark.parametrize("written", ["k-1", " k-1", "k-1 ", "\t k-1 \t"])
+async def test_blanks_around_a_key_are_none_of_it(written: str) -> None:
+    world = World()
+    first = await world.post(_BODY, idempotency_key="k-1")
+    again = await world.post(_BODY, idempotency_key=written)
+    assert (again.status, again.body["id"]) == (202, first.body["id"])
+    assert again.headers["idempotent-replayed"] == "true"
+    assert (await world.post({**_BODY, "request_id": "k-1"}, idempotency_key=written)).status == 202, "the same key"
+    assert (await world.post(_BODY, idempotency_key=written.replace("-", " "))).status == 400, "a blank within is"

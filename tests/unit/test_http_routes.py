@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.http_world import HttpWorld, quoted
@@ -63,13 +63,19 @@ async def lives(world: HttpWorld, user_id: str) -> None:
 def test_every_user_id_that_creation_takes_can_be_read_changed_opted_out_and_deleted(
     world: HttpWorld, user_id: str
 ) -> None:
-    assume(user_id not in (".", ".."))  # this client, as browsers do, takes them for steps in a path
     asyncio.run(lives(world, user_id.encode("utf-8", "replace").decode()))
 
 
 @pytest.mark.parametrize("user_id", _IDS)
 def test_ids_that_are_paths_urls_or_dots_live_too(world: HttpWorld, user_id: str) -> None:
     asyncio.run(lives(world, user_id))
+
+
+@pytest.mark.parametrize("user_id", [".", ".."])
+def test_id_that_clients_take_for_a_step_in_a_path_is_refused(world: HttpWorld, user_id: str) -> None:
+    answer = asyncio.run(world.call("POST", "/v1/users", {"id": user_id}))
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (400, "/id")
+    assert "step in a path" in answer.json()["detail"]
 
 
 def test_slash_that_was_sent_as_one_is_no_part_of_an_id(world: HttpWorld) -> None:

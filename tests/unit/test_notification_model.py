@@ -165,3 +165,8 @@ def test_control_characters_are_found(text: str) -> None:
 
 def test_emoji_with_joiners_and_no_break_spaces_are_text() -> None:
     assert not has_control("👨‍👩‍👧 10\u00a0€")
+
+
+@given(st.integers(-(2**80), 2**80))
+def test_any_number_that_a_stranger_calls_a_time_is_told_as_one(number: int) -> None:
+    assert to_milliseconds(rfc3339(number)) == min(max(number, 0), 253_402_300_799_999)

@@ -1,0 +1,52 @@
+"""ClickHouse answers and refuses: every route that reads it says 503, and whoever asks may try again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from console.api.explain import explain_router
+from console.api.listing import listing_router
+from console.api.status import Statuses, StatusStore, routes
+from producers.http.app import HANDLERS
+from producers.reference.keys import Caller
+from runtime import ids
+from runtime.settings import Settings
+from sinks import clickhouse
+
+NID = ids.notification_id(int(time.time() * 1000) - 3_600_000, "mine")
+
+
+class Refusing:
+    def query(self, *_: Any, **__: Any) -> Any:
+        raise clickhouse.StoreError("ClickHouse refuses: secret of ours")
+
+
+@pytest.mark.parametrize("path", ["", f"/{NID}", f"/{NID}/events", f"/{NID}/explain"])
+async def test_what_clickhouse_refuses_is_unavailable_and_tells_no_secret(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(clickhouse, "connect", lambda *_, **__: Refusing())
+    store = StatusStore(Settings().clickhouse)
+    statuses = Statuses(store, lambda _: None)
+
+    def authenticate() -> Caller:
+        return Caller("mine", "id")
+
+    app = FastAPI(exception_handlers=HANDLERS)
+    for router in (
+        listing_router(store, authenticate),
+        routes(statuses, authenticate),
+        explain_router(store, statuses, authenticate),
+    ):
+        app.include_router(router)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        answer = await client.get(f"/v1/notifications{path}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "secret" not in answer.text
