@@ -205,6 +205,17 @@ def check_lag(group: str, lag: int) -> Finding:
     return Finding(Level.OK, "lag", what)
 
 
+def check_held_back(held: Mapping[tuple[str, int], int]) -> list[Finding]:
+    """Partitions that nobody reads on because somebody's transaction is open."""
+    return [
+        Finding(
+            Level.WARNING, "transactions", f"{count:,} records of {topic}, partition {number}, wait behind an open transaction",
+            "end it (kafka-transactions.sh find-hanging, abort), or wait for the broker's transaction.max.timeout.ms",
+        )
+        for (topic, number), count in sorted(held.items())
+    ]  # fmt: skip
+
+
 def check_readiness(not_ready: Mapping[str, str], roles: int, logs: Path) -> list[Finding]:
     """Roles that are not ready, by their own words."""
     found = [
@@ -419,6 +430,12 @@ def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
     else:
         yield from check_topics(differences, len(catalogue()))
         yield from _copies(admin, local)
+    asked, held = _timed(lambda: admin.held_back([name for name in catalogue() if name in counts]))
+    yield from (
+        check_held_back(held)
+        if held is not None
+        else [Finding(Level.WARNING, "transactions", asked.error or "", "try again")]
+    )
     for group, read in consumer_groups().items():
         if set(read) <= set(counts):
             asked, lag = _timed(lambda group=group, read=read: unread(admin, *admin.group_offsets(group, read)))  # type: ignore[misc]
@@ -429,9 +446,9 @@ def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
 
 
 def consumer_groups() -> dict[str, list[str]]:
-    """Every consumer group and the topics it reads."""
-    from processors.groups import TIMERS_GROUP, router_group
-    from schemas.topics import TIMERS, dispatch_topic, requests_topic
+    """Every consumer group that keeps its place, and the topics it reads. The timers read theirs anew, and keep none."""
+    from processors.groups import router_group
+    from schemas.topics import dispatch_topic, requests_topic
     from sinks.role import GROUP as SINK_GROUP
     from sinks.rows import SOURCES
 
@@ -439,7 +456,7 @@ def consumer_groups() -> dict[str, list[str]]:
     groups = {router_group(lane): [requests_topic(lane)] for lane in lanes}
     for channel in ("email", "sms", "push"):
         groups[f"heliograph-sender-{channel}"] = [dispatch_topic(channel, lane) for lane in lanes]
-    return {**groups, TIMERS_GROUP: [TIMERS], SINK_GROUP: list(SOURCES)}
+    return {**groups, SINK_GROUP: list(SOURCES)}
 
 
 def _postgres(settings: Settings) -> Iterator[Finding]:

@@ -707,6 +707,25 @@ class Admin:
             reader.close()
         return committed, lag
 
+    def held_back(self, topics: Sequence[str]) -> dict[Partition, int]:
+        """Partitions of which nobody may read on because a transaction is open, and the records behind its beginning.
+
+        Blocks. Raises UnavailableError.
+        """
+        counts = self.partition_counts()
+        wanted = [TopicPartition(topic, n) for topic in topics for n in range(counts.get(topic, 0))]
+        ends = []
+        try:
+            for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
+                asked = self._admin.list_offsets(
+                    {p: OffsetSpec.latest() for p in wanted}, request_timeout=self._timeout_s, isolation_level=level
+                )
+                ends.append({(p.topic, p.partition): future.result().offset for p, future in asked.items()})
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read the ends of topics: {exc.args[0].str()}") from exc
+        stable, all_of_it = ends
+        return {partition: end - stable[partition] for partition, end in all_of_it.items() if end > stable[partition]}
+
     def with_records(self, places: Mapping[Partition, int]) -> set[Partition]:
         """The partitions that have a record at or after an offset; one that does not tell in time counts as such.
 

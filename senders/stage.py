@@ -66,11 +66,16 @@ class RequestGuard:
         self._in_flight: dict[_Key, int] = {}
 
     def allows(self, message: ChannelMessage) -> bool:
-        """Count a request that is about to be made; False when it may not be."""
+        """Count a request that is about to be made; False when it may not be.
+
+        Only what was counted here is alarming: of its attempts and retries a record, which may be a stranger's, says what it likes.
+        """
+        attempts = message["attempt"] <= MAX_ATTEMPTS or message["replay"] is not None
+        if message["retries"] >= self._allowed or not attempts:
+            return False
         key = _key(message)
         count = self._in_flight.get(key, self._requests.get(key, 0)) + 1
-        attempts = message["attempt"] <= MAX_ATTEMPTS or message["replay"] is not None
-        if count > self._allowed or message["retries"] >= self._allowed or not attempts:
+        if count > self._allowed:
             REQUEST_GUARD.labels(message["channel"]).inc()
             log.critical("request guard", message_id=message["message_id"], requests=count, attempt=message["attempt"])
             return False

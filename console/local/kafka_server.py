@@ -257,6 +257,7 @@ class KafkaServer:
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": 8,
             "offsets.topic.replication.factor": 1,
+            "transaction.max.timeout.ms": 60_000,  # the clients' own default: what is left open holds a lane for so long
             "transaction.state.log.num.partitions": 4,
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,

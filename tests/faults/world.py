@@ -210,12 +210,10 @@ class World:
         return sum(value is not None for value in last.values())
 
     def lag(self) -> dict[str, int]:
-        """Group → records it has not committed; groups without lag are left out. Timers keep no offsets."""
+        """Group → records it has not committed; groups without lag are left out."""
         admin = Admin(self.places.kafka)
         lags = {
-            group: sum(admin.group_offsets(group, topics)[1].values())
-            for group, topics in consumer_groups().items()
-            if group != "heliograph-timers"
+            group: sum(admin.group_offsets(group, topics)[1].values()) for group, topics in consumer_groups().items()
         }
         return {group: lag for group, lag in lags.items() if lag}
 

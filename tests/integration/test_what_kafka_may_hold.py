@@ -332,8 +332,9 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
     until_then = time.monotonic() + 2
     while time.monotonic() < until_then:
         consumer.consume(10, 0.1)
+    admin = Admin(held.world.broker.settings)
+    assert admin.held_back([topic]) == ({partition: 1} if ending == "open" else {})
     if ending != "open":
-        admin = Admin(held.world.broker.settings)
         assert consumer.progress()[partition] == consumer.offset_range(partition)[1]
         assert admin.with_records({partition: consumer.offset_range(partition)[1] - 1}) == set()
     else:

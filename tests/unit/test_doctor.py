@@ -25,6 +25,7 @@ from console.doctor import (
     check_connection,
     check_copies,
     check_disk,
+    check_held_back,
     check_lag,
     check_migrations,
     check_readiness,
@@ -62,6 +63,11 @@ GIB = 1 << 30
         (check_clock(100.0, 95.0, 101.0), WARNING, "5.0 s ahead of"),
         (check_clock(100.0, 400.0, 101.0), PROBLEM, "299.0 s behind"),
         (check_clock(100.0, 100.0, 109.0), OK, "within"),  # a slow answer is no skew
+        (
+            *check_held_back({("notify.requests.bulk.v1", 3): 7}),
+            WARNING,
+            "7 records of notify.requests.bulk.v1, partition 3",
+        ),
         (check_lag("g", 0), OK, "g has read everything"),
         (check_lag("g", LAG_WARNING), OK, "g is 10,000 records behind"),
         (check_lag("g", LAG_WARNING + 1), WARNING, "g is 10,001 records behind"),

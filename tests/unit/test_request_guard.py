@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.metrics import REQUEST_GUARD
 from senders.outcomes import MAX_ATTEMPTS
 from senders.stage import RequestGuard
 from tests.unit.test_outcomes import message
@@ -18,6 +19,17 @@ def test_seventh_request_is_refused_even_when_no_outcome_is_ever_written() -> No
 def test_what_the_record_says_of_itself_is_enough_to_refuse_after_a_restart() -> None:
     assert not RequestGuard(5).allows(message(retries=6))
     assert not RequestGuard(5).allows(message(attempt=MAX_ATTEMPTS + 1))
+
+
+def test_what_a_strangers_record_says_of_itself_alarms_nobody() -> None:
+    alarms = REQUEST_GUARD.labels("email")
+    before = alarms._value.get()
+    guard = RequestGuard(5)
+    assert not guard.allows(message(retries=9_000))
+    assert not guard.allows(message(attempt=9_000))
+    assert alarms._value.get() == before
+    assert [guard.allows(message()) for _ in range(7)][-1] is False
+    assert alarms._value.get() == before + 1
 
 
 def test_throttled_answers_use_up_nothing() -> None:
