@@ -44,7 +44,8 @@ _LAST_MS = 253_402_300_799_999
 
 def rfc3339(milliseconds: int) -> str:
     """2026-03-01T12:00:00.000Z; what lies outside the years 1970 to 9999, as a stranger may write it, as the nearest of them."""
-    milliseconds = min(max(milliseconds, 0), _LAST_MS)
+    if not 0 <= milliseconds <= _LAST_MS:
+        milliseconds = 0 if milliseconds < 0 else _LAST_MS
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
 
