@@ -223,6 +223,10 @@ class StatusStore:
             # A table that is missing, a right, too much memory: the operator's to mend, and a caller's to try again.
             log.error("ClickHouse refuses a question", query=name, error=str(exc))
             raise UnavailableError("analytics cannot answer this now") from exc
+        except UnavailableError as exc:
+            # Where it listens and what its client said is nothing to a caller.
+            log.debug("ClickHouse does not answer", query=name, error=str(exc))
+            raise UnavailableError("analytics do not answer; try again in a second") from exc
 
     def _connected(self) -> Client:
         with self._lock:

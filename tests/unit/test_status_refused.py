@@ -1,4 +1,4 @@
-"""ClickHouse answers and refuses: every route that reads it says 503, and whoever asks may try again."""
+"""ClickHouse refuses, or does not answer: every route that reads it says 503, and whoever asks may try again."""
 
 from __future__ import annotations
 
@@ -15,22 +15,29 @@ from console.api.status import Statuses, StatusStore, routes
 from producers.http.app import HANDLERS
 from producers.reference.keys import Caller
 from runtime import ids
+from runtime.errors import UnavailableError
 from runtime.settings import Settings
 from sinks import clickhouse
 
 NID = ids.notification_id(int(time.time() * 1000) - 3_600_000, "mine")
 
 
-class Refusing:
+class Failing:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
     def query(self, *_: Any, **__: Any) -> Any:
-        raise clickhouse.StoreError("ClickHouse refuses: secret of ours")
+        raise self.error
 
 
+@pytest.mark.parametrize(
+    "error", [clickhouse.StoreError("refused: secret of ours"), UnavailableError("away: secret of ours")]
+)
 @pytest.mark.parametrize("path", ["", f"/{NID}", f"/{NID}/events", f"/{NID}/explain"])
-async def test_what_clickhouse_refuses_is_unavailable_and_tells_no_secret(
-    monkeypatch: pytest.MonkeyPatch, path: str
+async def test_analytics_that_fail_are_unavailable_and_tell_no_secret(
+    monkeypatch: pytest.MonkeyPatch, path: str, error: Exception
 ) -> None:
-    monkeypatch.setattr(clickhouse, "connect", lambda *_, **__: Refusing())
+    monkeypatch.setattr(clickhouse, "connect", lambda *_, **__: Failing(error))
     store = StatusStore(Settings().clickhouse)
     statuses = Statuses(store, lambda _: None)
 
