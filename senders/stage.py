@@ -82,8 +82,8 @@ class RequestGuard:
         self._in_flight[key] = count
         return True
 
-    def uncount(self, message: ChannelMessage) -> None:
-        """The request just counted cost nothing."""
+    def was_throttled(self, message: ChannelMessage) -> None:
+        """The request just counted was refused unseen, or asked after its account alone: it does not count."""
         if (count := self._in_flight.get(_key(message))) is not None:
             self._in_flight[_key(message)] = count - 1
 
@@ -155,7 +155,7 @@ class SendStage:
         elapsed = time.monotonic() - began
         crash_point("after_provider_accept", self._crash_at)
         if costs_nothing(result, probe=entry.probe):
-            self._guard.uncount(message)
+            self._guard.was_throttled(message)
         PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
         SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
         return Ended(entry, self._clock(), result=result, latency_ms=int(elapsed * 1000), began=began)

@@ -216,7 +216,7 @@ class World:
                 waiting.append((entry, began))
                 continue
             if costs_nothing(result, probe=entry.probe):
-                self._guard.uncount(entry.message)
+                self._guard.was_throttled(entry.message)
             self._guard.ended(entry.message)
             self.done.append(Ended(entry, self.wall, result=result, latency_ms=1, began=began))
         self.in_flight = waiting

@@ -36,7 +36,7 @@ def test_throttled_answers_use_up_nothing() -> None:
     guard = RequestGuard(max_retries=0)
     for _ in range(10):
         assert guard.allows(message())
-        guard.uncount(message())
+        guard.was_throttled(message())
     assert guard.allows(message())
     assert not guard.allows(message())
 
@@ -50,7 +50,7 @@ def test_what_is_in_flight_is_counted_however_many_others_come_meanwhile() -> No
         other = message(message_id=str(n))
         assert guard.allows(other)
         guard.ended(other)
-    guard.uncount(slow)
+    guard.was_throttled(slow)
     guard.ended(slow)
     assert [guard.allows(slow) for _ in range(3)] == [True, True, False]
     assert len(guard._requests) <= 10
@@ -67,7 +67,7 @@ def test_guard_is_total_and_remembers_a_bounded_number(steps: list[tuple[str, in
             if guard.allows(it):
                 in_flight.add(number)
         elif step == "throttled":
-            guard.uncount(it)
+            guard.was_throttled(it)
         else:
             guard.ended(it)
             in_flight.discard(number)
