@@ -217,7 +217,10 @@ def pipeline() -> list[Panel]:
             "Age of the views", ("max by (topic) (heliograph_view_age_seconds)", "{{topic}}"), unit="s",
             about="Above 60 a process decides by what was.",
         ),
-        graph("Outbox rows that wait", ("max(heliograph_relay_outbox_pending)", "pending")),
+        graph(
+            "Outbox rows that wait", ("max(heliograph_relay_outbox_pending)", "pending"),
+            ("max(heliograph_relay_outbox_set_aside)", "set aside: Kafka refuses their size"),
+        ),
         graph("Rows stored per second", ("sum by (table) (rate(heliograph_sink_rows_total[1m]))", "{{table}}"), unit="ops"),
         graph(
             "Inserts, p50 and p99",

@@ -138,7 +138,8 @@ topic = "{APNS_TOPIC}"
 def test_two_devices_of_two_platforms_get_one_message_each(pushes: Pushes) -> None:
     pushes.add_user("two", fcm="two-android", apns="two-iphone")
     nid = pushes.push("two")
-    until(lambda: pushes.states(nid) == [("routed", None)] * 2 + [("sent", None)] * 2, 60, "both sent")
+    # A busy machine may make one of them try again.
+    until(lambda: [state for state, _ in pushes.states(nid)].count("sent") == 2, 60, "both sent")
     assert pushes.accepted("fcm", "two-") == {"two-android": 1}
     assert pushes.accepted("apns", "two-") == {"two-iphone": 1}
 
