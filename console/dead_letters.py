@@ -14,6 +14,7 @@ from uuid import UUID
 
 import typer
 
+from console.local.settings import StateDir
 from console.local.stack import DEFAULT_STATE_DIR
 from console.output import show
 from console.replay import screen, targets
@@ -24,7 +25,6 @@ from console.replay.commands import (
     DryRun,
     Rate,
     Resume,
-    StateDir,
     Tenant,
     To,
     Where,

@@ -9,11 +9,11 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from console.local.settings import StateDir
 from console.local.stack import DEFAULT_STATE_DIR
 from console.output import show
 from console.replay import screen, targets
@@ -34,7 +34,6 @@ replay_app = typer.Typer(
     invoke_without_command=True, help="Publish requests or messages of a stretch of time again; sends nothing twice."
 )
 
-StateDir = Annotated[Path, typer.Option(help="A local stack's directory; what runs there is used.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 From = Annotated[str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, or how long ago: -2h, -30m.")]
 To = Annotated[str, typer.Option("--to", metavar="TIME", help="As --from; now unless given.")]
