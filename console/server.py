@@ -25,7 +25,6 @@ from producers.http.ingest import Ingest, RecentAcceptances
 from producers.http.propagation import Propagation
 from producers.http.rate_limit import RateLimiter
 from producers.http.requests import Authenticator
-from producers.http.serving import listen, serve
 from producers.http.templates import TemplateCatalogue
 from producers.lookup import find_request
 from producers.reference.database import Database
@@ -33,6 +32,7 @@ from producers.reference.idempotency import IdempotencyKeys
 from producers.reference.keys import Keys
 from producers.reference.resends import Resends
 from producers.reference.store import ReferenceStore
+from runtime.http.serving import listen, serve
 from runtime.kafka import Producer
 from runtime.process import Context
 from runtime.settings import Settings

@@ -21,13 +21,13 @@ from starlette.responses import JSONResponse
 from console.api.status import PREFIX, Authenticate, Caller, Found, Statuses, accepted_at_of, links, rollup
 from producers.http.ingest import SOURCE, correlation_id_of, traceparent_of
 from producers.http.path_ids import PathId
-from producers.http.problems import Problem, new_request_id, unavailable
 from producers.http.requests import read_headers
 from producers.lookup import Original
 from producers.notification import request_record
 from producers.reference.resends import is_resendable
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError, UnavailableError
+from runtime.http.problems import Problem, new_request_id, unavailable
 from runtime.logs import get_logger
 from runtime.records import OutRecord
 from schemas.codec import codec

@@ -2,7 +2,7 @@
 
 An id sorts by its time, so a page goes on below the last id of the one before. The store is looked through in windows that
 grow, newest first: a page is mostly found in the first, and a rare filter costs one pass over what there is.
-May import sinks, producers.http.problems. What never enters here: a tenant that is not the key's; a user's addresses.
+May import sinks, runtime.http.problems. What never enters here: a tenant that is not the key's; a user's addresses.
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `listing_router` is given.
@@ -18,8 +18,8 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse
 
 from console.api.status import PREFIX, Authenticate, Caller, accepted_at_of, links
-from producers.http.problems import FieldError, Problem
 from runtime.clock import Clock, system_clock
+from runtime.http.problems import FieldError, Problem
 from runtime.status import rfc3339
 from schemas.events import states
 

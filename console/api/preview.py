@@ -19,10 +19,10 @@ from console.api.status import Authenticate, Caller
 from processors.rendering import ParsedTemplate
 from producers.addresses import has_control
 from producers.http.path_ids import PathId
-from producers.http.problems import FieldError, Problem, pointer, unavailable
 from producers.http.requests import JSON_TYPE, read_model
 from producers.notification import Channel, JsonObject, Locale, Strict
 from producers.reference.store import NotFoundError, ReferenceStore
+from runtime.http.problems import FieldError, Problem, pointer, unavailable
 from runtime.workers import BusyError, OverBudgetError, Workers
 
 _RENDER = "console.api.preview_work:render"

@@ -2,7 +2,7 @@
 
 A status is readable at once after its 202: what this process accepted lately is known before ClickHouse has it, and for
 a young id of another process the answer waits a moment. A tenant never learns of another's ids: they are unknown to it.
-May import fastapi, sinks, producers.http.problems. What never enters here: a decision about a state (schemas/reasons.yaml).
+May import fastapi, sinks, runtime.http.problems. What never enters here: a decision about a state (schemas/reasons.yaml).
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `routes` is given.
@@ -19,9 +19,9 @@ from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
 from producers.http.path_ids import PathId
-from producers.http.problems import Problem
 from runtime.clock import Clock, system_clock
 from runtime.errors import UnavailableError
+from runtime.http.problems import Problem
 from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339

@@ -30,10 +30,10 @@ from starlette.routing import Route
 
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
 from producers.callbacks.vendor import ForgedError, MalformedError, Report, Request, UnknownAccountError, Vendor
-from producers.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.callbacks import PATH, message_id_of, subject_of
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError
+from runtime.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import CALLBACK_SECONDS, CALLBACKS
 from runtime.records import OutRecord

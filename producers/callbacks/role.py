@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from producers.callbacks.app import Desk, create_app
 from producers.callbacks.registry import KINDS, create_vendors
-from producers.http.serving import listen, serve
 from runtime.callbacks import PATH
 from runtime.errors import SettingsError
+from runtime.http.serving import listen, serve
 from runtime.kafka import Producer
 from runtime.logs import get_logger
 from runtime.process import Context, crash_point

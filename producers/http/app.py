@@ -20,12 +20,10 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producers.http import wording
 from producers.http.docs_page import CSP, docs_page
 from producers.http.ingest import BULK_PATH, PATH, Ingest
 from producers.http.openapi import describe
 from producers.http.path_ids import keep_slashes
-from producers.http.problems import PROBLEM_HANDLERS, FieldError, Handler, Problem, problem_response, unavailable
 from producers.http.propagation import Propagation
 from producers.http.reference import reference_router
 from producers.http.requests import Authenticator
@@ -35,6 +33,8 @@ from producers.reference.database import InputRefused
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
 from runtime.health import Health
+from runtime.http import wording
+from runtime.http.problems import PROBLEM_HANDLERS, FieldError, Handler, Problem, problem_response, unavailable
 from runtime.logs import get_logger
 from runtime.workers import Workers
 from schemas.codec import RecordTooLarge

@@ -18,7 +18,6 @@ from typing import Annotated, Any, NamedTuple, Protocol
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from producers.http.problems import FieldError, Problem, new_request_id, unavailable
 from producers.http.requests import Authenticator, Headers, check_form, check_model, read_body, read_headers
 from producers.http.strict_json import body_hash, parse_json
 from producers.http.templates import TemplateCatalogue
@@ -28,6 +27,7 @@ from producers.reference.keys import Caller
 from runtime import ids
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError, UnavailableError
+from runtime.http.problems import FieldError, Problem, new_request_id, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import ACCEPTED, INGEST_SECONDS, REFUSED
 from runtime.records import OutRecord

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Query
 
 from producers.addresses import has_control
-from producers.http.problems import FieldError, Problem
+from runtime.http.problems import FieldError, Problem
 
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50

@@ -20,7 +20,6 @@ from producers.http.inlining import Fetch, written_form
 from producers.http.inlining import Written as Template
 from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, page_of, read_cursor, write_cursor
 from producers.http.path_ids import PathId
-from producers.http.problems import FieldError, Problem, unavailable
 from producers.http.propagation import Propagation
 from producers.http.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
 from producers.http.template_work import place_and_check
@@ -40,6 +39,7 @@ from producers.notification import (
 from producers.reference.keys import Caller
 from producers.reference.records import template_rows
 from producers.reference.store import ExistsError, NotFoundError, ReferenceStore, Row, Written
+from runtime.http.problems import FieldError, Problem, unavailable
 from runtime.status import rfc3339
 from runtime.templating import TemplateRefused
 from runtime.workers import BusyError, Workers

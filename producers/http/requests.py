@@ -16,11 +16,11 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
-from producers.http.problems import FieldError, Problem, invalid, unavailable
 from producers.http.rate_limit import RateLimiter
 from producers.http.strict_json import parse_json
 from producers.reference.keys import Caller, Keys
 from runtime.errors import UnavailableError
+from runtime.http.problems import FieldError, Problem, invalid, unavailable
 
 MAX_BODY_BYTES = 262_144
 BODY_TIMEOUT_S = 30.0

@@ -13,7 +13,7 @@ from typing import Any
 
 import jiter
 
-from producers.http.problems import FieldError, Problem, pointer
+from runtime.http.problems import FieldError, Problem, pointer
 
 MAX_DEPTH = 200
 """Objects and arrays inside each other, as the parser has it."""

@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 from producers.addresses import NORMAL_FORMS, has_control
 from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, invalid_cursor, page, read_cursor, write_cursor
 from producers.http.path_ids import PathId
-from producers.http.problems import FieldError, Problem
 from producers.http.propagation import Propagation
 from producers.http.requests import (
     Authenticator,
@@ -35,6 +34,7 @@ from producers.reference.keys import Caller
 from producers.reference.store import NewSuppression as Stored
 from producers.reference.store import NotFoundError, ReferenceStore, Row
 from runtime import ids
+from runtime.http.problems import FieldError, Problem
 from runtime.status import rfc3339
 
 MAX_LINES = 10_000

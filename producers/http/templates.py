@@ -11,10 +11,10 @@ import asyncio
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from producers.http.problems import FieldError, Problem, pointer, unavailable
 from producers.notification import TemplateRef
 from producers.reference.store import ReferenceStore, Row
 from runtime.errors import UnavailableError
+from runtime.http.problems import FieldError, Problem, pointer, unavailable
 from runtime.templating import has_path
 from schemas.codec import codec
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processors.policy import Target, may_send
-from producers.http.problems import Problem
 from producers.http.reference import NewUser, ReplacedUser
 from producers.http.requests import check_model
 from producers.http.suppressions import NewSuppression, read_import
 from producers.notification import Notification
 from producers.publisher import Publication, _Requests
 from runtime.addresses import has_encoded_word
+from runtime.http.problems import Problem
 
 _BODY = {"content": {"text": "x", "title": "t"}}
 _ATOM = st.text("abcXYZ019!#$%&'*+/=?^_`{|}~-", max_size=8)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.http.problems import Problem
 from producers.http.suppressions import CSV_TYPE, JSONL_TYPES, MAX_LINE_BYTES, read_import
+from runtime.http.problems import Problem
 
 GOOD = {"channel": "email", "address": "a@example.com"}
 

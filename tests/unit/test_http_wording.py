@@ -10,11 +10,11 @@ from pydantic import BaseModel
 
 from console.api.preview import PreviewRequest
 from producers.http.ingest import Bulk
-from producers.http.problems import MAX_ERRORS, Problem
 from producers.http.reference import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
 from producers.http.requests import check_model
 from producers.http.suppressions import HashedSuppression, NewSuppression
 from producers.notification import Content, DeviceToken, Notification, Routing, TemplateRef, To
+from runtime.http.problems import MAX_ERRORS, Problem
 
 MODELS: list[type[BaseModel]] = [
     Notification, To, TemplateRef, Content, Routing, DeviceToken, Bulk, NewUser, ReplacedUser, Preferences, NewTemplate,

@@ -12,11 +12,11 @@ import pytest
 from console.api import control
 from console.api.control import Control
 from console.api.status import Found, Statuses
-from producers.http.problems import Problem
 from producers.lookup import Original
 from producers.reference.resends import RESENDABLE_MS
 from runtime import ids
 from runtime.errors import PublishError, UnavailableError
+from runtime.http.problems import Problem
 from runtime.records import OutRecord
 from schemas.codec import codec
 from schemas.events import NotificationRequest, states

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from console.api.listing import WINDOWS_H, cursor_of, read_cursor, windows
-from producers.http.problems import Problem
+from runtime.http.problems import Problem
 
 NOW_S = 1_767_225_600
 

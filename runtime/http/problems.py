@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from producers.http.wording import describe
+from runtime.http.wording import describe
 from runtime.logs import get_logger
 from runtime.metrics import REFUSED
 
