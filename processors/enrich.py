@@ -25,7 +25,7 @@ from runtime.logs import get_logger
 from runtime.metrics import ROUTED
 from runtime.records import InRecord, OutRecord
 from runtime.status import request_status, source_of, status_record, traceparent_of
-from runtime.templating import Engine, MissingVariable, RenderError, exact_numbers
+from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
 from schemas.codec import DecodeError, RecordTooLarge, codec
 from schemas.events import CHANNELS, Cancellation, NotificationRequest, RecipientProfile
 from schemas.topics import DEAD_LETTERS

@@ -1,6 +1,6 @@
 """A template, or literal content, and the data become the parts of one message; pure.
 
-May import runtime.templating. What never enters here: a recipient's address, a decision whether to send.
+May import runtime.templates.engine. What never enters here: a recipient's address, a decision whether to send.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from runtime.templating import Engine, RenderError, TemplateRefused
-from runtime.templating import sources as sources_in
+from runtime.templates.check import sources as sources_in
+from runtime.templates.engine import Engine, RenderError
+from runtime.templates.language import TemplateRefused
 from schemas.codec import DecodeError, codec
 from schemas.events import Template
 

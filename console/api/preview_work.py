@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from processors.rendering import render_parts
-from runtime.templating import Engine, MissingVariable, RenderError, exact_numbers
+from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
 
 
 @cache

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import jinja2  # noqa: TID251 # the page is ours; runtime/templating.py is for the users' templates
+import jinja2  # noqa: TID251 # the page is ours; runtime/templates is for the users' templates
 from aiohttp import web
 
 from console.local.simulator.smtp import our_message_id

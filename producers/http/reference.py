@@ -16,8 +16,6 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from producers.addresses import NORMAL_FORMS, device_token, display_name, has_control
-from producers.http.inlining import Fetch, written_form
-from producers.http.inlining import Written as Template
 from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, page_of, read_cursor, write_cursor
 from producers.http.path_ids import PathId
 from producers.http.propagation import Propagation
@@ -41,7 +39,9 @@ from producers.reference.records import template_rows
 from producers.reference.store import ExistsError, NotFoundError, ReferenceStore, Row, Written
 from runtime.http.problems import FieldError, Problem, unavailable
 from runtime.status import rfc3339
-from runtime.templating import TemplateRefused
+from runtime.templates.language import TemplateRefused
+from runtime.templates.layouts import Fetch, written_form
+from runtime.templates.layouts import Written as Template
 from runtime.workers import BusyError, Workers
 from schemas.codec import RecordTooLarge
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from producers.http.inlining import Fetch, Written, fetch_all, missing_partials, place
-from runtime.templating import TemplateRefused, check_template
+from runtime.templates.check import check_template
+from runtime.templates.language import TemplateRefused
+from runtime.templates.layouts import Fetch, Written, fetch_all, missing_partials, place
 from runtime.workers import OverBudgetError, Workers
 
 MAX_PARTIALS_BYTES = 4 << 20

@@ -15,7 +15,7 @@ from producers.notification import TemplateRef
 from producers.reference.store import ReferenceStore, Row
 from runtime.errors import UnavailableError
 from runtime.http.problems import FieldError, Problem, pointer, unavailable
-from runtime.templating import has_path
+from runtime.templates.engine import has_path
 from schemas.codec import codec
 
 _MAX_WRITTEN = 10_000

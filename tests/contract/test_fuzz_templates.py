@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from runtime.templating import FILTERS, Engine, MissingVariable, RenderError, TemplateRefused, check_source
+from runtime.templates.check import check_source
+from runtime.templates.engine import Engine, MissingVariable, RenderError
+from runtime.templates.language import FILTERS, TemplateRefused
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -29,7 +31,7 @@ RUNS = 3
 """The best counts: a busy machine adds to the CPU time of a run, and takes nothing from it."""
 _CHILD = """
 import json, sys, time
-from runtime.templating import Engine, MissingVariable, RenderError, TemplateRefused, check_source
+from runtime.templates.engine import Engine, MissingVariable, RenderError, TemplateRefused, check_source
 data = json.loads(sys.stdin.readline())
 runs = json.loads(sys.stdin.readline())
 def once(source, html):

@@ -14,7 +14,7 @@ import phonenumbers
 import pytest
 
 from producers.notification import Notification
-from runtime.templating import check_template
+from runtime.templates.check import check_template
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REAL_LOOKING = (".example", "example.org")

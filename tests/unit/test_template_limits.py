@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from runtime.templating import MAX_SOURCE_BYTES, MAX_SOURCES, MAX_SOURCES_BYTES
+from runtime.templates.check import MAX_SOURCES, MAX_SOURCES_BYTES
+from runtime.templates.language import MAX_SOURCE_BYTES
 from schemas.topics import MAX_VALUE_BYTES
 from tests.support.http_world import NOW, HttpWorld
 

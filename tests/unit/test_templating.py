@@ -7,16 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.templating import (
-    Engine,
-    MissingVariable,
-    RenderError,
-    TemplateRefused,
-    check_source,
-    check_template,
-    exact_numbers,
-    has_path,
-)
+from runtime.templates.check import check_source, check_template
+from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers, has_path
+from runtime.templates.language import TemplateRefused
 
 
 def test_paths_printed_for_sure_are_required_and_conditional_ones_are_not() -> None:

@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from runtime.templating import MAX_SOURCE_BYTES, TemplateRefused, check_source, included, inline
+from runtime.templates.check import check_source
+from runtime.templates.includes import included, inline
+from runtime.templates.language import MAX_SOURCE_BYTES, TemplateRefused
 
 
 def nothing(_: str) -> None:

@@ -3,7 +3,7 @@
 `{% include "name" %}` stands for the same part (email.html, ...) of the published template of that name, in the same
 locale. A layout includes "content", which stands for the template that uses it. Both are put in place when the version is
 written, so a version never changes; a new partial shows in versions written after it.
-May import runtime.templating. What never enters here: a check of the template language, rendering.
+May import runtime.templates.engine. What never enters here: a check of the template language, rendering.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from runtime.templating import MAX_SOURCES_BYTES, TemplateRefused, all_sources, included, inline, sources, too_large
+from runtime.templates.check import MAX_SOURCES_BYTES, all_sources, sources, too_large
+from runtime.templates.includes import included, inline
+from runtime.templates.language import TemplateRefused
 
 CONTENT = "content"
 MAX_PARTIALS = 50
