@@ -5,7 +5,7 @@ that becomes visible late is not skipped; writers hold the lock of their entity'
 Of several rows of a key in a batch only the last is published: a batch that is published again after a crash then shows
 no older value after a newer one. A row that Kafka refuses for its size stays, and the others go on (set_aside.py).
 Beside it, in the same process: what providers call invalid is not sent to again (feedback.py). It cannot end this.
-May import psycopg. What never enters here: what a row means.
+May import psycopg. Never: what a row means.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import LiteralString
 
 import psycopg
@@ -78,7 +79,7 @@ class Relay:
         self.state = "starting"
         """connecting, standby, active: what readiness looks at."""
         self._now_s, self.set_aside = now_s, SetAside()
-        self._census_at = self._purge_at = 0.0
+        self._census_at = self._purge_at = -inf  # a clock that began with the machine may be younger than an hour
 
     async def connect(self) -> psycopg.AsyncConnection[OutboxEntry]:
         """A connection that notices a dead server. Raises psycopg.OperationalError."""

@@ -50,6 +50,40 @@ class FakeTopic:
             raise TooLargeError("too large", refused)
 
 
+class FakeTables:
+    """Remembers what is asked of it; every table is empty."""
+
+    rowcount = 0
+
+    def __init__(self) -> None:
+        self.statements = list[str]()
+
+    def cursor(self, **_: Any) -> FakeTables:
+        return self
+
+    async def execute(self, statement: str, _: Sequence[Any] = ()) -> FakeTables:
+        self.statements.append(statement)
+        return self
+
+    async def fetchone(self) -> int:
+        return 0
+
+
+def test_old_keys_are_forgotten_at_the_start_and_every_hour_however_young_the_machine_is() -> None:
+    now, tables = [1.0], FakeTables()
+    relay = Relay(Settings(), asyncio.Event(), FakeTopic(1), now_s=lambda: now[0])  # type: ignore[arg-type]
+
+    def purged() -> int:
+        tables.statements.clear()
+        asyncio.run(relay._look_after(tables))  # type: ignore[arg-type]
+        return sum(statement.startswith("DELETE FROM idempotency_keys") for statement in tables.statements)
+
+    assert purged() == 1
+    assert purged() == 0
+    now[0] += 3_601
+    assert purged() == 1
+
+
 class FakeOutbox:
     """The two statements of the relay on a list."""
 
