@@ -1,4 +1,4 @@
 """Measurements, as ratios and figures of one run; never asserted by a test.
 
-May import every layer. What never enters here: a figure from another machine.
+May import every layer. Never: a figure from another machine.
 """

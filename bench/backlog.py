@@ -2,7 +2,7 @@
 
 A backlog on the four partitions of a lane in the local profile, and one sender process whose provider answers after
 --provider-ms. Prints the largest resident size of the process, the most it held of records, and mails a second.
-May import every layer. What never enters here: an assertion.
+May import every layer. Never: an assertion.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A Kafka broker of a benchmark's own, with our topics.
 
-May import runtime and console.local. What never enters here: a measurement.
+May import runtime and console.local. Never: a measurement.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     blast   --messages bulk mails at once, and critical mails that come meanwhile
 
 Latency is accepted → the vendor's own log, in milliseconds.
-May import every layer. What never enters here: an assertion.
+May import every layer. Never: an assertion.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Three senders over the same load in one run, each a fresh process with a provide
     plain       no guarantee: send what was read, then commit
 
 Prints messages a second of a backlog, and produce → send at 10 messages a second.
-May import every layer. What never enters here: an assertion.
+May import every layer. Never: an assertion.
 """
 
 from __future__ import annotations

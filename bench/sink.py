@@ -7,7 +7,7 @@ Makes plausible records (a request, its messages' facts; seeded), and prints
     kafka    rows/s of `run sink` over a backlog on a broker of its own, inserts per second and table, and whether dropping
              the database and reading from offset 0 gives every view row for row (`--kafka-records`, 0 leaves it out)
 
-May import sinks, console and runtime. What never enters here: an assertion about a time.
+May import sinks, console and runtime. Never: an assertion about a time.
 """
 
 from __future__ import annotations

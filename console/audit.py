@@ -1,7 +1,7 @@
 """`heliograph audit`: does everything add up? accepted = settled + in flight, hour by hour, and nothing is left over.
 
 It asks ClickHouse itself, as an operator does: all tenants unless one is named. Exit status 1 when a residual is not 0.
-May import sinks, console.local.stack. What never enters here: a number of its own; the views say what counts.
+May import sinks, console.local.stack. Never: a number of its own; the views say what counts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The command `heliograph`: every command is a few lines over a module that does the work.
 
-May import every layer, lazily: a role loads only what it runs. What never enters here: work.
+May import every layer, lazily: a role loads only what it runs. Never: work.
 """
 
 from __future__ import annotations

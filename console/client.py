@@ -1,6 +1,6 @@
 """The HTTP API as commands call it: the local stack's unless another one is named.
 
-May import console.local.stack. What never enters here: a command, an output.
+May import console.local.stack. Never: a command, an output.
 """
 
 from __future__ import annotations

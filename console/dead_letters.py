@@ -1,6 +1,6 @@
 """`heliograph dlq list|show|redrive`: what was given up, why, and again from where it was given up.
 
-May import typer and console.replay. What never enters here: how a letter is stored or published.
+May import typer and console.replay. Never: how a letter is stored or published.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 The verdict is not ours alone: what ClickHouse says was sent is compared, message by message, with what the simulated vendors
 accepted and with the mails that lie in the mailbox (console/evidence.py).
-May import every layer, rich and aiohttp. What never enters here: a way for a message to be sent that others do not have.
+May import every layer, rich and aiohttp. Never: a way for a message to be sent that others do not have.
 """
 
 from __future__ import annotations

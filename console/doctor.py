@@ -3,7 +3,7 @@
 The checks are pure: what was measured goes in, findings come out. `examine` measures; a store that does not answer is one
 finding, and what needs it is left out. Nothing is changed anywhere, and no secret is printed.
 
-May import every layer, lazily. What never enters here: a repair.
+May import every layer, lazily. Never: a repair.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Both sides of a run: what Heliograph says became of every message, and what the vendors and the mailbox have.
 
 `compare` is pure and says what does not agree; the demo and the fault tests end with it.
-May import sinks and aiohttp. What never enters here: publishing, a fault, a way to make the two sides agree.
+May import sinks and aiohttp. Never: publishing, a fault, a way to make the two sides agree.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`heliograph explain`: the whole story of a notification, as the API tells it.
 
-May import console.client and rich. What never enters here: a fact, a reason's words.
+May import console.client and rich. Never: a fact, a reason's words.
 """
 
 from __future__ import annotations

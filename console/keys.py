@@ -1,6 +1,6 @@
 """`heliograph keys`: make, list and revoke API keys.
 
-May import typer; PostgreSQL's client only when a command needs it. What never enters here: a secret but the one just made.
+May import typer; PostgreSQL's client only when a command needs it. Never: a secret but the one just made.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What commands print: a table for people, JSON for programs.
 
-May import rich. What never enters here: a query, a decision.
+May import rich. Never: a query, a decision.
 """
 
 from __future__ import annotations

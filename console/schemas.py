@@ -1,6 +1,6 @@
 """Commands over the schemas: register them, compare a registry with them, describe the topics.
 
-May import typer, runtime, schemas. What never enters here: how a registry is talked to, what a document says.
+May import typer, runtime, schemas. Never: how a registry is talked to, what a document says.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     listen, connect, catch up, serve; on SIGTERM: stop listening, finish what is in flight, flush, disconnect
 
-May import every layer. What never enters here: a route.
+May import every layer. Never: a route.
 """
 
 from __future__ import annotations

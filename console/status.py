@@ -1,6 +1,6 @@
 """`heliograph send` and `heliograph status`: a notification from the command line.
 
-May import console.client and producers.cli. What never enters here: HTTP, a state's meaning.
+May import console.client and producers.cli. Never: HTTP, a state's meaning.
 """
 
 from __future__ import annotations

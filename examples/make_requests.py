@@ -7,7 +7,7 @@ Each line of requests.jsonl is a body of POST /v1/notifications; a bulk's worth 
 notification can end mixed in. Addresses cannot be real: the domains example.org and .example (RFC 2606), numbers that the
 numbering plans set aside for films (+1 xxx 555-01xx, +44 20 7946 0xxx, Berlin, Frankfurt, Hamburg and Munich, +33 1 99 00).
 
-May import the standard library only, so that it runs anywhere. What never enters here: a clock, a source of randomness other
+May import the standard library only, so that it runs anywhere. Never: a clock, a source of randomness other
 than `random.Random(SEED).random()`, which gives the same numbers on every Python.
 """
 

@@ -1,4 +1,4 @@
 """Kafka → Kafka: the router (requests → dispatch and status) and the timers. Pure functions inside thin shells.
 
-Imports `runtime` and `schemas`. What never enters here: a provider, a store, an HTTP route.
+Imports `runtime` and `schemas`. Never: a provider, a store, an HTTP route.
 """

@@ -5,7 +5,7 @@
 
 Closing the generator of `take_events` acknowledges what was never published, and an exception in an agent is acknowledged
 too: so the agent reads the channel's queue itself, and any doubt ends the process with nothing acknowledged.
-Only this module and app.py import faust. What never enters here: a decision.
+Only this module and app.py import faust. Never: a decision.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 Settings and drain come from measurements on a real broker (docs/architecture.md, "Router"): stock settings lost
 acknowledged events on SIGTERM. All of it leans on private API, so the version is pinned exactly and a test fails when
 the library's own code changes.
-Only this module and agents.py import faust. What never enters here: a decision.
+Only this module and agents.py import faust. Never: a decision.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `enrich_batch` runs unchanged under Faust (agents.py) and under the plain loop (loop.py). The same records, views and time
 give the same output, so a redelivered batch collapses downstream.
-May import schemas and runtime values. What never enters here: Faust, a Kafka client, a clock read.
+May import schemas and runtime values. Never: Faust, a Kafka client, a clock read.
 """
 
 from __future__ import annotations

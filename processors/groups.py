@@ -1,6 +1,6 @@
 """Consumer groups of the processors; an engine change keeps the group and so its offsets.
 
-May import nothing. What never enters here: a client.
+May import nothing. Never: a client.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The router under a plain consumer loop: the same function, as comparator and escape hatch (router.engine = "loop").
 
-May import runtime. What never enters here: Faust, a decision.
+May import runtime. Never: Faust, a decision.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@
     |10 | opted out of the channel                    | skipped / opted_out             | message      |
     |11 | opted out of the category (critical passes) | skipped / opted_out             | message      |
 
-May import schemas and runtime values. What never enters here: rendering, encoding, Kafka.
+May import schemas and runtime values. Never: rendering, encoding, Kafka.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Our own limits hold before anything is published (schemas/topics.py), so this is for a topic whose limit an operator has
 lowered. What was refused would be refused again, for ever: it gets an outcome instead of ending the process.
-May import runtime values and schemas. What never enters here: a Kafka client, a decision about anything that fits.
+May import runtime values and schemas. Never: a Kafka client, a decision about anything that fits.
 """
 
 from __future__ import annotations

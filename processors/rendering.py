@@ -1,6 +1,6 @@
 """A template, or literal content, and the data become the parts of one message; pure.
 
-May import runtime.templates.engine. What never enters here: a recipient's address, a decision whether to send.
+May import runtime.templates.engine. Never: a recipient's address, a decision whether to send.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The role `router`: views, producer and an engine per lane, put together.
 
-May import runtime and the engines. What never enters here: a decision.
+May import runtime and the engines. Never: a decision.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The records a decision becomes: dispatch messages, status events, timers; pure.
 
-May import runtime values and schemas. What never enters here: a decision, a Kafka client.
+May import runtime values and schemas. Never: a decision, a Kafka client.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ While a partition is read from its beginning nothing is ordered: most of what is
 follows, and one heapify at the end costs a fraction of a million pushes.
 The bytes of timers are held as long as there is room for them; of the others only the size is kept, and whoever needs the
 bytes reads them again from their offset.
-May import the standard library. What never enters here: Kafka, a clock read, what is in a record.
+May import the standard library. Never: Kafka, a clock read, what is in a record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The bytes of timers that were not held, read again from their offsets.
 
 A partition is read from the lowest offset that is wanted on; over a long stretch of what is not wanted it is started anew.
-May import runtime.kafka. What never enters here: what is in a record, a heap.
+May import runtime.kafka. Never: what is in a record, a heap.
 """
 
 from __future__ import annotations

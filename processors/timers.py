@@ -8,7 +8,7 @@ records so many are held as HELD_BYTES allows, the others are read again when th
 A schedule that is cancelled before its time ends here, `cancelled` first and then the tombstone: cancellations are kept
 for a week, and a schedule may be a month ahead. One that is about to fire, or may have been fired by an owner that died
 before its tombstone, is left to the router and the senders, who have it or get it.
-May import runtime. What never enters here: what a timer is for, but for schedules and their cancellation.
+May import runtime. Never: what a timer is for, but for schedules and their cancellation.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Kafka takes any bytes for a header's name, and other clients write them. A batch is read as the library reads it, in C; only
 where that raises, the rest of the batch is read by the library's own slow reader, and records with such a name go on
 without headers, as they do in runtime/kafka.py.
-May import aiokafka; a test fails when what is replaced here changes. What never enters here: Faust, what is in a record.
+May import aiokafka; a test fails when what is replaced here changes. Never: Faust, what is in a record.
 """
 
 from __future__ import annotations

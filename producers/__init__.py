@@ -1,4 +1,4 @@
 """World → Kafka: the publisher library, the HTTP API, the reference data and its outbox relay.
 
-Imports `runtime` and `schemas`. What never enters here: routing decisions, providers, ClickHouse writes.
+Imports `runtime` and `schemas`. Never: routing decisions, providers, ClickHouse writes.
 """

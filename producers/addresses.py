@@ -1,6 +1,6 @@
 """What counts as an address: e-mail, E.164 number, device token. Whatever passes is safe to hand to a provider.
 
-May import email-validator and phonenumbers. What never enters here: a look-up over the network, an address in a message
+May import email-validator and phonenumbers. Never: a look-up over the network, an address in a message
 of an error.
 """
 

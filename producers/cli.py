@@ -1,6 +1,6 @@
 """Commands of this package, as plain functions for console/cli.py to mount: send, migrate.
 
-May import typer and aiohttp; PostgreSQL's client only when a command needs it. What never enters here: where the local
+May import typer and aiohttp; PostgreSQL's client only when a command needs it. Never: where the local
 stack keeps its endpoints (`send` is given them).
 """
 

@@ -1,7 +1,7 @@
 """The request that made a notification, read back from its topic: by the time in the id, then by the id.
 
 A request is published within moments of the time in its id, so a short stretch around it is read first, a longer one for
-clocks that differ and for publishers that took their time. May import runtime and schemas. What never enters here: HTTP, a
+clocks that differ and for publishers that took their time. May import runtime and schemas. Never: HTTP, a
 group, a commit.
 """
 

@@ -1,7 +1,7 @@
 """One notification as a caller writes it: the body of POST /v1/notifications, and what the publisher takes.
 
 One model serves both doors, so both refuse the same things; `to_request` makes the record, pure.
-May import pydantic, schemas and runtime values. What never enters here: HTTP, a Kafka client, a clock read.
+May import pydantic, schemas and runtime values. Never: HTTP, a Kafka client, a clock read.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     with Publisher(settings.kafka, tenant="shop", source="orders") as publisher:
         publisher.publish({"to": {"user_id": "u1"}, "template": {"id": "order-shipped"}, "data": {"order": "A1"}})
 
-May import schemas and runtime. What never enters here: PostgreSQL, a template look-up (the router rejects unknown ones).
+May import schemas and runtime. Never: PostgreSQL, a template look-up (the router rejects unknown ones).
 """
 
 from __future__ import annotations

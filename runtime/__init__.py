@@ -1,4 +1,4 @@
 """What every process needs: settings, Kafka clients, views, ids, health, metrics, logs, errors.
 
-Imports `schemas` only. What never enters here: a decision about a notification, a provider, a store's SQL.
+Imports `schemas` only. Never: a decision about a notification, a provider, a store's SQL.
 """

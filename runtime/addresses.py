@@ -1,6 +1,6 @@
 """What no address of any channel may hold, wherever it comes in: doors and the router ask the same question.
 
-May import the standard library. What never enters here: what else an address must be (producers/addresses, processors/policy).
+May import the standard library. Never: what else an address must be (producers/addresses, processors/policy).
 """
 
 from __future__ import annotations

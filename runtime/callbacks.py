@@ -4,7 +4,7 @@
 
 A message's id alone does not lead to its notification. A vendor that signs the whole URL makes the query as good as a look-up,
 and no store is asked. A fragment of the URL stays at its end: vendors take their own options from there.
-May import schemas. What never enters here: an address, a signature, a vendor's word.
+May import schemas. Never: an address, a signature, a vendor's word.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Time as a value: whoever needs the time takes a Clock, whoever measures how long something takes takes Ticks.
 
-May import the standard library. What never enters here: sleeping.
+May import the standard library. Never: sleeping.
 """
 
 from __future__ import annotations

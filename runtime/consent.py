@@ -1,6 +1,6 @@
 """What a recipient allows: suppressions and opt-outs; asked by the router and once more before each send; pure.
 
-May import runtime.ids and schemas. What never enters here: an address' shape, a template, a provider.
+May import runtime.ids and schemas. Never: an address' shape, a template, a provider.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A few are an accident, a flood is a mistake (the wrong producer, the wrong schema): the brake then holds the stage, which
 gives up nothing and commits nothing until somebody has looked.
-May import schemas. What never enters here: a decision to give up (the stage takes it), a Kafka client.
+May import schemas. Never: a decision to give up (the stage takes it), a Kafka client.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
     ├── RegistryError          the Schema Registry lacks or refuses a schema
     └── DeadLetterFlood        so many records cannot be used that none is given up any more
 
-May import records as types. What never enters here: errors that one module raises to itself.
+May import records as types. Never: errors that one module raises to itself.
 """
 
 from __future__ import annotations

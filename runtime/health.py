@@ -1,6 +1,6 @@
 """Liveness, readiness and metrics of one process, served over HTTP on every process.
 
-May import aiohttp and prometheus_client. What never enters here: what "ready" means for a role (the role says it).
+May import aiohttp and prometheus_client. Never: what "ready" means for a role (the role says it).
 """
 
 from __future__ import annotations

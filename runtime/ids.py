@@ -1,6 +1,6 @@
 """Identity: every id is a pure function of its cause (design: docs/architecture.md, "Identity").
 
-May import the standard library. What never enters here: a clock read, a store.
+May import the standard library. Never: a clock read, a store.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kafka as this project uses it: an idempotent producer, a manual-commit consumer, topic administration.
 
-The only module that imports confluent_kafka. Its errors leave as our own. What never enters here: Avro, a decision.
+The only module that imports confluent_kafka. Its errors leave as our own. Never: Avro, a decision.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far a consumer group is behind, measured from outside: a stalled client cannot hide its own lag.
 
-May import runtime.kafka and runtime.metrics. What never enters here: what to do about it.
+May import runtime.kafka and runtime.metrics. Never: what to do about it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Logs: one JSON object a line on stderr, with correlation ids and without personal data.
 
-May import structlog. What never enters here: addresses, bodies, tokens, keys; the redaction below is the last defence,
+May import structlog. Never: addresses, bodies, tokens, keys; the redaction below is the last defence,
 not a licence.
 """
 

@@ -1,7 +1,7 @@
 """Every metric of the project, with type and meaning; names `heliograph_<thing>_<unit>[_total]`.
 
 Labels are few and closed (stage, channel, lane, provider, outcome, topic); never a tenant, user or id.
-May import prometheus_client. What never enters here: code that decides.
+May import prometheus_client. Never: code that decides.
 """
 
 from __future__ import annotations

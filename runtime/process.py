@@ -4,7 +4,7 @@
 
 A role ends with 0 after SIGTERM, 1 with one line on a HeliographError, 70 on anything else (crash-only: nothing is
 committed, the supervisor restarts it).
-May import every module of runtime. What never enters here: what a role does.
+May import every module of runtime. Never: what a role does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Proxies of the environment are for the world outside: a call to this machine never goes through one; pure.
 
 Libraries read HTTP_PROXY and its like by themselves, each in its own way, but all of them heed NO_PROXY.
-May import the standard library. What never enters here: a client.
+May import the standard library. Never: a client.
 """
 
 from __future__ import annotations

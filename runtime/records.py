@@ -1,6 +1,6 @@
 """Kafka records as plain values, so that pure code needs no Kafka client.
 
-May import the standard library. What never enters here: a client's types.
+May import the standard library. Never: a client's types.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Subjects are `<topic>-value` (TopicNameStrategy). Schemas are registered by `heliograph schemas register`, never by a
 producer; a role looks the ids up once, at its start. Without a registry the ids are those of schemas/manifest.json.
 
-May import confluent_kafka.schema_registry and the HTTP client below it, when a registry is asked. What never enters here: Kafka,
+May import confluent_kafka.schema_registry and the HTTP client below it, when a registry is asked. Never: Kafka,
 an encoding.
 """
 

@@ -2,7 +2,7 @@
 
 Every function is total: a provider, or whoever wrote the record, chooses what comes in.
 
-May import the standard library. What never enters here: sleeping, a timer, a count kept in memory.
+May import the standard library. Never: sleeping, a timer, a count kept in memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Settings of every process: `HELIOGRAPH_` environment variables (nesting `__`) over `heliograph.toml` over defaults.
 
 Read once in main by `load_settings()` and passed down; frozen; secrets are SecretStr.
-May import pydantic-settings. What never enters here: a client, a default that is a secret, a read at import.
+May import pydantic-settings. Never: a client, a default that is a secret, a read at import.
 """
 
 from __future__ import annotations

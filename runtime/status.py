@@ -1,6 +1,6 @@
 """Delivery-status events: one builder and one record form for every stage that states a fact.
 
-May import schemas. What never enters here: the decision what the fact is.
+May import schemas. Never: the decision what the fact is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where a view keeps its bytes: a dict, or RocksDB with the position it has read to, for restarts in seconds.
 
-The only module that imports rocksdict. What never enters here: Kafka, meaning of a value.
+The only module that imports rocksdict. Never: Kafka, meaning of a value.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Limits are floors: what an operator raised, be it time, size or copies, stays as it is.
 
-May import runtime.kafka. What never enters here: a topic name.
+May import runtime.kafka. Never: a topic name.
 """
 
 from __future__ import annotations

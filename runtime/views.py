@@ -2,7 +2,7 @@
 
 A view reads its topic without a group, from its stored position (else the beginning) to the end it finds at start, and only
 then reports ready; afterwards it tails. A view that cannot read says so, and tries again, whatever kept it from it. Values stay Avro bytes and are decoded on use (391 MiB per million profiles instead of 1.2 GiB).
-May import runtime and schemas. What never enters here: meaning of a record; a group; a Faust table.
+May import runtime and schemas. Never: meaning of a record; a group; a Faust table.
 """
 
 from __future__ import annotations

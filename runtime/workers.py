@@ -6,7 +6,7 @@
 A thread would not do: it shares the interpreter's lock. The function takes and returns what JSON can say. A process starts
 when it is first needed, serves many calls, and ends with its parent (its input ends). A call that takes more CPU time than
 `cpu_s` is ended by the kernel's timer, with its process; the next call has a new one.
-May import pydantic_core. What never enters here: what is worked on.
+May import pydantic_core. Never: what is worked on.
 """
 
 from __future__ import annotations

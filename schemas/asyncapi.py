@@ -1,6 +1,6 @@
 """The AsyncAPI 3 document of the topics, out of the catalogue and the Avro schemas; pure.
 
-May import yaml and schemas. What never enters here: a fact that is not in topics.yaml, the manifest or an .avsc.
+May import yaml and schemas. Never: a fact that is not in topics.yaml, the manifest or an .avsc.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Ids come from schemas/manifest.json; a Schema Registry's are added with `use_ids` (runtime/registry.py looks them up). Times
 are int milliseconds on both sides: the logical types of the .avsc are for other readers, converting them costs more than the
 rest of the decode.
-The only module that imports fastavro. What never enters here: a registry client, a Kafka client, meaning of a field.
+The only module that imports fastavro. Never: a registry client, a Kafka client, meaning of a field.
 """
 
 from __future__ import annotations

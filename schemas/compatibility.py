@@ -5,7 +5,7 @@ values that live for ever). Forward: what is written with the new one is read wi
 is not deployed yet). Found by resolving records, not by a list of rules: the stored examples, and records made from the
 schema so that every branch of every union, every symbol and an item of every collection is tried.
 
-May import schemas.codec. What never enters here: a registry, a file.
+May import schemas.codec. Never: a registry, a file.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ The frame is a field of the file's schema, so that a framed record goes in as it
 it is: bytes left over or missing would be read as part of its neighbours. So two more fields follow each: a mark that is new
 for every container, and the lane of its topic. Who finds the mark in every row has read every record exactly.
 
-Avro 1.12 specification, "Object Container Files". May import the codec. What never enters here: a value of a record.
+Avro 1.12 specification, "Object Container Files". May import the codec. Never: a value of a record.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The records as Python types, one TypedDict per Avro record; times are int milliseconds since the epoch, UTC.
 
 A test holds each type against its .avsc. Also the closed lists of states and reasons (schemas/reasons.yaml).
-May import the standard library and yaml. What never enters here: behaviour of a stage.
+May import the standard library and yaml. Never: behaviour of a stage.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ one stage takes and another gives up would never be accounted for.
 
     null, boolean, int, long, string, bytes, records, arrays, maps, and unions of null with one of these
 
-May import the standard library. What never enters here: a logical type; a default, since writer and reader have one schema.
+May import the standard library. Never: a logical type; a default, since writer and reader have one schema.
 """
 
 from __future__ import annotations

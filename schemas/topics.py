@@ -1,6 +1,6 @@
 """The topics of schemas/topics.yaml as data.
 
-May import yaml. What never enters here: a Kafka client; what a topic is used for in code.
+May import yaml. Never: a Kafka client; what a topic is used for in code.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Order is failover order: a message goes to the first account that works, and waits for it when it has no room. One that is
 being probed is passed by while its probes are under way, where another works. After a definite not-sent the next account is
 tried at once; a message in doubt stays with the account that may have sent it.
-Every method is called on the Kafka thread. May import runtime and the protocol. What never enters here: Kafka, a claim.
+Every method is called on the Kafka thread. May import runtime and the protocol. Never: Kafka, a claim.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A message that may not go yet is parked: nothing is claimed for it, so that it is never in doubt, and what stands behind it
 on its partition goes on. One slow or throttled account or recipient therefore stops only what needs it.
-Every method is called on the Kafka thread. May import accounts. What never enters here: Kafka, a claim, a provider request.
+Every method is called on the Kafka thread. May import accounts. Never: Kafka, a claim, a provider request.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ account that serves the others meanwhile. Nothing is sent while it is open, and 
 An account is given up while it is open and has failed for `give_up_s` without a break: every probe of that time failed. Time
 alone is no evidence. Half-open, the next request may well succeed, so nothing is given up before it was made; and after
 an idle hour, in which nobody asked, the next failure is the first of a new time of failing.
-May import settings. What never enters here: a provider, a message, waiting.
+May import settings. Never: a provider, a message, waiting.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 [lo, hi) was looked at by whoever committed it. Bit i of `finished` says that offset lo+i is recorded, bit i of `waiting`
 that it was passed over unsent, because its account or its recipient had no room. Every other offset of [lo, hi) is claimed:
 after a takeover, what is neither finished nor in the ledger is in doubt. Offsets from hi on were never touched.
-May import the standard library. What never enters here: Kafka, a message.
+May import the standard library. Never: Kafka, a message.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Each provider keeps one `Codes` beside its sender, with the vendor's document as its source. A code that is in no table is
 counted, logged once, and bounded: tried again where the answer says that nothing was sent, in doubt where it does not.
-May import runtime's log and metrics. What never enters here: a provider's format, an address, a server's words.
+May import runtime's log and metrics. Never: a provider's format, an address, a server's words.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 aiohttp repeats a lost request of an idempotent method only, so never a POST. "Written" is told by its own trace: before a
 connection was there nothing was; after that the request may have been read.
-May import aiohttp. What never enters here: a provider, a body's meaning.
+May import aiohttp. Never: a provider, a body's meaning.
 """
 
 from __future__ import annotations

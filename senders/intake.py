@@ -13,7 +13,7 @@ Only the first two are for the brake of the dead letters: a flood of them is a w
 tenant's, however many there are.
 
 Ids are taken in their one spelling: to the ledger and to whoever is in flight, two spellings are one message.
-May import runtime values and schemas. What never enters here: a decision to send, Kafka.
+May import runtime values and schemas. Never: a decision to send, Kafka.
 """
 
 from __future__ import annotations

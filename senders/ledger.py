@@ -3,7 +3,7 @@
 A dispatch record whose attempt was made, or whose message is settled, is a duplicate: router redeliveries, repeated
 requests, replays and second firings of a timer end here. Its owner writes each entry to the ledger topic before the commit
 that releases the message; a process that takes a partition over reads the topic from where its own store stands.
-May import runtime. What never enters here: a decision to send.
+May import runtime. Never: a decision to send.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The limits of one provider account, its rate and its requests at once, and one process's part of them; pure.
 
-May import the standard library and the clock. What never enters here: waiting, a provider, a message.
+May import the standard library and the clock. Never: waiting, a provider, a message.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ Whoever ends a message without asking its provider may only say that it was not 
 A message that was claimed when its sender ended is in doubt like any other, so that a crash costs a retry as well: a
 message that kills its sender ends in the dead letters after the last.
 
-May import runtime values and schemas. What never enters here: a clock read, a random number, Kafka.
+May import runtime values and schemas. Never: a clock read, a random number, Kafka.
 """
 
 from __future__ import annotations

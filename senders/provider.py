@@ -6,7 +6,7 @@
     | an error no sender knows after that        | in doubt: the provider may have been called    |
 
 A message that one input can make fail therefore costs that message, not the process and everything behind it.
-May import runtime's log and the protocol. What never enters here: a provider's format, Kafka.
+May import runtime's log and the protocol. Never: a provider's format, Kafka.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ above it; but a part of the budget is each lane's own, and of that a part each p
 
 The wide gap is on purpose: a paused partition's fetched records are thrown away, and at small gaps everything is fetched three
 times. All partitions together hold no more than the budget, and a slice of records each that was taken before it was noticed.
-May import records. What never enters here: Kafka, a message.
+May import records. Never: Kafka, a message.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The last look before a send: cancelled, expired, suppressed or opted out since the router decided; pure.
 
-May import runtime values and schemas. What never enters here: a provider, rendering.
+May import runtime values and schemas. Never: a provider, rendering.
 """
 
 from __future__ import annotations

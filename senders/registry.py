@@ -1,6 +1,6 @@
 """Which module speaks to which kind of provider; imported only where it is configured.
 
-May import settings. What never enters here: an SDK.
+May import settings. Never: an SDK.
 """
 
 from __future__ import annotations

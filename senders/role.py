@@ -1,6 +1,6 @@
 """The role `sender`: accounts, views, ledger and the worker, put together for one channel.
 
-May import runtime. What never enters here: a provider by name.
+May import runtime. Never: a provider by name.
 """
 
 from __future__ import annotations

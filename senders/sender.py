@@ -1,6 +1,6 @@
 """What a provider is to the worker: one method, one result, at most one provider request.
 
-May import schemas. What never enters here: a provider, a retry, Kafka.
+May import schemas. Never: a provider, a retry, Kafka.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A provider's own keys of its [[providers]] entry, checked by its own model.
 
-May import pydantic. What never enters here: a provider.
+May import pydantic. Never: a provider.
 """
 
 from __future__ import annotations

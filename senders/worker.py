@@ -8,7 +8,7 @@ A new message so waits for one commit, not for the facts of those before it. The
 owner that was replaced learns it there, before it sends, and exits. Every Kafka call is made on one thread; sends run on the
 event loop. Any doubt ends the process: the next owner finds the claim in the committed metadata and the ledger, and sends
 again only what is in doubt, flagged.
-May import runtime. What never enters here: a provider's name, a channel's payload.
+May import runtime. Never: a provider's name, a channel's payload.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Kafka → stores: what is written here can be rebuilt from the topics at any time.
 
-Imports `runtime` and `schemas`. What never enters here: a decision, a provider, anything that is not idempotent.
+Imports `runtime` and `schemas`. Never: a decision, a provider, anything that is not idempotent.
 """

@@ -2,7 +2,7 @@
 
 Most pieces are handed to the engine as they are (`container_of`). What it cannot read, or what is of an earlier version, is
 decoded here (`decoded`), a small piece at a time: Python's rows take ten times their bytes.
-May import rows. What never enters here: a store, a Kafka client, a clock read.
+May import rows. Never: a store, a Kafka client, a clock read.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The only importer of clickhouse_connect below the console. Its errors leave as UnavailableError, where trying again may help,
 or StoreError, where it does not.
-May import runtime settings and errors. What never enters here: Kafka, the meaning of a column.
+May import runtime settings and errors. Never: Kafka, the meaning of a column.
 """
 
 from __future__ import annotations

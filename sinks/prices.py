@@ -1,6 +1,6 @@
 """What each provider account charges, put where queries can join it: `provider_prices`.
 
-May import sinks.clickhouse, runtime's settings. What never enters here: a sum; a provider's name that no setting has.
+May import sinks.clickhouse, runtime's settings. Never: a sum; a provider's name that no setting has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The residual of the accounting as a gauge: asked of the store now and then, so that an alert needs no SQL.
 
 Apart from the loop that writes: a store that is slow to answer must not hold the rows up.
-May import runtime. What never enters here: what makes a residual (the query says it), what to do about it.
+May import runtime. Never: what makes a residual (the query says it), what to do about it.
 """
 
 from __future__ import annotations

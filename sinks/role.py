@@ -5,7 +5,7 @@
 the commit last: what is lost in between is read again and collapses by its identity. While ClickHouse or Kafka is away the
 batch is kept and tried again, and polling goes on, so the group keeps us; a batch that is full pauses the partitions.
 All Kafka and ClickHouse calls of the loop are made on one thread.
-May import runtime. What never enters here: a column, a decision about a notification.
+May import runtime. Never: a column, a decision about a notification.
 """
 
 from __future__ import annotations

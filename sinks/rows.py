@@ -5,7 +5,7 @@
     notify.receipts.v1          ProviderReceipt     → receipts_raw
     notify.deadletters.v1       DeadLetter          → dead_letters_raw
 
-The same record gives the same row at any time. May import schemas. What never enters here: addresses, data, content,
+The same record gives the same row at any time. May import schemas. Never: addresses, data, content,
 metadata, idempotency keys (only dead letters keep a record's bytes, for as long as their topic does); a clock, a store.
 """
 

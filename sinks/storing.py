@@ -2,7 +2,7 @@
 
 Both ways make the same row of the same bytes (inserts/*.sql and rows.py; tests/integration/test_storing.py holds one against
 the other), so which of them a record took is nobody's concern.
-May import batching and clickhouse. What never enters here: Kafka, what is tried again.
+May import batching and clickhouse. Never: Kafka, what is tried again.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 
 A cancel is confirmed when its answer says `"status": "cancelled"`: the timers stage, the router or a sender has decided so,
 and nothing was or will be sent. A 202 with another status says that the wish is stored and nobody has decided yet.
-May import producers and console.api.status. What never enters here: a decision of the router or a sender.
+May import producers and console.api.status. Never: a decision of the router or a sender.
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `control_router` is given.

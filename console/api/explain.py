@@ -1,6 +1,6 @@
 """GET /v1/notifications/{id}/explain: the whole story of a notification.
 
-May import console.api.story and console.api.status. What never enters here: a fact that is not in the store.
+May import console.api.story and console.api.status. Never: a fact that is not in the store.
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `explain_router` is given.

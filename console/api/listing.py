@@ -2,7 +2,7 @@
 
 An id sorts by its time, so a page goes on below the last id of the one before. The store is looked through in windows that
 grow, newest first: a page is mostly found in the first, and a rare filter costs one pass over what there is.
-May import sinks, runtime.http.problems. What never enters here: a tenant that is not the key's; a user's addresses.
+May import sinks, runtime.http.problems. Never: a tenant that is not the key's; a user's addresses.
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `listing_router` is given.

@@ -2,7 +2,7 @@
 
 As JSON; or, for `Accept: text/html`, as a page that shows the HTML part in a sandboxed frame: what a template's author
 wrote runs no script and loads nothing, neither there nor here.
-May import processors.rendering, producers. What never enters here: a recipient, a send.
+May import processors.rendering, producers. Never: a recipient, a send.
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `preview_router` is given.

@@ -1,6 +1,6 @@
 """The rendering of a preview, in a process of its own: by the router's code, with an engine that lives as long as the process.
 
-May import processors.rendering. What never enters here: HTTP.
+May import processors.rendering. Never: HTTP.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A status is readable at once after its 202: what this process accepted lately is known before ClickHouse has it, and for
 a young id of another process the answer waits a moment. A tenant never learns of another's ids: they are unknown to it.
-May import fastapi, sinks, runtime.http.problems. What never enters here: a decision about a state (schemas/reasons.yaml).
+May import fastapi, sinks, runtime.http.problems. Never: a decision about a state (schemas/reasons.yaml).
 """
 
 # No `from __future__ import annotations` here: FastAPI could not see the dependency that `routes` is given.

@@ -4,7 +4,7 @@
 
 A fact names the versions of template and preferences that it was made with, so the story stays the same whatever is changed
 afterwards.
-May import console.api.status's rollup, schemas. What never enters here: a read of preferences or templates, a clock.
+May import console.api.status's rollup, schemas. Never: a read of preferences or templates, a clock.
 """
 
 from __future__ import annotations

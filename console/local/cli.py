@@ -1,6 +1,6 @@
 """`heliograph up` and `heliograph down`: plain functions for console/cli.py to mount.
 
-May import typer, rich, console.local.stack. What never enters here: anything but options and words.
+May import typer, rich, console.local.stack. Never: anything but options and words.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ sinks, migrations, console and people all use clickhouse-connect over HTTP, as t
 in an engine session of its own (opening one takes 0.2 ms), so settings, `USE` and temporary tables cannot leak from one
 request to the next; a `session_id` gets a lasting engine session once it has state to keep.
 
-The only importer of chdb. May import runtime (health, logs). What never enters here: a table, a view, a query of ours; users
+The only importer of chdb. May import runtime (health, logs). Never: a table, a view, a query of ours; users
 and passwords (it listens on loopback only); replication, which the embedded engine does not have.
 """
 

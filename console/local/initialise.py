@@ -4,7 +4,7 @@ Each is named by `module:function`, imported only when it runs, idempotent, and 
 kept and published in endpoints.json, so the one that makes the local API key returns {"api_key": ...}, and finds it in
 `context.published` at the next start.
 
-May import everything below console. What never enters here: data of a demo.
+May import everything below console. Never: data of a demo.
 """
 
 from __future__ import annotations

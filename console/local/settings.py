@@ -1,6 +1,6 @@
 """The settings of the local stack that runs in a directory, for commands that work on it.
 
-May import console.local and runtime.settings. What never enters here: a store.
+May import console.local and runtime.settings. Never: a store.
 """
 
 from __future__ import annotations

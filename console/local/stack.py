@@ -1,6 +1,6 @@
 """Start, find and stop a local stack from outside: what `heliograph up`, `down`, `demo` and the tests call.
 
-May import console.local. What never enters here: the processes of a stack (the supervisor's own).
+May import console.local. Never: the processes of a stack (the supervisor's own).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ before the broker does, else their group memberships outlive them. Files in DIR:
     heliograph.toml   the settings file of every role
     logs/ data/
 
-May import console.local, runtime.settings, runtime.errors. What never enters here: what an initialiser does, and anything
+May import console.local, runtime.settings, runtime.errors. Never: what an initialiser does, and anything
 a role needs to know but its settings.
 """
 

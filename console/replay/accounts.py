@@ -10,7 +10,7 @@
     | of the other version cannot be rendered      | not_rendered                                       |
 
 Prices are those of the settings, a message counted once; what was really charged is in v_provider_scorecard.
-May import the registry of the senders, for what a kind serves. What never enters here: a sender, a store, Kafka.
+May import the registry of the senders, for what a kind serves. Never: a sender, a store, Kafka.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     topic ──by time──► records ──their messages, by ClickHouse──► what would be done with each (plan.py)
 
-May import console.replay and runtime. What never enters here: publishing, output.
+May import console.replay and runtime. Never: publishing, output.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`heliograph replay` and `heliograph replay list`.
 
-May import typer and console.replay. What never enters here: how something is chosen, published or stored.
+May import typer and console.replay. Never: how something is chosen, published or stored.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     batch read ──► published, every acknowledgement ──► its end written down ──► the next, when the rate allows
 
 A process that dies in between publishes at most one batch again when it is resumed; the senders' ledger drops the copies.
-May import runtime and console.replay. What never enters here: what is chosen.
+May import runtime and console.replay. Never: what is chosen.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A claim is made before the plan is written down and confirmed when its record is in Kafka: the plan holds the number, so a
 resend that is resumed, or run twice at once, sends each message once.
-May import producers.reference. What never enters here: a record.
+May import producers.reference. Never: a record.
 """
 
 from __future__ import annotations

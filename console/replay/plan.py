@@ -12,7 +12,7 @@
     | past its expires_at        | left out: it would expire again    | left out                     |
     | not in ClickHouse          | tried: the ledger knows            | left out                     |
 
-May import schemas and runtime values. What never enters here: a store, a clock read, a record's bytes.
+May import schemas and runtime values. Never: a store, a clock read, a record's bytes.
 """
 
 from __future__ import annotations

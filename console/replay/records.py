@@ -2,7 +2,7 @@
 
 A copy carries the replay's id: by it the senders' ledger lets a message that ended unsent be tried again. The ids stay, so
 that a copy published twice is one message; a resend has the next generation, and so new ids.
-May import schemas and runtime values. What never enters here: a decision, a store, a clock read.
+May import schemas and runtime values. Never: a decision, a store, a clock read.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What replay and dlq say on the screen: the table of a plan, the question, the progress.
 
-May import rich, typer and console.output. What never enters here: a decision.
+May import rich, typer and console.output. Never: a decision.
 """
 
 from __future__ import annotations

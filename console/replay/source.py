@@ -1,6 +1,6 @@
 """Records of a topic: all of a stretch of time, or just those at given places.
 
-May import runtime.kafka. What never enters here: a group, a commit, a decision.
+May import runtime.kafka. Never: a group, a commit, a decision.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a replay reads from ClickHouse, and what it writes down about itself there.
 
-May import sinks.clickhouse. What never enters here: Kafka, a decision.
+May import sinks.clickhouse. Never: Kafka, a decision.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where replay and dlq work: the settings, or the local stack that runs in a directory; and who asks.
 
-May import console.local and runtime. What never enters here: a store.
+May import console.local and runtime. Never: a store.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Times as operators write them: RFC 3339 with an offset, or how long ago (`-90s`, `-30m`, `-2h`, `-7d`, `now`); pure.
 
-May import the standard library. What never enters here: a clock read, a time zone that nobody named.
+May import the standard library. Never: a clock read, a time zone that nobody named.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`heliograph replay --what-if`: the selected requests with another version of their template, or through another account.
 
 The router's own function renders, at the moment each request was accepted, on today's profiles; nothing is published.
-May import processors and console.replay. What never enters here: a producer.
+May import processors and console.replay. Never: a producer.
 """
 
 from __future__ import annotations

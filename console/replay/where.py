@@ -7,7 +7,7 @@
                | column ["NOT"] "LIKE" text | column "IS" ["NOT"] "NULL"
 
 There are no functions, no subqueries, no arithmetic; every value is a parameter of the query, so nothing an operator writes
-is ever SQL. May import schemas (the closed lists of states and reasons). What never enters here: a query, a store.
+is ever SQL. May import schemas (the closed lists of states and reasons). Never: a query, a store.
 """
 
 from __future__ import annotations

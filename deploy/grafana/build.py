@@ -2,7 +2,7 @@
 
 Grafana reads dashboards/*.json alone. `$__fromTime` and `$__toTime` are macros of the ClickHouse data source, `tenant` and
 `notification` variables of the dashboard.
-May import nothing of the project. What never enters here: thresholds that wake somebody (deploy/prometheus/rules.yml).
+May import nothing of the project. Never: thresholds that wake somebody (deploy/prometheus/rules.yml).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 
 The receipt goes first, the status after it. A process that dies in between has not answered: the vendor tells it again, and
 both have the ids they had. Whoever repeats a genuine callback repeats what is known.
-May import starlette. What never enters here: a vendor's field, a Kafka client.
+May import starlette. Never: a vendor's field, a Kafka client.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A report becomes a ProviderReceipt, and a DeliveryStatus where it is final and says which message it is about; pure.
 
 Ids are functions of what the provider says, so a callback that comes again makes the same receipt and the same fact.
-May import runtime and schemas. What never enters here: a clock, a vendor's word.
+May import runtime and schemas. Never: a clock, a vendor's word.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kinds of providers whose callbacks are understood: each is one file, and one line here.
 
-May import every vendor of this package. What never enters here: HTTP.
+May import every vendor of this package. Never: HTTP.
 """
 
 from __future__ import annotations

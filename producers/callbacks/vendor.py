@@ -1,6 +1,6 @@
 """What a vendor's file offers: a request it can tell is genuine, read into a report.
 
-May import the standard library. What never enters here: HTTP answers, Kafka.
+May import the standard library. Never: HTTP answers, Kafka.
 """
 
 from __future__ import annotations

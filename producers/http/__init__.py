@@ -1,4 +1,4 @@
 """The HTTP door: ingest, reference data, OpenAPI.
 
-May import starlette, fastapi, producers.reference. What never enters here: SQL, a read of ClickHouse.
+May import starlette, fastapi, producers.reference. Never: SQL, a read of ClickHouse.
 """

@@ -2,7 +2,7 @@
 
     create_app(deps, extra_routes=[...])   deps are made by console/server.py, extra routes come from console/api
 
-May import fastapi and starlette. What never enters here: settings, the life of a client.
+May import fastapi and starlette. Never: settings, the life of a client.
 """
 
 from __future__ import annotations

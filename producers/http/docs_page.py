@@ -1,6 +1,6 @@
 """/docs: the OpenAPI document as one page of HTML, without a script and without a look at the network.
 
-What never enters here: a description that is not in the document. May import the standard library.
+Never: a description that is not in the document. May import the standard library.
 """
 
 from __future__ import annotations

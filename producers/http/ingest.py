@@ -4,7 +4,7 @@
 
 A bulk, and a `to` that is an array, is that for each item: one answer tells each item's id or what is wrong with it.
 
-May import pydantic, runtime, producers. What never enters here: a framework's machinery per request, a decision of the router.
+May import pydantic, runtime, producers. Never: a framework's machinery per request, a decision of the router.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The OpenAPI document: FastAPI's own, completed by a table of what each route takes, answers and refuses.
 
-May import fastapi and pydantic. What never enters here: behaviour.
+May import fastapi and pydantic. Never: behaviour.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pages of a list: an opaque cursor says where the next one begins.
 
-May import fastapi. What never enters here: a list.
+May import fastapi. Never: a list.
 """
 
 from __future__ import annotations

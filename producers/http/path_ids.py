@@ -2,7 +2,7 @@
 
 A server decodes a path before it is routed, and an id with a slash falls apart. So each part between the slashes that were
 sent is decoded for itself, and a slash that was encoded goes through the router as half a surrogate pair, which no id has.
-May import starlette's types and pydantic. What never enters here: which ids there are.
+May import starlette's types and pydantic. Never: which ids there are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An answer to a write waits, up to a second, until the relay has published it.
 
 So a notification that is sent right after it meets routers that know.
-May import runtime. What never enters here: SQL, a route.
+May import runtime. Never: SQL, a route.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How often one API key may call: a token bucket per key, in this process.
 
-May import the standard library. What never enters here: whose key it is, an answer over HTTP.
+May import the standard library. Never: whose key it is, an answer over HTTP.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Users, preferences and templates over HTTP.
 
-May import fastapi. What never enters here: SQL.
+May import fastapi. Never: SQL.
 """
 
 # No postponed annotations here: FastAPI must see the dependency, which is made inside a function.

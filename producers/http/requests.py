@@ -1,6 +1,6 @@
 """What every route does first: who is calling, how large may the body be, in which form is it.
 
-May import starlette. What never enters here: a route.
+May import starlette. Never: a route.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """JSON without guessing: duplicate keys, NaN, infinite numbers and half surrogate pairs are refused, with a pointer.
 
-May import jiter. What never enters here: a model.
+May import jiter. Never: a model.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Suppressions over HTTP: one by one, by the thousand, and out again.
 
-May import fastapi. What never enters here: SQL, an address in a log or a problem.
+May import fastapi. Never: SQL, an address in a log or a problem.
 """
 
 # No postponed annotations here: FastAPI must see the dependency, which is made inside a function.

@@ -2,7 +2,7 @@
 
     refused, or placed and checked, or the names of partials that are needed first: then it is asked again with them
 
-May import runtime. What never enters here: HTTP, a store.
+May import runtime. Never: HTTP, a store.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Known from the compacted topic; what this process wrote itself counts at once; what neither has is looked up in PostgreSQL,
 so that a template can be used right after it was created.
-May import schemas and runtime. What never enters here: rendering.
+May import schemas and runtime. Never: rendering.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Reference data: PostgreSQL as the system of record, and the relay that publishes its changes.
 
-May import psycopg. What never enters here: HTTP.
+May import psycopg. Never: HTTP.
 """

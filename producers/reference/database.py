@@ -1,6 +1,6 @@
 """The connection to PostgreSQL: a pool that knows whether the server answers, fails at once while it does not, and heals.
 
-May import psycopg. What never enters here: a table's name.
+May import psycopg. Never: a table's name.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 Nothing of it ends the relay or takes its readiness: reference data goes out although no bounce comes in. It says so in
 `/readyz` (`degraded`) and in heliograph_feedback_running.
 At least once: offsets are committed after PostgreSQL has committed, and doing it again changes nothing.
-May import runtime and the store. What never enters here: what a status means.
+May import runtime and the store. Never: what a status means.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ that account is dropped or suppressed; then a topic, a key or a setting is wrong
 wish: it neither counts nor waits.
 Anybody may write a status: one whose ids are not of our forms calls nothing invalid, an account that is not configured has no
 window and no label of its own, and one that cannot be judged is counted and passed over. Judging again changes nothing.
-May import runtime and the store. What never enters here: a provider, an address or a token in a log.
+May import runtime and the store. Never: a provider, an address or a token in a log.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Idempotency keys: which id a caller's key has, decided by PostgreSQL, many keys per round trip.
 
-May import psycopg. What never enters here: what is published under the id.
+May import psycopg. Never: what is published under the id.
 """
 
 from __future__ import annotations

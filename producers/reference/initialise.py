@@ -1,6 +1,6 @@
 """Steps that make an empty PostgreSQL ours at every start of a local stack; idempotent.
 
-May import producers.reference. What never enters here: data of a demo.
+May import producers.reference. Never: data of a demo.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A key that is known is checked again every 0.8 s, so a revocation takes effect within a second. While PostgreSQL is down
 known keys go on: nobody can revoke one then, and ingest does not depend on PostgreSQL.
-May import psycopg. What never enters here: a secret in a log, a line of HTTP.
+May import psycopg. Never: a secret in a log, a line of HTTP.
 """
 
 from __future__ import annotations

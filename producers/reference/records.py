@@ -1,6 +1,6 @@
 """Rows of reference data as records of the compacted topics; pure.
 
-May import schemas. What never enters here: SQL.
+May import schemas. Never: SQL.
 """
 
 from __future__ import annotations

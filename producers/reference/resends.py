@@ -1,6 +1,6 @@
 """Which generation a resend has, decided by PostgreSQL.
 
-May import psycopg. What never enters here: the request that is sent again.
+May import psycopg. Never: the request that is sent again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Bring PostgreSQL's tables up to date: the numbered files of migrations/, each once, through yoyo.
 
-May import yoyo and psycopg. What never enters here: data.
+May import yoyo and psycopg. Never: data.
 """
 
 from __future__ import annotations

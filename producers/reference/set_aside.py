@@ -7,7 +7,7 @@
     | its time comes                                 | the smallest of them are tried again, all of them if they go |
 
 Nothing is lost: the row is what every router needs to know, so it waits for the operator's hand and not in a dead letter.
-May import the standard library. What never enters here: Kafka, SQL.
+May import the standard library. Never: Kafka, SQL.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Errors as callers see them: RFC 9457 problem documents with `code`, `errors[].pointer` and `request_id`.
 
-May import starlette. What never enters here: what a caller sent (pointers name fields, details never quote values).
+May import starlette. Never: what a caller sent (pointers name fields, details never quote values).
 """
 
 from __future__ import annotations

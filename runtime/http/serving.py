@@ -1,6 +1,6 @@
 """How a role serves HTTP: the port, taken early and named when it is in use; then uvicorn until the role ends.
 
-May import uvicorn. What never enters here: a route, a signal.
+May import uvicorn. Never: a route, a signal.
 """
 
 from __future__ import annotations

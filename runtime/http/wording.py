@@ -1,6 +1,6 @@
 """What is wrong with a field, in the words of JSON: pydantic's own speak of dictionaries and of the names of our classes.
 
-May import the standard library. What never enters here: a value that a caller sent.
+May import the standard library. Never: a value that a caller sent.
 """
 
 from __future__ import annotations

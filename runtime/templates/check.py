@@ -1,6 +1,7 @@
 """Check a template before it is stored: every source of every channel and locale, their number and their size.
 
-A source must pass jinja2's parser, the language's walk, and minijinja's compiler. Never: what a template is for.
+A source must pass jinja2's parser, the language's walk, and minijinja's compiler.
+May import jinja2 and minijinja. Never: what a template is for.
 """
 
 from __future__ import annotations

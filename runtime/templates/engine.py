@@ -1,6 +1,7 @@
 """Render a checked template with minijinja, within bounds of work and output.
 
-The subset of the language (language.py) is the defence: fuel counts instructions, not work. Never: Kafka, a channel's
+The subset of the language (language.py) is the defence: fuel counts instructions, not work.
+May import minijinja. Never: Kafka, a channel's
 meaning.
 """
 

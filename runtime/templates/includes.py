@@ -1,6 +1,6 @@
 """Includes: `{% include "name" %}` replaced by what the name stands for, bounded in number, depth and size.
 
-Never: where the sources come from.
+May import runtime.templates.language. Never: where the sources come from.
 """
 
 from __future__ import annotations

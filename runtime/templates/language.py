@@ -1,7 +1,8 @@
 """The template language: a subset of Jinja, and the walk that holds a source to it.
 
 Text, output of paths with a few filters, if, for, comparisons, `is defined`, `is none`. Nothing calls, assigns, builds a
-list or does arithmetic. Never: rendering, Kafka, a channel's meaning.
+list or does arithmetic.
+May import jinja2. Never: rendering, Kafka, a channel's meaning.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `{% include "name" %}` stands for the same part (email.html, ...) of the published template of that name, in the same
 locale. A layout includes "content", which stands for the template that uses it. Both are put in place when the version is
 written, so a version never changes; a new partial shows in versions written after it.
-May import runtime.templates.engine. What never enters here: a check of the template language, rendering.
+May import runtime.templates.engine. Never: a check of the template language, rendering.
 """
 
 from __future__ import annotations

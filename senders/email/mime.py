@@ -1,7 +1,7 @@
 """A message becomes RFC 5322 bytes, built by hand: the standard library's EmailMessage costs 80 times as much; pure.
 
 Header injection ends here: every header value is ASCII without control characters, whatever comes in, and a test re-parses
-hostile mails with two parsers. What never enters here: a connection, a template.
+hostile mails with two parsers. Never: a connection, a template.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@
     | the final dot is out: loss, hang, a reply that is none      | in_doubt (RFC 1047)                |
 
 The only module that imports aiosmtplib.
-What never enters here: a retry, Kafka.
+Never: a retry, Kafka.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ else there. The most telling row wins; an enhanced code that no row knows is unk
 Only what is about the mailbox is the recipient's, and only once the recipient was named: everything about the sender's
 address, at the banner or at MAIL is the account's. A full mailbox, a policy, a size and a route are never a reason to
 suppress an address.
-May import the shape of a table. What never enters here: a connection.
+May import the shape of a table. Never: a connection.
 """
 
 from __future__ import annotations

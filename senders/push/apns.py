@@ -11,7 +11,7 @@
 
 A 500 does not say
 that nothing was sent; the collapse id lets a possible duplicate replace the first one on the device. aioapns re-sends by
-itself, so it is not used. May import jwt (the only module that does) and the transport. What never enters here: a retry,
+itself, so it is not used. May import jwt (the only module that does) and the transport. Never: a retry,
 Kafka.
 """
 

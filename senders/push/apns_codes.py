@@ -2,7 +2,7 @@
 
 DeviceTokenNotForTopic and TopicDisallowed say that the account's topic is wrong: a device is never dropped for them.
 BadDeviceToken may also mean the wrong environment (sandbox), which is why hygiene has a brake.
-May import the shape of a table. What never enters here: a request.
+May import the shape of a table. Never: a request.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The data of a push as a JSON object, whatever a direct publisher wrote there; pure.
 
-May import the protocol. What never enters here: a vendor's payload.
+May import the protocol. Never: a vendor's payload.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
     | no connection, no access token                       | transient, or account if refused   |
 
 Asking for an access token is no provider request: nothing is sent by it. firebase-admin's own client retries a 500 four
-times, so it is not used. The only module that imports firebase_admin. What never enters here: a retry, Kafka.
+times, so it is not used. The only module that imports firebase_admin. Never: a retry, Kafka.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FCM's error codes, and the HTTP statuses that come without one; data.
 
 The same INVALID_ARGUMENT means our payload or the device's token: fcm.py tells them apart before it looks here.
-May import the shape of a table. What never enters here: a request.
+May import the shape of a table. Never: a request.
 """
 
 from __future__ import annotations

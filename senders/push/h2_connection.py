@@ -8,7 +8,7 @@
     | written, its answer lost or late                   | in doubt          |
 
 RFC 9113 §6.8 and §8.7 say so. One kept connection carries every stream; a new one is made when it is on its way out.
-May import h2 (the only module of the senders that does) and senders.http. What never enters here: a provider, a retry.
+May import h2 (the only module of the senders that does) and senders.http. Never: a provider, a retry.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An SMS's text as it goes out: as it was written, but for control characters; pure.
 
 Every space, joiner, direction mark, variation selector, tag and emoji is somebody's spelling. May import the standard
-library. What never enters here: a provider's alphabet or limits.
+library. Never: a provider's alphabet or limits.
 """
 
 from __future__ import annotations

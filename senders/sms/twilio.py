@@ -8,7 +8,7 @@
     | unreadable 2xx, answer lost              | in_doubt                          |
     | no connection                            | transient                         |
 
-The only sender that may import twilio. What never enters here: a retry, Kafka.
+The only sender that may import twilio. Never: a retry, Kafka.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A number that is no mobile number, or whose owner sent STOP, is the recipient's:
 be paid for or refused. A pair of numbers that do not reach each other (21612), a region that is switched off (21408) or
 our own sender is not: another account may reach the same number.
 Codes of the 30000s come in delivery reports as well, where nothing is sent again.
-May import the shape of a table. What never enters here: a request.
+May import the shape of a table. Never: a request.
 """
 
 from __future__ import annotations

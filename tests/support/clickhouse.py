@@ -1,6 +1,6 @@
 """A ClickHouse server for the tests: the embedded engine behind HTTP, or a container.
 
-May import clickhouse-connect and the stack of the tests. What never enters here: tables.
+May import clickhouse-connect and the stack of the tests. Never: tables.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A container stands in for a process: killed, waited for and started again it keeps its data and its port, which is
 therefore bound once and never left to the engine to choose.
-May import testcontainers and docker. What never enters here: a second place that names an image.
+May import testcontainers and docker. Never: a second place that names an image.
 """
 
 from __future__ import annotations

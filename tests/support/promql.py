@@ -1,6 +1,6 @@
 """What a PromQL expression names, held against what our processes export. No parser: promtool is one, where it is to be had.
 
-May import runtime.metrics. What never enters here: which expressions there are.
+May import runtime.metrics. Never: which expressions there are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which stores the tests run on: the embedded ones, or containers where HELIOGRAPH_TEST_STACK=containers asks for them.
 
-May import pytest and the containers of the tests. What never enters here: what a test asks of a store.
+May import pytest and the containers of the tests. Never: what a test asks of a store.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Node, Go and promtool for the tests that need them: found or skipped with the reason, built once into the user's cache.
 
-May import pytest and console.local. What never enters here: what a project does.
+May import pytest and console.local. Never: what a project does.
 """
 
 from __future__ import annotations

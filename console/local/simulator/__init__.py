@@ -3,7 +3,7 @@
 The ground truth is an append-only log of every accept, on disk before the sender hears of it: what tests hold against
 what Heliograph says it sent. Faults are scripted over HTTP; the wire formats stay the vendors' own.
 
-May import runtime (health, logs). What never enters here: anything of senders (it would prove itself right), memory of
+May import runtime (health, logs). Never: anything of senders (it would prove itself right), memory of
 a sender's identity, a network beyond loopback.
 """
 

@@ -1,7 +1,7 @@
 """`python -m console.local.simulator --http-port N --smtp-port M --data-dir D --maildir MD [--apns-port N]`: run the vendors.
 
 Ready means: the log is repaired and indexed, the Maildir complete, the credentials written, every port open.
-May import everything of this package. What never enters here: a wire format.
+May import everything of this package. Never: a wire format.
 """
 
 from __future__ import annotations

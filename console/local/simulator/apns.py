@@ -4,7 +4,7 @@ On start it writes a .p8 key that is kept across restarts. Any device token is t
 the topic must be ours (DeviceTokenNotForTopic). Our id is the apns-id. Apple answers an accept without a body: `bad_json`
 puts garbage there. A fault that ends the connection ends every stream on it, as it would at Apple's.
 
-May import desk, h2 and cryptography. What never enters here: the definition of scripted faults, a JWT library of senders.
+May import desk, h2 and cryptography. Never: the definition of scripted faults, a JWT library of senders.
 """
 
 from __future__ import annotations

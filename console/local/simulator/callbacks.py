@@ -7,7 +7,7 @@ connection) is told again after 0.25 s, then twice as long each time up to 5 s, 
 which gives up after 15 s. What is refused (4xx) is not told again. Nothing is kept through a restart of the simulator.
 Recipients that are not reached: +1500555 and the last four digits of the error code, +15005553003 is `undelivered` with 30003.
 
-May import aiohttp. What never enters here: a twilio SDK, the log of accepts.
+May import aiohttp. Never: a twilio SDK, the log of accepts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the vendors share: the log of accepts, the faults, the counts; and how HTTP vendors apply a verdict.
 
-May import ground_truth, faults and aiohttp. What never enters here: a vendor's wire format.
+May import ground_truth, faults and aiohttp. Never: a vendor's wire format.
 """
 
 from __future__ import annotations

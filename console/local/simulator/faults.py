@@ -11,7 +11,7 @@ Modes, over HTTP / over SMTP:
     reject               vendor's permanent error for the recipient / 550 5.1.1 at RCPT
 
 Faults are tried in the order they were added. Slowness adds up and goes on to the next; the first other mode that
-applies ends the search. Pure: no network, no clock. What never enters here: a vendor's wire format.
+applies ends the search. Pure: no network, no clock. Never: a vendor's wire format.
 """
 
 from __future__ import annotations

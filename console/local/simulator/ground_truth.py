@@ -3,7 +3,7 @@
 One JSON object a line, `seq` counting from 1. Accepts that arrive together share one write and one fsync, so the log
 follows thousands of accepts a second. A torn last line (the machine stopped in a write nobody was told of) is cut off.
 
-May import the standard library only. What never enters here: refused requests, a way to delete or to change a line.
+May import the standard library only. Never: refused requests, a way to delete or to change a line.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A mail's file name is a function of its line in the log, so delivery after a crash completes what is missing and
 doubles nothing. Delivery follows the log in a thread of its own: looking at mail must not slow down accepting it.
 
-May import ground_truth. What never enters here: a mail that is not in the log.
+May import ground_truth. Never: a mail that is not in the log.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ A message with a StatusCallback is reported on (callbacks.py), whatever a script
 
     GET  /callbacks   {"pending": n, "answers": {"delivered": {"204": n}}}
 
-May import desk, callbacks and aiohttp. What never enters here: scripted faults (desk.py), a twilio SDK.
+May import desk, callbacks and aiohttp. Never: scripted faults (desk.py), a twilio SDK.
 """
 
 from __future__ import annotations
