@@ -27,7 +27,7 @@ import senders.role
 from bench.broker import broker
 from console.output import show
 from runtime import ids
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.process import run_role
 from runtime.records import InRecord, OutRecord
 from runtime.settings import KafkaSettings, ProviderSettings, Settings

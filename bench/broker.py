@@ -13,7 +13,7 @@ from pathlib import Path
 from console.local.kafka_server import KafkaServer
 from console.local.ports import PortBook
 from runtime import topics
-from runtime.kafka import Admin, wait_for_broker
+from runtime.kafka.admin import Admin, wait_for_broker
 from runtime.settings import KafkaSettings
 
 

@@ -34,7 +34,8 @@ import senders.worker
 from bench.broker import broker
 from console.output import show
 from runtime import ids
-from runtime.kafka import Consumer, Producer
+from runtime.kafka.consumer import Consumer
+from runtime.kafka.producer import Producer
 from runtime.process import Context, run_role
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings, ProviderSettings, Settings

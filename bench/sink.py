@@ -39,7 +39,7 @@ from bench.broker import broker
 from console.local.ports import LOOPBACK, PortBook
 from console.output import show
 from runtime import ids
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord, runs_of
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from schemas.codec import codec

@@ -25,7 +25,8 @@ import psutil
 from bench.broker import broker
 from console.output import show
 from runtime import ids
-from runtime.kafka import BEGINNING, Consumer, Producer
+from runtime.kafka.consumer import BEGINNING, Consumer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings
 from schemas.codec import codec

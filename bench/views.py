@@ -20,7 +20,7 @@ import psutil
 
 from bench.broker import broker
 from console.output import show
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings, ViewSettings
 from runtime.views import View, open_store

@@ -157,7 +157,7 @@ def topics_diff(as_json: _Json = False, state_dir: _StateDir = _STATE_DIR) -> No
     from dataclasses import asdict
 
     from console.local.settings import settings_for
-    from runtime.kafka import Admin
+    from runtime.kafka.admin import Admin
     from runtime.topics import diff
 
     settings = settings_for(state_dir)
@@ -176,7 +176,7 @@ def topics_apply(
     from dataclasses import asdict
 
     from console.local.settings import settings_for
-    from runtime.kafka import Admin
+    from runtime.kafka.admin import Admin
     from runtime.topics import apply
 
     settings = settings_for(state_dir)

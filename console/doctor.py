@@ -38,7 +38,7 @@ from runtime.settings import (
 )
 
 if TYPE_CHECKING:
-    from runtime.kafka import Admin
+    from runtime.kafka.admin import Admin
 
 T = TypeVar("T")
 
@@ -409,7 +409,7 @@ def _copies(admin: Admin, local: bool) -> Iterator[Finding]:
 
 
 def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
-    from runtime.kafka import Admin
+    from runtime.kafka.admin import Admin
     from runtime.lag import unread
     from schemas.topics import catalogue
 

@@ -33,7 +33,7 @@ from producers.reference.keys import Keys
 from producers.reference.resends import Resends
 from producers.reference.store import ReferenceStore
 from runtime.http.serving import listen, serve
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.process import Context
 from runtime.settings import Settings
 from runtime.views import View, start_views

@@ -22,7 +22,8 @@ from processors.refused import ROUNDS, instead
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import Brake
 from runtime.errors import DeadLetterFlood, PublishError, TooLargeError, UnavailableError
-from runtime.kafka import Admin, Producer
+from runtime.kafka.admin import Admin
+from runtime.kafka.producer import Producer
 from runtime.lag import unread
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS

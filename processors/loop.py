@@ -15,7 +15,9 @@ from processors.refused import ROUNDS, instead
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import Brake
 from runtime.errors import DeadLetterFlood, PublishError, TooLargeError
-from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import CommitError, Consumer, FencedError
+from runtime.kafka.producer import Producer
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
 from runtime.process import Context, crash_point

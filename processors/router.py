@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from processors.enrich import RouterViews
 from processors.groups import router_group
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
 from runtime.stores import Store

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from runtime.errors import UnavailableError
-from runtime.kafka import Partition
+from runtime.kafka.client import Partition
 from runtime.records import InRecord
 
 PATIENCE_S = 2.0

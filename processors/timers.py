@@ -28,8 +28,9 @@ from runtime import ids
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import UNDECODABLE, dead_letter, publish_letters
 from runtime.errors import TooLargeError, UnavailableError
-from runtime.kafka import BEGINNING, Consumer, Partition
-from runtime.kafka import Producer as KafkaProducer
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import BEGINNING, Consumer
+from runtime.kafka.producer import Producer as KafkaProducer
 from runtime.logs import get_logger
 from runtime.metrics import TIMER_LATENESS_SECONDS, TIMERS_FIRED, TIMERS_PENDING
 from runtime.process import Context, crash_point

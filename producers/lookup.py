@@ -12,7 +12,8 @@ from typing import NamedTuple, cast
 
 from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.kafka import Consumer, Partition
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import Consumer
 from runtime.records import InRecord
 from runtime.settings import KafkaSettings
 from schemas.codec import DecodeError, codec

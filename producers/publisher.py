@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from producers.notification import Notification, check_key, request_record, to_milliseconds
 from runtime.clock import Clock, system_clock
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.metrics import ACCEPTED
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings

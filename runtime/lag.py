@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from runtime.errors import UnavailableError
-from runtime.kafka import Admin, Partition
+from runtime.kafka.admin import Admin
+from runtime.kafka.client import Partition
 from runtime.logs import get_logger
 from runtime.metrics import CONSUMER_LAG, CONSUMER_STUCK_SECONDS
 from runtime.settings import KafkaSettings

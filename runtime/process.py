@@ -19,7 +19,8 @@ from importlib.metadata import version
 
 from runtime.errors import HeliographError, UnavailableError
 from runtime.health import Health, HealthServer
-from runtime.kafka import EXIT_FATAL, check_cluster
+from runtime.kafka.admin import check_cluster
+from runtime.kafka.client import EXIT_FATAL
 from runtime.logs import configure_logs, get_logger
 from runtime.metrics import BUILD
 from runtime.registry import use_wire_ids

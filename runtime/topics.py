@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from runtime.errors import TopicsError
-from runtime.kafka import Admin
+from runtime.kafka.admin import Admin
 from schemas.topics import catalogue
 
 Profile = Literal["local", "default"]

@@ -18,7 +18,8 @@ from runtime import dead_letters
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError, TopicsError, UnavailableError
 from runtime.health import Health
-from runtime.kafka import BEGINNING, Consumer, Partition
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.logs import get_logger
 from runtime.metrics import VIEW_AGE_SECONDS, VIEW_KEYS
 from runtime.records import InRecord, OutRecord

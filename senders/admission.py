@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from runtime.kafka import Partition
+from runtime.kafka.client import Partition
 from runtime.records import InRecord
 from schemas.events import LANES, ChannelMessage
 from senders.accounts import LANE_SHARE, Accounts

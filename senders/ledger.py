@@ -17,7 +17,8 @@ from uuid import UUID
 from runtime.clock import Clock
 from runtime.dead_letters import UNDECODABLE, dead_letter
 from runtime.errors import UnavailableError
-from runtime.kafka import BEGINNING, Consumer, Partition
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.logs import get_logger
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
-from runtime.kafka import Partition
+from runtime.kafka.client import Partition
 from runtime.records import InRecord, size_of
 from schemas.events import LANES
 from senders.accounts import LANE_SHARE

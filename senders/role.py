@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from runtime.clock import system_clock
 from runtime.consent import has_opt_outs
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
 from runtime.stores import Store

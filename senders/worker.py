@@ -24,7 +24,8 @@ from typing import Protocol
 from runtime.clock import Clock, Ticks, system_clock, system_ticks
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, publish_letters
 from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
-from runtime.kafka import BEGINNING, CommitError, Consumer, FencedError, Partition
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import BEGINNING, CommitError, Consumer, FencedError
 from runtime.logs import get_logger
 from runtime.metrics import COMMIT_SECONDS, DUPLICATES_DROPPED, IN_DOUBT, IN_FLIGHT, PARKED
 from runtime.process import Context, crash_point, exit_now

@@ -21,7 +21,9 @@ from runtime.clock import Clock, system_clock
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, dead_letter, publish_letters
 from runtime.errors import DeadLetterFlood, HeliographError, UnavailableError
 from runtime.health import Reason
-from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import CommitError, Consumer, FencedError
+from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.logs import get_logger
 from runtime.metrics import BATCHED

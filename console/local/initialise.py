@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runtime import topics
-from runtime.kafka import Admin
+from runtime.kafka.admin import Admin
 from runtime.settings import Settings
 
 INITIALISERS: tuple[str, ...] = (

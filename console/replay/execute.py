@@ -18,7 +18,7 @@ from console.replay.source import Reader
 from console.replay.store import Replay, ReplayStore
 from runtime.clock import Clock, system_clock
 from runtime.errors import HeliographError
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.process import crash_point
 from runtime.records import InRecord, OutRecord
 from runtime.settings import KafkaSettings

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from console.replay.plan import Place
 from runtime.errors import UnavailableError
-from runtime.kafka import Consumer, Partition
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import Consumer
 from runtime.records import InRecord
 from runtime.settings import KafkaSettings
 

@@ -13,7 +13,7 @@ from producers.callbacks.registry import KINDS, create_vendors
 from runtime.callbacks import PATH
 from runtime.errors import SettingsError
 from runtime.http.serving import listen, serve
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.logs import get_logger
 from runtime.process import Context, crash_point
 from runtime.settings import CallbackSettings, Settings

@@ -23,7 +23,7 @@ from producers.reference.database import Database
 from producers.reference.hygiene import Hygiene
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
-from runtime.kafka import CommitError, Consumer, FencedError
+from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.logs import get_logger
 from runtime.metrics import FEEDBACK_RUNNING
 from runtime.records import InRecord

@@ -26,7 +26,7 @@ from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
 from producers.reference.set_aside import OutboxEntry, SetAside
 from runtime.clock import system_clock
 from runtime.errors import PublishError, TooLargeError
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.logs import get_logger
 from runtime.metrics import OUTBOX_PENDING, OUTBOX_SET_ASIDE, RELAYED
 from runtime.process import Context, crash_point

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runtime import topics
-from runtime.kafka import Admin
+from runtime.kafka.admin import Admin
 from runtime.settings import KafkaSettings
 from schemas.topics import RECEIPTS
 from tests.e2e.conftest import Stack

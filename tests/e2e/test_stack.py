@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings
 from schemas.topics import catalogue

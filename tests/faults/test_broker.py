@@ -12,7 +12,7 @@ import pytest
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_clock
 from runtime.errors import HeliographError
-from runtime.kafka import Admin
+from runtime.kafka.admin import Admin
 from runtime.settings import KafkaSettings
 from tests.faults.load import Load
 from tests.faults.oracle import violations

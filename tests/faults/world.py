@@ -21,7 +21,8 @@ from console.evidence import Book, Evidence, Places, gather, local_places, repor
 from console.local import stack
 from console.local.ports import LOOPBACK
 from runtime.errors import HeliographError
-from runtime.kafka import BEGINNING, Admin, Consumer
+from runtime.kafka.admin import Admin
+from runtime.kafka.consumer import BEGINNING, Consumer
 from schemas.codec import DecodeError, codec
 from schemas.topics import STATUS, TIMERS
 

@@ -17,7 +17,7 @@ import pytest
 from console.local.kafka_server import KafkaServer
 from console.local.ports import LOOPBACK, PortBook
 from runtime import topics
-from runtime.kafka import Admin, wait_for_broker
+from runtime.kafka.admin import Admin, wait_for_broker
 from runtime.settings import KafkaSettings
 from tests.support import stack
 

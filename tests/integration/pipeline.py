@@ -17,7 +17,8 @@ import pytest
 
 from console.local.ports import PortBook
 from runtime import ids
-from runtime.kafka import BEGINNING, Consumer, Producer
+from runtime.kafka.consumer import BEGINNING, Consumer
+from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord
 from runtime.settings import KafkaSettings
 from schemas.codec import DecodeError, codec

@@ -23,7 +23,7 @@ from console.local.ports import PortBook
 from console.local.postgres_server import PostgresServer
 from producers.reference.keys import create_api_key
 from producers.reference.schema import migrate
-from runtime.kafka import BEGINNING, Consumer
+from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.records import InRecord
 from runtime.settings import KafkaSettings
 from tests.integration.conftest import Broker, until

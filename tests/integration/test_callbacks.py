@@ -25,7 +25,7 @@ from producers.callbacks.records import fact_record, receipt_of, receipt_record
 from producers.callbacks.vendor import Report
 from runtime import ids
 from runtime.callbacks import Subject, callback_url
-from runtime.kafka import Consumer
+from runtime.kafka.consumer import Consumer
 from runtime.records import InRecord, OutRecord
 from runtime.settings import ProviderSettings
 from schemas.codec import codec

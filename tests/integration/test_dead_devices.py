@@ -19,7 +19,7 @@ import pytest
 from console.local.ports import PortBook
 from console.local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
 from runtime import ids
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.status import message_status, status_record
 from schemas.codec import codec

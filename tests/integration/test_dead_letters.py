@@ -19,7 +19,9 @@ import pytest
 from console.local.ports import PortBook
 from processors.groups import TIMERS_GROUP, router_group
 from runtime import ids
-from runtime.kafka import Admin, Partition, Producer
+from runtime.kafka.admin import Admin
+from runtime.kafka.client import Partition
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS, dispatch_topic, requests_topic

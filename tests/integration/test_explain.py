@@ -18,7 +18,7 @@ from console.api.status import Statuses, StatusStore
 from console.audit import audit_hours
 from producers.http.app import HANDLERS
 from runtime import ids
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from schemas.codec import codec

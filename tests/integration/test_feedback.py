@@ -23,7 +23,7 @@ from producers.reference.resends import RESENDABLE_MS, forgotten_below
 from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord
 from runtime.settings import PostgresSettings
 from schemas.codec import codec

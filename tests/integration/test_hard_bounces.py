@@ -17,7 +17,7 @@ import pytest
 
 from console.local.ports import PortBook
 from runtime import ids
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.status import message_status, opted_out, status_record
 from schemas.codec import codec

@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 
 from runtime.clock import system_clock
-from runtime.kafka import Admin, Producer
+from runtime.kafka.admin import Admin
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import ViewSettings
 from runtime.stores import MemoryStore

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from runtime.kafka import BEGINNING, Consumer
+from runtime.kafka.consumer import BEGINNING, Consumer
 from schemas.codec import codec
 from schemas.topics import STATUS
 from tests.integration.conftest import until

@@ -12,7 +12,7 @@ from producers.lookup import find_request
 from producers.reference.database import Database
 from producers.reference.resends import Resends
 from runtime import ids
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import PostgresSettings
 from schemas.codec import codec

@@ -21,7 +21,9 @@ import pytest
 from console.local.ports import PortBook
 from runtime import ids
 from runtime.dead_letters import dead_letter
-from runtime.kafka import Admin, Consumer, Producer
+from runtime.kafka.admin import Admin
+from runtime.kafka.consumer import Consumer
+from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, requests_topic

@@ -15,7 +15,7 @@ import pytest
 
 from processors.timers import Timers
 from runtime import ids
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.process import Context
 from runtime.records import OutRecord
 from runtime.settings import Settings

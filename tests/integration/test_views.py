@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import SettingsError
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.stores import MemoryStore, RocksStore, Store
 from runtime.views import MAX_POSITION_AGE_MS, View

@@ -22,7 +22,9 @@ import pytest
 from processors.groups import router_group
 from producers.reference.feedback import GROUP as HYGIENE_GROUP
 from runtime import ids, kafka
-from runtime.kafka import BEGINNING, Admin, Consumer, Partition
+from runtime.kafka.admin import Admin
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.lag import unread
 from runtime.records import InRecord, OutRecord
 from runtime.status import message_status

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from runtime.errors import TooLargeError
-from runtime.kafka import Partition
+from runtime.kafka.client import Partition
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
 from runtime.settings import BreakerSettings, SenderSettings, Settings

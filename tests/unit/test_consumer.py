@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime.kafka import Consumer
+from runtime.kafka.consumer import Consumer
 
 
 class Message:

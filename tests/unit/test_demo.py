@@ -11,7 +11,7 @@ import pytest
 from console.demo import EXAMPLES, GONE, publications
 from console.evidence import Evidence, Message, compare
 from producers.publisher import Publisher
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings
 

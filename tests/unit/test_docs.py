@@ -44,7 +44,7 @@ def test_every_file_that_is_named_exists(document: Path) -> None:
 
 
 def test_a_file_that_does_not_exist_is_noticed() -> None:
-    text = "see `runtime/kafka.py`, `runtime/nothing.py` and [it](docs/nothing.md)"
+    text = "see `runtime/kafka/consumer.py`, `runtime/nothing.py` and [it](docs/nothing.md)"
     assert missing_paths(text) == ["runtime/nothing.py", "docs/nothing.md"]
 
 

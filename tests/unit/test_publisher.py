@@ -10,7 +10,7 @@ import pytest
 
 from producers.publisher import MAX_BATCH, AsyncPublisher, Publication, Publisher
 from runtime.errors import PublishError
-from runtime.kafka import Producer
+from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings
 

@@ -21,7 +21,9 @@ from runtime import ids
 from runtime.clock import system_clock
 from runtime.dead_letters import CUT, dead_letter, is_cut, publish_letters, smaller
 from runtime.errors import PublishError, TooLargeError
-from runtime.kafka import CommitError, Consumer, Partition, Producer
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import CommitError, Consumer
+from runtime.kafka.producer import Producer
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
 from runtime.settings import Settings

@@ -12,7 +12,9 @@ import pytest
 
 from processors.enrich import decode_request
 from runtime.errors import PublishError, UnavailableError
-from runtime.kafka import CommitError, Consumer, FencedError, Partition, Producer
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import CommitError, Consumer, FencedError
+from runtime.kafka.producer import Producer
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord, Run, runs_of
 from runtime.settings import DeadLetterSettings, Settings, SinkSettings

@@ -16,7 +16,7 @@ from processors.timer_heap import Heap, Room
 from processors.timers import HELD_BYTES, WITHDRAW_BEFORE_MS, Timers
 from runtime import ids
 from runtime.errors import PublishError, TooLargeError, UnavailableError
-from runtime.kafka import Partition
+from runtime.kafka.client import Partition
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
 from runtime.settings import Settings

@@ -19,8 +19,10 @@ from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 
 from processors.app import DrainingConsumer, create_app
 from processors.tolerant import TolerantRecords
-from runtime import kafka, views
-from runtime.kafka import CommitError, Consumer, FencedError, Partition
+from runtime import views
+from runtime.kafka import consumer as kafka_consumer
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.lag import _measured, unread
 from runtime.records import InRecord
 from runtime.settings import KafkaSettings, Settings
@@ -100,9 +102,9 @@ def test_a_marker_alone_moves_the_position_and_silence_after_it_is_no_stall(monk
     assert one.consume(10, 1) == []
     assert one.progress() == {HERE: 7}
     now = [0.0]
-    monkeypatch.setattr(kafka.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
+    monkeypatch.setattr(kafka_consumer.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
     monkeypatch.setattr(one, "offset_range", lambda *_, **__: (0, 7))
-    monkeypatch.setattr(kafka.os, "_exit", lambda code: pytest.fail(f"ended with {code}"))  # type: ignore[attr-defined]
+    monkeypatch.setattr(kafka_consumer.os, "_exit", lambda code: pytest.fail(f"ended with {code}"))  # type: ignore[attr-defined]
     while now[0] < 100:
         assert one.consume(10, 1) == []
         now[0] += 1
@@ -117,9 +119,9 @@ def test_records_that_are_not_fetched_still_end_the_process(monkeypatch: pytest.
         raise Ended(code)
 
     one, now = consumer(Library()), [0.0]
-    monkeypatch.setattr(kafka.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
+    monkeypatch.setattr(kafka_consumer.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
     monkeypatch.setattr(one, "offset_range", lambda *_, **__: (0, 7))
-    monkeypatch.setattr(kafka.os, "_exit", ended)  # type: ignore[attr-defined]
+    monkeypatch.setattr(kafka_consumer.os, "_exit", ended)  # type: ignore[attr-defined]
     with pytest.raises(Ended):
         while now[0] < 100:
             one.consume(10, 1)

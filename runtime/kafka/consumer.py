@@ -1,0 +1,381 @@
+"""The consumer: read committed, offsets committed by hand after the effect, positions and not last offsets.
+
+May import confluent_kafka. Never: Avro, a decision about a record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from operator import methodcaller
+from typing import Any, NoReturn
+
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer as _Consumer
+
+from runtime.errors import TopicsError, UnavailableError
+from runtime.kafka.client import EXIT_FATAL, Partition, client_config, ignore_error, log
+from runtime.records import Headers, InRecord, Run
+from runtime.settings import KafkaSettings
+
+_FENCED = frozenset(
+    {
+        KafkaError._ASSIGNMENT_LOST,
+        KafkaError._FENCED,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+    }
+)
+START_PATIENCE_S = 30.0
+"""Below every max.poll.interval: heartbeats go on meanwhile."""
+STALL_CHECK_S = 15.0
+"""Silence after which a consumer asks whether there is something to read; after twice that it has stalled."""
+
+
+class FencedError(Exception):
+    """The group no longer counts us as the owner: whatever we were about to do belongs to somebody else now."""
+
+
+class CommitError(Exception):
+    """The commit was not confirmed; it may or may not have happened."""
+
+
+# Not `message.headers()`: it returns a list although it has failed, and once the interpreter has specialised that call, it
+# looks at the error only several calls later. A call from C looks at it at once.
+_headers_of = methodcaller("headers")
+
+
+def _in_record(message: Message) -> InRecord:
+    try:
+        headers: Headers = _headers_of(message) or ()
+    except (UnicodeDecodeError, SystemError):
+        # A header's name is not UTF-8, which Kafka does not mind. The record goes on without headers. The client keeps the
+        # list it could not finish, with a hole where the name should be: who touches that dies of a null pointer.
+        message.set_headers([])
+        headers = ()
+    return InRecord(
+        message.topic(), message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value(),
+        headers,
+    )  # fmt: skip
+
+
+def _record_at(run: Sequence[Message], index: int) -> InRecord:
+    return _in_record(run[index])
+
+
+class Consumer:
+    """A consumer whose offsets are committed by its owner only, after the effect. Every call from one thread.
+
+    `group` None gives a reader that owns what it assigns itself and commits nothing.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, *, client_id: str, group: str | None, session_timeout_ms: int = 10_000,
+        fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000, notice_end: bool = False,
+    ) -> None:  # fmt: skip
+        self.reached_end: set[Partition] = set()
+        """With `notice_end`: partitions read up to the end they had, compaction gaps included."""
+        self._notice_end = notice_end
+        self._generation = 0
+        self._next: dict[Partition, int] = {}  # where each assigned partition goes on, negative before it was read
+        self._committed: dict[Partition, int] = {}
+        self._fenced = False
+        self._behind: set[Partition] = set()
+        self.current_at = float("-inf")
+        """When every assigned partition was last known to be read to its end, by time.monotonic()."""
+        self._paused: set[Partition] = set()
+        self._silent_since: float | None = None
+        self._missed: set[Partition] = set()  # had something to read at the last check
+        self._consumer = _Consumer(
+            {
+                **client_config(settings, client_id),
+                "group.id": group or f"reader-{client_id}",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "partition.assignment.strategy": "range",
+                "session.timeout.ms": session_timeout_ms,
+                "heartbeat.interval.ms": min(2_000, session_timeout_ms // 3),
+                "max.poll.interval.ms": max_poll_interval_ms,
+                "fetch.wait.max.ms": fetch_wait_ms,
+                "fetch.min.bytes": fetch_min_bytes,
+                "queued.max.messages.kbytes": queued_kbytes,
+                "fetch.error.backoff.ms": 50,
+                # Not only for `reached_end`: what is no record (a transaction's marker, its aborted records, what compaction
+                # took away) comes as no message, and the end of the partition is how we hear that it was passed.
+                "enable.partition.eof": True,
+                "error_cb": ignore_error,
+            }
+        )
+
+    def subscribe(
+        self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None] | None = None,
+        on_revoke: Callable[[list[Partition]], None] | None = None, on_lost: Callable[[list[Partition]], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Join the group. `on_assign` may return offsets to start at (-2 is the beginning), by default the committed."""
+
+        def assigned(consumer: Any, partitions: list[TopicPartition]) -> None:
+            given = [(p.topic, p.partition) for p in partitions]
+            starts = on_assign(given) if on_assign else None
+            if not starts and given:
+                starts = self._committed_starts(given)
+            if starts:
+                self._assigned({partition: starts[partition] for partition in given})
+                consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in self._next.items()])
+
+        def revoked(_: Any, partitions: list[TopicPartition]) -> None:
+            self._assigned({})
+            if on_revoke:
+                on_revoke([(p.topic, p.partition) for p in partitions])
+
+        def lost(_: Any, partitions: list[TopicPartition]) -> None:
+            self._assigned({})
+            handler = on_lost or on_revoke
+            if handler:
+                handler([(p.topic, p.partition) for p in partitions])
+
+        self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def _committed_starts(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
+        """Where the group stands. Asked for here because librdkafka 2.16 asks once: when the broker answers that it is no
+        longer the coordinator (a restart at the wrong moment), the partitions are owned and never read."""
+        deadline = time.monotonic() + START_PATIENCE_S
+        while True:
+            try:
+                committed = self.committed(partitions, timeout_s=5)
+            except UnavailableError as exc:
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("%s; trying again", exc)
+                time.sleep(0.2)
+            else:
+                return {p: offset if offset >= 0 else OFFSET_BEGINNING for p, (offset, _) in committed.items()}
+
+    def assign(self, offsets: Mapping[Partition, int]) -> None:
+        """Own these partitions from these offsets on (-2 is the beginning), without a group."""
+        self._assigned(offsets)
+        self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in offsets.items()])
+
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+        """Up to `max_records`, as soon as one is there and what is queued behind it; [] after `timeout_s`."""
+        return [_in_record(message) for run in self._fetch(max_records, timeout_s) for message in run]
+
+    def consume_runs(self, max_records: int, timeout_s: float) -> list[Run]:
+        """The same as runs, at a third of the cost for who needs no more than the values."""
+        return [
+            Run(
+                run[0].topic(), run[0].partition(), [message.value() for message in run], partial(_record_at, run),
+                run[-1].offset() + 1,
+            )
+            for run in self._fetch(max_records, timeout_s)
+        ]  # fmt: skip
+
+    def _fetch(self, max_records: int, timeout_s: float) -> list[list[Message]]:
+        """Runs of messages of one partition each.
+
+        What an assignment brought that ended meanwhile is left out: whoever owns its partition now reads it.
+        """
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            self._watch()
+            return []
+        self._silent_since = None
+        messages = [first]
+        if max_records > 1:
+            generation = self._generation
+            messages += self._consumer.consume(max_records - 1, 0)
+            if generation != self._generation:
+                # The partitions changed hands within that call. Nothing in it is of the new assignment, whose first fetch
+                # takes longer than the call, which does not wait.
+                return []
+        runs: list[list[Message]] = []
+        ends: list[Message] = []
+        current: Partition | None = None
+        for message in messages:
+            if message.error() is not None:
+                if message.error().code() == KafkaError._PARTITION_EOF:
+                    ends.append(message)
+                else:
+                    self._told(message)
+                continue
+            partition = message.topic(), message.partition()
+            if partition != current:
+                current = partition
+                runs.append([])
+            runs[-1].append(message)
+        for run in runs:
+            partition = run[-1].topic(), run[-1].partition()
+            self._next[partition] = run[-1].offset() + 1
+            self._behind.add(partition)
+        for end in ends:
+            self._ended(end.topic(), end.partition(), end.offset())
+        return runs
+
+    def _ended(self, topic: str, partition: int, end: int) -> None:
+        """Everything below `end` was read, when the broker had no more than that."""
+        read_on = self._next.get((topic, partition), end)
+        self._next[topic, partition] = max(end, read_on)
+        if self._notice_end:
+            self.reached_end.add((topic, partition))
+        if read_on <= end:
+            self._behind.discard((topic, partition))
+            if not self._behind:
+                self.current_at = time.monotonic()
+
+    def _told(self, message: Message) -> None:
+        """The client says something in a message's place."""
+        error = message.error()
+        assert error is not None
+        if error.fatal():
+            self._fenced = True
+            raise FencedError(error.str())
+        if error.code() == KafkaError._MAX_POLL_EXCEEDED:
+            self._fenced = True
+            raise FencedError("the loop was stopped for longer than max.poll.interval.ms")
+        log.debug("consumer: %s", error.str())
+
+    def progress(self) -> dict[Partition, int]:
+        """Where partitions go on that were read further than was committed: what is no record counts as read.
+
+        To be committed when everything that was taken is done, and at no other time. {} after a FencedError, until the
+        group gives partitions again: the owner has forgotten what it took.
+        """
+        if self._fenced:
+            return {}
+        return {p: offset for p, offset in self._next.items() if offset > max(0, self._committed.get(p, 0))}
+
+    def position(self, partition: Partition) -> int | None:
+        """Where an assigned partition goes on, None before it was read or once it is another's."""
+        offset = self._next.get(partition, -1)
+        return None if offset < 0 else offset
+
+    def _assigned(self, offsets: Mapping[Partition, int]) -> None:
+        self._generation += 1
+        self._next, self._silent_since = dict(offsets), None
+        self._committed, self._fenced = dict(offsets), False
+        self._behind = set(offsets)
+        self._paused.clear()
+        self._missed.clear()
+
+    def _watch(self) -> None:
+        """End the process when partitions of ours have records that librdkafka does not fetch.
+
+        After a broker's restart 2.16 was seen to own partitions, send heartbeats and never a fetch, through every further
+        rebalance (the sink stood still so, with no error). A new process reads on.
+        """
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        if now - self._silent_since < STALL_CHECK_S or not self._next:
+            return
+        self._silent_since = now
+        try:
+            waiting = {partition for partition in self._next.keys() - self._paused if self._has_more(partition)}
+        except UnavailableError:
+            waiting = set()
+        else:
+            if not waiting:
+                self._behind.clear()
+                self.current_at = time.monotonic()
+        if still := waiting & self._missed:
+            log.critical("stalled: %s partitions have records that are not fetched; exiting", len(still))
+            os._exit(EXIT_FATAL)
+        self._missed = waiting
+
+    def _has_more(self, partition: Partition) -> bool:
+        low, high = self.offset_range(partition, timeout_s=2)  # up to the first open transaction: what may be read
+        return max(self._next[partition], low) < high
+
+    def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None:
+        """Commit synchronously. Raises FencedError when the group refuses us, CommitError when it is not confirmed."""
+        if not offsets:
+            return
+        notes = metadata or {}
+        wanted = [TopicPartition(t, p, o, metadata=notes.get((t, p), "")) for (t, p), o in offsets.items()]
+        try:
+            results = self._consumer.commit(offsets=wanted, asynchronous=False)
+        except KafkaException as exc:
+            self._refused(exc.args[0])
+        for result in results or ():
+            if result.error is not None:
+                self._refused(result.error)
+        self._committed.update(offsets)
+
+    def _refused(self, error: KafkaError) -> NoReturn:
+        if error.code() in _FENCED:
+            self._fenced = True
+            raise FencedError(error.str())
+        raise CommitError(error.str())
+
+    def committed(self, partitions: Iterable[Partition], timeout_s: float = 10) -> dict[Partition, tuple[int, str]]:
+        """Committed (offset, metadata) per partition; offset -1 where nothing is committed. Raises UnavailableError."""
+        try:
+            results = self._consumer.committed([TopicPartition(t, p) for t, p in partitions], timeout=timeout_s)
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read committed offsets: {exc.args[0].str()}") from exc
+        found = {}
+        for result in results:
+            if result.error is not None:
+                raise UnavailableError(f"cannot read committed offsets: {result.error.str()}")
+            offset = result.offset if result.offset >= 0 else -1
+            found[result.topic, result.partition] = (offset, result.metadata or "")
+        return found
+
+    def offset_range(self, partition: Partition, timeout_s: float = 10) -> tuple[int, int]:
+        """(first, end) offsets that may be read: an open transaction is beyond the end. Raises UnavailableError."""
+        try:
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=timeout_s)
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read the end of {partition[0]}: {exc.args[0].str()}") from exc
+        return low, high
+
+    def offsets_at(self, times: Mapping[Partition, int], timeout_s: float = 10) -> dict[Partition, int]:
+        """The first offset at or after a time (ms since 1970), the end where nothing is that late. Raises UnavailableError."""
+        try:
+            results = self._consumer.offsets_for_times(
+                [TopicPartition(t, p, at) for (t, p), at in times.items()], timeout=timeout_s
+            )
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot look up times: {exc.args[0].str()}") from exc
+        found = {}
+        for result in results:
+            if result.error is not None:
+                raise UnavailableError(f"cannot look up times: {result.error.str()}")
+            partition = (result.topic, result.partition)
+            found[partition] = result.offset if result.offset >= 0 else self.offset_range(partition, timeout_s)[1]
+        return found
+
+    def partitions_of(self, topic: str, timeout_s: float = 10) -> list[Partition]:
+        """Every partition of a topic. Raises TopicsError when there is none, UnavailableError without a broker."""
+        try:
+            metadata = self._consumer.list_topics(topic, timeout=timeout_s)
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot reach Kafka: {exc.args[0].str()}") from exc
+        found = metadata.topics[topic]
+        if found.error is not None or not found.partitions:
+            raise TopicsError(f"topic {topic} does not exist; run `heliograph topics apply`")
+        return [(topic, partition) for partition in sorted(found.partitions)]
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Fetch nothing more of these until resumed."""
+        partitions = list(partitions)
+        self._paused.update(partitions)
+        self._consumer.pause([TopicPartition(t, p) for t, p in partitions])
+
+    def resume(self, partitions: Iterable[Partition]) -> None:
+        """Undo pause."""
+        partitions = list(partitions)
+        self._paused.difference_update(partitions)
+        self._consumer.resume([TopicPartition(t, p) for t, p in partitions])
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+
+BEGINNING = OFFSET_BEGINNING
