@@ -70,7 +70,7 @@ def _lanes(lane: Lane | None) -> list[str]:
 @run_app.command("api")
 def run_api() -> None:
     """HTTP: ingest, reference data, status."""
-    from console.server import new_event_loop, run
+    from api.role import new_event_loop, run
     from runtime.process import run_role
 
     raise SystemExit(run_role("api", load_settings(), run, serve_health=False, loop_factory=new_event_loop))

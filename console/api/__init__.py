@@ -1,1 +1,1 @@
-"""The API over the stores of analytics: status of notifications; mounted by console/server.py."""
+"""The API over the stores of analytics: status of notifications; mounted by api/role.py."""

@@ -18,10 +18,10 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse
 
+from api.ingest import SOURCE, correlation_id_of, traceparent_of
+from api.path_ids import PathId
+from api.requests import read_headers
 from console.api.status import PREFIX, Authenticate, Caller, Found, Statuses, accepted_at_of, links, rollup
-from producers.http.ingest import SOURCE, correlation_id_of, traceparent_of
-from producers.http.path_ids import PathId
-from producers.http.requests import read_headers
 from producers.lookup import Original
 from producers.notification import request_record
 from producers.reference.resends import is_resendable

@@ -12,9 +12,9 @@ from uuid import UUID
 from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
+from api.path_ids import PathId
 from console.api.status import PREFIX, Authenticate, Caller, Found, Statuses, accepted_at_of
 from console.api.story import Facts, explain_facts
-from producers.http.path_ids import PathId
 
 
 class Store(Protocol):

@@ -15,11 +15,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from api.path_ids import PathId
+from api.requests import JSON_TYPE, read_model
 from console.api.status import Authenticate, Caller
 from processors.rendering import ParsedTemplate
 from producers.addresses import has_control
-from producers.http.path_ids import PathId
-from producers.http.requests import JSON_TYPE, read_model
 from producers.notification import Channel, JsonObject, Locale, Strict
 from producers.reference.store import NotFoundError, ReferenceStore
 from runtime.http.problems import FieldError, Problem, pointer, unavailable

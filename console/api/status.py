@@ -18,7 +18,7 @@ from clickhouse_connect.driver.client import Client
 from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
-from producers.http.path_ids import PathId
+from api.path_ids import PathId
 from runtime.clock import Clock, system_clock
 from runtime.errors import UnavailableError
 from runtime.http.problems import Problem

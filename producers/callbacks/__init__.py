@@ -4,5 +4,5 @@
     registry.py   kind → vendor                      records.py    a report becomes records; pure
     app.py        the routes                         role.py       the life of the process
 
-May import starlette, runtime, producers.http. Never: a store, a look-up, a decision about the next attempt.
+May import starlette, runtime, api. Never: a store, a look-up, a decision about the next attempt.
 """

@@ -1,6 +1,6 @@
 """The role `callbacks`: listens where providers report, behind a public address; health and metrics are on a port of their own.
 
-May import runtime and producers.http. Never: a route, a vendor.
+May import runtime and api. Never: a route, a vendor.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Users, preferences, templates and suppressions: reads, and writes that share a transaction with their outbox rows.
 
 Every write first locks the row of its entity, so the outbox rows of one key are in the order of the commits.
-May import psycopg. Never: checks of what a caller wrote (producers/http), publishing (the relay).
+May import psycopg. Never: checks of what a caller wrote (api), publishing (the relay).
 """
 
 from __future__ import annotations

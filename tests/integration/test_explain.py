@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 
+from api.app import HANDLERS
 from console.api.explain import explain_router
 from console.api.status import Statuses, StatusStore
 from console.audit import audit_hours
-from producers.http.app import HANDLERS
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord

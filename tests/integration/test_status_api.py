@@ -11,8 +11,8 @@ from uuid import uuid4
 import pytest
 from fastapi import FastAPI, Request
 
+from api.app import HANDLERS
 from console.api.status import Statuses, StatusStore, routes
-from producers.http.app import HANDLERS
 from runtime import ids
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339

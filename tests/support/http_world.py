@@ -11,10 +11,10 @@ import httpx
 from pydantic_core import to_json
 from starlette.types import ASGIApp
 
+from api.app import Deps, create_app
+from api.reference.propagation import Propagation
+from api.requests import Authenticator
 from console.api.preview import preview_router
-from producers.http.app import Deps, create_app
-from producers.http.propagation import Propagation
-from producers.http.requests import Authenticator
 from producers.reference.keys import Keys
 from producers.reference.store import (
     MAX_PAGE_BYTES,

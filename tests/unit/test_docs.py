@@ -17,7 +17,19 @@ from runtime import metrics, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = ("schemas", "runtime", "producers", "processors", "senders", "sinks", "console", "examples", "tests", "docs")
+FOLDERS = (
+    "schemas",
+    "runtime",
+    "producers",
+    "processors",
+    "senders",
+    "sinks",
+    "api",
+    "console",
+    "examples",
+    "tests",
+    "docs",
+)
 _CODE = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*|[\w-]+\.(?:toml|md|lock)")
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")

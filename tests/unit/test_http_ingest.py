@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from producers.http.ingest import ITEMS_A_TURN, MAX_REMEMBERED, REMEMBER_S, Batcher, Ingest, RecentAcceptances
-from producers.http.requests import MAX_BODY_BYTES, Authenticator
-from producers.http.templates import Known, TemplateCatalogue
+from api.ingest import ITEMS_A_TURN, MAX_REMEMBERED, REMEMBER_S, Batcher, Ingest, RecentAcceptances
+from api.reference.catalogue import Known, TemplateCatalogue
+from api.requests import MAX_BODY_BYTES, Authenticator
 from producers.reference.idempotency import Claim, Owner
 from producers.reference.keys import Caller, Keys
 from producers.reference.store import ReferenceStore

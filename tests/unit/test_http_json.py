@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.http.strict_json import body_hash, parse_json
+from api.strict_json import body_hash, parse_json
 from runtime.http.problems import Problem, pointer
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from producers.http.rate_limit import MAX_BUCKETS, RateLimiter
-from producers.http.requests import Authenticator
+from api.rate_limit import MAX_BUCKETS, RateLimiter
+from api.requests import Authenticator
 from producers.reference.keys import Keys
 from runtime.http.problems import Problem
 from tests.unit.test_http_ingest import FakeKeys, World

@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import pytest
 
-from producers.http.requests import MAX_BODY_BYTES
-from producers.http.suppressions import MAX_IMPORT_BYTES
+from api.reference.suppressions import MAX_IMPORT_BYTES
+from api.requests import MAX_BODY_BYTES
 from tests.contract.test_fuzz_templates import DATA, hostile
 from tests.support.http_world import NOW, HttpWorld
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.http.suppressions import CSV_TYPE, JSONL_TYPES, MAX_LINE_BYTES, read_import
+from api.reference.suppressions import CSV_TYPE, JSONL_TYPES, MAX_LINE_BYTES, read_import
 from runtime.http.problems import Problem
 
 GOOD = {"channel": "email", "address": "a@example.com"}

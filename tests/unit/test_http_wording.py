@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from api.ingest import Bulk
+from api.reference.suppressions import HashedSuppression, NewSuppression
+from api.reference.users_and_templates import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
+from api.requests import check_model
 from console.api.preview import PreviewRequest
-from producers.http.ingest import Bulk
-from producers.http.reference import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
-from producers.http.requests import check_model
-from producers.http.suppressions import HashedSuppression, NewSuppression
 from producers.notification import Content, DeviceToken, Notification, Routing, TemplateRef, To
 from runtime.http.problems import MAX_ERRORS, Problem
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from producers.http.propagation import Propagation
-from producers.http.reference import NewUser
-from producers.http.suppressions import NewSuppression
+from api.reference.propagation import Propagation
+from api.reference.suppressions import NewSuppression
+from api.reference.users_and_templates import NewUser
 from producers.reference.keys import hash_secret, parse_key
 from producers.reference.records import profile_row, suppression_row, template_rows
 from producers.reference.relay import Relay, last_per_key

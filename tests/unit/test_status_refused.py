@@ -9,10 +9,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from api.app import HANDLERS
 from console.api.explain import explain_router
 from console.api.listing import listing_router
 from console.api.status import Statuses, StatusStore, routes
-from producers.http.app import HANDLERS
 from producers.reference.keys import Caller
 from runtime import ids
 from runtime.errors import UnavailableError

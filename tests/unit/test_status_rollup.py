@@ -12,9 +12,9 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi import FastAPI
 
+from api.app import HANDLERS
 from console.api import status
 from console.api.status import Found, Statuses, rollup, routes
-from producers.http.app import HANDLERS
 from runtime import ids
 from runtime.errors import UnavailableError
 from schemas.events import states

@@ -18,9 +18,9 @@ from typing import Annotated, Any, NamedTuple, Protocol
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from producers.http.requests import Authenticator, Headers, check_form, check_model, read_body, read_headers
-from producers.http.strict_json import body_hash, parse_json
-from producers.http.templates import TemplateCatalogue
+from api.reference.catalogue import TemplateCatalogue
+from api.requests import Authenticator, Headers, check_form, check_model, read_body, read_headers
+from api.strict_json import body_hash, parse_json
 from producers.notification import TRACEPARENT, Notification, Strict, check_key, json_object, request_record
 from producers.reference.idempotency import Claim, Owner
 from producers.reference.keys import Caller

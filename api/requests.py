@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
-from producers.http.rate_limit import RateLimiter
-from producers.http.strict_json import parse_json
+from api.rate_limit import RateLimiter
+from api.strict_json import parse_json
 from producers.reference.keys import Caller, Keys
 from runtime.errors import UnavailableError
 from runtime.http.problems import FieldError, Problem, invalid, unavailable

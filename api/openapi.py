@@ -13,10 +13,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from producers.http.ingest import BULK_PATH, MAX_ITEMS, PATH, Bulk
-from producers.http.reference import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
-from producers.http.requests import JSON_TYPE, MERGE_PATCH_TYPE
-from producers.http.suppressions import CSV_TYPE, JSONL_TYPES, NewSuppression
+from api.ingest import BULK_PATH, MAX_ITEMS, PATH, Bulk
+from api.reference.suppressions import CSV_TYPE, JSONL_TYPES, NewSuppression
+from api.reference.users_and_templates import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
+from api.requests import JSON_TYPE, MERGE_PATCH_TYPE
 from producers.notification import Notification
 
 Json = dict[str, Any]

@@ -1,6 +1,6 @@
 """The ASGI application: ingest in front, FastAPI for the rest.
 
-    create_app(deps, extra_routes=[...])   deps are made by console/server.py, extra routes come from console/api
+    create_app(deps, extra_routes=[...])   deps are made by api/role.py, extra routes come from console/api
 
 May import fastapi and starlette. Never: settings, the life of a client.
 """
@@ -20,15 +20,15 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from producers.http.docs_page import CSP, docs_page
-from producers.http.ingest import BULK_PATH, PATH, Ingest
-from producers.http.openapi import describe
-from producers.http.path_ids import keep_slashes
-from producers.http.propagation import Propagation
-from producers.http.reference import reference_router
-from producers.http.requests import Authenticator
-from producers.http.suppressions import suppressions_router
-from producers.http.templates import TemplateCatalogue
+from api.docs_page import CSP, docs_page
+from api.ingest import BULK_PATH, PATH, Ingest
+from api.openapi import describe
+from api.path_ids import keep_slashes
+from api.reference.catalogue import TemplateCatalogue
+from api.reference.propagation import Propagation
+from api.reference.suppressions import suppressions_router
+from api.reference.users_and_templates import reference_router
+from api.requests import Authenticator
 from producers.reference.database import InputRefused
 from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError

@@ -15,20 +15,12 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import Field, model_validator
 
+from api.pagination import DEFAULT_LIMIT, Cursor, Limit, invalid_cursor, page, read_cursor, write_cursor
+from api.path_ids import PathId
+from api.reference.propagation import Propagation
+from api.requests import Authenticator, check_model, check_type, media_type, read_body, read_headers, read_model
+from api.strict_json import parse_json
 from producers.addresses import NORMAL_FORMS, has_control
-from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, invalid_cursor, page, read_cursor, write_cursor
-from producers.http.path_ids import PathId
-from producers.http.propagation import Propagation
-from producers.http.requests import (
-    Authenticator,
-    check_model,
-    check_type,
-    media_type,
-    read_body,
-    read_headers,
-    read_model,
-)
-from producers.http.strict_json import parse_json
 from producers.notification import Channel, Line, Strict, Time
 from producers.reference.keys import Caller
 from producers.reference.store import NewSuppression as Stored

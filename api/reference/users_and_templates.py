@@ -15,13 +15,13 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from api.pagination import DEFAULT_LIMIT, Cursor, Limit, page, page_of, read_cursor, write_cursor
+from api.path_ids import PathId
+from api.reference.catalogue import TemplateCatalogue
+from api.reference.propagation import Propagation
+from api.reference.template_work import place_and_check
+from api.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
 from producers.addresses import NORMAL_FORMS, device_token, display_name, has_control
-from producers.http.pages import DEFAULT_LIMIT, Cursor, Limit, page, page_of, read_cursor, write_cursor
-from producers.http.path_ids import PathId
-from producers.http.propagation import Propagation
-from producers.http.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
-from producers.http.template_work import place_and_check
-from producers.http.templates import TemplateCatalogue
 from producers.notification import (
     TEMPLATE_ID,
     Category,

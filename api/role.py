@@ -15,17 +15,17 @@ import uvloop
 from fastapi import APIRouter
 from starlette.routing import BaseRoute
 
+from api.app import Deps, create_app
+from api.ingest import Ingest, RecentAcceptances
+from api.rate_limit import RateLimiter
+from api.reference.catalogue import TemplateCatalogue
+from api.reference.propagation import Propagation
+from api.requests import Authenticator
 from console.api.control import Control, control_router
 from console.api.explain import explain_router
 from console.api.listing import listing_router
 from console.api.preview import preview_router
 from console.api.status import Statuses, StatusStore, routes
-from producers.http.app import Deps, create_app
-from producers.http.ingest import Ingest, RecentAcceptances
-from producers.http.propagation import Propagation
-from producers.http.rate_limit import RateLimiter
-from producers.http.requests import Authenticator
-from producers.http.templates import TemplateCatalogue
 from producers.lookup import find_request
 from producers.reference.database import Database
 from producers.reference.idempotency import IdempotencyKeys

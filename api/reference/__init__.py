@@ -1,0 +1,4 @@
+"""Routes of reference data: users, templates, suppressions.
+
+May import starlette, fastapi, producers.reference. Never: SQL.
+"""
