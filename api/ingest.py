@@ -21,7 +21,15 @@ from starlette.types import Receive, Scope, Send
 from api.reference.catalogue import TemplateCatalogue
 from api.requests import Authenticator, Headers, check_form, check_model, read_body, read_headers
 from api.strict_json import body_hash, parse_json
-from producers.notification import TRACEPARENT, Notification, Strict, check_key, json_object, request_record
+from producers.notification import (
+    HTTP_SOURCE,
+    TRACEPARENT,
+    Notification,
+    Strict,
+    check_key,
+    json_object,
+    request_record,
+)
 from producers.reference.idempotency import Claim, Owner
 from producers.reference.keys import Caller
 from runtime import ids
@@ -36,7 +44,6 @@ from runtime.status import rfc3339
 log = get_logger("ingest")
 PATH = "/v1/notifications"
 BULK_PATH = f"{PATH}/bulk"
-SOURCE = "http"
 MAX_ITEMS = 1_000
 """Of a bulk, and of an array of recipients."""
 ITEMS_A_TURN = 100
@@ -331,7 +338,7 @@ class Ingest:
 
     async def _publish(self, post: _Post, notification_id: str, accepted_at: int) -> None:
         request = post.notification.to_request(
-            post.tenant, accepted_at, idempotency_key=post.key, correlation_id=post.correlation_id, source=SOURCE,
+            post.tenant, accepted_at, idempotency_key=post.key, correlation_id=post.correlation_id, source=HTTP_SOURCE,
             notification_id=notification_id,
         )  # fmt: skip
         try:

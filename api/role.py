@@ -17,16 +17,15 @@ from starlette.routing import BaseRoute
 
 from api.app import Deps, create_app
 from api.ingest import Ingest, RecentAcceptances
+from api.notifications.control import control_router
+from api.notifications.explain import explain_router
+from api.notifications.listing import listing_router
+from api.notifications.status import status_router
 from api.rate_limit import RateLimiter
 from api.reference.catalogue import TemplateCatalogue
+from api.reference.preview import preview_router
 from api.reference.propagation import Propagation
 from api.requests import Authenticator
-from console.api.control import Control, control_router
-from console.api.explain import explain_router
-from console.api.listing import listing_router
-from console.api.preview import preview_router
-from console.api.status import Statuses, StatusStore, routes
-from producers.lookup import find_request
 from producers.reference.database import Database
 from producers.reference.idempotency import IdempotencyKeys
 from producers.reference.keys import Keys
@@ -40,6 +39,9 @@ from runtime.views import View, start_views
 from runtime.workers import Workers
 from schemas.events import Template
 from schemas.topics import TEMPLATES
+from tracking.control import Control
+from tracking.original import find_request
+from tracking.status import Statuses, StatusStore
 
 LINGER_MS = 1.0
 
@@ -55,7 +57,7 @@ def _store_routes(
     statuses = Statuses(store, recent.find)
     control = Control(statuses, producer, Resends(database), partial(find_request, settings.kafka))
     return [
-        listing_router(store, authenticator), routes(statuses, authenticator), control_router(control, authenticator),
+        listing_router(store, authenticator), status_router(statuses, authenticator), control_router(control, authenticator),
         explain_router(store, statuses, authenticator),
     ]  # fmt: skip
 

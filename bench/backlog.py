@@ -25,7 +25,7 @@ from uuid import uuid4
 
 import senders.role
 from bench.broker import broker
-from console.output import show
+from console.commands.output import show
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.process import run_role

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.sender import quantile
+from console.commands.output import show
 from console.local import stack
-from console.output import show
 from producers.publisher import Publication, Publisher
 from runtime.settings import KafkaSettings
 

@@ -32,7 +32,7 @@ from uuid import uuid4
 import senders.role
 import senders.worker
 from bench.broker import broker
-from console.output import show
+from console.commands.output import show
 from runtime import ids
 from runtime.kafka.consumer import Consumer
 from runtime.kafka.producer import Producer

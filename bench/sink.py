@@ -36,8 +36,8 @@ import psutil
 from clickhouse_connect.driver.client import Client
 
 from bench.broker import broker
+from console.commands.output import show
 from console.local.ports import LOOPBACK, PortBook
-from console.output import show
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord, runs_of

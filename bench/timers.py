@@ -23,7 +23,7 @@ from uuid import UUID
 import psutil
 
 from bench.broker import broker
-from console.output import show
+from console.commands.output import show
 from runtime import ids
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.kafka.producer import Producer

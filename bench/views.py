@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from bench.broker import broker
-from console.output import show
+from console.commands.output import show
 from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings, ViewSettings

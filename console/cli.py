@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from console.output import show
+from console.commands.output import show
 from runtime.errors import HeliographError
 from runtime.proxies import spare_loopback
 from runtime.settings import load_settings
@@ -186,16 +186,16 @@ def topics_apply(
 
 def _add_commands() -> None:
     """Everything but `run`: a role loads nothing it does not run."""
-    from console.audit import audit
-    from console.dead_letters import dlq_app
+    from console.commands.audit import audit
+    from console.commands.dead_letters import dlq_app
+    from console.commands.doctor import doctor
+    from console.commands.explain import explain
+    from console.commands.keys import keys_app
+    from console.commands.replay import replay_app
+    from console.commands.schemas import schemas_app
+    from console.commands.status import send, status
     from console.demo import demo
-    from console.doctor import doctor
-    from console.explain import explain
-    from console.keys import keys_app
     from console.local.cli import down, up
-    from console.replay.commands import replay_app
-    from console.schemas import schemas_app
-    from console.status import send, status
 
     for command in (up, down, demo, send, status, explain, audit, doctor, migrate):
         app.command()(command)
@@ -207,8 +207,8 @@ def _add_commands() -> None:
 
 def migrate(state_dir: _StateDir = _STATE_DIR) -> None:
     """Bring the tables of PostgreSQL and ClickHouse up to date."""
+    from console.commands.producers import migrate as migrate_postgres
     from console.local.settings import settings_for
-    from producers.cli import migrate as migrate_postgres
     from sinks.clickhouse import migrate as migrate_clickhouse
 
     settings = settings_for(state_dir)

@@ -25,6 +25,8 @@ from schemas.topics import requests_topic
 
 MAX_KEY_CHARS = 255
 CE_TYPE = "heliograph.notification.requested"
+HTTP_SOURCE = "http"
+"""`source` of a request that came over HTTP."""
 
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"

@@ -7,15 +7,17 @@
     │   └── TooLargeError      it refuses some for their size, and has all others
     ├── TopicsError            the topics of the cluster are not those of schemas/topics.yaml
     ├── RegistryError          the Schema Registry lacks or refuses a schema
-    └── DeadLetterFlood        so many records cannot be used that none is given up any more
+    ├── DeadLetterFlood        so many records cannot be used that none is given up any more
+    └── RefusedError           a question or wish cannot be met as it stands: what kind of no, and a code for programs
 
 May import records as types. Never: errors that one module raises to itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runtime.records import OutRecord
@@ -58,3 +60,36 @@ class RegistryError(HeliographError):
 
 class DeadLetterFlood(HeliographError):
     """Too large a share of the records cannot be used: a mistake somebody must look at, not an accident."""
+
+
+class Refusal(StrEnum):
+    """The kinds of no."""
+
+    INVALID = "invalid"
+    """It can never be met as it was asked."""
+    UNKNOWN = "unknown"
+    """There is no such thing, or not for this caller."""
+    CONFLICT = "conflict"
+    """How things stand forbids it now."""
+    BUSY = "busy"
+    """Nothing is promised; the same may be asked again."""
+
+
+class RefusedError(HeliographError):
+    """A question or wish that is refused. `code` is what programs look at, the message is for people.
+
+    `field` is (a JSON pointer into what was asked, a code of its own) where one part of it is to blame; `extra` are facts
+    that belong to the answer.
+    """
+
+    def __init__(
+        self,
+        kind: Refusal,
+        code: str,
+        message: str,
+        *,
+        field: tuple[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind, self.code, self.field, self.extra = kind, code, field, dict(extra or {})

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from runtime.errors import Refusal, RefusedError
 from runtime.http.wording import describe
 from runtime.logs import get_logger
 from runtime.metrics import REFUSED
@@ -114,6 +115,21 @@ async def _on_problem(_: Request, exc: Exception) -> Response:
     return problem_response(exc)
 
 
+_STATUS_OF = {Refusal.INVALID: 400, Refusal.UNKNOWN: 404, Refusal.CONFLICT: 409, Refusal.BUSY: 503}
+
+
+def problem_of(exc: RefusedError) -> Problem:
+    """A refusal as HTTP says it."""
+    errors = [FieldError(exc.field[0], str(exc), exc.field[1])] if exc.field is not None else []
+    headers = {"Retry-After": "1"} if exc.kind is Refusal.BUSY else {}
+    return Problem(_STATUS_OF[exc.kind], exc.code, str(exc), errors=errors, headers=headers, extra=exc.extra)
+
+
+async def _on_refused(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RefusedError)
+    return problem_response(problem_of(exc))
+
+
 async def _on_http_error(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     code = _STATUS_CODES.get(exc.status_code, "http_error")
@@ -130,6 +146,7 @@ Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
 PROBLEM_HANDLERS: Mapping[int | type[Exception], Handler] = {
     Problem: _on_problem,
+    RefusedError: _on_refused,
     HTTPException: _on_http_error,
     Exception: _on_bug,
 }

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from console.doctor import consumer_groups
+from console.commands.doctor import consumer_groups
 from console.evidence import Book, Evidence, Places, gather, local_places, reports_pending
 from console.local import stack
 from console.local.ports import LOOPBACK

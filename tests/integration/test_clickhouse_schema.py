@@ -16,7 +16,6 @@ from clickhouse_connect.driver.client import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from console.api.status import rollup
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.records import InRecord, runs_of
@@ -28,6 +27,7 @@ from sinks import clickhouse
 from sinks.batching import Batch
 from sinks.storing import store_batch
 from tests.support.clickhouse import Server, free_port
+from tracking.status import rollup
 
 pytestmark = pytest.mark.clickhouse
 

@@ -14,9 +14,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from api.app import HANDLERS
-from console.api.explain import explain_router
-from console.api.status import Statuses, StatusStore
-from console.audit import audit_hours
+from api.notifications.explain import explain_router
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord
@@ -30,6 +28,8 @@ from tests.integration.conftest import until
 from tests.integration.test_clickhouse_schema import HOUR, NOW, Store, notification, record, request, status
 from tests.support.clickhouse import Server
 from tests.unit.test_status_rollup import ask
+from tracking.audit import audit_hours
+from tracking.status import Statuses, StatusStore
 
 pytestmark = [pytest.mark.clickhouse]
 __all__ = ["running"]

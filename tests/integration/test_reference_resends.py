@@ -8,7 +8,6 @@ import time
 import pytest
 from pydantic import SecretStr
 
-from producers.lookup import find_request
 from producers.reference.database import Database
 from producers.reference.resends import Resends
 from runtime import ids
@@ -19,6 +18,7 @@ from schemas.codec import codec
 from schemas.topics import requests_topic
 from tests.integration.conftest import Broker
 from tests.integration.reference_stack import Postgres, postgres
+from tracking.original import find_request
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 __all__ = ["postgres"]

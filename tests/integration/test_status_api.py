@@ -12,13 +12,14 @@ import pytest
 from fastapi import FastAPI, Request
 
 from api.app import HANDLERS
-from console.api.status import Statuses, StatusStore, routes
+from api.notifications.status import status_router
 from runtime import ids
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from tests.integration.test_clickhouse_schema import Store, many, notification, request, status
 from tests.support.clickhouse import Server, free_port
 from tests.unit.test_status_rollup import ask
+from tracking.status import Statuses, StatusStore
 
 pytestmark = pytest.mark.clickhouse
 
@@ -33,7 +34,7 @@ def app(settings: ClickHouseSettings, recent: dict[str, Any] | None = None, tena
         return Caller(tenant)
 
     made = FastAPI(exception_handlers=HANDLERS)
-    made.include_router(routes(Statuses(StatusStore(settings), (recent or {}).get), authenticate))
+    made.include_router(status_router(Statuses(StatusStore(settings), (recent or {}).get), authenticate))
     return made
 
 

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from console.api.listing import Filters, Listing, Page
-from console.api.status import StatusStore
 from runtime import ids
 from runtime.records import InRecord
 from tests.integration.test_clickhouse_schema import HOUR, NOW, Store, request, status
 from tests.support.clickhouse import Server
+from tracking.listing import Filters, Listing, Page
+from tracking.status import StatusStore
 
 pytestmark = pytest.mark.clickhouse
 

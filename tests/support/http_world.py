@@ -12,9 +12,9 @@ from pydantic_core import to_json
 from starlette.types import ASGIApp
 
 from api.app import Deps, create_app
+from api.reference.preview import preview_router
 from api.reference.propagation import Propagation
 from api.requests import Authenticator
-from console.api.preview import preview_router
 from producers.reference.keys import Keys
 from producers.reference.store import (
     MAX_PAGE_BYTES,

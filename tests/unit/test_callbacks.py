@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twilio.request_validator import RequestValidator
 
-from console.api.status import rollup
 from console.local.simulator.callbacks import Accepted, Callbacks, end_of, signature
 from producers.callbacks import app as callbacks_app
 from producers.callbacks.app import MAX_BODY, Desk, create_app
@@ -35,6 +34,7 @@ from schemas.codec import codec
 from schemas.events import states
 from schemas.topics import RECEIPTS, STATUS
 from tests.unit.test_outcomes import NOW, message
+from tracking.status import rollup
 
 PUBLIC = "https://notify.shop.example"
 SID, OTHER_SID = "AC" + "1" * 32, "AC" + "2" * 32

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from console.audit import moment
+from console.commands.audit import moment
 from console.local.cli import hide_password
 from runtime.clock import system_clock
 from runtime.errors import HeliographError

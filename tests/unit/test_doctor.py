@@ -14,7 +14,7 @@ import typer
 from pydantic import SecretStr
 
 from console import cli
-from console.doctor import (
+from console.commands.doctor import (
     LAG_WARNING,
     Answer,
     Finding,

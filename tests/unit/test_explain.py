@@ -9,13 +9,14 @@ from uuid import UUID
 
 import pytest
 
-from console.api.story import Facts, explain_facts, in_words
-from console.audit import Audit, columns, moment
-from console.explain import show_story
+from console.commands.audit import moment
+from console.commands.explain import show_story
 from runtime.errors import SettingsError
 from runtime.status import rfc3339
 from schemas.events import states
 from tests.unit.test_status_rollup import NOW, WHOLE, A, B, fact
+from tracking.audit import Audit, columns
+from tracking.story import Facts, explain_facts, in_words
 
 NID = str(UUID(int=(NOW << 80) | (7 << 76) | (2 << 62)))
 

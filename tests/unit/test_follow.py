@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from console.api.status import event_entry
-from console.client import ApiClient
-from console.status import _follow
+from console.commands.client import ApiClient
+from console.commands.status import _follow
+from tracking.status import event_entry
 
 
 def test_every_event_is_printed_once_until_the_notification_settles(
@@ -32,7 +32,7 @@ def test_every_event_is_printed_once_until_the_notification_settles(
         return {"entries": [event_entry(fact) for fact in facts[:seen]]}
 
     monkeypatch.setattr(ApiClient, "call", call)
-    monkeypatch.setattr("console.status._POLL_S", 0)
+    monkeypatch.setattr("console.commands.status._POLL_S", 0)
     # The last look at the events comes after the state was seen, so nothing is missed.
     _follow(ApiClient("http://a", "k"), "/v1/notifications/x", False)
     lines = capsys.readouterr().out.splitlines()

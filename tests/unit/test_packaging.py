@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("schemas", "runtime", "producers", "processors", "senders", "sinks", "api", "console")
+PACKAGES = ("schemas", "runtime", "producers", "processors", "senders", "sinks", "tracking", "replay", "api", "console")
 TREE = (*PACKAGES, "tests", "examples", "docs", "deploy", "bench", ".ci")
 _SKIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from console.dead_letters import HIDDEN, described
-from console.replay.choose import LEDGER_MS, check_range, check_topic, refusal
-from console.replay.plan import RETRIABLE, Decision, Item, Place, Plan, Subject, decide_message, decide_request
-from console.replay.records import Stamp, copies
-from console.replay.store import Letter
-from console.replay.times import UsageError, parse_time
-from console.replay.where import LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
+from replay.choose import LEDGER_MS, check_range, check_topic, refusal
+from replay.dead_letters import HIDDEN, described
+from replay.plan import RETRIABLE, Decision, Item, Place, Plan, Subject, decide_message, decide_request
+from replay.records import Stamp, copies
+from replay.store import Letter
+from replay.times import UsageError, parse_time
+from replay.where import LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
 from runtime import ids
 from runtime.dead_letters import CUT
 from runtime.records import InRecord

@@ -8,14 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from console.replay import whatif
-from console.replay.accounts import MAX_SHOWN, AccountReport, Rendered, Verdict
-from console.replay.choose import Selection
-from console.replay.commands import replay
-from console.replay.plan import Subject
-from console.replay.store import ReplayStore
-from console.replay.times import UsageError
-from console.replay.where import Condition
+from console.commands.replay import replay
+from console.commands.replay_screen import show_what_if
+from replay import whatif
+from replay.accounts import MAX_SHOWN, AccountReport, Rendered, Verdict
+from replay.choose import Selection
+from replay.plan import Subject
+from replay.store import ReplayStore
+from replay.times import UsageError
+from replay.where import Condition
 from runtime import ids
 from runtime.errors import SettingsError
 from runtime.records import InRecord
@@ -238,13 +239,13 @@ def test_a_dispatch_topic_is_compared_by_message_without_rendering(
     store = cast(ReplayStore, Store(known))
     settings = Settings(providers=PROVIDERS)
     report = whatif.what_if(settings, store, selection(topic), None, lambda *_: None, provider="sms-2")
-    report.show(as_json=True)
+    show_what_if(report, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert list(told) == ["provider"]
     assert [(line["before"], line["verdict"]) for line in told["provider"]["messages"]] == [
         ("sms-1", "taken"), ("sms-2", "same_account"),
     ]  # fmt: skip
-    report.show(as_json=False)
+    show_what_if(report, as_json=False)
     assert capsys.readouterr().out.endswith("Nothing was published.\n")
     with pytest.raises(UsageError, match="give a requests topic"):
         whatif.what_if(settings, store, selection(topic), "hello:1", lambda *_: None, provider="sms-2")

@@ -9,20 +9,19 @@ from uuid import UUID
 
 import pytest
 
-from console.api import control
-from console.api.control import Control
-from console.api.status import Found, Statuses
-from producers.lookup import Original
 from producers.reference.resends import RESENDABLE_MS
 from runtime import ids
-from runtime.errors import PublishError, UnavailableError
-from runtime.http.problems import Problem
+from runtime.errors import PublishError, Refusal, RefusedError, UnavailableError
 from runtime.records import OutRecord
 from schemas.codec import codec
 from schemas.events import NotificationRequest, states
 from schemas.topics import MAX_VALUE_BYTES
 from senders.recheck import SenderViews, recheck
 from tests.unit.test_status_rollup import NOW, A, FakeStore, fact
+from tracking import control
+from tracking.control import Control
+from tracking.original import Original
+from tracking.status import Found, Statuses
 
 NID = ids.notification_id(NOW - 3_600_000, "mine")
 
@@ -95,8 +94,8 @@ UNSETTLED = sorted(set(states().rank) - states().settled - {"accepted"})
 @pytest.mark.parametrize("state", UNSETTLED)
 def test_wish_about_what_is_on_its_way_is_published(state: str) -> None:
     world = World(state) if state not in ("scheduled", "held") else World(whole=state)
-    status, body = asyncio.run(world.control.cancel("mine", NID))
-    assert (status, body["id"], body["status"]) == (202, NID, state)
+    stored, body = asyncio.run(world.control.cancel("mine", NID))
+    assert (stored, body["id"], body["status"]) == (True, NID, state)
     (record,) = world.broker.records
     assert (record.topic, record.key) == ("notify.cancellations.v1", NID.encode())
     assert codec("Cancellation").decode(record.value) == {
@@ -107,16 +106,20 @@ def test_wish_about_what_is_on_its_way_is_published(state: str) -> None:
 @pytest.mark.parametrize("state", sorted(states().settled - {"cancelled"}))
 def test_what_is_settled_cannot_be_cancelled(state: str) -> None:
     world = World(state)
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         asyncio.run(world.control.cancel("mine", NID))
     problem = caught.value
-    assert (problem.status, problem.code, problem.extra) == (409, "already_settled", {"notification_status": state})
+    assert (problem.kind, problem.code, problem.extra) == (
+        Refusal.CONFLICT,
+        "already_settled",
+        {"notification_status": state},
+    )
     assert world.broker.records == []
 
 
 def test_what_is_cancelled_already_is_200_without_another_wish() -> None:
     world = World(whole="cancelled")
-    assert asyncio.run(world.control.cancel("mine", NID))[0] == 200
+    assert asyncio.run(world.control.cancel("mine", NID))[0] is False
     assert world.broker.records == []
 
 
@@ -143,17 +146,17 @@ def deciding(world: World, before: str, then: list[Any], *, after: int = 2) -> N
 def test_cancel_is_confirmed_by_the_fact_of_whoever_decides() -> None:
     world = World()
     deciding(world, "routed", [fact(A, "routed"), fact(A, "cancelled", "by_caller")])
-    status, body = asyncio.run(world.control.cancel("mine", NID))
-    assert (status, body["status"], len(world.broker.records)) == (202, "cancelled", 1)
+    stored, body = asyncio.run(world.control.cancel("mine", NID))
+    assert (stored, body["status"], len(world.broker.records)) == (True, "cancelled", 1)
 
 
 @pytest.mark.parametrize("state", ["sent", "bounced", "unknown", "expired"])
 def test_wish_that_came_too_late_is_409(state: str) -> None:
     world = World()
     deciding(world, "routed", [fact(A, "routed"), fact(A, state)])
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         asyncio.run(world.control.cancel("mine", NID))
-    assert (caught.value.status, caught.value.extra) == (409, {"notification_status": state})
+    assert (caught.value.kind, caught.value.extra) == (Refusal.CONFLICT, {"notification_status": state})
     assert len(world.broker.records) == 1
 
 
@@ -182,7 +185,7 @@ def test_stored_wish_stays_a_202_when_its_outcome_cannot_be_read() -> None:
 def test_more_waiting_callers_than_wanted_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "MAX_UNDECIDED", 0)
     world = World("routed")
-    assert asyncio.run(world.control.cancel("mine", NID))[0] == 202
+    assert asyncio.run(world.control.cancel("mine", NID))[0] is True
     assert (world.store.reads, len(world.broker.records)) == (1, 1)
 
 
@@ -197,9 +200,9 @@ def test_cancelled_in_doubt_is_unknown_because_an_attempt_may_have_been_sent() -
 def test_wish_that_the_broker_does_not_confirm_is_503() -> None:
     world = World("routed")
     world.broker.failures = 1
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         asyncio.run(world.control.cancel("mine", NID))
-    assert caught.value.status == 503
+    assert caught.value.kind is Refusal.BUSY
 
 
 def test_resend_is_the_same_request_of_the_next_generation() -> None:
@@ -224,9 +227,9 @@ def test_two_resends_at_once_share_a_generation() -> None:
 def test_resend_that_the_broker_did_not_confirm_keeps_its_generation() -> None:
     world = World("failed")
     world.broker.failures = 1
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         world.resend()
-    assert caught.value.status == 503
+    assert caught.value.kind is Refusal.BUSY
     assert world.resend() == (NID, 1)
 
 
@@ -238,38 +241,38 @@ def test_resend_counts_although_its_confirmation_is_lost() -> None:
 
 @pytest.mark.parametrize("state", UNSETTLED)
 def test_what_is_on_its_way_is_not_resent(state: str) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         World(state).resend()
-    assert (caught.value.status, caught.value.code) == (409, "not_settled")
+    assert (caught.value.kind, caught.value.code) == (Refusal.CONFLICT, "not_settled")
 
 
 def test_cancelled_and_expired_stay_so() -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         World(whole="cancelled").resend()
-    assert (caught.value.status, caught.value.code) == (409, "cancelled")
+    assert (caught.value.kind, caught.value.code) == (Refusal.CONFLICT, "cancelled")
     world = World("failed")
     assert world.request is not None
     world.request["expires_at"] = NOW
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         world.resend()
-    assert (caught.value.status, caught.value.code) == (409, "expired")
+    assert (caught.value.kind, caught.value.code) == (Refusal.CONFLICT, "expired")
     assert world.broker.records == []
 
 
 def test_request_beyond_retention_is_404() -> None:
     world = World("sent")
     world.request = None
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         world.resend()
-    assert (caught.value.status, caught.value.code) == (404, "request_gone")
+    assert (caught.value.kind, caught.value.code) == (Refusal.UNKNOWN, "request_gone")
 
 
 def test_resend_of_a_notification_whose_generations_may_be_forgotten_is_404() -> None:
     world = World("sent")
     world.control._clock = lambda: ids.accepted_at(NID) + RESENDABLE_MS + 1
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         world.resend()
-    assert (caught.value.status, caught.value.code) == (404, "request_gone")
+    assert (caught.value.kind, caught.value.code) == (Refusal.UNKNOWN, "request_gone")
     assert world.broker.records == []
 
 
@@ -277,9 +280,9 @@ def test_resend_of_a_request_that_fills_its_record_to_the_last_byte_is_409() -> 
     world = World("sent")
     assert world.request is not None
     world.request["data"] = b"x" * (MAX_VALUE_BYTES - 100)
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         world.resend()
-    assert (caught.value.status, caught.value.code) == (409, "not_publishable")
+    assert (caught.value.kind, caught.value.code) == (Refusal.CONFLICT, "not_publishable")
 
 
 def test_lane_that_a_stranger_made_up_is_not_looked_for() -> None:

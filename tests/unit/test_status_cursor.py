@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from console.api.listing import WINDOWS_H, cursor_of, read_cursor, windows
+from api.notifications.listing import cursor_of, read_cursor
 from runtime.http.problems import Problem
+from tracking.listing import WINDOWS_H, windows
 
 NOW_S = 1_767_225_600
 

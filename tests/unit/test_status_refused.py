@@ -10,14 +10,15 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import HANDLERS
-from console.api.explain import explain_router
-from console.api.listing import listing_router
-from console.api.status import Statuses, StatusStore, routes
+from api.notifications.explain import explain_router
+from api.notifications.listing import listing_router
+from api.notifications.status import status_router
 from producers.reference.keys import Caller
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.settings import Settings
 from sinks import clickhouse
+from tracking.status import Statuses, StatusStore
 
 NID = ids.notification_id(int(time.time() * 1000) - 3_600_000, "mine")
 
@@ -47,7 +48,7 @@ async def test_analytics_that_fail_are_unavailable_and_tell_no_secret(
     app = FastAPI(exception_handlers=HANDLERS)
     for router in (
         listing_router(store, authenticate),
-        routes(statuses, authenticate),
+        status_router(statuses, authenticate),
         explain_router(store, statuses, authenticate),
     ):
         app.include_router(router)

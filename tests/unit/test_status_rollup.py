@@ -13,11 +13,12 @@ import pytest
 from fastapi import FastAPI
 
 from api.app import HANDLERS
-from console.api import status
-from console.api.status import Found, Statuses, rollup, routes
+from api.notifications.status import status_router
 from runtime import ids
 from runtime.errors import UnavailableError
 from schemas.events import states
+from tracking import status
+from tracking.status import Found, Statuses, rollup
 
 NOW = 1_790_000_000_000
 A, B = "aaaaaaaa-0000-5000-8000-000000000000", "bbbbbbbb-0000-5000-8000-000000000000"
@@ -121,7 +122,7 @@ class Someone:
 
 def app(store: FakeStore, recent: Mapping[str, Mapping[str, Any]]) -> FastAPI:
     made = FastAPI(exception_handlers=HANDLERS)
-    made.include_router(routes(Statuses(store, recent.get, lambda: NOW), lambda: Someone()))
+    made.include_router(status_router(Statuses(store, recent.get, lambda: NOW), lambda: Someone()))
     return made
 
 

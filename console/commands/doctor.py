@@ -1,0 +1,607 @@
+"""`heliograph doctor`: what is wrong with an installation, one line per finding, each with what to do.
+
+The checks are pure: what was measured goes in, findings come out. `examine` measures; a store that does not answer is one
+finding, and what needs it is left out. Nothing is changed anywhere, and no secret is printed.
+
+May import every layer, lazily. Never: a repair.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import typer
+from pydantic import BaseModel, SecretStr
+
+from console.commands.output import show
+from console.commands.producers import Api, ApiKey
+from console.local import LocalStackError
+from console.local.settings import stack_settings
+from console.local.stack import DEFAULT_STATE_DIR, read_endpoints
+from runtime import topics
+from runtime.errors import HeliographError, SettingsError
+from runtime.settings import (
+    ProviderSettings,
+    Settings,
+    load_settings,
+)
+
+if TYPE_CHECKING:
+    from runtime.kafka.admin import Admin
+
+T = TypeVar("T")
+
+SLOW_MS = 500.0
+"""A round trip above this makes every request of the API slow."""
+SKEW_WARNING_S, SKEW_PROBLEM_S = 1.0, 30.0
+"""Ids carry the time: a second is the most by which a status may seem older than its request, half a minute expires codes."""
+LAG_WARNING = 10_000
+DISK_WARNING, DISK_PROBLEM = 5 << 30, 1 << 30
+"""Kafka's log segments alone take 1 GiB apiece."""
+_TIMEOUT_S = 5.0
+_NOBODY = "/v1/users/heliograph-doctor-asks"
+_SECRET_WORDS = ("password", "secret", "token", "key", "pepper")
+_NO_SECRETS = frozenset({"simulator"})
+"""The simulated accounts' password, and a part of their names."""
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `fix` is None where there is nothing to do."""
+
+    level: Level
+    check: str
+    what: str
+    fix: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a store or service answered to a probe: how fast, or why not."""
+
+    latency_ms: float = 0.0
+    error: str | None = None
+
+
+# -- checks: pure -----------------------------------------------------------------------------------------------------
+
+
+def check_connection(name: str, where: str, answer: Answer, fix: str) -> Finding:
+    """Whether a store answers, and how fast."""
+    if answer.error is not None:
+        # Errors for people end with advice of their own.
+        return Finding(Level.PROBLEM, name, answer.error.split("; is it running")[0], fix)
+    said = f"{where} answers in {answer.latency_ms:.0f} ms"
+    if answer.latency_ms > SLOW_MS:
+        return Finding(Level.WARNING, name, said, "run the processes nearer to it, or look at its load")
+    return Finding(Level.OK, name, said)
+
+
+def check_channels(built: Mapping[str, str], refused: Mapping[str, str]) -> list[Finding]:
+    """Accounts (name → channel) that could be constructed, and why the others could not."""
+    found = [
+        Finding(Level.PROBLEM, "providers", why, f"correct the [[providers]] entry {name}")
+        for name, why in sorted(refused.items())
+    ]
+    if built:
+        listed = ", ".join(f"{name} ({channel})" for name, channel in built.items())
+        found.append(Finding(Level.OK, "providers", listed))
+    elif not refused:
+        found.append(
+            Finding(Level.WARNING, "providers", "none is configured, so nothing can be sent", "add [[providers]] to heliograph.toml")
+        )  # fmt: skip
+    return found
+
+
+def check_topics(differences: Sequence[topics.Difference], total: int) -> list[Finding]:
+    """The cluster against schemas/topics.yaml, one finding per kind of difference."""
+    advice = {
+        "missing": (Level.PROBLEM, "run `heliograph topics apply`"),
+        "partitions": (Level.PROBLEM, "set HELIOGRAPH_PARTITIONS to the profile the topics were made with"),
+        "config": (Level.WARNING, "run `heliograph topics apply`"),
+    }
+    found = []
+    for kind, (level, fix) in advice.items():
+        names = list(dict.fromkeys(d.topic for d in differences if d.what == kind))
+        if names:
+            what = {"missing": "missing", "partitions": "with another number of partitions", "config": "set otherwise"}
+            found.append(Finding(level, "topics", f"{_some(names)} {what[kind]}", fix))
+    return found or [Finding(Level.OK, "topics", f"{total} as schemas/topics.yaml wants them")]
+
+
+def check_copies(replication: Mapping[str, int], min_insync: Mapping[str, int], *, local: bool) -> Finding:
+    """How many copies of a record there are when it is acknowledged; `local` is a stack of one machine."""
+    single = [topic for topic, copies in replication.items() if min(copies, min_insync.get(topic, 1)) < 2]
+    if not single:
+        return Finding(Level.OK, "copies", "an acknowledged record is on two brokers at least")
+    said = f"acks=all means one copy: {_some(single)} acknowledge a record that one broker has"
+    if local:
+        return Finding(Level.OK, "copies", f"{said}, as one broker cannot do better")
+    alone = [topic for topic in single if replication[topic] < 3]
+    fix = (
+        "give the topics three replicas (kafka-reassign-partitions.sh), then `heliograph topics apply`"
+        if alone
+        else "run `heliograph topics apply`"
+    )
+    return Finding(Level.WARNING, "copies", said, fix)
+
+
+def check_migrations(store: str, packaged: Mapping[str, str], applied: Mapping[str, str]) -> Finding:
+    """Packaged migrations (name → checksum, "" where the store keeps none) against those that ran in a store."""
+    check = f"{store} tables"
+    missing = [name for name in packaged if name not in applied]
+    changed = [name for name, checksum in packaged.items() if checksum and applied.get(name, checksum) != checksum]
+    unknown = sorted(set(applied) - set(packaged))
+    if changed:
+        return Finding(
+            Level.PROBLEM, check, f"{_some(changed)} ran in another form", "put it back, and change tables in a new migration"
+        )  # fmt: skip
+    if missing:
+        return Finding(Level.PROBLEM, check, f"{_some(missing)} not applied", "run `heliograph migrate`")
+    if unknown:
+        return Finding(
+            Level.WARNING, check, f"{_some(unknown)} from a newer version", "run the version that made them, or newer"
+        )
+    return Finding(Level.OK, check, f"up to date, {len(packaged)} migrations")
+
+
+def check_schemas(faults: Sequence[str], records: int) -> Finding:
+    """schemas/manifest.json against the schemas and their examples."""
+    if faults:
+        return Finding(Level.PROBLEM, "schemas", _some(faults), "the installation is damaged: install it again")
+    return Finding(Level.OK, "schemas", f"{records} records, one id each, every example encodes")
+
+
+def check_registry(differing: Sequence[str]) -> Finding:
+    """Subjects of the Schema Registry that are not as ours."""
+    if differing:
+        names = list(dict.fromkeys(differing))
+        return Finding(Level.PROBLEM, "registry", f"{_some(names)} not as here", "run `heliograph schemas register`")
+    return Finding(Level.OK, "registry", "every subject as here")
+
+
+def check_clock(before_s: float, store_s: float, after_s: float) -> Finding:
+    """This machine's clock against a store's, read between two readings of ours."""
+    # Only what the round trip cannot explain is skew.
+    skew = before_s - store_s if store_s < before_s else store_s - after_s if store_s > after_s else 0.0
+    if skew <= SKEW_WARNING_S:
+        return Finding(Level.OK, "clock", f"within {SKEW_WARNING_S:g} s of PostgreSQL's")
+    direction = "ahead of" if store_s < before_s else "behind"
+    level = Level.PROBLEM if skew > SKEW_PROBLEM_S else Level.WARNING
+    return Finding(
+        level, "clock", f"{skew:.1f} s {direction} PostgreSQL's", "run a time service (NTP) on both machines"
+    )
+
+
+def check_lag(group: str, lag: int) -> Finding:
+    """How far a consumer group is behind."""
+    what = f"{group} is {lag:,} records behind" if lag else f"{group} has read everything"
+    if lag > LAG_WARNING:
+        return Finding(
+            Level.WARNING,
+            "lag",
+            what,
+            "see that its role runs and is ready; then start more of it, up to its partitions",
+        )
+    return Finding(Level.OK, "lag", what)
+
+
+def check_held_back(held: Mapping[tuple[str, int], int]) -> list[Finding]:
+    """Partitions that nobody reads on because somebody's transaction is open."""
+    return [
+        Finding(
+            Level.WARNING, "transactions", f"{count:,} records of {topic}, partition {number}, wait behind an open transaction",
+            "end it (kafka-transactions.sh find-hanging, abort), or wait for the broker's transaction.max.timeout.ms",
+        )
+        for (topic, number), count in sorted(held.items())
+    ]  # fmt: skip
+
+
+def check_readiness(not_ready: Mapping[str, str], roles: int, logs: Path) -> list[Finding]:
+    """Roles that are not ready, by their own words."""
+    found = [
+        Finding(Level.PROBLEM, "roles", f"{role} is not ready: {why}", f"wait a moment, then see {logs / role}.log")
+        for role, why in sorted(not_ready.items())
+    ]
+    return found or [Finding(Level.OK, "roles", f"{roles} ready")]
+
+
+def check_disk(directory: Path, free_bytes: int) -> Finding:
+    """Room for the state."""
+    what = f"{free_bytes / (1 << 30):.1f} GiB free for {directory}"
+    if free_bytes < DISK_PROBLEM:
+        return Finding(Level.PROBLEM, "disk", what, "make room: Kafka and the stores stop on a full disk")
+    if free_bytes < DISK_WARNING:
+        return Finding(Level.WARNING, "disk", what, "make room soon")
+    return Finding(Level.OK, "disk", what)
+
+
+def check_api_key(status: int | None, where: str) -> Finding:
+    """What the API answered to a request with the key; None is no answer."""
+    if status is None:
+        return Finding(Level.PROBLEM, "api key", f"{where} does not answer", "start it, or correct --api")
+    if status in (200, 404):
+        return Finding(Level.OK, "api key", f"{where} takes it")
+    if status in (401, 403):
+        return Finding(Level.PROBLEM, "api key", f"{where} refuses it ({status})", "make one: `heliograph keys create`")
+    return Finding(Level.PROBLEM, "api key", f"{where} answers {status}", "see the log of the API")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def secrets_of(value: Any, name: str = "") -> Iterator[str]:
+    """Every secret within settings: what is declared one, what is named like one, and passwords inside URLs."""
+    if isinstance(value, SecretStr):
+        yield from _with_password(value.get_secret_value())
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        for key, inner in value:
+            yield from secrets_of(inner, key)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from secrets_of(inner, str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from secrets_of(inner, name)
+    elif isinstance(value, str):
+        yield from _with_password(value)
+        if any(word in name for word in _SECRET_WORDS) and not name.endswith("_file"):
+            yield value
+
+
+def _with_password(text: str) -> Iterator[str]:
+    try:
+        password = urlsplit(text).password
+    except ValueError:
+        return
+    if password:
+        yield from (password, unquote(password))
+
+
+def redacted(finding: Finding, secrets: Iterable[str]) -> Finding:
+    """The finding without any secret, whoever wrote it into an error."""
+    what, fix = finding.what, finding.fix
+    for secret in sorted({s for s in secrets if len(s) >= 4} - _NO_SECRETS, key=len, reverse=True):
+        what = what.replace(secret, "***")
+        fix = fix and fix.replace(secret, "***")
+    return Finding(finding.level, finding.check, " ".join(what.split()), fix)
+
+
+# -- measuring: the shell ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is examined; `endpoints` is empty without a local stack."""
+
+    settings: Settings
+    state_dir: Path
+    endpoints: Mapping[str, Any]
+    api: str | None = None
+    api_key: str | None = None
+
+
+def target_of(
+    settings: Settings, state_dir: Path, endpoints: Mapping[str, Any], api: str | None, api_key: str | None
+) -> Target:
+    """The settings, moved to a local stack's own stores and providers where one is given."""
+    if not endpoints:
+        return Target(settings, state_dir, {}, api, api_key)
+    local = stack_settings(settings, state_dir, endpoints)
+    return Target(local, state_dir, endpoints, api or endpoints["api"], api_key or endpoints["api_key"])
+
+
+def _timed(probe: Callable[[], T]) -> tuple[Answer, T | None]:
+    started = time.perf_counter()
+    try:
+        result = probe()
+    except HeliographError as exc:
+        return Answer(error=str(exc)), None
+    return Answer((time.perf_counter() - started) * 1_000), result
+
+
+def examine(target: Target) -> Iterator[Finding]:
+    """Every finding, as soon as it is known."""
+    yield from _providers(target.settings.providers)
+    yield check_schemas(*_schemas())
+    if target.settings.schema_registry.url is not None:
+        yield from _registry(target.settings)
+    yield from _kafka(target.settings, bool(target.endpoints))
+    yield from _postgres(target.settings)
+    yield from _clickhouse(target.settings)
+    metrics = target.endpoints.get("metrics", {})
+    if metrics:
+        not_ready = {role: why for role, url in metrics.items() if (why := _not_ready(url)) is not None}
+        yield from check_readiness(not_ready, len(metrics), target.state_dir / "logs")
+    for directory in _directories(target):
+        yield check_disk(directory, shutil.disk_usage(directory).free)
+    if target.api and target.api_key:
+        yield check_api_key(_status(target.api.rstrip("/") + _NOBODY, target.api_key), target.api)
+
+
+def _providers(providers: Sequence[ProviderSettings]) -> list[Finding]:
+    from senders.registry import create_senders
+
+    built: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for provider in providers:
+        try:
+            create_senders(provider.channel, [provider])
+        except SettingsError as exc:
+            refused[provider.name] = str(exc)
+        else:
+            built[provider.name] = provider.channel
+    return check_channels(built, refused)
+
+
+def _schemas() -> tuple[list[str], int]:
+    from schemas.codec import codec, iter_examples, manifest, read_versions
+
+    faults: list[str] = []
+    owners: dict[int, str] = {}
+    for name in manifest():
+        for schema_id, _ in read_versions(name):
+            if schema_id in owners:
+                faults.append(f"{name} and {owners[schema_id]} share the id {schema_id}")
+            owners[schema_id] = name
+    for topic, case, name, record in iter_examples():
+        try:
+            codec(name).decode(codec(name).encode(record))
+        except (ValueError, TypeError, KeyError) as exc:
+            faults.append(f"{topic}/{case} is no {name} ({type(exc).__name__})")
+    return faults, len(manifest())
+
+
+def _registry(settings: Settings) -> Iterator[Finding]:
+    from runtime.registry import connect, diff
+
+    def ask() -> list[str]:
+        with connect(settings.schema_registry) as client:
+            return [difference.subject for difference in diff(client)]
+
+    answer, differing = _timed(ask)
+    if differing is None:
+        yield Finding(
+            Level.PROBLEM, "registry", answer.error or "", "start it, or correct HELIOGRAPH_SCHEMA_REGISTRY__URL"
+        )
+    else:
+        yield check_registry(differing)
+
+
+def _copies(admin: Admin, local: bool) -> Iterator[Finding]:
+    from schemas.topics import catalogue
+
+    def ask() -> tuple[dict[str, int], dict[str, int]]:
+        replication = {name: copies for name, copies in admin.replication().items() if name in catalogue()}
+        configs = admin.configs(list(replication))
+        return replication, {name: int(config.get("min.insync.replicas", "1")) for name, config in configs.items()}
+
+    asked, copies = _timed(ask)
+    if copies is None:
+        yield Finding(Level.WARNING, "copies", asked.error or "", "see what the account may do in Kafka")
+    elif copies[0]:
+        yield check_copies(*copies, local=local)
+
+
+def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
+    from runtime.kafka.admin import Admin
+    from runtime.lag import unread
+    from schemas.topics import catalogue
+
+    where, fix = settings.kafka.bootstrap_servers, "start Kafka, or correct HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS"
+    answer, admin = _timed(lambda: Admin(settings.kafka, timeout_s=_TIMEOUT_S))
+    if admin is None:
+        yield check_connection("kafka", where, answer, "correct HELIOGRAPH_KAFKA__OPTIONS")
+        return
+    answer, counts = _timed(admin.partition_counts)
+    if counts is not None:
+        answer, _ = _timed(admin.partition_counts)  # the first one paid for the connection
+    yield check_connection("kafka", where, answer, fix)
+    if counts is None:
+        return
+    asked, differences = _timed(lambda: topics.diff(admin, settings.partitions))
+    if differences is None:
+        yield Finding(Level.PROBLEM, "topics", asked.error or "", "see what the account may do in Kafka")
+    else:
+        yield from check_topics(differences, len(catalogue()))
+        yield from _copies(admin, local)
+    asked, held = _timed(lambda: admin.held_back([name for name in catalogue() if name in counts]))
+    yield from (
+        check_held_back(held)
+        if held is not None
+        else [Finding(Level.WARNING, "transactions", asked.error or "", "try again")]
+    )
+    for group, read in consumer_groups().items():
+        if set(read) <= set(counts):
+            asked, lag = _timed(lambda group=group, read=read: unread(admin, *admin.group_offsets(group, read)))  # type: ignore[misc]
+            if lag is None:
+                yield Finding(Level.WARNING, "lag", asked.error or "", "try again")
+            else:
+                yield check_lag(group, sum(lag.values()))
+
+
+def consumer_groups() -> dict[str, list[str]]:
+    """Every consumer group that keeps its place, and the topics it reads. The timers read theirs anew, and keep none."""
+    from processors.groups import router_group
+    from schemas.topics import dispatch_topic, requests_topic
+    from sinks.role import GROUP as SINK_GROUP
+    from sinks.rows import SOURCES
+
+    lanes = ("critical", "normal", "bulk")
+    groups = {router_group(lane): [requests_topic(lane)] for lane in lanes}
+    for channel in ("email", "sms", "push"):
+        groups[f"heliograph-sender-{channel}"] = [dispatch_topic(channel, lane) for lane in lanes]
+    return {**groups, SINK_GROUP: list(SOURCES)}
+
+
+def _postgres(settings: Settings) -> Iterator[Finding]:
+    import psycopg
+
+    from producers.reference.schema import unavailable
+
+    fix = "start PostgreSQL, or correct HELIOGRAPH_POSTGRES__DSN"
+
+    def connect() -> psycopg.Connection[Any]:
+        try:
+            return psycopg.connect(
+                settings.postgres.dsn.get_secret_value(), autocommit=True, connect_timeout=int(_TIMEOUT_S)
+            )
+        except psycopg.Error as exc:
+            raise unavailable(exc) from exc
+
+    answer, connection = _timed(connect)
+    if connection is None:
+        yield check_connection("postgres", "PostgreSQL", answer, fix)
+        return
+    with connection:
+        answer, _ = _timed(lambda: connection.execute("SELECT 1"))
+        yield check_connection("postgres", f"{connection.info.host}:{connection.info.port}", answer, fix)
+        before = time.time()
+        row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+        yield check_clock(before, row[0] if row else before, time.time())
+        try:
+            rows = connection.execute("SELECT migration_id FROM _yoyo_migration").fetchall()
+        except psycopg.errors.UndefinedTable:
+            rows = []
+        yield check_migrations("postgres", _postgres_migrations(), {str(name): "" for (name,) in rows})
+
+
+def _postgres_migrations() -> dict[str, str]:
+    from importlib.resources import files
+
+    names = (path.name for path in files("producers.reference").joinpath("migrations").iterdir())
+    return {name.removesuffix(".sql"): "" for name in sorted(names) if name.endswith(".sql")}
+
+
+def _clickhouse(settings: Settings) -> Iterator[Finding]:
+    from sinks.clickhouse import connect, migrations, store_errors
+
+    where = settings.clickhouse
+    fix = "start ClickHouse, or correct HELIOGRAPH_CLICKHOUSE__URL"
+    # The database may not be there before the first migration.
+    answer, client = _timed(lambda: connect(where, database="default", timeout_s=_TIMEOUT_S))
+    if client is None:
+        yield check_connection("clickhouse", where.url, answer, fix)
+        return
+
+    def query(sql: str) -> list[Any]:
+        with store_errors(where):
+            return list(client.query(sql).result_rows)
+
+    try:
+        answer, _ = _timed(lambda: query("SELECT 1"))
+        yield check_connection("clickhouse", where.url, answer, fix)
+        table = f"`{where.database}`.schema_migrations"
+        _, rows = _timed(lambda: query(f"SELECT number, name, checksum FROM {table} FINAL"))
+    finally:
+        client.close()
+    applied = {f"{number:04d}_{name}": str(checksum) for number, name, checksum in rows or ()}
+    packaged = {f"{m.number:04d}_{m.name}": m.checksum for m in migrations()}
+    yield check_migrations("clickhouse", packaged, applied)
+
+
+def _not_ready(metrics_url: str) -> str | None:
+    """None when the role is ready, else why not."""
+    try:
+        with urllib.request.urlopen(metrics_url.removesuffix("/metrics") + "/readyz", timeout=_TIMEOUT_S):
+            return None
+    except urllib.error.HTTPError as exc:
+        try:
+            return str(json.loads(exc.read())["reason"])
+        except (ValueError, KeyError, TypeError):
+            return f"it answers {exc.code}"
+    except OSError as exc:
+        return f"it does not answer ({type(exc).__name__})"
+
+
+def _status(url: str, api_key: str) -> int | None:
+    """The HTTP status with the key, None when nobody answers."""
+    try:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {api_key}"})
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+    except (OSError, ValueError):  # ValueError: what was given is no URL
+        return None
+
+
+def _directories(target: Target) -> list[Path]:
+    wanted = [target.state_dir]
+    if target.settings.views.backend == "rocksdb":
+        wanted.append(target.settings.views.directory)
+    return [directory for directory in wanted if directory.is_dir()]
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    state_dir: Annotated[Path, typer.Option(help="A local stack's directory; what runs there is examined.")] = DEFAULT_STATE_DIR,
+    api: Api = None, api_key: ApiKey = None,
+) -> None:  # fmt: skip
+    """Say what is wrong with this installation and what to do; exit status 1 when there is a problem."""
+    found: list[Finding] = []
+    for finding in _all(state_dir, api, api_key):
+        found.append(finding)
+        if not as_json:
+            _print(finding)
+    if as_json:
+        show([asdict(finding) for finding in found], True)
+    raise typer.Exit(1 if any(finding.level is Level.PROBLEM for finding in found) else 0)
+
+
+def _all(state_dir: Path, api: str | None, api_key: str | None) -> Iterator[Finding]:
+    try:
+        endpoints: Mapping[str, Any] = read_endpoints(state_dir)
+    except LocalStackError:
+        endpoints = {}
+    try:
+        settings = load_settings()
+    except SettingsError as exc:
+        yield redacted(Finding(Level.PROBLEM, "settings", str(exc), "correct them; docs/operations.md lists all"), [])
+        if not endpoints:
+            return  # every other check would examine something that nobody asked for
+        settings = Settings.model_construct()
+    else:
+        yield Finding(Level.OK, "settings", f"the local stack in {state_dir}" if endpoints else "valid")
+    target = target_of(settings, state_dir, endpoints, api, api_key)
+    secrets = {*secrets_of(target.settings), *secrets_of(dict(endpoints)), target.api_key or ""}
+    for finding in examine(target):
+        yield redacted(finding, secrets)
+
+
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
+
+
+def _print(finding: Finding) -> None:
+    level = typer.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
+    fix = f": {finding.fix}" if finding.fix else ""
+    typer.echo(f"{level} {finding.check:<17} {finding.what}{fix}")
+    sys.stdout.flush()  # the next store may take seconds to not answer

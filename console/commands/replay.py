@@ -1,0 +1,194 @@
+"""`heliograph replay` and `heliograph replay list`.
+
+May import typer and replay. Never: how something is chosen, published or stored.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from typing import Annotated, Any
+
+import typer
+
+from console.commands import replay_screen, replay_targets
+from console.commands.output import show
+from console.local.settings import StateDir
+from console.local.stack import DEFAULT_STATE_DIR
+from replay.choose import Selection, check_range, check_topic, choose
+from replay.execute import execute
+from replay.generations import Generations
+from replay.plan import Item, Plan
+from replay.store import Replay, ReplayStore
+from replay.times import UsageError, parse_time
+from replay.where import MESSAGE_COLUMNS, compile_where
+from runtime import ids
+from runtime.clock import system_clock
+from runtime.settings import Settings
+
+DEFAULT_RATE = 200.0
+
+replay_app = typer.Typer(
+    invoke_without_command=True, help="Publish requests or messages of a stretch of time again; sends nothing twice."
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+From = Annotated[str | None, typer.Option("--from", metavar="TIME", help="RFC 3339, or how long ago: -2h, -30m.")]
+To = Annotated[str, typer.Option("--to", metavar="TIME", help="As --from; now unless given.")]
+Where = Annotated[str | None, typer.Option(metavar="CONDITION", help="For example: \"reason = 'provider_rejected'\".")]
+Tenant = Annotated[str | None, typer.Option(help="Only this tenant's.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
+Rate = Annotated[float, typer.Option(min=0.1, max=100_000, help="Records a second at most.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Resume = Annotated[str | None, typer.Option(metavar="ID", help="Go on with a replay that was stopped.")]
+
+
+@replay_app.callback()
+def replay(
+    context: typer.Context,
+    topic: Annotated[str | None, typer.Option(help="A requests or dispatch topic.")] = None,
+    since: From = None, until: To = "now", where: Where = None, tenant: Tenant = None, dry_run: DryRun = False,
+    resend: Annotated[
+        bool, typer.Option("--resend", help="Send again what was sent already, as the next generation.")
+    ] = False,
+    rate: Rate = DEFAULT_RATE, yes: Yes = False, resume: Resume = None,
+    what_if: Annotated[
+        bool, typer.Option("--what-if", help="Send nothing: show what --template or --provider would change.")
+    ] = False,
+    template: Annotated[str | None, typer.Option(metavar="ID:VERSION", help="Of --what-if: render with it.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of --what-if: an account; what it could take, at what price.")
+    ] = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Publish a stretch of a topic again: shows what it will do, asks, and can be resumed."""
+    if context.invoked_subcommand is not None:
+        return
+    if resume is not None:
+        settings = replay_targets.settings_for(state_dir)
+        with closing(ReplayStore(settings.clickhouse)) as store:
+            report(go_on(settings, store, store.find(resume), rate, as_json), None, as_json)
+        return
+    if topic is None or since is None:
+        raise UsageError("give --topic and --from (and --to), or --resume ID")
+    if what_if != (template is not None or provider is not None):
+        raise UsageError("--what-if belongs with --template ID:VERSION, --provider NAME, or both")
+    now = system_clock()
+    check_topic(topic)
+    start, end = parse_time(since, now), min(parse_time(until, now), now)
+    check_range(start, end, now, resend or what_if)
+    condition = compile_where(where, MESSAGE_COLUMNS, now)
+    selection = Selection(topic, start, end, condition, where, tenant, resend)
+    settings = replay_targets.settings_for(state_dir)
+    with closing(ReplayStore(settings.clickhouse)) as store:
+        if what_if:
+            from replay.whatif import what_if as compare  # loads the router's code
+
+            with replay_screen.progress("rendering", as_json) as told:
+                found = compare(settings, store, selection, template, told, provider=provider)
+            replay_screen.show_what_if(found, as_json)
+            return
+        with replay_screen.progress("reading", as_json) as told:
+            plan = choose(settings.kafka, store, selection, now, told)
+        note = Replay(
+            ids.notification_id(now, "replay"), "resend" if resend else "replay", topic, where or "", tenant or "",
+            replay_targets.who(), len(plan.items), now, start, end, counts=json.dumps(plan.summary()),
+        )  # fmt: skip
+        offer(settings, store, plan, note, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="records")
+
+
+@replay_app.command("list")
+def list_replays(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 20, state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """The latest replays and redrives: who, what, how far."""
+    with closing(ReplayStore(replay_targets.settings_for(state_dir).clickhouse)) as store:
+        rows = store.replays(limit)
+    if not as_json:
+        shown = ("replay_id", "command", "state", "topic", "filter", "requested_by", "planned", "published", "started_at",
+                 "finished_at")  # fmt: skip
+        rows = [{name: row[name] for name in shown} for row in rows]
+    show(rows, as_json, empty="nothing was replayed yet")
+
+
+# -- shared with `dlq redrive` ----------------------------------------------------------------------------------------
+
+
+def offer(
+    settings: Settings, store: ReplayStore, plan: Plan, note: Replay, rate: float, *, dry_run: bool, yes: bool,
+    as_json: bool, kind: str,
+) -> None:  # fmt: skip
+    """Show the plan; publish it when that is wanted."""
+    if not as_json:
+        replay_screen.show_plan(plan, kind)
+    if dry_run or not plan.items:
+        if as_json:
+            report(None, plan, True)
+        elif dry_run:
+            typer.echo("A dry run: nothing was published.")
+        return
+    if not replay_screen.confirm(len(plan.items), rate, yes, as_json):
+        typer.echo("Nothing was published.")
+        raise typer.Exit(1)
+    if note.command == "resend":
+        with Generations(settings.postgres) as generations:
+            plan.items = generations.claim(plan.items)
+    now = system_clock()
+    store.write_items(note.replay_id, plan.items, now)
+    note = note.moved(now)
+    store.write(note)
+    if not as_json:
+        typer.echo(f"Replay {note.replay_id}: `heliograph replay --resume {note.replay_id}` goes on where it stops.")
+    report(go_on(settings, store, note, rate, as_json), plan, as_json)
+
+
+def go_on(settings: Settings, store: ReplayStore, note: Replay, rate: float, as_json: bool) -> Replay:
+    """Publish what is left of a replay."""
+    if note.state == "finished":
+        return note
+    sys.stdout.flush()
+    with (
+        Generations(settings.postgres) if note.command == "resend" else nullcontext() as generations,
+        replay_screen.progress("publishing", as_json) as told,
+    ):
+        return execute(
+            settings.kafka, store, note, rate, lambda done: told(done, note.planned),
+            confirm=generations.confirm if isinstance(generations, Generations) else None, crash_at=settings.crash_at,
+        )  # fmt: skip
+
+
+def report(note: Replay | None, plan: Plan | None, as_json: bool) -> None:
+    """How it ended."""
+    if as_json:
+        typer.echo(json.dumps(as_object(note, plan), ensure_ascii=False))
+    elif note is not None:
+        gone = f", {note.gone} of them are no longer kept" if note.gone else ""
+        typer.echo(f"{note.state}: {note.published} of {note.planned} records{gone}.")
+
+
+def as_object(note: Replay | None, plan: Plan | None) -> dict[str, Any]:
+    """For programs."""
+    found: dict[str, Any] = {}
+    if plan is not None:
+        found = {
+            "dry_run": note is None, "looked_at": plan.looked_at, "unreadable": plan.unreadable,
+            "counts": plan.summary(), "rows": plan.rows(), "items": _listed(plan.items),
+        }  # fmt: skip
+    if note is not None:
+        found |= {
+            "replay_id": note.replay_id, "command": note.command, "state": note.state, "planned": note.planned,
+            "published": note.published, "gone": note.gone,
+        }  # fmt: skip
+    return found
+
+
+def _listed(items: Sequence[Item]) -> list[dict[str, Any]]:
+    return [
+        {"notification_id": item.notification_id, "messages": list(item.messages), "channels": list(item.channels),
+         "generation": item.generation, "dead_letter_id": item.letter_id, "topic": item.place.topic,
+         "partition": item.place.partition, "offset": item.place.offset}
+        for item in items
+    ]  # fmt: skip

@@ -1,1 +1,0 @@
-"""`heliograph replay` and `heliograph dlq redrive`: what was published once is published again, chosen, counted, recorded."""

@@ -1,0 +1,117 @@
+"""Dead letters: which are selected, what is in one, and how many there are of each kind.
+
+May import runtime and schemas. Never: how one is stored or published, a screen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from replay.choose import refusal
+from replay.store import Letter, ReplayStore
+from replay.times import parse_time
+from replay.where import LETTER_COLUMNS, Condition, compile_where
+from runtime.clock import system_clock
+from runtime.status import rfc3339
+from schemas.codec import DecodeError, codec
+from schemas.topics import catalogue
+
+_SECRET = frozenset(
+    {"address", "value", "subject", "text", "html", "title", "body", "data", "content", "overrides", "metadata",
+     "email", "phone", "token", "name", "subscription", "raw"}
+)  # fmt: skip
+HIDDEN = "(hidden; --reveal shows it)"
+
+
+def selected(
+    store: ReplayStore, where: str | None, stage: str | None, reason: str | None, tenant: str | None, since: str, until: str
+) -> Iterator[Letter]:  # fmt: skip
+    """The letters between two times as operators write them. Raises UsageError."""
+    now = system_clock()
+    return store.letters(
+        parse_time(since, now), parse_time(until, now) + 1, _condition(where, stage, reason, tenant, now)
+    )
+
+
+def _condition(where: str | None, stage: str | None, reason: str | None, tenant: str | None, now: int) -> Condition:
+    written = compile_where(where, LETTER_COLUMNS, now)
+    sql, parameters = [written.sql], dict(written.parameters)
+    for column, value in (("stage", stage), ("reason", reason), ("tenant", tenant)):
+        if value is not None:
+            sql.append(f"`{column}` = {{{column}:String}}")
+            parameters[column] = value
+    return Condition(" AND ".join(sql), parameters)
+
+
+def filter_words(where: str | None, stage: str | None, reason: str | None) -> str:
+    """The filter in words, for the record of a redrive."""
+    words = [f"{name} = '{value}'" for name, value in (("stage", stage), ("reason", reason)) if value is not None]
+    return " AND ".join([*words, *([f"({where})" if words else where] if where else [])])
+
+
+def listed(letters: Iterator[Letter], limit: int) -> list[dict[str, Any]]:
+    """The first `limit` of them, a row each."""
+    found: list[dict[str, Any]] = []
+    for letter in letters:
+        if len(found) >= limit:
+            break
+        found.append(
+            {"id": letter.letter_id, "occurred_at": rfc3339(letter.occurred_at), "stage": letter.stage,
+             "topic": letter.record.topic, "reason": letter.reason, "error": letter.error_class, "detail": letter.detail,
+             "attempts": letter.attempts, "notification_id": letter.notification_id, "message_id": letter.message_id}
+        )  # fmt: skip
+    return found
+
+
+def counted(letters: Iterator[Letter]) -> list[dict[str, Any]]:
+    """How many by stage, topic, reason and error, the most frequent first, with an example."""
+    counts: Counter[tuple[str, str, str, str]] = Counter()
+    latest: dict[tuple[str, str, str, str], Letter] = {}
+    for letter in letters:
+        group = letter.stage, letter.record.topic, letter.reason, letter.error_class
+        counts[group] += 1
+        if group not in latest or latest[group].occurred_at < letter.occurred_at:
+            latest[group] = letter
+    return [
+        {"stage": group[0], "topic": group[1], "reason": group[2], "error": group[3], "count": count,
+         "latest": rfc3339(latest[group].occurred_at), "detail": latest[group].detail, "example": latest[group].letter_id}
+        for group, count in counts.most_common()
+    ]  # fmt: skip
+
+
+def described(letter: Letter, reveal: bool) -> dict[str, Any]:
+    """A letter for people and programs."""
+    record = letter.record
+    found: dict[str, Any] = {
+        "id": letter.letter_id, "occurred_at": rfc3339(letter.occurred_at), "stage": letter.stage, "reason": letter.reason,
+        "error": letter.error_class, "detail": letter.detail, "attempts": letter.attempts, "tenant": letter.tenant,
+        "notification_id": letter.notification_id, "message_id": letter.message_id, "topic": record.topic,
+        "partition": record.partition, "offset": record.offset,
+        "key": None if record.key is None else record.key.decode("utf-8", "backslashreplace"),
+        "redrive": refusal(letter) or "possible",
+    }  # fmt: skip
+    topic = catalogue().get(record.topic)
+    try:
+        if topic is None:
+            raise DecodeError("its topic is not ours")
+        found["record"] = _plain(codec(topic.record).decode(record.value), reveal)
+    except DecodeError as exc:
+        found["does not decode"] = str(exc)
+        found["bytes"] = (record.value or b"").hex()
+    return found
+
+
+def _plain(value: Any, reveal: bool) -> Any:
+    """Avro's values as JSON has them, without what says who or what."""
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if not reveal and key in _SECRET and item not in (None, "", b"", {}) else _plain(item, reveal)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_plain(item, reveal) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value

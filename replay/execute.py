@@ -1,0 +1,90 @@
+"""Publishes a plan in batches, writes down how far it is, and stops at the first error.
+
+    batch read ──► published, every acknowledgement ──► its end written down ──► the next, when the rate allows
+
+A process that dies in between publishes at most one batch again when it is resumed; the senders' ledger drops the copies.
+May import runtime and replay. Never: what is chosen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from replay.plan import Item
+from replay.records import Stamp, copies
+from replay.source import Reader
+from replay.store import Replay, ReplayStore
+from runtime.clock import Clock, system_clock
+from runtime.errors import HeliographError
+from runtime.kafka.producer import Producer
+from runtime.process import crash_point
+from runtime.records import InRecord, OutRecord
+from runtime.settings import KafkaSettings
+
+MAX_BATCH = 200
+
+
+class Confirm(Protocol):
+    """Told of every batch that is in Kafka."""
+
+    def __call__(self, items: Sequence[Item]) -> None: ...
+
+
+def execute(
+    kafka: KafkaSettings, store: ReplayStore, replay: Replay, rate: float, told: Callable[[int], None], *,
+    confirm: Confirm | None = None, crash_at: str | None = None, clock: Clock = system_clock,
+) -> Replay:  # fmt: skip
+    """Publish what is left of a replay; the replay as it ended. Raises the error that stopped it, after writing it down."""
+    reader, producer = Reader(kafka), Producer(kafka, client_id="replay")
+    size = max(1, min(MAX_BATCH, int(rate / 4)))
+    due = time.monotonic()
+    try:
+        while replay.published < replay.planned:
+            items = store.items(replay.replay_id, replay.published, size)
+            if not items:
+                raise HeliographError(f"the plan of replay {replay.replay_id} is not kept any more: start a new one")
+            time.sleep(max(0.0, due - time.monotonic()))
+            due = max(due, time.monotonic()) + len(items) / rate
+            records = _records(store, reader, items)
+            stamp = Stamp(replay.replay_id, replay.requested_by, replay.command == "resend", clock())
+            out: list[OutRecord] = []
+            for item, record in records:
+                out += copies(record, item, stamp)
+            producer.publish(out)
+            crash_point("after_replay_publish", crash_at)
+            if confirm is not None:
+                confirm([item for item, _ in records])
+            replay = replay.moved(
+                clock(), published=replay.published + len(items), gone=replay.gone + len(items) - len(records),
+                state="running", error="",
+            )  # fmt: skip
+            store.write(replay)
+            told(replay.published)
+            crash_point("after_replay_batch", crash_at)
+        replay = replay.moved(clock(), state="finished", finished_at=clock())
+        store.write(replay)
+        return replay
+    except (HeliographError, KeyboardInterrupt) as exc:
+        store.write(replay.moved(clock(), state="stopped", error=str(exc)[:500] or type(exc).__name__))
+        raise
+    finally:
+        reader.close()
+        producer.close()
+
+
+def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[tuple[Item, InRecord]]:
+    """The records of a batch that are still kept."""
+    kept = reader.read([item.place for item in items if item.letter_id is None])
+    ids = [item.letter_id for item in items if item.letter_id is not None]
+    letters = store.letters_by_id(ids, [item.place.topic for item in items]) if ids else {}
+    found: list[tuple[Item, InRecord]] = []
+    for item in items:
+        if item.letter_id is None:
+            record = kept.get(item.place)
+        else:
+            record = letters[item.letter_id].record if item.letter_id in letters else None
+        if record is not None:
+            found.append((item, record))
+    return found

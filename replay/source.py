@@ -1,0 +1,105 @@
+"""Records of a topic: all of a stretch of time, or just those at given places.
+
+May import runtime.kafka. Never: a group, a commit, a decision.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from replay.plan import Place
+from runtime.errors import UnavailableError
+from runtime.kafka.client import Partition
+from runtime.kafka.consumer import Consumer
+from runtime.records import InRecord
+from runtime.settings import KafkaSettings
+
+PATIENCE_S = 30.0
+"""Without a record from a partition that has some."""
+_FAR = 20_000
+"""Offsets worth reading over rather than starting anew."""
+
+
+def scan(
+    settings: KafkaSettings, topic: str, since: int, until: int, told: Callable[[int, int], None]
+) -> Iterator[InRecord]:
+    """Every record that the topic took in [since, until); `told(read, of)` hears how far it is. Raises UnavailableError."""
+    consumer = Consumer(settings, client_id="replay-scan", group=None, queued_kbytes=65_536, notice_end=True)
+    try:
+        partitions = consumer.partitions_of(topic)
+        starts = consumer.offsets_at(dict.fromkeys(partitions, since))
+        ends = consumer.offsets_at(dict.fromkeys(partitions, until))
+        left = {partition for partition in partitions if starts[partition] < ends[partition]}
+        total, read = sum(max(0, ends[p] - starts[p]) for p in partitions), 0
+        consumer.assign({partition: starts[partition] for partition in left})
+        heard = time.monotonic()
+        while left:
+            records = consumer.consume(5_000, 0.2)
+            for record in records:
+                partition = (record.topic, record.partition)
+                if record.offset < ends[partition]:
+                    read += 1
+                    yield record
+                if record.offset + 1 >= ends[partition]:
+                    left.discard(partition)
+            left -= consumer.reached_end
+            if records:
+                heard = time.monotonic()
+                told(read, total)
+            elif time.monotonic() > heard + PATIENCE_S:
+                raise UnavailableError(f"{topic} gives nothing more within {PATIENCE_S:.0f} s; is Kafka well?")
+    finally:
+        consumer.close()
+
+
+class Reader:
+    """Reads single records; places are asked for in the order of partitions and offsets."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._consumer = Consumer(settings, client_id="replay", group=None, queued_kbytes=16_384, notice_end=True)
+        self._partition: Partition | None = None
+        self._next = 0
+        self._read: deque[InRecord] = deque()
+
+    def read(self, places: Sequence[Place]) -> dict[Place, InRecord]:
+        """What is still there of these. Raises UnavailableError."""
+        found: dict[Place, InRecord] = {}
+        wanted: dict[Partition, list[int]] = {}
+        for place in places:
+            wanted.setdefault((place.topic, place.partition), []).append(place.offset)
+        for partition, offsets in wanted.items():
+            for record in self._records(partition, min(offsets), max(offsets)):
+                found[Place(record.topic, record.partition, record.offset)] = record
+        return {place: found[place] for place in places if place in found}
+
+    def _records(self, partition: Partition, first: int, last: int) -> Iterator[InRecord]:
+        low, high = self._consumer.offset_range(partition)
+        first, last = max(first, low), min(last, high - 1)
+        if first > last:
+            return
+        if partition != self._partition or not self._next <= first <= self._next + _FAR:
+            self._consumer.assign({partition: first})
+            self._partition, self._next = partition, first
+            self._read.clear()
+        self._consumer.reached_end.clear()
+        heard = time.monotonic()
+        while self._next <= last:
+            if not self._read:
+                self._read.extend(self._consumer.consume(2_000, 0.2))
+                if not self._read and partition in self._consumer.reached_end:
+                    return
+                if not self._read and time.monotonic() > heard + PATIENCE_S:
+                    raise UnavailableError(f"{partition[0]} gives nothing within {PATIENCE_S:.0f} s; is Kafka well?")
+                continue
+            heard = time.monotonic()
+            if self._read[0].offset > last:  # a gap: what was wanted is not there
+                return
+            record = self._read.popleft()
+            self._next = record.offset + 1
+            if record.offset >= first:
+                yield record
+
+    def close(self) -> None:
+        self._consumer.close()

@@ -1,0 +1,119 @@
+"""A tenant's notifications, the newest first, by status, user and tag.
+
+An id sorts by its time, so a page goes on below the last id of the one before. The store is looked through in windows that
+grow, newest first: a page is mostly found in the first, and a rare filter costs one pass over what there is.
+May import tracking.status. Never: HTTP, a tenant that is not the key's; a user's addresses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from runtime.clock import Clock, system_clock
+from runtime.status import rfc3339
+from tracking.status import accepted_at_of, links
+
+MAX_LIMIT = 200
+DEFAULT_LIMIT = 50
+WINDOWS_H = (1, 8, 72, 744)
+"""Looked through one after the other from the newest on; then everything before."""
+_HOUR_S = 3_600
+_LAST_HOUR_S = 2**32 - _HOUR_S
+MAX_QUERIES_AT_ONCE = 4
+
+Row = Mapping[str, Any]
+
+
+class Store(Protocol):
+    """The part of StatusStore that is used."""
+
+    async def select(self, name: str, parameters: Mapping[str, Any]) -> Sequence[Row]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What is asked for; '' is any."""
+
+    state: str = ""
+    user_id: str = ""
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries, and the id to go on below; None at the end."""
+
+    entries: list[dict[str, Any]]
+    next_id: UUID | None
+
+
+def windows(until: int, now: int) -> list[tuple[int, int]]:
+    """(since, until) in seconds, whole hours, from the newest to the beginning; `now` and `until` in seconds."""
+    found = []
+    start = min(until, now) // _HOUR_S * _HOUR_S
+    upper = until
+    for hours in WINDOWS_H:
+        since = start - hours * _HOUR_S
+        if since <= 0:
+            break
+        found.append((since, upper))
+        upper = since - _HOUR_S
+    return [*found, (0, upper)]
+
+
+class Listing:
+    """Finds pages."""
+
+    def __init__(self, store: Store, clock: Clock = system_clock) -> None:
+        self._store, self._clock = store, clock
+        self._turns = asyncio.Semaphore(MAX_QUERIES_AT_ONCE)
+
+    async def page(self, tenant: str, filters: Filters, before: UUID | None, limit: int) -> Page:
+        """The `limit` newest below `before`. Raises UnavailableError when the store is away."""
+        until = _LAST_HOUR_S if before is None else accepted_at_of(before) // 3_600_000 * _HOUR_S
+        parameters = {
+            "tenant": tenant, "before": before.hex if before else "", "user_id": filters.user_id, "tag": filters.tag,
+            "state": filters.state,
+        }  # fmt: skip
+        rows: list[Row] = []
+        async with self._turns:
+            for since, upper in windows(until, self._clock() // 1_000):
+                wanted = {**parameters, "since": since, "until": upper, "limit": limit + 1 - len(rows)}
+                name = "notifications_in_state" if filters.state else "notifications"
+                rows += await self._store.select(name, wanted)
+                if len(rows) > limit:
+                    break
+            shown = rows[:limit]
+            stand = await self._states(tenant, shown)
+        entries = [_entry(row, *stand.get(row["id"], ("accepted", ""))) for row in shown]
+        # It may have moved on between the two looks.
+        entries = [entry for entry in entries if not filters.state or entry["status"] == filters.state]
+        return Page(entries, UUID(hex=shown[-1]["id"]) if len(rows) > limit else None)
+
+    async def _states(self, tenant: str, rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
+        if not rows:
+            return {}
+        hours = sorted({int(row["hour"]) for row in rows})
+        parameters = {"tenant": tenant, "hours": hours, "ids": [row["id"] for row in rows]}
+        found = await self._store.select("states_of", parameters)
+        return {row["id"]: (row["state"], row["reason"]) for row in found}
+
+
+def _entry(row: Row, state: str, reason: str) -> dict[str, Any]:
+    notification_id = str(UUID(hex=row["id"]))
+    return {
+        "id": notification_id,
+        "status": state,
+        "reason": reason or None,
+        "accepted_at": rfc3339(row["accepted_at"]),
+        "user_id": row["user_id"] or None,
+        "priority": row["lane"],
+        "category": row["category"],
+        "template_id": row["template_id"] or None,
+        "tags": list(row["tags"]),
+        "links": links(notification_id),
+    }
