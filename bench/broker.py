@@ -1,6 +1,6 @@
 """A Kafka broker of a benchmark's own, with our topics.
 
-May import runtime and console.local. Never: a measurement.
+May import runtime and local. Never: a measurement.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from console.local.kafka_server import KafkaServer
-from console.local.ports import PortBook
+from local.servers.kafka import KafkaServer
+from local.supervisor.ports import PortBook
 from runtime import topics
 from runtime.kafka.admin import Admin, wait_for_broker
 from runtime.settings import KafkaSettings

@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.sender import quantile
 from console.commands.output import show
-from console.local import stack
+from local import stack
 from producers.publisher import Publication, Publisher
 from runtime.settings import KafkaSettings
 

@@ -37,7 +37,7 @@ from clickhouse_connect.driver.client import Client
 
 from bench.broker import broker
 from console.commands.output import show
-from console.local.ports import LOOPBACK, PortBook
+from local.supervisor.ports import LOOPBACK, PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import InRecord, OutRecord, runs_of
@@ -158,7 +158,7 @@ def running_engine(directory: Path) -> Iterator[tuple[ClickHouseSettings, psutil
     """The embedded engine with data of its own."""
     book = PortBook()
     port = book.reserve("clickhouse")
-    command = [sys.executable, "-m", "console.local.clickhouse_server", "--path", str(directory), "--port", str(port)]
+    command = [sys.executable, "-m", "local.servers.clickhouse", "--path", str(directory), "--port", str(port)]
     url = f"http://{LOOPBACK}:{port}"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:

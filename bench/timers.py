@@ -3,7 +3,7 @@
 Publishes that many timers due in a month to a broker of its own, with a few that are due already in every partition. Then it
 starts `run timers` and prints the seconds until all of those have fired, and resident memory; the same after SIGTERM and
 after SIGKILL; and, while the rest is pending, how late a steady share of further timers comes out of its target topic.
-May import runtime and console.local. Never: an assertion.
+May import runtime and local. Never: an assertion.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Publishes that many recipient profiles to a broker of its own, then starts the view in a fresh process per backend and
 prints time to ready, resident memory, disk, the same after a restart, and the cost of one lookup.
-May import runtime and console.local. Never: an assertion.
+May import runtime and local. Never: an assertion.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What people touch: the `heliograph` command, the HTTP server, the pages, replay, and the embedded local stack.
+"""What people touch: the `heliograph` command, a module per subject.
 
 May import everything below. Never: a rule about notifications (it belongs to a stage).
 """

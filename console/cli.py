@@ -156,7 +156,7 @@ def topics_diff(as_json: _Json = False, state_dir: _StateDir = _STATE_DIR) -> No
     """How the cluster differs from the catalogue; exit status 1 when it does."""
     from dataclasses import asdict
 
-    from console.local.settings import settings_for
+    from local.settings import settings_for
     from runtime.kafka.admin import Admin
     from runtime.topics import diff
 
@@ -175,7 +175,7 @@ def topics_apply(
     """Create what is missing and configure what differs; never changes a partition count."""
     from dataclasses import asdict
 
-    from console.local.settings import settings_for
+    from local.settings import settings_for
     from runtime.kafka.admin import Admin
     from runtime.topics import apply
 
@@ -194,8 +194,8 @@ def _add_commands() -> None:
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
     from console.commands.status import send, status
-    from console.demo import demo
-    from console.local.cli import down, up
+    from local.cli import down, up
+    from local.demo import demo
 
     for command in (up, down, demo, send, status, explain, audit, doctor, migrate):
         app.command()(command)
@@ -208,7 +208,7 @@ def _add_commands() -> None:
 def migrate(state_dir: _StateDir = _STATE_DIR) -> None:
     """Bring the tables of PostgreSQL and ClickHouse up to date."""
     from console.commands.producers import migrate as migrate_postgres
-    from console.local.settings import settings_for
+    from local.settings import settings_for
     from sinks.clickhouse import migrate as migrate_clickhouse
 
     settings = settings_for(state_dir)

@@ -1,6 +1,6 @@
 """`heliograph audit`: does everything add up? Exit status 1 when a residual is not 0.
 
-May import tracking.audit, console.local.stack. Never: a number of its own.
+May import tracking.audit, local.stack. Never: a number of its own.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from console.commands.output import show
-from console.local.settings import StateDir, settings_for
-from console.local.stack import DEFAULT_STATE_DIR
+from local.settings import StateDir, settings_for
+from local.stack import DEFAULT_STATE_DIR
 from replay.times import parse_time
 from runtime.clock import system_clock
 from runtime.errors import SettingsError

@@ -26,9 +26,9 @@ from pydantic import BaseModel, SecretStr
 
 from console.commands.output import show
 from console.commands.producers import Api, ApiKey
-from console.local import LocalStackError
-from console.local.settings import stack_settings
-from console.local.stack import DEFAULT_STATE_DIR, read_endpoints
+from local import LocalStackError
+from local.settings import stack_settings
+from local.stack import DEFAULT_STATE_DIR, read_endpoints
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError
 from runtime.settings import (

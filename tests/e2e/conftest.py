@@ -13,7 +13,7 @@ from typing import Any
 import clickhouse_connect
 import pytest
 
-from console.local import stack
+from local import stack
 
 
 @dataclass

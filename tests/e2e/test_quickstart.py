@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from console.local import stack
+from local import stack
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [

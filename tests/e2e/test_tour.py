@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from console.local import stack
+from local import stack
 from tests.support import documents
 
 TOUR = Path(__file__).resolve().parents[2] / "docs" / "tour.md"

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from console.evidence import CHANNELS
-from console.local.simulator.faults import Mode
+from local.evidence import CHANNELS
+from local.simulator.faults import Mode
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_clock
 from runtime.settings import KafkaSettings

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from console.evidence import CHANNELS, Evidence, compare
+from local.evidence import CHANNELS, Evidence, compare
 from schemas.events import states
 from tests.faults.world import World
 

@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from console.local.simulator.faults import Mode
+from local.simulator.faults import Mode
 from runtime.clock import system_clock
 from tests.faults.load import Load
 from tests.faults.oracle import violations

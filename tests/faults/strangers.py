@@ -30,10 +30,10 @@ from typing import Any
 import aiohttp
 from confluent_kafka import KafkaException, Producer
 
-from console.evidence import compare
-from console.local.settings import settings_for
-from console.local.simulator.faults import Mode
-from console.local.supervisor import StateFiles
+from local.evidence import compare
+from local.settings import settings_for
+from local.simulator.faults import Mode
+from local.supervisor.state import StateFiles
 from producers.reference.keys import create_api_key
 from runtime.clock import system_clock
 from schemas.topics import catalogue

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from console.commands.doctor import consumer_groups
-from console.evidence import Book, Evidence, Places, gather, local_places, reports_pending
-from console.local import stack
-from console.local.ports import LOOPBACK
+from local import stack
+from local.evidence import Book, Evidence, Places, gather, local_places, reports_pending
+from local.supervisor.ports import LOOPBACK
 from runtime.errors import HeliographError
 from runtime.kafka.admin import Admin
 from runtime.kafka.consumer import BEGINNING, Consumer

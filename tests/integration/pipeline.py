@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from console.local.ports import PortBook
+from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.kafka.producer import Producer
@@ -117,7 +117,7 @@ def world(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     http, smtp = book.reserve("simulator"), book.reserve("smtp")
     log = (directory / "simulator.log").open("wb")
     simulator = subprocess.Popen(
-        [sys.executable, "-m", "console.local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
+        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
          "--data-dir", str(directory / "simulator"), "--maildir", str(directory / "maildir")],
         stderr=log,
     )  # fmt: skip

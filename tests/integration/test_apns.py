@@ -18,8 +18,8 @@ import pytest
 import pytest_asyncio
 from pydantic_core import to_json
 
-from console.local.ports import PortBook
-from console.local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
+from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
+from local.supervisor.ports import PortBook
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from senders.push.apns import ApnsSender, create
@@ -69,7 +69,7 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     http, smtp, apns = book.reserve("simulator"), book.reserve("smtp"), book.reserve("apns")
     log = (directory / "simulator.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "console.local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
+        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
          "--apns-port", str(apns), "--data-dir", str(directory), "--maildir", str(directory / "mail")],
         stderr=log,
     )  # fmt: skip

@@ -242,7 +242,7 @@ def test_rows_survive_kill_9_and_a_second_owner_is_refused(tmp_path: Path) -> No
         [
             sys.executable,
             "-m",
-            "console.local.clickhouse_server",
+            "local.servers.clickhouse",
             "--path",
             str(running.path),
             "--port",
@@ -261,7 +261,7 @@ def test_rows_survive_kill_9_and_a_second_owner_is_refused(tmp_path: Path) -> No
 
 
 def test_other_than_loopback_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "console.local.clickhouse_server", "--path", str(tmp_path), "--port", "1"]
+    command = [sys.executable, "-m", "local.servers.clickhouse", "--path", str(tmp_path), "--port", "1"]
     refused = subprocess.run([*command, "--host", "0.0.0.0"], capture_output=True, timeout=60)
     assert refused.returncode == 2
     assert b"loopback" in refused.stderr

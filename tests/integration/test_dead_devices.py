@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from console.local.ports import PortBook
-from console.local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
+from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
+from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
@@ -90,7 +90,7 @@ def pushes(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     http, smtp, apns = book.reserve("simulator"), book.reserve("smtp"), book.reserve("apns")
     log = (directory / "simulator.log").open("wb")
     simulator = subprocess.Popen(
-        [sys.executable, "-m", "console.local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
+        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
          "--apns-port", str(apns), "--data-dir", str(directory), "--maildir", str(directory / "mail")],
         stderr=log,
     )  # fmt: skip

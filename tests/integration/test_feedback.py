@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from console.local.ports import PortBook
+from local.supervisor.ports import PortBook
 from producers.reference.database import Database, InputRefused
 from producers.reference.hygiene import Hygiene
 from producers.reference.resends import RESENDABLE_MS, forgotten_below

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from console.local.ports import PortBook
+from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
@@ -88,7 +88,7 @@ def bounces(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     http, smtp = book.reserve("simulator"), book.reserve("smtp")
     log = (directory / "simulator.log").open("wb")
     simulator = subprocess.Popen(
-        [sys.executable, "-m", "console.local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
+        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
          "--apns-port", str(book.reserve("apns")), "--data-dir", str(directory), "--maildir", str(directory / "mail")],
         stderr=log,
     )  # fmt: skip

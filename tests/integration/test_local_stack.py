@@ -20,12 +20,13 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from console.local import PortError, postgres_server
-from console.local.kafka_server import KafkaServer
-from console.local.ports import PortBook
-from console.local.postgres_server import PostgresServer
-from console.local.processes import Child, ChildSpec, birth_of, last_line
-from console.local.supervisor import Supervisor
+from local import PortError
+from local.servers import postgres
+from local.servers.kafka import KafkaServer
+from local.servers.postgres import PostgresServer
+from local.supervisor.children import Supervisor
+from local.supervisor.ports import PortBook
+from local.supervisor.processes import Child, ChildSpec, birth_of, last_line
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 
@@ -144,11 +145,11 @@ def test_broker_logs_its_warnings(stores: Stores) -> None:
 def test_database_is_made_and_started_below_a_closed_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    package = postgres_server.install_directory().parent
+    package = postgres.install_directory().parent
     for name in (package.name, f"{package.name}.libs"):  # its programs look for their libraries beside the package
         shutil.copytree(package.with_name(name), home / name, symlinks=True)
     installed = home / package.name / "pginstall"
-    monkeypatch.setattr(postgres_server, "install_directory", lambda: installed)
+    monkeypatch.setattr(postgres, "install_directory", lambda: installed)
     book = PortBook()
     server = PostgresServer(home / "postgres", book.reserve("postgres"))
     server.prepare()

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from console.local.mailbox import Mailbox, MailIndex, decode_words, page_of, read_content, read_mail
+from local.mailbox.__main__ import Mailbox, MailIndex, decode_words, page_of, read_content, read_mail
 
 Client = TestClient[web.Request, web.Application]
 

@@ -102,7 +102,7 @@ def simulator(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     directory = tmp_path_factory.mktemp("simulator")
     http, smtp = world.book.reserve("simulator"), world.book.reserve("smtp")
     process = subprocess.Popen(
-        [sys.executable, "-m", "console.local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
+        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
          "--data-dir", str(directory / "data"), "--maildir", str(directory / "mail")],
         stderr=subprocess.DEVNULL,
     )  # fmt: skip

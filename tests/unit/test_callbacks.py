@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twilio.request_validator import RequestValidator
 
-from console.local.simulator.callbacks import Accepted, Callbacks, end_of, signature
+from local.simulator.callbacks import Accepted, Callbacks, end_of, signature
 from producers.callbacks import app as callbacks_app
 from producers.callbacks.app import MAX_BODY, Desk, create_app
 from producers.callbacks.records import status_of
@@ -438,9 +438,9 @@ def test_numbers_that_are_not_reached() -> None:
 
 
 async def test_the_simulator_tells_again_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("console.local.simulator.callbacks.SENT_AFTER_S", 0.0)
-    monkeypatch.setattr("console.local.simulator.callbacks.END_AFTER_S", 0.0)
-    monkeypatch.setattr("console.local.simulator.callbacks._FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("local.simulator.callbacks.SENT_AFTER_S", 0.0)
+    monkeypatch.setattr("local.simulator.callbacks.END_AFTER_S", 0.0)
+    monkeypatch.setattr("local.simulator.callbacks._FIRST_WAIT_S", 0.01)
     door, answers = Door(), iter([0, 503, 503, 0])
 
     async def post(_: Callbacks, url: str, body: bytes, headers: dict[str, str]) -> int:

@@ -9,7 +9,7 @@ import lz4.frame
 import pytest
 import zstandard
 
-from console.local.clickhouse_server import (
+from local.servers.clickhouse import (
     Compressor,
     Insert,
     QueryError,

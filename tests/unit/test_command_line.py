@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from console.commands.audit import moment
-from console.local.cli import hide_password
+from local.cli import hide_password
 from runtime.clock import system_clock
 from runtime.errors import HeliographError
 from runtime.proxies import LOOPBACK_HOSTS, spare_loopback

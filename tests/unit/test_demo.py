@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from console.demo import EXAMPLES, GONE, publications
-from console.evidence import Evidence, Message, compare
+from local.demo import EXAMPLES, GONE, publications
+from local.evidence import Evidence, Message, compare
 from producers.publisher import Publisher
 from runtime.kafka.producer import Producer
 from runtime.records import OutRecord

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel, SecretStr
 
-from console.local.supervisor import ROLES
+from local.supervisor.layout import ROLES
 from runtime import metrics, settings
 
 ROOT = Path(__file__).resolve().parents[2]

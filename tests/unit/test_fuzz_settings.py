@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from console.local.simulator.faults import Fault, FaultBook, FaultError, Mode
+from local.simulator.faults import Fault, FaultBook, FaultError, Mode
 from runtime.errors import SettingsError
 from runtime.settings import Settings, load_settings
 from senders.registry import create_senders

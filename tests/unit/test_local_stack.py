@@ -16,20 +16,23 @@ from pathlib import Path
 
 import pytest
 
-from console.local import AlreadyRunningError, ArtifactError, LocalStackError, PortError, StartError, stack
-from console.local.kafka_server import Jar, KafkaServer, ensure_jars, packaged_lock, parse_lock
-from console.local.ports import PortBook, cache_dir
-from console.local.processes import Backoff, Child, ChildSpec, Identity, birth_of, cap_log, last_line, wait_until_gone
-from console.local.supervisor import (
-    ROLES,
-    StateFiles,
-    Supervisor,
-    end_strays,
-    merge_providers,
-    parse_arguments,
-    to_toml,
-    write_atomically,
+from local import AlreadyRunningError, ArtifactError, LocalStackError, PortError, StartError, stack
+from local.servers.kafka import Jar, KafkaServer, ensure_jars, packaged_lock, parse_lock
+from local.supervisor.__main__ import parse_arguments
+from local.supervisor.children import Supervisor
+from local.supervisor.layout import ROLES, merge_providers, to_toml
+from local.supervisor.ports import PortBook, cache_dir
+from local.supervisor.processes import (
+    Backoff,
+    Child,
+    ChildSpec,
+    Identity,
+    birth_of,
+    cap_log,
+    last_line,
+    wait_until_gone,
 )
+from local.supervisor.state import StateFiles, end_strays, write_atomically
 
 # --- Backoff ----------------------------------------------------------------------------------------------------------
 
@@ -480,7 +483,7 @@ def test_killed_supervisor_takes_its_children_with_it(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(
         textwrap.dedent(f"""
         import pathlib, sys, time
-        from console.local.processes import Child, ChildSpec
+        from local.supervisor.processes import Child, ChildSpec
         spec = ChildSpec("c", lambda: (sys.executable, "-S", "-c", "import time; time.sleep(60)"), lambda: True,
                          pathlib.Path({str(tmp_path / "c.log")!r}))
         child = Child(spec)

@@ -18,7 +18,19 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("schemas", "runtime", "producers", "processors", "senders", "sinks", "tracking", "replay", "api", "console")
+PACKAGES = (
+    "schemas",
+    "runtime",
+    "producers",
+    "processors",
+    "senders",
+    "sinks",
+    "tracking",
+    "replay",
+    "api",
+    "local",
+    "console",
+)
 TREE = (*PACKAGES, "tests", "examples", "docs", "deploy", "bench", ".ci")
 _SKIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 
@@ -75,7 +87,7 @@ def test_every_file_that_is_no_module_is_named_as_package_data() -> None:
     [
         ("schemas", "avro/notification_request.avsc"), ("schemas", "topics.yaml"), ("schemas", "reasons.yaml"),
         ("schemas", "manifest.json"), ("producers", "reference/migrations"), ("sinks", "migrations/0001_raw_tables.sql"),
-        ("sinks", "queries/report.sql"), ("console", "local/mailbox.html"), ("console", "local/kafka.lock"),
+        ("sinks", "queries/report.sql"), ("local", "mailbox/mailbox.html"), ("local", "servers/kafka.lock"),
     ],
 )  # fmt: skip
 def test_data_is_found_beside_the_code(package: str, name: str) -> None:

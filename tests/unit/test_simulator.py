@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from console.local.simulator import fcm, smtp, twilio
-from console.local.simulator.faults import FINE, FaultBook, FaultError, Mode
+from local.simulator import fcm, smtp, twilio
+from local.simulator.faults import FINE, FaultBook, FaultError, Mode
 
 KINDS = ("smtp", "twilio", "fcm")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

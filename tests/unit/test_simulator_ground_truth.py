@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from console.local.simulator.ground_truth import Accept, GroundTruth, GroundTruthError, presentable
-from console.local.simulator.maildir import MaildirDelivery, delivered_seqs
+from local.simulator.ground_truth import Accept, GroundTruth, GroundTruthError, presentable
+from local.simulator.maildir import MaildirDelivery, delivered_seqs
 
 
 def accept(to: str = "a@b.c", kind: str = "smtp", body: str = "Subject: x\r\n\r\nü\r\n") -> Accept:

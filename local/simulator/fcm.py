@@ -24,8 +24,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from console.local.simulator.desk import Desk, answer
-from console.local.simulator.ground_truth import Accept
+from local.simulator.desk import Desk, answer
+from local.simulator.ground_truth import Accept
 
 KIND = "fcm"
 TOKEN_KIND = "fcm_token"

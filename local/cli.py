@@ -1,6 +1,6 @@
 """`heliograph up` and `heliograph down`: plain functions for console/cli.py to mount.
 
-May import typer, rich, console.local.stack. Never: anything but options and words.
+May import typer, rich, local.stack. Never: anything but options and words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from console.local import stack
+from local import stack
 
 _Port = Annotated[int | None, typer.Option(help="A fixed port below 32768; a free one unless given.")]
 _StateDir = Annotated[Path, typer.Option(help="Where the stack keeps its data, logs and endpoints.json.")]

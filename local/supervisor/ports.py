@@ -3,7 +3,7 @@
 A port is reserved twice: by a lock file that every stack of this user honours (so two stacks that start at once never
 choose the same one, and a port is not given away while its process restarts), and by a test bind (for everyone else).
 
-May import the standard library and console.local. Never: which process gets which port.
+May import the standard library and local. Never: which process gets which port.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from console.local import PortError
+from local import PortError
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT = 20_000

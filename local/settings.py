@@ -1,6 +1,6 @@
 """The settings of the local stack that runs in a directory, for commands that work on it.
 
-May import console.local and runtime.settings. Never: a store.
+May import local and runtime.settings. Never: a store.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from console.local import LocalStackError
-from console.local.stack import read_endpoints
-from console.local.supervisor import StateFiles
+from local import LocalStackError
+from local.stack import read_endpoints
+from local.supervisor.state import StateFiles
 from runtime.settings import (
     ClickHouseSettings,
     KafkaSettings,

@@ -16,9 +16,9 @@ import json
 
 from aiohttp import web
 
-from console.local.simulator.desk import Desk
-from console.local.simulator.faults import FaultError
-from console.local.simulator.ground_truth import presentable
+from local.simulator.desk import Desk
+from local.simulator.faults import FaultError
+from local.simulator.ground_truth import presentable
 
 _CHUNK_LINES = 500
 

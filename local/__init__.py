@@ -6,7 +6,7 @@
     ├── AlreadyRunningError    another supervisor holds the state directory
     └── StartError             a process of the stack did not become ready
 
-May import runtime. Never: anything that a production deployment needs.
+May import the stages, runtime and schemas. Never: api, console, and anything that a production deployment needs.
 """
 
 from runtime.errors import HeliographError

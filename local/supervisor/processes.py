@@ -1,6 +1,6 @@
 """Child processes of the local stack: what one is, when it is started again, and which process on the machine is it.
 
-May import psutil, the standard library and console.local. Never: which processes a stack has.
+May import psutil, the standard library and local. Never: which processes a stack has.
 """
 
 from __future__ import annotations

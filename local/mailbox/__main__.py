@@ -1,6 +1,6 @@
 """The page where caught mail can be looked at, and the same as JSON.
 
-`python -m console.local.mailbox --port N --maildir MD` reads a Maildir and never writes to it. Every mail is hostile
+`python -m local.mailbox --port N --maildir MD` reads a Maildir and never writes to it. Every mail is hostile
 input: templates escape everything, HTML is shown in a frame without scripts, forms, links out or network, and a header
 that cannot be decoded is shown as it came.
 
@@ -36,7 +36,7 @@ from urllib.parse import urlencode
 import jinja2  # noqa: TID251 # the page is ours; runtime/templates is for the users' templates
 from aiohttp import web
 
-from console.local.simulator.smtp import our_message_id
+from local.simulator.smtp import our_message_id
 from runtime.health import add_health_routes
 from runtime.logs import configure_logs, get_logger
 

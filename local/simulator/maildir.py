@@ -17,7 +17,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from console.local.simulator.ground_truth import GroundTruth
+from local.simulator.ground_truth import GroundTruth
 
 log = logging.getLogger(__name__)
 

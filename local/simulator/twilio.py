@@ -22,9 +22,9 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from aiohttp import web
 
-from console.local.simulator.callbacks import Accepted, Callbacks
-from console.local.simulator.desk import Desk, answer
-from console.local.simulator.ground_truth import Accept
+from local.simulator.callbacks import Accepted, Callbacks
+from local.simulator.desk import Desk, answer
+from local.simulator.ground_truth import Accept
 
 KIND = "twilio"
 _E164 = re.compile(r"\+[1-9]\d{6,14}\Z")

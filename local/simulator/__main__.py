@@ -1,4 +1,4 @@
-"""`python -m console.local.simulator --http-port N --smtp-port M --data-dir D --maildir MD [--apns-port N]`: run the vendors.
+"""`python -m local.simulator --http-port N --smtp-port M --data-dir D --maildir MD [--apns-port N]`: run the vendors.
 
 Ready means: the log is repaired and indexed, the Maildir complete, the credentials written, every port open.
 May import everything of this package. Never: a wire format.
@@ -16,13 +16,13 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from console.local.simulator import APNS_KEY_FILE, apns, fcm, smtp, twilio
-from console.local.simulator.callbacks import Callbacks
-from console.local.simulator.control import add_control_routes
-from console.local.simulator.desk import Desk
-from console.local.simulator.faults import FaultBook
-from console.local.simulator.ground_truth import GroundTruth, GroundTruthError
-from console.local.simulator.maildir import MaildirDelivery
+from local.simulator import APNS_KEY_FILE, apns, fcm, smtp, twilio
+from local.simulator.callbacks import Callbacks
+from local.simulator.control import add_control_routes
+from local.simulator.desk import Desk
+from local.simulator.faults import FaultBook
+from local.simulator.ground_truth import GroundTruth, GroundTruthError
+from local.simulator.maildir import MaildirDelivery
 from runtime.health import add_health_routes
 from runtime.logs import configure_logs, get_logger
 

@@ -12,9 +12,9 @@ import asyncio
 import re
 from typing import Final, cast
 
-from console.local.simulator.desk import Desk, reset_connection
-from console.local.simulator.faults import FINE, Mode, Verdict
-from console.local.simulator.ground_truth import Accept
+from local.simulator.desk import Desk, reset_connection
+from local.simulator.faults import FINE, Mode, Verdict
+from local.simulator.ground_truth import Accept
 
 KIND = "smtp"
 HOSTNAME = "simulator.heliograph.test"

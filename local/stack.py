@@ -1,6 +1,6 @@
 """Start, find and stop a local stack from outside: what `heliograph up`, `down`, `demo` and the tests call.
 
-May import console.local. Never: the processes of a stack (the supervisor's own).
+May import local. Never: the processes of a stack (the supervisor's own).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from console.local import LocalStackError, PortError, StartError
-from console.local.ports import FIRST_EPHEMERAL_PORT
-from console.local.processes import Identity, cap_log, die_with_parent, last_line
-from console.local.supervisor import PORT_NAMES, StateFiles, end_strays, make_directory
+from local import LocalStackError, PortError, StartError
+from local.supervisor.layout import PORT_NAMES
+from local.supervisor.ports import FIRST_EPHEMERAL_PORT
+from local.supervisor.processes import Identity, cap_log, die_with_parent, last_line
+from local.supervisor.state import StateFiles, end_strays, make_directory
 from runtime.proxies import spare_loopback
 from runtime.settings import read_toml
 
@@ -175,7 +176,7 @@ def _check(config: Path | None, ports: Mapping[str, int]) -> None:
 def _start_supervisor(
     files: StateFiles, detach: bool, config: Path | None, ports: Mapping[str, int], initialisers: Sequence[str]
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "console.local.supervisor", "--state-dir", str(files.directory)]
+    command = [sys.executable, "-P", "-m", "local.supervisor", "--state-dir", str(files.directory)]
     if config is not None:
         command += ["--config", str(config.absolute())]
     for name, port in ports.items():

@@ -1,6 +1,6 @@
 """The ClickHouse engine of the local stack: chdb behind the part of ClickHouse's HTTP interface that clients use.
 
-`python -m console.local.clickhouse_server --path DIR --port N` owns DIR and answers like a ClickHouse server, so that
+`python -m local.servers.clickhouse --path DIR --port N` owns DIR and answers like a ClickHouse server, so that
 sinks, migrations, console and people all use clickhouse-connect over HTTP, as they do in production. Each request runs
 in an engine session of its own (opening one takes 0.2 ms), so settings, `USE` and temporary tables cannot leak from one
 request to the next; a `session_id` gets a lasting engine session once it has state to keep.

@@ -3,7 +3,7 @@
     up ──► users, preferences, suppressions, templates ──► publish ──► watch ClickHouse ──► hold it against the vendors' log
 
 The verdict is not ours alone: what ClickHouse says was sent is compared, message by message, with what the simulated vendors
-accepted and with the mails that lie in the mailbox (console/evidence.py).
+accepted and with the mails that lie in the mailbox (local/evidence.py).
 May import every layer, rich and aiohttp. Never: a way for a message to be sent that others do not have.
 """
 
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import aiohttp
 import typer
 
-from console.evidence import Book, Finding, Http, Places, compare, gather, local_places, reports_pending
-from console.local import stack
+from local import stack
+from local.evidence import Book, Finding, Http, Places, compare, gather, local_places, reports_pending
 from producers.notification import Notification
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_clock

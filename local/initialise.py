@@ -18,9 +18,9 @@ from runtime.kafka.admin import Admin
 from runtime.settings import Settings
 
 INITIALISERS: tuple[str, ...] = (
-    "console.local.initialise:apply_topics",
+    "local.initialise:apply_topics",
     "producers.reference.initialise:migrate_tables",
-    "console.local.initialise:migrate_clickhouse",
+    "local.initialise:migrate_clickhouse",
     "producers.reference.initialise:local_api_key",
 )
 

@@ -32,10 +32,10 @@ from h2.events import ConnectionTerminated, DataReceived, RequestReceived, Strea
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
-from console.local.simulator import APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
-from console.local.simulator.desk import Desk, reset_connection
-from console.local.simulator.faults import Mode
-from console.local.simulator.ground_truth import Accept, GroundTruthError
+from local.simulator import APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
+from local.simulator.desk import Desk, reset_connection
+from local.simulator.faults import Mode
+from local.simulator.ground_truth import Accept, GroundTruthError
 
 KIND = "apns"
 _MAX_STREAMS = 1000
