@@ -78,7 +78,7 @@ def run_api() -> None:
 
 @run_app.command("relay")
 def run_relay() -> None:
-    """PostgreSQL's outbox to the compacted topics."""
+    """Publish PostgreSQL's outbox to the compacted topics; remove invalid devices and suppress bounced addresses."""
     from producers.reference.relay import run_relay as body
     from runtime.process import run_role
 
@@ -88,7 +88,7 @@ def run_relay() -> None:
 @run_app.command("router")
 def run_router(lane: _AnyLane = None) -> None:
     """Requests to rendered messages, by preferences and templates; best one process per lane."""
-    from processors.router import run_router as body
+    from processors.router.role import run_router as body
     from runtime.process import run_role
 
     role = f"router-{lane}" if lane else "router"
@@ -98,7 +98,7 @@ def run_router(lane: _AnyLane = None) -> None:
 @run_app.command("timers")
 def run_timers() -> None:
     """Every wait: retries and schedules."""
-    from processors.timers import run_timers as body
+    from processors.timers.role import run_timers as body
     from runtime.process import run_role
 
     raise SystemExit(run_role("timers", load_settings(), body))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from processors.enrich import RouterViews, enrich_batch
+from processors.router.enrich import RouterViews, enrich_batch
 from replay.accounts import AccountReport, Rendered
 from replay.choose import Selection, check_topic
 from replay.plan import Place, Subject, hour_of

@@ -1,6 +1,6 @@
 """What a template makes of some data, rendered by the router's own code in a process of its own.
 
-May import processors.router and runtime. Never: HTTP, a recipient, a send.
+May import processors.router.role and runtime. Never: HTTP, a recipient, a send.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from processors.rendering import ParsedTemplate
+from processors.router.rendering import ParsedTemplate
 from runtime.errors import Refusal, RefusedError
 from runtime.http.problems import pointer
 from runtime.workers import BusyError, OverBudgetError, Workers

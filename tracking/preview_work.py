@@ -1,6 +1,6 @@
 """The rendering of a preview, in a process of its own: by the router's code, with an engine that lives as long as the process.
 
-May import processors.rendering. Never: HTTP.
+May import processors.router.rendering. Never: HTTP.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from processors.rendering import render_parts
+from processors.router.rendering import render_parts
 from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
 
 

@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from api.notifications.caller import Authenticate, Caller
 from api.path_ids import PathId
 from api.requests import JSON_TYPE, read_model
-from processors.rendering import ParsedTemplate
+from processors.router.rendering import ParsedTemplate
 from producers.addresses import has_control
 from producers.notification import Channel, JsonObject, Locale, Strict
 from producers.reference.store import NotFoundError, ReferenceStore

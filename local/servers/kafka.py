@@ -112,7 +112,7 @@ def parse_lock(text: str) -> tuple[Jar, ...]:
 
 def packaged_lock() -> tuple[Jar, ...]:
     """The lock that ships with this package."""
-    return parse_lock(resources.files("local").joinpath(LOCK_FILE).read_text("utf-8"))
+    return parse_lock(resources.files("local.servers").joinpath(LOCK_FILE).read_text("utf-8"))
 
 
 def sha256_of(path: Path) -> str:

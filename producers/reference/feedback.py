@@ -1,139 +1,275 @@
-"""The life of the feedback consumer beside the relay: a thread and an event loop of its own, started again when it ends.
+"""What providers call invalid is not sent to again: dead devices leave the profile, bounced addresses are suppressed.
 
-    | what happens                                        | what becomes of it                                          |
-    |-----------------------------------------------------|-------------------------------------------------------------|
-    | a status that PostgreSQL or our code cannot take    | passed over and counted (hygiene.py)                        |
-    | PostgreSQL or Kafka is away, the group is rebalanced| the same statuses are judged again after a pause            |
-    | anything else                                       | logged; the consumer is made anew after a pause that grows  |
+    | status                                       | becomes                                                     |
+    |----------------------------------------------|-------------------------------------------------------------|
+    | bounced / invalid_token of a user's push     | the device leaves the profile                               |
+    | bounced / hard_bounce of an e-mail           | suppression `hard_bounce`                                   |
+    | bounced / invalid_number of an SMS           | suppression `invalid_number`: each further try costs money  |
+    | the same, the recipient having said STOP     | suppression `unsubscribe`                                   |
+    | any other                                    | nothing                                                     |
 
-Nothing of it ends the relay or takes its readiness: reference data goes out although no bounce comes in. It says so in
-`/readyz` (`degraded`) and in heliograph_feedback_running.
-At least once: offsets are committed after PostgreSQL has committed, and doing it again changes nothing.
-May import runtime and the store. Never: what a status means.
+A status has no address. It names the user (`recipient`) or the fingerprint, and the message, whose id is a function of the
+fingerprint: the device, address or number that gives that id is the one. A device that registered after its provider calls
+it dead stays; an address that a person took off the list after it bounced stays off.
+The brake: while more than 5 % (and at least 20) of an account's messages of the last minute are called invalid, nothing of
+that account is dropped or suppressed; then a topic, a key or a setting is wrong, not the recipients. A STOP is a person's
+wish: it neither counts nor waits.
+Anybody may write a status: one whose ids are not of our forms calls nothing invalid, an account that is not configured has no
+window and no label of its own, and one that cannot be processed is counted and passed over. Processing again changes nothing.
+May import runtime and the store. Never: a provider, an address or a token in a log.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast
+from uuid import UUID
 
-from producers.reference.database import Database
-from producers.reference.hygiene import Hygiene
-from producers.reference.store import ReferenceStore
+from producers.addresses import has_control
+from producers.publisher import check_tenant
+from producers.reference.database import InputRefused
+from producers.reference.store import Bounced, ReferenceStore
+from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.logs import get_logger
-from runtime.metrics import FEEDBACK_RUNNING
+from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_PASSED_OVER
 from runtime.records import InRecord
-from runtime.settings import Settings
-from schemas.topics import STATUS
+from runtime.status import says_opted_out, since
+from schemas.codec import DecodeError, codec
+from schemas.events import DeliveryStatus, states
 
 log = get_logger("feedback")
-GROUP = "heliograph-hygiene"
-GATHER_S = 1.0
-"""Statuses are judged a second's worth at a time, so that the brake sees an incident before the first device is dropped."""
-MAX_BATCH = 5_000
-FIRST_PAUSE_S = 1.0
-MAX_PAUSE_S = 60.0
-_STEADY_S = 60.0
-"""Who ran as long as this begins with the short pause again."""
-_POOL_SIZE = 2
-_EXPECTED = (UnavailableError, CommitError, FencedError)
+WINDOW_S = 60.0
+MIN_INVALID = 20
+MAX_SHARE = 0.05
+MAX_GENERATIONS = 32
+"""A status does not say which resend it is of; more resends than this of one notification leave a dead device in place."""
+MAX_SOURCE = 255
+UNSUBSCRIBE = "unsubscribe"
+_SUPPRESSED = {("email", "hard_bounce"): "hard_bounce", ("sms", "invalid_number"): "invalid_number"}
+_INVALID = frozenset({"invalid_token", "hard_bounce", "invalid_number"})
+OTHER = "other"
+"""The window and label of every account that is not configured: their names are a stranger's to invent."""
+_ADDRESS = re.compile(r"addr:[0-9a-f]{32}")
+_MAX_RECIPIENT = 255
+_MAX_TIME_MS = 1 << 48
+
+
+class DeadDevice(NamedTuple):
+    """A device of a user that a provider calls dead."""
+
+    tenant: str
+    user_id: str
+    notification_id: str
+    message_id: str
+    provider: str
+    dead_since: int
+
+    def is_device(self, token: str, registered_at: int | None) -> bool:
+        """Whether this token is the one, and was registered before the provider called it dead."""
+        if registered_at is not None and registered_at >= self.dead_since:
+            return False
+        return _is_of(self.notification_id, "push", ids.address_hash("push", token), self.message_id)
+
+
+class BouncedAddress(NamedTuple):
+    """An address or number that a provider calls invalid, or whose owner told it to stop."""
+
+    status: DeliveryStatus
+    message_id: str
+    recipient: str
+    reason: str
+
+    def is_address(self, fingerprint: str) -> bool:
+        """Whether it is the one with this fingerprint."""
+        return _is_of(self.status["notification_id"], self.status["channel"] or "", fingerprint, self.message_id)
+
+
+def _is_of(notification_id: str, channel: str, fingerprint: str, message_id: str) -> bool:
+    return any(
+        ids.message_id(notification_id, channel, fingerprint, generation) == message_id
+        for generation in range(MAX_GENERATIONS)
+    )
+
+
+class SuppressionBrake:
+    """Per account, the messages of the last minute and how many of them were called invalid; no clock of its own."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, deque[tuple[float, int, int]]] = {}
+        """(when, messages, of them invalid), one entry per time that is told."""
+
+    def saw(self, provider: str, invalid: bool, now_s: float) -> None:
+        """A message of this account ended."""
+        window = self._windows.setdefault(provider, deque())
+        _, seen, bad = window.pop() if window and window[-1][0] == now_s else (now_s, 0, 0)
+        window.append((now_s, seen + 1, bad + invalid))
+
+    def holds(self, provider: str, now_s: float) -> bool:
+        """Whether nothing of this account may be dropped or suppressed now."""
+        window = self._windows.get(provider, deque())
+        while window and window[0][0] <= now_s - WINDOW_S:
+            window.popleft()
+        seen, invalid = (sum(entry[column] for entry in window) for column in (1, 2))
+        return invalid >= MIN_INVALID and invalid > MAX_SHARE * seen
+
+    @property
+    def providers(self) -> list[str]:
+        """Every account seen."""
+        return list(self._windows)
+
+
+def is_plausible(status: DeliveryStatus) -> bool:
+    """Whether the ids of a status have our forms: a stranger's may be anything that Avro can say. It may name nobody."""
+    try:
+        check_tenant(status["tenant"])
+        ids.accepted_at(status["notification_id"])
+        UUID(status["message_id"] or status["notification_id"])
+    except ValueError:
+        return False
+    recipient = status["recipient"] or ""
+    if recipient.startswith("addr:") and not _ADDRESS.fullmatch(recipient):
+        return False
+    return (
+        0 < len(recipient) <= _MAX_RECIPIENT
+        and not has_control(recipient)
+        and 0 <= status["occurred_at"] < _MAX_TIME_MS
+    )
+
+
+def decoded(records: Iterable[InRecord]) -> list[DeliveryStatus]:
+    """The statuses of messages that an account has ended; what does not decode is the sink's to report."""
+    found: list[DeliveryStatus] = []
+    for record in records:
+        try:
+            status = cast(DeliveryStatus, codec("DeliveryStatus").decode(record.value))
+        except DecodeError:
+            continue
+        if status["channel"] and status["provider"] and status["state"] in states().settled:
+            found.append(status)
+    return found
+
+
+def dead_device(status: DeliveryStatus) -> DeadDevice | None:
+    """The device a status calls dead; None when it calls none dead, or not one of a user."""
+    if (
+        (status["channel"], status["reason"]) != ("push", "invalid_token")
+        or not status["recipient"]
+        or not status["message_id"]
+    ):
+        return None
+    told = since(status["detail"])
+    return DeadDevice(
+        status["tenant"], status["recipient"], status["notification_id"], status["message_id"], status["provider"] or "",
+        status["occurred_at"] if told is None else min(told, status["occurred_at"]),
+    )  # fmt: skip
+
+
+def bounced_address(status: DeliveryStatus) -> BouncedAddress | None:
+    """The address a status calls invalid; None when it calls none so."""
+    if status["state"] != "bounced" or not status["recipient"] or not status["message_id"]:
+        return None
+    reason = _SUPPRESSED.get((status["channel"] or "", status["reason"] or ""))
+    if reason is None:
+        return None
+    return BouncedAddress(
+        status, status["message_id"], status["recipient"], UNSUBSCRIBE if is_stop(status) else reason
+    )  # fmt: skip
+
+
+def is_stop(status: DeliveryStatus) -> bool:
+    """Whether the recipient told the provider to stop."""
+    return status["reason"] == "invalid_number" and says_opted_out(status["detail"])
+
+
+def printable(text: str) -> str:
+    """Text of a provider with spaces for what a log or a store may not hold."""
+    return "".join(" " if has_control(char) else char for char in text)
 
 
 class Feedback:
-    """Judges statuses on a thread of its own until it is stopped."""
+    """Judges batches of statuses; `accounts` are the configured ones, by name."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="feedback", daemon=True)
-        self._trouble: str | None = "starting"
+    def __init__(self, store: ReferenceStore, accounts: Iterable[str] = ()) -> None:
+        self._store, self._brake, self._accounts = store, SuppressionBrake(), frozenset(accounts)
+        self._braked: set[str] = set()
 
-    def trouble(self) -> str | None:
-        """Why nothing is judged now; None while all is well."""
-        return self._trouble
+    def _account(self, provider: str | None) -> str:
+        return provider if provider in self._accounts else OTHER
 
-    def start(self) -> None:
-        """Begin."""
-        FEEDBACK_RUNNING.set(0)
-        self._thread.start()
-
-    def stop(self, timeout_s: float) -> None:
-        """Finish the batch in hand; one that does not end in time is judged again by whoever comes next."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-
-    def _live(self) -> None:
-        pause = FIRST_PAUSE_S
-        while not self._stopping.is_set():
-            started = time.monotonic()
+    async def process(self, records: Sequence[InRecord], now_s: float) -> None:
+        """Drop and suppress what a batch calls invalid. Raises UnavailableError alone; then the batch may be processed again."""
+        statuses = []
+        for status in decoded(records):
+            invalid = status["reason"] in _INVALID
+            if invalid and not is_plausible(status):
+                FEEDBACK_PASSED_OVER.labels("implausible").inc()
+                continue
+            statuses.append(status)
+            if not is_stop(status):
+                self._brake.saw(self._account(status["provider"]), invalid, now_s)
+        self._report(now_s)
+        for status in statuses:
             try:
-                asyncio.run(self._judge_all())
-            except _EXPECTED as exc:
-                self._is_down(str(exc))
-                log.warning("statuses will be judged again", error=str(exc))
-            except Exception as exc:
-                self._is_down(f"{type(exc).__name__}, see the log")
-                log.exception("the feedback consumer ended and is started again", pause_s=pause)
-            pause = FIRST_PAUSE_S if time.monotonic() - started > _STEADY_S else min(MAX_PAUSE_S, pause * 2)
-            self._stopping.wait(pause)
-        FEEDBACK_RUNNING.set(0)
+                await self._process_one(status)
+            except UnavailableError:
+                raise
+            except InputRefused as exc:
+                self._pass_over(status, "refused", exc)
+            except Exception as exc:  # noqa: BLE001 one status of anybody's must not stop the feedback of all others
+                self._pass_over(status, "error", exc)
 
-    def _is_up(self) -> None:
-        self._trouble = None
-        FEEDBACK_RUNNING.set(1)
+    def _pass_over(self, status: DeliveryStatus, cause: str, exc: Exception) -> None:
+        FEEDBACK_PASSED_OVER.labels(cause).inc()
+        log.error("status passed over", notification_id=status["notification_id"][:64], error=str(exc), exc_info=exc)
 
-    def _is_down(self, why: str) -> None:
-        self._trouble = why
-        FEEDBACK_RUNNING.set(0)
+    async def _process_one(self, status: DeliveryStatus) -> None:
+        if (dead := dead_device(status)) is not None:
+            await self._process_device(dead)
+        elif (bounced := bounced_address(status)) is not None:
+            await self._process_address(bounced)
 
-    async def _judge_all(self) -> None:
-        """Judge until told to stop. Raises UnavailableError when PostgreSQL does not answer, and what ends a membership."""
-        settings = self._settings
-        database = Database(settings.postgres.model_copy(update={"pool_size": _POOL_SIZE}))
-        await database.open()
-        hygiene = Hygiene(ReferenceStore(database), {provider.name for provider in settings.providers})
-        with ThreadPoolExecutor(1, thread_name_prefix="feedback") as thread:  # a consumer belongs to one thread
-            try:
-                while not self._stopping.is_set():
-                    await self._serve(hygiene, thread)
-            finally:
-                await database.close()
+    async def _process_device(self, dead: DeadDevice) -> None:
+        if self._account(dead.provider) in self._braked:
+            DEAD_DEVICES.labels("braked").inc()
+            return
+        dropped = await self._store.drop_devices(dead.tenant, dead.user_id, dead.is_device)
+        DEAD_DEVICES.labels("dropped" if dropped else "unknown").inc()
+        if dropped:
+            log.info("device dropped", notification_id=dead.notification_id, provider=dead.provider)
 
-    async def _serve(self, hygiene: Hygiene, thread: ThreadPoolExecutor) -> None:
-        """One membership of the group: a batch that cannot be judged is left to the next."""
-        loop = asyncio.get_running_loop()
-        consumer = Consumer(self._settings.kafka, client_id="hygiene", group=GROUP)
-        consumer.subscribe([STATUS])
-        self._is_up()
-        try:
-            while not self._stopping.is_set():
-                records = await loop.run_in_executor(thread, _gather, consumer)
-                if records:
-                    await hygiene.judge(records, time.monotonic())
-                # Everything that was taken is judged; what is no record (a transaction's marker) counts as read.
-                await loop.run_in_executor(thread, _commit, consumer)
-        except _EXPECTED as exc:
-            # The brake's memory and the connections are kept: only the membership is made anew.
-            self._is_down(str(exc))
-            log.warning("statuses will be judged again", error=str(exc))
-            await asyncio.to_thread(self._stopping.wait, FIRST_PAUSE_S)
-        finally:
-            await loop.run_in_executor(thread, consumer.close)
+    async def _process_address(self, bounced: BouncedAddress) -> None:
+        channel, provider = bounced.status["channel"] or "", bounced.status["provider"] or ""
+        if self._account(provider) in self._braked and bounced.reason != UNSUBSCRIBE:
+            BOUNCED_ADDRESSES.labels(channel, "braked").inc()
+            return
+        outcome = await self._suppress(bounced, channel, provider)
+        BOUNCED_ADDRESSES.labels(channel, outcome).inc()
+        if outcome == "suppressed":
+            log.info(
+                "address suppressed", notification_id=bounced.status["notification_id"], provider=provider,
+                reason=bounced.reason,
+            )  # fmt: skip
 
+    async def _suppress(self, bounced: BouncedAddress, channel: str, provider: str) -> str:
+        status = bounced.status
+        said = f"{provider}: {status['detail'] or status['reason']}"[:MAX_SOURCE]
+        return await self._store.suppress_bounced(
+            Bounced(
+                status["tenant"], channel, bounced.recipient, bounced.is_address, bounced.reason, printable(said),
+                status["occurred_at"],
+            )
+        )  # fmt: skip
 
-def _commit(consumer: Consumer) -> None:
-    consumer.commit(consumer.progress())
-
-
-def _gather(consumer: Consumer) -> list[InRecord]:
-    """What comes within a second of the first record; [] when none comes for half of one."""
-    records = consumer.consume(MAX_BATCH, 0.5)
-    until = time.monotonic() + GATHER_S
-    while records and len(records) < MAX_BATCH and (left := until - time.monotonic()) > 0:
-        records += consumer.consume(MAX_BATCH - len(records), left)
-    return records
+    def _report(self, now_s: float) -> None:
+        for provider in self._brake.providers:
+            holds = self._brake.holds(provider, now_s)
+            DROP_BRAKE.labels(provider).set(holds)
+            if holds and provider not in self._braked:
+                self._braked.add(provider)
+                log.error("too many recipients are called invalid, none is dropped or suppressed: is the account's setup right?", provider=provider)  # fmt: skip
+            elif not holds and provider in self._braked:
+                self._braked.discard(provider)
+                log.info("invalid recipients are dropped and suppressed again", provider=provider)

@@ -20,7 +20,7 @@ from typing import LiteralString
 import psycopg
 from psycopg.rows import class_row
 
-from producers.reference.feedback import Feedback
+from producers.reference.feedback_consumer import FeedbackConsumer
 from producers.reference.resends import forgotten_below
 from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
 from producers.reference.set_aside import OutboxEntry, SetAside
@@ -206,7 +206,7 @@ async def run_relay(context: Context) -> None:
     settings = context.settings
     producer = Producer(settings.kafka, client_id="relay", linger_ms=0, delivery_timeout_s=_DELIVERY_TIMEOUT_S)
     relay = Relay(settings, context.stopping, producer)
-    feedback = Feedback(settings)
+    feedback = FeedbackConsumer(settings)
     try:
         try:
             connection = await relay.connect()

@@ -1,7 +1,7 @@
 """APNs' reasons, and the HTTP statuses that come without one; data.
 
 DeviceTokenNotForTopic and TopicDisallowed say that the account's topic is wrong: a device is never dropped for them.
-BadDeviceToken may also mean the wrong environment (sandbox), which is why hygiene has a brake.
+BadDeviceToken may also mean the wrong environment (sandbox), which is why feedback has a brake.
 May import the shape of a table. Never: a request.
 """
 

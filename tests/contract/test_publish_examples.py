@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from processors.enrich import RouterViews, enrich_batch
+from processors.router.enrich import RouterViews, enrich_batch
 from producers.publisher import Publisher
 from runtime import ids
 from runtime.records import InRecord

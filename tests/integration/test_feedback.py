@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from local.supervisor.ports import PortBook
 from producers.reference.database import Database, InputRefused
-from producers.reference.hygiene import Hygiene
+from producers.reference.feedback import Feedback
 from producers.reference.resends import RESENDABLE_MS, forgotten_below
 from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
@@ -31,7 +31,7 @@ from schemas.topics import STATUS
 from tests.integration.conftest import until
 from tests.integration.reference_stack import Postgres, World, postgres, world
 from tests.support.records import hostile_records
-from tests.unit.test_hygiene import bounce, status
+from tests.unit.test_feedback import bounce, status
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 __all__ = ["postgres", "world"]
@@ -78,16 +78,16 @@ def test_statuses_of_strangers_reach_postgresql_or_are_passed_over_and_none_is_i
     )  # fmt: skip
     @settings(max_examples=40, deadline=None)
     def judged(hostile: list[dict[str, Any]]) -> None:
-        async def judge() -> None:
+        async def process() -> None:
             database = Database(dsn)
             await database.open()
             try:
-                await Hygiene(ReferenceStore(database)).judge(encoded(*hostile, *forged()), 0.0)
+                await Feedback(ReferenceStore(database)).process(encoded(*hostile, *forged()), 0.0)
                 assert database.available
             finally:
                 await database.close()
 
-        asyncio.run(judge())
+        asyncio.run(process())
 
     judged()
 

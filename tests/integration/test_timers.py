@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from processors.timers import Timers
+from processors.timers.role import Timers
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.process import Context

@@ -20,7 +20,7 @@ import confluent_kafka
 import pytest
 
 from processors.groups import router_group
-from producers.reference.feedback import GROUP as HYGIENE_GROUP
+from producers.reference.feedback_consumer import GROUP as FEEDBACK_GROUP
 from runtime import ids, kafka
 from runtime.kafka.admin import Admin
 from runtime.kafka.client import Partition
@@ -220,7 +220,7 @@ def test_what_is_a_record_is_sent_whatever_stands_beside_it(held: Held, through:
 def test_every_group_reads_to_the_end_and_nobody_ends(held: Held) -> None:
     groups = {
         router_group("normal"): [requests_topic("normal")], router_group("bulk"): [requests_topic("bulk")],
-        "heliograph-sender-email": [dispatch_topic("email", "critical")], HYGIENE_GROUP: [STATUS],
+        "heliograph-sender-email": [dispatch_topic("email", "critical")], FEEDBACK_GROUP: [STATUS],
         SINK_GROUP: [requests_topic("normal"), requests_topic("bulk"), STATUS, RECEIPTS],
     }  # fmt: skip
     for group, topics in groups.items():

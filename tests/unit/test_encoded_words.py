@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from api.reference.suppressions import NewSuppression, read_import
 from api.reference.users_and_templates import NewUser, ReplacedUser
 from api.requests import check_model
-from processors.policy import Target, may_send
+from processors.router.policy import Target, may_send
 from producers.notification import Notification
 from producers.publisher import Publication, _Requests
 from runtime.addresses import has_encoded_word

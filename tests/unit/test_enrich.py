@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processors.enrich import RouterViews, enrich_batch
+from processors.router.enrich import RouterViews, enrich_batch
 from runtime import ids
 from runtime.records import InRecord, OutRecord
 from schemas.codec import codec

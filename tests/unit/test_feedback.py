@@ -1,59 +1,334 @@
-"""The feedback consumer has a life of its own: what ends it is told, and it is started again."""
+"""Which device or address a status calls invalid, and when none is dropped or suppressed."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from producers.reference import feedback
-from producers.reference.feedback import Feedback
+from producers.reference.database import InputRefused
+from producers.reference.feedback import (
+    MIN_INVALID,
+    OTHER,
+    DeadDevice,
+    Feedback,
+    SuppressionBrake,
+    bounced_address,
+    dead_device,
+)
+from producers.reference.store import Bounced, ReferenceStore
+from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.metrics import FEEDBACK_RUNNING
-from runtime.settings import Settings
+from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
+from runtime.records import InRecord
+from runtime.status import invalid_since, message_status, opted_out
+from schemas.codec import codec
+from schemas.events import DeliveryStatus
+from tests.support.records import hostile_records
+from tests.unit.test_outcomes import NOW, message
+
+NID = message()["notification_id"]
 
 
-def until(condition: object, what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, what
-        time.sleep(0.005)
+def status(token: str = "tok", generation: int = 0, **fields: Any) -> DeliveryStatus:
+    message_id = ids.message_id(NID, "push", ids.address_hash("push", token), generation)
+    pushed = message(channel="push", address=token, message_id=message_id)
+    made = message_status(
+        pushed, "bounced", now=NOW, attempt=1, reason="invalid_token", detail="404", provider="apple"
+    )  # fmt: skip
+    return {**made, **fields}  # type: ignore[typeddict-item]
+
+
+def sent(token: str = "tok") -> DeliveryStatus:
+    return status(token, state="sent", reason=None)
+
+
+def records(*statuses: DeliveryStatus) -> list[InRecord]:
+    return [InRecord("s", 0, n, NOW, b"k", codec("DeliveryStatus").encode(s), []) for n, s in enumerate(statuses)]
+
+
+def dead(**fields: Any) -> DeadDevice:
+    found = dead_device(status(**fields))
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("x"), UnavailableError("PostgreSQL is away"), RecursionError(), OSError(5, "no")]
+    ("token", "generation", "registered_at", "expected"),
+    [
+        ("tok", 0, None, True),
+        ("tok", 3, None, True),
+        ("other", 0, None, False),
+        ("tok", 0, NOW - 1, True),
+        ("tok", 0, NOW, False),
+        ("tok", 0, NOW + 1, False),
+    ],
 )
-def test_feedback_that_ends_is_told_and_started_again(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr(feedback, "FIRST_PAUSE_S", 0.05)
-    lives: list[float] = []
-    pauses: list[float | None] = []
-    living = Feedback(Settings())
-    wait = living._stopping.wait
+def test_device_is_found_by_the_id_of_its_message(
+    token: str, generation: int, registered_at: int | None, expected: bool
+) -> None:
+    assert dead(generation=generation).is_device(token, registered_at) is expected
 
-    def pause(seconds: float | None = None) -> bool:
-        pauses.append(seconds)
-        return wait(seconds)
 
-    async def judge_all() -> None:
-        lives.append(time.monotonic())
-        if len(lives) < 3:
+def test_device_that_registered_after_its_provider_calls_it_dead_stays() -> None:
+    gone = dead(detail=invalid_since("410 Unregistered", NOW - 5_000))
+    assert gone.is_device("tok", NOW - 5_001)
+    assert not gone.is_device("tok", NOW - 5_000)
+
+
+def test_other_bounces_and_bare_addresses_call_no_device_dead() -> None:
+    assert dead_device(sent()) is None
+    assert dead_device(status(reason="hard_bounce")) is None
+    assert dead_device(status(recipient=None)) is None
+
+
+def test_status_names_the_recipient_but_no_address() -> None:
+    assert status()["recipient"] == "u"
+    bare = message(channel="push", address="tok", user_id=None)
+    assert message_status(bare, "sent", now=NOW, attempt=1)["recipient"] == f"addr:{ids.address_hash('push', 'tok')}"
+
+
+@pytest.mark.parametrize(
+    ("invalid", "fine", "expected"),
+    [
+        (MIN_INVALID - 1, 0, False),
+        (MIN_INVALID, 0, True),
+        (MIN_INVALID, 19 * MIN_INVALID, False),
+        (MIN_INVALID, 19 * MIN_INVALID - 1, True),
+    ],
+)
+def test_brake_holds_above_its_share_and_its_least_number(invalid: int, fine: int, expected: bool) -> None:
+    brake = SuppressionBrake()
+    for said, count in ((True, invalid), (False, fine)):
+        for _ in range(count):
+            brake.saw("apple", said, 0.0)
+    assert brake.holds("apple", 59.9) is expected
+    assert not brake.holds("google", 0.0)
+    assert not brake.holds("apple", 60.0)
+
+
+class Store(ReferenceStore):
+    """One user whose devices are tokens."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens = list(tokens)
+        self.suppressed: list[tuple[str, str, str, str]] = []
+
+    async def drop_devices(self, tenant: str, user_id: str, is_dead: Callable[[str, int | None], bool]) -> int:
+        before = len(self.tokens)
+        self.tokens = [token for token in self.tokens if not is_dead(token, None)]
+        return before - len(self.tokens)
+
+    async def suppress_bounced(self, bounced: Bounced) -> str:
+        found = bounced.is_address(bounced.recipient.removeprefix("addr:"))
+        if found:
+            self.suppressed.append((bounced.tenant, bounced.channel, bounced.reason, bounced.source))
+        return "suppressed" if found else "unknown"
+
+
+async def test_dead_device_is_dropped_and_judging_again_changes_nothing() -> None:
+    store = Store("tok", "other")
+    feedback = Feedback(store)
+    for _ in range(2):
+        await feedback.process(records(status()), 0.0)
+        assert store.tokens == ["other"]
+
+
+async def test_brake_stops_drops_from_the_first_device_of_a_batch_on_and_lets_go_after_a_minute() -> None:
+    tokens = [f"t{n}" for n in range(MIN_INVALID)]
+    store = Store(*tokens)
+    feedback = Feedback(store)
+    await feedback.process(records(*map(status, tokens)), 0.0)
+    assert store.tokens == tokens
+    await feedback.process(records(status("t0")), 61.0)
+    assert store.tokens == tokens[1:]
+
+
+async def test_strangers_status_is_passed_over() -> None:
+    store = Store("tok")
+    rubbish = InRecord("s", 0, 0, NOW, b"k", b"\xff", [])
+    await Feedback(store).process([rubbish, *records(status(notification_id="x", message_id="y"))], 0.0)
+    assert store.tokens == ["tok"]
+
+
+def bounce(
+    channel: str, reason: str, detail: str = "550 5.1.1", address: str = "a@x.de", **fields: Any
+) -> DeliveryStatus:
+    """A status about a bare address."""
+    message_id = ids.message_id(NID, channel, ids.address_hash(channel, address))
+    made = message(channel=channel, address=address, message_id=message_id, user_id=None)
+    told = message_status(made, "bounced", now=NOW, attempt=1, reason=reason, detail=detail, provider="mail-1")
+    return {**told, **fields}  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("channel", "reason", "detail", "expected"),
+    [
+        ("email", "hard_bounce", "550 5.1.1", "hard_bounce"),
+        ("sms", "invalid_number", "400 21211", "invalid_number"),
+        ("sms", "invalid_number", opted_out("400 21610"), "unsubscribe"),
+        ("email", "soft_bounce", "452 4.2.2", None),
+        ("email", "invalid_number", "x", None),
+        ("sms", "hard_bounce", "x", None),
+        ("push", "invalid_token", "410", None),
+    ],
+)
+def test_bounce_that_suppresses(channel: str, reason: str, detail: str, expected: str | None) -> None:
+    found = bounced_address(bounce(channel, reason, detail))
+    assert (found.reason if found else None) == expected
+
+
+@pytest.mark.parametrize("fields", [{"state": "failed"}, {"recipient": None}, {"message_id": None}])
+def test_status_that_is_no_bounce_of_an_address_suppresses_nothing(fields: dict[str, Any]) -> None:
+    assert bounced_address(bounce("email", "hard_bounce", **fields)) is None
+
+
+async def test_bounced_address_is_suppressed_with_what_its_provider_said() -> None:
+    store = Store()
+    await Feedback(store).process(records(bounce("email", "hard_bounce")), 0.0)
+    assert store.suppressed == [(message()["tenant"], "email", "hard_bounce", "mail-1: 550 5.1.1")]
+
+
+async def test_strangers_bounce_is_passed_over() -> None:
+    store = Store()
+    forged = bounce("email", "hard_bounce", recipient=f"addr:{ids.address_hash('email', 'other@x.de')}")
+    await Feedback(store).process(records(forged, bounce("email", "hard_bounce", notification_id="x")), 0.0)
+    assert store.suppressed == []
+
+
+async def test_brake_keeps_addresses_but_not_a_stop() -> None:
+    store = Store()
+    bounces = [bounce("sms", "invalid_number", "400 21211", f"+49151{n:07}") for n in range(MIN_INVALID)]
+    stop = bounce("sms", "invalid_number", opted_out("400 21610"), "+491510000099")
+    await Feedback(store).process(records(*bounces, stop), 0.0)
+    assert [reason for _, _, reason, _ in store.suppressed] == ["unsubscribe"]
+
+
+async def test_many_stops_do_not_brake() -> None:
+    store = Store()
+    stops = [bounce("sms", "invalid_number", opted_out("400 21610"), f"+49151{n:07}") for n in range(2 * MIN_INVALID)]
+    await Feedback(store).process(records(*stops, bounce("sms", "invalid_number", "400 21211", "+49")), 0.0)
+    assert len(store.suppressed) == 2 * MIN_INVALID + 1
+
+
+# -- what strangers write ---------------------------------------------------------------------------------------------
+
+
+class StrictStore(Store):
+    """Takes what PostgreSQL takes."""
+
+    async def drop_devices(self, tenant: str, user_id: str, is_dead: Callable[[str, int | None], bool]) -> int:
+        self._check(tenant, user_id)
+        return await super().drop_devices(tenant, user_id, is_dead)
+
+    async def suppress_bounced(self, bounced: Bounced) -> str:
+        self._check(bounced.tenant, bounced.recipient, bounced.source, bounced.reason)
+        assert -(1 << 63) <= bounced.occurred_at < 1 << 63
+        return await super().suppress_bounced(bounced)
+
+    @staticmethod
+    def _check(*texts: str) -> None:
+        assert not any("\0" in text for text in texts), "PostgreSQL's text takes no NUL"
+        assert all(len(text.encode()) < 2_000 for text in texts), "nor an index a key as long"
+
+
+_CALLS_INVALID = st.sampled_from(
+    [("push", "invalid_token"), ("email", "hard_bounce"), ("sms", "invalid_number"), ("fax", "hard_bounce")]
+)
+
+
+@given(
+    hostile_records("DeliveryStatus", state=st.just("bounced")),
+    _CALLS_INVALID,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "notification_id": st.just(NID), "message_id": st.just(status()["message_id"]), "tenant": st.just("shop"),
+            "recipient": st.just("u"), "occurred_at": st.just(NOW),
+        },
+    ),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_no_status_that_decodes_stops_the_feedback(
+    hostile: dict[str, Any], what: tuple[str, str], honest: dict[str, Any]
+) -> None:
+    forged = {**hostile, "channel": what[0], "reason": what[1], **honest}
+    record = InRecord("s", 0, 0, NOW, b"k", codec("DeliveryStatus").encode(forged), [])
+    store = StrictStore("tok", "other")
+    asyncio.run(Feedback(store, ["apple"]).process([record, *records(status("other"))], 0.0))
+    assert "other" not in store.tokens, "the honest status behind it is judged"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tenant", "a\0b"), ("tenant", "a:b"), ("recipient", "u\0"), ("recipient", "addr:../x"), ("recipient", "u" * 256),
+     ("recipient", "\u202eu"), ("message_id", "x"), ("notification_id", "x"), ("occurred_at", -1), ("occurred_at", 1 << 62)],
+)  # fmt: skip
+async def test_status_whose_ids_are_not_of_our_forms_is_counted_and_passed_over(field: str, value: Any) -> None:
+    before = FEEDBACK_PASSED_OVER.labels("implausible")._value.get()
+    store = StrictStore("tok")
+    await Feedback(store).process(records(status(**{field: value})), 0.0)
+    assert store.tokens == ["tok"]
+    assert FEEDBACK_PASSED_OVER.labels("implausible")._value.get() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"), [(InputRefused("no"), "refused"), (KeyError("x"), "error"), (RecursionError(), "error")]
+)
+async def test_status_that_cannot_be_judged_is_passed_over_and_those_behind_it_are_judged(
+    error: Exception, cause: str
+) -> None:
+    class Refusing(Store):
+        async def suppress_bounced(self, bounced: Bounced) -> str:
             raise error
-        living._is_up()
-        await asyncio.to_thread(wait)
 
-    monkeypatch.setattr(living, "_judge_all", judge_all)
-    monkeypatch.setattr(living._stopping, "wait", pause)
-    assert living.trouble() == "starting"
-    living.start()
-    until(lambda: len(lives) == 1 and living.trouble() != "starting", "its first end is told")
-    until(lambda: living.trouble() is None, "it works again")
-    assert FEEDBACK_RUNNING._value.get() == 1
-    assert pauses == [0.1, 0.2], "the pause grows"
-    living.stop(10)
-    assert not living._thread.is_alive()
-    assert FEEDBACK_RUNNING._value.get() == 0
+    before = FEEDBACK_PASSED_OVER.labels(cause)._value.get()
+    store = Refusing("tok")
+    await Feedback(store).process(records(bounce("email", "hard_bounce"), status()), 0.0)
+    assert store.tokens == []
+    assert FEEDBACK_PASSED_OVER.labels(cause)._value.get() == before + 1
 
 
-def test_feedback_that_never_started_is_stopped() -> None:
-    Feedback(Settings()).stop(1)
+async def test_store_that_is_away_leaves_the_batch_to_be_judged_again() -> None:
+    class Away(Store):
+        async def suppress_bounced(self, bounced: Bounced) -> str:
+            raise UnavailableError("away")
+
+    with pytest.raises(UnavailableError):
+        await Feedback(Away()).process(records(bounce("email", "hard_bounce")), 0.0)
+
+
+async def test_forged_status_does_not_hold_the_brake() -> None:
+    store = StrictStore("tok")
+    await Feedback(store).process(records(*[status(tenant="a:b")] * (2 * MIN_INVALID), status()), 0.0)
+    assert store.tokens == []
+
+
+async def test_made_up_accounts_share_one_window_and_one_label() -> None:
+    brake = [sample.labels["provider"] for metric in DROP_BRAKE.collect() for sample in metric.samples]
+    feedback = Feedback(Store(), ["apple"])
+    made_up = [status(f"t{n}", provider=f"made-up-{n}") for n in range(2_000)]
+    await feedback.process(records(*made_up, status("fine", provider="apple", state="sent", reason=None)), 0.0)
+    now = [sample.labels["provider"] for metric in DROP_BRAKE.collect() for sample in metric.samples]
+    assert set(now) - set(brake) <= {"apple", OTHER}
+    assert sorted(feedback._brake.providers) == ["apple", OTHER]
+    assert not feedback._brake.holds("apple", 0.0), "what a stranger says of others does not hold it"
+
+
+def test_windows_of_the_brake_are_bounded_by_their_time_not_by_what_is_told() -> None:
+    brake = SuppressionBrake()
+    for second in range(200):
+        for _ in range(500):
+            brake.saw("apple", True, float(second))
+        brake.holds("apple", float(second))
+    assert len(brake._windows["apple"]) <= 60
+
+
+async def test_what_a_provider_says_is_stored_without_control_characters() -> None:
+    store = StrictStore()
+    await Feedback(store).process(records(bounce("email", "hard_bounce", "550\0 5.1.1\r\nno")), 0.0)
+    assert [source for *_, source in store.suppressed] == ["mail-1: 550  5.1.1  no"]

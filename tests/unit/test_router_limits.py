@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from processors import loop as loop_engine
-from processors.agents import send
-from processors.enrich import MAX_ADDRESSES, RouterViews, enrich_batch, enrich_some
-from processors.loop import LaneLoop, publish
-from processors.refused import instead
+from processors.router import loop as loop_engine
+from processors.router.agents import send
+from processors.router.enrich import MAX_ADDRESSES, RouterViews, enrich_batch, enrich_some
+from processors.router.loop import LaneLoop, publish
+from processors.router.refused import instead
 from runtime import ids
 from runtime.clock import system_clock
 from runtime.dead_letters import CUT, dead_letter, is_cut, publish_letters, smaller

@@ -13,7 +13,7 @@ import pytest
 from faust.transport.consumer import Consumer as LibraryConsumer
 
 from console.commands.doctor import secrets_of
-from processors.app import DrainingConsumer
+from processors.router.app import DrainingConsumer
 from runtime import topics
 from runtime.errors import SettingsError
 from runtime.health import Health
@@ -65,7 +65,7 @@ def test_canaries_never_reach_the_log(capsys: pytest.CaptureFixture[str]) -> Non
 def test_library_method_that_the_drain_replaces_is_the_one_it_was_written_for() -> None:
     source = inspect.getsource(LibraryConsumer._drain_messages)
     assert hashlib.sha256(source.encode()).hexdigest() == DRAIN_SHA256, (
-        "faust's Consumer._drain_messages changed: compare processors/app.py with it before pinning the new version"
+        "faust's Consumer._drain_messages changed: compare processors/router/app.py with it before pinning the new version"
     )
     assert DrainingConsumer._drain_messages is not LibraryConsumer._drain_messages
 

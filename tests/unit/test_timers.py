@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors import timers as stage
-from processors.timer_heap import Heap, Room
-from processors.timers import HELD_BYTES, WITHDRAW_BEFORE_MS, Timers
+from processors.timers import role as stage
+from processors.timers.heap import Heap, Room
+from processors.timers.role import HELD_BYTES, WITHDRAW_BEFORE_MS, Timers
 from runtime import ids
 from runtime.errors import PublishError, TooLargeError, UnavailableError
 from runtime.kafka.client import Partition

@@ -17,8 +17,8 @@ from confluent_kafka import KafkaError, KafkaException
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 
-from processors.app import DrainingConsumer, create_app
-from processors.tolerant import TolerantRecords
+from processors.router.app import DrainingConsumer, create_app
+from processors.router.tolerant import TolerantRecords
 from runtime import views
 from runtime.kafka import consumer as kafka_consumer
 from runtime.kafka.client import Partition
@@ -219,7 +219,7 @@ def test_library_code_that_is_read_around_is_the_one_it_was_written_for(
 ) -> None:
     source = inspect.getsource(method)
     assert hashlib.sha256(source.encode()).hexdigest()[:16] == digest, (
-        f"{method.__qualname__} changed: compare processors/tolerant.py and processors/app.py with it before pinning anew"
+        f"{method.__qualname__} changed: compare processors/router/tolerant.py and processors/router/app.py with it before pinning anew"
     )
 
 

@@ -9,9 +9,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from processors.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
 from processors.groups import router_group
-from processors.refused import ROUNDS, instead
+from processors.router.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
+from processors.router.refused import ROUNDS, instead
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import Brake
 from runtime.errors import DeadLetterFlood, PublishError, TooLargeError

@@ -15,10 +15,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from processors.app import create_app
-from processors.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
 from processors.groups import router_group
-from processors.refused import ROUNDS, instead
+from processors.router.app import create_app
+from processors.router.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
+from processors.router.refused import ROUNDS, instead
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import Brake
 from runtime.errors import DeadLetterFlood, PublishError, TooLargeError, UnavailableError

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from processors.policy import Target, Verdict
-from processors.rendering import Parts
+from processors.router.policy import Target, Verdict
+from processors.router.rendering import Parts
 from runtime import ids
 from runtime.records import Headers, InRecord, OutRecord
 from runtime.status import message_status, source_of, status_record, traceparent_of

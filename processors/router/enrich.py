@@ -15,9 +15,16 @@ from uuid import UUID
 
 from pydantic_core import from_json
 
-from processors.policy import Choice, Verdict, before_recipient, choose
-from processors.rendering import ParsedTemplate, Parts, literal_channels, literal_parts, parse_template, render_parts
-from processors.routing import channel_message, not_routed, request_key, routed, schedule_timer
+from processors.router.policy import Choice, Verdict, before_recipient, choose
+from processors.router.rendering import (
+    ParsedTemplate,
+    Parts,
+    literal_channels,
+    literal_parts,
+    parse_template,
+    render_parts,
+)
+from processors.router.routing import channel_message, not_routed, request_key, routed, schedule_timer
 from runtime import ids
 from runtime.consent import Suppressions
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter

@@ -22,8 +22,8 @@ from typing import Protocol, cast
 from uuid import UUID
 
 from processors.groups import TIMERS_GROUP
-from processors.timer_heap import Entry, Heap, Room
-from processors.timer_values import read_again
+from processors.timers.heap import Entry, Heap, Room
+from processors.timers.values import read_again
 from runtime import ids
 from runtime.clock import Clock, system_clock
 from runtime.dead_letters import UNDECODABLE, dead_letter, publish_letters

@@ -21,8 +21,8 @@ from typing import Any
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 
-from processors import tolerant
 from processors.groups import router_group
+from processors.router import tolerant
 from runtime.settings import Settings
 
 

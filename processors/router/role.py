@@ -9,8 +9,8 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from processors.enrich import RouterViews
 from processors.groups import router_group
+from processors.router.enrich import RouterViews
 from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
@@ -44,9 +44,9 @@ async def run_router(context: Context, lanes: Sequence[str]) -> None:
     start_views(views, context.health)
     context.health.started()
     if context.settings.router.engine == "faust":
-        from processors.agents import run_faust as run_lane  # Faust and its patches only where they are wanted
+        from processors.router.agents import run_faust as run_lane  # Faust and its patches only where they are wanted
     else:
-        from processors.loop import run_loop as run_lane
+        from processors.router.loop import run_loop as run_lane
 
     async def route(lane: str) -> None:
         group, topics = router_group(lane), [requests_topic(lane)]
