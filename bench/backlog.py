@@ -34,8 +34,8 @@ from runtime.settings import KafkaSettings, ProviderSettings, Settings
 from schemas.codec import codec
 from schemas.events import LANES, ChannelMessage
 from schemas.topics import dispatch_topic
-from senders.sender import SendResult, Sent
 from senders.worker import Worker
+from vendors.sender import SendResult, Sent
 
 CHANNEL = "email"
 _LAYOUT = "<tr><td style='padding: 4px; font-family: sans-serif'>&nbsp;</td></tr>\n"

@@ -44,7 +44,7 @@ from schemas.events import LANES, ChannelMessage
 from schemas.topics import dispatch_topic
 from senders import outcomes
 from senders.ledger import Ledger, LedgerReader
-from senders.sender import SendResult, Sent
+from vendors.sender import SendResult, Sent
 
 MODES = {"claims": "email", "no ledger": "sms", "plain": "push"}
 """Each mode has a channel, and so topics and a group, of its own."""

@@ -26,7 +26,7 @@ from replay.plan import Subject
 from replay.times import UsageError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from senders.registry import platforms_of
+from vendors.registry import platforms_of
 
 _DECIDED_AGAINST = frozenset({"suppressed", "cancelled", "simulated", "expired"})
 """States that a rendering for comparison does not ask about: no account would have had the message."""

@@ -19,7 +19,7 @@ from runtime.settings import BreakerSettings
 from schemas.events import ChannelMessage
 from senders.breaker import PROBES, Breaker
 from senders.limits import TokenBucket
-from senders.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
+from vendors.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
 
 LANE_SHARE = {"critical": 1.0, "normal": 0.75, "bulk": 0.5}
 """Share of a window that a lane may fill: a blast on bulk always leaves room for the others."""

@@ -35,7 +35,7 @@ from runtime.status import message_status, source_of, status_record, traceparent
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
 RETRIES_EXHAUSTED = "retries_exhausted"

@@ -23,9 +23,9 @@ from senders.accounts import Account, Accounts
 from senders.admission import Admission
 from senders.ledger import KEPT_S, Ledger
 from senders.recheck import SenderViews
-from senders.registry import create_senders
 from senders.stage import SendStage
 from senders.worker import Worker
+from vendors.registry import create_senders
 
 SWITCH_INTERVAL_S = 0.0005
 """The Kafka thread and the event loop share one interpreter: with Python's 5 ms a conversation of six answers, each of which

@@ -23,7 +23,7 @@ from senders.accounts import Accounts
 from senders.admission import Entry
 from senders.outcomes import MAX_ATTEMPTS, costs_nothing
 from senders.recheck import SenderViews, recheck
-from senders.sender import InDoubt, Sender, SendResult
+from vendors.sender import InDoubt, Sender, SendResult
 
 log = get_logger("sender")
 

@@ -42,8 +42,8 @@ from senders.limits import part_of
 from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, refuse, settle
 from senders.read_ahead import Held, ReadAhead
 from senders.recheck import SenderViews, recheck
-from senders.sender import SendResult
 from senders.stage import Ended
+from vendors.sender import SendResult
 
 log = get_logger("sender")
 

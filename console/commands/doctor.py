@@ -345,7 +345,7 @@ def examine(target: Target) -> Iterator[Finding]:
 
 
 def _providers(providers: Sequence[ProviderSettings]) -> list[Finding]:
-    from senders.registry import create_senders
+    from vendors.registry import create_senders
 
     built: dict[str, str] = {}
     refused: dict[str, str] = {}

@@ -29,7 +29,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
-from producers.callbacks.vendor import ForgedError, MalformedError, Report, Request, UnknownAccountError, Vendor
 from runtime.callbacks import PATH, message_id_of, subject_of
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError
@@ -37,6 +36,7 @@ from runtime.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import CALLBACK_SECONDS, CALLBACKS
 from runtime.records import OutRecord
+from vendors.reports import ForgedError, MalformedError, Report, ReportReader, Request, UnknownAccountError
 
 MAX_BODY = 64 * 1024
 BODY_TIMEOUT_S = 10.0
@@ -85,13 +85,13 @@ class Desk:
         self._told = _Recent(remembered)
         self._waiting = 0
 
-    async def take(self, kind: str, vendor: Vendor, http: HttpRequest) -> Response:
+    async def take(self, kind: str, reader: ReportReader, http: HttpRequest) -> Response:
         """The answer to one request. Raises Problem."""
         started = time.perf_counter()
         outcome = "malformed"
         try:
-            request = await self._read(kind, vendor, http)
-            report = vendor.read(request)
+            request = await self._read(kind, reader, http)
+            report = reader.read(request)
             outcome = "unavailable"
             outcome = await self._publish(report, request)
         except ClientDisconnect as exc:
@@ -116,11 +116,11 @@ class Desk:
             CALLBACK_SECONDS.labels(kind).observe(time.perf_counter() - started)
         return Response(status_code=204)
 
-    async def _read(self, kind: str, vendor: Vendor, http: HttpRequest) -> Request:
+    async def _read(self, kind: str, reader: ReportReader, http: HttpRequest) -> Request:
         headers = {name.lower(): value for name, value in http.headers.items()}
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != vendor.content_type:
-            raise Problem(415, "unsupported_media_type", f"a callback of this kind is {vendor.content_type}")
+        if media_type != reader.content_type:
+            raise Problem(415, "unsupported_media_type", f"a callback of this kind is {reader.content_type}")
         if headers.get("content-encoding", "identity") != "identity":
             raise Problem(415, "unsupported_encoding", "Content-Encoding is not taken here")
         try:
@@ -165,16 +165,16 @@ async def _body(http: HttpRequest) -> bytes:
     return bytes(body)
 
 
-def create_app(vendors: Mapping[str, Vendor], desk: Desk) -> Starlette:
+def create_app(readers: Mapping[str, ReportReader], desk: Desk) -> Starlette:
     """The application: a route per vendor."""
 
-    def endpoint(kind: str, vendor: Vendor) -> Callable[[HttpRequest], Awaitable[Response]]:
+    def endpoint(kind: str, reader: ReportReader) -> Callable[[HttpRequest], Awaitable[Response]]:
         async def take(request: HttpRequest) -> Response:
-            return await desk.take(kind, vendor, request)
+            return await desk.take(kind, reader, request)
 
         return take
 
-    routes = [Route(f"{PATH}{kind}", endpoint(kind, vendor), methods=["POST"]) for kind, vendor in vendors.items()]
+    routes = [Route(f"{PATH}{kind}", endpoint(kind, reader), methods=["POST"]) for kind, reader in readers.items()]
     app = Starlette(routes=routes, exception_handlers=PROBLEM_HANDLERS)
     app.router.redirect_slashes = False  # a redirect would be to what the request calls its host
     return app

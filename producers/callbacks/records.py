@@ -6,7 +6,6 @@ May import runtime and schemas. Never: a clock, a vendor's word.
 
 from __future__ import annotations
 
-from producers.callbacks.vendor import Report
 from runtime import ids
 from runtime.callbacks import Subject
 from runtime.records import OutRecord
@@ -14,6 +13,7 @@ from runtime.status import status_record
 from schemas.codec import codec
 from schemas.events import DeliveryStatus, ProviderReceipt
 from schemas.topics import RECEIPTS
+from vendors.reports import Report
 
 
 def receipt_of(report: Report, message_id: str | None, body: bytes, received_at: int) -> ProviderReceipt:

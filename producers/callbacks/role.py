@@ -9,7 +9,6 @@ import asyncio
 from urllib.parse import urlsplit
 
 from producers.callbacks.app import Desk, create_app
-from producers.callbacks.registry import KINDS, create_vendors
 from runtime.callbacks import PATH
 from runtime.errors import SettingsError
 from runtime.http.serving import listen, serve
@@ -17,6 +16,7 @@ from runtime.kafka.producer import Producer
 from runtime.logs import get_logger
 from runtime.process import Context, crash_point
 from runtime.settings import CallbackSettings, Settings
+from vendors.registry import VENDORS, create_report_readers
 
 LINGER_MS = 1.0
 
@@ -40,10 +40,11 @@ def public_url(settings: CallbackSettings) -> str:
 
 def misdirected(settings: Settings, public: str) -> list[str]:
     """Names of the accounts that are told to report elsewhere than here."""
+    reporting = {vendor.kind for vendor in VENDORS if vendor.has_reports}
     return [
         provider.name
         for provider in settings.providers
-        if provider.kind in KINDS and (url := (provider.model_extra or {}).get("callback_url"))
+        if provider.kind in reporting and (url := (provider.model_extra or {}).get("callback_url"))
         and str(url).partition("#")[0].partition("?")[0] != f"{public}{PATH}{provider.kind}"
     ]  # fmt: skip
 
@@ -51,7 +52,7 @@ def misdirected(settings: Settings, public: str) -> list[str]:
 async def run_callbacks(context: Context) -> None:
     """The role. Raises SettingsError, and UnavailableError when the port is in use."""
     settings = context.settings
-    public, vendors = public_url(settings.callbacks), create_vendors(settings.providers)
+    public, readers = public_url(settings.callbacks), create_report_readers(settings.providers)
     for name in misdirected(settings, public):
         log.warning(
             "the account's callback_url leads elsewhere: its reports will not come, or be refused", provider=name
@@ -66,7 +67,7 @@ async def run_callbacks(context: Context) -> None:
     try:
         desk = Desk(producer, public, crash_here=lambda name: crash_point(name, settings.crash_at))
         context.health.started()
-        await serve(create_app(vendors, desk), listener, context.stopping)
+        await serve(create_app(readers, desk), listener, context.stopping)
     finally:
         listener.close()
         await asyncio.to_thread(producer.close)

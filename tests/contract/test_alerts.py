@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from senders.sender import Rejected, Retry, Sent
 from tests.contract.test_dashboards import PROMQL
 from tests.support import promql
 from tests.support.promql import exported, matched_values, metrics_of, unknown_labels, unknown_metrics, unset_metrics
 from tests.support.toolchains import promtool
+from vendors.sender import Rejected, Retry, Sent
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from console.cli import run_app
 from runtime import metrics
 from runtime.settings import PREFIX, Settings
-from senders.registry import create_senders
+from vendors.registry import create_senders
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from senders import claims, worker
-from senders.http import Answer, AnswerLostError, HttpTransport
 from senders.outcomes import Outcome
 from senders.stage import Ended
+from vendors.http import Answer, AnswerLostError, HttpTransport
 
 
 def commit_before_send() -> None:

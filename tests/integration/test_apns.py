@@ -22,10 +22,10 @@ from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
 from local.supervisor.ports import PortBook
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from senders.push.apns import ApnsSender, create
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from tests.integration.conftest import until
 from tests.unit.test_outcomes import message
+from vendors.apns.sender import ApnsSender, create
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 
 @dataclass

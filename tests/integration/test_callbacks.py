@@ -22,7 +22,6 @@ from twilio.request_validator import RequestValidator
 from local.supervisor.ports import PortBook
 from producers.callbacks.app import MAX_BODY
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
-from producers.callbacks.vendor import Report
 from runtime import ids
 from runtime.callbacks import Subject, callback_url
 from runtime.kafka.consumer import Consumer
@@ -31,13 +30,14 @@ from runtime.settings import ProviderSettings
 from schemas.codec import codec
 from schemas.events import ChannelMessage
 from schemas.topics import RECEIPTS, STATUS
-from senders.registry import create_senders
-from senders.sender import Sent
 from tests.integration.conftest import Broker, until
 from tests.integration.test_clickhouse_schema import NOW, Store, request, status
 from tests.integration.test_simulator import Simulator
 from tests.support.clickhouse import Server
 from tests.unit.test_outcomes import message as any_message
+from vendors.registry import create_senders
+from vendors.reports import Report
+from vendors.sender import Sent
 
 PUBLIC = "https://notify.shop.example"
 SID, OTHER_SID = "AC" + "1" * 32, "AC" + "2" * 32

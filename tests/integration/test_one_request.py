@@ -30,11 +30,11 @@ from pydantic_core import to_json
 
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from senders.http import AnswerLostError, HttpTransport
-from senders.push.h2_connection import Http2Transport
-from senders.registry import create_senders
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, Sender, SendResult, Sent
 from tests.unit.test_outcomes import message
+from vendors.http import AnswerLostError, HttpTransport
+from vendors.http2 import Http2Transport
+from vendors.registry import create_senders
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, Sender, SendResult, Sent
 
 TIMEOUT_S = 0.6
 

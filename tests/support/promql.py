@@ -14,7 +14,19 @@ from prometheus_client.metrics import MetricWrapperBase
 from runtime import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("runtime", "producers", "processors", "senders", "sinks", "tracking", "replay", "api", "local", "console")
+CODE = (
+    "runtime",
+    "vendors",
+    "producers",
+    "processors",
+    "senders",
+    "sinks",
+    "tracking",
+    "replay",
+    "api",
+    "local",
+    "console",
+)
 OF_PROMETHEUS = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "severity"}}
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 _NAME = re.compile(r"\b(heliograph_\w+|up|ALERTS)\b(?![\"'])")

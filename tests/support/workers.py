@@ -24,9 +24,9 @@ from senders.admission import Admission, Entry
 from senders.ledger import Ledger
 from senders.outcomes import costs_nothing
 from senders.recheck import SenderViews
-from senders.sender import SendResult
 from senders.stage import Ended, RequestGuard
 from senders.worker import Worker
+from vendors.sender import SendResult
 
 START_S = 1_800_000_000.0
 PARTITIONS = 4

@@ -18,7 +18,7 @@ from senders.accounts import THROTTLES_IN_A_ROW, Account, Accounts
 from senders.admission import PER_RECIPIENT, Admission, Entry
 from senders.breaker import PROBES, Breaker
 from senders.limits import TokenBucket, part_of
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 TRANSIENT = Retry(ErrorClass.TRANSIENT, "451")
 FOREVER = float("inf")

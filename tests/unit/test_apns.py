@@ -20,20 +20,13 @@ from pydantic_core import from_json, to_json
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from runtime.status import since
-from senders.http import Answer, AnswerLostError, NotSentError
-from senders.provider import UnsendableError
-from senders.push.apns import (
-    MESSAGE_ID_KEY,
-    ApnsSender,
-    ProviderToken,
-    apns_reaction,
-    build_headers,
-    build_payload,
-)
-from senders.push.h2_connection import Exchange, Http2Protocol
-from senders.registry import create_senders
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from tests.unit.test_outcomes import NOW, message
+from vendors.apns.sender import MESSAGE_ID_KEY, ApnsSender, ProviderToken, apns_reaction, build_headers, build_payload
+from vendors.http import Answer, AnswerLostError, NotSentError
+from vendors.http2 import Exchange, Http2Protocol
+from vendors.provider import UnsendableError
+from vendors.registry import create_senders
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE, ErrorClass.THROTTLED, ErrorClass.TRANSIENT,

@@ -19,10 +19,7 @@ from local.simulator.callbacks import Accepted, Callbacks, end_of, signature
 from producers.callbacks import app as callbacks_app
 from producers.callbacks.app import MAX_BODY, Desk, create_app
 from producers.callbacks.records import status_of
-from producers.callbacks.registry import create_vendors
 from producers.callbacks.role import misdirected, public_url
-from producers.callbacks.twilio import _Form
-from producers.callbacks.vendor import Report
 from runtime import ids
 from runtime.callbacks import Subject, callback_url, message_id_of, subject_of
 from runtime.errors import PublishError, SettingsError
@@ -35,6 +32,9 @@ from schemas.events import states
 from schemas.topics import RECEIPTS, STATUS
 from tests.unit.test_outcomes import NOW, message
 from tracking.status import rollup
+from vendors.registry import create_report_readers
+from vendors.reports import Report
+from vendors.twilio.reports import _Form
 
 PUBLIC = "https://notify.shop.example"
 SID, OTHER_SID = "AC" + "1" * 32, "AC" + "2" * 32
@@ -42,7 +42,7 @@ TOKEN, NEXT_TOKEN, OTHER_TOKEN = "first-token", "next-token", "other-token"
 
 
 def account(name: str, **keys: Any) -> ProviderSettings:
-    made: dict[str, Any] = {"name": name, "channel": "sms", "kind": "twilio", "account_sid": SID, **keys}
+    made: dict[str, Any] = {"name": name, "channel": "sms", "kind": "twilio", "account_sid": SID, "from": "+15005550006", **keys}
     return ProviderSettings(**made)
 
 
@@ -91,7 +91,7 @@ class Door:
     def __init__(self, broker: Broker | None = None, **more: Any) -> None:
         self.broker = broker or Broker()
         self._now = NOW
-        self.app = create_app(create_vendors(PROVIDERS), Desk(self.broker, PUBLIC + "/", self.clock, **more))
+        self.app = create_app(create_report_readers(PROVIDERS), Desk(self.broker, PUBLIC + "/", self.clock, **more))
 
     def clock(self) -> int:
         self._now += 1
@@ -245,7 +245,7 @@ async def test_the_port_of_the_scheme_may_be_signed_or_not(url: str) -> None:
 
 async def test_a_fragment_may_be_signed_or_not() -> None:
     base = f"{PUBLIC}/callbacks/twilio#rc=5"
-    vendors = create_vendors([account("tw", auth_token=TOKEN, callback_url=base)])
+    vendors = create_report_readers([account("tw", auth_token=TOKEN, callback_url=base)])
     door, form = Door(), fields()
     door.app = create_app(vendors, Desk(door.broker, PUBLIC, door.clock))
     for url in (URL, URL + "#rc=5"):
@@ -414,13 +414,13 @@ def test_an_account_that_reports_elsewhere_is_named() -> None:
 def test_a_token_comes_from_its_file_or_the_role_does_not_start(tmp_path: Path) -> None:
     file = tmp_path / "token"
     with pytest.raises(SettingsError, match="provider p: cannot read auth_token_file"):
-        create_vendors([account("p", auth_token_file=str(file))])
+        create_report_readers([account("p", auth_token_file=str(file))])
     file.write_text("secret\n")
-    assert set(create_vendors([account("p", auth_token_file=str(file))])) == {"twilio"}
+    assert set(create_report_readers([account("p", auth_token_file=str(file))])) == {"twilio"}
     with pytest.raises(SettingsError, match="provider p: give auth_token or auth_token_file"):
-        create_vendors([account("p")])
-    with pytest.raises(SettingsError, match="provider p: give account_sid"):
-        create_vendors([account("p", account_sid=None, auth_token="x")])
+        create_report_readers([account("p")])
+    with pytest.raises(SettingsError, match="provider p: account_sid: "):
+        create_report_readers([account("p", account_sid=None, auth_token="x")])
 
 
 # ---------------------------------------------------------------- the simulator's side

@@ -7,12 +7,13 @@ import re
 import pytest
 from prometheus_client import REGISTRY
 
-from senders import codes
-from senders.codes import Codes, Reaction, react, unknown_http
-from senders.email import smtp_codes
-from senders.push import apns_codes, fcm_codes
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry
-from senders.sms import twilio_codes
+from vendors import codes
+from vendors.apns import codes as apns_codes
+from vendors.codes import Codes, Reaction, react, unknown_http
+from vendors.fcm import codes as fcm_codes
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry
+from vendors.smtp import codes as smtp_codes
+from vendors.twilio import codes as twilio_codes
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE, ErrorClass.THROTTLED, ErrorClass.TRANSIENT,

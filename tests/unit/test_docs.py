@@ -20,6 +20,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 FOLDERS = (
     "schemas",
     "runtime",
+    "vendors",
     "producers",
     "processors",
     "senders",

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from producers.reference import feedback
+from producers.reference import feedback_consumer
 from producers.reference.feedback_consumer import FeedbackConsumer
 from runtime.errors import UnavailableError
 from runtime.metrics import FEEDBACK_RUNNING
@@ -25,7 +25,7 @@ def until(condition: object, what: str) -> None:
     "error", [KeyError("x"), UnavailableError("PostgreSQL is away"), RecursionError(), OSError(5, "no")]
 )
 def test_feedback_that_ends_is_told_and_started_again(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr(feedback, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(feedback_consumer, "FIRST_PAUSE_S", 0.05)
     lives: list[float] = []
     pauses: list[float | None] = []
     living = FeedbackConsumer(Settings())

@@ -14,9 +14,9 @@ from schemas.events import PLATFORMS, ChannelMessage, states
 from schemas.topics import DEAD_LETTERS, MAX_VALUE_BYTES, STATUS, TIMERS, ledger_topic
 from senders import intake, worker
 from senders.intake import MAX_COUNT, MAX_STATED
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from tests.support.workers import World
 from tests.unit.test_worker import made
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 _INT = st.sampled_from([0, 1, -1, 5, 6, 72, 73, 9_999, 2**29, 2**30, 2**31 - 1, -(2**31)]) | st.integers(
     -(2**31), 2**31 - 1

@@ -11,8 +11,8 @@ from email.utils import getaddresses
 
 import pytest
 
-from senders.email.mime import FromAddress, MailError, build_mail, parse_from
 from tests.unit.test_outcomes import message
+from vendors.mime import FromAddress, MailError, build_mail, parse_from
 
 NOW = 1_800_000_000_000
 HEADERS = [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from local.simulator.faults import Fault, FaultBook, FaultError, Mode
 from runtime.errors import SettingsError
 from runtime.settings import Settings, load_settings
-from senders.registry import create_senders
+from vendors.registry import create_senders
 
 _FUZZ = settings(
     max_examples=300, deadline=None, derandomize=True, database=None,

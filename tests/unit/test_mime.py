@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senders.email.mime import MailError, build_mail, encode_words, is_plain_address, parse_from
 from tests.unit.test_outcomes import message
+from vendors.mime import MailError, build_mail, encode_words, is_plain_address, parse_from
 
 NOW = 1_800_000_000_000
 FROM = parse_from("Heliograph <no-reply@example.org>")

@@ -18,7 +18,7 @@ from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
 from senders.ledger import Ledger
 from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works
 from senders.recheck import SenderViews, recheck
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
 
 NOW = 1_800_000_000_000
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "schemas",
     "runtime",
+    "vendors",
     "producers",
     "processors",
     "senders",

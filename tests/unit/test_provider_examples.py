@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from runtime.settings import ProviderSettings, load_settings
-from senders import registry
-from senders.settings import ProviderKeys
+from vendors.registry import VENDORS, create_senders
+from vendors.settings import ProviderKeys
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 KINDS = {"smtp": "email", "twilio": "sms", "fcm": "push", "apns": "push"}
@@ -33,7 +33,7 @@ _COMMON = {
 
 
 def known(kind: str) -> bool:
-    return (KINDS[kind], kind) in registry.MODULES
+    return (KINDS[kind], kind) in {(vendor.channel, vendor.kind) for vendor in VENDORS}
 
 
 def each_kind() -> list[object]:
@@ -64,7 +64,7 @@ def test_the_worked_file_loads_and_makes_a_sender(kind: str, tmp_path: Path, mon
     write_secrets(tmp_path)
     monkeypatch.setenv("HELIOGRAPH_CONFIG", str(tmp_path / "heliograph.toml"))
     settings = load_settings()
-    (sender,) = registry.create_senders(KINDS[kind], settings.providers)
+    (sender,) = create_senders(KINDS[kind], settings.providers)
     assert (sender.name, sender.channel) == (settings.providers[0].name, KINDS[kind])
 
 
@@ -72,7 +72,8 @@ def test_the_worked_file_loads_and_makes_a_sender(kind: str, tmp_path: Path, mon
 def test_the_worked_file_has_every_key_each_with_a_comment(kind: str) -> None:
     text = (DOCS / "providers" / f"{kind}.toml").read_text("utf-8")
     (provider,) = tomllib.loads(text)["providers"]
-    module = import_module(registry.MODULES[KINDS[kind], kind])
+    package = next(vendor.package for vendor in VENDORS if vendor.kind == kind)
+    module = import_module(f"{package}.sender")
     (model,) = [
         item for item in vars(module).values()
         if isinstance(item, type) and issubclass(item, ProviderKeys) and item is not ProviderKeys
@@ -91,6 +92,6 @@ def test_the_table_of_providers_is_the_files_and_the_registry() -> None:
     rows = re.findall(
         r"^\| (\w+) \| (\w+) \| \[docs/providers/(\w+)\.toml\]", (DOCS / "providers.md").read_text(), re.M
     )
-    assert {(channel, kind) for kind, channel, _ in rows} >= set(registry.MODULES)
+    assert {(channel, kind) for kind, channel, _ in rows} >= {(vendor.channel, vendor.kind) for vendor in VENDORS}
     assert [kind for kind, _, _ in rows] == [name for _, _, name in rows] == list(KINDS)
     assert sorted(path.stem for path in (DOCS / "providers").glob("*.toml")) == sorted(KINDS)

@@ -14,14 +14,14 @@ from pydantic_core import to_json
 
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from senders.http import Answer
 from senders.outcomes import from_result
-from senders.provider import MAX_CODE, MAX_PROVIDER_ID, ProviderAccount, UnsendableError, bounded
-from senders.push.fcm import FcmSender
-from senders.registry import MODULES, create_senders
-from senders.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
-from senders.sms.twilio import TwilioSender
 from tests.unit.test_outcomes import NOW, RECORD, message
+from vendors.fcm.sender import FcmSender
+from vendors.http import Answer
+from vendors.provider import MAX_CODE, MAX_PROVIDER_ID, ProviderAccount, UnsendableError, bounded
+from vendors.registry import VENDORS, create_senders
+from vendors.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
+from vendors.twilio.sender import TwilioSender
 
 
 def _pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
@@ -30,7 +30,7 @@ def _pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 
 
 RSA, EC = _pem(rsa.generate_private_key(65537, 2048)), _pem(ec.generate_private_key(ec.SECP256R1()))
-KINDS = sorted(MODULES)
+KINDS = sorted((vendor.channel, vendor.kind) for vendor in VENDORS)
 
 
 class Canned:

@@ -13,14 +13,14 @@ from pydantic_core import to_json
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from runtime.status import says_opted_out
-from senders.codes import Reaction
-from senders.http import Answer
-from senders.push.fcm import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code, fcm_reaction
-from senders.registry import create_senders
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
-from senders.settings import checked_base_url
-from senders.sms.twilio import TwilioSender, build_sms, twilio_reaction
 from tests.unit.test_outcomes import NOW, message
+from vendors.codes import Reaction
+from vendors.fcm.sender import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code, fcm_reaction
+from vendors.http import Answer
+from vendors.registry import create_senders
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from vendors.settings import checked_base_url
+from vendors.twilio.sender import TwilioSender, build_sms, twilio_reaction
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE, ErrorClass.THROTTLED, ErrorClass.TRANSIENT,
@@ -161,7 +161,7 @@ async def test_retry_after_of_503_is_passed_on(tmp_path: Path, header: str, monk
     doubt = await through_fcm(sender, said(503, fcm("UNAVAILABLE"), header))
     assert isinstance(doubt, InDoubt)
     assert (doubt.code, doubt.retry_after_s) == ("503 UNAVAILABLE", 9.0)
-    monkeypatch.setattr("senders.sms.twilio.system_clock", lambda: NOW)
+    monkeypatch.setattr("vendors.twilio.sender.system_clock", lambda: NOW)
     doubt = await through_twilio(said(503, {"code": 20503}, "9"))
     assert isinstance(doubt, InDoubt)
     assert (doubt.code, doubt.retry_after_s) == ("503 20503", 9.0)

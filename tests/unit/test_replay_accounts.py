@@ -24,8 +24,8 @@ from runtime.settings import BreakerSettings, ProviderSettings, Settings
 from schemas.codec import codec
 from schemas.topics import dispatch_topic, requests_topic
 from senders.accounts import Account, Accounts
-from senders.registry import platforms_of
 from tests.unit.test_outcomes import message
+from vendors.registry import platforms_of
 
 NOW = 1_790_000_000_000
 NID = ids.notification_id(NOW - 60_000, "t", "k")

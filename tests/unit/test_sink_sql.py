@@ -7,12 +7,13 @@ import re
 import pytest
 
 from schemas.events import states
-from senders.email import smtp_codes
-from senders.push import apns_codes, fcm_codes
-from senders.sender import ErrorClass
-from senders.sms import twilio_codes
 from sinks.clickhouse import migrations, query_text, split_statements
 from sinks.rows import DEAD_LETTERS_TABLE, EVENTS_TABLE, RECEIPTS_TABLE, REQUESTS_TABLE, Table
+from vendors.apns import codes as apns_codes
+from vendors.fcm import codes as fcm_codes
+from vendors.sender import ErrorClass
+from vendors.smtp import codes as smtp_codes
+from vendors.twilio import codes as twilio_codes
 
 SQL = {f"{m.number:04d}": "\n".join(m.statements) for m in migrations()}
 TEXT = "\n".join(SQL.values())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senders.sms.text import clean_text
+from vendors.sms_text import clean_text
 
 
 @pytest.mark.parametrize(

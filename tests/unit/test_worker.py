@@ -22,10 +22,10 @@ from senders.breaker import PROBES, SLACK_S
 from senders.outcomes import MAX_ATTEMPTS
 from senders.read_ahead import SLICE
 from senders.recheck import SenderViews
-from senders.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from senders.worker import KEEP_POSITIONS_S
 from tests.support.workers import START_S, World
 from tests.unit.test_outcomes import message as plain_message
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 BREAKER = BreakerSettings(failures=3, reset_s=30, give_up_s=3_600)
 AWAY = Retry(ErrorClass.TRANSIENT, "connection refused")

@@ -8,7 +8,7 @@
     | written, its answer lost or late                   | in doubt          |
 
 RFC 9113 §6.8 and §8.7 say so. One kept connection carries every stream; a new one is made when it is on its way out.
-May import h2 (the only module of the senders that does) and senders.http. Never: a provider, a retry.
+May import h2 (the only module of the senders that does) and vendors.http. Never: a provider, a retry.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from h2.events import (
 from h2.exceptions import FrameTooLargeError, H2Error
 from h2.settings import SettingCodes, Settings
 
-from senders.http import MAX_ANSWER_BYTES, Answer, AnswerLostError, NotSentError
+from vendors.http import MAX_ANSWER_BYTES, Answer, AnswerLostError, NotSentError
 
 IDLE_S = 30.0
 """A connection that was silent for longer is asked (PING) before it is trusted: middleboxes forget without a word."""

@@ -2,7 +2,7 @@
 
     | answer                                   | reaction                          |
     |------------------------------------------|-----------------------------------|
-    | an error with a code, or a status alone  | its row in twilio_codes.py        |
+    | an error with a code, or a status alone  | its row in codes.py             |
     | a code no row knows, status 4xx          | transient, counted                |
     | a code no row knows, any other status    | in_doubt, counted                 |
     | unreadable 2xx, answer lost              | in_doubt                          |
@@ -14,11 +14,9 @@ The only sender that may import twilio. Never: a retry, Kafka.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from pydantic import Field, SecretStr
 from pydantic_core import from_json
 from twilio.base.exceptions import TwilioException
 from twilio.http import HttpClient
@@ -27,32 +25,18 @@ from twilio.rest import Client
 
 from runtime import callbacks
 from runtime.clock import Clock, system_clock
-from runtime.errors import SettingsError
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from runtime.status import opted_out
 from schemas.events import ChannelMessage
-from senders.codes import Reaction, react, unknown_http
-from senders.http import AnswerLostError, HttpTransport, NotSentError
-from senders.provider import ProviderAccount
-from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
-from senders.settings import ProviderKeys, checked_base_url, parse_keys, read_secret
-from senders.sms.text import clean_text
-from senders.sms.twilio_codes import CODES, STOPPED
-
-_VENDOR_URL = "https://api.twilio.com"
-
-
-class TwilioKeys(ProviderKeys):
-    """Keys of a [[providers]] entry of kind twilio."""
-
-    account_sid: str = Field(min_length=1)
-    auth_token: SecretStr | None = None
-    auth_token_file: Path | None = None
-    sender: str = Field(alias="from", min_length=1)
-    base_url: str = _VENDOR_URL
-    callback_url: str | None = None
-    """Where Twilio reports deliveries; what the message is, is added as query parameters (runtime/callbacks.py)."""
+from vendors.codes import Reaction, react, unknown_http
+from vendors.http import AnswerLostError, HttpTransport, NotSentError
+from vendors.provider import ProviderAccount
+from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.settings import checked_base_url, parse_keys
+from vendors.sms_text import clean_text
+from vendors.twilio.codes import CODES, STOPPED
+from vendors.twilio.keys import VENDOR_URL, TwilioKeys
 
 
 def twilio_reaction(status: int, code: int | None) -> Reaction | None:
@@ -99,7 +83,7 @@ class _Transport(HttpClient):  # type: ignore[misc]
         allow_redirects: bool = False,
     ) -> Response:  # fmt: skip
         answer = await self._http.post(
-            self._base_url + uri.removeprefix(_VENDOR_URL), headers=headers or {}, auth=auth,
+            self._base_url + uri.removeprefix(VENDOR_URL), headers=headers or {}, auth=auth,
             body=urlencode(data or {}).encode(),
         )  # fmt: skip
         if not 200 <= answer.status < 300:
@@ -115,12 +99,9 @@ class TwilioSender(ProviderAccount[dict[str, str]]):
     def __init__(self, provider: ProviderSettings, keys: TwilioKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider)
         self._keys, self._clock = keys, clock
-        token = read_secret(provider, "auth_token", keys.auth_token, keys.auth_token_file)
-        if not token:
-            raise SettingsError(f"provider {provider.name}: give auth_token or auth_token_file")
         self._http = HttpTransport(provider.timeout_s, provider.max_in_flight)
         transport = _Transport(self._http, checked_base_url(provider, keys.base_url))
-        self._client = Client(keys.account_sid, token, http_client=transport)
+        self._client = Client(keys.account_sid, keys.token(provider), http_client=transport)
 
     async def start(self) -> None:
         """Make the session."""
@@ -143,7 +124,7 @@ class TwilioSender(ProviderAccount[dict[str, str]]):
             wait = parse_retry_after(exc.retry_after, self._clock())
             return react(
                 self.name, twilio_reaction(exc.status, exc.code), unknown_http(exc.status),
-                opted_out(code) if exc.code in STOPPED else code, wait,
+                opted_out(code) if str(exc.code) in STOPPED else code, wait,
             )  # fmt: skip
         except (TwilioException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             return InDoubt(f"unreadable answer ({type(exc).__name__})")

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 
-from senders.codes import Codes, Reaction, same
-from senders.sender import ErrorClass
+from vendors.codes import Codes, Reaction, same
+from vendors.sender import ErrorClass
 
 GREYLIST_WAIT_S = 60.0
 """A greylisting host takes the second try after a minute or more, none before (RFC 6647)."""

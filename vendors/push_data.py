@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from schemas.events import ChannelMessage
-from senders.provider import UnsendableError
+from vendors.provider import UnsendableError
 
 
 def push_data(message: ChannelMessage) -> dict[str, Any]:

@@ -52,8 +52,8 @@ class ForgedError(Exception):
     """The request is not signed by the account it speaks for."""
 
 
-class Vendor(Protocol):
-    """One kind of provider."""
+class ReportReader(Protocol):
+    """The delivery reports of one kind of provider."""
 
     content_type: str
     """The media type of its requests."""

@@ -9,10 +9,10 @@ May import the shape of a table. Never: a request.
 
 from __future__ import annotations
 
-from senders.codes import Codes, Reaction, same
-from senders.sender import ErrorClass
+from vendors.codes import Codes, Reaction, same
+from vendors.sender import ErrorClass
 
-STOPPED = frozenset({21610})
+STOPPED = frozenset({"21610"})
 """The recipient does not want it: true whatever the account's setup is."""
 
 CODES = Codes(

@@ -4,7 +4,7 @@
     |-------------------------------------------------------------|------------------------------------|
     | any reply 2xx to the mail (RFC 5321 §4.2: the first digit   | sent                               |
     |     decides where the other two are not known)              |                                    |
-    | a reply 4xx or 5xx, before or after the mail                | its row in smtp_codes.py           |
+    | a reply 4xx or 5xx, before or after the mail                | its row in codes.py                |
     | one no row knows                                            | transient (not sent), counted      |
     | connect to DATA, and while the mail is not out: loss, hang, | transient (not sent)               |
     |     a reply that is none                                    |                                    |
@@ -32,12 +32,12 @@ from runtime.clock import Clock, system_clock
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from senders.codes import Reaction, react
-from senders.email.mime import MailError, build_mail, parse_from
-from senders.email.smtp_codes import reaction, shown
-from senders.provider import ProviderAccount, UnsendableError
-from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
-from senders.settings import ProviderKeys, parse_keys, read_secret
+from vendors.codes import Reaction, react
+from vendors.mime import MailError, build_mail, parse_from
+from vendors.provider import ProviderAccount, UnsendableError
+from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.settings import ProviderKeys, parse_keys, read_secret
+from vendors.smtp.codes import reaction, shown
 
 _IDLE_S = 20.0
 """Servers close idle connections (RFC 5321 §4.5.3.2 allows them after 5 minutes, many do sooner): older ones are renewed."""

@@ -2,7 +2,7 @@
 
     | answer                                              | reaction                                        |
     |-----------------------------------------------------|-------------------------------------------------|
-    | an error with a reason, or a status alone           | its row in apns_codes.py                        |
+    | an error with a reason, or a status alone           | its row in codes.py                             |
     | ExpiredProviderToken                                | transient: signed anew, sent by the next claim  |
     | ExpiredProviderToken again within 20 minutes        | account: this machine's clock is wrong          |
     | a reason no row knows                               | transient (4xx) or in_doubt, counted            |
@@ -35,14 +35,14 @@ from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from runtime.status import invalid_since
 from schemas.events import ChannelMessage
-from senders.codes import Reaction, react, unknown_http
-from senders.http import Answer, AnswerLostError, NotSentError
-from senders.provider import ProviderAccount, UnsendableError
-from senders.push.apns_codes import CODES, RENEWED
-from senders.push.data import is_silent, push_data
-from senders.push.h2_connection import Http2Transport
-from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
-from senders.settings import ProviderKeys, checked_base_url, parse_keys
+from vendors.apns.codes import CODES, RENEWED
+from vendors.codes import Reaction, react, unknown_http
+from vendors.http import Answer, AnswerLostError, NotSentError
+from vendors.http2 import Http2Transport
+from vendors.provider import ProviderAccount, UnsendableError
+from vendors.push_data import is_silent, push_data
+from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
 MAX_PAYLOAD_BYTES = 4096

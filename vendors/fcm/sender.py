@@ -2,7 +2,7 @@
 
     | answer                                               | reaction                           |
     |------------------------------------------------------|------------------------------------|
-    | an error with an FcmError's code, or a status alone  | its row in fcm_codes.py            |
+    | an error with an FcmError's code, or a status alone  | its row in codes.py                |
     | INVALID_ARGUMENT about the token, not our payload    | permanent_recipient                |
     | SENDER_ID_MISMATCH before this account ever sent     | account: our project may be wrong  |
     | a code no row knows                                  | transient (4xx) or in_doubt        |
@@ -33,13 +33,13 @@ from runtime.logs import redact_text
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from senders.codes import Reaction, react, unknown_http
-from senders.http import Answer, AnswerLostError, HttpTransport, NotSentError
-from senders.provider import ProviderAccount, UnsendableError
-from senders.push.data import push_data
-from senders.push.fcm_codes import CODES, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
-from senders.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
-from senders.settings import ProviderKeys, checked_base_url, parse_keys
+from vendors.codes import Reaction, react, unknown_http
+from vendors.fcm.codes import CODES, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
+from vendors.http import Answer, AnswerLostError, HttpTransport, NotSentError
+from vendors.provider import ProviderAccount, UnsendableError
+from vendors.push_data import push_data
+from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
 _RENEW_BEFORE_S = 300

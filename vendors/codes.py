@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from runtime.logs import get_logger
 from runtime.metrics import UNKNOWN_CODES
-from senders.sender import ErrorClass, SendResult, classify
+from vendors.sender import ErrorClass, SendResult, classify
 
 log = get_logger("sender")
 

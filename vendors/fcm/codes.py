@@ -6,8 +6,8 @@ May import the shape of a table. Never: a request.
 
 from __future__ import annotations
 
-from senders.codes import Codes, same
-from senders.sender import ErrorClass
+from vendors.codes import Codes, same
+from vendors.sender import ErrorClass
 
 INVALID_TOKEN = "INVALID_ARGUMENT token"
 """The key of an INVALID_ARGUMENT that is about the token."""

@@ -7,8 +7,8 @@ May import the shape of a table. Never: a request.
 
 from __future__ import annotations
 
-from senders.codes import Codes, Reaction, same
-from senders.sender import ErrorClass
+from vendors.codes import Codes, Reaction, same
+from vendors.sender import ErrorClass
 
 CODES = Codes(
     source="developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns",

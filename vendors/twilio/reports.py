@@ -6,7 +6,7 @@
     | sent                                        | sent                                              | no: ours says it  |
     | delivered                                   | delivered                                         | yes               |
     | read                                        | read                                              | yes               |
-    | undelivered, failed                         | undelivered / carrier, or by ErrorCode as below   | yes               |
+    | undelivered, failed                         | undelivered / carrier; bounced for a permanent row| yes               |
     | canceled                                    | cancelled / by_caller                             | no                |
     | a word not known yet                        | unknown                                           | no                |
 
@@ -20,18 +20,19 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from twilio.request_validator import RequestValidator
 
-from producers.callbacks.vendor import ForgedError, MalformedError, Report, Request, UnknownAccountError
-from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from runtime.status import opted_out
+from vendors.reports import ForgedError, MalformedError, Report, Request, UnknownAccountError
+from vendors.sender import ErrorClass
+from vendors.settings import parse_keys
+from vendors.twilio.codes import CODES, STOPPED
+from vendors.twilio.keys import TwilioKeys
 
-KIND = "twilio"
 _SIGNATURE = "x-twilio-signature"
 _MAX_FIELDS = 200
 _MAX_WORD = 64
@@ -41,9 +42,6 @@ _ON_THE_WAY: Mapping[str, tuple[str, str | None]] = {
     "sent": ("sent", None), "canceled": ("cancelled", "by_caller"),
 }  # fmt: skip
 _FINAL = {"delivered": "delivered", "read": "read"}
-_INVALID_NUMBER = frozenset({"21211", "21614", "30005", "30006"})
-"""Not a number, not a mobile one, unknown at its carrier, a landline: www.twilio.com/docs/api/errors."""
-_STOPPED = "21610"
 
 
 class _Account(NamedTuple):
@@ -98,16 +96,15 @@ def _judge(status: str, code: str) -> tuple[str, str | None, str | None, bool]:
     if status in _FINAL:
         return _FINAL[status], None, None, True
     if status in ("undelivered", "failed"):
-        if code == _STOPPED:
-            return "bounced", "invalid_number", opted_out(code), True
-        if code in _INVALID_NUMBER:
-            return "bounced", "invalid_number", code, True
+        known = CODES.find(code)
+        if known is not None and known.error is ErrorClass.PERMANENT_RECIPIENT:
+            return "bounced", "invalid_number", opted_out(code) if code in STOPPED else code, True
         return "undelivered", "carrier", code or status, True
     state, reason = _ON_THE_WAY.get(status, ("unknown", None))
     return state, reason, None, False
 
 
-class Twilio:
+class TwilioReports:
     """Every configured account, by its account_sid."""
 
     content_type = "application/x-www-form-urlencoded"
@@ -116,7 +113,7 @@ class Twilio:
         self._accounts = accounts
 
     def read(self, request: Request) -> Report:
-        """See Vendor."""
+        """See ReportReader."""
         form = _form(request.body)
         account_sid = form.one("AccountSid")
         if not account_sid:
@@ -154,27 +151,13 @@ def _signer(accounts: Sequence[_Account], request: Request, form: _Form) -> _Acc
     return found
 
 
-def create(providers: Iterable[ProviderSettings]) -> Twilio:
-    """The vendor with the accounts of its kind. Raises SettingsError when a token cannot be read."""
+def create(providers: Iterable[ProviderSettings]) -> TwilioReports:
+    """The reports of the accounts of this kind. Raises SettingsError when a token cannot be read."""
     accounts: dict[str, list[_Account]] = {}
     for provider in providers:
-        keys = provider.model_extra or {}
-        account_sid, fragment = keys.get("account_sid"), urlsplit(str(keys.get("callback_url") or "")).fragment
-        if not isinstance(account_sid, str) or not account_sid:
-            raise SettingsError(f"provider {provider.name}: give account_sid")
-        accounts.setdefault(account_sid, []).append(
-            _Account(provider.name, RequestValidator(_token(provider, keys)), fragment)
+        keys = parse_keys(TwilioKeys, provider)
+        fragment = urlsplit(keys.callback_url or "").fragment
+        accounts.setdefault(keys.account_sid, []).append(
+            _Account(provider.name, RequestValidator(keys.token(provider)), fragment)
         )
-    return Twilio(accounts)
-
-
-def _token(provider: ProviderSettings, keys: Mapping[str, Any]) -> str:
-    token, file = keys.get("auth_token"), keys.get("auth_token_file")
-    if file is not None:
-        try:
-            token = Path(str(file)).read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise SettingsError(f"provider {provider.name}: cannot read auth_token_file {file}: {exc}") from exc
-    if not isinstance(token, str) or not token:
-        raise SettingsError(f"provider {provider.name}: give auth_token or auth_token_file")
-    return token
+    return TwilioReports(accounts)

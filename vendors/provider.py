@@ -18,7 +18,7 @@ from typing import ClassVar, Generic, TypeVar
 from runtime.logs import get_logger
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from senders.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
 
 log = get_logger("sender")
 

@@ -1,1 +1,0 @@
-"""Push: one provider, one file. Imports senders' protocol, never a Kafka client."""

@@ -1,1 +1,0 @@
-"""SMS: one provider, one file. Imports senders' protocol, never a Kafka client."""
