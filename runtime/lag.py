@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from runtime.errors import UnavailableError
 from runtime.kafka.admin import Admin
@@ -18,6 +18,9 @@ from runtime.settings import KafkaSettings
 
 log = get_logger("lag")
 INTERVAL_S = 10.0
+
+Positions = Callable[[], Mapping[Partition, int]]
+"""How far this process has read the partitions it owns, of a group that keeps no offsets in Kafka."""
 
 
 class StuckOffsets:
@@ -46,21 +49,34 @@ def unread(admin: Admin, committed: Mapping[Partition, int], lag: Mapping[Partit
 
 
 def _measured(
-    admin: Admin, group: str, topics: Sequence[str], before: Mapping[Partition, int]
+    admin: Admin, group: str, topics: Sequence[str], before: Mapping[Partition, int], positions: Positions | None = None
 ) -> tuple[dict[Partition, int], dict[Partition, int]]:
-    """Committed offsets and lag; a partition that stands where it stood `before` is looked into."""
-    committed, lag = admin.group_offsets(group, topics)
+    """Committed offsets (or positions) and lag; a partition that stands where it stood `before` is looked into."""
+    if positions is None:
+        committed, lag = admin.group_offsets(group, topics)
+    else:
+        committed = dict(positions())
+        lag = admin.lag_behind(committed) if committed else {}
     standing = {p: count for p, count in lag.items() if count and before.get(p) == committed[p]}
     return committed, {**lag, **unread(admin, committed, standing)}
 
 
-async def report_lag(settings: KafkaSettings, group: str, topics: Sequence[str], stopping: asyncio.Event) -> None:
-    """Set the lag gauges of a group every ten seconds until told to stop."""
+async def report_lag(
+    settings: KafkaSettings,
+    group: str,
+    topics: Sequence[str],
+    stopping: asyncio.Event,
+    positions: Positions | None = None,
+) -> None:
+    """Set the lag gauges of a group every ten seconds until told to stop.
+
+    Without `positions` the group's committed offsets count, of all its processes; with them, those of this process.
+    """
     admin = Admin(settings, timeout_s=5)
     stuck, before = StuckOffsets(), dict[Partition, int]()
     while not stopping.is_set():
         try:
-            committed, lag = await asyncio.to_thread(_measured, admin, group, topics, before)
+            committed, lag = await asyncio.to_thread(_measured, admin, group, topics, before, positions)
         except UnavailableError as exc:
             log.debug("lag not measured", error=str(exc))
         else:

@@ -448,7 +448,8 @@ def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
 def consumer_groups() -> dict[str, list[str]]:
     """Every consumer group that keeps its place, and the topics it reads. The timers read theirs anew, and keep none."""
     from processors.groups import router_group
-    from schemas.topics import dispatch_topic, requests_topic
+    from producers.reference.feedback_consumer import GROUP as FEEDBACK_GROUP
+    from schemas.topics import STATUS, dispatch_topic, requests_topic
     from sinks.role import GROUP as SINK_GROUP
     from sinks.rows import SOURCES
 
@@ -456,7 +457,7 @@ def consumer_groups() -> dict[str, list[str]]:
     groups = {router_group(lane): [requests_topic(lane)] for lane in lanes}
     for channel in ("email", "sms", "push"):
         groups[f"heliograph-sender-{channel}"] = [dispatch_topic(channel, lane) for lane in lanes]
-    return {**groups, SINK_GROUP: list(SOURCES)}
+    return {**groups, SINK_GROUP: list(SOURCES), FEEDBACK_GROUP: [STATUS]}
 
 
 def _postgres(settings: Settings) -> Iterator[Finding]:

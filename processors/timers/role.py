@@ -31,6 +31,7 @@ from runtime.errors import TooLargeError, UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.kafka.producer import Producer as KafkaProducer
+from runtime.lag import report_lag
 from runtime.logs import get_logger
 from runtime.metrics import TIMER_LATENESS_SECONDS, TIMERS_FIRED, TIMERS_PENDING
 from runtime.process import Context, crash_point
@@ -151,6 +152,10 @@ class Timers:
             self._consumer.close()
             self._cancellations.close()
             self._again.close()
+
+    def positions(self) -> dict[Partition, int]:
+        """How far the partitions of this process are read; from any thread."""
+        return {partition: heap.next_offset for partition, heap in list(self._heaps.items())}
 
     def turn(self) -> None:
         """Read what is there, end what is cancelled, fire what is due."""
@@ -386,6 +391,11 @@ async def run_timers(context: Context) -> None:
     """Fire timers until the context stops."""
     producer = KafkaProducer(context.settings.kafka, client_id="timers", linger_ms=1)
     try:
-        await asyncio.to_thread(Timers(context, producer).run)
+        timers, kafka = Timers(context, producer), context.settings.kafka
+        lag = asyncio.create_task(report_lag(kafka, TIMERS_GROUP, [TIMERS], context.stopping, timers.positions))
+        try:
+            await asyncio.to_thread(timers.run)
+        finally:
+            lag.cancel()
     finally:
         producer.close()

@@ -20,6 +20,7 @@ from typing import LiteralString
 import psycopg
 from psycopg.rows import class_row
 
+from producers.reference.feedback_consumer import GROUP as FEEDBACK_GROUP
 from producers.reference.feedback_consumer import FeedbackConsumer
 from producers.reference.resends import forgotten_below
 from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
@@ -27,11 +28,13 @@ from producers.reference.set_aside import OutboxEntry, SetAside
 from runtime.clock import system_clock
 from runtime.errors import PublishError, TooLargeError
 from runtime.kafka.producer import Producer
+from runtime.lag import report_lag
 from runtime.logs import get_logger
 from runtime.metrics import OUTBOX_PENDING, OUTBOX_SET_ASIDE, RELAYED
 from runtime.process import Context, crash_point
 from runtime.records import OutRecord
 from runtime.settings import Settings
+from schemas.topics import STATUS
 
 log = get_logger("relay")
 CHANNEL = "heliograph_outbox"
@@ -219,6 +222,7 @@ async def run_relay(context: Context) -> None:
         context.health.note("outbox", relay.set_aside.trouble)
         context.health.started()
         feedback.start()
+        lag = asyncio.create_task(report_lag(settings.kafka, FEEDBACK_GROUP, [STATUS], context.stopping))
         serving = asyncio.create_task(relay.run(connection))
         stopped = asyncio.create_task(context.stopping.wait())
         await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -228,6 +232,7 @@ async def run_relay(context: Context) -> None:
         done, late = await asyncio.wait([serving], timeout=_STOP_S)
         for task in late:
             task.cancel()
+        lag.cancel()
         for task in done:
             task.result()
     finally:

@@ -128,19 +128,25 @@ class Admin:
                 if p.error is not None:
                     raise KafkaException(p.error)
             committed = {(p.topic, p.partition): max(0, p.offset) for p in answer}
-            ends = self._admin.list_offsets(
-                {partition: OffsetSpec.latest() for partition in wanted}, request_timeout=self._timeout_s,
-                isolation_level=IsolationLevel.READ_COMMITTED,
-            )  # fmt: skip
-            lag = {
-                (p.topic, p.partition): max(0, future.result().offset - committed[p.topic, p.partition])
-                for p, future in ends.items()
-            }
         except KafkaException as exc:
             raise UnavailableError(f"cannot read the offsets of {group}: {exc.args[0].str()}") from exc
         finally:
             reader.close()
-        return committed, lag
+        return committed, self.lag_behind(committed)
+
+    def lag_behind(self, positions: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Per partition, how many offsets its end is beyond a position. Raises UnavailableError."""
+        wanted = {TopicPartition(*partition): OffsetSpec.latest() for partition in positions}
+        try:
+            ends = self._admin.list_offsets(
+                wanted, request_timeout=self._timeout_s, isolation_level=IsolationLevel.READ_COMMITTED
+            )
+            return {
+                (p.topic, p.partition): max(0, future.result().offset - positions[p.topic, p.partition])
+                for p, future in ends.items()
+            }
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read the ends of partitions: {exc.args[0].str()}") from exc
 
     def held_back(self, topics: Sequence[str]) -> dict[Partition, int]:
         """Partitions of which nobody may read on because a transaction is open, and the records behind its beginning.
