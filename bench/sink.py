@@ -101,7 +101,7 @@ class Records:
             "possible_duplicate": False, "template_id": "order-shipped", "template_version": 3,
             "preference_version": 1_700_000, "occurred_at": _AT, "latency_ms": 87 if provider else None,
             "source": {"topic": f"notify.dispatch.{channel}.normal.v1", "partition": 1, "offset": 7_654_321},
-            "correlation_id": _MID, "recipient": _USER,
+            "correlation_id": _MID, "recipient": _USER, "opted_out": False, "invalid_since": None,
         }  # fmt: skip
         return codec("DeliveryStatus").encode(status)
 

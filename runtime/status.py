@@ -6,6 +6,7 @@ May import schemas. Never: the decision what the fact is.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any, TypedDict, Unpack, cast
 
 from runtime import ids
 from runtime.records import Headers, InRecord, OutRecord
@@ -23,7 +24,6 @@ _FIXED_HEADERS: tuple[tuple[str, bytes], ...] = (
 _MAX_DETAIL = 1_000
 MAX_TRACEPARENT_BYTES = 256
 """Version 00 has 55, a later one may append to that; a stranger's may be anything."""
-_OPTED_OUT = "opted out at the provider"
 
 
 def source_of(record: InRecord) -> Source:
@@ -50,97 +50,115 @@ def rfc3339(milliseconds: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
 
 
-def invalid_since(code: str, milliseconds: int) -> str:
-    """The detail of a dead address whose provider says since when it is dead."""
-    return f"{code} since {rfc3339(milliseconds)}"
-
-
-def since(detail: str | None) -> int | None:
-    """The time in such a detail, in milliseconds; None when there is none."""
-    try:
-        moment = datetime.strptime((detail or "").rpartition(" since ")[2], "%Y-%m-%dT%H:%M:%S.%fZ")
-    except ValueError:
-        return None
-    return int(moment.replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def opted_out(code: str) -> str:
-    """The detail of a refusal because the recipient has told the provider to stop."""
-    return f"{code} {_OPTED_OUT}"
-
-
-def says_opted_out(detail: str | None) -> bool:
-    """Whether a detail says so."""
-    return (detail or "").endswith(_OPTED_OUT)
-
-
 def _recipient(user_id: str | None, addresses: list[tuple[str, str]]) -> str | None:
     if not user_id and not (addresses and addresses[0][1]):
         return None
     return ids.recipient(user_id, *(addresses[0] if addresses else (None, None)))
 
 
-def request_status(
-    request: NotificationRequest, lane: str, state: str, *, now: int, reason: str | None = None, detail: str | None = None,
-    source: Source | None = None,
+class Particulars(TypedDict, total=False):
+    """What a fact may say beside what each says: the fields of DeliveryStatus, nothing or false where one is left out."""
+
+    message_id: str | None
+    channel: str | None
+    reason: str | None
+    detail: str | None
+    provider: str | None
+    provider_message_id: str | None
+    possible_duplicate: bool
+    template_id: str | None
+    template_version: int | None
+    preference_version: int | None
+    latency_ms: int | None
+    source: Source | None
+    correlation_id: str | None
+    recipient: str | None
+    opted_out: bool
+    invalid_since: int | None
+
+
+_NOTHING: Particulars = {
+    "message_id": None,
+    "channel": None,
+    "reason": None,
+    "detail": None,
+    "provider": None,
+    "provider_message_id": None,
+    "possible_duplicate": False,
+    "template_id": None,
+    "template_version": None,
+    "preference_version": None,
+    "latency_ms": None,
+    "source": None,
+    "correlation_id": None,
+    "recipient": None,
+    "opted_out": False,
+    "invalid_since": None,
+}
+
+
+def fact(
+    event_id: str, notification_id: str, tenant: str, lane: str, state: str, now: int, *, attempt: int = 0,
+    **more: Unpack[Particulars],
 ) -> DeliveryStatus:  # fmt: skip
-    """A fact about a notification as a whole."""
-    return {
-        "event_id": ids.event_id(request["notification_id"], state),
-        "notification_id": request["notification_id"],
-        "message_id": None,
-        "tenant": request["tenant"],
-        "channel": None,
+    """A DeliveryStatus; the only place that makes one."""
+    said: dict[str, Any] = {
+        "event_id": event_id,
+        "notification_id": notification_id,
+        "tenant": tenant,
         "lane": lane,
         "state": state,
-        "reason": reason,
-        "detail": detail,
-        "attempt": 0,
-        "provider": None,
-        "provider_message_id": None,
-        "possible_duplicate": False,
+        "occurred_at": now,
+        "attempt": attempt,
+        **_NOTHING,
+        **more,
+    }
+    return cast(DeliveryStatus, said)
+
+
+def request_status(
+    request: NotificationRequest, lane: str, state: str, *, now: int, **more: Unpack[Particulars]
+) -> DeliveryStatus:
+    """A fact about a notification as a whole."""
+    nid = request["notification_id"]
+    about: Particulars = {
         "template_id": request.get("template_id"),
         "template_version": request.get("template_version"),
-        "preference_version": None,
-        "occurred_at": now,
-        "latency_ms": None,
-        "source": source,
         "correlation_id": request.get("correlation_id"),
         "recipient": _recipient(
             request.get("user_id"), [(a["channel"], a["value"]) for a in request.get("addresses", ())]
         ),
     }
+    said: Particulars = {**about, **more}
+    return fact(ids.event_id(nid, state), nid, request["tenant"], lane, state, now, **said)
 
 
 def message_status(
-    message: ChannelMessage, state: str, *, now: int, attempt: int, reason: str | None = None, detail: str | None = None,
-    provider: str | None = None, provider_message_id: str | None = None, latency_ms: int | None = None,
-    source: Source | None = None,
-) -> DeliveryStatus:  # fmt: skip
+    message: ChannelMessage, state: str, *, now: int, attempt: int, **more: Unpack[Particulars]
+) -> DeliveryStatus:
     """A fact about one message."""
-    return {
-        "event_id": ids.event_id(message["message_id"], state, attempt),
-        "notification_id": message["notification_id"],
+    about: Particulars = {
         "message_id": message["message_id"],
-        "tenant": message["tenant"],
         "channel": message["channel"],
-        "lane": message["lane"],
-        "state": state,
-        "reason": reason,
-        "detail": detail,
-        "attempt": attempt,
-        "provider": provider,
-        "provider_message_id": provider_message_id,
         "possible_duplicate": message["possible_duplicate"],
         "template_id": message["template_id"],
         "template_version": message["template_version"],
         "preference_version": message["preference_version"],
-        "occurred_at": now,
-        "latency_ms": latency_ms,
-        "source": source,
         "correlation_id": message["correlation_id"],
         "recipient": _recipient(message["user_id"], [(message["channel"], message["address"])]),
     }
+    event_id = ids.event_id(message["message_id"], state, attempt)
+    said: Particulars = {**about, **more}
+    return fact(
+        event_id,
+        message["notification_id"],
+        message["tenant"],
+        message["lane"],
+        state,
+        now,
+        attempt=attempt,
+        **said,
+    )
 
 
 def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> OutRecord:

@@ -124,6 +124,8 @@ class DeliveryStatus(TypedDict):
     source: Source | None
     correlation_id: str | None
     recipient: str | None
+    opted_out: bool
+    invalid_since: int | None
 
 
 class ProviderReceipt(TypedDict):

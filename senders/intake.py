@@ -26,9 +26,9 @@ from uuid import UUID
 from runtime import ids
 from runtime.dead_letters import dead_letter
 from runtime.records import InRecord, OutRecord
-from runtime.status import source_of, status_record, traceparent_of
+from runtime.status import fact, source_of, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
-from schemas.events import ChannelMessage, DeliveryStatus
+from schemas.events import ChannelMessage
 
 MAX_COUNT = 10_000
 """Attempts and retries: replays go on counting, but nobody comes this far."""
@@ -114,27 +114,9 @@ def given_up(
         record, stage="sender", reason=reason, error=error, now=now, tenant=head.tenant,
         notification_id=head.notification_id, message_id=head.message_id,
     )  # fmt: skip
-    status: DeliveryStatus = {
-        "event_id": ids.event_id(head.message_id, "dead_lettered"),
-        "notification_id": head.notification_id,
-        "message_id": head.message_id,
-        "tenant": head.tenant,
-        "channel": channel,
-        "lane": lane,
-        "state": "dead_lettered",
-        "reason": reason,
-        "detail": type(error).__name__,
-        "attempt": 0,
-        "provider": None,
-        "provider_message_id": None,
-        "possible_duplicate": in_doubt,
-        "template_id": None,
-        "template_version": None,
-        "preference_version": None,
-        "occurred_at": now,
-        "latency_ms": None,
-        "source": source_of(record),
-        "correlation_id": None,
-        "recipient": None,
-    }
+    status = fact(
+        ids.event_id(head.message_id, "dead_lettered"), head.notification_id, head.tenant, lane, "dead_lettered", now,
+        message_id=head.message_id, channel=channel, reason=reason, detail=type(error).__name__,
+        possible_duplicate=in_doubt, source=source_of(record),
+    )  # fmt: skip
     return [letter, status_record(status, traceparent_of(record.headers))]

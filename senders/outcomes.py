@@ -26,12 +26,13 @@ May import runtime values and schemas. Never: a clock read, a random number, Kaf
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Unpack
 
 from runtime import ids
 from runtime.dead_letters import dead_letter
 from runtime.records import InRecord, OutRecord, size_of
 from runtime.retry import retry_delay_s, throttle_delay_s
-from runtime.status import message_status, source_of, status_record, traceparent_of
+from runtime.status import Particulars, message_status, source_of, status_record, traceparent_of
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
@@ -96,15 +97,17 @@ def last_attempt(message: ChannelMessage) -> bool:
 
 
 def settle(
-    message: ChannelMessage, record: InRecord, state: str, *, now: int, reason: str | None = None, detail: str | None = None,
-    provider: str | None = None, provider_message_id: str | None = None, latency_ms: int | None = None,
+    message: ChannelMessage,
+    record: InRecord,
+    state: str,
+    *,
+    now: int,
     extra: tuple[OutRecord, ...] = (),
-) -> Outcome:  # fmt: skip
+    **more: Unpack[Particulars],
+) -> Outcome:
     """The message ends in `state`."""
-    status = message_status(
-        message, state, now=now, attempt=message["attempt"], reason=reason, detail=detail, provider=provider,
-        provider_message_id=provider_message_id, latency_ms=latency_ms, source=source_of(record),
-    )  # fmt: skip
+    said: Particulars = {**more, "source": source_of(record)}
+    status = message_status(message, state, now=now, attempt=message["attempt"], **said)
     next_attempt = message["attempt"] + 1
     entry = ledger_entry(message, record.partition, next_attempt, state, now)
     if message["possible_duplicate"]:
@@ -152,6 +155,7 @@ def from_result(
         return settle(
             message, record, "bounced" if recipient else "rejected", now=now, detail=result.code, provider=provider,
             reason=_BOUNCE_REASON[message["channel"]] if recipient else "provider_rejected", latency_ms=latency_ms,
+            opted_out=result.opted_out, invalid_since=result.invalid_since,
         )  # fmt: skip
     if isinstance(result, InDoubt) and message["delivery"] == "at_most_once":
         return settle(

@@ -32,6 +32,8 @@ class Reaction:
     """At least so long before another attempt, where the provider names no time itself."""
     account_wide: bool = True
     """Whether it says something of the account; False where it is about this recipient alone (too often, greylisted)."""
+    opted_out: bool = False
+    """Whether it says that the recipient told the provider to stop: true whatever the account's setup is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ def react(
         _note(provider, code)
     reaction = found or unknown
     wait_s = asked_s if asked_s is not None else reaction.wait_s
-    return classify(reaction.error, code, wait_s, account_wide=reaction.account_wide)
+    if reaction.opted_out:
+        code = f"{code} opted out at the provider"
+    return classify(reaction.error, code, wait_s, account_wide=reaction.account_wide, opted_out=reaction.opted_out)
 
 
 def _note(provider: str, code: str) -> None:

@@ -38,6 +38,8 @@ class Report:
     """False for news on the way: kept as a receipt, no status is made of it."""
     address: str | None = None
     """Whom the message went to; only its fingerprint leaves this process."""
+    opted_out: bool = False
+    """The recipient told the vendor to stop."""
 
 
 class MalformedError(Exception):

@@ -47,6 +47,10 @@ class Rejected:
 
     error: ErrorClass
     code: str
+    opted_out: bool = False
+    """The recipient told the provider to stop."""
+    invalid_since: int | None = None
+    """Since when the address is invalid, where the provider says so (milliseconds since 1970)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,16 @@ class Sender(Protocol):
 
 
 def classify(
-    error: ErrorClass, code: str, retry_after_s: float | None = None, *, account_wide: bool = True
+    error: ErrorClass,
+    code: str,
+    retry_after_s: float | None = None,
+    *,
+    account_wide: bool = True,
+    opted_out: bool = False,
 ) -> SendResult:
     """The result an error class asks for."""
     if error is ErrorClass.IN_DOUBT:
         return InDoubt(code, retry_after_s)
     if error in (ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE):
-        return Rejected(error, code)
+        return Rejected(error, code, opted_out)
     return Retry(error, code, retry_after_s, account_wide)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from runtime import ids
 from runtime.callbacks import Subject
 from runtime.records import OutRecord
-from runtime.status import status_record
+from runtime.status import fact, status_record
 from schemas.codec import codec
 from schemas.events import DeliveryStatus, ProviderReceipt
 from schemas.topics import RECEIPTS
@@ -41,29 +41,23 @@ def receipt_record(receipt: ProviderReceipt) -> OutRecord:
 
 def status_of(report: Report, subject: Subject, received_at: int) -> DeliveryStatus:
     """The fact. Its recipient is the address' fingerprint: what bounced can be suppressed by it."""
-    return {
-        "event_id": ids.event_id(subject.message_id, report.state, subject.attempt, report.provider_event_id),
-        "notification_id": subject.notification_id,
-        "message_id": subject.message_id,
-        "tenant": subject.tenant,
-        "channel": report.channel,
-        "lane": subject.lane,
-        "state": report.state,
-        "reason": report.reason,
-        "detail": report.detail,
-        "attempt": subject.attempt,
-        "provider": report.provider,
-        "provider_message_id": report.provider_message_id,
-        "possible_duplicate": False,
-        "template_id": None,
-        "template_version": None,
-        "preference_version": None,
-        "occurred_at": received_at,
-        "latency_ms": None,
-        "source": None,
-        "correlation_id": None,
-        "recipient": ids.recipient(None, report.channel, report.address) if report.address else None,
-    }
+    return fact(
+        ids.event_id(subject.message_id, report.state, subject.attempt, report.provider_event_id),
+        subject.notification_id,
+        subject.tenant,
+        subject.lane,
+        report.state,
+        received_at,
+        message_id=subject.message_id,
+        channel=report.channel,
+        reason=report.reason,
+        detail=report.detail,
+        attempt=subject.attempt,
+        provider=report.provider,
+        provider_message_id=report.provider_message_id,
+        recipient=ids.recipient(None, report.channel, report.address) if report.address else None,
+        opted_out=report.opted_out,
+    )
 
 
 def fact_record(report: Report, subject: Subject, received_at: int) -> OutRecord:

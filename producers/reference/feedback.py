@@ -36,7 +36,6 @@ from runtime.errors import UnavailableError
 from runtime.logs import get_logger
 from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_PASSED_OVER
 from runtime.records import InRecord
-from runtime.status import says_opted_out, since
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
 
@@ -160,7 +159,7 @@ def dead_device(status: DeliveryStatus) -> DeadDevice | None:
         or not status["message_id"]
     ):
         return None
-    told = since(status["detail"])
+    told = status["invalid_since"]
     return DeadDevice(
         status["tenant"], status["recipient"], status["notification_id"], status["message_id"], status["provider"] or "",
         status["occurred_at"] if told is None else min(told, status["occurred_at"]),
@@ -181,7 +180,7 @@ def bounced_address(status: DeliveryStatus) -> BouncedAddress | None:
 
 def is_stop(status: DeliveryStatus) -> bool:
     """Whether the recipient told the provider to stop."""
-    return status["reason"] == "invalid_number" and says_opted_out(status["detail"])
+    return status["reason"] == "invalid_number" and status["opted_out"]
 
 
 def printable(text: str) -> str:

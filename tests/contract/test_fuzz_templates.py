@@ -31,7 +31,9 @@ RUNS = 3
 """The best counts: a busy machine adds to the CPU time of a run, and takes nothing from it."""
 _CHILD = """
 import json, sys, time
-from runtime.templates.engine import Engine, MissingVariable, RenderError, TemplateRefused, check_source
+from runtime.templates.check import check_source
+from runtime.templates.engine import Engine, MissingVariable, RenderError
+from runtime.templates.language import TemplateRefused
 data = json.loads(sys.stdin.readline())
 runs = json.loads(sys.stdin.readline())
 def once(source, html):

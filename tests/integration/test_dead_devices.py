@@ -21,7 +21,7 @@ from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
-from runtime.status import message_status, status_record
+from runtime.status import Particulars, message_status, status_record
 from schemas.codec import codec
 from schemas.topics import RECIPIENTS, STATUS, requests_topic
 from tests.integration.conftest import until
@@ -179,8 +179,8 @@ def invalid(user_id: str, token: str, provider: str) -> OutRecord:
     pushed = message(
         notification_id=nid, message_id=message_id, tenant="default", channel="push", user_id=user_id, address=token
     )
-    told = {"reason": "invalid_token", "detail": "400 BadDeviceToken", "provider": provider}
-    return status_record(message_status(pushed, "bounced", now=now, attempt=1, **told))  # type: ignore[arg-type]
+    told: Particulars = {"reason": "invalid_token", "detail": "400 BadDeviceToken", "provider": provider}
+    return status_record(message_status(pushed, "bounced", now=now, attempt=1, **told))
 
 
 def test_brake_keeps_the_devices_of_an_account_that_calls_all_of_them_dead(pushes: Pushes) -> None:

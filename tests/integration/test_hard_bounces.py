@@ -19,7 +19,7 @@ from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
-from runtime.status import message_status, opted_out, status_record
+from runtime.status import Particulars, message_status, status_record
 from schemas.codec import codec
 from schemas.topics import STATUS, SUPPRESSIONS, requests_topic
 from tests.integration.conftest import until
@@ -164,7 +164,7 @@ def test_bounced_address_is_not_sent_to_again(
 
 def bounce(
     channel: str, reason: str, address: str, detail: str = "550 5.1.1", provider: str = "mail-2",
-    user_id: str | None = None, occurred_at: int | None = None,
+    user_id: str | None = None, occurred_at: int | None = None, opted_out: bool = False,
 ) -> OutRecord:  # fmt: skip
     now = int(time.time() * 1000)
     nid = ids.notification_id(now, "default")
@@ -172,17 +172,15 @@ def bounce(
     sent = message(
         notification_id=nid, message_id=message_id, tenant="default", channel=channel, user_id=user_id, address=address
     )
-    told = {"reason": reason, "detail": detail, "provider": provider}
-    return status_record(
-        message_status(sent, "bounced", now=occurred_at or now, attempt=1, **told)  # type: ignore[arg-type]
-    )
+    told: Particulars = {"reason": reason, "detail": detail, "provider": provider, "opted_out": opted_out}
+    return status_record(message_status(sent, "bounced", now=occurred_at or now, attempt=1, **told))
 
 
 def test_users_address_is_found_in_the_profile_and_listed_in_clear(bounces: Bounces) -> None:
     user = {"id": "bounced", "email": "Zoe@example.org", "phone": "+4915111111111"}
     assert bounces.api.call("POST", "/v1/users", user).status == 201
     mail = bounce("email", "hard_bounce", "zoe@example.org", user_id="bounced")
-    stop = bounce("sms", "invalid_number", "+4915111111111", opted_out("400 21610"), "twilio-2", "bounced")
+    stop = bounce("sms", "invalid_number", "+4915111111111", "400 21610", "twilio-2", "bounced", opted_out=True)
     former = bounce("email", "hard_bounce", "former@example.org", user_id="bounced")
     bounces.producer.publish([former, mail, stop, mail])
     until(lambda: bounces.published("sms", "+4915111111111") == ["unsubscribe"], 15, "the STOP published")

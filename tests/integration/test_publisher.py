@@ -65,7 +65,7 @@ def test_broker_that_is_not_there_raises_in_time() -> None:
 
 _STALLED = """
 import sys
-from runtime.kafka import Consumer
+from runtime.kafka.consumer import Consumer
 from runtime.settings import KafkaSettings
 consumer = Consumer(KafkaSettings(bootstrap_servers=sys.argv[1]), client_id="stalled", group=None)
 partitions = consumer.partitions_of(sys.argv[2])

@@ -26,7 +26,6 @@ from runtime.errors import PublishError, SettingsError
 from runtime.metrics import CALLBACKS
 from runtime.records import OutRecord
 from runtime.settings import CallbackSettings, ProviderSettings, Settings
-from runtime.status import says_opted_out
 from schemas.codec import codec
 from schemas.events import states
 from schemas.topics import RECEIPTS, STATUS
@@ -42,7 +41,14 @@ TOKEN, NEXT_TOKEN, OTHER_TOKEN = "first-token", "next-token", "other-token"
 
 
 def account(name: str, **keys: Any) -> ProviderSettings:
-    made: dict[str, Any] = {"name": name, "channel": "sms", "kind": "twilio", "account_sid": SID, "from": "+15005550006", **keys}
+    made: dict[str, Any] = {
+        "name": name,
+        "channel": "sms",
+        "kind": "twilio",
+        "account_sid": SID,
+        "from": "+15005550006",
+        **keys,
+    }
     return ProviderSettings(**made)
 
 
@@ -186,7 +192,7 @@ async def test_a_stop_at_the_provider_says_that_it_was_one() -> None:
     door = Door()
     await door.tell("undelivered", ErrorCode="21610")
     (fact,) = door.broker.values(STATUS)
-    assert (fact["state"], fact["reason"], says_opted_out(fact["detail"])) == ("bounced", "invalid_number", True)
+    assert (fact["state"], fact["reason"], fact["opted_out"]) == ("bounced", "invalid_number", True)
 
 
 @pytest.mark.parametrize("status", ["queued", "sent", "canceled", "a-word-of-next-year"])

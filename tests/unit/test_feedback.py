@@ -25,7 +25,7 @@ from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
 from runtime.records import InRecord
-from runtime.status import invalid_since, message_status, opted_out
+from runtime.status import message_status
 from schemas.codec import codec
 from schemas.events import DeliveryStatus
 from tests.support.records import hostile_records
@@ -75,7 +75,7 @@ def test_device_is_found_by_the_id_of_its_message(
 
 
 def test_device_that_registered_after_its_provider_calls_it_dead_stays() -> None:
-    gone = dead(detail=invalid_since("410 Unregistered", NOW - 5_000))
+    gone = dead(invalid_since=NOW - 5_000)
     assert gone.is_device("tok", NOW - 5_001)
     assert not gone.is_device("tok", NOW - 5_000)
 
@@ -166,19 +166,19 @@ def bounce(
 
 
 @pytest.mark.parametrize(
-    ("channel", "reason", "detail", "expected"),
+    ("channel", "reason", "stopped", "expected"),
     [
-        ("email", "hard_bounce", "550 5.1.1", "hard_bounce"),
-        ("sms", "invalid_number", "400 21211", "invalid_number"),
-        ("sms", "invalid_number", opted_out("400 21610"), "unsubscribe"),
-        ("email", "soft_bounce", "452 4.2.2", None),
-        ("email", "invalid_number", "x", None),
-        ("sms", "hard_bounce", "x", None),
-        ("push", "invalid_token", "410", None),
+        ("email", "hard_bounce", False, "hard_bounce"),
+        ("sms", "invalid_number", False, "invalid_number"),
+        ("sms", "invalid_number", True, "unsubscribe"),
+        ("email", "soft_bounce", False, None),
+        ("email", "invalid_number", False, None),
+        ("sms", "hard_bounce", False, None),
+        ("push", "invalid_token", False, None),
     ],
 )
-def test_bounce_that_suppresses(channel: str, reason: str, detail: str, expected: str | None) -> None:
-    found = bounced_address(bounce(channel, reason, detail))
+def test_bounce_that_suppresses(channel: str, reason: str, stopped: bool, expected: str | None) -> None:
+    found = bounced_address(bounce(channel, reason, opted_out=stopped))
     assert (found.reason if found else None) == expected
 
 
@@ -203,14 +203,16 @@ async def test_strangers_bounce_is_passed_over() -> None:
 async def test_brake_keeps_addresses_but_not_a_stop() -> None:
     store = Store()
     bounces = [bounce("sms", "invalid_number", "400 21211", f"+49151{n:07}") for n in range(MIN_INVALID)]
-    stop = bounce("sms", "invalid_number", opted_out("400 21610"), "+491510000099")
+    stop = bounce("sms", "invalid_number", "400 21610", "+491510000099", opted_out=True)
     await Feedback(store).process(records(*bounces, stop), 0.0)
     assert [reason for _, _, reason, _ in store.suppressed] == ["unsubscribe"]
 
 
 async def test_many_stops_do_not_brake() -> None:
     store = Store()
-    stops = [bounce("sms", "invalid_number", opted_out("400 21610"), f"+49151{n:07}") for n in range(2 * MIN_INVALID)]
+    stops = [
+        bounce("sms", "invalid_number", "400 21610", f"+49151{n:07}", opted_out=True) for n in range(2 * MIN_INVALID)
+    ]
     await Feedback(store).process(records(*stops, bounce("sms", "invalid_number", "400 21211", "+49")), 0.0)
     assert len(store.suppressed) == 2 * MIN_INVALID + 1
 

@@ -12,7 +12,6 @@ from pydantic_core import to_json
 
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
-from runtime.status import says_opted_out
 from tests.unit.test_outcomes import NOW, message
 from vendors.codes import Reaction
 from vendors.fcm.sender import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code, fcm_reaction
@@ -175,11 +174,11 @@ async def test_stop_says_so_and_an_unknown_code_is_tried_again() -> None:
     stopped = await through_twilio(said(400, {"code": 21610}))
     assert isinstance(stopped, Rejected)
     assert stopped.error is RCPT
-    assert says_opted_out(stopped.code)
+    assert stopped.opted_out
     wrong = await through_twilio(said(400, {"code": 21211}))
     assert wrong == Rejected(RCPT, "400 21211")
     assert isinstance(wrong, Rejected)
-    assert not says_opted_out(wrong.code)
+    assert not wrong.opted_out
     assert await through_twilio(said(400, {"code": 98765})) == Retry(TRN, "400 98765")
     assert await through_twilio(said(302, {})) == InDoubt("302")
     assert await through_twilio(Answer(200, {}, b"{")) == InDoubt("unreadable answer (JSONDecodeError)")

@@ -18,7 +18,7 @@ Kafka.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -33,7 +33,7 @@ from runtime.clock import Clock, system_clock
 from runtime.errors import SettingsError
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
-from runtime.status import invalid_since
+from runtime.status import rfc3339
 from schemas.events import ChannelMessage
 from vendors.apns.codes import CODES, RENEWED
 from vendors.codes import Reaction, react, unknown_http
@@ -41,7 +41,7 @@ from vendors.http import Answer, AnswerLostError, NotSentError
 from vendors.http2 import Http2Transport
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.push_data import is_silent, push_data
-from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
@@ -190,22 +190,29 @@ class ApnsSender(ProviderAccount["ApnsPush"]):
         if reason == "ExpiredProviderToken" and self._token.expired(token):
             reaction = RENEWED
         wait = parse_retry_after(answer.headers.get("retry-after"), self._clock())
-        code = _code(answer.status, reason, body.get("timestamp"))
-        return react(self.name, reaction, unknown_http(answer.status), code, wait)
+        since = _invalid_since(answer.status, body.get("timestamp"))
+        code = _code(answer.status, reason, since)
+        result = react(self.name, reaction, unknown_http(answer.status), code, wait)
+        return replace(result, invalid_since=since) if isinstance(result, Rejected) else result
 
     async def close(self) -> None:
         """Close the connection."""
         await self._http.close()
 
 
-def _code(status: int, reason: str | None, timestamp: object) -> str:
-    """`410 Unregistered since ...`: the time belongs to it, a device that registered later is alive."""
+def _invalid_since(status: int, timestamp: object) -> int | None:
+    """Since when Apple calls the device dead: a device that registered later is alive."""
+    if status != 410 or not isinstance(timestamp, int) or isinstance(timestamp, bool) or not 0 < timestamp < 1 << 43:
+        return None
+    # Milliseconds, as Apple's table says; a test double may say seconds.
+    return timestamp if timestamp > 10**11 else timestamp * 1000
+
+
+def _code(status: int, reason: str | None, since: int | None) -> str:
+    """`410 Unregistered since ...`."""
     known = reason if reason and reason.isascii() and reason.isalnum() and len(reason) <= 64 else None
     code = f"{status} {known}" if known else str(status)
-    if status == 410 and isinstance(timestamp, int) and not isinstance(timestamp, bool) and 0 < timestamp < 1 << 43:
-        # Milliseconds, as Apple's table says; a test double may say seconds.
-        return invalid_since(code, timestamp if timestamp > 10**11 else timestamp * 1000)
-    return code
+    return code if since is None else f"{code} since {rfc3339(since)}"
 
 
 def _read_key(provider: ProviderSettings, file: Path) -> EllipticCurvePrivateKey:

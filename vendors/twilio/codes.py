@@ -12,9 +12,6 @@ from __future__ import annotations
 from vendors.codes import Codes, Reaction, same
 from vendors.sender import ErrorClass
 
-STOPPED = frozenset({"21610"})
-"""The recipient does not want it: true whatever the account's setup is."""
-
 CODES = Codes(
     source="twilio.com/docs/api/errors; a 429 is never processed: twilio.com/docs/usage/rest-api-best-practices",
     rows={
@@ -23,7 +20,6 @@ CODES = Codes(
             {
                 "21211": "To is no valid phone number",
                 "21217": "To does not appear to be a phone number",
-                "21610": "the recipient sent STOP",
                 "21614": "To is no mobile number",
                 "21635": "To is a landline",
                 "30005": "unknown handset, the number may no longer exist",
@@ -75,6 +71,7 @@ CODES = Codes(
             },
         ),
         **same(ErrorClass.TRANSIENT, {"30017": "the carrier is congested"}),
+        "21610": Reaction(ErrorClass.PERMANENT_RECIPIENT, "the recipient sent STOP", opted_out=True),
         "30003": Reaction(ErrorClass.TRANSIENT, "the handset is off or out of reach", wait_s=60, account_wide=False),
         **same(
             ErrorClass.IN_DOUBT,

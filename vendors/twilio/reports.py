@@ -26,11 +26,10 @@ from urllib.parse import parse_qsl, urlsplit
 from twilio.request_validator import RequestValidator
 
 from runtime.settings import ProviderSettings
-from runtime.status import opted_out
 from vendors.reports import ForgedError, MalformedError, Report, Request, UnknownAccountError
 from vendors.sender import ErrorClass
 from vendors.settings import parse_keys
-from vendors.twilio.codes import CODES, STOPPED
+from vendors.twilio.codes import CODES
 from vendors.twilio.keys import TwilioKeys
 
 _SIGNATURE = "x-twilio-signature"
@@ -98,7 +97,7 @@ def _judge(status: str, code: str) -> tuple[str, str | None, str | None, bool]:
     if status in ("undelivered", "failed"):
         known = CODES.find(code)
         if known is not None and known.error is ErrorClass.PERMANENT_RECIPIENT:
-            return "bounced", "invalid_number", opted_out(code) if code in STOPPED else code, True
+            return "bounced", "invalid_number", f"{code} opted out at the provider" if known.opted_out else code, True
         return "undelivered", "carrier", code or status, True
     state, reason = _ON_THE_WAY.get(status, ("unknown", None))
     return state, reason, None, False
@@ -128,12 +127,14 @@ class TwilioReports:
         if not (0 < len(sid) <= _MAX_WORD and 0 < len(status) <= _MAX_WORD and len(code) <= _MAX_WORD):
             raise MalformedError("MessageSid or MessageStatus is missing, or a word is too long")
         state, reason, detail, final = _judge(status, code)
+        row = CODES.find(code)
+        opted_out = state == "bounced" and row is not None and row.opted_out
         # The account that sent it; a token of the same account_sid under another name may have signed.
         named = request.query.get("provider", "")
         provider = named if any(each.provider == named for each in accounts) else account.provider
         return Report(
             provider, sid, f"{sid}:{status}", "sms", state, reason, code or (status if state == "unknown" else None),
-            detail, final, form.one("To") or None,
+            detail, final, form.one("To") or None, opted_out,
         )  # fmt: skip
 
 

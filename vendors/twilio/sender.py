@@ -27,7 +27,6 @@ from runtime import callbacks
 from runtime.clock import Clock, system_clock
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
-from runtime.status import opted_out
 from schemas.events import ChannelMessage
 from vendors.codes import Reaction, react, unknown_http
 from vendors.http import AnswerLostError, HttpTransport, NotSentError
@@ -35,7 +34,7 @@ from vendors.provider import ProviderAccount
 from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from vendors.settings import checked_base_url, parse_keys
 from vendors.sms_text import clean_text
-from vendors.twilio.codes import CODES, STOPPED
+from vendors.twilio.codes import CODES
 from vendors.twilio.keys import VENDOR_URL, TwilioKeys
 
 
@@ -123,8 +122,7 @@ class TwilioSender(ProviderAccount[dict[str, str]]):
             code = str(exc.status) if exc.code is None else f"{exc.status} {exc.code}"
             wait = parse_retry_after(exc.retry_after, self._clock())
             return react(
-                self.name, twilio_reaction(exc.status, exc.code), unknown_http(exc.status),
-                opted_out(code) if str(exc.code) in STOPPED else code, wait,
+                self.name, twilio_reaction(exc.status, exc.code), unknown_http(exc.status), code, wait
             )  # fmt: skip
         except (TwilioException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             return InDoubt(f"unreadable answer ({type(exc).__name__})")
