@@ -46,7 +46,7 @@ from schemas.codec import codec
 from schemas.container import long_bytes
 from schemas.events import DeliveryStatus, NotificationRequest
 from schemas.topics import STATUS, requests_topic
-from sinks import clickhouse
+from sinks import clickhouse, schema
 from sinks.batching import Batch
 from sinks.hours import Hours
 from sinks.role import GROUP
@@ -440,7 +440,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with running_engine(arguments.state_dir or directory / "clickhouse") as (settings, engine):
-            clickhouse.migrate(settings)
+            schema.migrate(settings)
             client = clickhouse.connect(settings, timeout_s=300)
             ((there,),) = client.query("SELECT count() FROM delivery_events_raw").result_rows
             if not there:

@@ -206,14 +206,14 @@ def _add_commands() -> None:
 
 
 def migrate(state_dir: _StateDir = _STATE_DIR) -> None:
-    """Bring the tables of PostgreSQL and ClickHouse up to date."""
+    """Bring the tables of PostgreSQL and ClickHouse, and ClickHouse's views, up to date."""
     from console.commands.producers import migrate as migrate_postgres
     from local.settings import settings_for
-    from sinks.clickhouse import migrate as migrate_clickhouse
+    from sinks.schema import migrate as migrate_clickhouse
 
     settings = settings_for(state_dir)
     migrate_postgres(settings.postgres)
-    applied = migrate_clickhouse(settings.clickhouse)
+    applied = migrate_clickhouse(settings.clickhouse, replace_newer=True)
     for name in applied:
         typer.echo(f"applied {name}")
     if not applied:

@@ -46,7 +46,7 @@ def apply_topics(context: Initialisation) -> None:
 
 
 def migrate_clickhouse(context: Initialisation) -> None:
-    """Bring ClickHouse's tables up to date."""
-    from sinks.clickhouse import migrate
+    """Bring ClickHouse's tables and views up to date."""
+    from sinks.schema import migrate
 
-    migrate(context.settings.clickhouse)
+    migrate(context.settings.clickhouse, replace_newer=True)

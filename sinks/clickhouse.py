@@ -1,4 +1,4 @@
-"""ClickHouse over HTTP: connections, the numbered SQL of migrations/ and the named SQL of queries/.
+"""ClickHouse over HTTP: connections, and the named SQL of queries/ and inserts/.
 
 The only importer of clickhouse_connect below the console. Its errors leave as UnavailableError, where trying again may help,
 or StoreError, where it does not.
@@ -7,13 +7,10 @@ May import runtime settings and errors. Never: Kafka, the meaning of a column.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -32,26 +29,12 @@ from runtime.settings import ClickHouseSettings
 log = get_logger("clickhouse")
 
 UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
-OLDEST = (25, 12)
-"""Older ones answer one question from several states of the tables: an hour that changes meanwhile would count twice."""
 # The store is well and says no: the statement, its values or our rights are at fault, and stay so.
 _PERMANENT = frozenset({
     6, 16, 20, 26, 27, 36, 38, 41, 43, 44, 46, 47, 48, 53, 57, 62, 69, 70, 80, 117, 184, 192, 193, 194, 497, 516,
 })  # fmt: skip
 # AVRO_EXCEPTION (STD_EXCEPTION before there was that), what throwIf throws, and what a broken length leads to.
 _UNREADABLE = frozenset({748, 1001, 395, 27, 32, 33, 117, 131, 190, 241})
-_MIGRATION_ATTEMPTS = 5
-_LEDGER = """
-CREATE TABLE IF NOT EXISTS schema_migrations
-(
-    number UInt32,
-    name String,
-    checksum String,
-    applied_at DateTime64(3, 'UTC') DEFAULT now64(3, 'UTC')
-)
-ENGINE = ReplacingMergeTree
-ORDER BY number
-"""
 
 
 class StoreError(HeliographError):
@@ -135,107 +118,6 @@ def _pool(settings: ClickHouseSettings, connections: int) -> PoolManager:
         maxsize=connections, verify=settings.verify, ca_cert=ca, client_cert=cert, client_cert_key=key
     )
     return pool
-
-
-# ---------------------------------------------------------------- migrations
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One file of migrations/: statements that may run any number of times."""
-
-    number: int
-    name: str
-    statements: tuple[str, ...]
-    checksum: str
-
-
-@cache
-def migrations() -> tuple[Migration, ...]:
-    """The packaged migrations in order. Raises ValueError for a wrong name or a number used twice."""
-    found = []
-    for path in files("sinks").joinpath("migrations").iterdir():
-        if not path.name.endswith(".sql"):
-            continue
-        match = re.fullmatch(r"(\d{4})_([a-z0-9_]+)\.sql", path.name)
-        if match is None:
-            raise ValueError(f"{path.name} is not named NNNN_name.sql")
-        text = path.read_text("utf-8")
-        checksum = hashlib.sha256(text.encode()).hexdigest()
-        found.append(Migration(int(match[1]), match[2], split_statements(text), checksum))
-    found.sort(key=lambda migration: migration.number)
-    numbers = [migration.number for migration in found]
-    if numbers != list(range(1, len(found) + 1)):
-        raise ValueError(f"migrations are numbered {numbers}, not 1, 2, 3, ...")
-    return tuple(found)
-
-
-def split_statements(text: str) -> tuple[str, ...]:
-    """The statements of a file: each ends with `;` at the end of a line; lines of comment alone are dropped."""
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
-    return tuple(part.strip() for part in re.split(r";\s*(?:\n|\Z)", "\n".join(lines)) if part.strip())
-
-
-def migrate(settings: ClickHouseSettings) -> list[str]:
-    """Create the database and run what has not run yet; returns the names of what ran.
-
-    Every statement is idempotent, so two that migrate at once both succeed. Raises UnavailableError when ClickHouse cannot
-    be reached, StoreError when it is too old, or a migration is refused or was changed after it ran.
-    """
-    client = connect(settings, database="default", timeout_s=120)
-    try:
-        version = client.server_version or "0.0"
-        if tuple(map(int, version.split(".")[:2])) < OLDEST:
-            raise StoreError(f"ClickHouse at {settings.url} is {version}: use {OLDEST[0]}.{OLDEST[1]} or a newer one")
-        with store_errors(settings):
-            client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.database}`")
-    finally:
-        client.close()
-    client = connect(settings, timeout_s=120)
-    try:
-        _repeat(settings, client, _LEDGER)
-        with store_errors(settings):
-            rows = client.query("SELECT number, checksum FROM schema_migrations FINAL").result_rows
-        applied = {int(number): str(checksum) for number, checksum in rows}
-        return [_apply(settings, client, m) for m in migrations() if _is_new(settings, m, applied.get(m.number))]
-    finally:
-        client.close()
-
-
-def _is_new(settings: ClickHouseSettings, migration: Migration, checksum: str | None) -> bool:
-    if checksum is not None and checksum != migration.checksum:
-        raise StoreError(
-            f"migration {migration.number:04d}_{migration.name} ran in {settings.database} in another form: add a new "
-            "migration instead of changing one that ran"
-        )
-    return checksum is None
-
-
-def _apply(settings: ClickHouseSettings, client: Client, migration: Migration) -> str:
-    for statement in migration.statements:
-        _repeat(settings, client, statement)
-    name = f"{migration.number:04d}_{migration.name}"
-    with store_errors(settings):
-        client.insert(
-            "schema_migrations",
-            [[migration.number, migration.name, migration.checksum]],
-            column_names=["number", "name", "checksum"],
-        )
-    log.info("migrated", migration=name, database=settings.database)
-    return name
-
-
-def _repeat(settings: ClickHouseSettings, client: Client, statement: str) -> None:
-    """Run a statement; another process that creates or replaces the same at this moment makes it fail for a moment."""
-    for attempt in range(1, _MIGRATION_ATTEMPTS + 1):
-        try:
-            with store_errors(settings):
-                client.command(statement)
-            return
-        except (StoreError, UnavailableError):
-            if attempt == _MIGRATION_ATTEMPTS:
-                raise
-            time.sleep(0.1 * attempt)
 
 
 # ---------------------------------------------------------------- queries and inserts

@@ -2,7 +2,7 @@
 
 Nothing depends on it but time: an hour without kept sums, or with sums of other states than there are now, is summed up
 when somebody asks. So a round may be killed, run twice at once, or never come.
-May import runtime. Never: what is summed up (migrations/ and queries/ say it), when a kept sum holds.
+May import runtime. Never: what is summed up (views/ and queries/ say it), when a kept sum holds.
 """
 
 from __future__ import annotations

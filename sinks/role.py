@@ -32,7 +32,7 @@ from runtime.process import Context, crash_point, exit_now
 from runtime.records import InRecord
 from schemas.codec import DecodeError
 from schemas.topics import DEAD_LETTERS, catalogue
-from sinks import clickhouse
+from sinks import clickhouse, schema
 from sinks.batching import Batch
 from sinks.hours import keep_hours
 from sinks.prices import write_prices
@@ -231,7 +231,7 @@ class Sink:
         self._take(min(100, room) or 100, seconds)
 
     def _connect(self) -> None:
-        clickhouse.migrate(self._settings.clickhouse)
+        schema.migrate(self._settings.clickhouse)
         self._client = clickhouse.connect(self._settings.clickhouse, timeout_s=INSERT_TIMEOUT_S)
         write_prices(self._settings, self._client, self._clock())
 

@@ -164,6 +164,34 @@ def check_migrations(store: str, packaged: Mapping[str, str], applied: Mapping[s
     return Finding(Level.OK, check, f"up to date, {len(packaged)} migrations")
 
 
+_VIEW_SAYS = {
+    "missing": "missing",
+    "outdated": "differs from its file",
+    "edited": "differs from its file: it was changed in ClickHouse",
+    "removed": "has no file any more",
+}
+
+
+def check_views(differences: Mapping[str, str], total: int, *, superseded: bool) -> Finding:
+    """SQL views against their files: name → missing, outdated, edited or removed (sinks/schema_files.py).
+
+    `superseded`: another version made its own after this one.
+    """
+    check = "clickhouse views"
+    if not differences:
+        return Finding(Level.OK, check, f"{total} as their files say")
+    if superseded:
+        said = f"{_some(list(differences))} made by another version since"
+        return Finding(Level.WARNING, check, said, "run that version, or `heliograph migrate` to put this one's back")
+    said = "; ".join(
+        f"{_some(names)} {words}"
+        for kind, words in _VIEW_SAYS.items()
+        if (names := [name for name, difference in differences.items() if difference == kind])
+    )
+    level = Level.WARNING if set(differences.values()) == {"removed"} else Level.PROBLEM
+    return Finding(level, check, said, "run `heliograph migrate`")
+
+
 def check_schemas(faults: Sequence[str], records: int) -> Finding:
     """schemas/manifest.json against the schemas and their examples."""
     if faults:
@@ -500,7 +528,9 @@ def _postgres_migrations() -> dict[str, str]:
 
 
 def _clickhouse(settings: Settings) -> Iterator[Finding]:
-    from sinks.clickhouse import connect, migrations, store_errors
+    from sinks.clickhouse import connect, store_errors
+    from sinks.schema import compare_views
+    from sinks.schema_files import migrations, sql_views
 
     where = settings.clickhouse
     fix = "start ClickHouse, or correct HELIOGRAPH_CLICKHOUSE__URL"
@@ -519,11 +549,16 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
         yield check_connection("clickhouse", where.url, answer, fix)
         table = f"`{where.database}`.schema_migrations"
         _, rows = _timed(lambda: query(f"SELECT number, name, checksum FROM {table} FINAL"))
+        views_answer, report = _timed(lambda: compare_views(where, client))
     finally:
         client.close()
     applied = {f"{number:04d}_{name}": str(checksum) for number, name, checksum in rows or ()}
     packaged = {f"{m.number:04d}_{m.name}": m.checksum for m in migrations()}
     yield check_migrations("clickhouse", packaged, applied)
+    if report is None:
+        yield Finding(Level.PROBLEM, "clickhouse views", views_answer.error or "they cannot be read", fix)
+    else:
+        yield check_views(report.differences, len(sql_views()), superseded=report.superseded)
 
 
 def _not_ready(metrics_url: str) -> str | None:

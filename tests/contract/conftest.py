@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.settings import ClickHouseSettings
-from sinks import clickhouse
+from sinks import schema
 from tests.integration.conftest import Broker, broker
 from tests.integration.reference_stack import World, postgres, world
 from tests.support.clickhouse import Server
@@ -21,7 +21,7 @@ def live(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
     """The world with its roles running."""
     server = Server(Path(tmp_path_factory.mktemp("clickhouse")) / "data").start()
     url = f"http://127.0.0.1:{server.port}"
-    clickhouse.migrate(ClickHouseSettings(url=url))
+    schema.migrate(ClickHouseSettings(url=url))
     world.settings["HELIOGRAPH_CLICKHOUSE__URL"] = url
     world.run("relay")
     world.run("api")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import clickhouse_connect
 import pytest
 
 from runtime import topics
@@ -22,8 +23,13 @@ pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse]
 
 
 def doctor(directory: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return command(directory, "doctor", *arguments, **env)
+
+
+def command(directory: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours, run in a directory without settings."""
     return subprocess.run(
-        [sys.executable, "-m", "console.cli", "doctor", *arguments], cwd=directory, capture_output=True, text=True,
+        [sys.executable, "-m", "console.cli", *arguments], cwd=directory, capture_output=True, text=True,
         timeout=120, env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), **env},
     )  # fmt: skip
 
@@ -39,7 +45,7 @@ def test_a_stack_that_is_well_has_no_problem_and_shows_no_secret(running: Stack,
     assert (done.returncode, [f for f in found if f["level"] == "problem"]) == (0, [])
     assert {f["check"] for f in found} == {
         "settings", "providers", "schemas", "kafka", "topics", "copies", "lag", "postgres", "clock", "postgres tables", "clickhouse",
-        "clickhouse tables", "roles", "disk", "api key",
+        "clickhouse tables", "clickhouse views", "roles", "disk", "api key",
     }  # fmt: skip
     assert running.endpoints["api_key"] not in done.stdout
     assert running.endpoints["postgres"].split(":")[2].split("@")[0] not in done.stdout
@@ -75,6 +81,23 @@ def test_a_topic_that_somebody_set_otherwise_is_a_warning_with_the_command_that_
     assert (warning["level"], warning["what"]) == ("warning", f"{RECEIPTS} set otherwise")
     assert warning["fix"] == "run `heliograph topics apply`"
     assert done.returncode == 0
+
+
+def test_view_that_was_changed_is_a_problem_until_migrate_puts_it_back(running: Stack, tmp_path: Path) -> None:
+    at_stack = ("--state-dir", str(running.state_dir))
+    client = clickhouse_connect.get_client(
+        dsn=running.endpoints["clickhouse"], database=running.endpoints["clickhouse_database"]
+    )
+    client.command("CREATE OR REPLACE VIEW v_slo AS SELECT 1 AS x")
+    client.close()
+    done = command(tmp_path, "doctor", *at_stack, "--json")
+    (problem,) = [f for f in findings(done) if f["level"] == "problem"]
+    assert (problem["check"], done.returncode) == ("clickhouse views", 1)
+    assert problem["what"] == "v_slo differs from its file: it was changed in ClickHouse"
+    assert problem["fix"] == "run `heliograph migrate`"
+    assert "applied view v_slo" in command(tmp_path, "migrate", *at_stack).stdout.splitlines()
+    assert "ClickHouse is up to date" in command(tmp_path, "migrate", *at_stack).stdout.splitlines()
+    assert doctor(tmp_path, *at_stack).returncode == 0
 
 
 def test_nothing_running_is_a_problem_for_every_store_and_no_traceback(tmp_path: Path) -> None:

@@ -23,10 +23,11 @@ from runtime.settings import ClickHouseSettings
 from schemas.codec import codec
 from schemas.events import CHANNELS, states
 from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
-from sinks import clickhouse
+from sinks import clickhouse, schema, schema_files
 from sinks.batching import Batch
 from sinks.storing import store_batch
 from tests.support.clickhouse import Server, free_port
+from tests.support.earlier_store import make_earlier_store
 from tracking.status import rollup
 
 pytestmark = pytest.mark.clickhouse
@@ -48,7 +49,7 @@ class Store:
 
     def __init__(self, server: Server, database: str = "heliograph") -> None:
         self.settings = ClickHouseSettings(url=f"http://127.0.0.1:{server.port}", database=database)
-        clickhouse.migrate(self.settings)
+        schema.migrate(self.settings)
         self.client: Client = clickhouse.connect(self.settings)
 
     def insert(self, records: Sequence[InRecord]) -> None:
@@ -503,7 +504,7 @@ def test_view_has_the_columns_of_the_contract(store: Store, view: str) -> None:
 
 
 def test_server_that_is_too_old_is_told_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clickhouse, "OLDEST", (99, 1))
+    monkeypatch.setattr(schema, "OLDEST", (99, 1))
     with pytest.raises(clickhouse.StoreError, match=r"use 99\.1 or a newer one"):
         Store(server, "old")
 
@@ -511,21 +512,130 @@ def test_server_that_is_too_old_is_told_so(server: Server, monkeypatch: pytest.M
 def test_migrations_run_once_and_two_at_once_agree(server: Server) -> None:
     settings = ClickHouseSettings(url=f"http://127.0.0.1:{server.port}", database="fresh")
     done: list[list[str]] = []
-    threads = [threading.Thread(target=lambda: done.append(clickhouse.migrate(settings))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: done.append(schema.migrate(settings))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(done) == 3
-    assert clickhouse.migrate(settings) == []
+    assert schema.migrate(settings) == []
     client = clickhouse.connect(settings)
-    assert len(client.query("SELECT * FROM schema_migrations FINAL").result_rows) == len(clickhouse.migrations())
+    assert len(client.query("SELECT * FROM schema_migrations FINAL").result_rows) == len(schema_files.migrations())
+    assert schema.compare_views(settings, client).differences == {}
+
+
+# ---------------------------------------------------------------- views
+
+
+def in_database(server: Server, name: str) -> tuple[ClickHouseSettings, Client]:
+    """Settings of a database that is not there yet, and a client to ask about it."""
+    settings = ClickHouseSettings(url=f"http://127.0.0.1:{server.port}", database=name)
+    return settings, clickhouse.connect(settings, database="default")
+
+
+def tables(client: Client, database: str) -> dict[str, str]:
+    """Every table and view of a database: name → its definition, which does not name the database."""
+    rows = client.query(
+        "SELECT name, create_table_query FROM system.tables "
+        "WHERE database = {database:String} AND NOT startsWith(name, '.inner')",
+        parameters={"database": database},
+    ).result_rows
+    return {name: query.replace(f"{database}.", "") for name, query in rows}
+
+
+def as_version(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
+    """Be another version: other texts of some views (of the statement after AS), None for one it does not have."""
+    texts = schema_files._sql_files("views")
+    for name, query in changed.items():
+        if query is None:
+            del texts[f"{name}.sql"]
+        else:
+            texts[f"{name}.sql"] = f"CREATE OR REPLACE VIEW {name} AS\n{query};\n"
+    views = schema_files.read_views(texts, "")
+    monkeypatch.setattr(schema, "sql_views", lambda: views)
+
+
+@pytest.mark.parametrize("upto", [4, 6, 8, 9])
+def test_upgrade_of_an_earlier_release_ends_where_a_new_store_begins(server: Server, upto: int) -> None:
+    new, client = in_database(server, f"new_{upto}")
+    schema.migrate(new)
+    old, _ = in_database(server, f"old_{upto}")
+    make_earlier_store(old, upto)
+    done = schema.migrate(old)
+    assert [name for name in done if name.startswith("view ")] == [f"view {v.name}" for v in schema_files.sql_views()]
+    assert tables(client, old.database) == tables(client, new.database)
+    assert schema.migrate(old) == []
+
+
+def test_changed_view_is_made_anew_with_those_that_read_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, client = in_database(server, "changed")
+    schema.migrate(settings)
+    as_version(monkeypatch, receipts="SELECT 3 AS y", a_reader="SELECT y FROM receipts")
+    done = schema.migrate(settings)
+    assert done.index("view receipts") < done.index("view a_reader")
+    assert client.query("SELECT * FROM changed.a_reader").result_rows == [(3,)]
+    as_version(monkeypatch, receipts="SELECT 'b' AS y", a_reader="SELECT y FROM receipts")
+    assert schema.migrate(settings) == ["view receipts", "view a_reader"]
+    assert client.query("SELECT * FROM changed.a_reader").result_rows == [("b",)]
+    as_version(monkeypatch, receipts="SELECT 'b' AS y")
+    assert schema.migrate(settings) == ["removal of view a_reader"]
+    assert "a_reader" not in tables(client, "changed")
+
+
+def test_view_of_a_released_migration_goes_with_its_file(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_version(monkeypatch, v_slo=None)
+    new, client = in_database(server, "slo_new")
+    schema.migrate(new)
+    old, _ = in_database(server, "slo_old")
+    make_earlier_store(old)
+    client.command("CREATE VIEW slo_old.somebodys AS SELECT 1 AS x")
+    assert "removal of view v_slo" in schema.migrate(old)
+    assert tables(client, old.database).keys() - tables(client, new.database).keys() == {"somebodys"}
+
+
+def test_view_that_was_changed_or_dropped_in_the_store_is_put_back(server: Server) -> None:
+    settings, client = in_database(server, "edited")
+    schema.migrate(settings)
+    client.command("CREATE OR REPLACE VIEW edited.v_why AS SELECT 1 AS x")
+    client.command("DROP VIEW edited.v_slo")
+    assert schema.compare_views(settings, client).differences == {"v_slo": "missing", "v_why": "edited"}
+    assert schema.migrate(settings) == ["view v_slo", "view v_why"]
+    assert schema.compare_views(settings, client).differences == {}
+
+
+def test_older_version_that_starts_again_leaves_a_newer_ones_views(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, client = in_database(server, "rolling")
+    schema.migrate(settings)
+    with monkeypatch.context() as newer:
+        as_version(newer, receipts="SELECT 1 AS x", later="SELECT 2 AS y")
+        schema.migrate(settings)
+    there = tables(client, "rolling")
+    assert schema.migrate(settings) == []
+    assert tables(client, "rolling") == there
+    report = schema.compare_views(settings, client)
+    assert report.superseded and report.differences["later"] == "removed"
+    assert "view receipts" in schema.migrate(settings, replace_newer=True)
+    assert "later" not in tables(client, "rolling")
+    assert schema.compare_views(settings, client).differences == {}
+
+
+def test_definitions_are_shown_alike_after_a_restart(tmp_path: Path) -> None:
+    running = Server(tmp_path / "data").start()
+    settings, client = in_database(running, "restarted")
+    schema.migrate(settings)
+    client.close()
+    assert running.stop() == 0
+    running.start()
+    assert schema.migrate(settings) == []
+    assert running.stop() == 0
 
 
 def test_unreachable_store_is_one_line_that_names_the_setting() -> None:
     settings = ClickHouseSettings(url=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(UnavailableError, match="HELIOGRAPH_CLICKHOUSE__URL") as caught:
-        clickhouse.migrate(settings)
+        schema.migrate(settings)
     assert "\n" not in str(caught.value)
 
 

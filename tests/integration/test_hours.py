@@ -18,7 +18,7 @@ from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.records import InRecord
 from runtime.settings import ClickHouseSettings
-from sinks import clickhouse, hours
+from sinks import clickhouse, hours, schema
 from sinks.hours import Hours, keep_hours
 from tests.integration.test_clickhouse_schema import (
     EVENTS,
@@ -33,6 +33,7 @@ from tests.integration.test_clickhouse_schema import (
     status,
 )
 from tests.support.clickhouse import Server
+from tests.support.earlier_store import make_earlier_store
 
 pytestmark = pytest.mark.clickhouse
 
@@ -405,18 +406,15 @@ def test_asking_which_hours_changed_reads_no_states(empty: Store) -> None:
     assert ".message_states)" not in plan
 
 
-def test_store_of_an_earlier_version_is_taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = clickhouse.migrations()
+def test_store_of_an_earlier_version_is_taken_over(store: Store) -> None:
     old_settings = ClickHouseSettings(url=store.settings.url, database="earlier")
-    monkeypatch.setattr(clickhouse, "migrations", lambda: every[:6])
-    clickhouse.migrate(old_settings)
+    make_earlier_store(old_settings, upto=6)
     facts = many(300, seed=30)
     old = object.__new__(Store)
     old.settings, old.client = old_settings, clickhouse.connect(old_settings)
     old.insert(facts)
     old.insert(facts[:200])
-    monkeypatch.setattr(clickhouse, "migrations", lambda: every)
-    clickhouse.migrate(old_settings)
+    schema.migrate(old_settings)
     assert_exact(old)
     assert sum_up(old) > 20
     assert changed(old) == 0

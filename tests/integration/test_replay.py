@@ -22,7 +22,7 @@ from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from schemas.codec import codec
 from schemas.topics import TEMPLATES, dispatch_topic, requests_topic
-from sinks import clickhouse
+from sinks import clickhouse, schema
 from tests.integration.conftest import until
 from tests.integration.pipeline import World, profiles, requests, world
 from tests.integration.reference_stack import Postgres, postgres
@@ -129,7 +129,7 @@ def pipeline(
     directory = tmp_path_factory.mktemp("replay")
     server = Server(directory / "clickhouse").start()
     settings = ClickHouseSettings(url=f"http://127.0.0.1:{server.port}")
-    clickhouse.migrate(settings)
+    schema.migrate(settings)
     config = world.config.read_text()
     world.config.write_text(config.replace("timeout_s", "breaker = {failures = 1000000, reset_s = 1}\ntimeout_s"))
     environment = {

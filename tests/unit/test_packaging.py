@@ -88,7 +88,7 @@ def test_every_file_that_is_no_module_is_named_as_package_data() -> None:
     [
         ("schemas", "avro/notification_request.avsc"), ("schemas", "topics.yaml"), ("schemas", "reasons.yaml"),
         ("schemas", "manifest.json"), ("producers", "reference/migrations"), ("sinks", "migrations/0001_raw_tables.sql"),
-        ("sinks", "queries/report.sql"), ("local", "mailbox/mailbox.html"), ("local", "servers/kafka.lock"),
+        ("sinks", "queries/report.sql"), ("sinks", "views/v_why.sql"), ("local", "mailbox/mailbox.html"), ("local", "servers/kafka.lock"),
     ],
 )  # fmt: skip
 def test_data_is_found_beside_the_code(package: str, name: str) -> None:

@@ -20,7 +20,7 @@ from runtime.records import InRecord, OutRecord, Run, runs_of
 from runtime.settings import DeadLetterSettings, Settings, SinkSettings
 from schemas.codec import DecodeError, codec
 from schemas.topics import DEAD_LETTERS, STATUS, requests_topic
-from sinks import batching, clickhouse, role
+from sinks import batching, clickhouse, role, schema
 from sinks.role import Sink
 from sinks.rows import SOURCES, row_of
 from tests.unit.test_rows import request
@@ -99,7 +99,7 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
         marks = b"".join(container).count(bytes.fromhex(constants["mark"].strip("'")))
         fake._maybe_fail(f"insert {marks - 2}")  # two are of the file itself
 
-    monkeypatch.setattr(clickhouse, "migrate", lambda _: [])
+    monkeypatch.setattr(schema, "migrate", lambda _: [])
     monkeypatch.setattr(clickhouse, "connect", lambda *_, **__: Client())
     monkeypatch.setattr(clickhouse, "insert", insert)
     monkeypatch.setattr(clickhouse, "insert_undecoded", insert_undecoded)

@@ -1,14 +1,28 @@
-"""The numbered SQL against the closed lists it repeats, and the runner's reading of files."""
+"""The SQL of tables, views and queries against the closed lists it repeats, and the reading of its files."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from importlib.resources import files
 
 import pytest
 
 from schemas.events import states
-from sinks.clickhouse import migrations, query_text, split_statements
+from sinks.clickhouse import query_text
 from sinks.rows import DEAD_LETTERS_TABLE, EVENTS_TABLE, RECEIPTS_TABLE, REQUESTS_TABLE, Table
+from sinks.schema_files import (
+    MadeView,
+    SqlView,
+    checksum_of,
+    differences,
+    folder_checksum,
+    migrations,
+    read_views,
+    split_statements,
+    sql_views,
+)
+from tests.support.earlier_store import RELEASED
 from vendors.apns import codes as apns_codes
 from vendors.fcm import codes as fcm_codes
 from vendors.sender import ErrorClass
@@ -17,6 +31,14 @@ from vendors.twilio import codes as twilio_codes
 
 SQL = {f"{m.number:04d}": "\n".join(m.statements) for m in migrations()}
 TEXT = "\n".join(SQL.values())
+VIEWS = {view.name: view.statement for view in sql_views()}
+QUERIES = {
+    path.name.removesuffix(".sql"): "\n".join(split_statements(path.read_text("utf-8")))
+    for path in files("sinks").joinpath("queries").iterdir()
+    if path.name.endswith(".sql")
+}
+OTHER_WORDS = {"millisecond", "account", "message", "recipient", "throttled", "transient"}
+"""Words in quotes that are no states and no reasons: a unit of time, and classes of errors."""
 IDEMPOTENT = re.compile(
     r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW) "
     r"|ALTER TABLE \w+ (MODIFY COLUMN|MODIFY SETTING|ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|MATERIALIZE PROJECTION) "
@@ -30,7 +52,9 @@ def list_after(text: str, before: str) -> list[str]:
 
 
 def test_best_first_is_the_lists() -> None:
-    assert list_after(TEXT, "indexOf(\n                ['delivered'") == list(states().best_first)
+    assert list_after(VIEWS["notification_latest"], "indexOf(\n                ['delivered'") == list(
+        states().best_first
+    )
 
 
 def test_every_word_has_its_bit() -> None:
@@ -38,22 +62,22 @@ def test_every_word_has_its_bit() -> None:
     # `replayed` came later and no view asks for it: its bit is 0, as is that of every word outside the list.
     assert sorted(words) == sorted(states().all - {"replayed"})
     assert len(words) < 32
-    assert list_after(TEXT, "bitTest(m.seen, indexOf(") == words
+    assert list_after(VIEWS["message_state"], "bitTest(m.seen, indexOf(") == words
     bits = {"routed": 4, "sent": 15, "undelivered": 16, "delivered": 17, "opened": 21, "clicked": 22, "complained": 23,
             "unsubscribed": 24, "read": 25}  # fmt: skip
     assert {word: words.index(word) + 1 for word in bits} == bits
     for word in ("routed", "delivered", "opened", "clicked", "complained", "unsubscribed", "read"):
-        assert f"bitTest(m.seen, {bits[word]})) AS {word}" in TEXT
+        assert f"bitTest(m.seen, {bits[word]})) AS {word}" in VIEWS["v_funnel_live"]
 
 
 def test_accounting_has_a_column_for_every_settled_state_in_their_order() -> None:
-    view = TEXT[TEXT.index("VIEW v_accounting") :]
+    view = VIEWS["v_accounting_live"]
     columns = re.findall(r"n\.state = '(\w+)'\) AS (\w+)", view[: view.index("GROUP BY")])
     assert columns == [(state, state) for state in states().reasons]
 
 
 def view(text: str, name: str) -> str:
-    """The last definition of a view."""
+    """The last definition of a view in migrations."""
     found = text[text.rindex(f"CREATE OR REPLACE VIEW {name} AS\n") :]
     return re.split(r"\n(?=CREATE |ALTER )", found)[0].split("AS\n", 1)[1].strip()
 
@@ -61,14 +85,14 @@ def view(text: str, name: str) -> str:
 @pytest.mark.parametrize("name", ["accounting", "residual", "failures", "funnel", "latency", "slo"])
 def test_hours_are_summed_up_by_the_definition_there_was(name: str) -> None:
     before = "\n".join(SQL[number] for number in sorted(SQL) if number < "0007")
-    assert view(TEXT, f"v_{name}_live") == view(before, f"v_{name}")
+    assert VIEWS[f"v_{name}_live"].split("AS\n", 1)[1] == view(before, f"v_{name}")
 
 
 def test_kept_sums_of_the_accounting_are_those_of_the_view() -> None:
     def counts(text: str) -> list[tuple[str, str]]:
         return re.findall(r"countIf\((n\.accepted(?: AND [^()]+?)?)\) AS (\w+)", text)
 
-    assert counts(query_text("hour_sums")) == counts(view(TEXT, "v_accounting_live"))
+    assert counts(query_text("hour_sums")) == counts(VIEWS["v_accounting_live"])
     assert len(counts(query_text("hour_sums"))) == len(states().reasons) + 2
 
 
@@ -80,7 +104,7 @@ def test_settled_begins_at_rank_ten() -> None:
 
 
 def test_every_state_and_reason_has_words() -> None:
-    why = TEXT[TEXT.rindex("VIEW why_latest AS\n") :]
+    why = VIEWS["why_latest"]
     assert list_after(why, "f.state,") == list(states().rank)
     reasons = list_after(why, "f.reason,\n")
     words = re.findall(r"'([^']*)'", why[why.index("['', ':") : why.index("concat(': ', f.reason)")])
@@ -88,7 +112,7 @@ def test_every_state_and_reason_has_words() -> None:
 
 
 def test_throttled_are_the_codes_that_senders_call_so() -> None:
-    view = TEXT[TEXT.rindex("VIEW v_provider_scorecard") :]
+    view = VIEWS["v_provider_scorecard"]
     quoted = re.findall(r"'([^']*)'", view[view.index("concat(") : view.index("NOT match")])
     pattern = re.compile("".join(quoted).replace("\\\\", "\\"))
     throttled = {
@@ -102,6 +126,67 @@ def test_throttled_are_the_codes_that_senders_call_so() -> None:
         # SMTP's details begin with the reply code, its table has the enhanced one alone
         assert pattern.match(f"451 {code}.1" if re.fullmatch(r"\d\.\d", code) else code), code
     assert not any(pattern.match(code) for code in ("450 4.2.1", "421", "4290", "UNAVAILABLE", "20003"))
+
+
+# ---------------------------------------------------------------- words of schemas/reasons.yaml
+
+
+def wrong_words(text: str) -> list[str]:
+    """Words in quotes that are no states and reasons, or stand where only the other are allowed."""
+    closed = states()
+    reasons = set(closed.words)
+    wrong = set(re.findall(r"'([a-z][a-z_]*)'", text)) - closed.all - reasons - OTHER_WORDS
+    for column, allowed in (("state", closed.all), ("reason", reasons)):
+        for words in re.findall(rf"\b{column} (?:=|!=|IN|NOT IN)\s+(\([^()]*\)|'[^']*')", text):
+            wrong.update(set(re.findall(r"'([^']*)'", words)) - allowed)
+    return sorted(wrong)
+
+
+@pytest.mark.parametrize("name", [*VIEWS, *QUERIES])
+def test_states_and_reasons_in_sql_are_those_of_the_lists(name: str) -> None:
+    assert wrong_words({**VIEWS, **QUERIES}[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("WHERE m.state = 'send'", ["send"]),
+        ("WHERE m.state NOT IN ('sent', 'no_address')", ["no_address"]),
+        ("WHERE m.reason = 'sent'", ["sent"]),
+        ("countIf(e.state IN ('sent', 'retried'))", ["retried"]),
+        ("transform(f.state, ['sent', 'skiped'], ['a b', 'c d'])", ["skiped"]),
+        ("WHERE m.state = 'sent' AND m.reason = 'no_address'", []),
+    ],
+)
+def test_word_outside_the_lists_is_noticed(text: str, wrong: list[str]) -> None:
+    assert wrong_words(text) == wrong
+
+
+def states_before(text: str, after: str) -> set[str]:
+    """The states of the `IN (...)` that stands right before `after`."""
+    found = re.search(rf"IN \(([^()]*)\){re.escape(after)}", text)
+    assert found is not None, after
+    return set(re.findall(r"'(\w+)'", found[1]))
+
+
+def test_every_settled_state_is_on_one_side_of_the_funnel() -> None:
+    failed = states_before(VIEWS["v_funnel_live"], ") AS failed")
+    not_wanted = states_before(VIEWS["v_funnel_live"], ") AS not_wanted")
+    assert not failed & not_wanted
+    # the rest went out, may have gone out, or was never meant to
+    assert failed | not_wanted | {"sent", "delivered", "simulated", "unknown"} == states().settled
+    assert states_before(VIEWS["v_failures_live"], "\n    UNION ALL") == failed | {"unknown"}
+    assert states_before(VIEWS["v_slo_live"], "\n)") == not_wanted - {"expired"} | {"simulated"}
+
+
+def test_not_sent_is_every_settled_state_but_the_good_ones() -> None:
+    flow = states().rank.keys() - states().settled
+    assert states_before(QUERIES["why_not_sent"], "\nGROUP BY") == flow | {"sent", "delivered"}
+
+
+def test_notification_without_messages_fails_by_what_ends_it_as_a_whole() -> None:
+    whole = states_before(VIEWS["v_failures_live"], "\n)")
+    assert whole <= states_before(VIEWS["v_failures_live"], "\n    UNION ALL")
 
 
 def test_outcomes_that_exclude_each_other_are_states() -> None:
@@ -123,6 +208,99 @@ def test_columns_of_a_row_have_the_types_of_the_table(table: Table) -> None:
 def test_statements_end_at_a_line_and_comments_are_dropped() -> None:
     text = "-- a; b\nSELECT ';' AS x;\n\n  -- c\nSELECT 2\n"
     assert split_statements(text) == ("SELECT ';' AS x", "SELECT 2")
+
+
+# ---------------------------------------------------------------- files of views
+
+
+def files_of(**queries: str) -> dict[str, str]:
+    return {f"{name}.sql": f"-- says\nCREATE OR REPLACE VIEW {name} AS\n{query};\n" for name, query in queries.items()}
+
+
+def test_views_come_after_those_they_read() -> None:
+    order = [view.name for view in sql_views()]
+    for view in sql_views():
+        assert all(order.index(other) < order.index(view.name) for other in view.reads)
+    reads = {view.name: view.reads for view in sql_views()}
+    assert reads["v_why"] == {"why_latest"}
+    assert reads["v_accounting"] == {"v_accounting_live", "hours_changed"}
+
+
+def test_views_read_tables_and_views_that_there_are() -> None:
+    there = set(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", TEXT)) | VIEWS.keys()
+    for name, text in VIEWS.items():
+        assert set(re.findall(r"\b(?:FROM|(?<!ARRAY )JOIN)\s+(\w+)", text)) <= there, name
+
+
+def test_checksum_follows_the_file_what_it_reads_and_the_tables() -> None:
+    def checksums(tables: str, **queries: str) -> dict[str, str]:
+        return {view.name: view.checksum for view in read_views(files_of(**queries), tables)}
+
+    before = checksums("t", a="SELECT 1 AS x", b="SELECT x FROM a", c="SELECT 2")
+    changed = checksums("t", a="SELECT 3 AS x", b="SELECT x FROM a", c="SELECT 2")
+    assert {name for name in before if before[name] != changed[name]} == {"a", "b"}
+    assert not set(before.values()) & set(checksums("u", a="SELECT 1 AS x", b="SELECT x FROM a", c="SELECT 2").values())
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ({"a.sql": "CREATE OR REPLACE VIEW b AS SELECT 1;\n"}, "a.sql is not one CREATE OR REPLACE VIEW a"),
+        ({"a.sql": "CREATE VIEW a AS SELECT 1;\n"}, "a.sql is not one"),
+        ({"a.sql": "CREATE OR REPLACE VIEW a AS SELECT 1;\nDROP TABLE x;\n"}, "a.sql is not one"),
+        ({"a.sql": "-- nothing\n"}, "a.sql is not one"),
+        (files_of(a="SELECT * FROM b", b="SELECT * FROM a"), "in a circle: "),
+    ],
+    ids=["another name", "not repeatable", "two statements", "empty", "circle"],
+)
+def test_file_that_is_not_one_view_is_refused(texts: dict[str, str], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_views(texts, "")
+
+
+def made_of(*views: SqlView) -> dict[str, MadeView]:
+    return {view.name: MadeView(view.checksum, f"shown {view.name}") for view in views}
+
+
+def test_each_difference_of_the_table() -> None:
+    a, b = read_views(files_of(a="SELECT 1 AS x", b="SELECT x FROM a"), "t")
+    made, shown = made_of(a, b), {"a": "shown a", "b": "shown b"}
+    assert differences((a, b), made, shown) == {}
+    assert differences((a, b), made, {**shown, "somebodys": "x"}) == {}
+    assert differences((a, b), made, {"b": "shown b"}) == {"a": "missing"}
+    assert differences((a, b), {**made, "a": MadeView("other", "shown a")}, shown) == {"a": "outdated"}
+    assert differences((a, b), {}, shown) == {"a": "outdated", "b": "outdated"}
+    assert differences((a, b), made, {**shown, "b": "typed in"}) == {"b": "edited"}
+    assert differences((a,), made, shown) == {"b": "removed"}
+    assert differences((a,), made, {"a": "shown a"}) == {}
+    assert differences((a,), made_of(a), {**shown, "old": "x"}, once={"a", "old", "gone"}) == {"old": "removed"}
+
+
+def test_folder_is_the_same_in_any_order() -> None:
+    a, b = read_views(files_of(a="SELECT 1 AS x", b="SELECT x FROM a"), "t")
+    assert folder_checksum((a, b)) == folder_checksum((b, a)) != folder_checksum((a,))
+
+
+def test_migrations_that_are_not_released_yet_hold_no_views() -> None:
+    assert all(not migration.views for migration in migrations()[RELEASED:])
+
+
+RELEASED_CHECKSUMS = [
+    "2db9c9aede3d51f0",
+    "6a3e358d8b4f3a6a",
+    "3b694bfa79913d15",
+    "b0059da57627f35f",
+    "9ef8916296875b89",
+    "59bedc2ad5826a67",
+    "081b64ab86645fbd",
+    "ddc9ef7891453f73",
+    "eba59ea049987361",
+]
+
+
+def test_released_migrations_are_as_they_were() -> None:
+    assert [migration.checksum[:16] for migration in migrations()[:RELEASED]] == RELEASED_CHECKSUMS
+    assert checksum_of("x") == hashlib.sha256(b"x").hexdigest()
 
 
 def test_migrations_are_idempotent_statements() -> None:

@@ -1,0 +1,19 @@
+-- One row per dead letter, ids as UUID; key and value are its bytes.
+CREATE OR REPLACE VIEW dead_letters AS
+SELECT
+    toUUID(UUIDNumToString(d.dead_letter_id)) AS dead_letter_id,
+    d.topic AS topic,
+    d.partition AS partition,
+    d.offset AS offset,
+    d.stage AS stage,
+    d.reason AS reason,
+    d.error_class AS error_class,
+    d.detail AS detail,
+    d.attempts AS attempts,
+    d.tenant AS tenant,
+    if(d.notification_id = toFixedString('', 16), NULL, toUUID(UUIDNumToString(d.notification_id))) AS notification_id,
+    if(d.message_id = toFixedString('', 16), NULL, toUUID(UUIDNumToString(d.message_id))) AS message_id,
+    d.occurred_at AS occurred_at,
+    d.key AS key,
+    d.value AS value
+FROM dead_letters_raw AS d FINAL;

@@ -1,0 +1,19 @@
+-- One row per notification, ids as UUID; for people (notification_latest has the ids as they are sorted).
+CREATE OR REPLACE VIEW notification_state AS
+SELECT
+    toUUID(UUIDNumToString(n.notification_id)) AS notification_id,
+    n.tenant AS tenant,
+    n.state AS state,
+    n.reason AS reason,
+    n.channel AS channel,
+    n.provider AS provider,
+    n.attempts AS attempts,
+    n.accepted_at AS accepted_at,
+    n.settled_at AS settled_at,
+    toBool(n.possible_duplicate) AS possible_duplicate,
+    n.lane AS lane,
+    n.messages AS messages,
+    toBool(n.accepted) AS accepted,
+    n.last_event_at AS last_event_at,
+    n.hour AS hour
+FROM notification_latest AS n;
