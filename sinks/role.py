@@ -2,8 +2,25 @@
 
     consume ──► batch ──► rows inserted ──► dead letters published ──► offsets committed
 
-the commit last: what is lost in between is read again and collapses by its identity. While ClickHouse or Kafka is away the
-batch is kept and tried again, and polling goes on, so the group keeps us; a batch that is full pauses the partitions.
+The commit comes last: what is lost in between is read again and collapses by its identity.
+
+    | what happens                                    | what becomes of the records                                     |
+    |-------------------------------------------------|-----------------------------------------------------------------|
+    | one does not decode, or its id is no UUIDv7     | a dead letter, acknowledged before the commit; others are stored|
+    | ClickHouse cannot read a piece of the batch     | the piece is decoded here, to find the record; as above         |
+    | an undecodable one is itself a dead letter      | counted, logged, skipped: its letter would come back for ever   |
+    | too many do not decode                          | rows are stored, nothing is committed; `/readyz` says why       |
+    | ClickHouse is away or refuses                   | kept, tried again every 0.1 to 5 s; polling goes on, and a full |
+    |                                                 | batch pauses the partitions, so that the group keeps us         |
+    | the same at the start, for 10 s                 | none was read; the process ends with the reason                 |
+    | Kafka takes no dead letter or no commit         | rows are stored; only what is left is tried again               |
+    | the process is killed at any line               | read again from the last commit, by us or the next owner        |
+    | partitions are revoked                          | stored and committed within 1 s, else read by the next owner    |
+    | they are revoked while a flush waits            | dropped here, read by the next owner                            |
+    | the commit is fenced: another owns them         | dropped here, read by it; 21 in a row end the process           |
+    | positions cannot be read at a takeover          | none was read; the process exits                                |
+    | SIGTERM                                         | tried for 8 s, then read again at the next start                |
+
 All Kafka and ClickHouse calls of the loop are made on one thread.
 May import runtime. Never: a column, a decision about a notification.
 """
