@@ -44,7 +44,7 @@ check: $(READY) ## Format, lint, types, imports, containers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/yamllint --strict docker-compose.yml deploy .yamllint .hadolint.yaml && $(BIN)/hadolint --config .hadolint.yaml deploy/Dockerfile
+	$(BIN)/yamllint --strict docker-compose.yml deploy .yamllint .hadolint.yaml .pre-commit-config.yaml .github && $(BIN)/hadolint --config .hadolint.yaml deploy/Dockerfile
 
 lock: ## Resolve pyproject.toml into requirements.lock again (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv is needed to resolve: see its own installation page" >&2; exit 1; }

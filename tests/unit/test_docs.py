@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from local.supervisor.layout import ROLES
 from runtime import metrics, settings
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
+    ROOT / ".github" / "pull_request_template.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FOLDERS = (
     "schemas",
     "runtime",
@@ -25,8 +30,13 @@ FOLDERS = (
     "processors",
     "senders",
     "sinks",
+    "tracking",
+    "replay",
     "api",
+    "local",
     "console",
+    "deploy",
+    "bench",
     "examples",
     "tests",
     "docs",
@@ -157,6 +167,29 @@ def test_the_targets_that_documents_name_exist_and_say_what_they_do() -> None:
 def test_the_lock_is_made_as_its_head_says() -> None:
     head = read("requirements.lock").splitlines()[1].lstrip("# ")
     assert head in read("Makefile")
+
+
+def test_hooks_are_the_commands_of_make_check() -> None:
+    recipe = read("Makefile").split("\ncheck:", 1)[1].split("\n\n", 1)[0]
+    commands = re.split(r"\n\t| && ", recipe)[1:]
+    (repository,) = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    assert [hook["entry"] for hook in repository["hooks"]] == [
+        command.replace("$(BIN)", ".venv/bin") for command in commands
+    ]
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+
+
+def test_changelog_has_the_version_under_an_unreleased_heading() -> None:
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    headings = re.findall(r"^## \[([^\]]+)\](?: - (\d{4}-\d\d-\d\d))?$", read("CHANGELOG.md"), re.MULTILINE)
+    assert [name for name, _ in headings][:2] == ["Unreleased", version]
+    assert not headings[0][1] and all(date for _, date in headings[1:])
+
+
+def test_licence_is_that_of_the_package() -> None:
+    assert tomllib.loads(read("pyproject.toml"))["project"]["license"] == "Apache-2.0"
+    assert read("LICENSE").split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert "END OF TERMS AND CONDITIONS" in read("LICENSE")
 
 
 def test_continuous_integration_runs_the_command_of_the_readme() -> None:

@@ -32,7 +32,7 @@ PACKAGES = (
     "local",
     "console",
 )
-TREE = (*PACKAGES, "tests", "examples", "docs", "deploy", "bench", ".ci")
+TREE = (*PACKAGES, "tests", "examples", "docs", "deploy", "bench", ".ci", ".github")
 _SKIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 
 
@@ -100,7 +100,7 @@ def test_a_wheel_holds_every_module_and_all_data(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for package in PACKAGES:
         copytree(ROOT / package, source / package, ignore=ignore_patterns(*_SKIPPED))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
     build = "import sys; from setuptools import build_meta; sys.stdout.write(build_meta.build_wheel(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
@@ -111,6 +111,7 @@ def test_a_wheel_holds_every_module_and_all_data(tmp_path: Path) -> None:
     expected = {path.as_posix() for path in in_packages()}
     assert expected - held == set()
     assert {name.split("/")[0] for name in held if ".dist-info/" not in name} == set(PACKAGES)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in held)
 
 
 def docstring(path: Path) -> str:
