@@ -22,11 +22,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from runtime.ids import accepted_at
 from schemas.events import ChannelMessage, NotificationRequest, states
 
-RETRIABLE = frozenset({"failed", "rejected", "expired", "suppressed", "skipped", "dead_lettered"})
-"""Settled states in which nobody has, or may have, the message; the senders' ledger decides by the same."""
 _NEVER = {"cancelled": "cancelled", "simulated": "dry run"}
 _ONE_ADDRESS = frozenset({"email", "sms"})
 SAMPLES = 3
@@ -168,7 +165,7 @@ def _by_state(state: str, resend: bool) -> Decision:
         return Decision.NEVER
     if resend:
         return Decision.SEND_AGAIN
-    if state in RETRIABLE:
+    if state in states().retriable:
         return Decision.TRY
     return Decision.MAYBE_SENT if state == "unknown" else Decision.SENT
 
@@ -255,11 +252,6 @@ def decide_message(
         generation=message["generation"], attempt=attempt, messages=(message["message_id"],),
         possible_duplicate=message["possible_duplicate"] or subject.possible_duplicate,
     ), chosen  # fmt: skip
-
-
-def hour_of(notification_id: str) -> int:
-    """The hour (s since 1970) under which ClickHouse keeps a notification."""
-    return accepted_at(notification_id) // 3_600_000 * 3_600
 
 
 def by_notification(subjects: Sequence[Subject]) -> Mapping[str, list[Subject]]:

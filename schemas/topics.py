@@ -30,8 +30,7 @@ MAX_MESSAGE_BYTES = 2 * MAX_VALUE_BYTES + (64 << 10)
 MAX_LETTER_BYTES = 3 << 20
 """Of a dead letter: it holds a record of the largest size, whose key is its own key as well, and says what was wrong."""
 
-
-_DAY_MS = "86400000"
+DAY_MS = 86_400_000
 
 
 def requests_topic(lane: str) -> str:
@@ -77,13 +76,13 @@ class Topic:
             "min.insync.replicas": str(max(1, replication - 1)),
             "max.message.bytes": str(MAX_LETTER_BYTES if letters else MAX_MESSAGE_BYTES),
             # Only whole segments are deleted or compacted, and Kafka closes one after a week: so long more would stay.
-            "segment.ms": _DAY_MS,
+            "segment.ms": str(DAY_MS),
         }
         if self.retention_days is not None:
-            config["retention.ms"] = str(self.retention_days * 86_400_000)
+            config["retention.ms"] = str(self.retention_days * DAY_MS)
         if "compact" in self.policy:
             # A reader that was down for a day still sees every tombstone.
-            config |= {"delete.retention.ms": _DAY_MS, "max.compaction.lag.ms": _DAY_MS}
+            config |= {"delete.retention.ms": str(DAY_MS), "max.compaction.lag.ms": str(DAY_MS)}
         return config
 
 
@@ -118,3 +117,10 @@ def catalogue() -> dict[str, Topic]:
     registry = yaml.safe_load(files("schemas").joinpath("topics.yaml").read_text("utf-8"))
     topics = [t for spec in registry["topics"] for t in _expand(spec, registry["lanes"], registry["channels"])]
     return {topic.name: topic for topic in topics}
+
+
+@cache
+def ledger_ms() -> int:
+    """How long (ms) the senders' ledger remembers a message: the shortest retention of its topics."""
+    ledgers = [topic for topic in catalogue().values() if topic.record == "LedgerEntry"]
+    return DAY_MS * min(topic.retention_days for topic in ledgers if topic.retention_days is not None)

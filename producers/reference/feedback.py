@@ -28,7 +28,6 @@ from typing import NamedTuple, cast
 from uuid import UUID
 
 from producers.addresses import has_control
-from producers.publisher import check_tenant
 from producers.reference.database import InputRefused
 from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
@@ -39,6 +38,7 @@ from runtime.records import InRecord
 from runtime.status import says_opted_out, since
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
+from schemas.identity import check_tenant
 
 log = get_logger("feedback")
 WINDOW_S = 60.0
