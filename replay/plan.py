@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from schemas.channels import ROWS
 from schemas.events import ChannelMessage, NotificationRequest, states
 
 _NEVER = {"cancelled": "cancelled", "simulated": "dry run"}
-_ONE_ADDRESS = frozenset({"email", "sms"})
 SAMPLES = 3
 
 
@@ -209,6 +209,10 @@ def decide_request(
     ), chosen  # fmt: skip
 
 
+def _has_one_address(channel: str) -> bool:
+    return channel in ROWS and ROWS[channel].one_address
+
+
 def _not_twice(request: NotificationRequest, subjects: Sequence[Subject], decisions: list[Decision]) -> list[Decision]:
     """Beside a message that somebody has or may get, what could reach the same person on the same way is not tried.
 
@@ -219,7 +223,7 @@ def _not_twice(request: NotificationRequest, subjects: Sequence[Subject], decisi
     if not out:
         return decisions
     given = [address["channel"] for address in request.get("addresses", ())]
-    closed = {channel for channel in out if channel in _ONE_ADDRESS and given.count(channel) <= 1}
+    closed = {channel for channel in out if _has_one_address(channel) and given.count(channel) <= 1}
     first = request.get("strategy") == "first_available"
     return [
         Decision.SENT if d.publishes and (first or s.channel in closed) else d

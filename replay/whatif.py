@@ -25,6 +25,7 @@ from runtime.ids import accepted_at
 from runtime.records import InRecord
 from runtime.settings import Settings
 from runtime.views import View, caught_up
+from schemas.channels import PARTS
 from schemas.codec import codec
 from schemas.events import (
     Cancellation,
@@ -38,7 +39,6 @@ from schemas.identity import hour_of
 from schemas.topics import DEAD_LETTERS, RECIPIENTS, STATUS, TEMPLATES, catalogue
 
 PATIENCE_S = 300.0
-PARTS = ("subject", "text", "html", "title", "body", "data")
 
 
 class _Nothing:

@@ -243,8 +243,6 @@ RECORD_TYPES: dict[RecordName, type] = {
 }
 
 LANES = ("critical", "normal", "bulk")
-CHANNELS = ("email", "sms", "push")
-PLATFORMS = ("fcm", "apns", "webpush")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The topics of schemas/topics.yaml as data.
 
-May import yaml. Never: a Kafka client; what a topic is used for in code.
+May import yaml and schemas. Never: a Kafka client; what a topic is used for in code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from schemas.channels import CHANNELS
 from schemas.events import RecordName
 
 STATUS = "notify.status.v1"
@@ -86,9 +87,9 @@ class Topic:
         return config
 
 
-def _expand(spec: dict[str, Any], lanes: list[str], channels: list[str]) -> list[Topic]:
+def _expand(spec: dict[str, Any], lanes: list[str]) -> list[Topic]:
     names = [spec["name"]]
-    for placeholder, values in (("{lane}", lanes), ("{channel}", channels)):
+    for placeholder, values in (("{lane}", lanes), ("{channel}", CHANNELS)):
         names = (
             [name.replace(placeholder, value) for name in names for value in values]
             if placeholder in spec["name"]
@@ -115,7 +116,7 @@ def _expand(spec: dict[str, Any], lanes: list[str], channels: list[str]) -> list
 def catalogue() -> dict[str, Topic]:
     """Every topic by name."""
     registry = yaml.safe_load(files("schemas").joinpath("topics.yaml").read_text("utf-8"))
-    topics = [t for spec in registry["topics"] for t in _expand(spec, registry["lanes"], registry["channels"])]
+    topics = [t for spec in registry["topics"] for t in _expand(spec, registry["lanes"])]
     return {topic.name: topic for topic in topics}
 
 

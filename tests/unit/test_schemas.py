@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.channels import CHANNELS
 from schemas.codec import DecodeError, RecordTooLarge, codec, iter_examples, manifest, read_schema
-from schemas.events import CHANNELS, LANES, RECORD_TYPES, RecordName, states
+from schemas.events import LANES, RECORD_TYPES, RecordName, states
 from schemas.topics import MAX_VALUE_BYTES, catalogue, ledger_ms
 
 
