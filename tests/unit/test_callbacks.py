@@ -42,7 +42,14 @@ TOKEN, NEXT_TOKEN, OTHER_TOKEN = "first-token", "next-token", "other-token"
 
 
 def account(name: str, **keys: Any) -> ProviderSettings:
-    made: dict[str, Any] = {"name": name, "channel": "sms", "kind": "twilio", "account_sid": SID, "from": "+15005550006", **keys}
+    made: dict[str, Any] = {
+        "name": name,
+        "channel": "sms",
+        "kind": "twilio",
+        "account_sid": SID,
+        "from": "+15005550006",
+        **keys,
+    }
     return ProviderSettings(**made)
 
 
