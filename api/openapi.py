@@ -18,6 +18,7 @@ from api.reference.suppressions import CSV_TYPE, JSONL_TYPES, NewSuppression
 from api.reference.users_and_templates import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE
 from producers.notification import Notification
+from schemas.channels import CHANNELS, CONTACT_FIELDS, DEVICE_CHANNEL, ROWS, TOKEN_PLATFORMS
 
 Json = dict[str, Any]
 _ID = "019b76da-a800-7abc-8def-0123456789ab"
@@ -67,6 +68,7 @@ _BOOL: Json = {"type": "boolean"}
 _ANY: Json = {"type": "object"}
 _TEXT_OR_NULL = _or_null(_TEXT)
 _LINKS: Json = {"type": "object", "additionalProperties": _TEXT}
+_CONTACTS: Json = dict.fromkeys(CONTACT_FIELDS, _TEXT_OR_NULL)
 
 SCHEMAS: dict[str, Json] = {
     "Problem": _object(
@@ -146,13 +148,13 @@ SCHEMAS: dict[str, Json] = {
     "Cancelled": _object(id=_UUID, status=_TEXT, links=_LINKS),
     "Resent": _object(id=_UUID, status={"const": "accepted"}, generation=_INT, links=_LINKS),
     "User": _object(
-        id=_TEXT, name=_TEXT_OR_NULL, email=_TEXT_OR_NULL, phone=_TEXT_OR_NULL, locale=_TEXT_OR_NULL,
+        id=_TEXT, name=_TEXT_OR_NULL, **_CONTACTS, locale=_TEXT_OR_NULL,
         time_zone=_TEXT_OR_NULL, devices=_list(_ANY), created_at=_TIME, updated_at=_TIME,
     ),
     "UserPatch": {
         "type": "object", "description": "RFC 7396: fields of a user to change; null takes one away.",
         "properties": {
-            "name": _TEXT_OR_NULL, "email": _TEXT_OR_NULL, "phone": _TEXT_OR_NULL, "locale": _TEXT_OR_NULL,
+            "name": _TEXT_OR_NULL, **_CONTACTS, "locale": _TEXT_OR_NULL,
             "time_zone": _TEXT_OR_NULL, "devices": _or_null(_list(_ref("Device"))), "id": _TEXT_OR_NULL,
         },
         "additionalProperties": False,
@@ -181,26 +183,33 @@ SCHEMAS: dict[str, Json] = {
 }  # fmt: skip
 
 _LINKS_SHOWN = {"self": f"{PATH}/{_ID}", "events": f"{PATH}/{_ID}/events"}
-_USER = {"name": "Zoë", "email": "zoe@example.org", "phone": "+4915112345678", "locale": "de-AT",
-         "time_zone": "Europe/Vienna", "devices": [{"platform": "fcm", "token": "a-device-token"}]}  # fmt: skip
+_SHOWN, _OTHER = (ROWS[name] for name in CHANNELS[:2])
+"""The channels of the examples."""
+_USER = {
+    "name": "Zoë",
+    **{row.stored_as: row.example for row in ROWS.values() if row.one_address},
+    "locale": "de-AT",
+    "time_zone": "Europe/Vienna",
+    "devices": [{"platform": TOKEN_PLATFORMS[0], "token": DEVICE_CHANNEL.example}],
+}
 _SENDING = {"to": {"user_id": "zoe"}, "template": {"id": "order-shipped"}, "data": {"order": "A1"}}
-_CHANNELS = {"email": {"subject": "{{ order }} is on its way", "text": "Order {{ order }} has left us."}}
-_PREFERENCES = {"channels": {"sms": False}, "categories": {"marketing": {"email": False}}}
-_SUPPRESSION = {"channel": "email", "address": "stop@example.org", "reason": "complaint"}
+_CHANNELS = {_SHOWN.name: {"subject": "{{ order }} is on its way", "text": "Order {{ order }} has left us."}}
+_PREFERENCES = {"channels": {_OTHER.name: False}, "categories": {"marketing": {_SHOWN.name: False}}}
+_SUPPRESSION = {"channel": _SHOWN.name, "address": "stop@example.org", "reason": "complaint"}
 _WRITTEN = {"id": "order-shipped", "version": 1, "published": True, "variables": ["order"]}
 _ENTRY: Json = {"id": _ID, "status": "sent", "reason": None, "accepted_at": _AT, "user_id": "zoe", "priority": "normal",
           "category": "orders", "template_id": "order-shipped", "tags": [], "links": _LINKS_SHOWN}  # fmt: skip
 _ATTEMPT = {"attempt": 1, "provider": "mail-1", "state": "sent", "reason": None, "occurred_at": _AT}
-_MESSAGE = {"id": _ID, "channel": "email", "status": "sent", "reason": None, "provider": "mail-1",
+_MESSAGE = {"id": _ID, "channel": _SHOWN.name, "status": "sent", "reason": None, "provider": "mail-1",
             "provider_message_id": "<x@mail-1>", "possible_duplicate": False, "attempts": [_ATTEMPT]}  # fmt: skip
-_EVENT = {"id": _ID, "message_id": _ID, "channel": "email", "lane": "normal", "state": "sent", "reason": None,
+_EVENT = {"id": _ID, "message_id": _ID, "channel": _SHOWN.name, "lane": "normal", "state": "sent", "reason": None,
           "detail": None, "attempt": 1, "provider": "mail-1", "provider_message_id": "<x@mail-1>",
           "possible_duplicate": False, "template_id": "order-shipped", "template_version": 1,
           "preference_version": None, "occurred_at": _AT, "latency_ms": 12, "correlation_id": "c1"}  # fmt: skip
 _EXPLAINED_ATTEMPT = {"attempt": 1, "provider": "mail-1", "state": "sent", "reason": None, "detail": None,
                       "why": "sent: the provider took it", "started_at": _AT, "occurred_at": _AT, "waited_ms": 31,
                       "latency_ms": 12, "possible_duplicate": False, "next_after_ms": None, "next_because": None}  # fmt: skip
-_EXPLAINED_MESSAGE = {"id": _ID, "channel": "email", "status": "sent", "reason": None, "why": "sent: the provider took it",
+_EXPLAINED_MESSAGE = {"id": _ID, "channel": _SHOWN.name, "status": "sent", "reason": None, "why": "sent: the provider took it",
                       "decided_at": _AT, "decision": "routed: decided and rendered; on its dispatch topic",
                       "template_id": "order-shipped", "template_version": 1, "preference_version": 4,
                       "correlation_id": "c1", "provider": "mail-1", "provider_message_id": "<x@mail-1>",
@@ -212,15 +221,16 @@ _ACCEPTANCE = {"source": "http", "user_id": "zoe", "lane": "normal", "category":
                "idempotency_key_given": True, "template_id": "order-shipped", "template_version": None, "channels": [],
                "strategy": "all", "delivery": "at_least_once", "send_at": None, "expires_at": None, "dry_run": False,
                "tags": []}  # fmt: skip
-_LINE = {"at": _AT, "after_ms": 64, "stage": "attempt", "message_id": _ID, "channel": "email", "attempt": 1,
+_LINE = {"at": _AT, "after_ms": 64, "stage": "attempt", "message_id": _ID, "channel": _SHOWN.name, "attempt": 1,
          "what": "attempt 1 at mail-1 in 12 ms: sent: the provider took it"}  # fmt: skip
 _USER_SHOWN = {"id": "zoe", **_USER, "created_at": _AT, "updated_at": _AT}
 _TEMPLATE_SHOWN = {**_WRITTEN, "category": "orders", "layout": None, "channels": _CHANNELS, "locales": {}}
 _SUPPRESSION_SHOWN = {"id": _ID, **_SUPPRESSION, "address_hash": "5d8a1f0c2b7e4a9386f1d0c5b2e7a413", "source": None,
                       "expires_at": None, "created_at": _AT}  # fmt: skip
 _PROBLEM = {"type": "urn:heliograph:problem:invalid_request", "title": "Bad Request", "status": 400,
-            "detail": "/to/email: not an e-mail address", "code": "invalid_request", "request_id": "5f0c",
-            "errors": [{"pointer": "/to/email", "detail": "not an e-mail address", "code": "invalid_value"}]}  # fmt: skip
+            "detail": f"/to/{_SHOWN.given_as}: not an {_SHOWN.shape.name}", "code": "invalid_request", "request_id": "5f0c",
+            "errors": [{"pointer": f"/to/{_SHOWN.given_as}", "detail": f"not an {_SHOWN.shape.name}",
+                        "code": "invalid_value"}]}  # fmt: skip
 
 
 def _page_of(name: str) -> Json:
@@ -264,7 +274,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("get", f"{PATH}/{{notification_id}}/events"): Route({200: (_page_of("Event"), _page(_EVENT))}, (404,)),
     ("get", f"{PATH}/{{notification_id}}/explain"): Route(
         {200: (_ref("Explanation"), {
-            "id": _ID, "status": "sent", "reason": None, "why": "email: sent: the provider took it", "accepted_at": _AT,
+            "id": _ID, "status": "sent", "reason": None, "why": f"{_SHOWN.name}: sent: the provider took it", "accepted_at": _AT,
             "acceptance": _ACCEPTANCE, "messages": [_EXPLAINED_MESSAGE], "resends": [], "dead_letters": [],
             "timeline": [_LINE], "links": _LINKS_SHOWN,
         })}, (404,),
@@ -305,9 +315,9 @@ ROUTES: dict[tuple[str, str], Route] = {
     ),
     ("post", f"{_REFERENCE}/publish"): Route({200: (_ref("TemplateWritten"), _WRITTEN)}, (404,), Published, {"version": 1}),
     ("post", f"{_REFERENCE}/preview"): Route(
-        {200: (_ref("Preview"), {"id": "order-shipped", "version": 1, "channel": "email", "locale": None,
+        {200: (_ref("Preview"), {"id": "order-shipped", "version": 1, "channel": _SHOWN.name, "locale": None,
                                  "subject": "A1 is on its way", "text": "Order A1 has left us."})}, (404,),
-        example={"channel": "email", "data": {"order": "A1"}},
+        example={"channel": _SHOWN.name, "data": {"order": "A1"}},
     ),
     ("post", "/v1/suppressions"): Route(
         {200: (_ref("Suppression"), _SUPPRESSION_SHOWN), 201: (_ref("Suppression"), _SUPPRESSION_SHOWN)}, (),
@@ -317,7 +327,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("delete", "/v1/suppressions/{suppression_id}"): Route({204: (None, None)}, (404,)),
     ("post", "/v1/suppressions/import"): Route(
         {200: (_ref("Import"), {"imported": 2, "created": 1, "refused": 0, "errors": []})}, (), _TEXT,
-        '{"channel": "email", "address": "stop@example.org"}\n', (*JSONL_TYPES, CSV_TYPE),
+        f'{{"channel": "{_SHOWN.name}", "address": "{_SUPPRESSION["address"]}"}}\n', (*JSONL_TYPES, CSV_TYPE),
     ),
     ("get", "/v1/suppressions/export"): Route({200: (None, None)}),
 }  # fmt: skip
@@ -386,7 +396,7 @@ def _complete(operation: Json, path: str, route: Route) -> None:
         content = {kind: {"schema": schema, "example": route.example} for kind in route.types}
         operation["requestBody"] = {"required": True, "content": content}
         if CSV_TYPE in content:
-            content[CSV_TYPE]["example"] = "channel,address,reason\nemail,stop@example.org,complaint\n"
+            content[CSV_TYPE]["example"] = f"channel,address,reason\n{','.join(_SUPPRESSION.values())}\n"
     elif route.example is not None:
         operation["requestBody"]["content"][JSON_TYPE]["example"] = route.example
     refusals = {*_ALWAYS, *route.refusals, *(_WITH_BODY if "requestBody" in operation else ())}

@@ -95,7 +95,7 @@ def mails(first: int, count: int, size: int, lane: str) -> list[OutRecord]:
 
 def child(bootstrap: str, count: int, answers_after_s: float, read_ahead_mib: int) -> None:
     """The sender process."""
-    entry: Any = ProviderSettings(name="bench", channel=CHANNEL, kind="bench")  # type: ignore[arg-type]
+    entry: Any = ProviderSettings(name="bench", channel=CHANNEL, kind="bench")
     settings = Settings(
         kafka=KafkaSettings(bootstrap_servers=bootstrap), providers=(entry,), log_level="error",
         sender={"read_ahead_mib": read_ahead_mib},  # type: ignore[arg-type]

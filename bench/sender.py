@@ -153,7 +153,7 @@ async def plain(context: Context, channel: str, provider: Provider) -> None:
 def child(mode: str, bootstrap: str, count: int, answers_after_s: float) -> None:
     """One sender process."""
     channel = MODES[mode]
-    entry: Any = ProviderSettings(name="bench", channel=channel, kind="bench")  # type: ignore[arg-type]
+    entry: Any = ProviderSettings(name="bench", channel=channel, kind="bench")
     settings = Settings(kafka=KafkaSettings(bootstrap_servers=bootstrap), providers=(entry,), log_level="error")
     provider = Provider(channel, count, answers_after_s)
     if mode == "plain":

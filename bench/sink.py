@@ -45,6 +45,7 @@ from runtime.settings import ClickHouseSettings, KafkaSettings
 from schemas.codec import codec
 from schemas.container import long_bytes
 from schemas.events import DeliveryStatus, NotificationRequest
+from schemas.identity import hour_of
 from schemas.topics import STATUS, requests_topic
 from sinks import clickhouse, schema
 from sinks.batching import Batch
@@ -286,7 +287,7 @@ def measure(
     def of_one(name: str) -> Callable[[int], object]:
         def run(turn: int) -> object:
             nid = sample[turn * 7 % len(sample)]
-            parameters = {"tenant": "default", "hour": ids.accepted_at(nid) // 3_600_000 * 3_600}
+            parameters = {"tenant": "default", "hour": hour_of(ids.accepted_at(nid))}
             nid_text = nid if name == "why" else nid.replace("-", "")
             return clickhouse.select(settings, client, name, {**parameters, "id": nid_text})
 

@@ -19,6 +19,7 @@ from console.commands.output import show
 from runtime.errors import HeliographError
 from runtime.proxies import spare_loopback
 from runtime.settings import load_settings
+from schemas.channels import ChannelName
 
 app = typer.Typer(
     name="heliograph", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -50,17 +51,11 @@ class Lane(StrEnum):
     bulk = "bulk"
 
 
-class Channel(StrEnum):
-    email = "email"
-    sms = "sms"
-    push = "push"
-
-
 _AnyLane = Annotated[Lane | None, typer.Option(help="One lane; all three unless given.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _StateDir = Annotated[Path, typer.Option(help="A local stack's directory; what runs there is used.")]
 _STATE_DIR = Path(".heliograph")
-_Channel = Annotated[Channel, typer.Option(help="The channel to send.")]
+_Channel = Annotated[ChannelName, typer.Option(help="The channel to send.")]
 
 
 def _lanes(lane: Lane | None) -> list[str]:
@@ -111,7 +106,7 @@ def run_sender(channel: _Channel, lane: _AnyLane = None) -> None:
     from senders.role import run_sender as body
 
     raise SystemExit(
-        run_role(f"sender-{channel}", load_settings(), lambda context: body(context, channel.value, _lanes(lane)))
+        run_role(f"sender-{channel}", load_settings(), lambda context: body(context, channel, _lanes(lane)))
     )
 
 

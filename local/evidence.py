@@ -1,7 +1,7 @@
 """Both sides of a run: what Heliograph says became of every message, and what the vendors and the mailbox have.
 
 `compare` is pure and says what does not agree; the demo and the fault tests end with it.
-May import sinks and aiohttp. Never: publishing, a fault, a way to make the two sides agree.
+May import sinks, vendors.registry and aiohttp. Never: publishing, a fault, a way to make the two sides agree.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import aiohttp
 from runtime.errors import HeliographError
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from sinks.clickhouse import connect, select, store_errors
+from vendors.registry import VENDORS, channel_of
 
-CHANNELS = {"smtp": "email", "twilio": "sms", "fcm": "push", "apns": "push"}
+CHANNELS = {vendor.kind: vendor.channel for vendor in VENDORS}
 """The kind under which the simulator logs an accept → its channel."""
+_MAILED = channel_of("smtp")
+"""The channel whose accepts lie in the mailbox."""
 _TAKEN = ("sent", "delivered", "undelivered")
 """States of a message that a vendor took."""
 _PAGE = 1_000
@@ -121,7 +124,7 @@ def compare(evidence: Evidence) -> list[Finding]:
     strange = [id_ for kind, id_ in accepts if (kind, id_) not in expected and id_ not in evidence.others]
     mails = Counter(evidence.mails)
     # A mail lies in the mailbox as often as the SMTP side accepted it.
-    unfiled = [id_ for (kind, id_), count in accepts.items() if kind == "email" and mails[id_] != count]
+    unfiled = [id_ for (kind, id_), count in accepts.items() if kind == _MAILED and mails[id_] != count]
     requests = Counter(evidence.requests)
     found = {
         "published notifications are not in ClickHouse": sorted(evidence.published - requests.keys()),

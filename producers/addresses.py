@@ -13,6 +13,7 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
 from runtime.addresses import has_encoded_word
+from schemas.channels import DEVICE_TOKEN, EMAIL_ADDRESS, PHONE_NUMBER, ROWS
 
 MAX_EMAIL_CHARS = 254
 MAX_LOCAL_CHARS = 64
@@ -23,7 +24,6 @@ _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _LOCAL = re.compile(rf"{_ATOM}(?:\.{_ATOM})*")
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)+{_LABEL}")
 _PHONE = re.compile(r"\+[0-9][0-9 ().-]{5,30}")
-_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
 # C0, DEL, C1, line and paragraph separator, bidirectional overrides and isolates, half surrogate pairs. Joiners stay: they
@@ -84,7 +84,7 @@ def phone_number(text: str) -> str:
 
 def device_token(text: str) -> str:
     """The token as it is. Raises ValueError."""
-    if not _TOKEN.fullmatch(text) or has_encoded_word(text):
+    if not DEVICE_TOKEN.pattern.fullmatch(text) or has_encoded_word(text):
         raise ValueError(f"not a device token: 1 to {MAX_TOKEN_CHARS} visible ASCII characters, and no encoded word")
     return text
 
@@ -96,5 +96,6 @@ def display_name(text: str) -> str:
     return text
 
 
-NORMAL_FORMS = {"email": email_address, "sms": phone_number, "push": device_token}
+_BY_SHAPE = {EMAIL_ADDRESS: email_address, PHONE_NUMBER: phone_number, DEVICE_TOKEN: device_token}
+NORMAL_FORMS = {row.name: _BY_SHAPE[row.shape] for row in ROWS.values()}
 """Channel → the function that checks and normalises its addresses."""

@@ -19,8 +19,9 @@ from producers.addresses import device_token, email_address, has_control, phone_
 from runtime import ids
 from runtime.records import OutRecord
 from runtime.status import rfc3339
+from schemas.channels import CHANNELS, ROWS, TO_FIELDS, ChannelName, TokenPlatform
 from schemas.codec import codec
-from schemas.events import CHANNELS, Address, NotificationRequest
+from schemas.events import Address, NotificationRequest
 from schemas.topics import requests_topic
 
 MAX_KEY_CHARS = 255
@@ -91,7 +92,6 @@ Id = Annotated[str, Field(pattern=_ID)]
 UserId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(plain_text)]
 Category = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Locale = Annotated[str, Field(max_length=35, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
-Channel = Literal["email", "sms", "push"]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_sayable)]
 # In the schema a time is text; in the model it is milliseconds.
 Time = Annotated[
@@ -113,8 +113,11 @@ class Strict(BaseModel):
 class DeviceToken(Strict):
     """A device that takes pushes."""
 
-    platform: Literal["fcm", "apns"]
+    platform: TokenPlatform
     token: Annotated[str, AfterValidator(device_token)]
+
+
+_GIVE_ONE_OF = "give a user_id, {} or {}".format(", ".join(TO_FIELDS[:-1]), TO_FIELDS[-1])
 
 
 class To(Strict):
@@ -127,18 +130,19 @@ class To(Strict):
 
     @model_validator(mode="after")
     def _somebody(self) -> Self:
-        if not (self.user_id or self.email or self.phone or self.device_tokens):
-            raise PydanticCustomError("no_recipient", "give a user_id, email, phone or device_tokens")
+        if not self.user_id and not any(getattr(self, name) for name in TO_FIELDS):
+            raise PydanticCustomError("no_recipient", _GIVE_ONE_OF)
         return self
 
     def addresses(self) -> list[Address]:
         """The addresses given, in a fixed order."""
         found: list[Address] = []
-        if self.email:
-            found.append({"channel": "email", "value": self.email, "platform": None})
-        if self.phone:
-            found.append({"channel": "sms", "value": self.phone, "platform": None})
-        found += [{"channel": "push", "value": d.token, "platform": d.platform} for d in self.device_tokens]
+        for row in ROWS.values():
+            given = getattr(self, row.given_as)
+            if not row.one_address:
+                found += [{"channel": row.name, "value": d.token, "platform": d.platform} for d in given]
+            elif given:
+                found.append({"channel": row.name, "value": given, "platform": None})
         return found
 
 
@@ -161,12 +165,7 @@ class Content(Strict):
 
     def channels(self) -> list[str]:
         """The channels that this content has a part for."""
-        has = {
-            "email": self.text is not None or self.html is not None,
-            "sms": self.text is not None,
-            "push": self.title is not None or self.body is not None,
-        }
-        return [channel for channel in CHANNELS if has[channel]]
+        return [row.name for row in ROWS.values() if any(getattr(self, part) is not None for part in row.needs_one_of)]
 
 
 class Routing(Strict):
@@ -184,7 +183,7 @@ class Notification(Strict):
     data: Annotated[JsonObject, Field(validation_alias=AliasChoices("data", "variables"), default_factory=dict)]
     category: Category = "default"
     priority: Literal["critical", "normal", "bulk"] = "normal"
-    channels: Annotated[list[Channel], Field(max_length=16, default_factory=list)]
+    channels: Annotated[list[ChannelName], Field(max_length=16, default_factory=list)]
     routing: Routing = Routing()
     locale: Locale | None = None
     send_at: Time | None = None
@@ -197,7 +196,7 @@ class Notification(Strict):
         dict[Annotated[Line, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=1024)]],
         Field(max_length=32, default_factory=dict),
     ]
-    overrides: Annotated[dict[Channel, JsonObject], Field(default_factory=dict)]
+    overrides: Annotated[dict[ChannelName, JsonObject], Field(default_factory=dict)]
     dry_run: bool = False
     request_id: Annotated[str, AfterValidator(check_key)] | None = None
 

@@ -8,7 +8,6 @@ May import schemas and runtime. Never: PostgreSQL, a template look-up (the route
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,21 +21,13 @@ from runtime.kafka.producer import Producer
 from runtime.metrics import ACCEPTED
 from runtime.records import OutRecord
 from runtime.settings import KafkaSettings
+from schemas.identity import check_tenant
 
 MAX_BATCH = 1_000
 """Records that `publish_many` holds before it waits: at most 1 MB each, about 1 kB as a rule."""
 
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-
 Body = Notification | Mapping[str, Any]
 """A notification, or the body of POST /v1/notifications as a dict."""
-
-
-def check_tenant(tenant: str) -> str:
-    """A tenant's name. Raises ValueError: it is the first part of every key, so it has no colon."""
-    if not _TENANT.fullmatch(tenant):
-        raise ValueError("a tenant has 1 to 63 letters, digits, dots, hyphens and underscores")
-    return tenant
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from replay.plan import Decision, Item, Place, Plan, Row, Subject, decide_message, decide_request, hour_of
+from replay.plan import Decision, Item, Place, Plan, Row, Subject, decide_message, decide_request
 from replay.records import decoded_message, decoded_request
 from replay.source import scan
 from replay.store import Letter, ReplayStore
 from replay.times import UsageError
 from replay.where import Condition
 from runtime.dead_letters import is_cut
+from runtime.ids import accepted_at
 from runtime.settings import KafkaSettings
 from schemas.events import ChannelMessage, NotificationRequest
-from schemas.topics import Topic, catalogue
+from schemas.identity import hour_of
+from schemas.topics import DAY_MS, Topic, catalogue, ledger_ms
 
-LEDGER_MS = 7 * 86_400_000
-"""How long the senders' ledger remembers (senders/ledger.py, KEPT_S)."""
 REPLAYABLE = ("NotificationRequest", "ChannelMessage")
 Told = Callable[[int, int], None]
 
@@ -57,9 +57,9 @@ def check_range(since: int, until: int, now: int, resend: bool) -> None:
     """Raises UsageError for an empty stretch, and for one that the ledger does not reach back to."""
     if since >= until:
         raise UsageError("--from is not before --to")
-    if not resend and since < now - LEDGER_MS:
+    if not resend and since < now - ledger_ms():
         raise UsageError(
-            "--from is more than 7 days ago: the senders' ledger has forgotten what was sent then, so a replay could send it "
+            f"--from is more than {ledger_ms() // DAY_MS} days ago: the senders' ledger has forgotten what was sent then, so a replay could send it "
             "twice; choose a later time, or --resend to send it again on purpose"
         )
 
@@ -132,7 +132,7 @@ def _small_message(message: ChannelMessage) -> ChannelMessage:
 def _by_hour(notification_ids: Iterable[str]) -> Iterator[tuple[int, set[str]]]:
     hours: dict[int, set[str]] = {}
     for nid in notification_ids:
-        hours.setdefault(hour_of(nid), set()).add(nid)
+        hours.setdefault(hour_of(accepted_at(nid)), set()).add(nid)
     yield from sorted(hours.items())
 
 

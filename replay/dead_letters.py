@@ -15,12 +15,12 @@ from replay.times import parse_time
 from replay.where import LETTER_COLUMNS, Condition, compile_where
 from runtime.clock import system_clock
 from runtime.status import rfc3339
+from schemas.channels import CONTACT_FIELDS, PARTS
 from schemas.codec import DecodeError, codec
 from schemas.topics import catalogue
 
 _SECRET = frozenset(
-    {"address", "value", "subject", "text", "html", "title", "body", "data", "content", "overrides", "metadata",
-     "email", "phone", "token", "name", "subscription", "raw"}
+    {*CONTACT_FIELDS, *PARTS, "address", "value", "content", "overrides", "metadata", "token", "name", "subscription", "raw"}
 )  # fmt: skip
 HIDDEN = "(hidden; --reveal shows it)"
 

@@ -22,13 +22,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from runtime.ids import accepted_at
+from schemas.channels import ROWS
 from schemas.events import ChannelMessage, NotificationRequest, states
 
-RETRIABLE = frozenset({"failed", "rejected", "expired", "suppressed", "skipped", "dead_lettered"})
-"""Settled states in which nobody has, or may have, the message; the senders' ledger decides by the same."""
 _NEVER = {"cancelled": "cancelled", "simulated": "dry run"}
-_ONE_ADDRESS = frozenset({"email", "sms"})
 SAMPLES = 3
 
 
@@ -168,7 +165,7 @@ def _by_state(state: str, resend: bool) -> Decision:
         return Decision.NEVER
     if resend:
         return Decision.SEND_AGAIN
-    if state in RETRIABLE:
+    if state in states().retriable:
         return Decision.TRY
     return Decision.MAYBE_SENT if state == "unknown" else Decision.SENT
 
@@ -212,6 +209,10 @@ def decide_request(
     ), chosen  # fmt: skip
 
 
+def _has_one_address(channel: str) -> bool:
+    return channel in ROWS and ROWS[channel].one_address
+
+
 def _not_twice(request: NotificationRequest, subjects: Sequence[Subject], decisions: list[Decision]) -> list[Decision]:
     """Beside a message that somebody has or may get, what could reach the same person on the same way is not tried.
 
@@ -222,7 +223,7 @@ def _not_twice(request: NotificationRequest, subjects: Sequence[Subject], decisi
     if not out:
         return decisions
     given = [address["channel"] for address in request.get("addresses", ())]
-    closed = {channel for channel in out if channel in _ONE_ADDRESS and given.count(channel) <= 1}
+    closed = {channel for channel in out if _has_one_address(channel) and given.count(channel) <= 1}
     first = request.get("strategy") == "first_available"
     return [
         Decision.SENT if d.publishes and (first or s.channel in closed) else d
@@ -255,11 +256,6 @@ def decide_message(
         generation=message["generation"], attempt=attempt, messages=(message["message_id"],),
         possible_duplicate=message["possible_duplicate"] or subject.possible_duplicate,
     ), chosen  # fmt: skip
-
-
-def hour_of(notification_id: str) -> int:
-    """The hour (s since 1970) under which ClickHouse keeps a notification."""
-    return accepted_at(notification_id) // 3_600_000 * 3_600
 
 
 def by_notification(subjects: Sequence[Subject]) -> Mapping[str, list[Subject]]:

@@ -15,15 +15,17 @@ from typing import Any, cast
 from processors.router.enrich import RouterViews, enrich_batch
 from replay.accounts import AccountReport, Rendered
 from replay.choose import Selection, check_topic
-from replay.plan import Place, Subject, hour_of
+from replay.plan import Place, Subject
 from replay.records import decoded_message, decoded_request
 from replay.source import scan
 from replay.store import ReplayStore
 from replay.times import UsageError
 from runtime.errors import UnavailableError
+from runtime.ids import accepted_at
 from runtime.records import InRecord
 from runtime.settings import Settings
 from runtime.views import View, caught_up
+from schemas.channels import PARTS
 from schemas.codec import codec
 from schemas.events import (
     Cancellation,
@@ -33,10 +35,10 @@ from schemas.events import (
     RecipientProfile,
     Template,
 )
+from schemas.identity import hour_of
 from schemas.topics import DEAD_LETTERS, RECIPIENTS, STATUS, TEMPLATES, catalogue
 
 PATIENCE_S = 300.0
-PARTS = ("subject", "text", "html", "title", "body", "data")
 
 
 class _Nothing:
@@ -177,7 +179,7 @@ def _requests(
 def _by_hour(notification_ids: Iterable[str]) -> list[tuple[int, set[str]]]:
     hours: dict[int, set[str]] = {}
     for nid in notification_ids:
-        hours.setdefault(hour_of(nid), set()).add(nid)
+        hours.setdefault(hour_of(accepted_at(nid)), set()).add(nid)
     return sorted(hours.items())
 
 

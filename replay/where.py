@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from replay.times import UsageError, parse_time
-from schemas.events import CHANNELS, LANES, states
+from schemas.channels import CHANNELS
+from schemas.events import LANES, states
 
 Kind = Literal["text", "int", "bool", "time", "id"]
 

@@ -17,10 +17,10 @@ from uuid import UUID
 
 from runtime import ids
 from schemas.events import LANES, ChannelMessage
+from schemas.identity import TENANT
 
 PATH = "/callbacks/"
 """Before the kind of the provider."""
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ATTEMPT = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 
@@ -57,7 +57,7 @@ def subject_of(query: Mapping[str, str]) -> Subject | None:
     tenant, lane, attempt = query.get("tenant", ""), query.get("lane", ""), query.get("attempt", "")
     if message_id is None or notification_id is None or lane not in LANES:
         return None
-    if not _TENANT.fullmatch(tenant) or not _ATTEMPT.fullmatch(attempt):
+    if not TENANT.fullmatch(tenant) or not _ATTEMPT.fullmatch(attempt):
         return None
     try:
         ids.accepted_at(notification_id)

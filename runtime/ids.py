@@ -1,6 +1,6 @@
 """Identity: every id is a pure function of its cause (design: docs/architecture.md, "Identity").
 
-May import the standard library. Never: a clock read, a store.
+May import schemas.channels. Never: a clock read, a store.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import hashlib
 import os
 from uuid import UUID, uuid5
 
+from schemas.channels import ROWS
+
 _RAND_MASK = (1 << 80) - 1
+_FOLDS_CASE = frozenset(row.name for row in ROWS.values() if row.shape.folds_case)
 
 
 def notification_id(accepted_at_ms: int, tenant: str, idempotency_key: str | None = None) -> str:
@@ -73,7 +76,7 @@ def dead_letter_id(
 
 def normal_address(channel: str, value: str) -> str:
     """The form of an address that is compared: e-mail in lower case, numbers and tokens as they are."""
-    return value.strip().lower() if channel == "email" else value.strip()
+    return value.strip().lower() if channel in _FOLDS_CASE else value.strip()
 
 
 def address_hash(channel: str, value: str) -> str:

@@ -1,6 +1,6 @@
 """Logs: one JSON object a line on stderr, with correlation ids and without personal data.
 
-May import structlog. Never: addresses, bodies, tokens, keys; the redaction below is the last defence,
+May import structlog and schemas.channels. Never: addresses, bodies, tokens, keys; the redaction below is the last defence,
 not a licence.
 """
 
@@ -14,10 +14,11 @@ from typing import Any
 
 import structlog
 
+from schemas.channels import CONTACT_FIELDS, PARTS
+
 _PRIVATE_KEYS = frozenset(
     {
-        "address", "to", "recipient", "email", "phone", "token", "tokens", "device_token", "subject", "text", "html", "title",
-        "body", "data", "content", "password", "secret", "api_key", "authorization", "auth_token", "dsn", "name", "value", "key",
+        *CONTACT_FIELDS, *PARTS, "address", "to", "recipient", "token", "tokens", "device_token", "content", "password", "secret", "api_key", "authorization", "auth_token", "dsn", "name", "value", "key",
         "raw", "variables", "metadata", "headers",
     }
 )  # fmt: skip

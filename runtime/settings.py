@@ -13,11 +13,22 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
 from runtime.errors import SettingsError
+from schemas.channels import CHANNELS
 
 PREFIX = "HELIOGRAPH_"
 DEFAULT_FILE = "heliograph.toml"
@@ -160,13 +171,19 @@ class BreakerSettings(_Section):
     give_up_s: Annotated[float, Field(gt=0)] = 3_600.0
 
 
+def _served(channel: str) -> str:
+    if channel not in CHANNELS:
+        raise PydanticCustomError("channel", f"no role sends on this channel; the channels are {', '.join(CHANNELS)}")
+    return channel
+
+
 class ProviderSettings(BaseModel):
     """What every provider account has; a provider's own keys are kept as they are and checked by its own module."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
-    channel: Literal["email", "sms", "push", "webhook"]
+    channel: Annotated[str, AfterValidator(_served)]
     kind: str
     rate_per_second: Annotated[float, Field(gt=0)] | None = None
     max_in_flight: Annotated[int, Field(ge=1, le=4_000)] = 64

@@ -245,8 +245,6 @@ RECORD_TYPES: dict[RecordName, type] = {
 }
 
 LANES = ("critical", "normal", "bulk")
-CHANNELS = ("email", "sms", "push")
-PLATFORMS = ("fcm", "apns", "webpush")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +257,8 @@ class States:
     events: frozenset[str]
     engagement: frozenset[str]
     best_first: tuple[str, ...]
+    retriable: frozenset[str]
+    """Settled states in which nobody has, or may have, the message: a replay may try again."""
     means: dict[str, str]
     """What each state, event and engagement says, in words."""
     words: dict[str, str]
@@ -282,6 +282,7 @@ def states() -> States:
         events=frozenset(lists["events"]),
         engagement=frozenset(lists["engagement"]),
         best_first=tuple(lists["best_first"]),
+        retriable=frozenset(lists["retriable"]),
         means={
             word: spec["means"]
             for part in ("flow", "settled", "events", "engagement")

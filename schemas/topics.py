@@ -1,6 +1,6 @@
 """The topics of schemas/topics.yaml as data.
 
-May import yaml. Never: a Kafka client; what a topic is used for in code.
+May import yaml and schemas. Never: a Kafka client; what a topic is used for in code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from schemas.channels import CHANNELS
 from schemas.events import RecordName
 
 STATUS = "notify.status.v1"
@@ -30,8 +31,7 @@ MAX_MESSAGE_BYTES = 2 * MAX_VALUE_BYTES + (64 << 10)
 MAX_LETTER_BYTES = 3 << 20
 """Of a dead letter: it holds a record of the largest size, whose key is its own key as well, and says what was wrong."""
 
-
-_DAY_MS = "86400000"
+DAY_MS = 86_400_000
 
 
 def requests_topic(lane: str) -> str:
@@ -77,19 +77,19 @@ class Topic:
             "min.insync.replicas": str(max(1, replication - 1)),
             "max.message.bytes": str(MAX_LETTER_BYTES if letters else MAX_MESSAGE_BYTES),
             # Only whole segments are deleted or compacted, and Kafka closes one after a week: so long more would stay.
-            "segment.ms": _DAY_MS,
+            "segment.ms": str(DAY_MS),
         }
         if self.retention_days is not None:
-            config["retention.ms"] = str(self.retention_days * 86_400_000)
+            config["retention.ms"] = str(self.retention_days * DAY_MS)
         if "compact" in self.policy:
             # A reader that was down for a day still sees every tombstone.
-            config |= {"delete.retention.ms": _DAY_MS, "max.compaction.lag.ms": _DAY_MS}
+            config |= {"delete.retention.ms": str(DAY_MS), "max.compaction.lag.ms": str(DAY_MS)}
         return config
 
 
-def _expand(spec: dict[str, Any], lanes: list[str], channels: list[str]) -> list[Topic]:
+def _expand(spec: dict[str, Any], lanes: list[str]) -> list[Topic]:
     names = [spec["name"]]
-    for placeholder, values in (("{lane}", lanes), ("{channel}", channels)):
+    for placeholder, values in (("{lane}", lanes), ("{channel}", CHANNELS)):
         names = (
             [name.replace(placeholder, value) for name in names for value in values]
             if placeholder in spec["name"]
@@ -116,5 +116,12 @@ def _expand(spec: dict[str, Any], lanes: list[str], channels: list[str]) -> list
 def catalogue() -> dict[str, Topic]:
     """Every topic by name."""
     registry = yaml.safe_load(files("schemas").joinpath("topics.yaml").read_text("utf-8"))
-    topics = [t for spec in registry["topics"] for t in _expand(spec, registry["lanes"], registry["channels"])]
+    topics = [t for spec in registry["topics"] for t in _expand(spec, registry["lanes"])]
     return {topic.name: topic for topic in topics}
+
+
+@cache
+def ledger_ms() -> int:
+    """How long (ms) the senders' ledger remembers a message: the shortest retention of its topics."""
+    ledgers = [topic for topic in catalogue().values() if topic.record == "LedgerEntry"]
+    return DAY_MS * min(topic.retention_days for topic in ledgers if topic.retention_days is not None)

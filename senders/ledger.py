@@ -1,4 +1,4 @@
-"""The ledger: which attempts of which message were made, for seven days.
+"""The ledger: which attempts of which message were made, for as long as its topic keeps them (`ledger_ms`, 7 days).
 
 A dispatch record whose attempt was made, or whose message is settled, is a duplicate: router redeliveries, repeated
 requests, replays and second firings of a timer end here. Its owner writes each entry to the ledger topic before the commit
@@ -24,13 +24,12 @@ from runtime.records import OutRecord
 from runtime.settings import KafkaSettings
 from runtime.stores import Store
 from schemas.codec import DecodeError, codec
-from schemas.events import LANES, LedgerEntry
+from schemas.events import LANES, LedgerEntry, states
 from schemas.topics import ledger_topic
 from senders.outcomes import LEDGER_DOUBT
 
 log = get_logger("ledger")
 
-KEPT_S = 7 * 86_400
 READ_TIMEOUT_S = 280.0
 """Below the sender's max.poll.interval: a takeover that takes longer starts over. A million entries take 3 s."""
 MAX_POLL_INTERVAL_MS = 300_000
@@ -39,8 +38,6 @@ _VALUE = struct.Struct(">II")
 _FAILED, _FINAL, _FAILED_IN_DOUBT = 1, 2, 3
 _LAST_WINS = (0, 1, 3, 2)
 """Of two endings of one attempt the higher of these stays: nothing undoes that somebody has it."""
-_MAY_FOLLOW = frozenset({"failed", "rejected", "expired", "suppressed", "skipped", "dead_lettered"})
-"""Settled states in which nobody has, or may have, the message: a replay may try again."""
 
 
 class Ledger:
@@ -111,7 +108,7 @@ class Ledger:
 def _ending(state: str | None, in_doubt: bool) -> int:
     if state is None:
         return 0
-    if state not in _MAY_FOLLOW:
+    if state not in states().retriable:
         return _FINAL
     return _FAILED_IN_DOUBT if in_doubt else _FAILED
 

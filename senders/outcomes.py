@@ -33,6 +33,7 @@ from runtime.dead_letters import dead_letter
 from runtime.records import InRecord, OutRecord, size_of
 from runtime.retry import retry_delay_s, throttle_delay_s
 from runtime.status import Particulars, message_status, source_of, status_record, traceparent_of
+from schemas.channels import ROWS
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
@@ -49,7 +50,6 @@ LEDGER_DOUBT = ("in-doubt", b"1")
 No field of the entry, because a sender of the version before has to go on reading the ledger while the others are replaced."""
 RECORD_OVERHEAD = 512
 """What Kafka adds to a record alone in its batch, and what a next attempt may add to a message, rounded up."""
-_BOUNCE_REASON = {"email": "hard_bounce", "sms": "invalid_number", "push": "invalid_token"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def from_result(
         recipient = result.error is ErrorClass.PERMANENT_RECIPIENT
         return settle(
             message, record, "bounced" if recipient else "rejected", now=now, detail=result.code, provider=provider,
-            reason=_BOUNCE_REASON[message["channel"]] if recipient else "provider_rejected", latency_ms=latency_ms,
+            reason=ROWS[message["channel"]].bounce_reason if recipient else "provider_rejected", latency_ms=latency_ms,
             opted_out=result.opted_out, invalid_since=result.invalid_since,
         )  # fmt: skip
     if isinstance(result, InDoubt) and message["delivery"] == "at_most_once":

@@ -18,10 +18,10 @@ from runtime.process import Context
 from runtime.stores import Store
 from runtime.views import View, caught_up, open_store, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression
-from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, dispatch_topic
+from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, dispatch_topic, ledger_ms
 from senders.accounts import Account, Accounts
 from senders.admission import Admission
-from senders.ledger import KEPT_S, Ledger
+from senders.ledger import Ledger
 from senders.recheck import SenderViews
 from senders.stage import SendStage
 from senders.worker import Worker
@@ -45,7 +45,7 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
     opt_outs: View[RecipientProfile] = View(settings.kafka, RECIPIENTS, store=store(RECIPIENTS), keep=has_opt_outs)
     cancellations: View[Cancellation] = View(settings.kafka, CANCELLATIONS, store=store(CANCELLATIONS))
     views = (suppressions, opt_outs, cancellations)
-    ledger = Ledger(open_store(settings.views, context.role, "ledger", KEPT_S))
+    ledger = Ledger(open_store(settings.views, context.role, "ledger", ledger_ms() // 1_000))
     producer = Producer(settings.kafka, client_id=f"sender-{channel}", linger_ms=1)
     context.health.require("group", lambda: "waits for the views")
     start_views(views, context.health)

@@ -33,11 +33,11 @@ from runtime.records import InRecord, OutRecord, size_of
 from runtime.settings import SenderSettings
 from schemas.codec import DecodeError
 from schemas.events import LANES, ChannelMessage
-from schemas.topics import DEAD_LETTERS, dispatch_topic
+from schemas.topics import DEAD_LETTERS, dispatch_topic, ledger_ms
 from senders.admission import Admission, Entry
 from senders.claims import Claim, Window, parse_claim
 from senders.intake import cut, given_up, read_message, unfit
-from senders.ledger import KEPT_S, MAX_POLL_INTERVAL_MS, Ledger, LedgerReader
+from senders.ledger import MAX_POLL_INTERVAL_MS, Ledger, LedgerReader
 from senders.limits import part_of
 from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, refuse, settle
 from senders.read_ahead import Held, ReadAhead
@@ -563,7 +563,7 @@ class Worker:
             self._keep_positions()
         if now - self._pruned >= PRUNE_S:
             self._pruned = now
-            self._ledger.forget_before(self._clock() - KEPT_S * 1000)
+            self._ledger.forget_before(self._clock() - ledger_ms())
 
     def _keep_positions(self) -> None:
         """Every entry of our partitions is recorded here by now, on this thread: the next start may read on from their ends.

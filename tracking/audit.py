@@ -12,10 +12,9 @@ from typing import Any
 
 from runtime.settings import ClickHouseSettings
 from schemas.events import states
+from schemas.identity import HOUR_S
 from sinks import clickhouse
 
-HOUR_S = 3_600
-LAST_HOUR_S = 2**32 - HOUR_S
 MAX_FINDINGS = 1_000
 TIMEOUT_S = 300.0
 

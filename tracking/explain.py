@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
+from schemas.identity import hour_of
 from tracking.status import Found, accepted_at_of
 from tracking.story import Facts
 
@@ -23,7 +24,7 @@ class Store(Protocol):
 async def gather_facts(store: Store, tenant: str, notification_id: UUID, found: Found) -> Facts:
     """Everything the store has of it. Raises UnavailableError, StoreError."""
     accepted_at = accepted_at_of(notification_id)
-    identity = {"tenant": tenant, "hour": accepted_at // 3_600_000 * 3_600, "id": notification_id.hex}
+    identity = {"tenant": tenant, "hour": hour_of(accepted_at), "id": notification_id.hex}
     pairs = sorted({(e["provider"], e["provider_message_id"]) for e in found.events if e["provider_message_id"]})
     asked = [
         store.select("explain_request", identity),

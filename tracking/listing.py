@@ -15,14 +15,13 @@ from uuid import UUID
 
 from runtime.clock import Clock, system_clock
 from runtime.status import rfc3339
+from schemas.identity import HOUR_S, LAST_HOUR_S, hour_of
 from tracking.status import accepted_at_of, links
 
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
 WINDOWS_H = (1, 8, 72, 744)
 """Looked through one after the other from the newest on; then everything before."""
-_HOUR_S = 3_600
-_LAST_HOUR_S = 2**32 - _HOUR_S
 MAX_QUERIES_AT_ONCE = 4
 
 Row = Mapping[str, Any]
@@ -54,14 +53,14 @@ class Page:
 def windows(until: int, now: int) -> list[tuple[int, int]]:
     """(since, until) in seconds, whole hours, from the newest to the beginning; `now` and `until` in seconds."""
     found = []
-    start = min(until, now) // _HOUR_S * _HOUR_S
+    start = min(until, now) // HOUR_S * HOUR_S
     upper = until
     for hours in WINDOWS_H:
-        since = start - hours * _HOUR_S
+        since = start - hours * HOUR_S
         if since <= 0:
             break
         found.append((since, upper))
-        upper = since - _HOUR_S
+        upper = since - HOUR_S
     return [*found, (0, upper)]
 
 
@@ -74,7 +73,7 @@ class Listing:
 
     async def page(self, tenant: str, filters: Filters, before: UUID | None, limit: int) -> Page:
         """The `limit` newest below `before`. Raises UnavailableError when the store is away."""
-        until = _LAST_HOUR_S if before is None else accepted_at_of(before) // 3_600_000 * _HOUR_S
+        until = LAST_HOUR_S if before is None else hour_of(accepted_at_of(before))
         parameters = {
             "tenant": tenant, "before": before.hex if before else "", "user_id": filters.user_id, "tag": filters.tag,
             "state": filters.state,

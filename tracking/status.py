@@ -23,6 +23,7 @@ from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from schemas.events import states
+from schemas.identity import hour_of
 from sinks import clickhouse
 from sinks.rows import MAX_TIME_MS
 
@@ -193,7 +194,7 @@ class StatusStore:
     def _read(self, tenant: str, notification_id: UUID) -> Found | None:
         parameters = {
             "tenant": tenant,
-            "hour": accepted_at_of(notification_id) // 3_600_000 * 3_600,
+            "hour": hour_of(accepted_at_of(notification_id)),
             "id": notification_id.hex,
         }
         events = self._select("events", parameters)

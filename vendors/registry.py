@@ -36,6 +36,11 @@ VENDORS = [
 ]
 
 
+def channel_of(kind: str) -> str:
+    """The channel of a kind of account. Raises KeyError for a kind that is none."""
+    return {vendor.kind: vendor.channel for vendor in VENDORS}[kind]
+
+
 def create_senders(channel: str, providers: Sequence[ProviderSettings]) -> list[Sender]:
     """The channel's accounts in failover order. Raises SettingsError."""
     senders = [_sender_module(provider).create(provider) for provider in providers if provider.channel == channel]

@@ -20,10 +20,11 @@ from api.path_ids import PathId
 from api.requests import JSON_TYPE, read_model
 from processors.router.rendering import ParsedTemplate
 from producers.addresses import has_control
-from producers.notification import Channel, JsonObject, Locale, Strict
+from producers.notification import JsonObject, Locale, Strict
 from producers.reference.store import NotFoundError, ReferenceStore
 from runtime.http.problems import Problem
 from runtime.workers import Workers
+from schemas.channels import ChannelName
 from tracking.preview import Previewer
 
 CSP = (
@@ -41,7 +42,7 @@ dd{{margin:0 0 1rem;white-space:pre-wrap}}iframe{{width:100%;height:36rem;border
 class PreviewRequest(Strict):
     """What to render, and with what."""
 
-    channel: Channel
+    channel: ChannelName
     locale: Locale | None = None
     data: Annotated[JsonObject, Field(default_factory=dict)]
     version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None

@@ -21,13 +21,14 @@ from api.reference.propagation import Propagation
 from api.requests import Authenticator, check_model, check_type, media_type, read_body, read_headers, read_model
 from api.strict_json import parse_json
 from producers.addresses import NORMAL_FORMS, has_control
-from producers.notification import Channel, Line, Strict, Time
+from producers.notification import Line, Strict, Time
 from producers.reference.keys import Caller
 from producers.reference.store import NewSuppression as Stored
 from producers.reference.store import NotFoundError, ReferenceStore, Row
 from runtime import ids
 from runtime.http.problems import FieldError, Problem
 from runtime.status import rfc3339
+from schemas.channels import ChannelName
 
 MAX_LINES = 10_000
 MAX_IMPORT_BYTES = 4 << 20
@@ -43,7 +44,7 @@ CSV_TYPE = "text/csv"
 class NewSuppression(Strict):
     """An address that must not be sent to, until `expires_at` where that is given."""
 
-    channel: Channel
+    channel: ChannelName
     address: Annotated[str, Field(max_length=4096)]
     reason: Annotated[Line, Field(min_length=1, max_length=64)] = "manual"
     expires_at: Time | None = None
@@ -61,7 +62,7 @@ class NewSuppression(Strict):
 class HashedSuppression(Strict):
     """One that came out of a bounce and has no address: what an export says of it, taken by an import only."""
 
-    channel: Channel
+    channel: ChannelName
     address_hash: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     reason: Annotated[Line, Field(min_length=1, max_length=64)] = "manual"
     expires_at: Time | None = None
@@ -215,7 +216,7 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
     @router.get("")
     async def list_suppressions(
         caller: Who,
-        channel: Annotated[Channel | None, Query()] = None,
+        channel: Annotated[ChannelName | None, Query()] = None,
         reason: Annotated[str | None, Query(max_length=64)] = None,
         address: Annotated[str | None, Query(max_length=4096, description="In any spelling.")] = None,
         cursor: Cursor = "",

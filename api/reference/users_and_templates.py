@@ -6,7 +6,7 @@ May import fastapi. Never: SQL.
 # No postponed annotations here: FastAPI must see the dependency, which is made inside a function.
 from collections.abc import Awaitable
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 from urllib.parse import quote
 from zoneinfo import available_timezones
 
@@ -21,11 +21,10 @@ from api.reference.catalogue import TemplateCatalogue
 from api.reference.propagation import Propagation
 from api.reference.template_work import place_and_check
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
-from producers.addresses import NORMAL_FORMS, device_token, display_name, has_control
+from producers.addresses import device_token, display_name, has_control
 from producers.notification import (
     TEMPLATE_ID,
     Category,
-    Channel,
     Email,
     Id,
     JsonObject,
@@ -43,6 +42,14 @@ from runtime.templates.language import TemplateRefused
 from runtime.templates.layouts import Fetch, written_form
 from runtime.templates.layouts import Written as Template
 from runtime.workers import BusyError, Workers
+from schemas.channels import (
+    CHANNELS,
+    CONTACT_FIELDS,
+    SUBSCRIPTION_PLATFORMS,
+    TOKEN_PLATFORMS,
+    ChannelName,
+    Platform,
+)
 from schemas.codec import RecordTooLarge
 
 
@@ -57,20 +64,27 @@ def _time_zone(text: str) -> str:
     return text
 
 
+_TOKEN_OR_SUBSCRIPTION = (
+    f"{' and '.join(TOKEN_PLATFORMS)} take a token, {' and '.join(SUBSCRIPTION_PLATFORMS)} takes a subscription"
+)
+
+
 class Device(Strict):
     """A device that takes pushes: fcm and apns have a token, webpush a subscription."""
 
-    platform: Literal["fcm", "apns", "webpush"]
+    platform: Platform
     token: Annotated[str, AfterValidator(device_token)] | None = None
     subscription: JsonObject | None = None
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         wanted, other = (
-            (self.subscription, self.token) if self.platform == "webpush" else (self.token, self.subscription)
+            (self.subscription, self.token)
+            if self.platform in SUBSCRIPTION_PLATFORMS
+            else (self.token, self.subscription)
         )
         if wanted is None or other is not None:
-            raise PydanticCustomError("device", "fcm and apns take a token, webpush takes a subscription")
+            raise PydanticCustomError("device", _TOKEN_OR_SUBSCRIPTION)
         if self.subscription is not None:
             endpoint, keys = self.subscription.get("endpoint"), self.subscription.get("keys")
             if not isinstance(endpoint, str) or not endpoint.startswith("https://") or not isinstance(keys, dict):
@@ -114,7 +128,7 @@ class ReplacedUser(UserFields):
     id: UserId | None = None
 
 
-_Choices = dict[Channel, bool]
+_Choices = dict[ChannelName, bool]
 
 
 class Preferences(Strict):
@@ -151,7 +165,7 @@ def _iso(milliseconds: int) -> str:
     return rfc3339(milliseconds)
 
 
-_FIELDS = ("name", "email", "phone", "locale", "time_zone", "devices")
+_FIELDS = ("name", *CONTACT_FIELDS, "locale", "time_zone", "devices")
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -247,7 +261,7 @@ def _pointer(where: str) -> str:
         return "/channels"
     if parts[0] == "layout":
         return "/layout"
-    return "/" + "/".join(["channels", *parts] if parts[0] in NORMAL_FORMS else ["locales", *parts])
+    return "/" + "/".join(["channels", *parts] if parts[0] in CHANNELS else ["locales", *parts])
 
 
 def _same_id(body_id: str | None, path_id: str) -> None:

@@ -18,7 +18,8 @@ from local.stack import DEFAULT_STATE_DIR
 from replay.times import parse_time
 from runtime.clock import system_clock
 from runtime.errors import SettingsError
-from tracking.audit import HOUR_S, LAST_HOUR_S, MAX_FINDINGS, Audit, Row, audit_hours, columns
+from schemas.identity import HOUR_S, LAST_HOUR_S
+from tracking.audit import MAX_FINDINGS, Audit, Row, audit_hours, columns
 
 DEFAULT_HOURS = 24
 

@@ -477,14 +477,15 @@ def consumer_groups() -> dict[str, list[str]]:
     """Every consumer group that keeps its place, and the topics it reads. The timers read theirs anew, and keep none."""
     from processors.groups import router_group
     from producers.reference.feedback_consumer import GROUP as FEEDBACK_GROUP
+    from schemas.channels import CHANNELS
+    from schemas.events import LANES
     from schemas.topics import STATUS, dispatch_topic, requests_topic
     from sinks.role import GROUP as SINK_GROUP
     from sinks.rows import SOURCES
 
-    lanes = ("critical", "normal", "bulk")
-    groups = {router_group(lane): [requests_topic(lane)] for lane in lanes}
-    for channel in ("email", "sms", "push"):
-        groups[f"heliograph-sender-{channel}"] = [dispatch_topic(channel, lane) for lane in lanes]
+    groups = {router_group(lane): [requests_topic(lane)] for lane in LANES}
+    for channel in CHANNELS:
+        groups[f"heliograph-sender-{channel}"] = [dispatch_topic(channel, lane) for lane in LANES]
     return {**groups, SINK_GROUP: list(SOURCES), FEEDBACK_GROUP: [STATUS]}
 
 

@@ -1,6 +1,6 @@
 """What a local stack consists of: its processes, their ports and settings, and the order in which they start.
 
-May import local, runtime.settings, runtime.errors. Never: what an initialiser does, and anything a role needs to know but
+May import local, runtime.settings, runtime.errors, schemas.channels, vendors.registry. Never: what an initialiser does, and anything a role needs to know but
 its settings.
 """
 
@@ -31,6 +31,8 @@ from local.supervisor.ports import LOOPBACK, PortBook
 from local.supervisor.processes import ChildSpec, Identity, birth_of
 from local.supervisor.state import StateFiles, write_atomically
 from runtime.settings import load_settings, read_toml
+from schemas.channels import CHANNELS
+from vendors.registry import channel_of
 
 TENANT = "default"
 CLICKHOUSE_DATABASE = "heliograph"
@@ -43,9 +45,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "router-normal": ("router", "--lane", "normal"),
     "router-bulk": ("router", "--lane", "bulk"),
     "timers": ("timers",),
-    "sender-email": ("sender", "--channel", "email"),
-    "sender-sms": ("sender", "--channel", "sms"),
-    "sender-push": ("sender", "--channel", "push"),
+    **{f"sender-{channel}": ("sender", "--channel", channel) for channel in CHANNELS},
     "sink": ("sink",),
     "callbacks": ("callbacks",),
 }
@@ -294,7 +294,7 @@ class Stack:
         return [
             {
                 "name": "simulator-smtp",
-                "channel": "email",
+                "channel": channel_of("smtp"),
                 "kind": "smtp",
                 "host": LOOPBACK,
                 "port": self._ports["smtp"],
@@ -303,7 +303,7 @@ class Stack:
             },
             {
                 "name": "simulator-twilio",
-                "channel": "sms",
+                "channel": channel_of("twilio"),
                 "kind": "twilio",
                 "base_url": self._url("simulator"),
                 "account_sid": "AC" + "0" * 32,
@@ -313,7 +313,7 @@ class Stack:
             },
             {
                 "name": "simulator-fcm",
-                "channel": "push",
+                "channel": channel_of("fcm"),
                 "kind": "fcm",
                 "base_url": self._url("simulator"),
                 "credentials_file": str(self.files.data("simulator") / "fcm-credentials.json"),
@@ -321,7 +321,7 @@ class Stack:
             },
             {
                 "name": "simulator-apns",
-                "channel": "push",
+                "channel": channel_of("apns"),
                 "kind": "apns",
                 "base_url": f"http://{LOOPBACK}:{self._apns_port}",
                 "key_file": str(self.files.data("simulator") / APNS_KEY_FILE),

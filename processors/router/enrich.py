@@ -33,8 +33,9 @@ from runtime.metrics import ROUTED
 from runtime.records import InRecord, OutRecord
 from runtime.status import request_status, source_of, status_record, traceparent_of
 from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
+from schemas.channels import CHANNELS
 from schemas.codec import DecodeError, RecordTooLarge, codec
-from schemas.events import CHANNELS, Cancellation, NotificationRequest, RecipientProfile
+from schemas.events import Cancellation, NotificationRequest, RecipientProfile
 from schemas.topics import DEAD_LETTERS
 
 log = get_logger("router")

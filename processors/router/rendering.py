@@ -15,6 +15,7 @@ from pydantic_core import from_json, to_json
 from runtime.templates.check import sources as sources_in
 from runtime.templates.engine import Engine, RenderError
 from runtime.templates.language import TemplateRefused
+from schemas.channels import LINE_PARTS, ROWS
 from schemas.codec import DecodeError, codec
 from schemas.events import Template
 
@@ -107,16 +108,17 @@ def render_parts(engine: Engine, sources: Mapping[str, Any], data: Mapping[str, 
             rendered[part] = to_json(values)
         else:
             text = engine.render(source, data, html=part == "html")
-            rendered[part] = one_line(text) if part in ("subject", "title") else text
+            rendered[part] = one_line(text) if part in LINE_PARTS else text
     return Parts(**rendered)
 
 
 def literal_channels(content: Mapping[str, Any]) -> list[str]:
-    """The channels that content of this shape is meant for: a subject or HTML is a mail, bare text an SMS."""
-    if "subject" in content or "html" in content:
-        return ["email"]
-    found = {"sms": ("text",), "push": ("title", "body")}
-    return [c for c, parts in found.items() if any(content.get(part) is not None for part in parts)]
+    """The channels that content of this shape is meant for, by `meant_by` of schemas/channels.py."""
+    for row in ROWS.values():
+        if row.meant_alone and any(part in content for part in row.meant_by):
+            return [row.name]
+    shared = [row for row in ROWS.values() if not row.meant_alone]
+    return [row.name for row in shared if any(content.get(part) is not None for part in row.meant_by)]
 
 
 def literal_parts(channel: str, content: Mapping[str, Any]) -> Parts | None:
@@ -124,18 +126,14 @@ def literal_parts(channel: str, content: Mapping[str, Any]) -> Parts | None:
 
     Raises RenderError on a subject of two lines, and on a part that is no text or, for `data`, no object.
     """
-    text, html = _literal(content, "text"), _literal(content, "html")
-    if channel == "email" and (text is not None or html is not None):
-        return Parts(subject=one_line(_literal(content, "subject") or ""), text=text, html=html)
-    if channel == "sms" and text is not None:
-        return Parts(text=text)
-    title, body = _literal(content, "title"), _literal(content, "body")
-    if channel == "push" and (title is not None or body is not None):
-        data = content.get("data")
-        if data is not None and not isinstance(data, dict):
-            raise RenderError("data of the content is no JSON object")
-        return Parts(title=one_line(title or ""), body=body or "", data=to_json(data) if data else None)
-    return None
+    row = ROWS[channel]
+    texts = {part: _literal(content, part) for part in row.parts if part != "data"}
+    if all(texts[part] is None for part in row.needs_one_of):
+        return None
+    for part, text in texts.items():
+        filled = "" if text is None and part in row.blank_parts else text
+        texts[part] = one_line(filled) if filled is not None and part in LINE_PARTS else filled
+    return Parts(**texts, data=_literal_data(content) if "data" in row.parts else None)
 
 
 def _literal(content: Mapping[str, Any], part: str) -> str | None:
@@ -143,3 +141,10 @@ def _literal(content: Mapping[str, Any], part: str) -> str | None:
     if text is not None and not isinstance(text, str):
         raise RenderError(f"{part} of the content is no text")
     return text
+
+
+def _literal_data(content: Mapping[str, Any]) -> bytes | None:
+    data = content.get("data")
+    if data is not None and not isinstance(data, dict):
+        raise RenderError("data of the content is no JSON object")
+    return to_json(data) if data else None

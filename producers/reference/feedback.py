@@ -28,7 +28,6 @@ from typing import NamedTuple, cast
 from uuid import UUID
 
 from producers.addresses import has_control
-from producers.publisher import check_tenant
 from producers.reference.database import InputRefused
 from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
@@ -36,8 +35,10 @@ from runtime.errors import UnavailableError
 from runtime.logs import get_logger
 from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_PASSED_OVER
 from runtime.records import InRecord
+from schemas.channels import DEVICE_CHANNEL, ROWS
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
+from schemas.identity import check_tenant
 
 log = get_logger("feedback")
 WINDOW_S = 60.0
@@ -47,8 +48,8 @@ MAX_GENERATIONS = 32
 """A status does not say which resend it is of; more resends than this of one notification leave a dead device in place."""
 MAX_SOURCE = 255
 UNSUBSCRIBE = "unsubscribe"
-_SUPPRESSED = {("email", "hard_bounce"): "hard_bounce", ("sms", "invalid_number"): "invalid_number"}
-_INVALID = frozenset({"invalid_token", "hard_bounce", "invalid_number"})
+_SUPPRESSED = frozenset((row.name, row.bounce_reason) for row in ROWS.values() if row.suppressible)
+_INVALID = frozenset(row.bounce_reason for row in ROWS.values())
 OTHER = "other"
 """The window and label of every account that is not configured: their names are a stranger's to invent."""
 _ADDRESS = re.compile(r"addr:[0-9a-f]{32}")
@@ -70,7 +71,8 @@ class DeadDevice(NamedTuple):
         """Whether this token is the one, and was registered before the provider called it dead."""
         if registered_at is not None and registered_at >= self.dead_since:
             return False
-        return _is_of(self.notification_id, "push", ids.address_hash("push", token), self.message_id)
+        channel = DEVICE_CHANNEL.name
+        return _is_of(self.notification_id, channel, ids.address_hash(channel, token), self.message_id)
 
 
 class BouncedAddress(NamedTuple):
@@ -154,7 +156,7 @@ def decoded(records: Iterable[InRecord]) -> list[DeliveryStatus]:
 def dead_device(status: DeliveryStatus) -> DeadDevice | None:
     """The device a status calls dead; None when it calls none dead, or not one of a user."""
     if (
-        (status["channel"], status["reason"]) != ("push", "invalid_token")
+        (status["channel"], status["reason"]) != (DEVICE_CHANNEL.name, DEVICE_CHANNEL.bounce_reason)
         or not status["recipient"]
         or not status["message_id"]
     ):
@@ -170,8 +172,8 @@ def bounced_address(status: DeliveryStatus) -> BouncedAddress | None:
     """The address a status calls invalid; None when it calls none so."""
     if status["state"] != "bounced" or not status["recipient"] or not status["message_id"]:
         return None
-    reason = _SUPPRESSED.get((status["channel"] or "", status["reason"] or ""))
-    if reason is None:
+    reason = status["reason"] or ""
+    if (status["channel"], reason) not in _SUPPRESSED:
         return None
     return BouncedAddress(
         status, status["message_id"], status["recipient"], UNSUBSCRIBE if is_stop(status) else reason

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import psycopg
 from pydantic import SecretStr
 
-from producers.publisher import check_tenant
 from producers.reference.database import Connection, Database
 from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
 from runtime.clock import system_clock
 from runtime.errors import SettingsError, UnavailableError
 from runtime.status import rfc3339
+from schemas.identity import check_tenant
 
 FRESH_S = 0.8
 MAX_KNOWN = 100_000

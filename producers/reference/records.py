@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from producers.notification import json_object
+from schemas.channels import CONTACT_FIELDS
 from schemas.codec import codec
 from schemas.topics import RECIPIENTS, SUPPRESSIONS, TEMPLATES
 
@@ -34,7 +35,7 @@ def profile_row(user: Row, preferences: Row | None) -> OutboxRow:
         for device in user["devices"]
     ]
     record = {
-        **{name: user[name] for name in ("tenant", "user_id", "name", "email", "phone", "locale", "time_zone")},
+        **{name: user[name] for name in ("tenant", "user_id", "name", *CONTACT_FIELDS, "locale", "time_zone")},
         "devices": devices,
         "channels": preferences["channels"] if preferences else {},
         "categories": preferences["categories"] if preferences else {},

@@ -16,6 +16,7 @@ from producers.reference.database import Connection, Database
 from producers.reference.records import OutboxRow, profile_row, suppression_row, template_rows
 from runtime import ids
 from runtime.clock import Clock, system_clock
+from schemas.channels import DEVICE_CHANNEL, ROWS
 from schemas.topics import RECIPIENTS, SUPPRESSIONS
 
 Row = dict[str, Any]
@@ -498,18 +499,15 @@ class ReferenceStore:
         return await self._database.run(operation)
 
 
-_ADDRESS_OF = {"email": "email", "sms": "phone"}
-
-
 async def _bounced_address(connection: Connection, bounced: Bounced) -> tuple[str | None, str | None]:
     """(address, fingerprint): of a user what the profile says now, of a bare address the fingerprint alone."""
     if bounced.recipient.startswith("addr:"):
         return None, bounced.recipient.removeprefix("addr:")
     cursor = await connection.execute(
-        "SELECT email, phone FROM users WHERE tenant = %s AND user_id = %s", (bounced.tenant, bounced.recipient)
+        f"SELECT {_USER} FROM users WHERE tenant = %s AND user_id = %s", (bounced.tenant, bounced.recipient)
     )
     user = await cursor.fetchone()
-    address = user[_ADDRESS_OF[bounced.channel]] if user else None
+    address = user[ROWS[bounced.channel].stored_as] if user else None
     return address, ids.address_hash(bounced.channel, address) if address else None
 
 
@@ -520,7 +518,7 @@ async def _lock_suppression(connection: Connection, tenant: str, channel: str, a
 
 
 def _fingerprint(token: str) -> str:
-    return ids.address_hash("push", token)
+    return ids.address_hash(DEVICE_CHANNEL.name, token)
 
 
 def _fingerprints(devices: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,6 @@
 """What is wrong with a field, in the words of JSON: pydantic's own speak of dictionaries and of the names of our classes.
 
-May import the standard library. Never: a value that a caller sent.
+May import schemas.channels. Never: a value that a caller sent.
 """
 
 from __future__ import annotations
@@ -9,9 +9,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from schemas.channels import ROWS, Channel
+
+
+def _shown(row: Channel) -> str:
+    value = '"…"' if row.one_address else "[…]"
+    return f'{{"{row.given_as}": {value}}}'
+
+
+_TO = tuple(dict.fromkeys(_shown(row) for row in ROWS.values()))
+"""The fields of `to` that hold addresses, each as an object."""
 _LIKE: Mapping[str, str] = MappingProxyType(
     {
-        "To": 'an object like {"user_id": "…"}; an address goes in {"email": "…"}, {"phone": "…"} or {"device_tokens": […]}',
+        "To": f'an object like {{"user_id": "…"}}; an address goes in {", ".join(_TO[:-1])} or {_TO[-1]}',
         "TemplateRef": 'an object like {"id": "…"}',
         "Content": 'an object like {"subject": "…", "text": "…"}',
         "Routing": 'an object like {"strategy": "all"}',

@@ -15,18 +15,13 @@ import minijinja
 
 from runtime.templates.engine import Engine
 from runtime.templates.language import Checker, TemplateRefused, parse, size_in_bytes
+from schemas.channels import CHANNELS, ROWS
 
 MAX_SOURCES = 1_000
 """Of a template: locales × parts × keys of push data."""
 MAX_SOURCES_BYTES = 1 << 20
 """Of all of them together, with what they include: a template's record takes no more."""
 MAX_VARIABLES = 1_000
-PARTS: dict[str, tuple[str, ...]] = {
-    "email": ("subject", "text", "html"),
-    "sms": ("text",),
-    "push": ("title", "body", "data"),
-}
-"""The parts of a message by channel; push `data` is a map of sources."""
 
 
 def check_source(source: str, *, html: bool = False) -> set[str]:
@@ -50,16 +45,16 @@ def check_source(source: str, *, html: bool = False) -> set[str]:
 def sources(channels: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, bool]]:
     """Every source of a template as (where, source, is html). Raises TemplateRefused on unknown channels and parts."""
     for channel, parts in channels.items():
-        if channel not in PARTS:
+        if channel not in ROWS:
             raise TemplateRefused(
-                f"there is no channel {channel}; there are {', '.join(PARTS)}", where=prefix + channel
+                f"there is no channel {channel}; there are {', '.join(CHANNELS)}", where=prefix + channel
             )
         if not isinstance(parts, Mapping) or not parts:
             raise TemplateRefused("a channel is an object with at least one part", where=prefix + channel)
         for part, source in parts.items():
             where = f"{prefix}{channel}.{part}"
-            if part not in PARTS[channel]:
-                raise TemplateRefused(f"{channel} has the parts {', '.join(PARTS[channel])}", where=where)
+            if part not in ROWS[channel].parts:
+                raise TemplateRefused(f"{channel} has the parts {', '.join(ROWS[channel].parts)}", where=where)
             if part == "data":
                 if not isinstance(source, Mapping) or not all(isinstance(v, str) for v in source.values()):
                     raise TemplateRefused("data is an object of strings", where=where)

@@ -17,8 +17,9 @@ from urllib.parse import quote
 from uuid import UUID
 
 from runtime import ids
+from schemas.channels import CHANNELS
 from schemas.codec import codec
-from schemas.events import CHANNELS, LANES, RecordName
+from schemas.events import LANES, RecordName
 from schemas.topics import (
     CANCELLATIONS,
     MAX_VALUE_BYTES,

@@ -20,8 +20,9 @@ from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.records import InRecord, runs_of
 from runtime.settings import ClickHouseSettings
+from schemas.channels import CHANNELS
 from schemas.codec import codec
-from schemas.events import CHANNELS, states
+from schemas.events import states
 from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
 from sinks import clickhouse, schema, schema_files
 from sinks.batching import Batch

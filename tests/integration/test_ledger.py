@@ -18,8 +18,8 @@ from runtime.settings import ViewSettings
 from runtime.stores import MemoryStore
 from runtime.views import open_store
 from schemas.codec import codec
-from schemas.topics import ledger_topic
-from senders.ledger import KEPT_S, Ledger, LedgerReader
+from schemas.topics import ledger_ms, ledger_topic
+from senders.ledger import Ledger, LedgerReader
 from tests.integration.conftest import Broker, broker, until
 from tests.integration.pipeline import World, profiles, requests, world
 
@@ -51,7 +51,7 @@ def test_a_store_on_disk_reads_on_where_it_stood(broker: Broker, tmp_path: Path)
     producer.publish(entries(first, 2, "sent"))
     settings = ViewSettings(backend="rocksdb", directory=tmp_path)
     for new, taken in ((first, 400), (second, 40)):
-        ledger = Ledger(open_store(settings, "sender-email", "ledger", KEPT_S))
+        ledger = Ledger(open_store(settings, "sender-email", "ledger", ledger_ms() // 1_000))
         reading = reader(broker, ledger)
         assert reading.read(PARTITIONS) == taken, "what the store has is not read again"
         assert {ledger.duplicate(id_, 1) for id_ in first} == {"settled"}
@@ -69,7 +69,7 @@ def test_takeover_that_is_cut_short_is_read_again(
     producer.publish(entries(ids, 2, "sent"))
     producer.close()
     settings = ViewSettings(backend="rocksdb", directory=tmp_path)
-    ledger = Ledger(open_store(settings, "sender-email", "ledger", KEPT_S))
+    ledger = Ledger(open_store(settings, "sender-email", "ledger", ledger_ms() // 1_000))
     reading = reader(broker, ledger)
 
     def killed() -> int:
@@ -81,7 +81,7 @@ def test_takeover_that_is_cut_short_is_read_again(
         reading.read(PARTITIONS)
     reading.close()
     ledger.close()
-    again = Ledger(open_store(settings, "sender-email", "ledger", KEPT_S))
+    again = Ledger(open_store(settings, "sender-email", "ledger", ledger_ms() // 1_000))
     reading = reader(broker, again)
     reading.read(PARTITIONS)
     assert {again.duplicate(id_, 1) for id_ in ids} == {"settled"}
@@ -91,14 +91,14 @@ def test_takeover_that_is_cut_short_is_read_again(
 
 def test_what_is_recorded_is_seen_before_and_after_it_is_flushed(tmp_path: Path) -> None:
     settings = ViewSettings(backend="rocksdb", directory=tmp_path)
-    ledger, id_ = Ledger(open_store(settings, "sender", "ledger", KEPT_S)), str(uuid4())
+    ledger, id_ = Ledger(open_store(settings, "sender", "ledger", ledger_ms() // 1_000)), str(uuid4())
     ledger.record(id_, 3, None, system_clock())
     assert [ledger.duplicate(id_, attempt) for attempt in (2, 3)] == ["attempt", None]
     ledger.flush({0: 7}, system_clock())
     ledger.record(id_, 2, "sent", system_clock())  # older: a zombie's
     assert [ledger.duplicate(id_, attempt) for attempt in (2, 3)] == ["attempt", None]
     ledger.close()
-    again = Ledger(open_store(settings, "sender", "ledger", KEPT_S))
+    again = Ledger(open_store(settings, "sender", "ledger", ledger_ms() // 1_000))
     assert (again.duplicate(id_, 2), again.positions()) == ("attempt", {0: 7})
     again.close()
 
@@ -106,10 +106,10 @@ def test_what_is_recorded_is_seen_before_and_after_it_is_flushed(tmp_path: Path)
 def test_memory_forgets_what_is_older_than_seven_days() -> None:
     ledger, old, new = Ledger(MemoryStore()), str(uuid4()), str(uuid4())
     now = system_clock()
-    ledger.record(old, 2, "sent", now - (KEPT_S + 60) * 1000)
+    ledger.record(old, 2, "sent", now - ledger_ms() - 60_000)
     ledger.record(new, 2, "sent", now)
     ledger.flush({}, now)
-    assert ledger.forget_before(now - KEPT_S * 1000) == 1
+    assert ledger.forget_before(now - ledger_ms()) == 1
     assert [ledger.duplicate(id_, 1) for id_ in (old, new)] == [None, "settled"]
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from schemas.channels import PLATFORMS
 from schemas.codec import codec
-from schemas.events import PLATFORMS, ChannelMessage, states
+from schemas.events import ChannelMessage, states
 from schemas.topics import DEAD_LETTERS, MAX_VALUE_BYTES, STATUS, TIMERS, ledger_topic
 from senders import intake, worker
 from senders.intake import MAX_COUNT, MAX_STATED

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import ids
+from schemas.identity import check_tenant, hour_of
 
 _TIMES = st.integers(0, (1 << 48) - 1)
 
@@ -47,3 +48,21 @@ def test_request_key_is_the_user_else_the_first_address() -> None:
     assert ids.request_key("t", None, [("email", "a@b.c")]) == b"t:addr:" + ids.address_hash("email", "a@b.c").encode()
     with pytest.raises(ValueError, match="recipient"):
         ids.request_key("t", None, [])
+
+
+@pytest.mark.parametrize("accepted_at", [0, 3_599_999, 3_600_000, 1_790_000_000_123])
+def test_hour_of_a_notification_is_the_start_of_the_hour_it_was_accepted_in(accepted_at: int) -> None:
+    hour = hour_of(accepted_at)
+    assert hour % 3_600 == 0
+    assert hour * 1_000 <= accepted_at < (hour + 3_600) * 1_000
+
+
+@pytest.mark.parametrize("tenant", ["t", "shop.eu-1_x", "9" * 63])
+def test_tenant_is_up_to_63_plain_characters(tenant: str) -> None:
+    assert check_tenant(tenant) == tenant
+
+
+@pytest.mark.parametrize("tenant", ["", ":", "a:b", ".a", "a b", "ä", "9" * 64, "a\n"])
+def test_tenant_with_a_colon_or_anything_else_is_refused(tenant: str) -> None:
+    with pytest.raises(ValueError, match="a tenant has"):
+        check_tenant(tenant)

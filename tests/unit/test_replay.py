@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.choose import LEDGER_MS, check_range, check_topic, refusal
+from replay.choose import check_range, check_topic, refusal
 from replay.dead_letters import HIDDEN, described
-from replay.plan import RETRIABLE, Decision, Item, Place, Plan, Subject, decide_message, decide_request
+from replay.plan import Decision, Item, Place, Plan, Subject, decide_message, decide_request
 from replay.records import Stamp, copies
 from replay.store import Letter
 from replay.times import UsageError, parse_time
@@ -20,10 +20,11 @@ from replay.where import LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
 from runtime import ids
 from runtime.dead_letters import CUT
 from runtime.records import InRecord
+from runtime.stores import MemoryStore
 from schemas.codec import codec
 from schemas.events import ChannelMessage, NotificationRequest, states
-from schemas.topics import STATUS, catalogue, dispatch_topic, requests_topic
-from senders import ledger
+from schemas.topics import STATUS, catalogue, dispatch_topic, ledger_ms, requests_topic
+from senders.ledger import Ledger
 from tests.unit.test_outcomes import message
 
 NOW = 1_790_000_000_000
@@ -82,11 +83,10 @@ def test_a_time_without_an_offset_is_refused(text: str) -> None:
 
 
 def test_a_range_beyond_the_ledger_needs_resend() -> None:
-    assert LEDGER_MS == ledger.KEPT_S * 1000
-    check_range(NOW - LEDGER_MS, NOW, NOW, resend=False)
-    check_range(NOW - 2 * LEDGER_MS, NOW, NOW, resend=True)
+    check_range(NOW - ledger_ms(), NOW, NOW, resend=False)
+    check_range(NOW - 2 * ledger_ms(), NOW, NOW, resend=True)
     with pytest.raises(UsageError, match="7 days"):
-        check_range(NOW - LEDGER_MS - 1, NOW, NOW, resend=False)
+        check_range(NOW - ledger_ms() - 1, NOW, NOW, resend=False)
     with pytest.raises(UsageError, match="not before"):
         check_range(NOW, NOW, NOW, resend=True)
 
@@ -177,9 +177,11 @@ def test_no_text_of_an_operator_is_ever_sql(text: str) -> None:
 @pytest.mark.parametrize("state", SETTLED)
 def test_only_what_nobody_has_is_tried_again(state: str) -> None:
     item, decided = decide([subject(state)])
-    assert (item is not None) == (state in ledger._MAY_FOLLOW)
-    assert decided[0].publishes == (state in RETRIABLE)
-    assert ledger._MAY_FOLLOW == RETRIABLE
+    assert (item is not None) == (state in states().retriable)
+    assert decided[0].publishes == (state in states().retriable)
+    remembered, message_id = Ledger(MemoryStore()), subject(state).message_id or ""
+    remembered.record(message_id, 2, state, NOW)
+    assert (remembered.resumes_at(message_id) is not None) == (state in states().retriable)
 
 
 @pytest.mark.parametrize("state", SETTLED)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.channels import CHANNELS
 from schemas.codec import DecodeError, RecordTooLarge, codec, iter_examples, manifest, read_schema
-from schemas.events import CHANNELS, LANES, RECORD_TYPES, RecordName, states
-from schemas.topics import MAX_VALUE_BYTES, catalogue
+from schemas.events import LANES, RECORD_TYPES, RecordName, states
+from schemas.topics import MAX_VALUE_BYTES, catalogue, ledger_ms
 
 
 @pytest.mark.parametrize("name", sorted(manifest()))
@@ -77,6 +78,18 @@ def test_settled_states_have_reasons_except_where_none_is_needed() -> None:
     assert set(known.best_first) == set(known.settled)
     assert known.rank["delivered"] > known.rank["sent"] > known.rank["routed"]
     assert known.rank["bounced"] > known.rank["delivered"]
+
+
+def test_a_message_may_be_tried_again_only_in_states_in_which_nobody_has_it() -> None:
+    assert states().retriable == {"failed", "rejected", "expired", "suppressed", "skipped", "dead_lettered"}
+    assert states().retriable <= states().settled
+
+
+def test_ledger_remembers_as_long_as_its_topics_keep_a_record() -> None:
+    assert ledger_ms() == 7 * 86_400_000
+    assert {topic.config["retention.ms"] for topic in catalogue().values() if topic.record == "LedgerEntry"} == {
+        str(ledger_ms())
+    }
 
 
 def test_every_topic_has_an_example_and_every_example_survives_the_wire() -> None:

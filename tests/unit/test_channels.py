@@ -1,0 +1,275 @@
+"""schemas/channels.py is the one list of channels: its rows fit what they name, every reader reads it, no module has its own."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+import yaml
+
+from producers.addresses import NORMAL_FORMS
+from producers.notification import Content, To
+from runtime.errors import SettingsError
+from runtime.settings import load_settings
+from schemas.channels import CHANNELS, LINE_PARTS, PARTS, ROWS, SHAPES, Channel
+from schemas.events import ChannelMessage, RecipientProfile, states
+from vendors.registry import VENDORS
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = (
+    "schemas",
+    "runtime",
+    "vendors",
+    "producers",
+    "processors",
+    "senders",
+    "sinks",
+    "tracking",
+    "replay",
+    "api",
+    "local",
+    "console",
+)
+# A vendor says which channel it serves; the simulator plays the vendors.
+MAY_NAME_CHANNELS = ("schemas/channels.py", "vendors/registry.py", "vendors/*/*.py", "local/simulator/*.py")
+# One word without spaces: a name, a key, a topic. Prose, SQL (users.email is a column) and headers of a vendor are none.
+_NAMES_A_CHANNEL = re.compile(rf"[\w.,:/{{}}-]*\b({'|'.join(CHANNELS)})\b[\w.,:/{{}}-]*")
+
+
+# -- the rows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=CHANNELS)
+def test_row_names_fields_parts_and_reasons_that_exist(row: Channel) -> None:
+    assert row.given_as in To.model_fields
+    assert row.stored_as in get_type_hints(RecipientProfile)
+    assert set(row.parts) <= set(get_type_hints(ChannelMessage)) & set(Content.model_fields)
+    assert {*row.needs_one_of, *row.blank_parts, *row.meant_by} <= set(row.parts)
+    assert row.needs_one_of
+    assert row.bounce_reason in states().reasons["bounced"]
+    assert set(row.subscription_platforms) <= set(row.platforms)
+    assert row.one_address == (row.stored_as != "devices") == (not row.platforms)
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=CHANNELS)
+def test_row_has_a_shape_that_takes_its_example_before_and_after_it_is_normalised(row: Channel) -> None:
+    assert row.shape in SHAPES
+    assert row.shape.pattern.fullmatch(row.example)
+    assert row.shape.pattern.fullmatch(NORMAL_FORMS[row.name](row.example))
+
+
+def test_one_channel_has_devices_and_every_channel_has_a_vendor() -> None:
+    assert [row.name for row in ROWS.values() if not row.one_address] == ["push"]
+    assert {vendor.channel for vendor in VENDORS} == set(CHANNELS)
+    assert set(PARTS) == set(Content.model_fields) and set(PARTS) >= LINE_PARTS
+
+
+def test_every_channel_has_a_sender_in_the_compose_file_and_among_the_scraped() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+    scraped = (ROOT / "deploy/prometheus/prometheus.yml").read_text("utf-8")
+    for channel in CHANNELS:
+        assert services[f"sender-{channel}"]["command"] == ["run", "sender", "--channel", channel]
+        assert f"sender-{channel}" in scraped
+
+
+# -- no other list ----------------------------------------------------------------------------------------------------
+
+
+def named_channels(source: str) -> list[str]:
+    """The string literals of a module that name a channel; docstrings aside."""
+    tree = ast.parse(source)
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in docs
+        and _NAMES_A_CHANNEL.fullmatch(node.value)
+    ]
+
+
+def _modules() -> Iterator[Path]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            relative = path.relative_to(ROOT)
+            if not any(relative.match(pattern) for pattern in MAY_NAME_CHANNELS):
+                yield relative
+
+
+@pytest.mark.parametrize("source", ['A = {"email": 1}', 'B = f"sender-sms"', 'if c == "push": pass', 'T = "a.email.b"'])
+def test_guard_finds_a_channel_that_is_named(source: str) -> None:
+    assert named_channels(source)
+
+
+@pytest.mark.parametrize("source", ['"""email"""', "import email", "f(email=1)", 'T = "the email of a user"'])
+def test_guard_leaves_prose_modules_and_fields_alone(source: str) -> None:
+    assert not named_channels(source)
+
+
+def test_no_module_names_a_channel_but_the_rows_and_the_vendors() -> None:
+    found = {str(path): names for path in _modules() if (names := named_channels((ROOT / path).read_text("utf-8")))}
+    assert found == {}
+
+
+def test_no_other_contract_lists_the_channels() -> None:
+    for path in (*ROOT.glob("schemas/*.yaml"), *(p for name in PACKAGES for p in (ROOT / name).rglob("*.sql"))):
+        assert not re.search(rf"['\"\[]({'|'.join(CHANNELS)})['\",\]]", path.read_text("utf-8")), path
+
+
+# -- a fourth row -----------------------------------------------------------------------------------------------------
+
+_ROW = """
+        Channel(
+            name="chat", shape=PHONE_NUMBER, given_as="phone", stored_as="phone", one_address=True, parts=("text",),
+            needs_one_of=("text",), blank_parts=(), meant_by=("text",), meant_alone=False,
+            bounce_reason="invalid_number", suppressible=True, example="+4915112345678",
+        ),
+"""
+# In a process of its own: the rows are read where modules are imported.
+_READ = """
+import json, sys, types
+import schemas
+module = types.ModuleType("schemas.channels")
+sys.modules["schemas.channels"] = schemas.channels = module
+exec(compile(sys.stdin.read(), "channels.py", "exec"), module.__dict__)
+
+from typer.testing import CliRunner
+from api.openapi import MODELS
+from api.reference.suppressions import NewSuppression
+from api.reference.users_and_templates import Preferences
+from console.cli import app
+from console.commands.doctor import consumer_groups
+from local.supervisor.layout import ROLES
+from processors.router.policy import Target, may_send, targets
+from processors.router.rendering import literal_channels, literal_parts
+from producers.addresses import NORMAL_FORMS
+from producers.notification import Content, Notification, To
+from producers.reference.feedback import bounced_address
+from replay.plan import Subject, decide_request, Place
+from replay.where import MESSAGE_COLUMNS, compile_where
+from runtime.settings import ProviderSettings
+from runtime.status import message_status
+from runtime.templates.check import check_template
+from schemas.asyncapi import document
+from schemas.codec import codec
+from schemas.topics import catalogue
+from senders.outcomes import from_result
+from tests.unit.test_outcomes import NOW, RECORD, message
+from vendors.sender import ErrorClass, Rejected
+
+number = "+4915112345678"
+chat = message(channel="chat", address=number, user_id="u1")
+profile = {"phone": number, "email": None, "devices": [], "channels": {}, "categories": {}}
+bounced = from_result(
+    chat, RECORD, Rejected(ErrorClass.PERMANENT_RECIPIENT, "no"), provider="p", latency_ms=1, now=NOW, jitter=0.5,
+    max_retries=3,
+)
+status = codec("DeliveryStatus").decode(bounced.facts[0].value)
+request = {"notification_id": chat["notification_id"], "tenant": "t", "accepted_at": NOW, "user_id": "u1"}
+sent, failed = (Subject(chat["notification_id"], str(n), "chat", state) for n, state in enumerate(("sent", "failed")))
+print(json.dumps({
+    "topics": [name for name in catalogue() if ".chat." in name],
+    "asyncapi": [name for name in document()["channels"] if ".chat." in name],
+    "settings": ProviderSettings(name="a", channel="chat", kind="k").channel,
+    "addresses": NORMAL_FORMS["chat"]("+49 151 12345678"),
+    "to": [found["channel"] for found in To(phone=number).addresses()],
+    "content": Content(text="hi").channels(),
+    "channels": Notification.model_validate(
+        {"to": {"user_id": "u"}, "content": {"text": "hi"}, "channels": ["chat"]}
+    ).channels,
+    "openapi": [m.__name__ for m in MODELS if '"chat"' in json.dumps(m.model_json_schema())],
+    "preferences": Preferences.model_validate({"channels": {"chat": False}}).channels,
+    "suppression": NewSuppression.model_validate({"channel": "chat", "address": number}).stored().channel,
+    "targets": [target.address for target in targets({}, profile, "chat")],
+    "malformed": may_send("t", "normal", "c", profile, Target("chat", "no number"), {}, NOW).reason,
+    "meant": literal_channels({"text": "hi"}),
+    "parts": literal_parts("chat", {"text": "hi"}).text,
+    "template": check_template({"chat": {"text": "{{ order }}"}}, {}),
+    "bounce": [status["state"], status["reason"]],
+    "feedback": bounced_address(status) is not None,
+    "where": list(compile_where("channel = 'chat'", MESSAGE_COLUMNS, NOW).parameters.values()),
+    "replay": [
+        decision.name
+        for _, decision in decide_request(
+            Place("t", 0, 0), request, [sent, failed], resend=False, filtered=False, now=NOW
+        )[1]
+    ],
+    "doctor": [group for group in consumer_groups() if group.endswith("chat")],
+    "local": list(ROLES["sender-chat"]),
+    "command": "chat" in CliRunner().invoke(app, ["run", "sender", "--help"]).output,
+}))
+"""
+_TOPICS = [
+    f"notify.{kind}.chat.{lane}.v1" for kind in ("dispatch", "ledger") for lane in ("critical", "normal", "bulk")
+]
+
+
+@pytest.fixture(scope="module")
+def readings() -> dict[str, Any]:
+    """What each reader makes of the rows and one more."""
+    rows = (ROOT / "schemas/channels.py").read_text("utf-8")
+    assert rows.count("\n    )\n}\n") == 1, "the end of the table is not found"
+    done = subprocess.run(
+        [sys.executable, "-c", _READ],
+        input=rows.replace("\n    )\n}\n", f"{_ROW}    )\n}}\n"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("reader", "expected"),
+    [
+        ("topics", _TOPICS),
+        ("asyncapi", _TOPICS),
+        ("settings", "chat"),
+        ("addresses", "+4915112345678"),
+        ("to", ["sms", "chat"]),
+        ("content", ["email", "sms", "chat"]),
+        ("channels", ["chat"]),
+        ("openapi", ["Notification", "Preferences", "NewSuppression"]),
+        ("preferences", {"chat": False}),
+        ("suppression", "chat"),
+        ("targets", ["+4915112345678"]),
+        ("malformed", "invalid_address"),
+        ("meant", ["sms", "chat"]),
+        ("parts", "hi"),
+        ("template", ["order"]),
+        ("bounce", ["bounced", "invalid_number"]),
+        ("feedback", True),
+        ("where", ["chat"]),
+        ("replay", ["SENT", "SENT"]),
+        ("doctor", ["heliograph-sender-chat"]),
+        ("local", ["sender", "--channel", "chat"]),
+        ("command", True),
+    ],
+)
+def test_fourth_row_reaches(readings: dict[str, Any], reader: str, expected: object) -> None:
+    assert readings[reader] == expected
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_provider_of_a_channel_that_no_role_serves_is_refused_when_settings_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "heliograph.toml"
+    file.write_text('[[providers]]\nname = "hook"\nchannel = "webhook"\nkind = "smtp"\n')
+    monkeypatch.setenv("HELIOGRAPH_CONFIG", str(file))
+    with pytest.raises(SettingsError, match=r"providers\.0\.channel .* the channels are email, sms, push$"):
+        load_settings()
