@@ -9,12 +9,11 @@ May import runtime. Never: a decision to send.
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 from uuid import UUID
 
-from runtime.clock import Clock
+from runtime.clock import Clock, Monotonic, system_monotonic
 from runtime.dead_letters import UNDECODABLE, dead_letter
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
@@ -131,12 +130,13 @@ class LedgerReader:
 
     def __init__(
         self, settings: KafkaSettings, channel: str, ledger: Ledger, report: Callable[[Sequence[OutRecord]], None],
-        clock: Clock,
+        clock: Clock, monotonic: Monotonic = system_monotonic,
     ) -> None:  # fmt: skip
         self._consumer = Consumer(
             settings, client_id=f"ledger-{channel}", group=None, queued_kbytes=65_536, notice_end=True
         )
-        self._channel, self._ledger, self._report, self._clock = channel, ledger, report, clock
+        self._channel, self._ledger, self._report = channel, ledger, report
+        self._clock, self._monotonic = clock, monotonic
         self._positions = ledger.positions()
 
     def partition(self, dispatch: Partition, lane: str) -> Partition:
@@ -145,7 +145,7 @@ class LedgerReader:
 
     def read(self, partitions: Sequence[Partition]) -> int:
         """Take in every partition to the end it has now; the number of entries read. Raises UnavailableError."""
-        started = time.monotonic()
+        started = self._monotonic()
         starts, ends = {}, {}
         for partition in partitions:
             first, end = self._consumer.offset_range(partition)
@@ -157,7 +157,7 @@ class LedgerReader:
         self._consumer.assign(starts)
         taken = 0
         while not self._consumer.reached_end.issuperset(partitions):
-            if time.monotonic() > started + READ_TIMEOUT_S:
+            if self._monotonic() > started + READ_TIMEOUT_S:
                 raise UnavailableError("the ledger could not be read to its end in time; is Kafka reachable?")
             taken += self._take()
             self.flush()
@@ -165,7 +165,9 @@ class LedgerReader:
         # Only now: a process killed while it reads must not find a position before which entries are missing.
         self._positions.update(ends)
         self.flush()
-        log.info("ledger read", partitions=len(partitions), entries=taken, seconds=round(time.monotonic() - started, 3))
+        log.info(
+            "ledger read", partitions=len(partitions), entries=taken, seconds=round(self._monotonic() - started, 3)
+        )
         return taken
 
     def _take(self) -> int:

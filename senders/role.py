@@ -10,7 +10,7 @@ import random
 import sys
 from collections.abc import Sequence
 
-from runtime.clock import system_clock
+from runtime.clock import system_clock, system_monotonic
 from runtime.consent import has_opt_outs
 from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
@@ -58,7 +58,7 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         breakers = {provider.name: provider.breaker for provider in settings.providers}
         accounts = Accounts([Account(sender, breakers[sender.name]) for sender in senders])
         looks = SenderViews(suppressions, opt_outs, cancellations)
-        stage = SendStage(context, accounts, looks, system_clock)
+        stage = SendStage(context, accounts, looks, system_clock, system_monotonic)
         admission = Admission(accounts, settings.sender.window)
         worker = Worker(context, channel, lanes, stage, admission, looks, ledger, producer, random.Random())
         context.health.require("group", lambda: None if worker.assigned else "joining the group")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from runtime.clock import Clock, Ticks, system_clock, system_ticks
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, publish_letters
 from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
 from runtime.kafka.client import Partition
@@ -158,20 +158,20 @@ class Worker:
     def __init__(
         self, context: Context, channel: str, lanes: Sequence[str], stage: Sends, admission: Admission,
         views: SenderViews, ledger: Ledger, producer: Publisher, rng: random.Random, clock: Clock = system_clock, *,
-        ticks: Ticks = system_ticks, consumer: Source | None = None, ledgers: Ledgers | None = None,
+        monotonic: Monotonic = system_monotonic, consumer: Source | None = None, ledgers: Ledgers | None = None,
     ) -> None:  # fmt: skip
         self._context, self._channel, self._stage, self._admission = context, channel, stage, admission
         self._views, self._ledger, self._producer, self._rng = views, ledger, producer, rng
-        self._clock, self._ticks = clock, ticks
+        self._clock, self._monotonic = clock, monotonic
         self._settings = context.settings.sender
         self._lanes = {dispatch_topic(channel, lane): lane for lane in lanes}
         self._owned: dict[Partition, Owned] = {}
         self._read_ahead = ReadAhead(self._settings.read_ahead_mib << 20, BACKLOG)
         self._last_turn = self._last_sweep = -math.inf
         self._to_sweep: deque[Entry] = deque()
-        self._positions_kept = self._pruned = ticks()
+        self._positions_kept = self._pruned = monotonic()
         self.assigned = False
-        self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender", clock=ticks), 0
+        self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender", monotonic=monotonic), 0
         context.health.require("dead letters", self._brake.not_ready)
         kafka = context.settings.kafka
         fetch = {"fetch.message.max.bytes": str(FETCH_BYTES), "fetch.queue.backoff.ms": str(FETCH_AGAIN_MS)}
@@ -182,7 +182,7 @@ class Worker:
             queued_kbytes=QUEUED_KBYTES,
         )  # fmt: skip
         self._ledgers: Ledgers = ledgers or LedgerReader(
-            kafka, channel, ledger, partial(publish_letters, producer.publish), clock
+            kafka, channel, ledger, partial(publish_letters, producer.publish), clock, monotonic
         )
 
     def run(self) -> None:
@@ -271,8 +271,8 @@ class Worker:
 
     def _drain(self) -> None:
         """Claim nothing more, wait for what is in flight, record and release it."""
-        deadline = self._ticks() + self._settings.drain_timeout_s
-        while self._admission.in_flight and self._ticks() < deadline:
+        deadline = self._monotonic() + self._settings.drain_timeout_s
+        while self._admission.in_flight and self._monotonic() < deadline:
             self._stage.wait(0.05)
             self._record(Turn())
         if self._admission.in_flight:
@@ -295,7 +295,7 @@ class Worker:
             self._consumer.resume(resume)
 
     def _work(self) -> None:
-        now = self._ticks()
+        now = self._monotonic()
         if now - self._last_turn < self._settings.commit_interval_ms / 1000:
             return
         self._last_turn = now
@@ -536,7 +536,7 @@ class Worker:
         changed = {o.partition: o.window.current for o in self._owned.values() if o.window.changed}
         if not changed:
             return
-        started = self._ticks()
+        started = self._monotonic()
         while True:
             try:
                 self._consumer.commit(
@@ -546,18 +546,18 @@ class Worker:
                 break
             except CommitError as exc:
                 # The same commit again is harmless: it says the same, and the fence still holds.
-                if self._ticks() - started > COMMIT_PATIENCE_S:
+                if self._monotonic() - started > COMMIT_PATIENCE_S:
                     exit_now(f"the claim could not be committed: {exc}")
                 log.warning("commit not confirmed, trying again", error=str(exc))
                 self._stage.wait(0.1)
         for partition, claim in changed.items():
             self._owned[partition].window.committed(claim)
-        COMMIT_SECONDS.observe(self._ticks() - started)
+        COMMIT_SECONDS.observe(self._monotonic() - started)
 
     # -- the ledger's upkeep ------------------------------------------------------------------------------------------
 
     def _keep_house(self) -> None:
-        now = self._ticks()
+        now = self._monotonic()
         if now - self._positions_kept >= KEEP_POSITIONS_S:
             self._positions_kept = now
             self._keep_positions()

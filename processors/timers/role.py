@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol, cast
@@ -25,7 +24,7 @@ from processors.groups import TIMERS_GROUP
 from processors.timers.heap import Entry, Heap, Room
 from processors.timers.values import read_again
 from runtime import ids
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import UNDECODABLE, dead_letter, publish_letters
 from runtime.errors import TooLargeError, UnavailableError
 from runtime.kafka.client import Partition
@@ -115,10 +114,12 @@ class Timers:
     """Owns the partitions the group gives it; every call on one thread."""
 
     def __init__(
-        self, context: Context, producer: Producer, clock: Clock = system_clock, *, consumer: Source | None = None,
+        self, context: Context, producer: Producer, clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic, *, consumer: Source | None = None,
         wishes: Source | None = None, again: Source | None = None, held_bytes: int = HELD_BYTES,
     ) -> None:  # fmt: skip
-        self._context, self._producer, self._clock = context, producer, clock
+        self._context, self._producer = context, producer
+        self._clock, self._monotonic = clock, monotonic
         self._heaps: dict[Partition, Heap] = {}
         self._revoked: dict[Partition, Heap] = {}
         self._room = Room(held_bytes)
@@ -160,7 +161,7 @@ class Timers:
     def turn(self) -> None:
         """Read what is there, end what is cancelled, fire what is due."""
         records = self._consumer.consume(5_000, self._wait_s())
-        self._polled = time.monotonic()
+        self._polled = self._monotonic()
         self.take(records)
         self._order_what_is_read()
         self._clear_away()
@@ -324,7 +325,7 @@ class Timers:
 
     def fire(self) -> None:
         """Publish what is due, then tombstone it; a thousand of a partition at most, so that the group hears of us."""
-        if time.monotonic() - self._polled > LEASE_S:
+        if self._monotonic() - self._polled > LEASE_S:
             return
         now = self._clock()
         for partition, heap in self._heaps.items():
@@ -336,7 +337,7 @@ class Timers:
                 except UnavailableError:
                     heap.again(due)
                     raise
-                if time.monotonic() - self._polled > LEASE_S:  # reading took that long, or we stood still meanwhile
+                if self._monotonic() - self._polled > LEASE_S:  # reading took that long, or we stood still meanwhile
                     heap.again(due)
                     return
                 self._fire(partition, heap, whole)
@@ -344,7 +345,7 @@ class Timers:
     def _whole(self, partition: Partition, entries: Sequence[Entry]) -> list[Entry]:
         """The entries with their bytes; None in the place of bytes that are gone, because something newer has their key."""
         missing = [entry[1] for entry in entries if not isinstance(entry[3], bytes)]
-        read = read_again(self._again, partition, missing) if missing else {}
+        read = read_again(self._again, partition, missing, self._monotonic) if missing else {}
         return [entry if isinstance(entry[3], bytes) else (*entry[:3], read.get(entry[1], b"")) for entry in entries]
 
     def _fire(self, partition: Partition, heap: Heap, due: Sequence[Entry]) -> None:

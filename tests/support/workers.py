@@ -169,7 +169,7 @@ class World:
         self._guard = RequestGuard(settings.sender.max_retries)
         self.worker = Worker(
             Context("sender", settings), channel, lanes, self, self.admission, views or SenderViews({}, {}, {}),
-            self.ledger, self, random.Random(7), lambda: self.wall, ticks=lambda: self.now, consumer=self.kafka,
+            self.ledger, self, random.Random(7), lambda: self.wall, monotonic=lambda: self.now, consumer=self.kafka,
             ledgers=self.ledgers,
         )  # fmt: skip
         self.worker.join()
