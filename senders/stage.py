@@ -16,7 +16,7 @@ from functools import partial
 from runtime.clock import Clock, Monotonic
 from runtime.logs import get_logger
 from runtime.metrics import PROVIDER_SECONDS, REQUEST_GUARD, SENDS, STAGE_DELAY_SECONDS
-from runtime.process import Context, crash_point, exit_now
+from runtime.process import Context, crash_point
 from schemas.events import ChannelMessage
 from senders.accounts import Accounts
 from senders.admission import Entry
@@ -105,6 +105,7 @@ class SendStage:
         self.done: deque[Ended] = deque()
         self._ended = threading.Event()
         self._settings, self._crash_at = context.settings.sender, context.settings.crash_at
+        self._exit_now = context.exit_now
         self._accounts, self._views, self._clock, self._monotonic = accounts, views, clock, monotonic
         self._guard = RequestGuard(self._settings.max_retries)
         self._loop = asyncio.get_running_loop()
@@ -146,7 +147,7 @@ class SendStage:
         if refusal := recheck(message, self._views, now):
             return Ended(entry, now, refusal=(*refusal, None))
         if self._monotonic() - claimed_at > LEASE_S:
-            exit_now("the process stood still for too long to be sure that it still owns its messages")
+            self._exit_now("the process stood still for too long to be sure that it still owns its messages")
         if not self._guard.allows(message):
             return Ended(entry, now, refusal=("failed", "retries_exhausted", "request guard"))
         crash_point("before_send", self._crash_at)

@@ -45,7 +45,7 @@ from runtime.lag import report_lag
 from runtime.logs import get_logger
 from runtime.metrics import BATCHED
 from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
-from runtime.process import Context, crash_point, exit_now
+from runtime.process import Context, crash_point
 from runtime.records import InRecord
 from schemas.codec import DecodeError
 from schemas.topics import DEAD_LETTERS, catalogue
@@ -171,7 +171,7 @@ class Sink:
             self._fenced(exc)
             return
         except UnavailableError as exc:
-            exit_now(f"took partitions over and cannot read where they stand: {exc}")
+            self._context.exit_now(f"took partitions over and cannot read where they stand: {exc}")
         if runs:
             self._fences = 0
         self._batch.add(runs)
@@ -192,7 +192,7 @@ class Sink:
         log.warning("no longer the owner", error=str(error))
         self._fences += 1
         if self._fences > MAX_FENCES:
-            exit_now(f"the group refuses us for good: {error}")
+            self._context.exit_now(f"the group refuses us for good: {error}")
         self._drop()
 
     # -- writing ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from uuid import UUID
 
 from processors.groups import TIMERS_GROUP
 from processors.timers.heap import Entry, Heap, Room
+from processors.timers.values import Source as Reread
 from processors.timers.values import read_again
 from runtime import ids
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
@@ -58,8 +59,23 @@ _topics = frozenset(name for name in catalogue() if name.startswith(_TARGETS))
 _head = codec("Timer").head_decoder(4)  # timer_id, due_at, purpose, topic
 
 
+class Reader(Protocol):
+    """The part of runtime.kafka.Consumer that is used to read a topic without a group."""
+
+    def partitions_of(self, topic: str) -> list[Partition]: ...
+    def assign(self, offsets: Mapping[Partition, int]) -> None: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def close(self) -> None: ...
+
+
+class Rereader(Reread, Protocol):
+    """What is read again, by a consumer that notices the ends of partitions."""
+
+    def close(self) -> None: ...
+
+
 class Source(Protocol):
-    """The part of runtime.kafka.Consumer that is used."""
+    """The part of runtime.kafka.Consumer that is used as a member of the group; it notices the ends of partitions."""
 
     reached_end: set[Partition]
 
@@ -67,8 +83,6 @@ class Source(Protocol):
         self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], dict[Partition, int]],
         on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
     ) -> None: ...  # fmt: skip
-    def partitions_of(self, topic: str) -> list[Partition]: ...
-    def assign(self, offsets: Mapping[Partition, int]) -> None: ...
     def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
     def close(self) -> None: ...
 
@@ -114,11 +128,20 @@ class Timers:
     """Owns the partitions the group gives it; every call on one thread."""
 
     def __init__(
-        self, context: Context, producer: Producer, clock: Clock = system_clock,
-        monotonic: Monotonic = system_monotonic, *, consumer: Source | None = None,
-        wishes: Source | None = None, again: Source | None = None, held_bytes: int = HELD_BYTES,
-    ) -> None:  # fmt: skip
+        self,
+        context: Context,
+        producer: Producer,
+        *,
+        consumer: Source,
+        wishes: Reader,
+        again: Rereader,
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
+        """`consumer` is the group's member, `wishes` reads the cancellations, `again` timers whose bytes are not held."""
         self._context, self._producer = context, producer
+        self._consumer, self._cancellations, self._again = consumer, wishes, again
         self._clock, self._monotonic = clock, monotonic
         self._heaps: dict[Partition, Heap] = {}
         self._revoked: dict[Partition, Heap] = {}
@@ -128,23 +151,12 @@ class Timers:
         self._polled = 0.0
         self._wishes: dict[bytes, Cancellation] = {}  # the latest, for timers that arrive after their cancellation
         self._late: set[bytes] = set()  # those timers
-        kafka = context.settings.kafka
-        self._consumer: Source = consumer or Consumer(
-            kafka, client_id="timers", group=TIMERS_GROUP, session_timeout_ms=SESSION_TIMEOUT_MS, queued_kbytes=32_768,
-            notice_end=True,
-        )  # fmt: skip
-        self._again: Source = again or Consumer(
-            kafka, client_id="timers-again", group=None, queued_kbytes=8_192, notice_end=True
-        )
-        self._cancellations: Source = wishes or Consumer(kafka, client_id="timers-cancellations", group=None)
 
     def run(self) -> None:
         """Read, fire and wait until the context stops."""
         self._context.health.require("group", self._not_ready)
         self._context.health.started()
-        self._consumer.subscribe(
-            [TIMERS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )  # fmt: skip
+        self.join()
         try:
             while not self._context.stopping.is_set():
                 self.turn()
@@ -157,6 +169,10 @@ class Timers:
     def positions(self) -> dict[Partition, int]:
         """How far the partitions of this process are read; from any thread."""
         return {partition: heap.next_offset for partition, heap in list(self._heaps.items())}
+
+    def join(self) -> None:
+        """Become one of the group; it gives partitions within a turn."""
+        self._consumer.subscribe([TIMERS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     def turn(self) -> None:
         """Read what is there, end what is cancelled, fire what is due."""
@@ -388,11 +404,27 @@ class Timers:
             publish_letters(self._producer.publish, letters)
 
 
+def create_timers(context: Context, producer: Producer, clock: Clock = system_clock) -> Timers:
+    """The stage on Kafka, as the settings say."""
+    kafka = context.settings.kafka
+    consumer = Consumer(
+        kafka,
+        client_id="timers",
+        group=TIMERS_GROUP,
+        session_timeout_ms=SESSION_TIMEOUT_MS,
+        queued_kbytes=32_768,
+        notice_end=True,
+    )
+    wishes = Consumer(kafka, client_id="timers-cancellations", group=None)
+    again = Consumer(kafka, client_id="timers-again", group=None, queued_kbytes=8_192, notice_end=True)
+    return Timers(context, producer, consumer=consumer, wishes=wishes, again=again, clock=clock)
+
+
 async def run_timers(context: Context) -> None:
     """Fire timers until the context stops."""
     producer = KafkaProducer(context.settings.kafka, client_id="timers", linger_ms=1)
     try:
-        timers, kafka = Timers(context, producer), context.settings.kafka
+        timers, kafka = create_timers(context, producer), context.settings.kafka
         lag = asyncio.create_task(report_lag(kafka, TIMERS_GROUP, [TIMERS], context.stopping, timers.positions))
         try:
             await asyncio.to_thread(timers.run)

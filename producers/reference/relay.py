@@ -14,7 +14,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from math import inf
-from typing import LiteralString
+from typing import LiteralString, Protocol
 
 import psycopg
 from psycopg.rows import class_row
@@ -70,11 +70,17 @@ def last_per_key(entries: Sequence[OutboxEntry]) -> list[OutRecord]:
     ]
 
 
+class Publisher(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    async def send(self, records: Sequence[OutRecord]) -> None: ...
+
+
 class Relay:
     """Publishes until told to stop."""
 
     def __init__(
-        self, settings: Settings, stopping: asyncio.Event, producer: Producer, *, clock: Clock = system_clock,
+        self, settings: Settings, stopping: asyncio.Event, producer: Publisher, *, clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:  # fmt: skip
         self._settings, self._stopping, self._producer = settings, stopping, producer

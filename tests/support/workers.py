@@ -168,10 +168,20 @@ class World:
         self.admission = Admission(self.accounts, settings.sender.window)
         self._guard = RequestGuard(settings.sender.max_retries)
         self.worker = Worker(
-            Context("sender", settings), channel, lanes, self, self.admission, views or SenderViews({}, {}, {}),
-            self.ledger, self, random.Random(7), lambda: self.wall, monotonic=lambda: self.now, consumer=self.kafka,
+            Context("sender", settings),
+            channel,
+            lanes,
+            consumer=self.kafka,
             ledgers=self.ledgers,
-        )  # fmt: skip
+            producer=self,
+            stage=self,
+            admission=self.admission,
+            views=views or SenderViews({}, {}, {}),
+            ledger=self.ledger,
+            rng=random.Random(7),
+            clock=lambda: self.wall,
+            monotonic=lambda: self.now,
+        )
         self.worker.join()
 
     @property

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -11,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.timers import role as stage
 from processors.timers.heap import Heap, Room
-from processors.timers.role import HELD_BYTES, WITHDRAW_BEFORE_MS, Timers
+from processors.timers.role import HELD_BYTES, LEASE_S, WITHDRAW_BEFORE_MS, Timers
+from processors.timers.values import PATIENCE_S
 from runtime import ids
-from runtime.errors import PublishError, TooLargeError, UnavailableError
+from runtime.errors import PublishError, TooLargeError
 from runtime.kafka.client import Partition
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
@@ -148,6 +149,7 @@ class FakeConsumer:
         self.on_revoke: Callable[[list[Partition]], None] | None = None
         self.on_lost: Callable[[list[Partition]], None] | None = None
         self.read = 0
+        self.silent = False
 
     @property
     def logs(self) -> dict[Partition, list[InRecord]]:
@@ -176,6 +178,8 @@ class FakeConsumer:
 
     def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
         found: list[InRecord] = []
+        if self.silent:
+            return found
         for partition, position in self.positions.items():
             more = self.logs.get(partition, [])[position:][: max_records - len(found)]
             found += more
@@ -199,13 +203,19 @@ class World:
         self.published: list[OutRecord] = []
         self.refuses: str | None = None
         self.largest: dict[str, int] = {}
+        self.elapsed_s: Iterator[float] = itertools.repeat(0.0)
+        """What the monotonic clock says, look by look."""
         self.stage = Timers(
-            Context("timers", Settings()), self, lambda: self.now, consumer=self.timers, wishes=self.wishes,
-            again=self.again, held_bytes=held_bytes,
-        )  # fmt: skip
-        self.timers.subscribe(
-            [TIMERS], on_assign=self.stage._on_assign, on_revoke=self.stage._on_revoke, on_lost=self.stage._on_lost
+            Context("timers", Settings()),
+            self,
+            consumer=self.timers,
+            wishes=self.wishes,
+            again=self.again,
+            clock=lambda: self.now,
+            monotonic=lambda: next(self.elapsed_s),
+            held_bytes=held_bytes,
         )
+        self.stage.join()
 
     def publish(self, records: Sequence[OutRecord]) -> None:
         if any(record.topic == self.refuses for record in records):
@@ -366,12 +376,11 @@ def test_partitions_that_were_lost_are_read_again_from_the_beginning(world: Worl
     assert (world.turn(), world.pending) == ([], 0)
 
 
-def test_owner_that_stood_still_asks_the_group_before_it_fires(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owner_that_stood_still_asks_the_group_before_it_fires(world: World) -> None:
     world.put(NOW)
     world.timers.give(0)
-    monkeypatch.setattr(stage, "LEASE_S", -1.0)
+    world.elapsed_s = itertools.chain([0.0], itertools.repeat(LEASE_S + 0.1))  # between the poll and the first look
     assert world.turn() == []
-    monkeypatch.undo()
     assert world.topics() == [REQUESTS, TIMERS]
 
 
@@ -495,17 +504,13 @@ def test_what_is_held_stays_within_its_bytes_whatever_comes_and_goes() -> None:
     assert room.used == 0
 
 
-def test_a_timer_that_cannot_be_read_again_comes_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timer_that_cannot_be_read_again_comes_up_again() -> None:
     world = World(held_bytes=0)
     world.put(NOW)
     world.timers.give(0)
-
-    def unavailable(*_: Any) -> dict[int, bytes]:
-        raise UnavailableError("no answer")
-
-    monkeypatch.setattr(stage, "read_again", unavailable)
+    world.again.silent, world.elapsed_s = True, itertools.chain([0.0, 0.0], itertools.count(0.0, PATIENCE_S))
     assert (world.turn(), world.pending) == ([], 1)
-    monkeypatch.undo()
+    world.again.silent, world.elapsed_s = False, itertools.repeat(0.0)
     assert world.topics() == [REQUESTS, TIMERS]
 
 
