@@ -82,6 +82,8 @@ class MemoryBroker:
         self._limits: dict[str, int] = {}
         self._groups: dict[str, Group] = {}
         self._libraries: dict[int, tuple[Consumer, Library]] = {}
+        self.published: list[OutRecord] = []
+        """What producers wrote, in its order."""
         self.unavailable = False
         """Whether questions about offsets and topics are answered with a time-out."""
         self.before_commit: Callable[[Mapping[Partition, tuple[int, str]]], None] = lambda _: None
@@ -240,6 +242,7 @@ class MemoryProducer:
                 refused.append(record)
             else:
                 self._broker.append(record)
+                self._broker.published.append(record)
         if refused:
             raise TooLargeError(f"Kafka refuses a record of {refused[0].topic} for its size", refused)
 
