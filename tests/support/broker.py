@@ -188,7 +188,8 @@ class MemoryBroker:
 
     def join(self, member: Library) -> None:
         group = self.group(member.group)
-        group.members.append(member)
+        if member not in group.members:
+            group.members.append(member)
         self._rebalance(group)
 
     def leave(self, member: Library) -> None:

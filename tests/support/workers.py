@@ -144,6 +144,11 @@ def _exited(reason: str) -> NoReturn:
     raise Exited(reason)
 
 
+def _claimed(committed: tuple[int, str]) -> int:
+    """Up to which offset a commit claims."""
+    return int(committed[1].partition(":")[0])
+
+
 class World:
     """The senders of a channel, one process at a time unless a test lets another take over."""
 
@@ -165,8 +170,8 @@ class World:
         self.broker.before_publish, self.broker.before_commit = self._publishing, self._committing
         self.steps: list[Step] = []
         """What was done, in its order; `send` is one of a batch of them."""
-        self.kill_before: Step | None = None
-        """Kills the process when it is about to do this, once."""
+        self.before: dict[Step, Callable[[], None]] = {}
+        """What happens when a process is about to do a step, once."""
         self.requests: list[tuple[float, ChannelMessage]] = []
         """What the provider was asked, and when."""
         self.timers: list[dict[str, Any]] = []
@@ -206,20 +211,28 @@ class World:
 
     def reached(self, step: Step) -> None:
         """Note what a process is about to do; raises Killed where it does not come to that."""
-        if self.kill_before == step:
-            self.kill_before = None
-            raise Killed(step)
+        self.before.pop(step, lambda: None)()
         self.steps.append(step)
+
+    def kill_before(self, step: Step) -> None:
+        """Have the process killed when it is about to do this."""
+
+        def kill() -> None:
+            raise Killed(step)
+
+        self.before[step] = kill
 
     def _publishing(self, records: Sequence[OutRecord]) -> None:
         self.reached("ledger" if records[0].topic.startswith("notify.ledger.") else "facts")
 
     def _committing(self, offsets: Mapping[Partition, tuple[int, str]]) -> None:
-        """A commit that claims may release as well; the claim is what counts."""
-        held = self.broker.group(sender_group(self.channel)).committed
-        ends = {partition: int(metadata.partition(":")[0]) for partition, (_, metadata) in offsets.items()}
-        before = {partition: int(held.get(partition, (0, "0:"))[1].partition(":")[0]) for partition in offsets}
-        self.reached("claim" if any(ends[partition] > before[partition] for partition in offsets) else "release")
+        """Note a claim or a release. A commit may be both, and is a claim then; an owner's first may be neither."""
+        group = self.broker.group(sender_group(self.channel))
+        before = {partition: group.committed.get(partition, (0, "0:0")) for partition in offsets}
+        if any(_claimed(offsets[partition]) > _claimed(before[partition]) for partition in offsets):
+            self.reached("claim")
+        elif before != offsets:
+            self.reached("release")
 
     # -- what a test does --------------------------------------------------------------------------------------------
 
