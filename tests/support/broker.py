@@ -84,8 +84,12 @@ class MemoryBroker:
         self._libraries: dict[int, tuple[Consumer, Library]] = {}
         self.published: list[OutRecord] = []
         """What producers wrote, in its order."""
+        self.handed_out = 0
+        """Records given to consumers, all told."""
+        self.at_once = 1 << 30
+        """Records, or ends of partitions, that one call of a consumer gets at the most."""
         self.unavailable = False
-        """Whether questions about offsets and topics are answered with a time-out."""
+        """Whether nothing is read, and questions about offsets and topics are answered with a time-out."""
         self.before_commit: Callable[[Mapping[Partition, tuple[int, str]]], None] = lambda _: None
         """Called before a commit is taken; what it raises is raised to whoever commits."""
         self.before_publish: Callable[[Sequence[OutRecord]], None] = lambda _: None
@@ -181,6 +185,12 @@ class MemoryBroker:
         self.leave(library)
         library.expired = not stopped
 
+    def give(self, consumer: Consumer, partitions: Iterable[Partition]) -> None:
+        """Decide by hand what a member of a group gets from its next call on, in place of the range assignor."""
+        library = self._libraries[id(consumer)][1]
+        library.by_hand = [*partitions]
+        self._rebalance(self.group(library.group))
+
     # -- groups -----------------------------------------------------------------------------------------------------
 
     def group(self, name: str) -> Group:
@@ -211,7 +221,9 @@ class MemoryBroker:
         return not self.group(member.group).leaving
 
     def share(self, member: Library) -> list[Partition]:
-        """What the range assignor gives to a member."""
+        """What the range assignor gives to a member, or whoever decides by hand."""
+        if member.by_hand is not None:
+            return member.by_hand
         given: list[Partition] = []
         for topic in member.topics:
             members = [each for each in self.group(member.group).members if topic in each.topics]
@@ -300,6 +312,7 @@ class Library:
         self.stable = False
         """Whether it holds what the group gave it last."""
         self.expired = False
+        self.by_hand: list[Partition] | None = None
         self._broker = broker
         self._next: dict[Partition, int] = {}
         self._ends: dict[Partition, int] = {}
@@ -364,15 +377,16 @@ class Library:
     def poll(self, timeout_s: float) -> Message | None:
         if (event := self._follow_the_group()) is not None:
             return event
-        return next(iter(self._take(1)), None)
+        return next(iter(self._take(1, self._broker.at_once)), None)
 
     def consume(self, count: int, timeout_s: float) -> list[Message]:
         if (event := self._follow_the_group()) is not None:
             return [event]
-        return self._take(count)
+        return self._take(count, self._broker.at_once - 1)  # a poll came before it
 
-    def _take(self, count: int) -> list[Message]:
+    def _take(self, count: int, at_once: int) -> list[Message]:
         found: list[Message] = []
+        count = 0 if self._broker.unavailable else min(count, at_once)
         for partition in [*self._next]:
             if partition in self._paused:
                 continue
@@ -381,6 +395,7 @@ class Library:
             while offset < end and len(found) < count:
                 if (entry := log.entries[offset]) is not None:
                     found.append(Message(entry))
+                    self._broker.handed_out += 1
                 offset += 1
             self._next[partition] = offset
             if offset >= end and self._ends.get(partition) != end and len(found) < count:
