@@ -1,13 +1,13 @@
 """How often one API key may call: a token bucket per key, in this process.
 
-May import the standard library. Never: whose key it is, an answer over HTTP.
+May import the standard library and the clock. Never: whose key it is, an answer over HTTP.
 """
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable
+
+from runtime.clock import Monotonic, system_monotonic
 
 MAX_BUCKETS = 10_000
 
@@ -15,10 +15,8 @@ MAX_BUCKETS = 10_000
 class RateLimiter:
     """`rate_per_s` calls a second, and up to `burst` at once after a pause."""
 
-    def __init__(
-        self, rate_per_s: float, burst: float | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._rate, self._clock = rate_per_s, clock
+    def __init__(self, rate_per_s: float, burst: float | None = None, monotonic: Monotonic = system_monotonic) -> None:
+        self._rate, self._monotonic = rate_per_s, monotonic
         self._burst = max(1.0, rate_per_s * 2 if burst is None else burst)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
@@ -28,7 +26,7 @@ class RateLimiter:
 
     def take(self, key: str) -> float:
         """0 when the key may call now, else the seconds until it may."""
-        now = self._clock()
+        now = self._monotonic()
         tokens = self._tokens(key, now)
         if tokens < 1:
             return (1 - tokens) / self._rate
@@ -37,7 +35,7 @@ class RateLimiter:
 
     def charge(self, key: str, calls: int) -> None:
         """Count what a call turned out to hold; a debt is paid before the next call."""
-        now = self._clock()
+        now = self._monotonic()
         # At most ten seconds of debt: one large call must not shut a caller out for long.
         self._put(key, max(self._tokens(key, now) - calls, -10 * self._rate), now)
 

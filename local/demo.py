@@ -27,7 +27,7 @@ from local import stack
 from local.evidence import Book, Finding, Http, Places, compare, gather, local_places, reports_pending
 from producers.notification import Notification
 from producers.publisher import Publication, Publisher
-from runtime.clock import system_clock
+from runtime.clock import system_clock, system_monotonic
 from runtime.errors import HeliographError
 from runtime.settings import load_settings
 
@@ -91,9 +91,9 @@ async def wait_for_views(
     session: aiohttp.ClientSession, metrics: Mapping[str, str], wanted: Mapping[str, int], timeout_s: float = 10.0
 ) -> None:
     """Return when every router holds that many keys; the gauges are a second behind."""
-    deadline = time.monotonic() + timeout_s
+    deadline = system_monotonic() + timeout_s
     for role, url in metrics.items():
-        while role.startswith("router-") and time.monotonic() < deadline:
+        while role.startswith("router-") and system_monotonic() < deadline:
             async with session.get(url) as answer:
                 held = {topic: float(count) for topic, count in _VIEW_KEYS.findall(await answer.text())}
             if all(held.get(topic, 0) >= count for topic, count in wanted.items()):
@@ -158,7 +158,7 @@ def publications(bodies: Iterable[Mapping[str, Any]], run: str, started: int) ->
 
 def watch(book: Book, wanted: int, show: Callable[[dict[str, int], list[dict[str, Any]]], None]) -> dict[str, int]:
     """Look until every notification is settled, or until nothing moves any more; returns the last accounting."""
-    moved = time.monotonic()
+    moved = system_monotonic()
     last: tuple[object, ...] = ()
     while True:
         accounting, report = book.accounting(), book.report()
@@ -167,8 +167,8 @@ def watch(book: Book, wanted: int, show: Callable[[dict[str, int], list[dict[str
             return accounting
         now = (accounting, [tuple(row.values()) for row in report])
         if now != last:
-            last, moved = now, time.monotonic()
-        if time.monotonic() - moved > STALLED_S:
+            last, moved = now, system_monotonic()
+        if system_monotonic() - moved > STALLED_S:
             return accounting
         time.sleep(POLL_S)
 
@@ -181,11 +181,11 @@ class Screen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._started = time.monotonic()
+        self._started = system_monotonic()
 
     def line(self, what: str, text: str) -> None:
         """A step that is done, with the time since the last one."""
-        elapsed, self._started = time.monotonic() - self._started, time.monotonic()
+        elapsed, self._started = system_monotonic() - self._started, system_monotonic()
         self._console.print(f"[bold]{what:<10}[/bold] {text} [dim]({elapsed:.1f} s)[/dim]", soft_wrap=True)
 
     @contextmanager
@@ -198,8 +198,8 @@ class Screen:
             shown = [0.0]
 
             def plain(accounting: dict[str, int], report: list[dict[str, Any]]) -> None:
-                if time.monotonic() - shown[0] > 2 or accounting["settled"] >= wanted:
-                    shown[0] = time.monotonic()
+                if system_monotonic() - shown[0] > 2 or accounting["settled"] >= wanted:
+                    shown[0] = system_monotonic()
                     self._console.print(
                         f"           {accounting['settled']:,} of {wanted:,} settled: {by_state(report) or 'nothing yet'}",
                         soft_wrap=True,
@@ -298,19 +298,19 @@ def _conclude(
     book: Book, places: Places, published: set[str], since_seq: int, screen: Screen
 ) -> tuple[bool, list[Finding], dict[str, int]]:
     """Print the report and hold it against the vendors: (does the accounting balance, what does not agree, it)."""
-    deadline = time.monotonic() + AGREE_S
+    deadline = system_monotonic() + AGREE_S
     pending = asyncio.run(reports_pending(places))
-    complete = time.monotonic() + (STORED_S if pending is not None else 0)
+    complete = system_monotonic() + (STORED_S if pending is not None else 0)
     while True:
         if pending:
-            pending, complete = asyncio.run(reports_pending(places)), time.monotonic() + STORED_S
+            pending, complete = asyncio.run(reports_pending(places)), system_monotonic() + STORED_S
         evidence = gather(book, places, published, since_seq)
         findings, accounting = compare(evidence), book.accounting()
         balanced = (
             accounting["accepted"] == accounting["settled"] == len(published)
             and accounting["in_flight"] == accounting["residual"] == 0
         )
-        if (balanced and not findings and time.monotonic() >= complete) or time.monotonic() > deadline:
+        if (balanced and not findings and system_monotonic() >= complete) or system_monotonic() > deadline:
             break
         time.sleep(POLL_S)
     screen.table(book.report())

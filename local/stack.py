@@ -20,6 +20,7 @@ from local.supervisor.layout import PORT_NAMES
 from local.supervisor.ports import FIRST_EPHEMERAL_PORT
 from local.supervisor.processes import Identity, cap_log, die_with_parent, last_line
 from local.supervisor.state import StateFiles, end_strays, make_directory
+from runtime.clock import system_monotonic
 from runtime.proxies import spare_loopback
 from runtime.settings import read_toml
 
@@ -92,7 +93,7 @@ def wait_ready(
 ) -> Endpoints:
     """The endpoints, once the stack of `state_dir` is ready. Raises StartError with the reason when it will not be."""
     files = StateFiles(state_dir.absolute())
-    deadline = time.monotonic() + timeout_s
+    deadline = system_monotonic() + timeout_s
     shown: set[str] = set()
     while True:
         status = files.read(files.status)
@@ -112,7 +113,7 @@ def wait_ready(
             for name in sorted(set(status.get("pids", {})) - shown):
                 shown.add(name)
                 progress(name)
-        if time.monotonic() > deadline:
+        if system_monotonic() > deadline:
             raise StartError(f"the stack is not ready after {timeout_s:.0f} s: see {files.log('supervisor')}")
         time.sleep(_POLL_S)
 
@@ -214,10 +215,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _stop_supervisor(supervisor: Identity, timeout_s: float) -> None:
     supervisor.send(signal.SIGTERM)
-    deadline = time.monotonic() + timeout_s
+    deadline = system_monotonic() + timeout_s
     while supervisor.is_running():
-        if time.monotonic() > deadline:
+        if system_monotonic() > deadline:
             supervisor.send(signal.SIGKILL)  # its children die with it
-            if time.monotonic() > deadline + 5:
+            if system_monotonic() > deadline + 5:
                 raise LocalStackError(f"the supervisor (pid {supervisor.pid}) does not end: end it and try again")
         time.sleep(_POLL_S)

@@ -16,7 +16,7 @@ from replay.plan import Item
 from replay.records import Stamp, copies
 from replay.source import Reader
 from replay.store import Replay, ReplayStore
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import HeliographError
 from runtime.kafka.producer import Producer
 from runtime.process import crash_point
@@ -35,18 +35,19 @@ class Confirm(Protocol):
 def execute(
     kafka: KafkaSettings, store: ReplayStore, replay: Replay, rate: float, told: Callable[[int], None], *,
     confirm: Confirm | None = None, crash_at: str | None = None, clock: Clock = system_clock,
+    monotonic: Monotonic = system_monotonic,
 ) -> Replay:  # fmt: skip
     """Publish what is left of a replay; the replay as it ended. Raises the error that stopped it, after writing it down."""
     reader, producer = Reader(kafka), Producer(kafka, client_id="replay")
     size = max(1, min(MAX_BATCH, int(rate / 4)))
-    due = time.monotonic()
+    due = monotonic()
     try:
         while replay.published < replay.planned:
             items = store.items(replay.replay_id, replay.published, size)
             if not items:
                 raise HeliographError(f"the plan of replay {replay.replay_id} is not kept any more: start a new one")
-            time.sleep(max(0.0, due - time.monotonic()))
-            due = max(due, time.monotonic()) + len(items) / rate
+            time.sleep(max(0.0, due - monotonic()))
+            due = max(due, monotonic()) + len(items) / rate
             records = _records(store, reader, items)
             stamp = Stamp(replay.replay_id, replay.requested_by, replay.command == "resend", clock())
             out: list[OutRecord] = []

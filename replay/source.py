@@ -5,11 +5,11 @@ May import runtime.kafka. Never: a group, a commit, a decision.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from replay.plan import Place
+from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import Consumer
@@ -34,7 +34,7 @@ def scan(
         left = {partition for partition in partitions if starts[partition] < ends[partition]}
         total, read = sum(max(0, ends[p] - starts[p]) for p in partitions), 0
         consumer.assign({partition: starts[partition] for partition in left})
-        heard = time.monotonic()
+        heard = system_monotonic()
         while left:
             records = consumer.consume(5_000, 0.2)
             for record in records:
@@ -46,9 +46,9 @@ def scan(
                     left.discard(partition)
             left -= consumer.reached_end
             if records:
-                heard = time.monotonic()
+                heard = system_monotonic()
                 told(read, total)
-            elif time.monotonic() > heard + PATIENCE_S:
+            elif system_monotonic() > heard + PATIENCE_S:
                 raise UnavailableError(f"{topic} gives nothing more within {PATIENCE_S:.0f} s; is Kafka well?")
     finally:
         consumer.close()
@@ -84,16 +84,16 @@ class Reader:
             self._partition, self._next = partition, first
             self._read.clear()
         self._consumer.reached_end.clear()
-        heard = time.monotonic()
+        heard = system_monotonic()
         while self._next <= last:
             if not self._read:
                 self._read.extend(self._consumer.consume(2_000, 0.2))
                 if not self._read and partition in self._consumer.reached_end:
                     return
-                if not self._read and time.monotonic() > heard + PATIENCE_S:
+                if not self._read and system_monotonic() > heard + PATIENCE_S:
                     raise UnavailableError(f"{partition[0]} gives nothing within {PATIENCE_S:.0f} s; is Kafka well?")
                 continue
-            heard = time.monotonic()
+            heard = system_monotonic()
             if self._read[0].offset > last:  # a gap: what was wanted is not there
                 return
             record = self._read.popleft()

@@ -1,5 +1,9 @@
-"""Time as a value: whoever needs the time takes a Clock, whoever measures how long something takes takes Ticks.
+"""Time as a value, of two kinds that are never mixed.
 
+    Clock      when something happens: milliseconds since 1970, UTC. It may jump, forward and back.
+    Monotonic  how long something takes, and when to give it up: seconds from no particular moment on, never back.
+
+Whoever needs either takes it as an argument, so that a test sets it; the only reader of the system's is this module.
 May import the standard library. Never: sleeping.
 """
 
@@ -9,17 +13,17 @@ import time
 from collections.abc import Callable
 
 Clock = Callable[[], int]
-"""Returns the wall-clock time in milliseconds since the epoch, UTC."""
+"""Returns the wall-clock time in milliseconds since 1970, UTC."""
 
-Ticks = Callable[[], float]
+Monotonic = Callable[[], float]
 """Returns seconds that only ever go forward, from no particular moment on."""
 
 
 def system_clock() -> int:
-    """The system's time."""
+    """The system's time, in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
-def system_ticks() -> float:
-    """The system's."""
+def system_monotonic() -> float:
+    """The system's seconds since some moment of its own."""
     return time.monotonic()

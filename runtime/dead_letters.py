@@ -7,12 +7,12 @@ May import schemas. Never: a decision to give up (the stage takes it), a Kafka c
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
 
 from runtime import ids
+from runtime.clock import Monotonic, system_monotonic
 from runtime.errors import DeadLetterFlood, TooLargeError
 from runtime.logs import redact_text
 from runtime.metrics import DEAD_LETTER_BRAKE
@@ -136,10 +136,8 @@ class Brake:
     so a restart lets less than `min_count` records through. Messages whose retries are exhausted are not its business.
     """
 
-    def __init__(
-        self, settings: DeadLetterSettings, stage: str, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._settings, self._stage, self._clock = settings, stage, clock
+    def __init__(self, settings: DeadLetterSettings, stage: str, *, monotonic: Monotonic = system_monotonic) -> None:
+        self._settings, self._stage, self._monotonic = settings, stage, monotonic
         self._window: deque[list[float]] = deque()  # [second, looked at, unusable]
         self._looked_at = self._unusable = 0
         self._flood: DeadLetterFlood | None = None
@@ -165,7 +163,7 @@ class Brake:
         return str(self._flood) if self._flood is not None else None
 
     def _count(self, looked_at: int, unusable: int) -> None:
-        second = float(int(self._clock()))
+        second = float(int(self._monotonic()))
         if self._window and self._window[-1][0] == second:
             self._window[-1][1] += looked_at
             self._window[-1][2] += unusable

@@ -6,9 +6,9 @@ May import runtime.kafka and runtime.metrics. Never: what to do about it.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 
+from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.admin import Admin
 from runtime.kafka.client import Partition
@@ -83,7 +83,7 @@ async def report_lag(
             for topic in topics:
                 CONSUMER_LAG.labels(group, topic).set(sum(n for (t, _), n in lag.items() if t == topic))
             before = committed
-            CONSUMER_STUCK_SECONDS.labels(group).set(stuck.observe(committed, lag, time.monotonic()))
+            CONSUMER_STUCK_SECONDS.labels(group).set(stuck.observe(committed, lag, system_monotonic()))
         try:
             await asyncio.wait_for(stopping.wait(), INTERVAL_S)
         except TimeoutError:

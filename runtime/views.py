@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 from runtime import dead_letters
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import PublishError, TopicsError, UnavailableError
 from runtime.health import Health
 from runtime.kafka.client import Partition
@@ -58,23 +57,25 @@ class View(Generic[T]):
     def __init__(
         self, settings: KafkaSettings, topic: str, *, store: Store | None = None, report: Report | None = None,
         keep: Callable[[T], bool] | None = None, clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
     ) -> None:  # fmt: skip
         self.topic = topic
-        self._settings, self._report, self._keep, self._clock = settings, report, keep, clock
+        self._settings, self._report, self._keep = settings, report, keep
+        self._clock, self._monotonic = clock, monotonic
         self._codec = codec(catalogue()[topic].record)
         fields = {field["name"] for field in read_schema(self._codec.name)["fields"]}
         self._versioned = {"version", "updated_at"} <= fields
         self._store: Store = store if store is not None else MemoryStore()
         self._reason: str | None = "not started"
         self._kept = 0.0
-        self._current_at = time.monotonic()
+        self._current_at = self._monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"view-{topic}", daemon=True)
 
     def start(self) -> None:
         """Begin to read; returns at once."""
         self._reason = "not caught up"
-        self._current_at = time.monotonic()
+        self._current_at = self._monotonic()
         VIEW_AGE_SECONDS.labels(self.topic).set_function(self.age_s)
         self._thread.start()
 
@@ -86,7 +87,7 @@ class View(Generic[T]):
 
     def age_s(self) -> float:
         """Seconds since the view is known to have had all that its topic had; a quiet topic is asked every 15 s."""
-        return time.monotonic() - self._current_at
+        return self._monotonic() - self._current_at
 
     def get(self, key: str) -> T | None:
         """The record under a key, None where there is none."""
@@ -171,7 +172,12 @@ class View(Generic[T]):
     def _read(self) -> None:
         """Read on from the stored position; a view that lost its place starts over, which is idempotent."""
         consumer = Consumer(
-            self._settings, client_id=f"view-{self.topic}", group=None, queued_kbytes=65_536, notice_end=True
+            self._settings,
+            client_id=f"view-{self.topic}",
+            group=None,
+            queued_kbytes=65_536,
+            notice_end=True,
+            monotonic=self._monotonic,
         )
         try:
             partitions = consumer.partitions_of(self.topic)
@@ -184,7 +190,7 @@ class View(Generic[T]):
                     dead_letters.publish_letters(self._report, letters)
                 for record in records:
                     positions[record.partition] = record.offset + 1
-                if records or time.monotonic() - self._kept > KEEP_S:
+                if records or self._monotonic() - self._kept > KEEP_S:
                     self._keep_positions(positions)
                 self._current_at = max(self._current_at, consumer.current_at)
                 if self._reason is not None and consumer.reached_end.issuperset(partitions):
@@ -195,7 +201,7 @@ class View(Generic[T]):
 
     def _keep_positions(self, positions: dict[int, int]) -> None:
         self._store.commit(positions, self._clock())
-        self._kept = time.monotonic()
+        self._kept = self._monotonic()
         VIEW_KEYS.labels(self.topic).set(len(self._store))
 
     def _usable_positions(self, consumer: Consumer, partitions: Sequence[Partition]) -> dict[int, int]:

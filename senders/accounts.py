@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from runtime.clock import Ticks, system_ticks
+from runtime.clock import Monotonic, system_monotonic
 from runtime.metrics import ACCOUNT_STATE
 from runtime.retry import asked_s
 from runtime.settings import BreakerSettings
@@ -32,13 +32,13 @@ _STATES = {"closed": 0, "half_open": 1, "open": 2}
 class Account:
     """What is known of one account: requests in flight, its rate, whether it works."""
 
-    def __init__(self, sender: Sender, breaker: BreakerSettings, clock: Ticks = system_ticks) -> None:
+    def __init__(self, sender: Sender, breaker: BreakerSettings, monotonic: Monotonic = system_monotonic) -> None:
         self.sender = sender
         self.in_flight = 0
         self._give_up_s = breaker.give_up_s
         self._limit = sender.max_in_flight
-        self._bucket = TokenBucket(sender.rate_per_second, clock) if sender.rate_per_second else None
-        self._breaker, self._clock = Breaker(breaker, clock), clock
+        self._bucket = TokenBucket(sender.rate_per_second, monotonic) if sender.rate_per_second else None
+        self._breaker, self._monotonic = Breaker(breaker, monotonic), monotonic
         self._throttled, self._throttled_at = 0, 0.0
         self._paused_until = 0.0
 
@@ -59,7 +59,7 @@ class Account:
     @property
     def works(self) -> bool:
         """Whether a request makes sense: the breaker is not open and the account did not ask for a pause."""
-        return self._breaker.state != "open" and self._clock() >= self._paused_until
+        return self._breaker.state != "open" and self._monotonic() >= self._paused_until
 
     @property
     def welcomes(self) -> bool:
@@ -102,10 +102,10 @@ class Account:
             if began < self._throttled_at:
                 return  # one of those that were under way together: a burst is throttled once
             self._throttled += 1
-            self._throttled_at = self._clock()
+            self._throttled_at = self._monotonic()
             if (row := self._throttled - THROTTLES_IN_A_ROW) >= 0:
                 asked = MAX_PAUSE_S if result.retry_after_s is None else asked_s(result.retry_after_s)
-                self._paused_until = self._clock() + min(MAX_PAUSE_S, asked, 2.0 ** min(row, 6))
+                self._paused_until = self._monotonic() + min(MAX_PAUSE_S, asked, 2.0 ** min(row, 6))
         else:
             self._throttled = 0
             self._breaker.record(not isinstance(result, Retry | InDoubt), began)

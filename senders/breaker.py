@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from runtime.clock import Ticks, system_ticks
+from runtime.clock import Monotonic, system_monotonic
 from runtime.settings import BreakerSettings
 
 State = Literal["closed", "half_open", "open"]
@@ -29,12 +29,12 @@ failing: nobody asked in between."""
 
 
 class Breaker:
-    """Counts failures in a row; times are the clock's, in seconds."""
+    """Counts failures in a row; times are those of `monotonic`, in seconds."""
 
-    def __init__(self, settings: BreakerSettings, clock: Ticks = system_ticks) -> None:
-        self._settings, self._clock = settings, clock
+    def __init__(self, settings: BreakerSettings, monotonic: Monotonic = system_monotonic) -> None:
+        self._settings, self._monotonic = settings, monotonic
         self._failures = 0
-        self._succeeded_at = clock()
+        self._succeeded_at = monotonic()
         self._failed_at: float | None = None
         self._failing_since = 0.0
         self._opened_at: float | None = None
@@ -43,11 +43,11 @@ class Breaker:
     def state(self) -> State:
         if self._opened_at is None:
             return "closed"
-        return "open" if self._clock() - self._opened_at < self._settings.reset_s else "half_open"
+        return "open" if self._monotonic() - self._opened_at < self._settings.reset_s else "half_open"
 
     def record(self, ok: bool, began: float) -> None:
         """What a request came to that began at `began`."""
-        now = self._clock()
+        now = self._monotonic()
         if ok:
             self._failures, self._opened_at, self._failed_at = 0, None, None
             self._succeeded_at = now
@@ -66,4 +66,4 @@ class Breaker:
     @property
     def given_up(self) -> bool:
         """Whether the account does not work now, and has not for so long that nobody should wait for it any more."""
-        return self.state == "open" and self._clock() - self._failing_since >= self._settings.give_up_s
+        return self.state == "open" and self._monotonic() - self._failing_since >= self._settings.give_up_s

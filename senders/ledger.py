@@ -9,19 +9,17 @@ May import runtime. Never: a decision to send.
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Protocol, cast
 from uuid import UUID
 
-from runtime.clock import Clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import UNDECODABLE, dead_letter
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
-from runtime.kafka.consumer import BEGINNING, Consumer
+from runtime.kafka.consumer import BEGINNING
 from runtime.logs import get_logger
-from runtime.records import OutRecord
-from runtime.settings import KafkaSettings
+from runtime.records import InRecord, OutRecord
 from runtime.stores import Store
 from schemas.codec import DecodeError, codec
 from schemas.events import LANES, LedgerEntry, states
@@ -31,8 +29,7 @@ from senders.outcomes import LEDGER_DOUBT
 log = get_logger("ledger")
 
 READ_TIMEOUT_S = 280.0
-"""Below the sender's max.poll.interval: a takeover that takes longer starts over. A million entries take 3 s."""
-MAX_POLL_INTERVAL_MS = 300_000
+"""Below the sender's max.poll.interval (senders/consumers.py): a takeover that takes longer starts over. A million entries take 3 s."""
 _VALUE = struct.Struct(">II")
 """next_attempt × 4 + how it ended, seconds since 1970."""
 _FAILED, _FINAL, _FAILED_IN_DOUBT = 1, 2, 3
@@ -123,17 +120,34 @@ def place(partition: Partition) -> int:
     return LANES.index(lane) * 100_000 + partition[1]
 
 
+class Source(Protocol):
+    """The part of runtime.kafka.Consumer that is used; it notices the ends of partitions."""
+
+    reached_end: set[Partition]
+
+    def offset_range(self, partition: Partition) -> tuple[int, int]: ...
+    def assign(self, offsets: Mapping[Partition, int]) -> None: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def close(self) -> None: ...
+
+
 class LedgerReader:
-    """Reads ledger partitions into the ledger; one consumer is kept, because the first read of a fresh one takes a second."""
+    """Reads ledger partitions of a channel into the ledger; every call on the ledger's thread.
+
+    `report` takes the dead letters of what is no entry.
+    """
 
     def __init__(
-        self, settings: KafkaSettings, channel: str, ledger: Ledger, report: Callable[[Sequence[OutRecord]], None],
-        clock: Clock,
-    ) -> None:  # fmt: skip
-        self._consumer = Consumer(
-            settings, client_id=f"ledger-{channel}", group=None, queued_kbytes=65_536, notice_end=True
-        )
-        self._channel, self._ledger, self._report, self._clock = channel, ledger, report, clock
+        self,
+        consumer: Source,
+        channel: str,
+        ledger: Ledger,
+        report: Callable[[Sequence[OutRecord]], None],
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+    ) -> None:
+        self._consumer, self._channel, self._ledger, self._report = consumer, channel, ledger, report
+        self._clock, self._monotonic = clock, monotonic
         self._positions = ledger.positions()
 
     def partition(self, dispatch: Partition, lane: str) -> Partition:
@@ -142,7 +156,7 @@ class LedgerReader:
 
     def read(self, partitions: Sequence[Partition]) -> int:
         """Take in every partition to the end it has now; the number of entries read. Raises UnavailableError."""
-        started = time.monotonic()
+        started = self._monotonic()
         starts, ends = {}, {}
         for partition in partitions:
             first, end = self._consumer.offset_range(partition)
@@ -154,7 +168,7 @@ class LedgerReader:
         self._consumer.assign(starts)
         taken = 0
         while not self._consumer.reached_end.issuperset(partitions):
-            if time.monotonic() > started + READ_TIMEOUT_S:
+            if self._monotonic() > started + READ_TIMEOUT_S:
                 raise UnavailableError("the ledger could not be read to its end in time; is Kafka reachable?")
             taken += self._take()
             self.flush()
@@ -162,7 +176,9 @@ class LedgerReader:
         # Only now: a process killed while it reads must not find a position before which entries are missing.
         self._positions.update(ends)
         self.flush()
-        log.info("ledger read", partitions=len(partitions), entries=taken, seconds=round(time.monotonic() - started, 3))
+        log.info(
+            "ledger read", partitions=len(partitions), entries=taken, seconds=round(self._monotonic() - started, 3)
+        )
         return taken
 
     def _take(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from runtime.clock import Ticks, system_ticks
+from runtime.clock import Monotonic, system_monotonic
 
 Cell = tuple[str, int]
 """(lane, partition) of a channel's dispatch topics."""
@@ -18,9 +18,9 @@ _MIN_RATE = 1e-9
 class TokenBucket:
     """`rate` requests a second on average, a tenth of a second's worth (at least one) at once."""
 
-    def __init__(self, rate: float, clock: Ticks = system_ticks) -> None:
-        self._clock = clock
-        self._next = clock()
+    def __init__(self, rate: float, monotonic: Monotonic = system_monotonic) -> None:
+        self._monotonic = monotonic
+        self._next = monotonic()
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
@@ -30,11 +30,11 @@ class TokenBucket:
 
     def ready(self) -> bool:
         """Whether a token may be taken now."""
-        return self._next <= self._clock() + self._burst_s - self._interval + 1e-9
+        return self._next <= self._monotonic() + self._burst_s - self._interval + 1e-9
 
     def take(self) -> None:
         """Take one token; ask `ready` first."""
-        self._next = max(self._next, self._clock()) + self._interval
+        self._next = max(self._next, self._monotonic()) + self._interval
 
 
 def part_of(limit: int, owned: Collection[Cell], partitions: Mapping[str, int]) -> int:

@@ -9,9 +9,11 @@ import asyncio
 import random
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from runtime.clock import system_clock
+from runtime.clock import system_clock, system_monotonic
 from runtime.consent import has_opt_outs
+from runtime.dead_letters import publish_letters
 from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
@@ -21,7 +23,8 @@ from schemas.events import Cancellation, RecipientProfile, Suppression
 from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, dispatch_topic, ledger_ms
 from senders.accounts import Account, Accounts
 from senders.admission import Admission
-from senders.ledger import Ledger
+from senders.consumers import dispatch_consumer, ledger_consumer, sender_group
+from senders.ledger import Ledger, LedgerReader
 from senders.recheck import SenderViews
 from senders.stage import SendStage
 from senders.worker import Worker
@@ -58,12 +61,25 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         breakers = {provider.name: provider.breaker for provider in settings.providers}
         accounts = Accounts([Account(sender, breakers[sender.name]) for sender in senders])
         looks = SenderViews(suppressions, opt_outs, cancellations)
-        stage = SendStage(context, accounts, looks, system_clock)
+        stage = SendStage(context, accounts, looks, system_clock, system_monotonic)
         admission = Admission(accounts, settings.sender.window)
-        worker = Worker(context, channel, lanes, stage, admission, looks, ledger, producer, random.Random())
+        letters = partial(publish_letters, producer.publish)
+        worker = Worker(
+            context,
+            channel,
+            lanes,
+            consumer=dispatch_consumer(settings.kafka, channel),
+            ledgers=LedgerReader(ledger_consumer(settings.kafka, channel), channel, ledger, letters),
+            producer=producer,
+            stage=stage,
+            admission=admission,
+            views=looks,
+            ledger=ledger,
+            rng=random.Random(),
+        )
         context.health.require("group", lambda: None if worker.assigned else "joining the group")
         topics = [dispatch_topic(channel, lane) for lane in lanes]
-        lag = asyncio.create_task(report_lag(settings.kafka, worker.group, topics, context.stopping))
+        lag = asyncio.create_task(report_lag(settings.kafka, sender_group(channel), topics, context.stopping))
         await asyncio.to_thread(worker.run)
         await lag
     finally:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from runtime.clock import Clock
+from runtime.clock import Clock, Monotonic
 from runtime.logs import get_logger
 from runtime.metrics import PROVIDER_SECONDS, REQUEST_GUARD, SENDS, STAGE_DELAY_SECONDS
-from runtime.process import Context, crash_point, exit_now
+from runtime.process import Context, crash_point
 from schemas.events import ChannelMessage
 from senders.accounts import Accounts
 from senders.admission import Entry
@@ -100,18 +99,21 @@ class RequestGuard:
 class SendStage:
     """`submit` and `done` belong to the Kafka thread, everything else to the event loop."""
 
-    def __init__(self, context: Context, accounts: Accounts, views: SenderViews, clock: Clock) -> None:
+    def __init__(
+        self, context: Context, accounts: Accounts, views: SenderViews, clock: Clock, monotonic: Monotonic
+    ) -> None:
         self.done: deque[Ended] = deque()
         self._ended = threading.Event()
         self._settings, self._crash_at = context.settings.sender, context.settings.crash_at
-        self._accounts, self._views, self._clock = accounts, views, clock
+        self._exit_now = context.exit_now
+        self._accounts, self._views, self._clock, self._monotonic = accounts, views, clock, monotonic
         self._guard = RequestGuard(self._settings.max_retries)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def submit(self, entries: Sequence[Entry]) -> None:
         """Send; called after the claim was committed."""
-        self._loop.call_soon_threadsafe(self._start, entries, time.monotonic())
+        self._loop.call_soon_threadsafe(self._start, entries, self._monotonic())
 
     def _start(self, entries: Sequence[Entry], claimed_at: float) -> None:
         for entry in entries:
@@ -144,15 +146,15 @@ class SendStage:
         now = self._clock()
         if refusal := recheck(message, self._views, now):
             return Ended(entry, now, refusal=(*refusal, None))
-        if time.monotonic() - claimed_at > LEASE_S:
-            exit_now("the process stood still for too long to be sure that it still owns its messages")
+        if self._monotonic() - claimed_at > LEASE_S:
+            self._exit_now("the process stood still for too long to be sure that it still owns its messages")
         if not self._guard.allows(message):
             return Ended(entry, now, refusal=("failed", "retries_exhausted", "request guard"))
         crash_point("before_send", self._crash_at)
         STAGE_DELAY_SECONDS.labels("sender", message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
-        began = time.monotonic()
+        began = self._monotonic()
         result = await _result(sender, message)
-        elapsed = time.monotonic() - began
+        elapsed = self._monotonic() - began
         crash_point("after_provider_accept", self._crash_at)
         if costs_nothing(result, probe=entry.probe):
             self._guard.was_throttled(message)

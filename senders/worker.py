@@ -21,23 +21,22 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from runtime.clock import Clock, Ticks, system_clock, system_ticks
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, publish_letters
 from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
 from runtime.kafka.client import Partition
-from runtime.kafka.consumer import BEGINNING, CommitError, Consumer, FencedError
+from runtime.kafka.consumer import BEGINNING, CommitError, FencedError
 from runtime.logs import get_logger
 from runtime.metrics import COMMIT_SECONDS, DUPLICATES_DROPPED, IN_DOUBT, IN_FLIGHT, PARKED
-from runtime.process import Context, crash_point, exit_now
+from runtime.process import Context, crash_point
 from runtime.records import InRecord, OutRecord, size_of
-from runtime.settings import SenderSettings
 from schemas.codec import DecodeError
 from schemas.events import LANES, ChannelMessage
 from schemas.topics import DEAD_LETTERS, dispatch_topic, ledger_ms
 from senders.admission import Admission, Entry
 from senders.claims import Claim, Window, parse_claim
 from senders.intake import cut, given_up, read_message, unfit
-from senders.ledger import MAX_POLL_INTERVAL_MS, Ledger, LedgerReader
+from senders.ledger import Ledger
 from senders.limits import part_of
 from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, refuse, settle
 from senders.read_ahead import Held, ReadAhead
@@ -51,13 +50,6 @@ COMMIT_PATIENCE_S = 45.0
 """How long a commit is tried again while the broker is away; the group's fence decides whether it still counts."""
 BACKLOG = 8_000
 """Records read ahead per partition: at the size of a login code they cost more by their number than by their bytes."""
-QUEUED_KBYTES = 4_096
-"""Fetched and not handed over yet, beside what is held: more would only be thrown away when a partition is paused."""
-FETCH_BYTES = 131_072
-"""Fetched of a partition at a time, as the broker keeps it: mails are compressed to a fifth and less there. One batch may be
-more. The client's own default of 1 MiB is 5 MiB and more of mails, of each partition."""
-FETCH_AGAIN_MS = 10
-"""How long the client lets a full queue be: its default, a second, is a sixth of the mails a second."""
 MAX_FACTS = 2_000
 """Facts of one turn: what is decided without a request must not hold up what is being sent."""
 MAX_FACT_BYTES = 16 << 20
@@ -71,7 +63,7 @@ PRUNE_S = 3_600.0
 
 
 class Source(Protocol):
-    """The part of runtime.kafka.Consumer that is used."""
+    """The part of runtime.kafka.Consumer that is used: a member of the channel's group."""
 
     def subscribe(
         self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None],
@@ -152,38 +144,37 @@ class Turn:
 class Worker:
     """The Kafka side: owns partitions of a channel's dispatch topics; every method on one thread."""
 
-    _read_ahead = ReadAhead(SenderSettings().read_ahead_mib << 20, BACKLOG)
-    """By the default, until a worker is given its settings."""
-
     def __init__(
-        self, context: Context, channel: str, lanes: Sequence[str], stage: Sends, admission: Admission,
-        views: SenderViews, ledger: Ledger, producer: Publisher, rng: random.Random, clock: Clock = system_clock, *,
-        ticks: Ticks = system_ticks, consumer: Source | None = None, ledgers: Ledgers | None = None,
-    ) -> None:  # fmt: skip
-        self._context, self._channel, self._stage, self._admission = context, channel, stage, admission
-        self._views, self._ledger, self._producer, self._rng = views, ledger, producer, rng
-        self._clock, self._ticks = clock, ticks
+        self,
+        context: Context,
+        channel: str,
+        lanes: Sequence[str],
+        *,
+        consumer: Source,
+        ledgers: Ledgers,
+        producer: Publisher,
+        stage: Sends,
+        admission: Admission,
+        views: SenderViews,
+        ledger: Ledger,
+        rng: random.Random,
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+    ) -> None:
+        self._context, self._channel = context, channel
+        self._consumer, self._ledgers, self._producer, self._stage = consumer, ledgers, producer, stage
+        self._admission, self._views, self._ledger, self._rng = admission, views, ledger, rng
+        self._clock, self._monotonic = clock, monotonic
         self._settings = context.settings.sender
         self._lanes = {dispatch_topic(channel, lane): lane for lane in lanes}
         self._owned: dict[Partition, Owned] = {}
         self._read_ahead = ReadAhead(self._settings.read_ahead_mib << 20, BACKLOG)
         self._last_turn = self._last_sweep = -math.inf
         self._to_sweep: deque[Entry] = deque()
-        self._positions_kept = self._pruned = ticks()
+        self._positions_kept = self._pruned = monotonic()
         self.assigned = False
-        self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender", clock=ticks), 0
+        self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender", monotonic=monotonic), 0
         context.health.require("dead letters", self._brake.not_ready)
-        kafka = context.settings.kafka
-        fetch = {"fetch.message.max.bytes": str(FETCH_BYTES), "fetch.queue.backoff.ms": str(FETCH_AGAIN_MS)}
-        # One group whatever the lanes: two groups over one topic would send everything twice.
-        self.group = f"heliograph-sender-{channel}"
-        self._consumer: Source = consumer or Consumer(
-            kafka.model_copy(update={"options": {**fetch, **kafka.options}}), client_id=f"sender-{channel}", group=self.group, max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
-            queued_kbytes=QUEUED_KBYTES,
-        )  # fmt: skip
-        self._ledgers: Ledgers = ledgers or LedgerReader(
-            kafka, channel, ledger, partial(publish_letters, producer.publish), clock
-        )
 
     def run(self) -> None:
         """Send until the context stops, then let in-flight messages end and record them."""
@@ -194,7 +185,7 @@ class Worker:
             self._drain()
             self._keep_positions()
         except FencedError as exc:
-            exit_now(f"no longer the owner: {exc}")
+            self._context.exit_now(f"no longer the owner: {exc}")
         except SettingsError:
             self._consumer.close()  # at once: the others of the group are to have its partitions
             raise
@@ -261,7 +252,7 @@ class Worker:
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         if self._admission.in_flight:
-            exit_now("the group gave our partitions away while messages were in flight")
+            self._context.exit_now("the group gave our partitions away while messages were in flight")
         self._forget()
 
     def _forget(self) -> None:
@@ -271,12 +262,14 @@ class Worker:
 
     def _drain(self) -> None:
         """Claim nothing more, wait for what is in flight, record and release it."""
-        deadline = self._ticks() + self._settings.drain_timeout_s
-        while self._admission.in_flight and self._ticks() < deadline:
+        deadline = self._monotonic() + self._settings.drain_timeout_s
+        while self._admission.in_flight and self._monotonic() < deadline:
             self._stage.wait(0.05)
             self._record(Turn())
         if self._admission.in_flight:
-            exit_now(f"{len(self._admission.in_flight)} messages did not end in time; they stay claimed and in doubt")
+            self._context.exit_now(
+                f"{len(self._admission.in_flight)} messages did not end in time; they stay claimed and in doubt"
+            )
         self._record(Turn())
 
     # -- the loop ---------------------------------------------------------------------------------------------------
@@ -295,7 +288,7 @@ class Worker:
             self._consumer.resume(resume)
 
     def _work(self) -> None:
-        now = self._ticks()
+        now = self._monotonic()
         if now - self._last_turn < self._settings.commit_interval_ms / 1000:
             return
         self._last_turn = now
@@ -536,7 +529,7 @@ class Worker:
         changed = {o.partition: o.window.current for o in self._owned.values() if o.window.changed}
         if not changed:
             return
-        started = self._ticks()
+        started = self._monotonic()
         while True:
             try:
                 self._consumer.commit(
@@ -546,18 +539,18 @@ class Worker:
                 break
             except CommitError as exc:
                 # The same commit again is harmless: it says the same, and the fence still holds.
-                if self._ticks() - started > COMMIT_PATIENCE_S:
-                    exit_now(f"the claim could not be committed: {exc}")
+                if self._monotonic() - started > COMMIT_PATIENCE_S:
+                    self._context.exit_now(f"the claim could not be committed: {exc}")
                 log.warning("commit not confirmed, trying again", error=str(exc))
                 self._stage.wait(0.1)
         for partition, claim in changed.items():
             self._owned[partition].window.committed(claim)
-        COMMIT_SECONDS.observe(self._ticks() - started)
+        COMMIT_SECONDS.observe(self._monotonic() - started)
 
     # -- the ledger's upkeep ------------------------------------------------------------------------------------------
 
     def _keep_house(self) -> None:
-        now = self._ticks()
+        now = self._monotonic()
         if now - self._positions_kept >= KEEP_POSITIONS_S:
             self._positions_kept = now
             self._keep_positions()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clickhouse_connect.driver.client import Client
 
+from runtime.clock import system_monotonic
 from runtime.errors import HeliographError
 from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
@@ -115,16 +116,16 @@ def keep_hours(settings: ClickHouseSettings, stopped: Callable[[], bool]) -> thr
 def _keep(settings: ClickHouseSettings, stopped: Callable[[], bool]) -> None:
     hours = Hours(settings)
     # Processes begin at different moments, so that they find each other's work.
-    due = time.monotonic() + random.uniform(0, INTERVAL_S)
+    due = system_monotonic() + random.uniform(0, INTERVAL_S)
     while not stopped():
-        if (began := time.monotonic()) < due:
+        if (began := system_monotonic()) < due:
             time.sleep(min(POLL_S, due - began))
             continue
         try:
             if done := hours.round(stopped):
-                log.info("hours summed up", hours=done, seconds=round(time.monotonic() - began, 1))
+                log.info("hours summed up", hours=done, seconds=round(system_monotonic() - began, 1))
         except HeliographError as exc:
             log.info("hours not summed up", error=str(exc))
             hours.close()
-        due = time.monotonic() + max(INTERVAL_S, COST * (time.monotonic() - began))
+        due = system_monotonic() + max(INTERVAL_S, COST * (system_monotonic() - began))
     hours.close()

@@ -7,10 +7,10 @@ May import runtime. Never: what makes a residual (the query says it), what to do
 from __future__ import annotations
 
 import asyncio
-import time
 
 from clickhouse_connect.driver.client import Client
 
+from runtime.clock import system_monotonic
 from runtime.errors import HeliographError
 from runtime.logs import get_logger
 from runtime.metrics import RESIDUAL
@@ -58,10 +58,10 @@ async def report_residual(settings: ClickHouseSettings, stopping: asyncio.Event)
     residual = Residual(settings)
     try:
         while not stopping.is_set():
-            began = time.monotonic()
+            began = system_monotonic()
             await asyncio.to_thread(residual.measure)
             try:
-                await asyncio.wait_for(stopping.wait(), max(INTERVAL_S, COST * (time.monotonic() - began)))
+                await asyncio.wait_for(stopping.wait(), max(INTERVAL_S, COST * (system_monotonic() - began)))
             except TimeoutError:
                 continue
     finally:

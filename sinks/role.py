@@ -34,7 +34,7 @@ from collections.abc import Callable
 
 from clickhouse_connect.driver.client import Client
 
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, dead_letter, publish_letters
 from runtime.errors import DeadLetterFlood, HeliographError, UnavailableError
 from runtime.health import Reason
@@ -45,7 +45,7 @@ from runtime.lag import report_lag
 from runtime.logs import get_logger
 from runtime.metrics import BATCHED
 from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
-from runtime.process import Context, crash_point, exit_now
+from runtime.process import Context, crash_point
 from runtime.records import InRecord
 from schemas.codec import DecodeError
 from schemas.topics import DEAD_LETTERS, catalogue
@@ -85,8 +85,15 @@ MAX_FENCES = 20
 class Sink:
     """The loop; every method on one thread but `not_ready`."""
 
-    def __init__(self, context: Context, consumer: Consumer, producer: Producer, clock: Clock = system_clock) -> None:
-        self._context, self._clock = context, clock
+    def __init__(
+        self,
+        context: Context,
+        consumer: Consumer,
+        producer: Producer,
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+    ) -> None:
+        self._context, self._clock, self._monotonic = context, clock, monotonic
         self._settings = context.settings
         self._consumer, self._producer = consumer, producer
         self._client: Client | None = None
@@ -94,7 +101,7 @@ class Sink:
         self._owned: set[Partition] = set()
         self._fences = 0
         self._flushing = self._assigned = self._paused = False
-        self._brake = Brake(context.settings.dead_letters, "sink", clock=time.monotonic)
+        self._brake = Brake(context.settings.dead_letters, "sink", monotonic=monotonic)
         self._judged: Batch | None = None
         self._trouble: Reason = "not connected to ClickHouse yet"
 
@@ -115,7 +122,7 @@ class Sink:
                 list(SOURCES), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
             while not self._context.stopping.is_set():
-                left = flush_at - time.monotonic() if self._batch.count else POLL_S
+                left = flush_at - self._monotonic() if self._batch.count else POLL_S
                 if left <= 0 or not self._batch.room:
                     self.flush()
                     continue
@@ -123,7 +130,7 @@ class Sink:
                 self._take(self._batch.room, min(left, POLL_S))
                 BATCHED.set(self._batch.count)
                 if empty and self._batch.count:
-                    flush_at = time.monotonic() + interval_s
+                    flush_at = self._monotonic() + interval_s
             self.flush(STOP_PATIENCE_S)
         finally:
             self._consumer.close()
@@ -164,7 +171,7 @@ class Sink:
             self._fenced(exc)
             return
         except UnavailableError as exc:
-            exit_now(f"took partitions over and cannot read where they stand: {exc}")
+            self._context.exit_now(f"took partitions over and cannot read where they stand: {exc}")
         if runs:
             self._fences = 0
         self._batch.add(runs)
@@ -185,7 +192,7 @@ class Sink:
         log.warning("no longer the owner", error=str(error))
         self._fences += 1
         if self._fences > MAX_FENCES:
-            exit_now(f"the group refuses us for good: {error}")
+            self._context.exit_now(f"the group refuses us for good: {error}")
         self._drop()
 
     # -- writing ----------------------------------------------------------------------------------------------------
@@ -204,12 +211,12 @@ class Sink:
 
     def _until_done(self, step: Callable[[], None], patience_s: float | None = None) -> bool:
         """Run a step until it succeeds; False when there is no time left for it."""
-        deadline = None if patience_s is None else time.monotonic() + patience_s
+        deadline = None if patience_s is None else self._monotonic() + patience_s
         delay = BACKOFF_S[0]
         while not self._try(step):
             if deadline is None and self._context.stopping.is_set():
-                deadline = time.monotonic() + STOP_PATIENCE_S
-            if deadline is not None and time.monotonic() + delay > deadline:
+                deadline = self._monotonic() + STOP_PATIENCE_S
+            if deadline is not None and self._monotonic() + delay > deadline:
                 return False
             self._wait(delay * random.uniform(0.5, 1), poll=step == self._write and patience_s is None)
             delay = min(delay * 2, BACKOFF_S[1])

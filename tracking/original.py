@@ -7,10 +7,10 @@ group, a commit.
 
 from __future__ import annotations
 
-import time
 from typing import NamedTuple, cast
 
 from runtime import ids
+from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import Consumer
@@ -37,7 +37,7 @@ class Original(NamedTuple):
 def find_request(settings: KafkaSettings, tenant: str, notification_id: str, lane: str) -> Original | None:
     """The request, None when its topic does not have it any more. Blocks. Raises UnavailableError without an answer in time."""
     accepted_at = ids.accepted_at(notification_id)
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = system_monotonic() + TIMEOUT_S
     consumer = Consumer(settings, client_id="lookup", group=None, notice_end=True)
     try:
         partitions = consumer.partitions_of(requests_topic(lane))
@@ -63,7 +63,7 @@ def _scan(
     consumer.assign({partition: starts[partition] for partition in left})
     needle, read = notification_id.encode(), 0
     while left:
-        if time.monotonic() > deadline or read > MAX_RECORDS:
+        if system_monotonic() > deadline or read > MAX_RECORDS:
             raise UnavailableError("there is too much around the request's time to find it now; try again later")
         for record in consumer.consume(5_000, 0.2):
             read += 1

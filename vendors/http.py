@@ -64,8 +64,11 @@ class HttpTransport:
         self._max_connections = max_connections
         self._session: aiohttp.ClientSession | None = None
 
-    def start(self) -> None:
-        """Make the session; opens no connection."""
+    def start(self, session: aiohttp.ClientSession | None = None) -> None:
+        """Make the session, unless one is given; opens no connection."""
+        if session is not None:
+            self._session = session
+            return
         # keepalive below what servers commonly allow: a connection closed under a request is a doubt.
         connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=15)
         trace = aiohttp.TraceConfig()

@@ -18,7 +18,6 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -37,6 +36,7 @@ from h2.events import (
 from h2.exceptions import FrameTooLargeError, H2Error
 from h2.settings import SettingCodes, Settings
 
+from runtime.clock import system_monotonic
 from vendors.http import MAX_ANSWER_BYTES, Answer, AnswerLostError, NotSentError
 
 IDLE_S = 30.0
@@ -76,7 +76,7 @@ class Http2Protocol(asyncio.Protocol):
         self._slots: deque[asyncio.Future[None]] = deque()
         self._pings: dict[bytes, asyncio.Future[None]] = {}
         self._received = b""
-        self.last_received = monotonic()
+        self.last_received = system_monotonic()
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the peer's SETTINGS are there: before, nobody knows how many streams it takes."""
         self.retired = False
@@ -90,7 +90,7 @@ class Http2Protocol(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        self.last_received = monotonic()
+        self.last_received = system_monotonic()
         self._received += data
         try:
             for frame in self._frames():
@@ -138,7 +138,7 @@ class Http2Protocol(asyncio.Protocol):
         except H2Error as exc:
             self._retire()
             raise NotSentError(f"HTTP/2: {type(exc).__name__}") from exc
-        exchange = Exchange(asyncio.get_running_loop().create_future(), body, written_at=monotonic())
+        exchange = Exchange(asyncio.get_running_loop().create_future(), body, written_at=system_monotonic())
         self._exchanges[stream_id] = exchange
         self._write_bodies()
         self._flush()
@@ -331,7 +331,7 @@ class Http2Transport:
     async def _usable_connection(self) -> Http2Protocol:
         async with self._connecting:
             current = self._connection
-            fresh = current is not None and monotonic() - current.last_received < IDLE_S
+            fresh = current is not None and system_monotonic() - current.last_received < IDLE_S
             if current is not None and current.usable and (fresh or await current.ping()):
                 return current
             self._connection = await self._connect()

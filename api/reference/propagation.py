@@ -7,9 +7,9 @@ May import runtime. Never: SQL, a route.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
+from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 
 PUBLISH_WAIT_S = 1.0
@@ -28,7 +28,7 @@ class Propagation:
 
     async def wait(self, outbox_id: int | None) -> None:
         """Return when the row is published, or after a second: the write is done in any case."""
-        if outbox_id is None or time.monotonic() < self._tired_until:
+        if outbox_id is None or system_monotonic() < self._tired_until:
             return
         done = self._waiting.setdefault(outbox_id, asyncio.Event())
         if self._looking is None or self._looking.done():
@@ -37,7 +37,7 @@ class Propagation:
             async with asyncio.timeout(PUBLISH_WAIT_S):
                 await done.wait()
         except TimeoutError:
-            self._tired_until = time.monotonic() + _GIVE_UP_S  # the relay is down: do not slow every write
+            self._tired_until = system_monotonic() + _GIVE_UP_S  # the relay is down: do not slow every write
         finally:
             self._waiting.pop(outbox_id, None)
 

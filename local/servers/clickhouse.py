@@ -38,6 +38,7 @@ import zstandard
 from aiohttp import BodyPartReader, hdrs, web
 from prometheus_client import Counter, Gauge
 
+from runtime.clock import system_monotonic
 from runtime.health import add_health_routes
 from runtime.logs import configure_logs
 
@@ -488,7 +489,7 @@ class Engine:
                 if keep and request.session_id:
                     for statement in restore:
                         connection.query(statement, "Null")
-                    expires_at = time.monotonic() + request.session_timeout_s
+                    expires_at = system_monotonic() + request.session_timeout_s
                     self._kept[request.session_id] = KeptSession(connection, expires_at)
                 else:
                     connection.close()
@@ -522,7 +523,7 @@ class Engine:
         return restore
 
     def _expire_sessions(self) -> None:
-        now = time.monotonic()
+        now = system_monotonic()
         for name in [name for name, kept in list(self._kept.items()) if kept.expires_at < now]:
             kept = self._kept.pop(name, None)
             if kept is not None:

@@ -1,7 +1,7 @@
 """The children of a supervisor: started, watched, started again after a short wait, ended in order.
 
 A healthy child is never touched, because every role retries by itself.
-May import local and the standard library. Never: what a child is for.
+May import runtime, local and the standard library. Never: what a child is for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import os
 import select
 import signal
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
@@ -18,6 +17,7 @@ from types import FrameType
 from local import LocalStackError, StartError
 from local.supervisor.processes import Child, ChildSpec, cap_log
 from local.supervisor.state import Phase
+from runtime.clock import Monotonic, system_monotonic
 from runtime.errors import HeliographError
 
 STARTS_BEFORE_GIVING_UP = 3
@@ -41,14 +41,14 @@ class Supervisor:
         roles: Sequence[ChildSpec],
         initialise: Callable[[], None],
         on_change: Callable[[Supervisor, str | None], None],
-        clock: Callable[[], float] = time.monotonic,
+        monotonic: Monotonic = system_monotonic,
     ) -> None:
         self.infrastructure = [Child(spec) for spec in infrastructure]
         self.roles = [Child(spec) for spec in roles]
         self.phase: Phase = "starting"
         self._initialise = initialise
         self._on_change = on_change
-        self._clock = clock
+        self._monotonic = monotonic
         self._stopping = False
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="stack")
         self._probes: dict[str, tuple[int, Future[bool]]] = {}
@@ -74,11 +74,11 @@ class Supervisor:
             self._wait_for(self._pool.submit(self._initialise), "initialisation")
             self._bring_up(self.roles)
             self._enter("ready")
-            next_cap = self._clock() + _CAP_LOGS_EVERY_S
+            next_cap = self._monotonic() + _CAP_LOGS_EVERY_S
             while not self._stopping:
                 self._tick(1.0)
-                if self._clock() >= next_cap:
-                    next_cap = self._clock() + _CAP_LOGS_EVERY_S
+                if self._monotonic() >= next_cap:
+                    next_cap = self._monotonic() + _CAP_LOGS_EVERY_S
                     for child in self.children:
                         cap_log(child.spec.log)
         except StoppedEarlyError:
@@ -120,7 +120,7 @@ class Supervisor:
                     del preparing[child.name]
                     self._raise_failure(future, child.name)
                     self._start(child)
-                    deadlines[child.name] = self._clock() + child.spec.ready_timeout_s
+                    deadlines[child.name] = self._monotonic() + child.spec.ready_timeout_s
                 self._refuse_if_hopeless(child, deadlines.get(child.name))
             self._tick(0.02 if preparing else _PROBE_EVERY_S / 2)
 
@@ -133,7 +133,7 @@ class Supervisor:
             return
         if child.deaths_before_ready >= STARTS_BEFORE_GIVING_UP:
             raise StartError(f"{child.name} does not start: {child.last_words()} (log: {child.spec.log})")
-        if self._clock() > deadline:
+        if self._monotonic() > deadline:
             raise StartError(
                 f"{child.name} is not ready after {child.spec.ready_timeout_s:.0f} s:"
                 f" {child.last_words()} (log: {child.spec.log})"
@@ -159,13 +159,13 @@ class Supervisor:
         raise StartError(f"{what} failed: {type(failure).__name__}: {text}") from failure
 
     def _start(self, child: Child) -> None:
-        child.start(self._clock())
+        child.start(self._monotonic())
         _log.info("%s started, pid %s, start %s", child.name, child.pid, child.starts)
         self._on_change(self, None)
 
     def _tick(self, timeout_s: float) -> None:
         """One look at everything: who died, who is due again, who became ready."""
-        now = self._clock()
+        now = self._monotonic()
         for child in self.children:
             if child.reap(now):
                 _log.warning("%s died: %s", child.name, child.last_words())
@@ -208,9 +208,9 @@ def _stop(children: Iterable[Child], timeout_s: float) -> None:
     children = list(children)
     for child in children:
         child.signal(child.spec.stop_signal)
-    deadline = time.monotonic() + timeout_s
+    deadline = system_monotonic() + timeout_s
     for child in children:
-        if not child.wait(deadline - time.monotonic()):
+        if not child.wait(deadline - system_monotonic()):
             _log.warning("%s did not end in %.0f s: killed", child.name, timeout_s)
             child.signal(signal.SIGKILL)
             child.wait(5.0)

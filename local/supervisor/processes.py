@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from runtime.clock import system_monotonic
+
 PR_SET_PDEATHSIG = 1
 LOG_CAP_BYTES = 20 * 1024 * 1024
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -107,9 +109,9 @@ def birth_of(pid: int) -> str | None:
 
 def wait_until_gone(pids: Sequence[int], timeout_s: float) -> bool:
     """Whether none of the processes runs any more, within a time. Zombies are gone: nobody may be there to reap them."""
-    deadline = time.monotonic() + timeout_s
+    deadline = system_monotonic() + timeout_s
     while any(birth_of(pid) is not None for pid in pids):
-        if time.monotonic() > deadline:
+        if system_monotonic() > deadline:
             return False
         time.sleep(0.02)
     return True

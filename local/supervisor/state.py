@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from local import AlreadyRunningError, LocalStackError
 from local.supervisor.processes import Identity, birth_of
+from runtime.clock import system_monotonic
 
 Phase = Literal["starting", "ready", "stopping", "failed"]
 
@@ -132,9 +133,9 @@ def end_strays(files: StateFiles, timeout_s: float = 10.0) -> list[str]:
     left.pop("supervisor", None)
     for identity in left.values():
         identity.send(signal.SIGKILL)
-    deadline = time.monotonic() + timeout_s
+    deadline = system_monotonic() + timeout_s
     while any(identity.is_running() for identity in left.values()):
-        if time.monotonic() > deadline:
+        if system_monotonic() > deadline:
             names = ", ".join(f"{name} (pid {it.pid})" for name, it in left.items() if it.is_running())
             raise LocalStackError(f"processes of an earlier stack do not end: {names}; end them and try again")
         time.sleep(0.02)

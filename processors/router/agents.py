@@ -11,15 +11,14 @@ Only this module and app.py import faust. Never: a decision.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from processors.groups import router_group
 from processors.router.app import create_app
 from processors.router.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
 from processors.router.refused import ROUNDS, instead
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import Brake
 from runtime.errors import DeadLetterFlood, PublishError, TooLargeError, UnavailableError
 from runtime.kafka.admin import Admin
@@ -27,11 +26,35 @@ from runtime.kafka.producer import Producer
 from runtime.lag import unread
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
-from runtime.process import Context, crash_point, exit_now
+from runtime.process import Context, crash_point
 from runtime.records import InRecord, OutRecord
 from schemas.topics import requests_topic
 
 log = get_logger("router")
+
+
+class Publisher(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    async def send(self, records: Sequence[OutRecord]) -> None: ...
+
+
+class Flow(Protocol):
+    """Faust's flow control: inactive while partitions come and go."""
+
+    def is_active(self) -> bool: ...
+
+
+class App(Protocol):
+    """The part of faust.App that an agent looks at."""
+
+    @property
+    def consumer_generation_id(self) -> int:
+        """The group's generation; an event of another one belongs to whoever owns its partition now."""
+
+    @property
+    def flow_control(self) -> Flow:
+        """Whether events may be worked on now."""
 
 
 def _in_record(event: Any) -> InRecord:
@@ -50,7 +73,7 @@ async def _next_batch(queue: Any, limit: int) -> list[Any]:
     return events
 
 
-async def send(producer: Producer, out: Sequence[OutRecord], clock: Clock) -> None:
+async def send(producer: Publisher, out: Sequence[OutRecord], clock: Clock) -> None:
     """Wait for every acknowledgement; what Kafka refuses for its size is replaced. Raises PublishError."""
     for _ in range(ROUNDS):
         try:
@@ -85,64 +108,83 @@ async def _watch_assignment(app: Any, context: Context, lane: str) -> None:
             log.debug("assignment not judged", error=str(exc))
             continue
         if any(lag.values()) and committed == before:
-            exit_now("no partition is ours and nobody routes the lane")
+            context.exit_now("no partition is ours and nobody routes the lane")
         before = committed
 
 
-async def run_faust(
-    context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock = system_clock
-) -> None:
-    """Route a lane until the context stops."""
-    app = create_app(context.settings, lane)
-    limit = context.settings.router.batch_size
-    batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
-    brake = Brake(context.settings.dead_letters, "router")
+class LaneAgent:
+    """What one lane's agent does with its queue; every method on the event loop."""
 
-    async def route(stream: Any) -> None:
+    def __init__(
+        self,
+        context: Context,
+        lane: str,
+        views: RouterViews,
+        producer: Publisher,
+        app: App,
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+    ) -> None:
+        self._context, self._lane, self._views, self._producer, self._app = context, lane, views, producer, app
+        self._clock, self._monotonic = clock, monotonic
+        self._brake = Brake(context.settings.dead_letters, "router", monotonic=monotonic)
+        self._batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
+        context.health.require(f"dead letters {lane}", self._brake.not_ready)
+
+    async def route(self, stream: Any) -> None:
+        """The agent's body. It ends by cancellation only: any doubt ends the process."""
         try:
-            await _route(stream.channel.queue)
+            await self.route_queue(stream.channel.queue)
         except (asyncio.CancelledError, StopAsyncIteration):
             raise  # SIGTERM: the batch in hand stays unacknowledged
         except DeadLetterFlood as exc:
-            log.critical("held", lane=lane, reason=str(exc))
+            log.critical("held", lane=self._lane, reason=str(exc))
             await asyncio.Event().wait()  # with its place in the group and nothing acknowledged, until SIGTERM
         except PublishError as exc:
-            exit_now(str(exc))
+            self._context.exit_now(str(exc))
         except Exception:
             log.exception("router stopped")
-            exit_now("an error the router does not know; nothing of the batch is acknowledged")
+            self._context.exit_now("an error the router does not know; nothing of the batch is acknowledged")
 
-    async def _route(queue: Any) -> None:
+    async def route_queue(self, queue: Any) -> None:
+        """Route what is queued, for ever. Raises DeadLetterFlood and PublishError with the batch unacknowledged."""
         while True:
-            events = await _next_batch(queue, limit)
+            events = await _next_batch(queue, self._context.settings.router.batch_size)
             while events:
                 # Of a slow batch a piece at a time: the partitions may go and come in between.
-                generation = app.consumer_generation_id
-                if not app.flow_control.is_active():
+                generation = self._app.consumer_generation_id
+                if not self._app.flow_control.is_active():
                     break
                 events = [event for event in events if event.message.generation_id == generation]
-                events = events[await _route_some(events, generation) :]
+                events = events[await self._route_some(events, generation) :]
 
-    async def _route_some(events: list[Any], generation: int) -> int:
+    async def _route_some(self, events: Sequence[Any], generation: int) -> int:
         """Route the first of these; how many."""
         if not events:
             return 0
-        started = time.perf_counter()
+        started = self._monotonic()
         taken, out = enrich_some(
-            [_in_record(event) for event in events], views, clock(), lambda: time.perf_counter() - started < MAX_BATCH_S
+            [_in_record(event) for event in events],
+            self._views,
+            self._clock(),
+            lambda: self._monotonic() - started < MAX_BATCH_S,
         )
-        brake.check(taken, given_up(out))
-        await send(producer, out, clock)
-        crash_point("router_after_publish", context.settings.crash_at)
-        if app.consumer_generation_id == generation:
+        self._brake.check(taken, given_up(out))
+        await send(self._producer, out, self._clock)
+        crash_point("router_after_publish", self._context.settings.crash_at)
+        if self._app.consumer_generation_id == generation:
             for event in events[:taken]:
                 event.ack()
-        batch_seconds.observe(time.perf_counter() - started)
+        self._batch_seconds.observe(self._monotonic() - started)
         return taken
 
+
+async def run_faust(context: Context, lane: str, views: RouterViews, producer: Producer) -> None:
+    """Route a lane until the context stops."""
+    app = create_app(context.settings, lane)
+    agent = LaneAgent(context, lane, views, producer, app)
     topic = app.topic(requests_topic(lane), key_type=bytes, value_type=bytes)
-    app.agent(topic, name=f"route-{lane}", concurrency=1)(route)
-    context.health.require(f"dead letters {lane}", brake.not_ready)
+    app.agent(topic, name=f"route-{lane}", concurrency=1)(agent.route)
     context.health.require(
         f"group {lane}", lambda: None if app.rebalancing_count > 0 and not app.rebalancing else "joining the group"
     )
@@ -153,7 +195,7 @@ async def run_faust(
     crashed = asyncio.ensure_future(app.wait_until_stopped())
     await asyncio.wait({stopping, crashed}, return_when=asyncio.FIRST_COMPLETED)
     if not context.stopping.is_set():
-        exit_now("Faust stopped by itself")
+        context.exit_now("Faust stopped by itself")
     watching.cancel()
     crashed.cancel()
     await app.stop()

@@ -6,13 +6,13 @@ May import runtime. Never: Faust, a decision.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from processors.groups import router_group
 from processors.router.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
 from processors.router.refused import ROUNDS, instead
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import Brake
 from runtime.errors import DeadLetterFlood, PublishError, TooLargeError
 from runtime.kafka.client import Partition
@@ -27,6 +27,30 @@ from schemas.topics import requests_topic
 log = get_logger("router")
 
 
+class Source(Protocol):
+    """The part of runtime.kafka.Consumer that is used: a member of the lane's group."""
+
+    def subscribe(
+        self,
+        topics: Sequence[str],
+        *,
+        on_assign: Callable[[list[Partition]], None],
+        on_revoke: Callable[[list[Partition]], None],
+    ) -> None: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def progress(self) -> dict[Partition, int]: ...
+    def commit(self, offsets: Mapping[Partition, int]) -> None: ...
+    def pause(self, partitions: Iterable[Partition]) -> None: ...
+    def resume(self, partitions: Iterable[Partition]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Publisher(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    def publish(self, records: Sequence[OutRecord]) -> None: ...
+
+
 def next_offsets(records: Sequence[InRecord]) -> dict[Partition, int]:
     """The offset after the last record, per partition."""
     offsets: dict[Partition, int] = {}
@@ -36,7 +60,7 @@ def next_offsets(records: Sequence[InRecord]) -> dict[Partition, int]:
     return offsets
 
 
-def publish(producer: Producer, out: Sequence[OutRecord], clock: Clock) -> None:
+def publish(producer: Publisher, out: Sequence[OutRecord], clock: Clock) -> None:
     """Wait for every acknowledgement; what Kafka refuses for its size is replaced. Raises PublishError."""
     for _ in range(ROUNDS):
         try:
@@ -48,29 +72,33 @@ def publish(producer: Producer, out: Sequence[OutRecord], clock: Clock) -> None:
     raise PublishError(f"Kafka refuses {len(out)} records for their size, however small")
 
 
-async def run_loop(
-    context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock = system_clock
-) -> None:
+async def run_loop(context: Context, lane: str, views: RouterViews, producer: Producer) -> None:
     """Route a lane until the context stops: publish, wait for every acknowledgement, commit."""
-    await asyncio.to_thread(LaneLoop(context, lane, views, producer, clock).run)
+    consumer = Consumer(context.settings.kafka, client_id=f"router-{lane}", group=router_group(lane))
+    await asyncio.to_thread(LaneLoop(context, lane, views, producer, consumer).run)
 
 
 class LaneLoop:
     """One lane; every method on one thread."""
 
     def __init__(
-        self, context: Context, lane: str, views: RouterViews, producer: Producer, clock: Clock,
-        consumer: Consumer | None = None,
-    ) -> None:  # fmt: skip
-        self._context, self._lane, self._views, self._producer, self._clock = context, lane, views, producer, clock
-        self._consumer = consumer or Consumer(
-            context.settings.kafka, client_id=f"router-{lane}", group=router_group(lane)
-        )
+        self,
+        context: Context,
+        lane: str,
+        views: RouterViews,
+        producer: Publisher,
+        consumer: Source,
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+    ) -> None:
+        self._context, self._lane, self._views = context, lane, views
+        self._producer, self._consumer = producer, consumer
+        self._clock, self._monotonic = clock, monotonic
         self._assigned = False
         self._owned: set[Partition] = set()
         self._in_hand: list[InRecord] = []
         """Read and not routed yet: what a slow batch left over."""
-        self._brake = Brake(context.settings.dead_letters, "router")
+        self._brake = Brake(context.settings.dead_letters, "router", monotonic=monotonic)
         self._batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
         context.health.require(f"dead letters {lane}", self._brake.not_ready)
         context.health.require(f"group {lane}", lambda: None if self._assigned else "joining the group")
@@ -127,12 +155,12 @@ class LaneLoop:
         """Publish what the first records in hand become; how many that were."""
         if not self._in_hand:
             return 0
-        started = time.perf_counter()
+        started = self._monotonic()
         taken, out = enrich_some(
-            self._in_hand, self._views, self._clock(), lambda: time.perf_counter() - started < MAX_BATCH_S
+            self._in_hand, self._views, self._clock(), lambda: self._monotonic() - started < MAX_BATCH_S
         )
         self._brake.check(taken, given_up(out))
         publish(self._producer, out, self._clock)
         crash_point("router_after_publish", self._context.settings.crash_at)
-        self._batch_seconds.observe(time.perf_counter() - started)
+        self._batch_seconds.observe(self._monotonic() - started)
         return taken

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol, cast
@@ -23,9 +22,10 @@ from uuid import UUID
 
 from processors.groups import TIMERS_GROUP
 from processors.timers.heap import Entry, Heap, Room
+from processors.timers.values import Source as Reread
 from processors.timers.values import read_again
 from runtime import ids
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import UNDECODABLE, dead_letter, publish_letters
 from runtime.errors import TooLargeError, UnavailableError
 from runtime.kafka.client import Partition
@@ -59,8 +59,23 @@ _topics = frozenset(name for name in catalogue() if name.startswith(_TARGETS))
 _head = codec("Timer").head_decoder(4)  # timer_id, due_at, purpose, topic
 
 
+class Reader(Protocol):
+    """The part of runtime.kafka.Consumer that is used to read a topic without a group."""
+
+    def partitions_of(self, topic: str) -> list[Partition]: ...
+    def assign(self, offsets: Mapping[Partition, int]) -> None: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def close(self) -> None: ...
+
+
+class Rereader(Reread, Protocol):
+    """What is read again, by a consumer that notices the ends of partitions."""
+
+    def close(self) -> None: ...
+
+
 class Source(Protocol):
-    """The part of runtime.kafka.Consumer that is used."""
+    """The part of runtime.kafka.Consumer that is used as a member of the group; it notices the ends of partitions."""
 
     reached_end: set[Partition]
 
@@ -68,8 +83,6 @@ class Source(Protocol):
         self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], dict[Partition, int]],
         on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
     ) -> None: ...  # fmt: skip
-    def partitions_of(self, topic: str) -> list[Partition]: ...
-    def assign(self, offsets: Mapping[Partition, int]) -> None: ...
     def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
     def close(self) -> None: ...
 
@@ -115,10 +128,21 @@ class Timers:
     """Owns the partitions the group gives it; every call on one thread."""
 
     def __init__(
-        self, context: Context, producer: Producer, clock: Clock = system_clock, *, consumer: Source | None = None,
-        wishes: Source | None = None, again: Source | None = None, held_bytes: int = HELD_BYTES,
-    ) -> None:  # fmt: skip
-        self._context, self._producer, self._clock = context, producer, clock
+        self,
+        context: Context,
+        producer: Producer,
+        *,
+        consumer: Source,
+        wishes: Reader,
+        again: Rereader,
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
+        """`consumer` is the group's member, `wishes` reads the cancellations, `again` timers whose bytes are not held."""
+        self._context, self._producer = context, producer
+        self._consumer, self._cancellations, self._again = consumer, wishes, again
+        self._clock, self._monotonic = clock, monotonic
         self._heaps: dict[Partition, Heap] = {}
         self._revoked: dict[Partition, Heap] = {}
         self._room = Room(held_bytes)
@@ -127,23 +151,12 @@ class Timers:
         self._polled = 0.0
         self._wishes: dict[bytes, Cancellation] = {}  # the latest, for timers that arrive after their cancellation
         self._late: set[bytes] = set()  # those timers
-        kafka = context.settings.kafka
-        self._consumer: Source = consumer or Consumer(
-            kafka, client_id="timers", group=TIMERS_GROUP, session_timeout_ms=SESSION_TIMEOUT_MS, queued_kbytes=32_768,
-            notice_end=True,
-        )  # fmt: skip
-        self._again: Source = again or Consumer(
-            kafka, client_id="timers-again", group=None, queued_kbytes=8_192, notice_end=True
-        )
-        self._cancellations: Source = wishes or Consumer(kafka, client_id="timers-cancellations", group=None)
 
     def run(self) -> None:
         """Read, fire and wait until the context stops."""
         self._context.health.require("group", self._not_ready)
         self._context.health.started()
-        self._consumer.subscribe(
-            [TIMERS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-        )  # fmt: skip
+        self.join()
         try:
             while not self._context.stopping.is_set():
                 self.turn()
@@ -157,10 +170,14 @@ class Timers:
         """How far the partitions of this process are read; from any thread."""
         return {partition: heap.next_offset for partition, heap in list(self._heaps.items())}
 
+    def join(self) -> None:
+        """Become one of the group; it gives partitions within a turn."""
+        self._consumer.subscribe([TIMERS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+
     def turn(self) -> None:
         """Read what is there, end what is cancelled, fire what is due."""
         records = self._consumer.consume(5_000, self._wait_s())
-        self._polled = time.monotonic()
+        self._polled = self._monotonic()
         self.take(records)
         self._order_what_is_read()
         self._clear_away()
@@ -324,7 +341,7 @@ class Timers:
 
     def fire(self) -> None:
         """Publish what is due, then tombstone it; a thousand of a partition at most, so that the group hears of us."""
-        if time.monotonic() - self._polled > LEASE_S:
+        if self._monotonic() - self._polled > LEASE_S:
             return
         now = self._clock()
         for partition, heap in self._heaps.items():
@@ -336,7 +353,7 @@ class Timers:
                 except UnavailableError:
                     heap.again(due)
                     raise
-                if time.monotonic() - self._polled > LEASE_S:  # reading took that long, or we stood still meanwhile
+                if self._monotonic() - self._polled > LEASE_S:  # reading took that long, or we stood still meanwhile
                     heap.again(due)
                     return
                 self._fire(partition, heap, whole)
@@ -344,7 +361,7 @@ class Timers:
     def _whole(self, partition: Partition, entries: Sequence[Entry]) -> list[Entry]:
         """The entries with their bytes; None in the place of bytes that are gone, because something newer has their key."""
         missing = [entry[1] for entry in entries if not isinstance(entry[3], bytes)]
-        read = read_again(self._again, partition, missing) if missing else {}
+        read = read_again(self._again, partition, missing, self._monotonic) if missing else {}
         return [entry if isinstance(entry[3], bytes) else (*entry[:3], read.get(entry[1], b"")) for entry in entries]
 
     def _fire(self, partition: Partition, heap: Heap, due: Sequence[Entry]) -> None:
@@ -387,11 +404,27 @@ class Timers:
             publish_letters(self._producer.publish, letters)
 
 
+def create_timers(context: Context, producer: Producer, clock: Clock = system_clock) -> Timers:
+    """The stage on Kafka, as the settings say."""
+    kafka = context.settings.kafka
+    consumer = Consumer(
+        kafka,
+        client_id="timers",
+        group=TIMERS_GROUP,
+        session_timeout_ms=SESSION_TIMEOUT_MS,
+        queued_kbytes=32_768,
+        notice_end=True,
+    )
+    wishes = Consumer(kafka, client_id="timers-cancellations", group=None)
+    again = Consumer(kafka, client_id="timers-again", group=None, queued_kbytes=8_192, notice_end=True)
+    return Timers(context, producer, consumer=consumer, wishes=wishes, again=again, clock=clock)
+
+
 async def run_timers(context: Context) -> None:
     """Fire timers until the context stops."""
     producer = KafkaProducer(context.settings.kafka, client_id="timers", linger_ms=1)
     try:
-        timers, kafka = Timers(context, producer), context.settings.kafka
+        timers, kafka = create_timers(context, producer), context.settings.kafka
         lag = asyncio.create_task(report_lag(kafka, TIMERS_GROUP, [TIMERS], context.stopping, timers.positions))
         try:
             await asyncio.to_thread(timers.run)

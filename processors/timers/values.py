@@ -1,15 +1,15 @@
 """The bytes of timers that were not held, read again from their offsets.
 
 A partition is read from the lowest offset that is wanted on; over a long stretch of what is not wanted it is started anew.
-May import runtime.kafka. Never: what is in a record, a heap.
+May import runtime. Never: what is in a record, a heap.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from runtime.clock import Monotonic, system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.records import InRecord
@@ -29,13 +29,15 @@ class Source(Protocol):
     def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
 
 
-def read_again(source: Source, partition: Partition, offsets: Sequence[int]) -> dict[int, bytes]:
+def read_again(
+    source: Source, partition: Partition, offsets: Sequence[int], monotonic: Monotonic = system_monotonic
+) -> dict[int, bytes]:
     """Offset → bytes; an offset that the log no longer has is left out. Raises UnavailableError without an answer in time."""
     found: dict[int, bytes] = {}
     try:
         for first, last in _stretches(sorted(offsets)):
             wanted = {offset for offset in offsets if first <= offset <= last}
-            for record in _records(source, partition, first, last):
+            for record in _records(source, partition, first, last, monotonic):
                 if record.offset in wanted and record.value is not None:
                     found[record.offset] = record.value
     finally:
@@ -53,10 +55,10 @@ def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield start, previous
 
 
-def _records(source: Source, partition: Partition, first: int, last: int) -> Iterator[InRecord]:
+def _records(source: Source, partition: Partition, first: int, last: int, monotonic: Monotonic) -> Iterator[InRecord]:
     source.reached_end.clear()
     source.assign({partition: first})
-    heard = time.monotonic()
+    heard = monotonic()
     while True:
         # A few at a time: what is wanted may be large, and what follows it is not wanted at all.
         records = source.consume(100, 0.1)
@@ -69,6 +71,6 @@ def _records(source: Source, partition: Partition, first: int, last: int) -> Ite
         if partition in source.reached_end:
             return
         if records:
-            heard = time.monotonic()
-        elif time.monotonic() > heard + PATIENCE_S:
+            heard = monotonic()
+        elif monotonic() > heard + PATIENCE_S:
             raise UnavailableError(f"{partition[0]} gives nothing within {PATIENCE_S:.0f} s; is Kafka well?")

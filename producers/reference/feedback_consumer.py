@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from producers.reference.database import Database
 from producers.reference.feedback import Feedback
 from producers.reference.store import ReferenceStore
+from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.logs import get_logger
@@ -70,7 +70,7 @@ class FeedbackConsumer:
     def _live(self) -> None:
         pause = FIRST_PAUSE_S
         while not self._stopping.is_set():
-            started = time.monotonic()
+            started = system_monotonic()
             try:
                 asyncio.run(self._process_all())
             except _EXPECTED as exc:
@@ -79,7 +79,7 @@ class FeedbackConsumer:
             except Exception as exc:
                 self._is_down(f"{type(exc).__name__}, see the log")
                 log.exception("the feedback consumer ended and is started again", pause_s=pause)
-            pause = FIRST_PAUSE_S if time.monotonic() - started > _STEADY_S else min(MAX_PAUSE_S, pause * 2)
+            pause = FIRST_PAUSE_S if system_monotonic() - started > _STEADY_S else min(MAX_PAUSE_S, pause * 2)
             self._stopping.wait(pause)
         FEEDBACK_RUNNING.set(0)
 
@@ -114,7 +114,7 @@ class FeedbackConsumer:
             while not self._stopping.is_set():
                 records = await loop.run_in_executor(thread, _gather, consumer)
                 if records:
-                    await feedback.process(records, time.monotonic())
+                    await feedback.process(records, system_monotonic())
                 # Everything that was taken is judged; what is no record (a transaction's marker) counts as read.
                 await loop.run_in_executor(thread, _commit, consumer)
         except _EXPECTED as exc:
@@ -133,7 +133,7 @@ def _commit(consumer: Consumer) -> None:
 def _gather(consumer: Consumer) -> list[InRecord]:
     """What comes within a second of the first record; [] when none comes for half of one."""
     records = consumer.consume(MAX_BATCH, 0.5)
-    until = time.monotonic() + GATHER_S
-    while records and len(records) < MAX_BATCH and (left := until - time.monotonic()) > 0:
+    until = system_monotonic() + GATHER_S
+    while records and len(records) < MAX_BATCH and (left := until - system_monotonic()) > 0:
         records += consumer.consume(MAX_BATCH - len(records), left)
     return records

@@ -14,7 +14,6 @@ import hmac
 import os
 import re
 import secrets
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from pydantic import SecretStr
 
 from producers.reference.database import Connection, Database
 from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
-from runtime.clock import system_clock
+from runtime.clock import system_clock, system_monotonic
 from runtime.errors import SettingsError, UnavailableError
 from runtime.status import rfc3339
 from schemas.identity import check_tenant
@@ -173,7 +172,7 @@ class Keys:
             return None
         key_id, secret = parsed
         known = self._known.get(key_id)
-        if known is None or time.monotonic() - known.checked_at > FRESH_S:
+        if known is None or system_monotonic() - known.checked_at > FRESH_S:
             try:
                 known = await self._ask(key_id)
             except UnavailableError:
@@ -199,9 +198,9 @@ class Keys:
 
         row = await self._database.run(operation)
         if row is None:
-            known = _Known(None, b"", time.monotonic())
+            known = _Known(None, b"", system_monotonic())
         else:
-            known = _Known(str(row["tenant"]), bytes(row["secret_hash"]), time.monotonic())  # type: ignore[call-overload]
+            known = _Known(str(row["tenant"]), bytes(row["secret_hash"]), system_monotonic())  # type: ignore[call-overload]
         self._known.pop(key_id, None)
         while len(self._known) >= MAX_KNOWN:  # ids are the caller's to invent
             self._known.pop(next(iter(self._known)))

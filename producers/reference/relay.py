@@ -11,11 +11,10 @@ May import psycopg. Never: what a row means.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import inf
-from typing import LiteralString
+from typing import LiteralString, Protocol
 
 import psycopg
 from psycopg.rows import class_row
@@ -25,7 +24,7 @@ from producers.reference.feedback_consumer import FeedbackConsumer
 from producers.reference.resends import forgotten_below
 from producers.reference.schema import CONNECT_TIMEOUT_S, WRITABLE, unavailable
 from producers.reference.set_aside import OutboxEntry, SetAside
-from runtime.clock import system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import PublishError, TooLargeError
 from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
@@ -71,17 +70,24 @@ def last_per_key(entries: Sequence[OutboxEntry]) -> list[OutRecord]:
     ]
 
 
+class Publisher(Protocol):
+    """The part of runtime.kafka.Producer that is used."""
+
+    async def send(self, records: Sequence[OutRecord]) -> None: ...
+
+
 class Relay:
     """Publishes until told to stop."""
 
     def __init__(
-        self, settings: Settings, stopping: asyncio.Event, producer: Producer, now_s: Callable[[], float] = time.monotonic
+        self, settings: Settings, stopping: asyncio.Event, producer: Publisher, *, clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
     ) -> None:  # fmt: skip
         self._settings, self._stopping, self._producer = settings, stopping, producer
         self._dsn = settings.postgres.dsn.get_secret_value()
         self.state = "starting"
         """connecting, standby, active: what readiness looks at."""
-        self._now_s, self.set_aside = now_s, SetAside()
+        self._clock, self._monotonic, self.set_aside = clock, monotonic, SetAside()
         self._census_at = self._purge_at = -inf  # a clock that began with the machine may be younger than an hour
 
     async def connect(self) -> psycopg.AsyncConnection[OutboxEntry]:
@@ -146,7 +152,7 @@ class Relay:
         """How many rows were looked at."""
         cursor = await connection.execute(
             "SELECT id, topic, key, value FROM outbox WHERE id <> ALL(%s::bigint[]) ORDER BY id LIMIT %s",
-            (self.set_aside.passed_over(self._now_s()), MAX_BATCH),
+            (self.set_aside.passed_over(self._monotonic()), MAX_BATCH),
         )
         entries = await cursor.fetchall()
         if not entries:
@@ -169,7 +175,7 @@ class Relay:
         except TooLargeError as exc:
             keys = {(record.topic, record.key) for record in exc.records}
             refused = {(e.topic, e.key): e for e in entries if (e.topic, e.key.encode()) in keys}  # the last of its key
-            for entry in self.set_aside.refused(refused.values(), self._now_s()):
+            for entry in self.set_aside.refused(refused.values(), self._monotonic()):
                 log.error(
                     "a row is larger than its topic takes and is set aside: raise the topic's max.message.bytes",
                     outbox_id=entry.id, topic=entry.topic, size=entry.size,
@@ -180,7 +186,7 @@ class Relay:
 
     async def _look_after(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
         """Count what waits, and forget what is old."""
-        now = self._now_s()
+        now = self._monotonic()
         if now - self._census_at > _CENSUS_S:
             self._census_at = now
             cursor = connection.cursor(row_factory=psycopg.rows.scalar_row)
@@ -188,7 +194,7 @@ class Relay:
             OUTBOX_PENDING.set(max(0, (await cursor.fetchone() or 0) - self.set_aside.count()))
         if now - self._purge_at > _PURGE_S:
             counts = []
-            for table, (condition, parameter) in _forgotten(system_clock()).items():
+            for table, (condition, parameter) in _forgotten(self._clock()).items():
                 done = await connection.execute(
                     f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {condition} LIMIT {_AT_ONCE}))",
                     (parameter,),

@@ -5,7 +5,6 @@ May import confluent_kafka. Never: which topics there should be.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Consumer as _Consumer
@@ -20,6 +19,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from runtime.clock import system_monotonic
 from runtime.errors import SettingsError, TopicsError, UnavailableError
 from runtime.kafka.client import Partition, client_config, ignore_error
 from runtime.settings import KafkaSettings
@@ -181,10 +181,10 @@ class Admin:
             }
         )  # fmt: skip
         left, found = set(places), set()
-        deadline = time.monotonic() + self._timeout_s
+        deadline = system_monotonic() + self._timeout_s
         try:
             reader.assign([TopicPartition(t, p, offset) for (t, p), offset in places.items()])
-            while left and (wait_s := deadline - time.monotonic()) > 0:
+            while left and (wait_s := deadline - system_monotonic()) > 0:
                 message = reader.poll(wait_s)
                 if message is None:
                     continue
@@ -215,11 +215,11 @@ def check_cluster(settings: KafkaSettings) -> None:
 
 def wait_for_broker(settings: KafkaSettings, timeout_s: float) -> None:
     """Return when the broker answers. Raises UnavailableError."""
-    deadline = time.monotonic() + timeout_s
+    deadline = system_monotonic() + timeout_s
     while True:
         try:
             Admin(settings, timeout_s=2).partition_counts()
             return
         except UnavailableError:
-            if time.monotonic() > deadline:
+            if system_monotonic() > deadline:
                 raise

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka import Consumer as _Consumer
 
+from runtime.clock import Monotonic, system_monotonic
 from runtime.errors import TopicsError, UnavailableError
 from runtime.kafka.client import EXIT_FATAL, Partition, client_config, ignore_error, log
 from runtime.records import Headers, InRecord, Run
@@ -70,27 +71,29 @@ def _record_at(run: Sequence[Message], index: int) -> InRecord:
 class Consumer:
     """A consumer whose offsets are committed by its owner only, after the effect. Every call from one thread.
 
-    `group` None gives a reader that owns what it assigns itself and commits nothing.
+    `group` None gives a reader that owns what it assigns itself and commits nothing. `library` makes librdkafka's consumer
+    of its settings.
     """
 
     def __init__(
         self, settings: KafkaSettings, *, client_id: str, group: str | None, session_timeout_ms: int = 10_000,
         fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000, notice_end: bool = False,
+        monotonic: Monotonic = system_monotonic, library: Callable[[dict[str, Any]], Any] = _Consumer,
     ) -> None:  # fmt: skip
         self.reached_end: set[Partition] = set()
         """With `notice_end`: partitions read up to the end they had, compaction gaps included."""
-        self._notice_end = notice_end
+        self._notice_end, self._monotonic = notice_end, monotonic
         self._generation = 0
         self._next: dict[Partition, int] = {}  # where each assigned partition goes on, negative before it was read
         self._committed: dict[Partition, int] = {}
         self._fenced = False
         self._behind: set[Partition] = set()
         self.current_at = float("-inf")
-        """When every assigned partition was last known to be read to its end, by time.monotonic()."""
+        """When every assigned partition was last known to be read to its end, by `monotonic`."""
         self._paused: set[Partition] = set()
         self._silent_since: float | None = None
         self._missed: set[Partition] = set()  # had something to read at the last check
-        self._consumer = _Consumer(
+        self._consumer = library(
             {
                 **client_config(settings, client_id),
                 "group.id": group or f"reader-{client_id}",
@@ -144,12 +147,12 @@ class Consumer:
     def _committed_starts(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """Where the group stands. Asked for here because librdkafka 2.16 asks once: when the broker answers that it is no
         longer the coordinator (a restart at the wrong moment), the partitions are owned and never read."""
-        deadline = time.monotonic() + START_PATIENCE_S
+        deadline = self._monotonic() + START_PATIENCE_S
         while True:
             try:
                 committed = self.committed(partitions, timeout_s=5)
             except UnavailableError as exc:
-                if time.monotonic() > deadline:
+                if self._monotonic() > deadline:
                     raise
                 log.warning("%s; trying again", exc)
                 time.sleep(0.2)
@@ -225,7 +228,7 @@ class Consumer:
         if read_on <= end:
             self._behind.discard((topic, partition))
             if not self._behind:
-                self.current_at = time.monotonic()
+                self.current_at = self._monotonic()
 
     def _told(self, message: Message) -> None:
         """The client says something in a message's place."""
@@ -268,7 +271,7 @@ class Consumer:
         After a broker's restart 2.16 was seen to own partitions, send heartbeats and never a fetch, through every further
         rebalance (the sink stood still so, with no error). A new process reads on.
         """
-        now = time.monotonic()
+        now = self._monotonic()
         if self._silent_since is None:
             self._silent_since = now
         if now - self._silent_since < STALL_CHECK_S or not self._next:
@@ -281,7 +284,7 @@ class Consumer:
         else:
             if not waiting:
                 self._behind.clear()
-                self.current_at = time.monotonic()
+                self.current_at = self._monotonic()
         if still := waiting & self._missed:
             log.critical("stalled: %s partitions have records that are not fetched; exiting", len(still))
             os._exit(EXIT_FATAL)

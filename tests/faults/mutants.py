@@ -1,6 +1,7 @@
 """Senders with one promise broken on purpose: `python -m tests.faults.mutants NAME run sender --channel sms`.
 
-The tests that guard a promise must fail on its mutant; test_mutants.py holds that.
+The tests that guard a promise must fail on its mutant: test_mutants.py holds that with processes on a real broker, and
+tests/unit/test_order.py with a sender in memory.
 """
 
 from __future__ import annotations
@@ -14,24 +15,24 @@ from senders.outcomes import Outcome
 from senders.stage import Ended
 from vendors.http import Answer, AnswerLostError, HttpTransport
 
+Patch = Callable[[Any, str, Any], None]
+"""Sets an attribute, as `setattr` does; a test takes it back afterwards."""
 
-def commit_before_send() -> None:
+
+def commit_before_send(patch: Patch) -> None:
     """Every claimed offset counts as finished at once: a crash between claim and send loses the message."""
-    claim = claims.Window.claim
+    claim, finish = claims.Window.claim, claims.Window.finish
 
     def claim_and_finish(self: claims.Window, offset: int) -> None:
         claim(self, offset)
         if self.current.in_doubt(offset):
-            FINISH(self, offset)
+            finish(self, offset)
 
-    claims.Window.claim = claim_and_finish  # type: ignore[method-assign]
-    claims.Window.finish = lambda self, offset: None  # type: ignore[method-assign]
-
-
-FINISH = claims.Window.finish
+    patch(claims.Window, "claim", claim_and_finish)
+    patch(claims.Window, "finish", lambda self, offset: None)
 
 
-def commit_past_in_flight() -> None:
+def commit_past_in_flight(patch: Patch) -> None:
     """The committed offset is the highest one read, whatever is still unfinished below it."""
     current = claims.Window.current
 
@@ -39,10 +40,10 @@ def commit_past_in_flight() -> None:
         hi = current.fget(self).hi  # type: ignore[attr-defined]
         return claims.Claim(hi, hi)
 
-    claims.Window.current = property(past)  # type: ignore[method-assign,assignment]
+    patch(claims.Window, "current", property(past))
 
 
-def missing_outcome() -> None:
+def missing_outcome(patch: Patch) -> None:
     """What a provider answered is never told."""
     outcome_of = worker.Worker._outcome_of
 
@@ -50,10 +51,10 @@ def missing_outcome() -> None:
         made = outcome_of(self, ended)
         return Outcome(made.state, made.next_attempt, (), made.entry)
 
-    worker.Worker._outcome_of = silent  # type: ignore[method-assign]
+    patch(worker.Worker, "_outcome_of", silent)
 
 
-def ledger_before_facts() -> None:
+def ledger_before_facts(patch: Patch) -> None:
     """The ledger knows of an outcome before its status is acknowledged: a crash in between, and nobody ever tells it."""
     outcome_of = worker.Worker._outcome_of
 
@@ -61,10 +62,10 @@ def ledger_before_facts() -> None:
         made = outcome_of(self, ended)
         return Outcome(made.state, made.next_attempt, (made.entry,), made.facts[-1])
 
-    worker.Worker._outcome_of = swapped  # type: ignore[method-assign]
+    patch(worker.Worker, "_outcome_of", swapped)
 
 
-def retry_in_the_client() -> None:
+def retry_in_the_client(patch: Patch) -> None:
     """The HTTP client tries again by itself when an answer is lost, as some vendors' SDKs do."""
     post = HttpTransport.post
 
@@ -74,14 +75,14 @@ def retry_in_the_client() -> None:
         except AnswerLostError:
             return await post(self, url, **request)
 
-    HttpTransport.post = twice  # type: ignore[method-assign]
+    patch(HttpTransport, "post", twice)
 
 
-def unchanged() -> None:
+def unchanged(patch: Patch) -> None:
     """No mutant: what the others are compared with."""
 
 
-MUTANTS: Mapping[str, Callable[[], None]] = {
+MUTANTS: Mapping[str, Callable[[Patch], None]] = {
     mutant.__name__: mutant
     for mutant in (
         unchanged,
@@ -94,7 +95,7 @@ MUTANTS: Mapping[str, Callable[[], None]] = {
 }
 
 if __name__ == "__main__":
-    MUTANTS[sys.argv[1]]()
+    MUTANTS[sys.argv[1]](setattr)
     from console.cli import main
 
     sys.argv = ["heliograph", *sys.argv[2:]]

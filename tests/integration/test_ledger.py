@@ -6,12 +6,14 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 import pytest
 
 from runtime.clock import system_clock
 from runtime.kafka.admin import Admin
+from runtime.kafka.consumer import Consumer
 from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
 from runtime.settings import ViewSettings
@@ -19,6 +21,7 @@ from runtime.stores import MemoryStore
 from runtime.views import open_store
 from schemas.codec import codec
 from schemas.topics import ledger_ms, ledger_topic
+from senders.consumers import ledger_consumer
 from senders.ledger import Ledger, LedgerReader
 from tests.integration.conftest import Broker, broker, until
 from tests.integration.pipeline import World, profiles, requests, world
@@ -42,7 +45,7 @@ def entries(ids: list[str], next_attempt: int, state: str | None) -> list[OutRec
 
 
 def reader(broker: Broker, ledger: Ledger) -> LedgerReader:
-    return LedgerReader(broker.settings, "email", ledger, lambda letters: None, system_clock)
+    return LedgerReader(ledger_consumer(broker.settings, "email"), "email", ledger, lambda letters: None)
 
 
 def test_a_store_on_disk_reads_on_where_it_stood(broker: Broker, tmp_path: Path) -> None:
@@ -62,21 +65,20 @@ def test_a_store_on_disk_reads_on_where_it_stood(broker: Broker, tmp_path: Path)
     producer.close()
 
 
-def test_takeover_that_is_cut_short_is_read_again(
-    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_takeover_that_is_cut_short_is_read_again(broker: Broker, tmp_path: Path) -> None:
     producer, ids = Producer(broker.settings, client_id="test"), [str(uuid4()) for _ in range(40)]
     producer.publish(entries(ids, 2, "sent"))
     producer.close()
     settings = ViewSettings(backend="rocksdb", directory=tmp_path)
     ledger = Ledger(open_store(settings, "sender-email", "ledger", ledger_ms() // 1_000))
-    reading = reader(broker, ledger)
 
-    def killed() -> int:
-        reading.flush()
-        raise KeyboardInterrupt
+    class Killed(Consumer):
+        def consume(self, max_records: int, timeout_s: float) -> NoReturn:
+            reading.flush()
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(reading, "_take", killed)
+    killed = Killed(broker.settings, client_id="ledger-email", group=None, notice_end=True)
+    reading = LedgerReader(killed, "email", ledger, lambda letters: None)
     with pytest.raises(KeyboardInterrupt):
         reading.read(PARTITIONS)
     reading.close()

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from processors.timers.role import Timers
+from processors.timers.role import Timers, create_timers
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.process import Context
@@ -80,7 +80,7 @@ def in_process(world: World) -> Iterator[Callable[[Callable[[], int]], Timers]]:
     def start(clock: Callable[[], int]) -> Timers:
         context = Context("timers", Settings(kafka=world.broker.settings))
         producer = Producer(world.broker.settings, client_id="timers", linger_ms=1)
-        stage = Timers(context, producer, clock)
+        stage = create_timers(context, producer, clock)
         thread = Thread(target=stage.run)
         thread.start()
         running.append((context, thread, producer))

@@ -1,31 +1,36 @@
-"""A sender's worker on a clock that a test sets: Kafka, the provider and the timers are plain objects, the rest is the real thing.
+"""A channel's senders on a broker in memory and a clock that a test sets: the provider and the timers are the test's.
 
-Every decision between a record and its facts is made by the worker itself. Nothing here waits.
+Every decision between a record and its facts is made by the real worker, through the real consumer and ledger reader.
+A process may be killed before each step of the order, and another take over. Nothing here waits.
+May import senders and tests.support.broker. Never: a socket, a thread.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NoReturn
 
-from runtime.errors import TooLargeError
+from runtime.dead_letters import publish_letters
 from runtime.kafka.client import Partition
 from runtime.process import Context
-from runtime.records import InRecord, OutRecord
+from runtime.records import OutRecord
 from runtime.settings import BreakerSettings, SenderSettings, Settings
 from runtime.stores import MemoryStore
 from schemas.codec import DecodeError, codec
 from schemas.events import LANES, ChannelMessage
-from schemas.topics import STATUS, TIMERS, catalogue, dispatch_topic
+from schemas.topics import DEAD_LETTERS, STATUS, TIMERS, catalogue, dispatch_topic, ledger_topic
 from senders.accounts import Account, Accounts
 from senders.admission import Admission, Entry
-from senders.ledger import Ledger
+from senders.consumers import sender_group
+from senders.ledger import Ledger, LedgerReader
 from senders.outcomes import costs_nothing
 from senders.recheck import SenderViews
 from senders.stage import Ended, RequestGuard
 from senders.worker import Worker
+from tests.support.broker import MemoryBroker
 from vendors.sender import SendResult
 
 START_S = 1_800_000_000.0
@@ -33,94 +38,16 @@ PARTITIONS = 4
 
 Answer = Callable[[ChannelMessage], SendResult | None]
 """What the provider says to a message; None: not yet."""
+Step = Literal["claim", "send", "facts", "ledger", "release"]
+"""The order of a message: its claim is committed, it is sent, its facts are acknowledged, its ledger entry, its release."""
 
 
-class Kafka:
-    """Logs of the dispatch topics, and the one member of their group."""
-
-    def __init__(self, partitions: int = PARTITIONS) -> None:
-        self.logs: dict[Partition, list[InRecord]] = {}
-        self.paused: set[Partition] = set()
-        self.commits: dict[Partition, tuple[int, str]] = {}
-        self.count = partitions
-        self._next: dict[Partition, int] = {}
-        self._join: Callable[[], None] | None = None
-        self.closed = False
-
-    def append(self, record: OutRecord, now: int) -> InRecord:
-        partition = max(record.partition, 0)
-        log = self.logs.setdefault((record.topic, partition), [])
-        log.append(
-            InRecord(record.topic, partition, len(log), now, record.key, record.value, record.headers)
-        )  # fmt: skip
-        return log[-1]
-
-    def subscribe(
-        self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None],
-        on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
-    ) -> None:  # fmt: skip
-        def join() -> None:
-            given = [(topic, n) for topic in topics for n in range(self.count)]
-            starts = on_assign(given) or {}
-            self._next = {partition: max(0, starts.get(partition, 0)) for partition in given}
-
-        self._join = join
-
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
-        if self._join:
-            join, self._join = self._join, None
-            join()
-        found: list[InRecord] = []
-        for partition, offset in self._next.items():
-            if partition not in self.paused:
-                new = self.logs.get(partition, [])[offset : offset + max_records - len(found)]
-                self._next[partition] = offset + len(new)
-                found += new
-        return found
-
-    def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None:
-        for partition, offset in offsets.items():
-            self.commits[partition] = offset, (metadata or {}).get(partition, "")
-
-    def committed(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]:
-        return {partition: self.commits.get(partition, (-1, "")) for partition in partitions}
-
-    def partitions_of(self, topic: str) -> list[Partition]:
-        return [(topic, n) for n in range(self.count)]
-
-    def pause(self, partitions: Iterable[Partition]) -> None:
-        self.paused |= set(partitions)
-
-    def resume(self, partitions: Iterable[Partition]) -> None:
-        self.paused -= set(partitions)
-
-    def close(self) -> None:
-        self.closed = True
+class Killed(BaseException):
+    """The process was killed: nothing of it runs any more."""
 
 
-class Ledgers:
-    """The ledger topic of a world without another owner."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self.broken: Exception | None = None
-        self.advanced = 0
-
-    def partition(self, dispatch: Partition, lane: str) -> Partition:
-        return f"ledger.{lane}", dispatch[1]
-
-    def read(self, partitions: Sequence[Partition]) -> int:
-        return 0
-
-    def advance(self, partitions: Sequence[Partition]) -> None:
-        if self.broken:
-            raise self.broken
-        self.advanced += 1
-
-    def flush(self) -> None:
-        self._ledger.flush({}, 0)
-
-    def close(self) -> None: ...
+class Exited(BaseException):
+    """The process has ended itself, for this reason."""
 
 
 class Provider:
@@ -138,8 +65,92 @@ class Provider:
     async def close(self) -> None: ...
 
 
+class Process:
+    """One sender process: a member of the group, its ledger, what it has in flight. It is also its worker's send stage."""
+
+    def __init__(
+        self, world: World, accounts: Sequence[tuple[str, frozenset[str] | None]], limit: int, lanes: Sequence[str]
+    ) -> None:
+        self._world = world
+        self.done: deque[Ended] = deque()
+        self.in_flight: list[tuple[Entry, float]] = []
+        self.ledger = Ledger(MemoryStore())
+        broker, settings = world.broker, world.settings
+
+        def account(name: str, platforms: frozenset[str] | None) -> Account:
+            return Account(Provider(world.channel, name, platforms, limit), world.breaker, world.monotonic)
+
+        self.accounts = Accounts([account(name, platforms) for name, platforms in accounts])
+        self.admission = Admission(self.accounts, settings.sender.window)
+        self._guard = RequestGuard(settings.sender.max_retries)
+        self.consumer = broker.consumer(sender_group(world.channel), monotonic=world.monotonic)
+        producer = broker.producer()
+        self.context = Context("sender", settings, exit_now=_exited)
+        self.worker = Worker(
+            self.context,
+            world.channel,
+            lanes,
+            consumer=self.consumer,
+            ledgers=LedgerReader(
+                broker.consumer(notice_end=True, monotonic=world.monotonic),
+                world.channel,
+                self.ledger,
+                partial(publish_letters, producer.publish),
+                lambda: world.wall,
+                world.monotonic,
+            ),
+            producer=producer,
+            stage=self,
+            admission=self.admission,
+            views=world.views,
+            ledger=self.ledger,
+            rng=random.Random(7),
+            clock=lambda: world.wall,
+            monotonic=world.monotonic,
+        )
+        self.worker.join()
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        self._world.reached("send")
+        for entry in entries:
+            if self._guard.allows(entry.message):
+                self._world.requests.append((self._world.now, entry.message))
+                self.in_flight.append((entry, self._world.now))
+            else:
+                refusal = ("failed", "retries_exhausted", "request guard")
+                self.done.append(Ended(entry, self._world.wall, refusal=refusal))
+        self.answer_what_can_be()
+
+    def wait(self, timeout_s: float) -> None:
+        self._world.now += timeout_s
+        self.answer_what_can_be()
+
+    def answer_what_can_be(self) -> None:
+        """Hand back what the provider has an answer to."""
+        waiting = []
+        for entry, began in self.in_flight:
+            result = self._world.answer(entry.message)
+            if result is None:
+                waiting.append((entry, began))
+                continue
+            if costs_nothing(result, probe=entry.probe):
+                self._guard.was_throttled(entry.message)
+            self._guard.ended(entry.message)
+            self.done.append(Ended(entry, self._world.wall, result=result, latency_ms=1, began=began))
+        self.in_flight = waiting
+
+
+def _exited(reason: str) -> NoReturn:
+    raise Exited(reason)
+
+
+def _claimed(committed: tuple[int, str]) -> int:
+    """Up to which offset a commit claims."""
+    return int(committed[1].partition(":")[0])
+
+
 class World:
-    """One sender process of a channel, alone in its group."""
+    """The senders of a channel, one process at a time unless a test lets another take over."""
 
     def __init__(
         self, answer: Answer, *, channel: str = "email", breaker: BreakerSettings | None = None, limit: int = 64,
@@ -148,78 +159,82 @@ class World:
     ) -> None:  # fmt: skip
         self.now, self.answer, self.channel = START_S, answer, channel
         self.breaker = breaker or BreakerSettings()
-        self.kafka = Kafka(partitions)
-        self.done: deque[Ended] = deque()
-        self.in_flight: list[tuple[Entry, float]] = []
+        self.settings = Settings(sender=sender or SenderSettings())
+        self.views = views or SenderViews({}, {}, {})
+        self.broker = MemoryBroker(lambda: self.wall)
+        for lane in LANES:
+            for topic in (dispatch_topic(channel, lane), ledger_topic(channel, lane)):
+                self.broker.create(topic, partitions)
+        for topic in (STATUS, TIMERS, DEAD_LETTERS):
+            self.broker.create(topic, partitions)
+        self.broker.before_publish, self.broker.before_commit = self._publishing, self._committing
+        self.steps: list[Step] = []
+        """What was done, in its order; `send` is one of a batch of them."""
+        self.before: dict[Step, Callable[[], None]] = {}
+        """What happens when a process is about to do a step, once."""
         self.requests: list[tuple[float, ChannelMessage]] = []
         """What the provider was asked, and when."""
-        self.facts: list[OutRecord] = []
-        self.limits: dict[str, int] = {}
-        """Bytes of a value that a topic takes, where it takes less than ours."""
         self.timers: list[dict[str, Any]] = []
-        self.ledger = Ledger(MemoryStore())
-        self.ledgers = Ledgers(self.ledger)
-        made = [
-            Account(Provider(channel, name, platforms, limit), self.breaker, lambda: self.now)
-            for name, platforms in accounts
-        ]
-        self.accounts = Accounts(made)
-        settings = Settings(sender=sender or SenderSettings())
-        self.admission = Admission(self.accounts, settings.sender.window)
-        self._guard = RequestGuard(settings.sender.max_retries)
-        self.worker = Worker(
-            Context("sender", settings), channel, lanes, self, self.admission, views or SenderViews({}, {}, {}),
-            self.ledger, self, random.Random(7), lambda: self.wall, ticks=lambda: self.now, consumer=self.kafka,
-            ledgers=self.ledgers,
-        )  # fmt: skip
-        self.worker.join()
+        self._timers_seen = self._statuses_seen = 0
+        self._statuses: list[dict[str, Any]] = []
+        self._make = partial(Process, self, accounts, limit, lanes)
+        self.process = self._make()
 
     @property
     def wall(self) -> int:
         return int(self.now * 1000)
 
-    # -- what the worker is given ------------------------------------------------------------------------------------
+    def monotonic(self) -> float:
+        return self.now
 
-    def publish(self, records: Sequence[OutRecord]) -> None:
-        refused = [record for record in records if len(record.value or b"") > self.limits.get(record.topic, 1 << 30)]
-        for record in records:
-            assert isinstance(record, OutRecord)
-            if record in refused:
-                continue
-            self.facts.append(record)
-            if record.topic == TIMERS:
-                self.timers.append(codec("Timer").decode(record.value))
-            elif record.topic.startswith("notify.dispatch."):
-                self.kafka.append(record, self.wall)
-        if refused:
-            raise TooLargeError("refused for its size", refused)
+    @property
+    def worker(self) -> Worker:
+        return self.process.worker
 
-    def submit(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if self._guard.allows(entry.message):
-                self.requests.append((self.now, entry.message))
-                self.in_flight.append((entry, self.now))
-            else:
-                self.done.append(Ended(entry, self.wall, refusal=("failed", "retries_exhausted", "request guard")))
-        self.answer_what_can_be()
+    @property
+    def admission(self) -> Admission:
+        return self.process.admission
 
-    def wait(self, timeout_s: float) -> None:
-        self.now += timeout_s
+    @property
+    def accounts(self) -> Accounts:
+        return self.process.accounts
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.process.ledger
+
+    @property
+    def in_flight(self) -> list[tuple[Entry, float]]:
+        return self.process.in_flight
+
+    # -- the order ---------------------------------------------------------------------------------------------------
+
+    def reached(self, step: Step) -> None:
+        """Note what a process is about to do; raises Killed where it does not come to that."""
+        self.before.pop(step, lambda: None)()
+        self.steps.append(step)
+
+    def kill_before(self, step: Step) -> None:
+        """Have the process killed when it is about to do this."""
+
+        def kill() -> None:
+            raise Killed(step)
+
+        self.before[step] = kill
+
+    def _publishing(self, records: Sequence[OutRecord]) -> None:
+        self.reached("ledger" if records[0].topic.startswith("notify.ledger.") else "facts")
+
+    def _committing(self, offsets: Mapping[Partition, tuple[int, str]]) -> None:
+        """Note a claim or a release. A commit may be both, and is a claim then; an owner's first may be neither."""
+        group = self.broker.group(sender_group(self.channel))
+        before = {partition: group.committed.get(partition, (0, "0:0")) for partition in offsets}
+        if any(_claimed(offsets[partition]) > _claimed(before[partition]) for partition in offsets):
+            self.reached("claim")
+        elif before != offsets:
+            self.reached("release")
 
     # -- what a test does --------------------------------------------------------------------------------------------
-
-    def answer_what_can_be(self) -> None:
-        waiting = []
-        for entry, began in self.in_flight:
-            result = self.answer(entry.message)
-            if result is None:
-                waiting.append((entry, began))
-                continue
-            if costs_nothing(result, probe=entry.probe):
-                self._guard.was_throttled(entry.message)
-            self._guard.ended(entry.message)
-            self.done.append(Ended(entry, self.wall, result=result, latency_ms=1, began=began))
-        self.in_flight = waiting
 
     def send(self, message: Mapping[str, Any], headers: Sequence[tuple[str, bytes]] = (), partition: int = 0) -> None:
         """Put a message on its dispatch topic."""
@@ -229,8 +244,7 @@ class World:
     def put(
         self, value: bytes | None, lane: str = "normal", headers: Sequence[tuple[str, bytes]] = (), partition: int = 0
     ) -> None:
-        record = OutRecord(dispatch_topic(self.channel, lane), b"t:u", value, headers, partition)
-        self.kafka.append(record, self.wall)
+        self.broker.append(OutRecord(dispatch_topic(self.channel, lane), b"t:u", value, headers, partition))
 
     def turn(self, after_s: float = 0.05) -> None:
         """Let time pass, fire what is due, let the provider answer, and let the worker do its turn."""
@@ -239,9 +253,16 @@ class World:
         self.timers = [timer for timer in self.timers if timer["due_at"] > self.wall]
         for timer in due:
             headers = [(header["name"], header["value"]) for header in timer["headers"]]
-            self.kafka.append(OutRecord(timer["topic"], timer["key"], timer["value"], headers, 0), self.wall)
-        self.answer_what_can_be()
-        self.worker.turn()
+            self.broker.append(OutRecord(timer["topic"], timer["key"], timer["value"], headers, 0))
+        self.process.answer_what_can_be()
+        try:
+            self.worker.turn()
+        finally:
+            self._take_timers()
+
+    def _take_timers(self) -> None:
+        new, self._timers_seen = self.facts[self._timers_seen :], len(self.facts)
+        self.timers += [codec("Timer").decode(fact.value) for fact in new if fact.topic == TIMERS]
 
     def settle(self, turns: int = 20) -> None:
         for _ in range(turns):
@@ -252,11 +273,24 @@ class World:
         self.now = max(self.now, min(timer["due_at"] for timer in self.timers) / 1000)
         self.settle(3)
 
+    def take_over(self) -> Process:
+        """Another process gets the partitions; the one that had them, which may live on."""
+        before = self.process
+        self.broker.expire(before.consumer, stopped=True)
+        self.process = self._make()
+        return before
+
     # -- what a test asks --------------------------------------------------------------------------------------------
 
+    @property
+    def facts(self) -> list[OutRecord]:
+        """Everything that was published, in its order."""
+        return self.broker.published
+
     def statuses(self, *states: str) -> list[dict[str, Any]]:
-        found = [codec("DeliveryStatus").decode(fact.value) for fact in self.facts if fact.topic == STATUS]
-        return [status for status in found if not states or status["state"] in states]
+        new, self._statuses_seen = self.facts[self._statuses_seen :], len(self.facts)
+        self._statuses += [codec("DeliveryStatus").decode(fact.value) for fact in new if fact.topic == STATUS]
+        return [status for status in self._statuses if not states or status["state"] in states]
 
     def states(self) -> Counter[str]:
         return Counter(status["state"] for status in self.statuses())
@@ -269,7 +303,15 @@ class World:
         except DecodeError as exc:
             raise AssertionError(f"the sender wrote what is no {name}") from exc
 
+    def committed(self, partition: int = 0, lane: str = "normal") -> tuple[int, str]:
+        """Offset and metadata of a dispatch partition; (-1, "") where nothing is committed."""
+        group = self.broker.group(sender_group(self.channel))
+        return group.committed.get((dispatch_topic(self.channel, lane), partition), (-1, ""))
+
     def undone(self) -> int:
         """Records that are not released by the last commit."""
-        released = {partition: claim[0] for partition, claim in self.kafka.commits.items()}
-        return sum(len(log) - released.get(partition, 0) for partition, log in self.kafka.logs.items())
+        left = 0
+        for lane in LANES:
+            for number, log in enumerate(self.broker.logs(dispatch_topic(self.channel, lane)) or ()):
+                left += log.end - max(0, self.committed(number, lane)[0])
+        return left

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from runtime.kafka.consumer import Consumer
+from runtime.settings import KafkaSettings
 
 
 class Message:
@@ -43,13 +45,24 @@ class Message:
 class Library:
     """librdkafka's consumer: a poll, then what is queued behind it; the partitions may move in either call."""
 
-    def __init__(self, consumer: Consumer, moves_in: str | None) -> None:
-        self._consumer, self._moves_in = consumer, moves_in
+    def __init__(self, moves_in: str | None) -> None:
+        self._moves_in = moves_in
+        self._assigned: Any = None
+
+    def subscribe(self, topics: list[str], *, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
+        self._assigned, self._revoked = on_assign, on_revoke
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        pass
 
     def _move(self, call: str) -> None:
         if call == self._moves_in:
-            self._consumer._assigned({})
-            self._consumer._assigned({("t", 0): 7})
+            self._revoked(self, [TopicPartition("t", 0)])
+            self.give()
+
+    def give(self) -> None:
+        """The group gives partition 0, from offset 7 on."""
+        self._assigned(self, [TopicPartition("t", 0)])
 
     def poll(self, timeout_s: float) -> Message:
         self._move("poll")
@@ -66,9 +79,9 @@ class Library:
 def test_what_was_read_before_the_partitions_moved_is_left_out(
     moves_in: str | None, offsets: list[int], goes_on_at: int
 ) -> None:
-    consumer: Any = Consumer.__new__(Consumer)
-    consumer._generation, consumer._paused, consumer._missed, consumer.reached_end = 0, set(), set(), set()
-    consumer._assigned({("t", 0): 7})
-    consumer._consumer = Library(consumer, moves_in)
+    library = Library(moves_in)
+    consumer = Consumer(KafkaSettings(), client_id="test", group="g", library=lambda _: library)
+    consumer.subscribe(["t"], on_assign=lambda _: {("t", 0): 7})
+    library.give()
     assert [record.offset for record in consumer.consume(10, 1)] == offsets
-    assert consumer._next == {("t", 0): goes_on_at}
+    assert consumer.position(("t", 0)) == goes_on_at

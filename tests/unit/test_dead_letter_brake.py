@@ -21,7 +21,7 @@ class Hands:
 
 
 def brake(hands: Hands, *, ratio: float = 0.5, count: int = 100) -> Brake:
-    return Brake(DeadLetterSettings(max_ratio=ratio, min_count=count, window_s=60), "test", clock=hands)
+    return Brake(DeadLetterSettings(max_ratio=ratio, min_count=count, window_s=60), "test", monotonic=hands)
 
 
 def shown() -> float:

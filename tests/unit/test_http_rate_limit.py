@@ -24,7 +24,7 @@ class Time:
 
 def test_burst_is_taken_and_then_the_rate_holds() -> None:
     clock = Time()
-    limiter = RateLimiter(10, clock=clock)
+    limiter = RateLimiter(10, monotonic=clock)
     assert [limiter.take("k") for _ in range(20)] == [0.0] * 20
     assert limiter.take("k") == pytest.approx(0.1)
     clock.now += 0.1
@@ -35,7 +35,7 @@ def test_burst_is_taken_and_then_the_rate_holds() -> None:
 
 
 def test_keys_do_not_share_a_bucket() -> None:
-    limiter = RateLimiter(0.5, clock=Time())
+    limiter = RateLimiter(0.5, monotonic=Time())
     assert limiter.take("a") == 0
     assert limiter.take("a") == pytest.approx(2)
     assert limiter.take("b") == 0
@@ -43,7 +43,7 @@ def test_keys_do_not_share_a_bucket() -> None:
 
 def test_charge_is_a_debt_that_ends() -> None:
     clock = Time()
-    limiter = RateLimiter(10, clock=clock)
+    limiter = RateLimiter(10, monotonic=clock)
     limiter.charge("k", 1_000_000)
     assert limiter.take("k") == pytest.approx(10.1)
     clock.now += 10.2
@@ -51,14 +51,14 @@ def test_charge_is_a_debt_that_ends() -> None:
 
 
 def test_buckets_are_bounded() -> None:
-    limiter = RateLimiter(1, clock=Time())
+    limiter = RateLimiter(1, monotonic=Time())
     for number in range(MAX_BUCKETS + 10):
         limiter.take(str(number))
     assert len(limiter._buckets) == MAX_BUCKETS
 
 
 async def test_call_too_soon_is_429_with_the_time_to_wait() -> None:
-    authenticator = Authenticator(cast(Keys, FakeKeys()), RateLimiter(0.5, clock=Time()))
+    authenticator = Authenticator(cast(Keys, FakeKeys()), RateLimiter(0.5, monotonic=Time()))
     await authenticator.caller(AUTHORIZED)
     with pytest.raises(Problem) as caught:
         await authenticator.caller(AUTHORIZED)
@@ -70,7 +70,7 @@ async def test_call_too_soon_is_429_with_the_time_to_wait() -> None:
 
 async def test_items_of_a_bulk_count_and_the_body_of_a_limited_call_is_not_read() -> None:
     world = World()
-    world.ingest._authenticator = Authenticator(cast(Keys, FakeKeys()), RateLimiter(10, clock=Time()))
+    world.ingest._authenticator = Authenticator(cast(Keys, FakeKeys()), RateLimiter(10, monotonic=Time()))
     item = {"to": {"user_id": "u"}, "content": {"text": "x"}}
     assert (await world.post({"notifications": [item] * 20}, path="/v1/notifications/bulk")).status == 202
     limited = await world.post(None, raw=[b"not json"])

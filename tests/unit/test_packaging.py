@@ -142,6 +142,15 @@ def test_a_docstring_without_a_boundary_is_noticed() -> None:
     assert not lacks_boundary("Does things; pure. Never: a clock.")
 
 
+MONOTONIC = re.compile(r"time\.monotonic|from time import[^\n]*\bmonotonic")
+
+
+def test_only_the_clock_reads_the_monotonic_clock() -> None:
+    assert [str(path) for path in modules() if MONOTONIC.search((ROOT / path).read_text("utf-8"))] == [
+        "runtime/clock.py"
+    ]
+
+
 # Put together here, so that this file does not hold what it looks for.
 HOME = "|".join(("home", "root", "work", "Users", "mnt"))
 MACHINE_PATH = re.compile(rf"(?<![\w.~)/-])/(?:{HOME})/[\w.-]+")

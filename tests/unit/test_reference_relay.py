@@ -71,7 +71,7 @@ class FakeTables:
 
 def test_old_keys_are_forgotten_at_the_start_and_every_hour_however_young_the_machine_is() -> None:
     now, tables = [1.0], FakeTables()
-    relay = Relay(Settings(), asyncio.Event(), FakeTopic(1), now_s=lambda: now[0])  # type: ignore[arg-type]
+    relay = Relay(Settings(), asyncio.Event(), FakeTopic(1), monotonic=lambda: now[0])
 
     def purged() -> int:
         tables.statements.clear()
@@ -114,7 +114,7 @@ async def test_row_that_kafka_refuses_for_its_size_holds_up_no_other_and_follows
     first: list[tuple[str, int | None]], later: list[tuple[str, int | None]], limit: int, batch: int
 ) -> None:
     topic, now = FakeTopic(limit), [100.0]
-    relay = Relay(Settings(), asyncio.Event(), topic, now_s=lambda: now[0])  # type: ignore[arg-type]
+    relay = Relay(Settings(), asyncio.Event(), topic, monotonic=lambda: now[0])
     made = [_row(id_, *each) for id_, each in enumerate([*first, *later], 1)]
     outbox = FakeOutbox([], batch)
 

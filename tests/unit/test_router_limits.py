@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,18 +13,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from processors.router import loop as loop_engine
 from processors.router.agents import send
-from processors.router.enrich import MAX_ADDRESSES, RouterViews, enrich_batch, enrich_some
+from processors.router.enrich import MAX_ADDRESSES, MAX_BATCH_S, RouterViews, enrich_batch, enrich_some
 from processors.router.loop import LaneLoop, publish
 from processors.router.refused import instead
 from runtime import ids
-from runtime.clock import system_clock
 from runtime.dead_letters import CUT, dead_letter, is_cut, publish_letters, smaller
 from runtime.errors import PublishError, TooLargeError
 from runtime.kafka.client import Partition
-from runtime.kafka.consumer import CommitError, Consumer
-from runtime.kafka.producer import Producer
+from runtime.kafka.consumer import CommitError
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
 from runtime.settings import Settings
@@ -339,9 +337,9 @@ def test_what_kafka_refuses_for_its_size_ends_in_a_verdict_and_ends_nobody(engin
     limits = {"notify.dispatch.email.normal.v1": 10_000, TIMERS: 10_000, DEAD_LETTERS: 50_000}
     kafka = Engine(limits)
     if engine == "loop":
-        publish(cast(Producer, kafka), out, lambda: NOW)
+        publish(kafka, out, lambda: NOW)
     else:
-        asyncio.run(send(cast(Producer, kafka), out, lambda: NOW))
+        asyncio.run(send(kafka, out, lambda: NOW))
     told = reasons(kafka.published)
     refused = [detail for state, reason, detail in told if (state, reason) == ("rejected", "template_error")]
     assert len(refused) == 2
@@ -409,13 +407,13 @@ class Group:
 
 @pytest.mark.parametrize(("revoke_at", "published"), [(-1, 5), (3, 2)])
 def test_slow_records_are_published_and_committed_piece_by_piece_with_a_poll_in_between(
-    monkeypatch: pytest.MonkeyPatch, revoke_at: int, published: int
+    revoke_at: int, published: int
 ) -> None:
-    monkeypatch.setattr(loop_engine, "MAX_BATCH_S", -1.0)  # every record takes longer
     context = Context("router", Settings(), stopping=asyncio.Event())
     group, kafka = Group(context), Engine({})
     group.revoke_at = revoke_at
-    stage = LaneLoop(context, "normal", views(), cast(Producer, kafka), system_clock, cast(Consumer, group))
+    slow = itertools.count(0.0, 2 * MAX_BATCH_S)  # every record takes longer than a batch may
+    stage = LaneLoop(context, "normal", views(), kafka, group, monotonic=lambda: next(slow))
     stage.run()
     assert len(kafka.published) == published * len(run(request()))
     if revoke_at < 0:

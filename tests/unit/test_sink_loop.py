@@ -222,7 +222,7 @@ def test_revoke_while_the_store_is_away_drops_the_batch_uncommitted(kafka: FakeK
     assert kafka.commits == []
 
 
-def test_group_that_refuses_for_good_ends_the_process(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_that_refuses_for_good_ends_the_process(kafka: FakeKafka) -> None:
     class Ended(Exception):
         pass
 
@@ -232,7 +232,7 @@ def test_group_that_refuses_for_good_ends_the_process(kafka: FakeKafka, monkeypa
     def refuse() -> list[InRecord]:
         raise FencedError("fatal")
 
-    monkeypatch.setattr(role, "exit_now", exit_now)
+    kafka.context.exit_now = exit_now
     kafka.script = [refuse] * (role.MAX_FENCES + 1)
     with pytest.raises(Ended, match="for good"):
         run(kafka)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -11,21 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processors.timers import role as stage
+from processors.groups import TIMERS_GROUP
 from processors.timers.heap import Heap, Room
-from processors.timers.role import HELD_BYTES, WITHDRAW_BEFORE_MS, Timers
+from processors.timers.role import HELD_BYTES, LEASE_S, WITHDRAW_BEFORE_MS, Timers
+from processors.timers.values import PATIENCE_S
 from runtime import ids
-from runtime.errors import PublishError, TooLargeError, UnavailableError
-from runtime.kafka.client import Partition
+from runtime.errors import PublishError
 from runtime.process import Context
 from runtime.records import InRecord, OutRecord
 from runtime.settings import Settings
 from schemas.codec import DecodeError, codec
-from schemas.topics import CANCELLATIONS, DEAD_LETTERS, STATUS, TIMERS, requests_topic
+from schemas.topics import CANCELLATIONS, DEAD_LETTERS, STATUS, TIMERS, dispatch_topic, requests_topic
+from tests.support.broker import MemoryBroker
 
 HOUR = 3_600_000
 NOW = 1_790_000_000_000
 REQUESTS = requests_topic("normal")
+DISPATCH = dispatch_topic("email", "normal")
 
 
 # -- heap ------------------------------------------------------------------------------------------------------------
@@ -136,93 +139,64 @@ def test_head_of_any_bytes_is_a_head_or_a_decode_error() -> None:
 # -- the stage -------------------------------------------------------------------------------------------------------
 
 
-class FakeConsumer:
-    """A log per partition, read like a topic; the group is the test's."""
-
-    def __init__(self, beside: FakeConsumer | None = None) -> None:
-        self.reached_end: set[Partition] = set()
-        self._logs: dict[Partition, list[InRecord]] = {}
-        self._beside = beside
-        self.positions: dict[Partition, int] = {}
-        self.on_assign: Callable[[list[Partition]], dict[Partition, int]] | None = None
-        self.on_revoke: Callable[[list[Partition]], None] | None = None
-        self.on_lost: Callable[[list[Partition]], None] | None = None
-        self.read = 0
-
-    @property
-    def logs(self) -> dict[Partition, list[InRecord]]:
-        return self._beside.logs if self._beside is not None else self._logs
-
-    @logs.setter
-    def logs(self, logs: dict[Partition, list[InRecord]]) -> None:
-        self._logs = logs
-
-    def subscribe(self, topics: Sequence[str], *, on_assign: Any, on_revoke: Any, on_lost: Any) -> None:
-        self.on_assign, self.on_revoke, self.on_lost = on_assign, on_revoke, on_lost
-
-    def partitions_of(self, topic: str) -> list[Partition]:
-        return [(topic, 0)]
-
-    def assign(self, offsets: Mapping[Partition, int]) -> None:
-        self.positions = {partition: max(0, offset) for partition, offset in offsets.items()}
-
-    def give(self, *numbers: int) -> None:
-        assert self.on_assign is not None
-        self.assign(self.on_assign([(TIMERS, number) for number in numbers]))
-
-    def write(self, topic: str, number: int, key: bytes | None, value: bytes | None) -> None:
-        log = self.logs.setdefault((topic, number), [])
-        log.append(InRecord(topic, number, len(log), NOW, key, value))
-
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
-        found: list[InRecord] = []
-        for partition, position in self.positions.items():
-            more = self.logs.get(partition, [])[position:][: max_records - len(found)]
-            found += more
-            self.positions[partition] += len(more)
-            if self.positions[partition] == len(self.logs.get(partition, [])):
-                self.reached_end.add(partition)
-        self.read += len(found)
-        return found
-
-    def close(self) -> None:
-        pass
-
-
 class World:
-    """The stage, its topics, and what it published."""
+    """The stage on a broker in memory, and what it published. The group is the test's."""
 
-    def __init__(self, held_bytes: int = HELD_BYTES) -> None:
+    def __init__(self, held_bytes: int = HELD_BYTES, broker: MemoryBroker | None = None) -> None:
         self.now = NOW
-        self.timers, self.wishes = FakeConsumer(), FakeConsumer()
-        self.again = FakeConsumer(beside=self.timers)
-        self.published: list[OutRecord] = []
+        self.elapsed_s: Iterator[float] = itertools.repeat(0.0)
+        """What the monotonic clock says, look by look."""
+        self.broker = broker or MemoryBroker()
+        if broker is None:
+            for topic in (TIMERS, CANCELLATIONS, STATUS, DEAD_LETTERS, REQUESTS, DISPATCH):
+                self.broker.create(topic, 4)
+        self.broker.before_publish = self._publishing
         self.refuses: str | None = None
-        self.largest: dict[str, int] = {}
+        """A topic that acknowledges nothing."""
+        self._began = len(self.broker.published)
+        self.consumer = self.broker.consumer(TIMERS_GROUP, notice_end=True)
         self.stage = Timers(
-            Context("timers", Settings()), self, lambda: self.now, consumer=self.timers, wishes=self.wishes,
-            again=self.again, held_bytes=held_bytes,
-        )  # fmt: skip
-        self.timers.subscribe(
-            [TIMERS], on_assign=self.stage._on_assign, on_revoke=self.stage._on_revoke, on_lost=self.stage._on_lost
+            Context("timers", Settings()),
+            self.broker.producer(),
+            consumer=self.consumer,
+            wishes=self.broker.consumer(),
+            again=self.broker.consumer(notice_end=True),
+            clock=lambda: self.now,
+            monotonic=lambda: next(self.elapsed_s),
+            held_bytes=held_bytes,
         )
+        self.stage.join()
+        self.give()
 
-    def publish(self, records: Sequence[OutRecord]) -> None:
+    def _publishing(self, records: Sequence[OutRecord]) -> None:
         if any(record.topic == self.refuses for record in records):
             raise PublishError("the broker did not acknowledge")
-        refused = [r for r in records if len(r.value or b"") > self.largest.get(r.topic, 1 << 30)]
-        records = [record for record in records if record not in refused]
-        self.published += records
-        for record in records:
-            if record.topic == TIMERS:
-                self.timers.write(TIMERS, record.partition, record.key, record.value)
-        if refused:
-            raise TooLargeError("too large", refused)
+
+    @property
+    def published(self) -> list[OutRecord]:
+        return self.broker.published[self._began :]
+
+    def give(self, *numbers: int) -> None:
+        """These partitions from the next turn on; what was held is revoked first."""
+        self.broker.give(self.consumer, [(TIMERS, number) for number in numbers])
+
+    def lose(self) -> None:
+        """Every partition, to somebody else."""
+        self.give()
+        self.broker.expire(self.consumer, stopped=True)
+
+    def successor(self) -> World:
+        """Another process in the place of this one."""
+        self.broker.expire(self.consumer, stopped=True)
+        return World(broker=self.broker)
+
+    def write(self, topic: str, number: int, key: bytes | None, value: bytes | None) -> InRecord:
+        return self.broker.append(OutRecord(topic, key, value, partition=number))
 
     def put(self, due_at: int, number: int = 0, **fields: Any) -> bytes:
         record = timer(due_at, **fields)
         key: bytes = record["timer_id"].encode()
-        self.timers.write(TIMERS, number, key, codec("Timer").encode(record))
+        self.write(TIMERS, number, key, codec("Timer").encode(record))
         return key
 
     def schedule(self, due_at: int, tenant: str = "t") -> str:
@@ -234,7 +208,7 @@ class World:
 
     def cancel(self, nid: str, tenant: str = "t") -> None:
         wish = codec("Cancellation").encode({"notification_id": nid, "tenant": tenant, "requested_at": NOW})
-        self.wishes.write(CANCELLATIONS, 0, nid.encode(), wish)
+        self.write(CANCELLATIONS, 0, nid.encode(), wish)
 
     def turn(self) -> list[OutRecord]:
         before = len(self.published)
@@ -257,7 +231,7 @@ def world(request: pytest.FixtureRequest) -> World:
 
 def test_timer_fires_with_its_headers_and_then_gets_its_tombstone(world: World) -> None:
     key = world.put(NOW + 1)
-    world.timers.give(0, 1)
+    world.give(0, 1)
     assert world.turn() == []
     world.now += 1
     assert world.turn() == [
@@ -268,19 +242,16 @@ def test_timer_fires_with_its_headers_and_then_gets_its_tombstone(world: World) 
 
 def test_nothing_fires_before_the_end_of_its_partition_was_reached(world: World) -> None:
     ended = world.put(NOW - HOUR)
-    world.timers.write(TIMERS, 0, ended, None)
-    kept, world.timers.logs[TIMERS, 0] = world.timers.logs[TIMERS, 0], world.timers.logs[TIMERS, 0][:1]
-    world.timers.give(0)
-    world.timers.consume = lambda *_: kept[:1]  # type: ignore[method-assign]
+    world.write(TIMERS, 0, ended, None)
+    world.give(0)
+    world.broker.at_once = 1
     assert (world.turn(), world.pending) == ([], 1)
-    world.timers.consume = lambda *_: kept[1:]  # type: ignore[method-assign]
-    world.timers.reached_end.add((TIMERS, 0))
     assert (world.turn(), world.pending) == ([], 0)
 
 
 def test_clock_that_jumps_back_fires_nothing_early_and_one_that_jumps_forward_fires(world: World) -> None:
     world.put(NOW + 1_000)
-    world.timers.give(0)
+    world.give(0)
     world.now = NOW - HOUR
     assert world.turn() == []
     world.now = NOW + 999 - HOUR
@@ -298,7 +269,7 @@ def test_clock_that_jumps_back_fires_nothing_early_and_one_that_jumps_forward_fi
 
 def test_random_walk_of_the_clock_never_fires_early_and_in_the_end_everything_once(world: World) -> None:
     rng = random.Random(11)
-    world.timers.give(0, 1, 2, 3)
+    world.give(0, 1, 2, 3)
     due: dict[bytes, int] = {}
     for number in range(200):
         at = NOW + rng.randrange(-HOUR, 2 * HOUR)
@@ -315,26 +286,24 @@ def test_random_walk_of_the_clock_never_fires_early_and_in_the_end_everything_on
 
 def test_timer_whose_target_is_not_acknowledged_gets_no_tombstone(world: World) -> None:
     world.put(NOW)
-    world.timers.give(0)
+    world.give(0)
     world.refuses = REQUESTS
     with pytest.raises(PublishError):
         world.turn()
     assert (world.published, world.pending) == ([], 1)
-    successor = World()
-    successor.timers.logs = world.timers.logs
-    successor.timers.give(0)
+    successor = world.successor()
+    successor.give(0)
     assert successor.topics() == [REQUESTS, TIMERS]
 
 
 def test_death_between_firing_and_tombstone_fires_again(world: World) -> None:
     world.put(NOW)
-    world.timers.give(0)
+    world.give(0)
     world.refuses = TIMERS
     with pytest.raises(PublishError):
         world.turn()
-    successor = World()
-    successor.timers.logs = world.timers.logs
-    successor.timers.give(0)
+    successor = world.successor()
+    successor.give(0)
     assert [r[:3] for r in world.published] == [r[:3] for r in successor.turn()[:1]]
 
 
@@ -342,36 +311,34 @@ def test_rebalance_reads_on_what_stays_and_forgets_what_goes(world: World) -> No
     for number in (0, 1):
         for n in range(10):
             world.put(NOW + 1_000 + n, number)
-    world.timers.give(0, 1)
+    world.give(0, 1)
     world.turn()
-    read = world.timers.read
-    world.stage._on_revoke([(TIMERS, 0), (TIMERS, 1)])
-    ended = world.timers.logs[TIMERS, 0][0].key
-    world.timers.write(TIMERS, 0, ended, None)  # by another owner, in between
-    world.timers.give(0)
-    assert (world.turn(), world.pending, world.timers.read) == ([], 9, read + 1)
+    read = world.broker.handed_out
+    ended = world.broker.log((TIMERS, 0)).records()[0].key
+    world.write(TIMERS, 0, ended, None)  # by another owner, in between
+    world.give(0)
+    assert (world.turn(), world.pending, world.broker.handed_out) == ([], 9, read + 1)
     world.now += 2_000
     assert world.topics() == [REQUESTS] * 9 + [TIMERS] * 9
 
 
 def test_partitions_that_were_lost_are_read_again_from_the_beginning(world: World) -> None:
     world.put(NOW + 1_000)
-    world.timers.give(0)
+    world.give(0)
     world.turn()
-    world.stage._on_lost([(TIMERS, 0)])
+    world.lose()
     world.now += 2_000
     assert world.turn() == []
-    world.timers.logs[TIMERS, 0] = []  # compacted away meanwhile, tombstone and all
-    world.timers.give(0)
+    world.broker.drop((TIMERS, 0), [0])  # compacted away meanwhile, tombstone and all
+    world.give(0)
     assert (world.turn(), world.pending) == ([], 0)
 
 
-def test_owner_that_stood_still_asks_the_group_before_it_fires(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_owner_that_stood_still_asks_the_group_before_it_fires(world: World) -> None:
     world.put(NOW)
-    world.timers.give(0)
-    monkeypatch.setattr(stage, "LEASE_S", -1.0)
+    world.give(0)
+    world.elapsed_s = itertools.chain([0.0], itertools.repeat(LEASE_S + 0.1))  # between the poll and the first look
     assert world.turn() == []
-    monkeypatch.undo()
     assert world.topics() == [REQUESTS, TIMERS]
 
 
@@ -386,9 +353,9 @@ def test_owner_that_stood_still_asks_the_group_before_it_fires(world: World, mon
     ],
 )
 def test_poison_is_dead_lettered_when_it_is_read(world: World, key: bytes | None, value: bytes) -> None:
-    world.timers.write(TIMERS, 0, key, value)
+    world.write(TIMERS, 0, key, value)
     world.put(NOW)
-    world.timers.give(0)
+    world.give(0)
     letter, *rest = world.turn()
     assert letter.topic == DEAD_LETTERS
     assert codec("DeadLetter").decode(letter.value)["value"] == value
@@ -398,9 +365,9 @@ def test_poison_is_dead_lettered_when_it_is_read(world: World, key: bytes | None
 def test_poison_behind_a_good_head_is_dead_lettered_when_it_fires(world: World) -> None:
     record = timer(NOW + 5)
     raw = codec("Timer").encode(record)[:-3]
-    world.timers.write(TIMERS, 0, record["timer_id"].encode(), raw)
+    world.write(TIMERS, 0, record["timer_id"].encode(), raw)
     world.put(NOW + 5)
-    world.timers.give(0)
+    world.give(0)
     assert world.turn() == []
     world.now += 5
     out = world.turn()
@@ -413,38 +380,35 @@ def test_poison_behind_a_good_head_is_dead_lettered_when_it_fires(world: World) 
 def test_a_good_timer_that_follows_an_unreadable_one_of_its_key_is_spared(world: World) -> None:
     good = timer(NOW + 1_000)
     key = good["timer_id"].encode()
-    world.timers.write(TIMERS, 0, key, b"\xff poison")
-    world.timers.write(TIMERS, 0, key, codec("Timer").encode(good))
-    world.timers.give(0)
+    world.write(TIMERS, 0, key, b"\xff poison")
+    world.write(TIMERS, 0, key, codec("Timer").encode(good))
+    world.give(0)
     assert world.topics() == [DEAD_LETTERS]
-    successor = World()
-    successor.timers.logs = world.timers.logs
+    successor = world.successor()
     successor.now += 2_000
-    successor.timers.give(0)
+    successor.give(0)
     assert REQUESTS in successor.topics()
 
 
 def test_nothing_is_cleared_away_before_the_end_of_the_partition_was_reached(world: World) -> None:
     good = timer(NOW)
     key = good["timer_id"].encode()
-    world.timers.write(TIMERS, 0, key, b"\xff poison")
-    bad = world.timers.logs[TIMERS, 0].pop()
-    world.timers.give(0)
-    world.stage.take([bad])
-    world.stage._clear_away()
-    assert [record.topic for record in world.published] == [DEAD_LETTERS]
-    world.timers.logs[TIMERS, 0] = [bad]
-    world.timers.write(TIMERS, 0, key, codec("Timer").encode(good))
+    world.write(TIMERS, 0, key, b"\xff poison")
+    world.write(TIMERS, 0, key, codec("Timer").encode(good))
+    world.give(0)
+    world.broker.at_once = 1
+    assert world.topics() == [DEAD_LETTERS]
+    world.broker.at_once = 2
     assert [record.topic for record in world.turn() if record.value is not None][-1] == REQUESTS
 
 
 def test_an_empty_partition_that_comes_back_is_not_read_again(world: World) -> None:
-    world.timers.give(0)
+    world.give(0)
     world.turn()
     empty = world.stage._heaps[TIMERS, 0]
     assert empty.ordered
-    world.stage._on_revoke([(TIMERS, 0)])
-    world.timers.give(0)
+    world.give(0)
+    world.turn()
     assert world.stage._heaps[TIMERS, 0] is empty
     assert world.stage._not_ready() is None
 
@@ -452,8 +416,8 @@ def test_an_empty_partition_that_comes_back_is_not_read_again(world: World) -> N
 def test_what_kafka_refuses_for_its_size_is_dead_lettered_and_the_others_fire(world: World) -> None:
     world.put(NOW, value=bytes(5_000))
     world.put(NOW)
-    world.largest[REQUESTS] = 1_000
-    world.timers.give(0)
+    world.broker.limit(REQUESTS, 1_000)
+    world.give(0)
     out = world.turn()
     assert [record.topic for record in out] == [REQUESTS, DEAD_LETTERS, TIMERS, TIMERS]
     letter = codec("DeadLetter").decode(out[1].value)
@@ -465,9 +429,9 @@ def test_what_kafka_refuses_for_its_size_is_dead_lettered_and_the_others_fire(wo
 @pytest.mark.parametrize("name", ["", "\0", "\r\n", "x" * 70_000])
 def test_a_hostile_timer_fires_or_waits_and_stops_nobody(world: World, due_at: int, name: str) -> None:
     record = {**timer(due_at), "headers": [{"name": name, "value": b""}]}
-    world.timers.write(TIMERS, 0, record["timer_id"].encode(), codec("Timer").encode(record))
+    world.write(TIMERS, 0, record["timer_id"].encode(), codec("Timer").encode(record))
     world.put(NOW)
-    world.timers.give(0)
+    world.give(0)
     assert world.topics() == ([REQUESTS, REQUESTS, TIMERS, TIMERS] if due_at <= NOW else [REQUESTS, TIMERS])
 
 
@@ -495,17 +459,15 @@ def test_what_is_held_stays_within_its_bytes_whatever_comes_and_goes() -> None:
     assert room.used == 0
 
 
-def test_a_timer_that_cannot_be_read_again_comes_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timer_that_cannot_be_read_again_comes_up_again() -> None:
     world = World(held_bytes=0)
-    world.put(NOW)
-    world.timers.give(0)
-
-    def unavailable(*_: Any) -> dict[int, bytes]:
-        raise UnavailableError("no answer")
-
-    monkeypatch.setattr(stage, "read_again", unavailable)
+    world.put(NOW + 1)
+    world.give(0)
+    world.turn()
+    world.now += 1
+    world.broker.unavailable, world.elapsed_s = True, itertools.chain([0.0, 0.0], itertools.count(0.0, PATIENCE_S))
     assert (world.turn(), world.pending) == ([], 1)
-    monkeypatch.undo()
+    world.broker.unavailable, world.elapsed_s = False, itertools.repeat(0.0)
     assert world.topics() == [REQUESTS, TIMERS]
 
 
@@ -515,7 +477,7 @@ def test_a_timer_that_cannot_be_read_again_comes_up_again(monkeypatch: pytest.Mo
 def test_cancelled_schedule_ends_at_once_with_a_fact_and_a_tombstone(world: World) -> None:
     nid = world.schedule(NOW + 30 * 24 * HOUR)
     world.schedule(NOW + 30 * 24 * HOUR)
-    world.timers.give(0)
+    world.give(0)
     assert world.turn() == []
     world.cancel(nid)
     fact, tombstone = world.turn()
@@ -529,7 +491,7 @@ def test_cancelled_schedule_ends_at_once_with_a_fact_and_a_tombstone(world: Worl
 
 
 def test_schedule_that_arrives_after_its_cancellation_ends_too(world: World) -> None:
-    world.timers.give(0)
+    world.give(0)
     nid = ids.notification_id(NOW, "t")
     world.cancel(nid)
     assert world.turn() == []
@@ -542,16 +504,15 @@ def test_schedule_that_arrives_after_its_cancellation_ends_too(world: World) -> 
 def test_every_cancellation_is_looked_at_again_after_a_takeover(world: World) -> None:
     nid = world.schedule(NOW + HOUR)
     world.cancel(nid)
-    world.timers.give(1)
+    world.give(1)
     assert world.turn() == []
-    world.stage._on_revoke([(TIMERS, 1)])
-    world.timers.give(0, 1)
+    world.give(0, 1)
     assert (world.topics(), world.pending) == ([STATUS, TIMERS], 0)
 
 
 def test_schedule_about_to_fire_is_left_to_the_router(world: World) -> None:
     nid = world.schedule(NOW + WITHDRAW_BEFORE_MS)
-    world.timers.give(0)
+    world.give(0)
     world.cancel(nid)
     assert world.turn() == []
     world.now += WITHDRAW_BEFORE_MS
@@ -563,30 +524,30 @@ def test_schedule_that_is_none_of_a_request_is_not_cancelled(world: World) -> No
     request = {"notification_id": nid, "tenant": "t", "accepted_at": NOW, "user_id": "u", "template_id": "x"}
     value = codec("NotificationRequest").encode(request)
     for purpose, topic, body in (
-        ("retry", REQUESTS, value), ("schedule", "notify.dispatch.email.normal.v1", value), ("schedule", REQUESTS, b"\xff"),
+        ("retry", REQUESTS, value), ("schedule", DISPATCH, value), ("schedule", REQUESTS, b"\xff"),
     ):  # fmt: skip
         world.put(NOW + HOUR, purpose=purpose, topic=topic, value=body, timer_id=ids.timer_id(nid, "schedule"))
-    world.timers.give(0)
+    world.give(0)
     world.cancel(nid)
     for _ in range(3):
         assert (world.turn(), world.pending) == ([], 1)
-        world.timers.logs[TIMERS, 0].pop()
-        world.stage._on_lost([])
-        world.timers.give(0)
+        world.broker.drop((TIMERS, 0), [len(world.broker.log((TIMERS, 0)).records()) - 1])
+        world.lose()
+        world.give(0)
 
 
 def test_another_tenant_cancels_nothing(world: World) -> None:
     nid = world.schedule(NOW + HOUR)
-    world.timers.give(0)
+    world.give(0)
     world.cancel(nid, tenant="other")
-    world.wishes.write(CANCELLATIONS, 0, b"k", b"\xff poison")
-    world.wishes.write(CANCELLATIONS, 0, nid.encode(), None)
+    world.write(CANCELLATIONS, 0, b"k", b"\xff poison")
+    world.write(CANCELLATIONS, 0, nid.encode(), None)
     assert (world.turn(), world.pending) == ([], 1)
 
 
 def test_cancelled_without_the_fact_acknowledged_stays_pending(world: World) -> None:
     nid = world.schedule(NOW + HOUR)
-    world.timers.give(0)
+    world.give(0)
     world.cancel(nid)
     world.refuses = STATUS
     with pytest.raises(PublishError):

@@ -20,6 +20,7 @@ from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from processors.router.app import DrainingConsumer, create_app
 from processors.router.tolerant import TolerantRecords
 from runtime import views
+from runtime.clock import Monotonic, system_monotonic
 from runtime.kafka import consumer as kafka_consumer
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import CommitError, Consumer, FencedError
@@ -64,6 +65,9 @@ class Library:
         self.polls = [*polls]
         self.refuses: int | None = None
 
+    def assign(self, partitions: list[Any]) -> None:
+        pass
+
     def poll(self, timeout_s: float) -> Any:
         self.now = self.polls.pop(0) if self.polls else []
         return self.now.pop(0) if self.now else None
@@ -77,14 +81,12 @@ class Library:
         return offsets
 
 
-def consumer(library: Library, start: int = 6) -> Consumer:
-    made: Any = Consumer.__new__(Consumer)
-    made._generation, made._paused, made._missed, made.reached_end = 0, set(), set(), set()
-    made._silent_since, made._notice_end, made.current_at = None, True, float("-inf")
-    made._assigned({HERE: start})
-    made._consumer = library
-    result: Consumer = made
-    return result
+def consumer(library: Library, start: int = 6, monotonic: Monotonic = system_monotonic) -> Consumer:
+    made = Consumer(
+        KafkaSettings(), client_id="test", group=None, notice_end=True, monotonic=monotonic, library=lambda _: library
+    )
+    made.assign({HERE: start})
+    return made
 
 
 def test_the_end_of_a_partition_is_read_past_what_is_no_record() -> None:
@@ -98,11 +100,10 @@ def test_the_end_of_a_partition_is_read_past_what_is_no_record() -> None:
 
 
 def test_a_marker_alone_moves_the_position_and_silence_after_it_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = consumer(Library([End(7)]))
+    now = [0.0]
+    one = consumer(Library([End(7)]), monotonic=lambda: now[0])
     assert one.consume(10, 1) == []
     assert one.progress() == {HERE: 7}
-    now = [0.0]
-    monkeypatch.setattr(kafka_consumer.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
     monkeypatch.setattr(one, "offset_range", lambda *_, **__: (0, 7))
     monkeypatch.setattr(kafka_consumer.os, "_exit", lambda code: pytest.fail(f"ended with {code}"))  # type: ignore[attr-defined]
     while now[0] < 100:
@@ -118,8 +119,8 @@ def test_records_that_are_not_fetched_still_end_the_process(monkeypatch: pytest.
     def ended(code: int) -> None:
         raise Ended(code)
 
-    one, now = consumer(Library()), [0.0]
-    monkeypatch.setattr(kafka_consumer.time, "monotonic", lambda: now[0])  # type: ignore[attr-defined]
+    now = [0.0]
+    one = consumer(Library(), monotonic=lambda: now[0])
     monkeypatch.setattr(one, "offset_range", lambda *_, **__: (0, 7))
     monkeypatch.setattr(kafka_consumer.os, "_exit", ended)  # type: ignore[attr-defined]
     with pytest.raises(Ended):

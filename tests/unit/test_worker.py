@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.dead_letters import is_cut
-from runtime.errors import SettingsError, UnavailableError
+from runtime.errors import SettingsError
 from runtime.retry import MAX_DELAY_S, MAX_RETRY_AFTER_S
 from runtime.settings import BreakerSettings, SenderSettings
 from schemas.codec import codec
 from schemas.events import LANES, ChannelMessage
-from schemas.topics import DEAD_LETTERS, MAX_VALUE_BYTES, STATUS, TIMERS, ledger_topic
+from schemas.topics import DEAD_LETTERS, MAX_VALUE_BYTES, STATUS, TIMERS, dispatch_topic, ledger_topic
 from senders.breaker import PROBES, SLACK_S
+from senders.consumers import sender_group
 from senders.outcomes import MAX_ATTEMPTS
 from senders.read_ahead import SLICE
 from senders.recheck import SenderViews
@@ -320,7 +321,7 @@ def _suppressing(message: ChannelMessage) -> SenderViews:
 
 
 def _opted_out(message: ChannelMessage) -> SenderViews:
-    return SenderViews({}, {"t:u": {"channels": {"email": False}, "categories": {}}}, {})  # type: ignore[dict-item]
+    return SenderViews({}, {"t:u": {"channels": {"email": False, "push": False}, "categories": {}}}, {})  # type: ignore[dict-item]
 
 
 def _cancelled(message: ChannelMessage) -> SenderViews:
@@ -347,8 +348,6 @@ def test_message_that_may_have_been_sent_never_ends_as_not_sent(why: str, doubt:
         Provider(None), channel="push", accounts=(("fcm", frozenset({"fcm"})),), limit=1,
         views=views(message) if views else None,
     )  # fmt: skip
-    if views is _opted_out:
-        world.worker._views = SenderViews({}, {"t:u": {"channels": {"push": False}, "categories": {}}}, {})  # type: ignore[dict-item]
     world.send(made(channel="push", user_id=None, address="first"))  # keeps the only slot
     world.turn()
     world.send(message)
@@ -425,7 +424,7 @@ def test_failover_of_a_record_that_no_longer_fits_ends_by_itself() -> None:
 @pytest.mark.parametrize("why", ["undecodable", "retries exhausted"])
 def test_letter_that_kafka_refuses_for_its_size_is_cut_and_ends_no_sender(why: str) -> None:
     world = World(lambda _: AWAY, sender=SenderSettings(max_retries=0))
-    world.limits = {DEAD_LETTERS: 60_000}
+    world.broker.limit(DEAD_LETTERS, 60_000)
     if why == "undecodable":
         world.put(b"\xff" * 200_000)
     else:
@@ -445,21 +444,21 @@ def test_letter_that_kafka_refuses_for_its_size_is_cut_and_ends_no_sender(why: s
 def test_housekeeping_skips_its_round_when_the_broker_is_slow() -> None:
     world = World(Provider())
     world.turn()
-    world.ledgers.broken = UnavailableError("cannot read the end of the ledger: timed out")
+    world.broker.unavailable = True
     world.turn(KEEP_POSITIONS_S + 1)
-    assert world.ledgers.advanced == 0
+    assert sum(world.ledger.positions().values()) == 0
     world.send(made())
     world.settle()
     assert world.states() == {"sent": 1}
-    world.ledgers.broken = None
+    world.broker.unavailable = False
     world.turn(KEEP_POSITIONS_S + 1)
-    assert world.ledgers.advanced == 1
+    assert sum(world.ledger.positions().values()) == 1
 
 
 def test_process_that_no_slot_is_left_for_says_so_and_holds_nothing() -> None:
     world = World(Provider(), limit=2, partitions=12, lanes=["critical"])
-    world.kafka.partitions_of = lambda topic: [(topic, n) for n in range(12)]  # type: ignore[method-assign]
-    world.kafka.count = 1  # of twelve: the others own the rest
+    for _ in range(11):  # one partition of twelve is left
+        world.broker.consumer(sender_group("email")).subscribe([dispatch_topic("email", "critical")])
     with pytest.raises(SettingsError, match="max_in_flight of mail is less than there are email senders"):
         world.turn()
     assert not world.worker._owned

@@ -19,7 +19,6 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import google.auth.transport.requests
@@ -27,7 +26,7 @@ from firebase_admin import credentials, messaging
 from google.auth.exceptions import GoogleAuthError, TransportError
 from pydantic_core import from_json, to_json
 
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import SettingsError
 from runtime.logs import redact_text
 from runtime.retry import parse_retry_after
@@ -110,9 +109,15 @@ class FcmSender(ProviderAccount[bytes]):
     channel = "push"
     platforms = frozenset({"fcm"})
 
-    def __init__(self, provider: ProviderSettings, keys: FcmKeys, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        provider: ProviderSettings,
+        keys: FcmKeys,
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+    ) -> None:
         super().__init__(provider)
-        self._clock = clock
+        self._clock, self._monotonic = clock, monotonic
         try:
             certificate = credentials.Certificate(str(keys.credentials_file))
         except (OSError, ValueError) as exc:
@@ -138,13 +143,13 @@ class FcmSender(ProviderAccount[bytes]):
         """Raises GoogleAuthError."""
         async with self._renewing:
             if self._clock() >= self._valid_until:
-                if self._refusal is not None and monotonic() - self._refusal[0] < _REFUSAL_S:
+                if self._refusal is not None and self._monotonic() - self._refusal[0] < _REFUSAL_S:
                     raise self._refusal[1]
                 try:
                     # Blocking, once an hour, on a thread.
                     await asyncio.to_thread(self._refresh)
                 except GoogleAuthError as exc:
-                    self._refusal = monotonic(), exc
+                    self._refusal = self._monotonic(), exc
                     raise
                 self._valid_until = self._clock() + 1000 * (3600 - _RENEW_BEFORE_S)
             return str(self._credential.token)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -28,7 +27,7 @@ import aiosmtplib
 from aiosmtplib.protocol import SMTPProtocol
 from pydantic import Field, SecretStr
 
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
@@ -94,9 +93,16 @@ class SmtpSender(ProviderAccount[Envelope]):
 
     channel = "email"
 
-    def __init__(self, provider: ProviderSettings, settings: SmtpKeys, clock: Clock = system_clock) -> None:
+    def __init__(
+        self,
+        provider: ProviderSettings,
+        settings: SmtpKeys,
+        clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
+    ) -> None:
         super().__init__(provider)
-        self._timeout_s, self._settings, self._clock = provider.timeout_s, settings, clock
+        self._timeout_s, self._settings = provider.timeout_s, settings
+        self._clock, self._monotonic = clock, monotonic
         try:
             self._from = parse_from(settings.from_address)
         except MailError as exc:
@@ -128,7 +134,7 @@ class SmtpSender(ProviderAccount[Envelope]):
             return Retry(ErrorClass.TRANSIENT, type(exc).__name__)
         result = await self._transaction(client, prepared.recipient, prepared.mail)
         if client.is_connected:
-            self._idle.append((time.monotonic(), client))
+            self._idle.append((self._monotonic(), client))
         return result
 
     def _reply(self, code: int, text: str, phase: str) -> SendResult:
@@ -219,7 +225,7 @@ class SmtpSender(ProviderAccount[Envelope]):
     async def _connection(self) -> aiosmtplib.SMTP:
         while self._idle:
             since, client = self._idle.pop()
-            if client.is_connected and time.monotonic() - since < _IDLE_S:
+            if client.is_connected and self._monotonic() - since < _IDLE_S:
                 return client
             client.close()
         settings = self._settings
