@@ -88,8 +88,10 @@ class MemoryBroker:
         """Records given to consumers, all told."""
         self.at_once = 1 << 30
         """Records, or ends of partitions, that one call of a consumer gets at the most."""
-        self.unavailable = False
-        """Whether nothing is read, and questions about offsets and topics are answered with a time-out."""
+        self.slow = False
+        """Whether questions about offsets and topics are answered with a time-out."""
+        self.silent = False
+        """Whether nothing is read."""
         self.before_commit: Callable[[Mapping[Partition, tuple[int, str]]], None] = lambda _: None
         """Called before a commit is taken; what it raises is raised to whoever commits."""
         self.before_publish: Callable[[Sequence[OutRecord]], None] = lambda _: None
@@ -386,7 +388,7 @@ class Library:
 
     def _take(self, count: int, at_once: int) -> list[Message]:
         found: list[Message] = []
-        count = 0 if self._broker.unavailable else min(count, at_once)
+        count = 0 if self._broker.silent else min(count, at_once)
         for partition in [*self._next]:
             if partition in self._paused:
                 continue
@@ -445,5 +447,5 @@ class Library:
         return SimpleNamespace(topics={topic: SimpleNamespace(error=error, partitions=partitions)})
 
     def _ask(self) -> None:
-        if self._broker.unavailable:
+        if self._broker.slow or self._broker.silent:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))

@@ -465,9 +465,9 @@ def test_a_timer_that_cannot_be_read_again_comes_up_again() -> None:
     world.give(0)
     world.turn()
     world.now += 1
-    world.broker.unavailable, world.elapsed_s = True, itertools.chain([0.0, 0.0], itertools.count(0.0, PATIENCE_S))
+    world.broker.silent, world.elapsed_s = True, itertools.chain([0.0, 0.0], itertools.count(0.0, PATIENCE_S))
     assert (world.turn(), world.pending) == ([], 1)
-    world.broker.unavailable, world.elapsed_s = False, itertools.repeat(0.0)
+    world.broker.silent, world.elapsed_s = False, itertools.repeat(0.0)
     assert world.topics() == [REQUESTS, TIMERS]
 
 

@@ -444,13 +444,13 @@ def test_letter_that_kafka_refuses_for_its_size_is_cut_and_ends_no_sender(why: s
 def test_housekeeping_skips_its_round_when_the_broker_is_slow() -> None:
     world = World(Provider())
     world.turn()
-    world.broker.unavailable = True
+    world.broker.slow = True
     world.turn(KEEP_POSITIONS_S + 1)
     assert sum(world.ledger.positions().values()) == 0
     world.send(made())
     world.settle()
     assert world.states() == {"sent": 1}
-    world.broker.unavailable = False
+    world.broker.slow = False
     world.turn(KEEP_POSITIONS_S + 1)
     assert sum(world.ledger.positions().values()) == 1
 
