@@ -19,8 +19,17 @@ from pydantic_core import from_json, to_json
 
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
+from schemas.events import ChannelMessage
 from tests.unit.test_outcomes import NOW, message
-from vendors.apns.sender import MESSAGE_ID_KEY, ApnsSender, ProviderToken, apns_reaction, build_headers, build_payload
+from vendors.apns.sender import (
+    MESSAGE_ID_KEY,
+    ApnsSender,
+    ProviderToken,
+    apns_reaction,
+    build_headers,
+    build_request,
+    encode_payload,
+)
 from vendors.http import Answer, AnswerLostError, NotSentError
 from vendors.http2 import Exchange, Http2Protocol
 from vendors.provider import UnsendableError
@@ -54,8 +63,20 @@ def test_apns_answer(status: int, reason: str | None, expected: ErrorClass | Non
     assert (found.error if found else None) is expected
 
 
+def encoded(made: ChannelMessage) -> bytes:
+    """The body of a push."""
+    return encode_payload(build_request(made, "t"))
+
+
+def headers_of(made: ChannelMessage, topic: str = "t") -> dict[str, str]:
+    """The headers of a push, each once."""
+    headers = build_headers(build_request(made, topic), made["expires_at"])
+    assert len(dict(headers)) == len(headers)
+    return dict(headers)
+
+
 def test_payload_has_the_alert_the_data_and_our_id() -> None:
-    made = build_payload(message(channel="push", title="T", body="B", data=to_json({"a": "1", "n": {"x": 2}})))
+    made = encoded(message(channel="push", title="T", body="B", data=to_json({"a": "1", "n": {"x": 2}})))
     alert = {"alert": {"title": "T", "body": "B"}}
     assert from_json(made) == {"a": "1", "n": {"x": 2}, "aps": alert, MESSAGE_ID_KEY: MESSAGE_ID}
 
@@ -71,11 +92,11 @@ def test_payload_has_the_alert_the_data_and_our_id() -> None:
 )
 def test_payload_that_apns_would_refuse_is_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UnsendableError, match=words):
-        build_payload(message(channel="push", **fields))
+        encoded(message(channel="push", **fields))
 
 
 def test_headers_name_the_message_and_an_absolute_end() -> None:
-    headers = dict(build_headers(message(channel="push", title="T", expires_at=NOW + 5_000), "com.example.app"))
+    headers = headers_of(message(channel="push", title="T", expires_at=NOW + 5_000), "com.example.app")
     assert headers["apns-id"] == headers["apns-collapse-id"] == MESSAGE_ID
     assert len(headers["apns-collapse-id"]) <= 64
     assert headers["apns-expiration"] == str(NOW // 1000 + 5)
@@ -88,15 +109,15 @@ def test_headers_name_the_message_and_an_absolute_end() -> None:
 
 def test_push_without_title_and_body_is_a_background_push() -> None:
     silent = message(channel="push", title=None, body=None, data=to_json({"sync": "inbox"}))
-    assert from_json(build_payload(silent)) == {
+    assert from_json(encoded(silent)) == {
         "sync": "inbox", "aps": {"content-available": 1}, MESSAGE_ID_KEY: MESSAGE_ID,
     }  # fmt: skip
-    headers = dict(build_headers({**silent, "lane": "critical"}, "t"))
+    headers = headers_of({**silent, "lane": "critical"})
     assert (headers["apns-push-type"], headers["apns-priority"]) == ("background", "5")
 
 
 def test_bulk_lets_the_device_choose_the_moment() -> None:
-    headers = dict(build_headers(message(channel="push", lane="bulk"), "t"))
+    headers = headers_of(message(channel="push", lane="bulk"))
     assert headers["apns-priority"] == "5"
     assert "apns-expiration" not in headers
 

@@ -9,10 +9,10 @@
     | answer lost, 1xx to 3xx                             | in_doubt                                        |
     | no connection, no stream, GOAWAY or REFUSED_STREAM  | transient                                       |
 
-A 500 does not say
-that nothing was sent; the collapse id lets a possible duplicate replace the first one on the device. aioapns re-sends by
-itself, so it is not used. May import jwt (the only module that does) and the transport. Never: a retry,
-Kafka.
+A 500 does not say that nothing was sent; the collapse id lets a possible duplicate replace the first one on the device.
+aioapns gives the model of a push (NotificationRequest, PushType, priorities). Its connection pool sends again by itself
+when a connection closes, up to five times, so our transport carries the push.
+May import aioapns and jwt (the only module that does) and the transport. Never: aioapns's client or pool, a retry, Kafka.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import jwt
+from aioapns.common import PRIORITY_HIGH, PRIORITY_NORMAL, NotificationRequest, PushType
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field
@@ -71,9 +72,29 @@ class ApnsPush:
     body: bytes
 
 
-def build_payload(message: ChannelMessage) -> bytes:
-    """The JSON body; without title and body it wakes the app and shows nothing. Raises UnsendableError when APNs would
-    refuse it."""
+def build_request(message: ChannelMessage, topic: str) -> NotificationRequest:
+    """aioapns's model of the push, without an end in time. Raises UnsendableError when APNs would refuse its data.
+
+    Apple delays or drops a push whose type does not match its payload.
+    """
+    silent = is_silent(message)
+    # The lower priority lets the device choose the moment: what a campaign is worth, and all that Apple takes for a
+    # background push.
+    priority = PRIORITY_NORMAL if silent or message["lane"] == "bulk" else PRIORITY_HIGH
+    return NotificationRequest(
+        device_token=message["address"],
+        message=build_payload(message),
+        notification_id=message["message_id"],
+        priority=int(priority),
+        # A possible duplicate replaces the first one on the device.
+        collapse_key=message["message_id"][:64],
+        push_type=PushType.BACKGROUND if silent else PushType.ALERT,
+        apns_topic=topic,
+    )
+
+
+def build_payload(message: ChannelMessage) -> dict[str, Any]:
+    """The JSON object of the body; without title and body it wakes the app and shows nothing. Raises UnsendableError."""
     data = push_data(message)
     if "aps" in data:
         raise UnsendableError("the key aps in data is Apple's")
@@ -81,28 +102,33 @@ def build_payload(message: ChannelMessage) -> bytes:
     if not is_silent(message):
         alert = {"title": message["title"], "body": message["body"]}
         aps = {"alert": {name: text for name, text in alert.items() if text}}
-    payload = to_json({**data, "aps": aps, MESSAGE_ID_KEY: message["message_id"]})
+    return {**data, "aps": aps, MESSAGE_ID_KEY: message["message_id"]}
+
+
+def encode_payload(request: NotificationRequest) -> bytes:
+    """The body as UTF-8 JSON. Raises UnsendableError above Apple's limit."""
+    payload = to_json(request.message)
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise UnsendableError(f"the payload has {len(payload)} bytes, APNs takes {MAX_PAYLOAD_BYTES}")
     return payload
 
 
-def build_headers(message: ChannelMessage, topic: str) -> list[tuple[str, str]]:
-    """Apple's headers but the authorization. Apple delays or drops a push whose type does not match its payload."""
-    silent = is_silent(message)
+def build_headers(request: NotificationRequest, expires_at: int | None) -> list[tuple[str, str]]:
+    """Apple's headers but the authorization. `expires_at` is in Unix milliseconds; None leaves the end to Apple."""
+    # All are set by build_request; aioapns's class calls them optional.
+    assert request.collapse_key is not None and request.apns_topic is not None and request.push_type is not None
     headers = [
-        ("apns-id", message["message_id"]),
-        # A possible duplicate replaces the first one on the device.
-        ("apns-collapse-id", message["message_id"][:64]),
-        ("apns-topic", topic),
-        ("apns-push-type", "background" if silent else "alert"),
-        # 5 lets the device choose the moment: what a campaign is worth, and all that Apple takes for a background push.
-        ("apns-priority", "5" if silent or message["lane"] == "bulk" else "10"),
+        ("apns-id", request.notification_id),
+        ("apns-collapse-id", request.collapse_key),
+        ("apns-topic", request.apns_topic),
+        ("apns-push-type", request.push_type.value),
+        ("apns-priority", str(request.priority)),
         ("content-type", "application/json"),
     ]
-    if message["expires_at"] is not None:
-        # A point in time, not a duration; 0 would mean "now or never".
-        headers.append(("apns-expiration", str(max(1, message["expires_at"] // 1000))))
+    if expires_at is not None:
+        # A point in time; aioapns's time_to_live is a duration, which a push that waits would outlive.
+        # 0 would mean "now or never".
+        headers.append(("apns-expiration", str(max(1, expires_at // 1000))))
     return headers
 
 
@@ -113,6 +139,8 @@ def apns_reaction(status: int, reason: str | None) -> Reaction | None:
 
 class ProviderToken:
     """The JWT of an account: signed anew before Apple's hour is over, and once when Apple calls it expired."""
+
+    # Not aioapns's JWTAuthorizationHeaderProvider: it reads time.time() itself, and cannot be made to sign anew.
 
     def __init__(self, key: EllipticCurvePrivateKey, key_id: str, team_id: str, clock: Clock) -> None:
         self._key, self._key_id, self._team_id, self._clock = key, key_id, team_id, clock
@@ -162,8 +190,9 @@ class ApnsSender(ProviderAccount["ApnsPush"]):
 
     def prepare(self, message: ChannelMessage) -> ApnsPush:
         """The push but for the account's token."""
-        path = "/3/device/" + quote(message["address"], safe="")
-        return ApnsPush(path, build_headers(message, self._topic), build_payload(message))
+        request = build_request(message, self._topic)
+        path = "/3/device/" + quote(request.device_token, safe="")
+        return ApnsPush(path, build_headers(request, message["expires_at"]), encode_payload(request))
 
     async def deliver(self, prepared: ApnsPush) -> SendResult:
         """One POST to /3/device/<token>."""
