@@ -35,7 +35,7 @@ _TOKEN_LIFETIME_S = 3599
 _MAX_PAYLOAD_BYTES = 4096
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
-_TARGETS = ("token", "topic", "condition")
+_TARGETS = ("fid", "token", "topic", "condition")
 
 
 class CredentialsError(Exception):
@@ -171,7 +171,7 @@ def check_message(payload: object) -> web.Response | dict[str, Any]:
     message: dict[str, Any] = payload["message"]
     targets = [name for name in _TARGETS if message.get(name)]
     if len(targets) != 1 or not isinstance(message[targets[0]], str):
-        return invalid_argument("message", "exactly one of token, topic or condition is required")
+        return invalid_argument("message", "exactly one of fid, token, topic or condition is required")
     data = message.get("data", {})
     if not isinstance(data, dict) or not all(isinstance(value, str) for value in data.values()):
         return invalid_argument("message.data", "every value must be a string")

@@ -11,7 +11,7 @@
 
 A 500 does not say that nothing was sent; the collapse id lets a possible duplicate replace the first one on the device.
 aioapns gives the model of a push (NotificationRequest, PushType, priorities). Its connection pool sends again by itself
-when a connection closes, up to five times, so our transport carries the push.
+when a connection closes (five attempts), so our transport carries the push.
 May import aioapns and jwt (the only module that does) and the transport. Never: aioapns's client or pool, a retry, Kafka.
 """
 
