@@ -151,7 +151,7 @@ def topics_diff(as_json: _Json = False, state_dir: _StateDir = _STATE_DIR) -> No
     """How the cluster differs from the catalogue; exit status 1 when it does."""
     from dataclasses import asdict
 
-    from local.settings import settings_for
+    from console.commands.stack import settings_for
     from runtime.kafka.admin import Admin
     from runtime.topics import diff
 
@@ -170,7 +170,7 @@ def topics_apply(
     """Create what is missing and configure what differs; never changes a partition count."""
     from dataclasses import asdict
 
-    from local.settings import settings_for
+    from console.commands.stack import settings_for
     from runtime.kafka.admin import Admin
     from runtime.topics import apply
 
@@ -189,10 +189,15 @@ def _add_commands() -> None:
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
     from console.commands.status import send, status
-    from local.cli import down, up
-    from local.demo import demo
+    from console.commands.stack import has_local
 
-    for command in (up, down, demo, send, status, explain, audit, doctor, migrate):
+    if has_local():
+        from local.cli import down, up
+        from local.demo import demo
+
+        for command in (up, down, demo):
+            app.command()(command)
+    for command in (send, status, explain, audit, doctor, migrate):
         app.command()(command)
     app.add_typer(keys_app, name="keys")
     app.add_typer(schemas_app, name="schemas")
@@ -203,7 +208,7 @@ def _add_commands() -> None:
 def migrate(state_dir: _StateDir = _STATE_DIR) -> None:
     """Bring the tables of PostgreSQL and ClickHouse, and ClickHouse's views, up to date."""
     from console.commands.producers import migrate as migrate_postgres
-    from local.settings import settings_for
+    from console.commands.stack import settings_for
     from sinks.schema import migrate as migrate_clickhouse
 
     settings = settings_for(state_dir)

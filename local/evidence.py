@@ -174,7 +174,15 @@ class Http:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def call(self, method: str, path: str, body: Any = None, *, expect: Sequence[int] = (200, 201)) -> Any:
-        """(status, JSON). Raises EvidenceError for a status that is not expected."""
+        """(status, JSON); asks again, up to ten times, where it is told to. Raises EvidenceError for any other status."""
+        for _ in range(9):
+            status, answer = await self._once(method, path, body, (*expect, 503))
+            if status != 503 or 503 in expect:
+                return status, answer
+            await asyncio.sleep(1)  # what Retry-After says
+        return await self._once(method, path, body, expect)
+
+    async def _once(self, method: str, path: str, body: Any, expect: Sequence[int]) -> Any:
         try:
             async with self._session.request(
                 method, self._base + path, headers=self._headers, json=body, timeout=aiohttp.ClientTimeout(60)

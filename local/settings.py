@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from pydantic import SecretStr
 
-from local import LocalStackError
-from local.stack import read_endpoints
 from local.supervisor.state import StateFiles
 from runtime.settings import (
     ClickHouseSettings,
@@ -21,11 +18,8 @@ from runtime.settings import (
     PostgresSettings,
     ProviderSettings,
     Settings,
-    load_settings,
     read_toml,
 )
-
-StateDir = Annotated[Path, typer.Option(help="A local stack's directory; what runs there is used.")]
 
 
 def stack_settings(settings: Settings, state_dir: Path, endpoints: Mapping[str, Any]) -> Settings:
@@ -42,13 +36,3 @@ def stack_settings(settings: Settings, state_dir: Path, endpoints: Mapping[str, 
             "providers": tuple(ProviderSettings(**table) for table in read_toml(files.settings).get("providers", [])),
         }
     )
-
-
-def settings_for(state_dir: Path) -> Settings:
-    """The settings found, moved to the local stack where one runs in `state_dir`. Raises SettingsError."""
-    settings = load_settings()
-    try:
-        endpoints = read_endpoints(state_dir)
-    except LocalStackError:
-        return settings
-    return stack_settings(settings, state_dir, endpoints)

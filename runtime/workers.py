@@ -28,7 +28,7 @@ from typing import IO, Any
 from pydantic_core import from_json, to_json
 
 MAX_WAITING = 32
-MAX_OF_ONE_OWNER = 4
+MAX_OF_ONE_OWNER = 16
 _PATIENCE = 10
 """Seconds to wait per second of CPU time that a call may take: on a busy machine it gets its time slowly."""
 _START_S = 20.0

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from console.commands.output import show
-from local.settings import StateDir, settings_for
-from local.stack import DEFAULT_STATE_DIR
+from console.commands.stack import StateDir, settings_for
+from console.commands.stack import DEFAULT_STATE_DIR
 from replay.times import parse_time
 from runtime.clock import system_clock
 from runtime.errors import SettingsError

@@ -1,6 +1,6 @@
 """The HTTP API as commands call it: the local stack's unless another one is named.
 
-May import local.stack. Never: a command, an output.
+May import console.commands.stack. Never: a command, an output.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local.stack import read_endpoints
+from console.commands.stack import read_endpoints
 from runtime.errors import HeliographError, SettingsError, UnavailableError
 
 

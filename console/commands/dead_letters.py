@@ -28,8 +28,8 @@ from console.commands.replay import (
     offer,
     report,
 )
-from local.settings import StateDir
-from local.stack import DEFAULT_STATE_DIR
+from console.commands.stack import StateDir
+from console.commands.stack import DEFAULT_STATE_DIR
 from replay.choose import choose_letters
 from replay.dead_letters import counted, described, filter_words, listed, selected
 from replay.store import Replay, ReplayStore

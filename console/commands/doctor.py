@@ -26,9 +26,8 @@ from pydantic import BaseModel, SecretStr
 
 from console.commands.output import show
 from console.commands.producers import Api, ApiKey
-from local import LocalStackError
-from local.settings import stack_settings
-from local.stack import DEFAULT_STATE_DIR, read_endpoints
+from console.commands.stack import stack_settings
+from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError
 from runtime.settings import (
@@ -617,7 +616,7 @@ def doctor(
 def _all(state_dir: Path, api: str | None, api_key: str | None) -> Iterator[Finding]:
     try:
         endpoints: Mapping[str, Any] = read_endpoints(state_dir)
-    except LocalStackError:
+    except HeliographError:
         endpoints = {}
     try:
         settings = load_settings()

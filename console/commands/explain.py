@@ -14,7 +14,7 @@ import typer
 
 from console.commands.client import client
 from console.commands.producers import Api, ApiKey
-from local.stack import DEFAULT_STATE_DIR
+from console.commands.stack import DEFAULT_STATE_DIR
 
 _COLOURS = {"acceptance": "cyan", "decision": "blue", "attempt": "yellow", "dead letter": "red", "operator": "magenta"}
 

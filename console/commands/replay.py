@@ -15,8 +15,8 @@ import typer
 
 from console.commands import replay_screen, replay_targets
 from console.commands.output import show
-from local.settings import StateDir
-from local.stack import DEFAULT_STATE_DIR
+from console.commands.stack import StateDir
+from console.commands.stack import DEFAULT_STATE_DIR
 from replay.choose import Selection, check_range, check_topic, choose
 from replay.execute import execute
 from replay.generations import Generations

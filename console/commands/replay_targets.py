@@ -1,6 +1,6 @@
 """Where replay and dlq work: the settings, or the local stack that runs in a directory; and who asks.
 
-May import local and runtime. Never: a store.
+May import console.commands.stack. Never: a store.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import getpass
 import socket
 from pathlib import Path
 
-from local.settings import settings_for as stack_settings_for
+from console.commands.stack import settings_for as stack_settings_for
 from runtime.logs import configure_logs
 from runtime.registry import use_wire_ids
 from runtime.settings import Settings

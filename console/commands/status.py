@@ -16,7 +16,7 @@ from console.commands.client import ApiClient, client
 from console.commands.output import show
 from console.commands.producers import Api, ApiKey, FileOrDash
 from console.commands.producers import send as send_to
-from local.stack import DEFAULT_STATE_DIR, read_endpoints
+from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints
 from schemas.events import states
 
 StateDir = Annotated[Path, typer.Option(help="Where the local stack keeps its endpoints.json.")]

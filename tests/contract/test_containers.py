@@ -153,7 +153,7 @@ def test_provider_files_are_settings(file: str, channels: list[str]) -> None:
 def test_everything_that_the_image_copies_exists_and_is_let_through() -> None:
     copied = [source for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text("utf-8"), re.MULTILINE) for source in line.split()[:-1]]  # fmt: skip
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]["find"]["include"]  # fmt: skip
-    assert set(copied) == {"requirements.lock", "pyproject.toml", "README.md", *(name.rstrip("*") for name in packages)}
+    assert set(copied) == {"requirements.lock", "pyproject.toml", "README.md", "LICENSE", *(name.rstrip("*") for name in packages)}
     allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}  # fmt: skip
     assert set(copied) == allowed
     assert all((ROOT / name).exists() for name in copied)
@@ -171,6 +171,8 @@ def test_commands_run_without_what_the_image_leaves_out(arguments: list[str]) ->
     assert left_out
     gone = set(left_out[1].split())
     modules = {module for module, owners in packages_distributions().items() if gone.intersection(o.lower().replace("_", "-") for o in owners)}  # fmt: skip
+    modules.add("local")
+    assert "rm -r /opt/production/lib/python3.11/site-packages/local" in DOCKERFILE.read_text("utf-8")
     code = (
         "import sys\n"
         "class Gone:\n"

@@ -33,7 +33,7 @@ import aiohttp
 from confluent_kafka import KafkaException, Producer
 
 from local.evidence import compare
-from local.settings import settings_for
+from console.commands.stack import settings_for
 from local.simulator.faults import Mode
 from local.supervisor.state import StateFiles
 from producers.reference.keys import create_api_key
