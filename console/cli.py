@@ -188,8 +188,8 @@ def _add_commands() -> None:
     from console.commands.keys import keys_app
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
-    from console.commands.status import send, status
     from console.commands.stack import has_local
+    from console.commands.status import send, status
 
     if has_local():
         from local.cli import down, up

@@ -13,8 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from console.commands.output import show
-from console.commands.stack import StateDir, settings_for
-from console.commands.stack import DEFAULT_STATE_DIR
+from console.commands.stack import DEFAULT_STATE_DIR, StateDir, settings_for
 from replay.times import parse_time
 from runtime.clock import system_clock
 from runtime.errors import SettingsError

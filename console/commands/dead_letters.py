@@ -28,8 +28,7 @@ from console.commands.replay import (
     offer,
     report,
 )
-from console.commands.stack import StateDir
-from console.commands.stack import DEFAULT_STATE_DIR
+from console.commands.stack import DEFAULT_STATE_DIR, StateDir
 from replay.choose import choose_letters
 from replay.dead_letters import counted, described, filter_words, listed, selected
 from replay.store import Replay, ReplayStore

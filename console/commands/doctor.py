@@ -26,8 +26,7 @@ from pydantic import BaseModel, SecretStr
 
 from console.commands.output import show
 from console.commands.producers import Api, ApiKey
-from console.commands.stack import stack_settings
-from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints
+from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints, stack_settings
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError
 from runtime.settings import (

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from console.commands.output import show
-from console.commands.stack import StateDir, settings_for
-from console.commands.stack import DEFAULT_STATE_DIR
+from console.commands.stack import DEFAULT_STATE_DIR, StateDir, settings_for
 from runtime.errors import SettingsError
 
 keys_app = typer.Typer(no_args_is_help=True, help="API keys.")

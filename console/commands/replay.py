@@ -15,8 +15,7 @@ import typer
 
 from console.commands import replay_screen, replay_targets
 from console.commands.output import show
-from console.commands.stack import StateDir
-from console.commands.stack import DEFAULT_STATE_DIR
+from console.commands.stack import DEFAULT_STATE_DIR, StateDir
 from replay.choose import Selection, check_range, check_topic, choose
 from replay.execute import execute
 from replay.generations import Generations

@@ -153,7 +153,13 @@ def test_provider_files_are_settings(file: str, channels: list[str]) -> None:
 def test_everything_that_the_image_copies_exists_and_is_let_through() -> None:
     copied = [source for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text("utf-8"), re.MULTILINE) for source in line.split()[:-1]]  # fmt: skip
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]["find"]["include"]  # fmt: skip
-    assert set(copied) == {"requirements.lock", "pyproject.toml", "README.md", "LICENSE", *(name.rstrip("*") for name in packages)}
+    assert set(copied) == {
+        "requirements.lock",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        *(name.rstrip("*") for name in packages),
+    }
     allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}  # fmt: skip
     assert set(copied) == allowed
     assert all((ROOT / name).exists() for name in copied)

@@ -32,8 +32,8 @@ from typing import Any
 import aiohttp
 from confluent_kafka import KafkaException, Producer
 
-from local.evidence import compare
 from console.commands.stack import settings_for
+from local.evidence import compare
 from local.simulator.faults import Mode
 from local.supervisor.state import StateFiles
 from producers.reference.keys import create_api_key
