@@ -195,8 +195,9 @@ def _add_commands() -> None:
         from local.cli import down, up
         from local.demo import demo
 
-        for command in (up, down, demo):
-            app.command()(command)
+        app.command()(up)
+        app.command()(down)
+        app.command()(demo)
     for command in (send, status, explain, audit, doctor, migrate):
         app.command()(command)
     app.add_typer(keys_app, name="keys")
