@@ -111,8 +111,9 @@ def test_every_image_is_pinned_and_every_port_is_bound_to_loopback() -> None:
         _, colon, tag = service["image"].rpartition(":")
         assert colon and tag and tag != "latest" and re.search(r"\d", tag), name
         assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in service.get("ports", ())), name
-    bases = re.findall(r"^FROM (\S+)", DOCKERFILE.read_text("utf-8"), re.MULTILINE)
-    assert bases and all(re.search(r":\d", base) for base in bases)
+    stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?", DOCKERFILE.read_text("utf-8"), re.MULTILINE)
+    own = {name for _, name in stages if name}
+    assert stages and all(re.search(r":\d", base) or base in own for base, _ in stages)
 
 
 def test_every_store_and_role_has_a_health_check() -> None:
