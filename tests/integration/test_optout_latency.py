@@ -205,7 +205,7 @@ def test_router_refuses_within_a_second(world: World, told: Told, tmp_path: Path
             routed = [at for at, each in published if told.last(each)[0] == "routed"]
             refused = [each for at, each in published if at > changed + EFFECTIVE_WITHIN_S]
             tell(f"router, {case}, {backend}: the last request routed was published at {max(routed) - changed:+.3f} s")
-            assert len(routed) > 5  # the stream ran before
+            assert len(routed) > 2  # the stream ran before
             assert len(refused) > 10  # and after
             assert {told.last(each) for each in refused} == {wanted}
             assert max(routed) <= changed + EFFECTIVE_WITHIN_S

@@ -9,10 +9,11 @@ import pytest
 from confluent_kafka import Producer as TransactionalProducer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from runtime.kafka.admin import Admin
 from runtime.kafka.consumer import Consumer
 from runtime.kafka.producer import Producer
 from runtime.records import OutRecord
-from tests.integration.conftest import Broker, broker
+from tests.integration.conftest import Broker, broker, until
 from tests.support.broker_behaviour import BrokerBehaviour, Cluster
 
 __all__ = ["broker"]  # a fixture
@@ -65,6 +66,9 @@ class Real:
 
         def end(commit: bool) -> None:
             (writer.commit_transaction if commit else writer.abort_transaction)()
+            # The coordinator has decided; the partitions' markers, with which readers go on, follow in their own time.
+            admin, topics = Admin(self._settings), sorted({record.topic for record in records})
+            until(lambda: not admin.held_back(topics), 30, "the transaction's markers")
 
         return end
 

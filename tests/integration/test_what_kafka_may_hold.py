@@ -21,7 +21,8 @@ import pytest
 
 from processors.groups import router_group
 from producers.reference.feedback_consumer import GROUP as FEEDBACK_GROUP
-from runtime import ids, kafka
+from runtime import ids
+from runtime.kafka import consumer as kafka_consumer
 from runtime.kafka.admin import Admin
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, Consumer
@@ -330,7 +331,7 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
         raise AssertionError(f"ended with {code}")
 
     monkeypatch.setattr(os, "_exit", ended)
-    monkeypatch.setattr(kafka, "STALL_CHECK_S", 0.2)
+    monkeypatch.setattr(kafka_consumer, "STALL_CHECK_S", 0.2)
     until_then = time.monotonic() + 2
     while time.monotonic() < until_then:
         consumer.consume(10, 0.1)
