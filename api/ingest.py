@@ -38,7 +38,7 @@ from runtime.errors import PublishError, UnavailableError
 from runtime.http.problems import FieldError, Problem, new_request_id, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import ACCEPTED, INGEST_SECONDS, REFUSED
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.status import rfc3339
 
 log = get_logger("ingest")
@@ -60,7 +60,7 @@ MAX_CORRELATION_CHARS = 128
 class Broker(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
-    async def send(self, records: Sequence[OutRecord]) -> None: ...
+    async def send(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
 class Claims(Protocol):
@@ -111,11 +111,11 @@ class Batcher:
 
     def __init__(self, broker: Broker, timeout_s: float) -> None:
         self._broker, self._timeout_s = broker, timeout_s
-        self._records: list[OutRecord] = []
+        self._records: list[ProducerRecord] = []
         self._answer: asyncio.Future[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
 
-    def publish(self, record: OutRecord) -> asyncio.Future[None]:
+    def publish(self, record: ProducerRecord) -> asyncio.Future[None]:
         """Done when the broker has the record; fails with PublishError. Shared by the batch: shield it."""
         loop = asyncio.get_running_loop()
         if self._answer is None:
@@ -132,7 +132,7 @@ class Batcher:
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _send(self, records: list[OutRecord], answer: asyncio.Future[None]) -> None:
+    async def _send(self, records: list[ProducerRecord], answer: asyncio.Future[None]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._broker.send(records)

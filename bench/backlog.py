@@ -29,7 +29,7 @@ from console.commands.output import show
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.process import run_role
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import KafkaSettings, ProviderSettings, Settings
 from schemas.codec import codec
 from schemas.events import LANES, ChannelMessage
@@ -73,7 +73,7 @@ class Provider:
         """Nothing to close."""
 
 
-def mails(first: int, count: int, size: int, lane: str) -> list[OutRecord]:
+def mails(first: int, count: int, size: int, lane: str) -> list[ProducerRecord]:
     """Half of each is a layout that all share, half are words of its own, as in real mails."""
     words = [f"{random.getrandbits(40):x}"[: 3 + n % 8] for n in range(4_000)]
     text = " ".join(random.choices(words, k=100_000))
@@ -89,7 +89,7 @@ def mails(first: int, count: int, size: int, lane: str) -> list[OutRecord]:
             "html": layout + own, "routed_at": now,
         }  # fmt: skip
         value = codec("ChannelMessage").encode(message)
-        records.append(OutRecord(dispatch_topic(CHANNEL, lane), f"bench:r{n}".encode(), value))
+        records.append(ProducerRecord(dispatch_topic(CHANNEL, lane), f"bench:r{n}".encode(), value))
     return records
 
 
@@ -103,7 +103,7 @@ def child(bootstrap: str, count: int, answers_after_s: float, read_ahead_mib: in
     provider = Provider(count, answers_after_s)
     take = Worker._take
 
-    def taken(self: Worker, records: list[InRecord]) -> None:
+    def taken(self: Worker, records: list[ConsumerRecord]) -> None:
         take(self, records)
         provider.held = max(provider.held, self.held_bytes)
 

@@ -37,7 +37,7 @@ from runtime import ids
 from runtime.kafka.consumer import Consumer
 from runtime.kafka.producer import Producer
 from runtime.process import Context, run_role
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings, ProviderSettings, Settings
 from schemas.codec import codec
 from schemas.events import LANES, ChannelMessage
@@ -89,7 +89,7 @@ def _cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def dispatch(channel: str, count: int) -> list[OutRecord]:
+def dispatch(channel: str, count: int) -> list[ProducerRecord]:
     """Messages of the normal lane; routed_at is now, the moment latency is counted from."""
     records = []
     for n in range(count):
@@ -100,7 +100,7 @@ def dispatch(channel: str, count: int) -> list[OutRecord]:
             "text": "A text of some length. " * 10, "routed_at": now,
         }  # fmt: skip
         key = f"bench:r{n % _RECIPIENTS}".encode()
-        records.append(OutRecord(dispatch_topic(channel, "normal"), key, codec("ChannelMessage").encode(message)))
+        records.append(ProducerRecord(dispatch_topic(channel, "normal"), key, codec("ChannelMessage").encode(message)))
     return records
 
 
@@ -108,11 +108,11 @@ def without_ledger() -> None:
     """Take the ledger out of this process: no entries, no questions, nothing read at the start."""
     publish = Producer.publish
 
-    def publish_without(self: Producer, records: Sequence[OutRecord]) -> None:
+    def publish_without(self: Producer, records: Sequence[ProducerRecord]) -> None:
         publish(self, [record for record in records if not record.topic.startswith("notify.ledger.")])
 
     nothing: Callable[..., None] = lambda *_, **__: None  # noqa: E731
-    outcomes.ledger_entry = lambda *_: OutRecord("notify.ledger.none", None, None)
+    outcomes.ledger_entry = lambda *_: ProducerRecord("notify.ledger.none", None, None)
     Producer.publish = publish_without  # type: ignore[method-assign]
     Ledger.record = nothing  # type: ignore[method-assign]
     Ledger.duplicate = nothing  # type: ignore[method-assign]
@@ -131,7 +131,7 @@ async def plain(context: Context, channel: str, provider: Provider) -> None:
         records = await asyncio.to_thread(consumer.consume, 256, 0.1)
         messages = [cast(ChannelMessage, codec("ChannelMessage").decode(record.value)) for record in records]
         results = await asyncio.gather(*(provider.send(message) for message in messages))
-        facts: list[OutRecord] = []
+        facts: list[ProducerRecord] = []
         for record, message, result in zip(records, messages, results, strict=True):
             made = outcomes.from_result(
                 message,

@@ -40,7 +40,7 @@ from console.commands.output import show
 from local.supervisor.ports import LOOPBACK, PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
-from runtime.records import InRecord, OutRecord, runs_of
+from runtime.records import ConsumerRecord, ProducerRecord, group_by_partition
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from schemas.codec import codec
 from schemas.container import long_bytes
@@ -145,9 +145,9 @@ class Records:
             yield (tenant, channel, "delivered", None, attempt), 900 + 2_000 * attempt
 
 
-def in_records(facts: Iterator[tuple[str, bytes, bytes]], count: int) -> list[InRecord]:
+def in_records(facts: Iterator[tuple[str, bytes, bytes]], count: int) -> list[ConsumerRecord]:
     """As they come from a broker, topic by topic."""
-    records = [InRecord(topic, 0, 0, 0, key, value) for topic, key, value in islice(facts, count)]
+    records = [ConsumerRecord(topic, 0, 0, 0, key, value) for topic, key, value in islice(facts, count)]
     return sorted(records, key=lambda record: record.topic)
 
 
@@ -199,7 +199,7 @@ def stream(
     settings = ClickHouseSettings(url=url)
     client = clickhouse.connect(settings, timeout_s=300)
     facts = Records(number).facts(_now() - (number + 1) * rows * STEP_MS * 10 // 36)
-    batches = [runs_of(in_records(facts, min(per_insert, rows - at))) for at in range(0, rows, per_insert)]
+    batches = [group_by_partition(in_records(facts, min(per_insert, rows - at))) for at in range(0, rows, per_insert)]
     inserts = 0
     ready.wait()
     began, cpu = time.time(), time.process_time()
@@ -347,7 +347,7 @@ def publish(kafka: KafkaSettings, count: int) -> None:
     facts = Records().facts(_now() - count * STEP_MS * 10 // 36)
     done = 0
     while done < count:
-        records = [OutRecord(*each) for each in islice(facts, min(20_000, count - done))]
+        records = [ProducerRecord(*each) for each in islice(facts, min(20_000, count - done))]
         producer.publish(records)
         done += len(records)
     producer.close()

@@ -27,7 +27,7 @@ from console.commands.output import show
 from runtime import ids
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
 from schemas.codec import codec
 from schemas.events import NotificationRequest, Timer
@@ -39,7 +39,7 @@ _MARKERS = 100
 _TARGET = requests_topic("bulk")
 
 
-def timer(name: str, due_at: int, rng: random.Random) -> OutRecord:
+def timer(name: str, due_at: int, rng: random.Random) -> ProducerRecord:
     """A scheduled request of about 400 bytes whose key says when it is due."""
     notification_id = ids.notification_id(due_at - _MONTH_MS, "default", name)
     request: NotificationRequest = {
@@ -55,7 +55,7 @@ def timer(name: str, due_at: int, rng: random.Random) -> OutRecord:
         ],
         "value": codec("NotificationRequest").encode(request),
     }  # fmt: skip
-    return OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(record))
+    return ProducerRecord(TIMERS, timer_id.encode(), codec("Timer").encode(record))
 
 
 def _now() -> int:
@@ -76,7 +76,7 @@ class Fired:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._consumer = Consumer(settings, client_id="bench-fired", group=None, fetch_wait_ms=50)
-        self._consumer.assign(dict.fromkeys(self._consumer.partitions_of(_TARGET), BEGINNING))
+        self._consumer.assign(dict.fromkeys(self._consumer.partitions_for_topic(_TARGET), BEGINNING))
 
     def take(self, prefix: str, count: int, timeout_s: float) -> tuple[list[int], float]:
         """How late each of `count` came (ms), and when the last of them came (monotonic)."""

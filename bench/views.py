@@ -21,7 +21,7 @@ import psutil
 from bench.broker import broker
 from console.commands.output import show
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings, ViewSettings
 from runtime.views import View, open_store
 from schemas.codec import codec
@@ -49,7 +49,7 @@ def publish(settings: KafkaSettings, users: int) -> float:
     for first in range(0, users, _BATCH):
         producer.publish(
             [
-                OutRecord(RECIPIENTS, f"default:user-{n:08d}".encode(), encode(profile(n)))
+                ProducerRecord(RECIPIENTS, f"default:user-{n:08d}".encode(), encode(profile(n)))
                 for n in range(first, min(users, first + _BATCH))
             ]
         )

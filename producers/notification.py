@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from producers.addresses import device_token, email_address, has_control, phone_number
 from runtime import ids
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.status import rfc3339
 from schemas.channels import CHANNELS, ROWS, TO_FIELDS, ChannelName, TokenPlatform
 from schemas.codec import codec
@@ -242,7 +242,7 @@ class Notification(Strict):
         }
 
 
-def request_record(request: NotificationRequest, traceparent: str | None = None) -> OutRecord:
+def request_record(request: NotificationRequest, traceparent: str | None = None) -> ProducerRecord:
     """The record to publish on its lane. Raises RecordTooLarge, a ValueError, when it is larger than a topic takes."""
     value = codec("NotificationRequest").encode(request)
     addresses = [(a["channel"], a["value"]) for a in request.get("addresses", ())]
@@ -257,4 +257,4 @@ def request_record(request: NotificationRequest, traceparent: str | None = None)
     if traceparent is not None:
         headers.append(("traceparent", traceparent.encode()))
     key = ids.request_key(request["tenant"], request.get("user_id"), addresses)
-    return OutRecord(requests_topic(request.get("lane", "normal")), key, value, headers)
+    return ProducerRecord(requests_topic(request.get("lane", "normal")), key, value, headers)

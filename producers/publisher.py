@@ -19,7 +19,7 @@ from producers.notification import Notification, check_key, request_record, to_m
 from runtime.clock import Clock, system_clock
 from runtime.kafka.producer import Producer
 from runtime.metrics import ACCEPTED
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
 from schemas.identity import check_tenant
 
@@ -46,7 +46,7 @@ class _Requests:
     def __init__(self, tenant: str, source: str, clock: Clock) -> None:
         self._tenant, self._source, self._clock = check_tenant(tenant), source, clock
 
-    def record(self, publication: Publication) -> tuple[str, str, OutRecord]:
+    def record(self, publication: Publication) -> tuple[str, str, ProducerRecord]:
         """(id, lane, record). Raises ValueError (pydantic's ValidationError is one) for what may not be published."""
         body = publication.notification
         notification = body if isinstance(body, Notification) else Notification.model_validate(dict(body))

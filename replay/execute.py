@@ -20,7 +20,7 @@ from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import HeliographError
 from runtime.kafka.producer import Producer
 from runtime.process import crash_point
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import KafkaSettings
 
 MAX_BATCH = 200
@@ -50,7 +50,7 @@ def execute(
             due = max(due, monotonic()) + len(items) / rate
             records = _records(store, reader, items)
             stamp = Stamp(replay.replay_id, replay.requested_by, replay.command == "resend", clock())
-            out: list[OutRecord] = []
+            out: list[ProducerRecord] = []
             for item, record in records:
                 out += copies(record, item, stamp)
             producer.publish(out)
@@ -75,12 +75,12 @@ def execute(
         producer.close()
 
 
-def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[tuple[Item, InRecord]]:
+def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[tuple[Item, ConsumerRecord]]:
     """The records of a batch that are still kept."""
     kept = reader.read([item.place for item in items if item.letter_id is None])
     ids = [item.letter_id for item in items if item.letter_id is not None]
     letters = store.letters_by_id(ids, [item.place.topic for item in items]) if ids else {}
-    found: list[tuple[Item, InRecord]] = []
+    found: list[tuple[Item, ConsumerRecord]] = []
     for item in items:
         if item.letter_id is None:
             record = kept.get(item.place)

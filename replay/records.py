@@ -12,7 +12,7 @@ from typing import cast
 
 from replay.plan import Item
 from runtime import ids
-from runtime.records import Headers, InRecord, OutRecord
+from runtime.records import ConsumerRecord, Headers, ProducerRecord
 from runtime.status import message_status, request_status, source_of, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
 from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest
@@ -33,16 +33,16 @@ class Stamp:
         return f"{'resend' if self.resend else 'replay'} {self.replay_id} by {self.by}"
 
 
-def copies(record: InRecord, item: Item, stamp: Stamp) -> list[OutRecord]:
+def copies(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[ProducerRecord]:
     """The record again, and the event on its timeline; a record that does not decode goes as it is, without an event."""
     if catalogue()[record.topic].record == "ChannelMessage":
         return _message_again(record, item, stamp)
     if item.notification_id is None:
-        return [OutRecord(record.topic, record.key, record.value, record.headers, record.partition)]
+        return [ProducerRecord(record.topic, record.key, record.value, record.headers, record.partition)]
     return _request_again(record, item, stamp)
 
 
-def _request_again(record: InRecord, item: Item, stamp: Stamp) -> list[OutRecord]:
+def _request_again(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[ProducerRecord]:
     request = cast(NotificationRequest, codec("NotificationRequest").decode(record.value))
     request = {**request, "replay": stamp.replay_id, "generation": item.generation}
     if item.channels:
@@ -51,10 +51,13 @@ def _request_again(record: InRecord, item: Item, stamp: Stamp) -> list[OutRecord
         request, record.topic.split(".")[2], "replayed", now=stamp.now, detail=stamp.words, source=source_of(record)
     )
     value = codec("NotificationRequest").encode(request)
-    return [OutRecord(record.topic, record.key, value, record.headers, record.partition), _event(status, record, stamp)]
+    return [
+        ProducerRecord(record.topic, record.key, value, record.headers, record.partition),
+        _event(status, record, stamp),
+    ]
 
 
-def _message_again(record: InRecord, item: Item, stamp: Stamp) -> list[OutRecord]:
+def _message_again(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[ProducerRecord]:
     message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))
     # The ledger knows the attempt to go on with; where it has forgotten the message, the item does.
     message = {
@@ -75,14 +78,14 @@ def _message_again(record: InRecord, item: Item, stamp: Stamp) -> list[OutRecord
     value = codec("ChannelMessage").encode(message)
     headers = _with_id(record.headers, message["message_id"])
     # The same partition: the ledger lies beside it.
-    return [OutRecord(record.topic, record.key, value, headers, record.partition), _event(status, record, stamp)]
+    return [ProducerRecord(record.topic, record.key, value, headers, record.partition), _event(status, record, stamp)]
 
 
 def _with_id(headers: Headers, message_id: str) -> Headers:
     return [("ce_id", message_id.encode()), *((name, value) for name, value in headers if name != "ce_id")]
 
 
-def _event(status: DeliveryStatus, record: InRecord, stamp: Stamp) -> OutRecord:
+def _event(status: DeliveryStatus, record: ConsumerRecord, stamp: Stamp) -> ProducerRecord:
     subject = status["message_id"] or status["notification_id"]
     return status_record(
         {**status, "event_id": ids.event_id(subject, "replayed", 0, stamp.replay_id)}, traceparent_of(record.headers)

@@ -13,7 +13,7 @@ from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import Consumer
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import KafkaSettings
 
 PATIENCE_S = 30.0
@@ -24,13 +24,13 @@ _FAR = 20_000
 
 def scan(
     settings: KafkaSettings, topic: str, since: int, until: int, told: Callable[[int, int], None]
-) -> Iterator[InRecord]:
+) -> Iterator[ConsumerRecord]:
     """Every record that the topic took in [since, until); `told(read, of)` hears how far it is. Raises UnavailableError."""
-    consumer = Consumer(settings, client_id="replay-scan", group=None, queued_kbytes=65_536, notice_end=True)
+    consumer = Consumer(settings, client_id="replay-scan", group=None, queued_kbytes=65_536, detect_eof=True)
     try:
-        partitions = consumer.partitions_of(topic)
-        starts = consumer.offsets_at(dict.fromkeys(partitions, since))
-        ends = consumer.offsets_at(dict.fromkeys(partitions, until))
+        partitions = consumer.partitions_for_topic(topic)
+        starts = consumer.offsets_for_times(dict.fromkeys(partitions, since))
+        ends = consumer.offsets_for_times(dict.fromkeys(partitions, until))
         left = {partition for partition in partitions if starts[partition] < ends[partition]}
         total, read = sum(max(0, ends[p] - starts[p]) for p in partitions), 0
         consumer.assign({partition: starts[partition] for partition in left})
@@ -44,7 +44,7 @@ def scan(
                     yield record
                 if record.offset + 1 >= ends[partition]:
                     left.discard(partition)
-            left -= consumer.reached_end
+            left -= consumer.eof_partitions
             if records:
                 heard = system_monotonic()
                 told(read, total)
@@ -58,14 +58,14 @@ class Reader:
     """Reads single records; places are asked for in the order of partitions and offsets."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._consumer = Consumer(settings, client_id="replay", group=None, queued_kbytes=16_384, notice_end=True)
+        self._consumer = Consumer(settings, client_id="replay", group=None, queued_kbytes=16_384, detect_eof=True)
         self._partition: Partition | None = None
         self._next = 0
-        self._read: deque[InRecord] = deque()
+        self._read: deque[ConsumerRecord] = deque()
 
-    def read(self, places: Sequence[Place]) -> dict[Place, InRecord]:
+    def read(self, places: Sequence[Place]) -> dict[Place, ConsumerRecord]:
         """What is still there of these. Raises UnavailableError."""
-        found: dict[Place, InRecord] = {}
+        found: dict[Place, ConsumerRecord] = {}
         wanted: dict[Partition, list[int]] = {}
         for place in places:
             wanted.setdefault((place.topic, place.partition), []).append(place.offset)
@@ -74,8 +74,8 @@ class Reader:
                 found[Place(record.topic, record.partition, record.offset)] = record
         return {place: found[place] for place in places if place in found}
 
-    def _records(self, partition: Partition, first: int, last: int) -> Iterator[InRecord]:
-        low, high = self._consumer.offset_range(partition)
+    def _records(self, partition: Partition, first: int, last: int) -> Iterator[ConsumerRecord]:
+        low, high = self._consumer.watermark_offsets(partition)
         first, last = max(first, low), min(last, high - 1)
         if first > last:
             return
@@ -83,12 +83,12 @@ class Reader:
             self._consumer.assign({partition: first})
             self._partition, self._next = partition, first
             self._read.clear()
-        self._consumer.reached_end.clear()
+        self._consumer.eof_partitions.clear()
         heard = system_monotonic()
         while self._next <= last:
             if not self._read:
                 self._read.extend(self._consumer.consume(2_000, 0.2))
-                if not self._read and partition in self._consumer.reached_end:
+                if not self._read and partition in self._consumer.eof_partitions:
                     return
                 if not self._read and system_monotonic() > heard + PATIENCE_S:
                     raise UnavailableError(f"{partition[0]} gives nothing within {PATIENCE_S:.0f} s; is Kafka well?")

@@ -15,7 +15,7 @@ from uuid import UUID
 from replay.plan import Item, Place, Subject
 from replay.times import UsageError
 from replay.where import Condition
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from sinks import clickhouse
@@ -76,7 +76,7 @@ class Letter:
     """A dead letter as ClickHouse keeps it."""
 
     letter_id: str
-    record: InRecord
+    record: ConsumerRecord
     stage: str
     reason: str
     error_class: str
@@ -243,7 +243,7 @@ class ReplayStore:
 
 
 def _letter(hex_id: str, row: Mapping[str, Any], occurred_at: int) -> Letter:
-    record = InRecord(
+    record = ConsumerRecord(
         row["topic"], row["partition"], row["offset"], occurred_at, bytes(row["key"]) or None,
         bytes(row["value"]) or None,
     )  # fmt: skip

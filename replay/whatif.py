@@ -22,7 +22,7 @@ from replay.store import ReplayStore
 from replay.times import UsageError
 from runtime.errors import UnavailableError
 from runtime.ids import accepted_at
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import Settings
 from runtime.views import View, caught_up
 from schemas.channels import PARTS
@@ -154,9 +154,9 @@ def _wait(views: tuple[View[Any], ...]) -> None:
 def _requests(
     settings: Settings, store: ReplayStore, selection: Selection, wanted: tuple[str, int] | None, report: Report,
     told: Callable[[int, int], None],
-) -> Iterator[tuple[InRecord, NotificationRequest, int | None, list[Subject]]]:  # fmt: skip
+) -> Iterator[tuple[ConsumerRecord, NotificationRequest, int | None, list[Subject]]]:  # fmt: skip
     """The selected requests (of the template), with the version each was rendered from and what ClickHouse has of it."""
-    found: dict[str, tuple[InRecord, NotificationRequest]] = {}
+    found: dict[str, tuple[ConsumerRecord, NotificationRequest]] = {}
     for record in scan(settings.kafka, selection.topic, selection.since, selection.until, told):
         request = decoded_request(record.value)
         if request is None or request.get("replay") or selection.tenant not in (None, request["tenant"]):
@@ -218,7 +218,7 @@ class _Decided:
         return [Rendered.of(message) for message in self.messages]
 
 
-def _decided(record: InRecord, request: NotificationRequest, version: int | None, views: RouterViews) -> _Decided:
+def _decided(record: ConsumerRecord, request: NotificationRequest, version: int | None, views: RouterViews) -> _Decided:
     wanted: NotificationRequest = {
         **request, "template_version": version, "send_at": None, "expires_at": None, "dry_run": False,
     }  # fmt: skip

@@ -17,7 +17,7 @@ from runtime.errors import DeadLetterFlood, TooLargeError
 from runtime.logs import redact_text
 from runtime.metrics import DEAD_LETTER_BRAKE
 from runtime.metrics import DEAD_LETTERS as COUNTER
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import DeadLetterSettings
 from schemas.codec import codec
 from schemas.events import DeadLetter
@@ -36,9 +36,9 @@ _MIN_VALUE = 16 * 1024
 
 
 def dead_letter(
-    record: InRecord, *, stage: str, reason: str, error: BaseException, now: int, attempts: int = 1,
+    record: ConsumerRecord, *, stage: str, reason: str, error: BaseException, now: int, attempts: int = 1,
     tenant: str | None = None, notification_id: str | None = None, message_id: str | None = None,
-) -> OutRecord:  # fmt: skip
+) -> ProducerRecord:  # fmt: skip
     """The record for notify.deadletters.v1. Publish it and wait for the acknowledgement before going on.
 
     A letter always fits: of a record that is larger than one, what is beyond is left out and the detail says so.
@@ -67,14 +67,14 @@ def dead_letter(
     return _encoded(letter, _ROOM)
 
 
-def smaller(letter: OutRecord) -> OutRecord | None:
+def smaller(letter: ProducerRecord) -> ProducerRecord | None:
     """The same letter with a part of its record only, for a broker that takes less than we allow; None when it cannot be."""
     found = cast(DeadLetter, codec("DeadLetter").decode(letter.value))
     room = len(letter.value or b"") // 4
     return _encoded(found, room) if room >= _MIN_VALUE else None
 
 
-def publish_letters(publish: Callable[[Sequence[OutRecord]], None], letters: Sequence[OutRecord]) -> None:
+def publish_letters(publish: Callable[[Sequence[ProducerRecord]], None], letters: Sequence[ProducerRecord]) -> None:
     """Publish letters and wait; those that Kafka refuses for their size go again with less of their record in them.
 
     Raises what `publish` raises; TooLargeError for a letter of which nothing can be left out: rather stop than lose it.
@@ -95,7 +95,7 @@ def is_cut(detail: str | None) -> bool:
     return (detail or "").startswith(CUT)
 
 
-def _encoded(letter: DeadLetter, room: int) -> OutRecord:
+def _encoded(letter: DeadLetter, room: int) -> ProducerRecord:
     """The letter; `room` is for key (which is the letter's own as well), headers and value, in bytes."""
     key, value, headers = letter["key"] or b"", letter["value"] or b"", letter["headers"]
     around = sum(len(header["name"].encode()) + len(header["value"]) + 8 for header in headers)
@@ -114,7 +114,7 @@ def _encoded(letter: DeadLetter, room: int) -> OutRecord:
             **letter, "key": key if letter["key"] is not None else None, "value": kept if letter["value"] is not None else None,
             "headers": headers, "detail": f"{note}; {letter['detail']}"[:_MAX_DETAIL],
         }  # fmt: skip
-    return OutRecord(DEAD_LETTERS, letter["key"], codec("DeadLetter").encode(letter))
+    return ProducerRecord(DEAD_LETTERS, letter["key"], codec("DeadLetter").encode(letter))
 
 
 def _words(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.records import OutRecord
+    from runtime.records import ProducerRecord
 
 
 class HeliographError(Exception):
@@ -45,7 +45,7 @@ class TooLargeError(PublishError):
     `records` are those that were refused; every other one of the call is acknowledged.
     """
 
-    def __init__(self, message: str, records: Sequence[OutRecord]) -> None:
+    def __init__(self, message: str, records: Sequence[ProducerRecord]) -> None:
         super().__init__(message)
         self.records = tuple(records)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 Headers = Sequence[tuple[str, bytes]]
 
 
-class InRecord(NamedTuple):
+class ConsumerRecord(NamedTuple):
     """A record as it was read."""
 
     topic: str
@@ -27,29 +27,29 @@ class InRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PartitionBatch:
     """Records of one partition in their order, for who takes many and looks at few: only the values are at hand."""
 
     topic: str
     partition: int
     values: Sequence[bytes | None]
-    record: Callable[[int], InRecord]
+    record: Callable[[int], ConsumerRecord]
     """The i-th of them, whole."""
     next_offset: int
     """Where to read on."""
 
-    def some(self, indices: Sequence[int]) -> Run:
+    def some(self, indices: Sequence[int]) -> PartitionBatch:
         """These of them. Where to read on stays as it is."""
         values, record = [self.values[i] for i in indices], self.record
-        return Run(self.topic, self.partition, values, lambda i: record(indices[i]), self.next_offset)
+        return PartitionBatch(self.topic, self.partition, values, lambda i: record(indices[i]), self.next_offset)
 
 
-def runs_of(records: Sequence[InRecord]) -> list[Run]:
+def group_by_partition(records: Sequence[ConsumerRecord]) -> list[PartitionBatch]:
     """Records as runs, in their order."""
     runs = []
     for (topic, partition), group in groupby(records, lambda record: (record.topic, record.partition)):
         run = list(group)
-        runs.append(Run(topic, partition, [each.value for each in run], run.__getitem__, run[-1].offset + 1))
+        runs.append(PartitionBatch(topic, partition, [each.value for each in run], run.__getitem__, run[-1].offset + 1))
     return runs
 
 
@@ -59,7 +59,7 @@ def size_of(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     return len(key or b"") + len(value or b"") + sum(len(name) + len(held or b"") for name, held in headers)
 
 
-class OutRecord(NamedTuple):
+class ProducerRecord(NamedTuple):
     """A record to publish; partition -1 lets the key decide (murmur2)."""
 
     topic: str

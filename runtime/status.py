@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TypedDict, Unpack, cast
 
 from runtime import ids
-from runtime.records import Headers, InRecord, OutRecord
+from runtime.records import ConsumerRecord, Headers, ProducerRecord
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest, Source
 from schemas.topics import STATUS
@@ -26,7 +26,7 @@ MAX_TRACEPARENT_BYTES = 256
 """Version 00 has 55, a later one may append to that; a stranger's may be anything."""
 
 
-def source_of(record: InRecord) -> Source:
+def source_of(record: ConsumerRecord) -> Source:
     """Where a record stands, for DeliveryStatus.source."""
     return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
 
@@ -161,7 +161,7 @@ def message_status(
     )
 
 
-def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> OutRecord:
+def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> ProducerRecord:
     """The record for notify.status.v1, with the CloudEvents headers of a public topic.
 
     A status that would be too large, by what a stranger calls things, goes without those names. Raises RecordTooLarge when
@@ -178,7 +178,7 @@ def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> O
         value = codec("DeliveryStatus").encode(status)
     except RecordTooLarge:
         value = codec("DeliveryStatus").encode(without_names(status))
-    return OutRecord(STATUS, status["notification_id"].encode(), value, headers)
+    return ProducerRecord(STATUS, status["notification_id"].encode(), value, headers)
 
 
 def without_names(status: DeliveryStatus) -> DeliveryStatus:

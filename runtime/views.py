@@ -21,7 +21,7 @@ from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.logs import get_logger
 from runtime.metrics import VIEW_AGE_SECONDS, VIEW_KEYS
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import KafkaSettings, ViewSettings
 from runtime.stores import MemoryStore, RocksStore, Store
 from schemas.codec import DecodeError, codec, read_schema
@@ -34,7 +34,7 @@ MAX_POSITION_AGE_MS = 12 * 3_600_000
 KEEP_S = 60.0
 MAX_SKEW_MS = 60_000
 
-Report = Callable[[Sequence[OutRecord]], None]
+Report = Callable[[Sequence[ProducerRecord]], None]
 """Publishes dead letters and returns when they are acknowledged."""
 
 
@@ -118,7 +118,7 @@ class View(Generic[T]):
         if not self._thread.is_alive():
             self._store.close()
 
-    def apply(self, records: Iterable[InRecord]) -> list[OutRecord]:
+    def apply(self, records: Iterable[ConsumerRecord]) -> list[ProducerRecord]:
         """Take records in; returns dead letters for those that are no record of this topic."""
         letters = []
         for record in records:
@@ -154,7 +154,9 @@ class View(Generic[T]):
         except DecodeError:
             return False
 
-    def _letter(self, record: InRecord, error: Exception, reason: str = dead_letters.UNDECODABLE) -> OutRecord:
+    def _letter(
+        self, record: ConsumerRecord, error: Exception, reason: str = dead_letters.UNDECODABLE
+    ) -> ProducerRecord:
         return dead_letters.dead_letter(record, stage="view", reason=reason, error=error, now=self._clock())
 
     def _run(self) -> None:
@@ -176,11 +178,11 @@ class View(Generic[T]):
             client_id=f"view-{self.topic}",
             group=None,
             queued_kbytes=65_536,
-            notice_end=True,
+            detect_eof=True,
             monotonic=self._monotonic,
         )
         try:
-            partitions = consumer.partitions_of(self.topic)
+            partitions = consumer.partitions_for_topic(self.topic)
             positions = self._usable_positions(consumer, partitions)
             consumer.assign({partition: positions.get(partition[1], BEGINNING) for partition in partitions})
             while not self._closed.is_set():
@@ -193,7 +195,7 @@ class View(Generic[T]):
                 if records or self._monotonic() - self._kept > KEEP_S:
                     self._keep_positions(positions)
                 self._current_at = max(self._current_at, consumer.current_at)
-                if self._reason is not None and consumer.reached_end.issuperset(partitions):
+                if self._reason is not None and consumer.eof_partitions.issuperset(partitions):
                     self._reason = None
                     log.info("view is caught up", topic=self.topic, keys=len(self._store))
         finally:
@@ -211,7 +213,7 @@ class View(Generic[T]):
             return {}
         # Tombstones are kept for a day (schemas/topics.py): after half of it one could have been missed.
         stale = self._clock() - kept_at > MAX_POSITION_AGE_MS
-        if stale or any(positions.get(p[1], 0) > consumer.offset_range(p)[1] for p in partitions):
+        if stale or any(positions.get(p[1], 0) > consumer.watermark_offsets(p)[1] for p in partitions):
             log.info("view starts over", topic=self.topic)
             self._store.clear()
             return {}

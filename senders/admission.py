@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from runtime.kafka.client import Partition
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from schemas.events import LANES, ChannelMessage
 from senders.accounts import LANE_SHARE, Accounts
 
@@ -32,7 +32,7 @@ class Entry:
     """A dispatch record that this process may send once."""
 
     partition: Partition
-    record: InRecord
+    record: ConsumerRecord
     message: ChannelMessage
     waits_since: int = 0
     """When it came to its topic or, should that not be true, to this process; milliseconds since 1970."""

@@ -38,4 +38,4 @@ def dispatch_consumer(settings: KafkaSettings, channel: str) -> Consumer:
 
 def ledger_consumer(settings: KafkaSettings, channel: str) -> Consumer:
     """A reader of the channel's ledger topics, without a group. One is kept: the first read of a fresh one takes a second."""
-    return Consumer(settings, client_id=f"ledger-{channel}", group=None, queued_kbytes=65_536, notice_end=True)
+    return Consumer(settings, client_id=f"ledger-{channel}", group=None, queued_kbytes=65_536, detect_eof=True)

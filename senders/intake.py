@@ -25,7 +25,7 @@ from uuid import UUID
 
 from runtime import ids
 from runtime.dead_letters import dead_letter
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.status import fact, source_of, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
 from schemas.events import ChannelMessage
@@ -48,14 +48,14 @@ class Head:
     tenant: str
 
 
-def read_message(record: InRecord) -> ChannelMessage:
+def read_message(record: ConsumerRecord) -> ChannelMessage:
     """The message of a record. Raises DecodeError."""
     message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))
     message["message_id"], message["notification_id"] = _ids(message)
     return message
 
 
-def _read_head(record: InRecord) -> Head | None:
+def _read_head(record: ConsumerRecord) -> Head | None:
     """Whose message a record was to be, None where not even that can be read."""
     try:
         head = _head(record.value)
@@ -104,8 +104,8 @@ def _text(message: Mapping[str, Any], field: str) -> str:
 
 
 def given_up(
-    record: InRecord, channel: str, lane: str, *, reason: str, error: BaseException, now: int, in_doubt: bool
-) -> list[OutRecord]:
+    record: ConsumerRecord, channel: str, lane: str, *, reason: str, error: BaseException, now: int, in_doubt: bool
+) -> list[ProducerRecord]:
     """The dead letter and, where the ids can be read, the fact that the message ends here: it may have been routed long ago."""
     head = _read_head(record)
     if head is None:

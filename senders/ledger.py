@@ -19,7 +19,7 @@ from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING
 from runtime.logs import get_logger
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.stores import Store
 from schemas.codec import DecodeError, codec
 from schemas.events import LANES, LedgerEntry, states
@@ -123,11 +123,11 @@ def place(partition: Partition) -> int:
 class Source(Protocol):
     """The part of runtime.kafka.Consumer that is used; it notices the ends of partitions."""
 
-    reached_end: set[Partition]
+    eof_partitions: set[Partition]
 
-    def offset_range(self, partition: Partition) -> tuple[int, int]: ...
+    def watermark_offsets(self, partition: Partition) -> tuple[int, int]: ...
     def assign(self, offsets: Mapping[Partition, int]) -> None: ...
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
     def close(self) -> None: ...
 
 
@@ -142,7 +142,7 @@ class LedgerReader:
         consumer: Source,
         channel: str,
         ledger: Ledger,
-        report: Callable[[Sequence[OutRecord]], None],
+        report: Callable[[Sequence[ProducerRecord]], None],
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
@@ -159,15 +159,15 @@ class LedgerReader:
         started = self._monotonic()
         starts, ends = {}, {}
         for partition in partitions:
-            first, end = self._consumer.offset_range(partition)
+            first, end = self._consumer.watermark_offsets(partition)
             kept = self._positions.get(place(partition), -1)
             # Beyond the end is another topic of the same name; below the first the rest is past its seven days.
             starts[partition] = kept if first <= kept <= end else BEGINNING
             ends[place(partition)] = end
-        self._consumer.reached_end.clear()
+        self._consumer.eof_partitions.clear()
         self._consumer.assign(starts)
         taken = 0
-        while not self._consumer.reached_end.issuperset(partitions):
+        while not self._consumer.eof_partitions.issuperset(partitions):
             if self._monotonic() > started + READ_TIMEOUT_S:
                 raise UnavailableError("the ledger could not be read to its end in time; is Kafka reachable?")
             taken += self._take()
@@ -201,7 +201,7 @@ class LedgerReader:
     def advance(self, partitions: Sequence[Partition]) -> None:
         """Move the kept positions to the ends of partitions whose every entry their owner, this process, has recorded."""
         for partition in partitions:
-            self._positions[place(partition)] = self._consumer.offset_range(partition)[1]
+            self._positions[place(partition)] = self._consumer.watermark_offsets(partition)[1]
         self.flush()
 
     def flush(self) -> None:

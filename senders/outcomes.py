@@ -30,7 +30,7 @@ from typing import Unpack
 
 from runtime import ids
 from runtime.dead_letters import dead_letter
-from runtime.records import InRecord, OutRecord, size_of
+from runtime.records import ConsumerRecord, ProducerRecord, size_of
 from runtime.retry import retry_delay_s, throttle_delay_s
 from runtime.status import Particulars, message_status, source_of, status_record, traceparent_of
 from schemas.channels import ROWS
@@ -60,8 +60,8 @@ class Outcome:
     """The state or event it led to."""
     next_attempt: int
     """Attempts below it are done."""
-    facts: tuple[OutRecord, ...]
-    entry: OutRecord
+    facts: tuple[ProducerRecord, ...]
+    entry: ProducerRecord
     """The ledger's, to be published once the facts are acknowledged: with it the attempt counts as told and provided for."""
     in_doubt: bool = False
     """Whether the message may have been sent all the same."""
@@ -98,11 +98,11 @@ def last_attempt(message: ChannelMessage) -> bool:
 
 def settle(
     message: ChannelMessage,
-    record: InRecord,
+    record: ConsumerRecord,
     state: str,
     *,
     now: int,
-    extra: tuple[OutRecord, ...] = (),
+    extra: tuple[ProducerRecord, ...] = (),
     **more: Unpack[Particulars],
 ) -> Outcome:
     """The message ends in `state`."""
@@ -117,7 +117,7 @@ def settle(
 
 
 def refuse(
-    message: ChannelMessage, record: InRecord, state: str, reason: str, *, now: int, detail: str | None = None
+    message: ChannelMessage, record: ConsumerRecord, state: str, reason: str, *, now: int, detail: str | None = None
 ) -> Outcome:
     """The message ends in `state` before a request was made: in doubt nobody may say so."""
     if message["possible_duplicate"]:
@@ -125,7 +125,9 @@ def refuse(
     return settle(message, record, state, now=now, reason=reason, detail=detail)
 
 
-def ledger_entry(message: ChannelMessage, partition: int, next_attempt: int, state: str | None, now: int) -> OutRecord:
+def ledger_entry(
+    message: ChannelMessage, partition: int, next_attempt: int, state: str | None, now: int
+) -> ProducerRecord:
     """The ledger's record, on the partition of the dispatch record."""
     entry: LedgerEntry = {
         "message_id": message["message_id"],
@@ -134,11 +136,13 @@ def ledger_entry(message: ChannelMessage, partition: int, next_attempt: int, sta
         "recorded_at": now,
     }
     topic = ledger_topic(message["channel"], message["lane"])
-    return OutRecord(topic, message["message_id"].encode(), codec("LedgerEntry").encode(entry), partition=partition)
+    return ProducerRecord(
+        topic, message["message_id"].encode(), codec("LedgerEntry").encode(entry), partition=partition
+    )
 
 
 def from_result(
-    message: ChannelMessage, record: InRecord, result: SendResult, *, provider: str | None, latency_ms: int | None,
+    message: ChannelMessage, record: ConsumerRecord, result: SendResult, *, provider: str | None, latency_ms: int | None,
     now: int, jitter: float, max_retries: int, next_provider: str | None = None, probe: bool = False,
 ) -> Outcome:  # fmt: skip
     """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one.
@@ -185,13 +189,13 @@ def from_result(
     )  # fmt: skip
 
 
-def no_account_works(message: ChannelMessage, record: InRecord, *, now: int) -> Outcome:
+def no_account_works(message: ChannelMessage, record: ConsumerRecord, *, now: int) -> Outcome:
     """The message waited for accounts that have failed for too long; no request was made, no attempt used."""
     return _failed(message, record, PROVIDER_ACCOUNT, NoAccountWorks("no account works"), now=now)
 
 
 def _failed(
-    message: ChannelMessage, record: InRecord, reason: str, error: Exception, *, now: int, provider: str | None = None,
+    message: ChannelMessage, record: ConsumerRecord, reason: str, error: Exception, *, now: int, provider: str | None = None,
     latency_ms: int | None = None,
 ) -> Outcome:  # fmt: skip
     letter = dead_letter(
@@ -215,11 +219,11 @@ def _next_attempt(message: ChannelMessage, retries: int, provider: str | None, d
 
 
 def _fail_over(
-    message: ChannelMessage, record: InRecord, result: Retry, retries: int, next_provider: str, *, provider: str | None,
+    message: ChannelMessage, record: ConsumerRecord, result: Retry, retries: int, next_provider: str, *, provider: str | None,
     latency_ms: int | None, now: int,
 ) -> Outcome:  # fmt: skip
     again = _next_attempt(message, retries, next_provider)
-    dispatch = OutRecord(
+    dispatch = ProducerRecord(
         record.topic, record.key, codec("ChannelMessage").encode(again), record.headers, record.partition
     )
     _check_fits("ChannelMessage", dispatch)
@@ -233,7 +237,7 @@ def _fail_over(
 
 
 def _retry(
-    message: ChannelMessage, record: InRecord, result: Retry | InDoubt, retries: int, *, provider: str | None,
+    message: ChannelMessage, record: ConsumerRecord, result: Retry | InDoubt, retries: int, *, provider: str | None,
     latency_ms: int | None, now: int, jitter: float, free: bool,
 ) -> Outcome:  # fmt: skip
     doubt = isinstance(result, InDoubt)
@@ -254,7 +258,7 @@ def _retry(
     return Outcome("retrying", again["attempt"], facts, entry, again["possible_duplicate"])
 
 
-def _timer(again: ChannelMessage, record: InRecord, due_at: int) -> OutRecord:
+def _timer(again: ChannelMessage, record: ConsumerRecord, due_at: int) -> ProducerRecord:
     """The timer that publishes the next attempt where its record stood. Raises RecordTooLarge."""
     timer_id = ids.timer_id(again["message_id"], "retry", again["attempt"])
     timer: Timer = {
@@ -266,12 +270,12 @@ def _timer(again: ChannelMessage, record: InRecord, due_at: int) -> OutRecord:
         "headers": [{"name": name, "value": value or b""} for name, value in record.headers],
         "value": codec("ChannelMessage").encode(again),
     }
-    made = OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer))
+    made = ProducerRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer))
     _check_fits("Timer", made)
     return made
 
 
-def _check_fits(name: str, record: OutRecord) -> None:
+def _check_fits(name: str, record: ProducerRecord) -> None:
     """Raises RecordTooLarge for what the broker would refuse: its limit is of the whole record, and would end the process."""
     size = RECORD_OVERHEAD + size_of(record.key, record.value, record.headers)
     if size > MAX_VALUE_BYTES:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Collection
 
 from runtime.kafka.client import Partition
-from runtime.records import InRecord, size_of
+from runtime.records import ConsumerRecord, size_of
 from schemas.events import LANES
 from senders.accounts import LANE_SHARE
 
@@ -37,20 +37,20 @@ class Held:
 
     partition: Partition
     lane: str
-    backlog: deque[InRecord]
+    backlog: deque[ConsumerRecord]
     """Read, and not looked at yet."""
     size: int
     """Bytes of the backlog, and of what was taken from it and not let go."""
     paused: bool
 
-    def hold(self, record: InRecord) -> int:
+    def hold(self, record: ConsumerRecord) -> int:
         """Take a record in; its bytes."""
         size = size_of(record.key, record.value, record.headers)
         self.backlog.append(record)
         self.size += size
         return size
 
-    def let_go(self, record: InRecord) -> None:
+    def let_go(self, record: ConsumerRecord) -> None:
         """What was held is recorded, or somebody else's."""
         self.size -= size_of(record.key, record.value, record.headers)
 

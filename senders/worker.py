@@ -29,7 +29,7 @@ from runtime.kafka.consumer import BEGINNING, CommitError, FencedError
 from runtime.logs import get_logger
 from runtime.metrics import COMMIT_SECONDS, DUPLICATES_DROPPED, IN_DOUBT, IN_FLIGHT, PARKED
 from runtime.process import Context, crash_point
-from runtime.records import InRecord, OutRecord, size_of
+from runtime.records import ConsumerRecord, ProducerRecord, size_of
 from schemas.codec import DecodeError
 from schemas.events import LANES, ChannelMessage
 from schemas.topics import DEAD_LETTERS, dispatch_topic, ledger_ms
@@ -69,10 +69,10 @@ class Source(Protocol):
         self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None],
         on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
     ) -> None: ...  # fmt: skip
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
     def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None: ...
     def committed(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]: ...
-    def partitions_of(self, topic: str) -> list[Partition]: ...
+    def partitions_for_topic(self, topic: str) -> list[Partition]: ...
     def pause(self, partitions: Iterable[Partition]) -> None: ...
     def resume(self, partitions: Iterable[Partition]) -> None: ...
     def close(self) -> None: ...
@@ -100,7 +100,7 @@ class Sends(Protocol):
 class Publisher(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
-    def publish(self, records: Sequence[OutRecord]) -> None: ...
+    def publish(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class Owned(Held):
     lane: str
     window: Window
     takeover: Claim
-    backlog: deque[InRecord] = field(default_factory=deque)
+    backlog: deque[ConsumerRecord] = field(default_factory=deque)
     next_offset: int = -1
     paused: bool = False
     size: int = 0
@@ -121,8 +121,8 @@ class Owned(Held):
 class Turn:
     """What one turn records and claims."""
 
-    facts: list[OutRecord] = field(default_factory=list)
-    entries: list[OutRecord] = field(default_factory=list)
+    facts: list[ProducerRecord] = field(default_factory=list)
+    entries: list[ProducerRecord] = field(default_factory=list)
     """The ledger's."""
     finished: list[tuple[Owned, int]] = field(default_factory=list)
     """Offsets decided without a request: passed over until their facts are acknowledged, so that they are never in doubt."""
@@ -130,7 +130,7 @@ class Turn:
     size: int = 0
     """Bytes of the facts."""
 
-    def tell(self, facts: Iterable[OutRecord]) -> None:
+    def tell(self, facts: Iterable[ProducerRecord]) -> None:
         for fact in facts:
             self.facts.append(fact)
             self.size += size_of(fact.key, fact.value, fact.headers)
@@ -235,7 +235,9 @@ class Worker:
 
         Raises SettingsError when there are more processes than an account has slots: its messages here would wait for ever.
         """
-        partitions = {lane: len(self._consumer.partitions_of(dispatch_topic(self._channel, lane))) for lane in LANES}
+        partitions = {
+            lane: len(self._consumer.partitions_for_topic(dispatch_topic(self._channel, lane))) for lane in LANES
+        }
         owned = {(it.lane, it.partition[1]) for it in self._owned.values()}
         accounts = self._admission.accounts
         accounts.take_share(len(owned) / sum(partitions.values()), partial(part_of, owned=owned, partitions=partitions))
@@ -274,7 +276,7 @@ class Worker:
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
-    def _take(self, records: Sequence[InRecord]) -> None:
+    def _take(self, records: Sequence[ConsumerRecord]) -> None:
         size = 0
         for record in records:
             owned = self._owned.get((record.topic, record.partition))
@@ -351,7 +353,7 @@ class Worker:
             self._offer(owned, decided, turn)
         return True
 
-    def _decision(self, owned: Owned, record: InRecord, message: ChannelMessage) -> str | Outcome | Entry:
+    def _decision(self, owned: Owned, record: ConsumerRecord, message: ChannelMessage) -> str | Outcome | Entry:
         """Why the record is a duplicate, how its message ends without a request, or what is to be sent. Changes nothing."""
         now = self._clock()
         if cannot := unfit(message, self._channel, owned.lane):
@@ -380,13 +382,13 @@ class Worker:
     def _next(self, owned: Owned) -> None:
         self._skip_gap(owned, owned.backlog.popleft().offset)
 
-    def _finish(self, owned: Owned, record: InRecord, turn: Turn) -> None:
+    def _finish(self, owned: Owned, record: ConsumerRecord, turn: Turn) -> None:
         """Nothing is sent for this record: it is done when the turn's facts are acknowledged."""
         owned.window.pass_over(record.offset)
         owned.let_go(record)
         turn.finished.append((owned, record.offset))
 
-    def _give_up(self, owned: Owned, record: InRecord, reason: str, error: Exception, turn: Turn) -> None:
+    def _give_up(self, owned: Owned, record: ConsumerRecord, reason: str, error: Exception, turn: Turn) -> None:
         """The record, which is the backlog's first, is no use: a dead letter, and a fact where its ids can be read.
 
         The ledger is not told: the record may be a bad copy of a good one.
@@ -399,7 +401,7 @@ class Worker:
         )
         self._finish(owned, record, turn)
 
-    def _decide(self, owned: Owned, record: InRecord, message_id: str, outcome: Outcome, turn: Turn) -> None:
+    def _decide(self, owned: Owned, record: ConsumerRecord, message_id: str, outcome: Outcome, turn: Turn) -> None:
         """The message's outcome is known without a request."""
         turn.tell(outcome.facts)
         turn.entries.append(outcome.entry)
@@ -455,7 +457,7 @@ class Worker:
         owned.next_offset = offset + 1
 
     def _outcome(
-        self, message: ChannelMessage, record: InRecord, result: SendResult, ended: Ended | None = None
+        self, message: ChannelMessage, record: ConsumerRecord, result: SendResult, ended: Ended | None = None
     ) -> Outcome:
         account = ended.entry.account if ended else -1
         accounts = self._admission.accounts
@@ -520,7 +522,7 @@ class Worker:
         if outcomes or turn.finished:
             self._ledgers.flush()
 
-    def _publish_facts(self, facts: Sequence[OutRecord]) -> None:
+    def _publish_facts(self, facts: Sequence[ProducerRecord]) -> None:
         """Letters first, cut where Kafka refuses them for their size: it would refuse them again after every new start."""
         publish_letters(self._producer.publish, [fact for fact in facts if fact.topic == DEAD_LETTERS])
         self._producer.publish([fact for fact in facts if fact.topic != DEAD_LETTERS])

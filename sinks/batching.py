@@ -13,7 +13,7 @@ from itertools import compress
 from typing import cast
 
 from runtime.logs import get_logger
-from runtime.records import InRecord, Run
+from runtime.records import ConsumerRecord, PartitionBatch
 from schemas.codec import DecodeError, codec
 from schemas.container import Container
 from sinks.rows import SOURCES, Row, Table
@@ -24,7 +24,7 @@ MAX_BYTES = 64 << 20
 PIECE = 10_000
 """Records decoded at once."""
 
-Poison = tuple[InRecord, Exception]
+Poison = tuple[ConsumerRecord, Exception]
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +32,7 @@ class Piece:
     """Records of one table. `decode`: the engine does not read them, or not all. `part` of a piece that did not go whole."""
 
     table: Table
-    runs: list[Run] = field(default_factory=list)
+    runs: list[PartitionBatch] = field(default_factory=list)
     decode: bool = False
     part: bool = False
 
@@ -70,7 +70,7 @@ class Batch:
     size: int = 0
     _pieces: list[Piece] = field(default_factory=list)
 
-    def add(self, runs: Iterable[Run]) -> None:
+    def add(self, runs: Iterable[PartitionBatch]) -> None:
         """Take records in."""
         for run in runs:
             source = SOURCES[run.topic]

@@ -46,7 +46,7 @@ from runtime.logs import get_logger
 from runtime.metrics import BATCHED
 from runtime.metrics import DEAD_LETTERS as DEAD_LETTERS_COUNTER
 from runtime.process import Context, crash_point
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from schemas.codec import DecodeError
 from schemas.topics import DEAD_LETTERS, catalogue
 from sinks import clickhouse, schema
@@ -166,7 +166,7 @@ class Sink:
     def _take(self, max_records: int, timeout_s: float) -> None:
         """Read into the batch: the one there is after the call, in which partitions may go and come and the batch with them."""
         try:
-            runs = self._consumer.consume_runs(min(max_records, FETCH_RECORDS), timeout_s)
+            runs = self._consumer.consume_batches(min(max_records, FETCH_RECORDS), timeout_s)
         except FencedError as exc:
             self._fenced(exc)
             return
@@ -291,7 +291,7 @@ class Sink:
         batch.poison.clear()
 
 
-def stage_of(record: InRecord) -> str:
+def stage_of(record: ConsumerRecord) -> str:
     """The stage that gives up a record: what is no request to the sink is none to the router, and is one letter, its."""
     return "router" if catalogue()[record.topic].record == "NotificationRequest" else "sink"
 

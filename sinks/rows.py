@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from schemas.codec import DecodeError, codec
 from schemas.events import LANES, RecordName, states
 from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
@@ -232,7 +232,7 @@ INSERT_CONSTANTS: Mapping[str, str] = MappingProxyType(
 """What inserts/*.sql has to know, as SQL writes it."""
 
 
-def row_of(record: InRecord) -> tuple[Table, Row]:
+def row_of(record: ConsumerRecord) -> tuple[Table, Row]:
     """The table and row of a record from one of SOURCES. Raises DecodeError."""
     source = SOURCES[record.topic]
     return source.table, source.row(record.value)

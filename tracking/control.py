@@ -21,7 +21,7 @@ from producers.reference.resends import is_resendable
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError, Refusal, RefusedError, UnavailableError
 from runtime.logs import get_logger
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from schemas.codec import codec
 from schemas.events import LANES, Cancellation, states
 from schemas.topics import CANCELLATIONS
@@ -40,7 +40,7 @@ MAX_UNDECIDED = 64
 class Broker(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
-    async def send(self, records: Sequence[OutRecord]) -> None: ...
+    async def send(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
 class Generations(Protocol):
@@ -72,10 +72,10 @@ FindRequest = Callable[[str, str, str], Original | None]
 """(tenant, id, lane) → the request as it was published; blocks."""
 
 
-def cancellation_record(tenant: str, notification_id: str, now: int) -> OutRecord:
+def cancellation_record(tenant: str, notification_id: str, now: int) -> ProducerRecord:
     """The wish as routers and senders read it."""
     value: Cancellation = {"notification_id": notification_id, "tenant": tenant, "requested_at": now}
-    return OutRecord(CANCELLATIONS, notification_id.encode(), codec("Cancellation").encode(value))
+    return ProducerRecord(CANCELLATIONS, notification_id.encode(), codec("Cancellation").encode(value))
 
 
 class Control:
@@ -177,7 +177,7 @@ class Control:
                 return original
         raise _request_gone()
 
-    async def _publish(self, record: OutRecord, notification_id: str) -> None:
+    async def _publish(self, record: ProducerRecord, notification_id: str) -> None:
         try:
             await self._broker.send([record])
         except PublishError as exc:

@@ -14,7 +14,7 @@ from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import Consumer
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import KafkaSettings
 from schemas.codec import DecodeError, codec
 from schemas.events import NotificationRequest
@@ -38,12 +38,12 @@ def find_request(settings: KafkaSettings, tenant: str, notification_id: str, lan
     """The request, None when its topic does not have it any more. Blocks. Raises UnavailableError without an answer in time."""
     accepted_at = ids.accepted_at(notification_id)
     deadline = system_monotonic() + TIMEOUT_S
-    consumer = Consumer(settings, client_id="lookup", group=None, notice_end=True)
+    consumer = Consumer(settings, client_id="lookup", group=None, detect_eof=True)
     try:
-        partitions = consumer.partitions_of(requests_topic(lane))
+        partitions = consumer.partitions_for_topic(requests_topic(lane))
         for before, after in STRETCHES_MS:
-            starts = consumer.offsets_at(dict.fromkeys(partitions, max(0, accepted_at - before)))
-            ends = consumer.offsets_at(dict.fromkeys(partitions, accepted_at + after))
+            starts = consumer.offsets_for_times(dict.fromkeys(partitions, max(0, accepted_at - before)))
+            ends = consumer.offsets_for_times(dict.fromkeys(partitions, accepted_at + after))
             found = _scan(consumer, starts, ends, tenant, notification_id, deadline)
             if found is not None:
                 return Original(found, lane)
@@ -59,7 +59,7 @@ def _scan(
     left = {partition for partition, start in starts.items() if start < ends[partition]}
     if not left:
         return None
-    consumer.reached_end.clear()
+    consumer.eof_partitions.clear()
     consumer.assign({partition: starts[partition] for partition in left})
     needle, read = notification_id.encode(), 0
     while left:
@@ -74,11 +74,11 @@ def _scan(
                     return found
             if record.offset + 1 >= ends[record.topic, record.partition]:
                 left.discard((record.topic, record.partition))
-        left -= consumer.reached_end
+        left -= consumer.eof_partitions
     return None
 
 
-def _matching(record: InRecord, tenant: str, notification_id: str) -> NotificationRequest | None:
+def _matching(record: ConsumerRecord, tenant: str, notification_id: str) -> NotificationRequest | None:
     try:
         request = cast(NotificationRequest, codec("NotificationRequest").decode(record.value))
     except DecodeError:

@@ -27,7 +27,7 @@ from runtime.lag import unread
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
 from runtime.process import Context, crash_point
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from schemas.topics import requests_topic
 
 log = get_logger("router")
@@ -36,7 +36,7 @@ log = get_logger("router")
 class Publisher(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
-    async def send(self, records: Sequence[OutRecord]) -> None: ...
+    async def send(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
 class Flow(Protocol):
@@ -57,9 +57,9 @@ class App(Protocol):
         """Whether events may be worked on now."""
 
 
-def _in_record(event: Any) -> InRecord:
+def _consumer_record(event: Any) -> ConsumerRecord:
     message = event.message
-    return InRecord(
+    return ConsumerRecord(
         message.topic, message.partition, message.offset, round((message.timestamp or 0) * 1000), message.key,
         message.value, message.headers or (),
     )  # fmt: skip
@@ -73,7 +73,7 @@ async def _next_batch(queue: Any, limit: int) -> list[Any]:
     return events
 
 
-async def send(producer: Publisher, out: Sequence[OutRecord], clock: Clock) -> None:
+async def send(producer: Publisher, out: Sequence[ProducerRecord], clock: Clock) -> None:
     """Wait for every acknowledgement; what Kafka refuses for its size is replaced. Raises PublishError."""
     for _ in range(ROUNDS):
         try:
@@ -164,7 +164,7 @@ class LaneAgent:
             return 0
         started = self._monotonic()
         taken, out = enrich_some(
-            [_in_record(event) for event in events],
+            [_consumer_record(event) for event in events],
             self._views,
             self._clock(),
             lambda: self._monotonic() - started < MAX_BATCH_S,

@@ -30,7 +30,7 @@ from runtime.consent import Suppressions
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter
 from runtime.logs import get_logger
 from runtime.metrics import ROUTED
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.status import request_status, source_of, status_record, traceparent_of
 from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
 from schemas.channels import CHANNELS
@@ -74,7 +74,7 @@ def lane_of(topic: str) -> str:
     return topic.split(".")[2]
 
 
-def decode_request(record: InRecord) -> NotificationRequest:
+def decode_request(record: ConsumerRecord) -> NotificationRequest:
     """The request. Raises DecodeError for bytes that are none, and for one whose id is not an id."""
     request = cast(NotificationRequest, codec("NotificationRequest").decode(record.value))
     try:
@@ -113,16 +113,16 @@ def _json_object(raw: bytes | None, name: str) -> dict[str, Any]:
     return value
 
 
-def enrich_batch(records: Sequence[InRecord], views: RouterViews, now: int) -> list[OutRecord]:
+def enrich_batch(records: Sequence[ConsumerRecord], views: RouterViews, now: int) -> list[ProducerRecord]:
     """Decide, render and encode; `now` in milliseconds. Nothing a record holds makes this raise."""
     return enrich_some(records, views, now, lambda: True)[1]
 
 
 def enrich_some(
-    records: Sequence[InRecord], views: RouterViews, now: int, go_on: Callable[[], bool]
-) -> tuple[int, list[OutRecord]]:
+    records: Sequence[ConsumerRecord], views: RouterViews, now: int, go_on: Callable[[], bool]
+) -> tuple[int, list[ProducerRecord]]:
     """The same for as many of the first records as `go_on` lets through, one at least; how many, and what they become."""
-    out: list[OutRecord] = []
+    out: list[ProducerRecord] = []
     counts: Counter[tuple[str, str]] = Counter()
     taken = 0
     for record in records:
@@ -136,8 +136,8 @@ def enrich_some(
 
 
 def _become(
-    record: InRecord, views: RouterViews, now: int, counts: Counter[tuple[str, str]]
-) -> list[OutRecord]:  # fmt: skip
+    record: ConsumerRecord, views: RouterViews, now: int, counts: Counter[tuple[str, str]]
+) -> list[ProducerRecord]:  # fmt: skip
     try:
         request = decode_request(record)
     except DecodeError as exc:
@@ -154,14 +154,14 @@ def _become(
     return out
 
 
-def given_up(out: Iterable[OutRecord]) -> int:
+def given_up(out: Iterable[ProducerRecord]) -> int:
     """How many of what enrich_batch returned are dead letters."""
     return sum(record.topic == DEAD_LETTERS for record in out)
 
 
 def _give_up(
-    record: InRecord, request: NotificationRequest, reason: str, error: Exception, now: int
-) -> list[OutRecord]:
+    record: ConsumerRecord, request: NotificationRequest, reason: str, error: Exception, now: int
+) -> list[ProducerRecord]:
     letter = dead_letter(
         record, stage="router", reason=reason, error=error, now=now, tenant=request["tenant"],
         notification_id=request["notification_id"],
@@ -179,12 +179,12 @@ def _give_up(
 class _Decision:
     """The decision about one request, as records."""
 
-    def __init__(self, record: InRecord, request: NotificationRequest, views: RouterViews, now: int) -> None:
+    def __init__(self, record: ConsumerRecord, request: NotificationRequest, views: RouterViews, now: int) -> None:
         self._record, self._request, self._views, self._now = record, request, views, now
         self._lane = lane_of(record.topic)
         self.counted: list[tuple[str, str]] = []
 
-    def records(self) -> list[OutRecord]:
+    def records(self) -> list[ProducerRecord]:
         request, views = self._request, self._views
         check_request(request)
         cancellation = views.cancellations.get(request["notification_id"])
@@ -213,7 +213,7 @@ class _Decision:
         raw = self._views.templates.raw(key if version is None else f"{key}:{version}")
         return parse_template(raw) if raw is not None else None
 
-    def _messages(self, profile: RecipientProfile | None, template: ParsedTemplate | None) -> list[OutRecord]:
+    def _messages(self, profile: RecipientProfile | None, template: ParsedTemplate | None) -> list[ProducerRecord]:
         request = self._request
         raw = request.get("data")
         data = exact_numbers(_json_object(raw, "data"), raw)
@@ -227,7 +227,7 @@ class _Decision:
             return self._whole(Verdict("rejected", "template_error", "there is nothing to send on any channel"))
         locale = request.get("locale") or (profile["locale"] if profile else None)
         key = request_key(request)
-        out: list[OutRecord] = []
+        out: list[ProducerRecord] = []
         for choice in choices:
             parts, verdict = _NOTHING, choice.verdict
             if verdict is None:
@@ -265,8 +265,8 @@ class _Decision:
             return _NOTHING, Verdict("rejected", "template_error", f"there is no part for {choice.channel}")
         return parts, None
 
-    def _whole(self, verdict: Verdict) -> list[OutRecord]:
-        timers: list[OutRecord] = []
+    def _whole(self, verdict: Verdict) -> list[ProducerRecord]:
+        timers: list[ProducerRecord] = []
         if verdict.state == "scheduled":
             try:
                 timers = [schedule_timer(self._request, request_key(self._request), self._record)]

@@ -21,7 +21,7 @@ from runtime.kafka.producer import Producer
 from runtime.logs import get_logger
 from runtime.metrics import ROUTER_BATCH_SECONDS
 from runtime.process import Context, crash_point
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from schemas.topics import requests_topic
 
 log = get_logger("router")
@@ -37,7 +37,7 @@ class Source(Protocol):
         on_assign: Callable[[list[Partition]], None],
         on_revoke: Callable[[list[Partition]], None],
     ) -> None: ...
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
     def progress(self) -> dict[Partition, int]: ...
     def commit(self, offsets: Mapping[Partition, int]) -> None: ...
     def pause(self, partitions: Iterable[Partition]) -> None: ...
@@ -48,10 +48,10 @@ class Source(Protocol):
 class Publisher(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
-    def publish(self, records: Sequence[OutRecord]) -> None: ...
+    def publish(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
-def next_offsets(records: Sequence[InRecord]) -> dict[Partition, int]:
+def next_offsets(records: Sequence[ConsumerRecord]) -> dict[Partition, int]:
     """The offset after the last record, per partition."""
     offsets: dict[Partition, int] = {}
     for record in records:
@@ -60,7 +60,7 @@ def next_offsets(records: Sequence[InRecord]) -> dict[Partition, int]:
     return offsets
 
 
-def publish(producer: Publisher, out: Sequence[OutRecord], clock: Clock) -> None:
+def publish(producer: Publisher, out: Sequence[ProducerRecord], clock: Clock) -> None:
     """Wait for every acknowledgement; what Kafka refuses for its size is replaced. Raises PublishError."""
     for _ in range(ROUNDS):
         try:
@@ -96,7 +96,7 @@ class LaneLoop:
         self._clock, self._monotonic = clock, monotonic
         self._assigned = False
         self._owned: set[Partition] = set()
-        self._in_hand: list[InRecord] = []
+        self._in_hand: list[ConsumerRecord] = []
         """Read and not routed yet: what a slow batch left over."""
         self._brake = Brake(context.settings.dead_letters, "router", monotonic=monotonic)
         self._batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)

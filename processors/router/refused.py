@@ -12,7 +12,7 @@ from typing import cast
 
 from runtime.dead_letters import smaller
 from runtime.errors import PublishError
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.status import message_status, request_status, status_record, traceparent_of, without_names
 from schemas.codec import codec
 from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest, Timer
@@ -22,12 +22,12 @@ ROUNDS = 8
 """A letter is cut to a quarter each time."""
 
 
-def instead(refused: Sequence[OutRecord], now: int) -> list[OutRecord]:
+def instead(refused: Sequence[ProducerRecord], now: int) -> list[ProducerRecord]:
     """What takes the place of these. Raises PublishError for what cannot be said any smaller: rather stop than lose it."""
     return [_instead(record, now) for record in refused]
 
 
-def _instead(record: OutRecord, now: int) -> OutRecord:
+def _instead(record: ProducerRecord, now: int) -> ProducerRecord:
     detail = f"{record.topic} takes no record of {len(record.key or b'') + len(record.value or b''):,} bytes"
     if record.topic == DEAD_LETTERS:
         letter = smaller(record)

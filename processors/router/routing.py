@@ -10,7 +10,7 @@ from typing import Any
 from processors.router.policy import Target, Verdict
 from processors.router.rendering import Parts
 from runtime import ids
-from runtime.records import Headers, InRecord, OutRecord
+from runtime.records import ConsumerRecord, Headers, ProducerRecord
 from runtime.status import message_status, source_of, status_record, traceparent_of
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, NotificationRequest, Timer
@@ -69,7 +69,7 @@ def channel_message(
     }
 
 
-def routed(message: ChannelMessage, key: bytes, record: InRecord) -> list[OutRecord]:
+def routed(message: ChannelMessage, key: bytes, record: ConsumerRecord) -> list[ProducerRecord]:
     """The dispatch record and the event that says so. Raises RecordTooLarge when a retry of it would not fit its timer."""
     traceparent = traceparent_of(record.headers)
     headers: list[tuple[str, bytes]] = [("ce_id", message["message_id"].encode())]
@@ -81,12 +81,12 @@ def routed(message: ChannelMessage, key: bytes, record: InRecord) -> list[OutRec
     if len(value) > limit:
         raise RecordTooLarge("ChannelMessage", len(value), limit)
     return [
-        OutRecord(dispatch_topic(message["channel"], message["lane"]), key, value, headers),
+        ProducerRecord(dispatch_topic(message["channel"], message["lane"]), key, value, headers),
         status_record(status, traceparent),
     ]
 
 
-def not_routed(message: ChannelMessage, verdict: Verdict, record: InRecord) -> OutRecord:
+def not_routed(message: ChannelMessage, verdict: Verdict, record: ConsumerRecord) -> ProducerRecord:
     """The event that says why a message is not sent."""
     status = message_status(
         message, verdict.state, now=message["routed_at"], attempt=0, reason=verdict.reason, detail=verdict.detail,
@@ -95,7 +95,7 @@ def not_routed(message: ChannelMessage, verdict: Verdict, record: InRecord) -> O
     return status_record(status, traceparent_of(record.headers))
 
 
-def schedule_timer(request: NotificationRequest, key: bytes, record: InRecord) -> OutRecord:
+def schedule_timer(request: NotificationRequest, key: bytes, record: ConsumerRecord) -> ProducerRecord:
     """The timer that brings the request back to its topic when send_at has come, with send_at cleared.
 
     A stranger's headers come back with it where there is room. Raises RecordTooLarge when there is none for the request.
@@ -117,7 +117,7 @@ def schedule_timer(request: NotificationRequest, key: bytes, record: InRecord) -
         traceparent = traceparent_of(headers)
         headers = [("traceparent", traceparent)] if traceparent is not None else []
     timer["headers"] = [{"name": name, "value": value or b""} for name, value in headers]
-    return OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer))
+    return ProducerRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer))
 
 
 def _size(headers: Headers) -> int:

@@ -35,7 +35,7 @@ from runtime.lag import report_lag
 from runtime.logs import get_logger
 from runtime.metrics import TIMER_LATENESS_SECONDS, TIMERS_FIRED, TIMERS_PENDING
 from runtime.process import Context, crash_point
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.status import request_status, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
 from schemas.events import Cancellation, NotificationRequest, Timer
@@ -62,9 +62,9 @@ _head = codec("Timer").head_decoder(4)  # timer_id, due_at, purpose, topic
 class Reader(Protocol):
     """The part of runtime.kafka.Consumer that is used to read a topic without a group."""
 
-    def partitions_of(self, topic: str) -> list[Partition]: ...
+    def partitions_for_topic(self, topic: str) -> list[Partition]: ...
     def assign(self, offsets: Mapping[Partition, int]) -> None: ...
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
     def close(self) -> None: ...
 
 
@@ -77,23 +77,23 @@ class Rereader(Reread, Protocol):
 class Source(Protocol):
     """The part of runtime.kafka.Consumer that is used as a member of the group; it notices the ends of partitions."""
 
-    reached_end: set[Partition]
+    eof_partitions: set[Partition]
 
     def subscribe(
         self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], dict[Partition, int]],
         on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
     ) -> None: ...  # fmt: skip
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
     def close(self) -> None: ...
 
 
 class Producer(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
-    def publish(self, records: Sequence[OutRecord]) -> None: ...
+    def publish(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
-def due_at_of(record: InRecord) -> int:
+def due_at_of(record: ConsumerRecord) -> int:
     """When a timer is due. Raises DecodeError for what is none, and for one that points where timers have no business."""
     head = _head(record.value)
     if head["topic"] not in _topics:
@@ -108,7 +108,7 @@ def decode_timer(value: bytes) -> Timer:
     return cast(Timer, codec("Timer").decode(value))
 
 
-def cancelled_records(partition: Partition, entry: Entry, wish: Cancellation, now: int) -> list[OutRecord]:
+def cancelled_records(partition: Partition, entry: Entry, wish: Cancellation, now: int) -> list[ProducerRecord]:
     """The fact that ends a schedule, [] when the wish is not about it. Raises ValueError for what is none."""
     timer = decode_timer(cast(bytes, entry[3]))
     if timer["purpose"] != "schedule" or not timer["topic"].startswith("notify.requests."):
@@ -200,7 +200,7 @@ class Timers:
         # An empty heap is a heap: nothing is pending in it, and it is known how far it was read.
         self._heaps = {p: self._revoked.pop(p) if p in self._revoked else Heap(self._room) for p in partitions}
         self._forget_revoked()
-        self._consumer.reached_end.clear()
+        self._consumer.eof_partitions.clear()
         self._assigned = True
         if not all(heap.ordered for heap in self._heaps.values()):
             self._wishes_read = False
@@ -233,9 +233,9 @@ class Timers:
             return 0.1
         return min(0.1, max(0.001, (min(upcoming) - self._clock()) / 1000))
 
-    def take(self, records: Iterable[InRecord]) -> None:
+    def take(self, records: Iterable[ConsumerRecord]) -> None:
         """Put timers in, take cancelled ones out; dead-letter what is none, to be cleared away."""
-        letters: list[OutRecord] = []
+        letters: list[ProducerRecord] = []
         for record in records:
             partition = (record.topic, record.partition)
             heap = self._heaps.get(partition)
@@ -268,16 +268,16 @@ class Timers:
         Only at the end of a partition: a good timer of the key may follow, and a tombstone would end that one.
         """
         for partition, unusable in self._unusable.items():
-            if unusable and partition in self._consumer.reached_end:
+            if unusable and partition in self._consumer.eof_partitions:
                 keys = [key for key in unusable if self._heaps[partition].get(key) is None]
-                self._producer.publish([OutRecord(TIMERS, key, None, partition=partition[1]) for key in keys])
+                self._producer.publish([ProducerRecord(TIMERS, key, None, partition=partition[1]) for key in keys])
                 unusable.clear()
 
-    def _letter(self, record: InRecord, error: Exception) -> OutRecord:
+    def _letter(self, record: ConsumerRecord, error: Exception) -> ProducerRecord:
         return dead_letter(record, stage="timers", reason=UNDECODABLE, error=error, now=self._clock())
 
     def _order_what_is_read(self) -> None:
-        for partition in self._consumer.reached_end.intersection(self._heaps):
+        for partition in self._consumer.eof_partitions.intersection(self._heaps):
             if not self._heaps[partition].ordered:
                 self._heaps[partition].order()
                 log.info("timers read", partition=partition[1], pending=len(self._heaps[partition]))
@@ -289,10 +289,10 @@ class Timers:
 
     def withdraw(self) -> None:
         """End the schedules that were cancelled; after a takeover every cancellation is looked at once."""
-        if not self._assigned or not self._consumer.reached_end.issuperset(self._heaps):
+        if not self._assigned or not self._consumer.eof_partitions.issuperset(self._heaps):
             return  # a tombstone may still come
         if not self._wishes_read:
-            partitions = self._cancellations.partitions_of(CANCELLATIONS)
+            partitions = self._cancellations.partitions_for_topic(CANCELLATIONS)
             self._cancellations.assign(dict.fromkeys(partitions, BEGINNING))
             self._wishes_read = True
         wishes = {key: self._wishes[key] for key in self._late if key in self._wishes}
@@ -316,7 +316,7 @@ class Timers:
 
     def _withdraw(self, wishes: dict[bytes, Cancellation]) -> None:
         now = self._clock()
-        facts: list[OutRecord] = []
+        facts: list[ProducerRecord] = []
         ended: list[tuple[Partition, bytes]] = []
         for partition, heap in self._heaps.items():
             found = ((entry, wish) for key, wish in wishes.items() if (entry := heap.get(key)) is not None)
@@ -333,7 +333,7 @@ class Timers:
                         ended.append((partition, entry[2]))
         # The fact first: a schedule that ended without one would be lost.
         self._producer.publish(facts)
-        self._producer.publish([OutRecord(TIMERS, key, None, partition=partition[1]) for partition, key in ended])
+        self._producer.publish([ProducerRecord(TIMERS, key, None, partition=partition[1]) for partition, key in ended])
         for partition, key in ended:
             self._heaps[partition].drop(key)
 
@@ -345,7 +345,7 @@ class Timers:
             return
         now = self._clock()
         for partition, heap in self._heaps.items():
-            if partition not in self._consumer.reached_end:
+            if partition not in self._consumer.eof_partitions:
                 continue  # a tombstone may still come
             if due := heap.due(now, _MAX_FIRE, _MAX_FIRE_BYTES):
                 try:
@@ -365,25 +365,27 @@ class Timers:
         return [entry if isinstance(entry[3], bytes) else (*entry[:3], read.get(entry[1], b"")) for entry in entries]
 
     def _fire(self, partition: Partition, heap: Heap, due: Sequence[Entry]) -> None:
-        out: list[OutRecord] = []
+        out: list[ProducerRecord] = []
         fired: list[Timer] = []
-        sources: dict[int, InRecord] = {}
+        sources: dict[int, ConsumerRecord] = {}
         for _, offset, key, value in due:
             if not value:
                 continue  # a newer record of its key is on its way to us
-            record = InRecord(partition[0], partition[1], offset, 0, key, cast(bytes, value))
+            record = ConsumerRecord(partition[0], partition[1], offset, 0, key, cast(bytes, value))
             try:
                 timer = decode_timer(cast(bytes, value))
             except DecodeError as exc:
                 out.append(self._letter(record, exc))
             else:
                 headers = [(header["name"], header["value"]) for header in timer["headers"]]
-                out.append(OutRecord(timer["topic"], timer["key"], timer["value"], headers))
+                out.append(ProducerRecord(timer["topic"], timer["key"], timer["value"], headers))
                 sources[id(out[-1])] = record
                 fired.append(timer)
         self._publish(out, sources)
         crash_point("after_fire", self._context.settings.crash_at)
-        self._producer.publish([OutRecord(TIMERS, entry[2], None, partition=partition[1]) for entry in due if entry[3]])
+        self._producer.publish(
+            [ProducerRecord(TIMERS, entry[2], None, partition=partition[1]) for entry in due if entry[3]]
+        )
         done = self._clock()
         for entry in due:
             if (pending := heap.get(entry[2])) is not None and pending[1] == entry[1]:
@@ -392,7 +394,7 @@ class Timers:
             TIMERS_FIRED.labels(timer["purpose"]).inc()
             TIMER_LATENESS_SECONDS.observe(max(0, done - timer["due_at"]) / 1000)
 
-    def _publish(self, out: Sequence[OutRecord], sources: Mapping[int, InRecord]) -> None:
+    def _publish(self, out: Sequence[ProducerRecord], sources: Mapping[int, ConsumerRecord]) -> None:
         """What fires and what is given up; a timer whose record Kafka refuses for its size is given up, too."""
         try:
             self._producer.publish(out)
@@ -413,10 +415,10 @@ def create_timers(context: Context, producer: Producer, clock: Clock = system_cl
         group=TIMERS_GROUP,
         session_timeout_ms=SESSION_TIMEOUT_MS,
         queued_kbytes=32_768,
-        notice_end=True,
+        detect_eof=True,
     )
     wishes = Consumer(kafka, client_id="timers-cancellations", group=None)
-    again = Consumer(kafka, client_id="timers-again", group=None, queued_kbytes=8_192, notice_end=True)
+    again = Consumer(kafka, client_id="timers-again", group=None, queued_kbytes=8_192, detect_eof=True)
     return Timers(context, producer, consumer=consumer, wishes=wishes, again=again, clock=clock)
 
 

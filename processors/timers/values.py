@@ -12,7 +12,7 @@ from typing import Protocol
 from runtime.clock import Monotonic, system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 
 PATIENCE_S = 2.0
 """Well below the session: a broker that gives nothing for so long is asked again in the next turn."""
@@ -23,10 +23,10 @@ _FAR = 2_000
 class Source(Protocol):
     """The part of runtime.kafka.Consumer that is used."""
 
-    reached_end: set[Partition]
+    eof_partitions: set[Partition]
 
     def assign(self, offsets: Mapping[Partition, int]) -> None: ...
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]: ...
+    def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
 
 
 def read_again(
@@ -55,8 +55,10 @@ def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
     yield start, previous
 
 
-def _records(source: Source, partition: Partition, first: int, last: int, monotonic: Monotonic) -> Iterator[InRecord]:
-    source.reached_end.clear()
+def _records(
+    source: Source, partition: Partition, first: int, last: int, monotonic: Monotonic
+) -> Iterator[ConsumerRecord]:
+    source.eof_partitions.clear()
     source.assign({partition: first})
     heard = monotonic()
     while True:
@@ -68,7 +70,7 @@ def _records(source: Source, partition: Partition, first: int, last: int, monoto
             yield record
             if record.offset == last:
                 return
-        if partition in source.reached_end:
+        if partition in source.eof_partitions:
             return
         if records:
             heard = monotonic()

@@ -35,7 +35,7 @@ from runtime.errors import PublishError
 from runtime.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import CALLBACK_SECONDS, CALLBACKS
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from vendors.reports import ForgedError, MalformedError, Report, ReportReader, Request, UnknownAccountError
 
 MAX_BODY = 64 * 1024
@@ -53,7 +53,7 @@ log = get_logger("callbacks")
 class Broker(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         """Done when every record is acknowledged. Raises PublishError."""
 
 

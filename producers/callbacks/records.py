@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from runtime import ids
 from runtime.callbacks import Subject
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.status import fact, status_record
 from schemas.codec import codec
 from schemas.events import DeliveryStatus, ProviderReceipt
@@ -32,11 +32,11 @@ def receipt_of(report: Report, message_id: str | None, body: bytes, received_at:
     }
 
 
-def receipt_record(receipt: ProviderReceipt) -> OutRecord:
+def receipt_record(receipt: ProviderReceipt) -> ProducerRecord:
     """The record for notify.receipts.v1."""
     key = f"{receipt['provider']}:{receipt['provider_message_id']}".encode()
     headers = [("ce_id", receipt["event_id"].encode())]
-    return OutRecord(RECEIPTS, key, codec("ProviderReceipt").encode(receipt), headers)
+    return ProducerRecord(RECEIPTS, key, codec("ProviderReceipt").encode(receipt), headers)
 
 
 def status_of(report: Report, subject: Subject, received_at: int) -> DeliveryStatus:
@@ -60,6 +60,6 @@ def status_of(report: Report, subject: Subject, received_at: int) -> DeliverySta
     )
 
 
-def fact_record(report: Report, subject: Subject, received_at: int) -> OutRecord:
+def fact_record(report: Report, subject: Subject, received_at: int) -> ProducerRecord:
     """The record for notify.status.v1."""
     return status_record(status_of(report, subject, received_at))

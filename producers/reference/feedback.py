@@ -34,7 +34,7 @@ from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.logs import get_logger
 from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_PASSED_OVER
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from schemas.channels import DEVICE_CHANNEL, ROWS
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
@@ -140,7 +140,7 @@ def is_plausible(status: DeliveryStatus) -> bool:
     )
 
 
-def decoded(records: Iterable[InRecord]) -> list[DeliveryStatus]:
+def decoded(records: Iterable[ConsumerRecord]) -> list[DeliveryStatus]:
     """The statuses of messages that an account has ended; what does not decode is the sink's to report."""
     found: list[DeliveryStatus] = []
     for record in records:
@@ -200,7 +200,7 @@ class Feedback:
     def _account(self, provider: str | None) -> str:
         return provider if provider in self._accounts else OTHER
 
-    async def process(self, records: Sequence[InRecord], now_s: float) -> None:
+    async def process(self, records: Sequence[ConsumerRecord], now_s: float) -> None:
         """Drop and suppress what a batch calls invalid. Raises UnavailableError alone; then the batch may be processed again."""
         statuses = []
         for status in decoded(records):

@@ -26,7 +26,7 @@ from runtime.errors import UnavailableError
 from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.logs import get_logger
 from runtime.metrics import FEEDBACK_RUNNING
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import Settings
 from schemas.topics import STATUS
 
@@ -130,7 +130,7 @@ def _commit(consumer: Consumer) -> None:
     consumer.commit(consumer.progress())
 
 
-def _gather(consumer: Consumer) -> list[InRecord]:
+def _gather(consumer: Consumer) -> list[ConsumerRecord]:
     """What comes within a second of the first record; [] when none comes for half of one."""
     records = consumer.consume(MAX_BATCH, 0.5)
     until = system_monotonic() + GATHER_S

@@ -31,7 +31,7 @@ from runtime.lag import report_lag
 from runtime.logs import get_logger
 from runtime.metrics import OUTBOX_PENDING, OUTBOX_SET_ASIDE, RELAYED
 from runtime.process import Context, crash_point
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import Settings
 from schemas.topics import STATUS
 
@@ -61,11 +61,11 @@ _STOP_S = 15.0
 _DELIVERY_TIMEOUT_S = 10.0
 
 
-def last_per_key(entries: Sequence[OutboxEntry]) -> list[OutRecord]:
+def last_per_key(entries: Sequence[OutboxEntry]) -> list[ProducerRecord]:
     """One record per topic and key, the last; in the order of the rows."""
     last = {(entry.topic, entry.key): entry for entry in entries}
     return [
-        OutRecord(e.topic, e.key.encode(), bytes(e.value) if e.value is not None else None)
+        ProducerRecord(e.topic, e.key.encode(), bytes(e.value) if e.value is not None else None)
         for e in sorted(last.values(), key=lambda entry: entry.id)
     ]
 
@@ -73,7 +73,7 @@ def last_per_key(entries: Sequence[OutboxEntry]) -> list[OutRecord]:
 class Publisher(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
-    async def send(self, records: Sequence[OutRecord]) -> None: ...
+    async def send(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
 class Relay:

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer as _Consumer
 from runtime.clock import Monotonic, system_monotonic
 from runtime.errors import TopicsError, UnavailableError
 from runtime.kafka.client import EXIT_FATAL, Partition, client_config, ignore_error, log
-from runtime.records import Headers, InRecord, Run
+from runtime.records import ConsumerRecord, Headers, PartitionBatch
 from runtime.settings import KafkaSettings
 
 _FENCED = frozenset(
@@ -50,7 +50,7 @@ class CommitError(Exception):
 _headers_of = methodcaller("headers")
 
 
-def _in_record(message: Message) -> InRecord:
+def _consumer_record(message: Message) -> ConsumerRecord:
     try:
         headers: Headers = _headers_of(message) or ()
     except (UnicodeDecodeError, SystemError):
@@ -58,14 +58,14 @@ def _in_record(message: Message) -> InRecord:
         # list it could not finish, with a hole where the name should be: who touches that dies of a null pointer.
         message.set_headers([])
         headers = ()
-    return InRecord(
+    return ConsumerRecord(
         message.topic(), message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value(),
         headers,
     )  # fmt: skip
 
 
-def _record_at(run: Sequence[Message], index: int) -> InRecord:
-    return _in_record(run[index])
+def _record_at(run: Sequence[Message], index: int) -> ConsumerRecord:
+    return _consumer_record(run[index])
 
 
 class Consumer:
@@ -77,12 +77,12 @@ class Consumer:
 
     def __init__(
         self, settings: KafkaSettings, *, client_id: str, group: str | None, session_timeout_ms: int = 10_000,
-        fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000, notice_end: bool = False,
+        fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000, detect_eof: bool = False,
         monotonic: Monotonic = system_monotonic, library: Callable[[dict[str, Any]], Any] = _Consumer,
     ) -> None:  # fmt: skip
-        self.reached_end: set[Partition] = set()
-        """With `notice_end`: partitions read up to the end they had, compaction gaps included."""
-        self._notice_end, self._monotonic = notice_end, monotonic
+        self.eof_partitions: set[Partition] = set()
+        """With `detect_eof`: partitions read up to the end they had, compaction gaps included."""
+        self._detect_eof, self._monotonic = detect_eof, monotonic
         self._generation = 0
         self._next: dict[Partition, int] = {}  # where each assigned partition goes on, negative before it was read
         self._committed: dict[Partition, int] = {}
@@ -109,7 +109,7 @@ class Consumer:
                 "fetch.min.bytes": fetch_min_bytes,
                 "queued.max.messages.kbytes": queued_kbytes,
                 "fetch.error.backoff.ms": 50,
-                # Not only for `reached_end`: what is no record (a transaction's marker, its aborted records, what compaction
+                # Not only for `eof_partitions`: what is no record (a transaction's marker, its aborted records, what compaction
                 # took away) comes as no message, and the end of the partition is how we hear that it was passed.
                 "enable.partition.eof": True,
                 "error_cb": ignore_error,
@@ -164,14 +164,14 @@ class Consumer:
         self._assigned(offsets)
         self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in offsets.items()])
 
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+    def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]:
         """Up to `max_records`, as soon as one is there and what is queued behind it; [] after `timeout_s`."""
-        return [_in_record(message) for run in self._fetch(max_records, timeout_s) for message in run]
+        return [_consumer_record(message) for run in self._fetch(max_records, timeout_s) for message in run]
 
-    def consume_runs(self, max_records: int, timeout_s: float) -> list[Run]:
+    def consume_batches(self, max_records: int, timeout_s: float) -> list[PartitionBatch]:
         """The same as runs, at a third of the cost for who needs no more than the values."""
         return [
-            Run(
+            PartitionBatch(
                 run[0].topic(), run[0].partition(), [message.value() for message in run], partial(_record_at, run),
                 run[-1].offset() + 1,
             )
@@ -223,8 +223,8 @@ class Consumer:
         """Everything below `end` was read, when the broker had no more than that."""
         read_on = self._next.get((topic, partition), end)
         self._next[topic, partition] = max(end, read_on)
-        if self._notice_end:
-            self.reached_end.add((topic, partition))
+        if self._detect_eof:
+            self.eof_partitions.add((topic, partition))
         if read_on <= end:
             self._behind.discard((topic, partition))
             if not self._behind:
@@ -291,7 +291,7 @@ class Consumer:
         self._missed = waiting
 
     def _has_more(self, partition: Partition) -> bool:
-        low, high = self.offset_range(partition, timeout_s=2)  # up to the first open transaction: what may be read
+        low, high = self.watermark_offsets(partition, timeout_s=2)  # up to the first open transaction: what may be read
         return max(self._next[partition], low) < high
 
     def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None:
@@ -329,7 +329,7 @@ class Consumer:
             found[result.topic, result.partition] = (offset, result.metadata or "")
         return found
 
-    def offset_range(self, partition: Partition, timeout_s: float = 10) -> tuple[int, int]:
+    def watermark_offsets(self, partition: Partition, timeout_s: float = 10) -> tuple[int, int]:
         """(first, end) offsets that may be read: an open transaction is beyond the end. Raises UnavailableError."""
         try:
             low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=timeout_s)
@@ -337,7 +337,7 @@ class Consumer:
             raise UnavailableError(f"cannot read the end of {partition[0]}: {exc.args[0].str()}") from exc
         return low, high
 
-    def offsets_at(self, times: Mapping[Partition, int], timeout_s: float = 10) -> dict[Partition, int]:
+    def offsets_for_times(self, times: Mapping[Partition, int], timeout_s: float = 10) -> dict[Partition, int]:
         """The first offset at or after a time (ms since 1970), the end where nothing is that late. Raises UnavailableError."""
         try:
             results = self._consumer.offsets_for_times(
@@ -350,10 +350,10 @@ class Consumer:
             if result.error is not None:
                 raise UnavailableError(f"cannot look up times: {result.error.str()}")
             partition = (result.topic, result.partition)
-            found[partition] = result.offset if result.offset >= 0 else self.offset_range(partition, timeout_s)[1]
+            found[partition] = result.offset if result.offset >= 0 else self.watermark_offsets(partition, timeout_s)[1]
         return found
 
-    def partitions_of(self, topic: str, timeout_s: float = 10) -> list[Partition]:
+    def partitions_for_topic(self, topic: str, timeout_s: float = 10) -> list[Partition]:
         """Every partition of a topic. Raises TopicsError when there is none, UnavailableError without a broker."""
         try:
             metadata = self._consumer.list_topics(topic, timeout=timeout_s)

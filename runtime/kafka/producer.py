@@ -15,7 +15,7 @@ from confluent_kafka import Producer as _Producer
 
 from runtime.errors import PublishError, TooLargeError
 from runtime.kafka.client import EXIT_FATAL, client_config, log
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
 from schemas.topics import MAX_LETTER_BYTES
 
@@ -47,7 +47,7 @@ class _Pending:
                 self.error = f"a record of {message.topic()}: {error.str()}"
         self._ended()
 
-    def refuse(self, record: OutRecord) -> None:
+    def refuse(self, record: ProducerRecord) -> None:
         """The client itself would not take it."""
         self.too_large.add((record.topic, record.key, record.value))
         self._ended()
@@ -57,7 +57,7 @@ class _Pending:
         if self._left == 0:
             self._done(self)
 
-    def refused(self, records: Sequence[OutRecord]) -> list[OutRecord]:
+    def refused(self, records: Sequence[ProducerRecord]) -> list[ProducerRecord]:
         """Those of the records that were refused for their size. Raises PublishError when others are not acknowledged."""
         if self.error is not None:
             raise PublishError(f"the broker did not acknowledge {self.error}; publish again with the same id")
@@ -96,7 +96,7 @@ class Producer:
         while not self._closed:
             self._producer.poll(0.2)
 
-    def _enqueue(self, records: Sequence[OutRecord], done: Callable[[_Pending], None]) -> None:
+    def _enqueue(self, records: Sequence[ProducerRecord], done: Callable[[_Pending], None]) -> None:
         pending = _Pending(len(records), done)
         with self._lock:
             for record in records:
@@ -115,7 +115,7 @@ class Producer:
                         pending.refuse(record)
                         break
 
-    def publish(self, records: Sequence[OutRecord]) -> None:
+    def publish(self, records: Sequence[ProducerRecord]) -> None:
         """Block until every record is acknowledged.
 
         Raises PublishError when one is not, and TooLargeError when all are but those that Kafka refuses for their size.
@@ -126,7 +126,7 @@ class Producer:
             refused = [record for record in refused if self._publish([record])]
         _raise_refused(refused)
 
-    def _publish(self, records: Sequence[OutRecord]) -> list[OutRecord]:
+    def _publish(self, records: Sequence[ProducerRecord]) -> list[ProducerRecord]:
         """What was refused for its size; everything else is acknowledged."""
         if not records:
             return []
@@ -142,14 +142,14 @@ class Producer:
             raise PublishError("the broker did not answer in time; publish again with the same id")
         return outcome[0].refused(records)
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         """Wait until every record is acknowledged; raises as `publish` does."""
         refused = await self._send(records)
         if len(records) > 1:
             refused = [record for record in refused if await self._send([record])]
         _raise_refused(refused)
 
-    async def _send(self, records: Sequence[OutRecord]) -> list[OutRecord]:
+    async def _send(self, records: Sequence[ProducerRecord]) -> list[ProducerRecord]:
         if not records:
             return []
         loop = asyncio.get_running_loop()
@@ -173,7 +173,7 @@ class Producer:
         self._poller.join(1)
 
 
-def _raise_refused(records: Sequence[OutRecord]) -> None:
+def _raise_refused(records: Sequence[ProducerRecord]) -> None:
     if records:
         first = records[0]
         size = len(first.key or b"") + len(first.value or b"")

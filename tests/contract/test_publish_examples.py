@@ -15,7 +15,7 @@ import pytest
 from processors.router.enrich import RouterViews, enrich_batch
 from producers.publisher import Publisher
 from runtime import ids
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from schemas.codec import codec
 from schemas.topics import STATUS, requests_topic
 from tests.integration.conftest import Broker
@@ -47,7 +47,7 @@ def go() -> list[str]:
     return [str(go_program(EXAMPLES / "go"))]
 
 
-def publish(command: list[str], broker: Broker, user: str, **env: str) -> InRecord:
+def publish(command: list[str], broker: Broker, user: str, **env: str) -> ConsumerRecord:
     """Run an example; the record that it published."""
     done = subprocess.run(
         [*command, broker.settings.bootstrap_servers, user, "order-shipped", json.dumps(DATA)],
@@ -57,7 +57,7 @@ def publish(command: list[str], broker: Broker, user: str, **env: str) -> InReco
     return _record_of(broker, done.stdout.strip())
 
 
-def _record_of(broker: Broker, notification_id: str) -> InRecord:
+def _record_of(broker: Broker, notification_id: str) -> ConsumerRecord:
     records = read_topic(broker.settings, TOPIC)
     (found,) = [r for r in records if notification_id.encode() in (r.value or b"")]
     return found

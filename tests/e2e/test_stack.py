@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
 from schemas.topics import catalogue
 from tests.e2e.conftest import Stack
@@ -273,8 +273,8 @@ def test_poison_on_every_topic_ends_in_the_dead_letters_and_the_streams_go_on(ru
     mark = uuid.uuid4().hex.encode()
     producer = Producer(KafkaSettings(bootstrap_servers=running.endpoints["kafka"]), client_id="poison")
     topics = [topic for topic in catalogue() if topic != "notify.deadletters.v1"]
-    producer.publish([OutRecord(topic, b"poison-" + mark, b"\xff" + mark) for topic in topics])
-    producer.publish([OutRecord("notify.deadletters.v1", b"poison-" + mark, b"\xff" + mark)])
+    producer.publish([ProducerRecord(topic, b"poison-" + mark, b"\xff" + mark) for topic in topics])
+    producer.publish([ProducerRecord("notify.deadletters.v1", b"poison-" + mark, b"\xff" + mark)])
     producer.close()
     # Ledgers are read at a takeover: let every sender take over.
     for role in ("sender-email", "sender-sms", "sender-push"):

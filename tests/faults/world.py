@@ -219,12 +219,12 @@ class World:
         return {group: lag for group, lag in lags.items() if lag}
 
     def _read(self, topic: str) -> list[Any]:
-        consumer = Consumer(self.places.kafka, client_id="oracle", group=None, notice_end=True)
+        consumer = Consumer(self.places.kafka, client_id="oracle", group=None, detect_eof=True)
         try:
-            partitions = consumer.partitions_of(topic)
+            partitions = consumer.partitions_for_topic(topic)
             consumer.assign(dict.fromkeys(partitions, BEGINNING))
             records: list[Any] = []
-            while not consumer.reached_end.issuperset(partitions):
+            while not consumer.eof_partitions.issuperset(partitions):
                 records += consumer.consume(10_000, 0.5)
             return records
         finally:

@@ -19,7 +19,7 @@ from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.kafka.producer import Producer
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import KafkaSettings
 from schemas.codec import DecodeError, codec
 from schemas.events import states
@@ -33,7 +33,7 @@ class StatusReader:
     def __init__(self, settings: KafkaSettings) -> None:
         self.events: dict[str, list[dict[str, Any]]] = {}
         self._consumer = Consumer(settings, client_id="test-status", group=None)
-        self._consumer.assign(dict.fromkeys(self._consumer.partitions_of(STATUS), BEGINNING))
+        self._consumer.assign(dict.fromkeys(self._consumer.partitions_for_topic(STATUS), BEGINNING))
 
     def read(self) -> None:
         while records := self._consumer.consume(5_000, 0.2):
@@ -80,15 +80,15 @@ class World:
     def run(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
         return self.broker.run(*arguments, HELIOGRAPH_CONFIG=str(self.config), **env)
 
-    def publish(self, records: list[OutRecord]) -> None:
+    def publish(self, records: list[ProducerRecord]) -> None:
         self.producer.publish(records)
 
-    def read_all(self, topic: str) -> list[InRecord]:
-        consumer = Consumer(self.broker.settings, client_id="test", group=None, notice_end=True)
-        partitions = consumer.partitions_of(topic)
+    def read_all(self, topic: str) -> list[ConsumerRecord]:
+        consumer = Consumer(self.broker.settings, client_id="test", group=None, detect_eof=True)
+        partitions = consumer.partitions_for_topic(topic)
         consumer.assign(dict.fromkeys(partitions, BEGINNING))
-        records: list[InRecord] = []
-        while not consumer.reached_end.issuperset(partitions):
+        records: list[ConsumerRecord] = []
+        while not consumer.eof_partitions.issuperset(partitions):
             records += consumer.consume(5_000, 0.5)
         consumer.close()
         return records
@@ -169,7 +169,7 @@ timeout_s = 5
         "tenant": "t", "template_id": "hello", "version": 1, "category": "default", "channels": json.dumps(channels).encode(),
         "locales": b"{}", "variables": ["n"], "updated_at": 1,
     }  # fmt: skip
-    producer.publish([OutRecord(TEMPLATES, b"t:hello", codec("Template").encode(template))])
+    producer.publish([ProducerRecord(TEMPLATES, b"t:hello", codec("Template").encode(template))])
     yield made
     broker.stop_roles()
     made.told.close()
@@ -180,7 +180,7 @@ timeout_s = 5
     book.close()
 
 
-def profiles(prefix: str, count: int) -> list[OutRecord]:
+def profiles(prefix: str, count: int) -> list[ProducerRecord]:
     made = []
     for n in range(count):
         profile: dict[str, Any] = {
@@ -189,11 +189,11 @@ def profiles(prefix: str, count: int) -> list[OutRecord]:
             "devices": [{"platform": "fcm", "token": f"{prefix}{n}", "subscription": None}], "channels": {},
             "categories": {}, "version": 1, "updated_at": 1,
         }  # fmt: skip
-        made.append(OutRecord(RECIPIENTS, f"t:{prefix}{n}".encode(), codec("RecipientProfile").encode(profile)))
+        made.append(ProducerRecord(RECIPIENTS, f"t:{prefix}{n}".encode(), codec("RecipientProfile").encode(profile)))
     return made
 
 
-def requests(prefix: str, count: int, lane: str = "normal", **fields: Any) -> tuple[list[OutRecord], set[str]]:
+def requests(prefix: str, count: int, lane: str = "normal", **fields: Any) -> tuple[list[ProducerRecord], set[str]]:
     now = int(time.time() * 1000)
     records, made = [], set()
     for n in range(count):
@@ -204,5 +204,5 @@ def requests(prefix: str, count: int, lane: str = "normal", **fields: Any) -> tu
             "data": b'{"n": 1}', "channels": ["email"], **fields,
         }  # fmt: skip
         value = codec("NotificationRequest").encode(request)
-        records.append(OutRecord(requests_topic(lane), f"t:{prefix}{n}".encode(), value))
+        records.append(ProducerRecord(requests_topic(lane), f"t:{prefix}{n}".encode(), value))
     return records, made

@@ -24,7 +24,7 @@ from local.supervisor.ports import PortBook
 from producers.reference.keys import create_api_key
 from producers.reference.schema import migrate
 from runtime.kafka.consumer import BEGINNING, Consumer
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import KafkaSettings
 from tests.integration.conftest import Broker, until
 from tests.support import stack
@@ -179,7 +179,7 @@ class World:
 
         until(ready, 30, "readiness of the api")
 
-    def records(self, topic: str) -> list[InRecord]:
+    def records(self, topic: str) -> list[ConsumerRecord]:
         return read_topic(self.broker.settings, topic)
 
 
@@ -189,15 +189,15 @@ def end(process: subprocess.Popen[bytes], timeout_s: float = 20) -> int:
     return process.wait(timeout_s)
 
 
-def read_topic(settings: KafkaSettings, topic: str) -> list[InRecord]:
+def read_topic(settings: KafkaSettings, topic: str) -> list[ConsumerRecord]:
     """Every record there is."""
-    consumer = Consumer(settings, client_id="test", group=None, notice_end=True)
+    consumer = Consumer(settings, client_id="test", group=None, detect_eof=True)
     try:
-        partitions = consumer.partitions_of(topic)
+        partitions = consumer.partitions_for_topic(topic)
         consumer.assign(dict.fromkeys(partitions, BEGINNING))
-        found: list[InRecord] = []
+        found: list[ConsumerRecord] = []
         deadline = time.monotonic() + 30
-        while not consumer.reached_end.issuperset(partitions):
+        while not consumer.eof_partitions.issuperset(partitions):
             assert time.monotonic() < deadline
             found += consumer.consume(10_000, 0.2)
         return found

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runtime import ids
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import ClickHouseSettings, ProviderSettings, Settings
 from schemas.events import states
 from sinks import clickhouse
@@ -60,7 +60,7 @@ def test_list_of_reasons_is_the_closed_list() -> None:
 def unlucky(store: Store) -> dict[tuple[str, str], str]:
     """A notification for every way not to arrive, of a user of its own."""
     found = {}
-    facts: list[InRecord] = []
+    facts: list[ConsumerRecord] = []
     for number, (state, reason) in enumerate(PAIRS):
         nid = notification(60_000 + number)
         found[state, reason] = nid

@@ -25,7 +25,7 @@ from producers.callbacks.records import fact_record, receipt_of, receipt_record
 from runtime import ids
 from runtime.callbacks import Subject, callback_url
 from runtime.kafka.consumer import Consumer
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import ProviderSettings
 from schemas.codec import codec
 from schemas.events import ChannelMessage
@@ -129,12 +129,12 @@ class Door:
         return [value for value in values if value["message_id"] == about["message_id"]]
 
 
-def read_all(broker: Broker, topic: str) -> list[InRecord]:
+def read_all(broker: Broker, topic: str) -> list[ConsumerRecord]:
     consumer = Consumer(broker.settings, client_id="reader", group=None)
     partitions = [(topic, partition) for partition in range(4)]
-    wanted = {p: consumer.offset_range(p)[1] for p in partitions}
+    wanted = {p: consumer.watermark_offsets(p)[1] for p in partitions}
     consumer.assign(dict.fromkeys(partitions, -2))
-    records: list[InRecord] = []
+    records: list[ConsumerRecord] = []
     deadline = time.monotonic() + 30
     while len(records) < sum(wanted.values()):
         assert time.monotonic() < deadline
@@ -289,19 +289,21 @@ VIEWS = (
 ENDS = [("delivered", None)] * 17 + [("undelivered", "carrier")] * 2 + [("bounced", "invalid_number")]
 
 
-def as_read(record: OutRecord) -> InRecord:
-    return InRecord(record.topic, 0, 0, 0, record.key, record.value)
+def as_read(record: ProducerRecord) -> ConsumerRecord:
+    return ConsumerRecord(record.topic, 0, 0, 0, record.key, record.value)
 
 
-def told(subject: Subject, sid: str, state: str, reason: str | None, at: int, final: bool = True) -> list[InRecord]:
+def told(
+    subject: Subject, sid: str, state: str, reason: str | None, at: int, final: bool = True
+) -> list[ConsumerRecord]:
     report = Report("tw", sid, f"{sid}:{state}", "sms", state, reason, final=final)
     records = [receipt_record(receipt_of(report, subject.message_id, b"raw", at))]
     return [as_read(record) for record in [*records, *([fact_record(report, subject, at)] if final else [])]]
 
 
-def facts_of_a_day(rng: random.Random) -> tuple[list[InRecord], dict[str, int]]:
+def facts_of_a_day(rng: random.Random) -> tuple[list[ConsumerRecord], dict[str, int]]:
     """Requests, what we did, what the vendor told: in the order in which they happened; and the wanted states."""
-    facts: list[InRecord] = []
+    facts: list[ConsumerRecord] = []
     wanted: Counter[str] = Counter()
     for number in range(MESSAGES):
         nid = ids.notification_id(NOW - rng.randrange(60_000, 20 * 3_600_000), "t")
@@ -368,7 +370,7 @@ def test_a_hundred_thousand_receipts_in_any_order_end_as_in_order(tmp_path: Path
         assert server.stop() == 0
 
 
-def later(fact: InRecord) -> InRecord:
+def later(fact: ConsumerRecord) -> ConsumerRecord:
     value = codec("DeliveryStatus").decode(fact.value)
     return fact._replace(value=codec("DeliveryStatus").encode({**value, "occurred_at": value["occurred_at"] + 1_000}))
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.records import InRecord, runs_of
+from runtime.records import ConsumerRecord, group_by_partition
 from runtime.settings import ClickHouseSettings
 from schemas.channels import CHANNELS
 from schemas.codec import codec
@@ -53,9 +53,9 @@ class Store:
         schema.migrate(self.settings)
         self.client: Client = clickhouse.connect(self.settings)
 
-    def insert(self, records: Sequence[InRecord]) -> None:
+    def insert(self, records: Sequence[ConsumerRecord]) -> None:
         batch = Batch(max_rows=1_000_000)
-        batch.add(runs_of(records))
+        batch.add(group_by_partition(records))
         store_batch(self.settings, self.client, batch)
         assert not batch.poison
 
@@ -96,15 +96,15 @@ def empty(store: Store) -> Store:
 # ---------------------------------------------------------------- records
 
 
-def record(topic: str, name: Any, value: dict[str, Any]) -> InRecord:
-    return InRecord(topic, 0, 0, 0, None, codec(name).encode(value))
+def record(topic: str, name: Any, value: dict[str, Any]) -> ConsumerRecord:
+    return ConsumerRecord(topic, 0, 0, 0, None, codec(name).encode(value))
 
 
 def notification(age_ms: int, tenant: str = "t") -> str:
     return ids.notification_id(NOW - age_ms, tenant)
 
 
-def request(notification_id: str, tenant: str = "t", **more: Any) -> InRecord:
+def request(notification_id: str, tenant: str = "t", **more: Any) -> ConsumerRecord:
     value = {
         "notification_id": notification_id, "tenant": tenant, "accepted_at": ids.accepted_at(notification_id),
         "user_id": "u1", "template_id": "order", **more,
@@ -115,7 +115,7 @@ def request(notification_id: str, tenant: str = "t", **more: Any) -> InRecord:
 def status(
     notification_id: str, channel: str | None, state: str, *, attempt: int = 0, after: int = 1_000, tenant: str = "t",
     **more: Any,
-) -> InRecord:  # fmt: skip
+) -> ConsumerRecord:  # fmt: skip
     message_id = None if channel is None else ids.message_id(notification_id, channel, "x")
     reasons = states().reasons.get(state, ())
     value = {
@@ -129,7 +129,7 @@ def status(
     return record(STATUS, "DeliveryStatus", value)
 
 
-def receipt(number: int) -> InRecord:
+def receipt(number: int) -> ConsumerRecord:
     value = {
         "event_id": str(UUID(int=number)), "provider": "sms-1", "provider_message_id": f"pm{number % 3}",
         "message_id": None, "state": "delivered", "reason": None, "code": "30", "occurred_at": NOW, "received_at": NOW,
@@ -138,7 +138,7 @@ def receipt(number: int) -> InRecord:
     return record(RECEIPTS, "ProviderReceipt", value)
 
 
-def letter(number: int, value: bytes = b"\xff\x00poison") -> InRecord:
+def letter(number: int, value: bytes = b"\xff\x00poison") -> ConsumerRecord:
     content = {
         "dead_letter_id": ids.dead_letter_id("t", 0, number, 0, None, b"x"), "topic": "t", "partition": 0, "offset": number,
         "key": b"k\xfe", "value": value, "headers": [], "stage": "router", "reason": "undecodable",
@@ -178,9 +178,9 @@ OTHERS = st.lists(st.one_of(st.integers(1, 4).map(receipt), st.integers(1, 4).ma
 @given(REQUESTS, EVENTS, OTHERS, st.randoms(use_true_random=False), st.booleans())
 def test_any_shuffle_duplication_and_cutting_gives_the_same_rows(
     store: Store,
-    requests: list[InRecord],
-    events: list[InRecord],
-    others: list[InRecord],
+    requests: list[ConsumerRecord],
+    events: list[ConsumerRecord],
+    others: list[ConsumerRecord],
     rng: random.Random,
     merge: bool,
 ) -> None:
@@ -196,7 +196,7 @@ def test_any_shuffle_duplication_and_cutting_gives_the_same_rows(
     assert_accounted(store)
 
 
-def shuffled(store: Store, facts: list[InRecord], rng: random.Random) -> None:
+def shuffled(store: Store, facts: list[ConsumerRecord], rng: random.Random) -> None:
     """Insert in any order, some twice, in pieces."""
     again = [*facts, *(rng.choices(facts, k=len(facts) // 2) if facts else [])]
     rng.shuffle(again)
@@ -217,7 +217,7 @@ def assert_accounted(store: Store) -> None:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EVENTS)
-def test_rollup_of_the_api_agrees_with_the_view(store: Store, events: list[InRecord]) -> None:
+def test_rollup_of_the_api_agrees_with_the_view(store: Store, events: list[ConsumerRecord]) -> None:
     # One form per fact: which of two forms is shown may differ where a flagged one is older than an unflagged.
     events = list({codec("DeliveryStatus").decode(e.value)["event_id"]: e for e in events}.values())
     store.clear()
@@ -249,10 +249,10 @@ def test_rollup_of_the_api_agrees_with_the_view(store: Store, events: list[InRec
     assert of_api == messages
 
 
-def many(count: int, seed: int) -> list[InRecord]:
+def many(count: int, seed: int) -> list[ConsumerRecord]:
     """A day of plausible notifications."""
     rng = random.Random(seed)
-    facts: list[InRecord] = []
+    facts: list[ConsumerRecord] = []
     for _ in range(count):
         nid = notification(rng.randrange(HOUR, 24 * HOUR))
         facts.append(request(nid))

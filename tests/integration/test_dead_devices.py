@@ -20,7 +20,7 @@ from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
 from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.status import Particulars, message_status, status_record
 from schemas.codec import codec
 from schemas.topics import RECIPIENTS, STATUS, requests_topic
@@ -67,7 +67,7 @@ class Pushes:
             "content": b'{"title": "T", "body": "B"}',
         }  # fmt: skip
         value = codec("NotificationRequest").encode(request)
-        self.producer.publish([OutRecord(requests_topic("normal"), f"default:{user_id}".encode(), value)])
+        self.producer.publish([ProducerRecord(requests_topic("normal"), f"default:{user_id}".encode(), value)])
         return nid
 
     def states(self, nid: str) -> list[tuple[str, str | None]]:
@@ -152,7 +152,7 @@ def test_device_of_a_platform_without_an_account_is_rejected(pushes: Pushes) -> 
         "addresses": [{"channel": "push", "value": "tok", "platform": "webpush"}], "content": b'{"title": "T"}',
     }  # fmt: skip
     value = codec("NotificationRequest").encode(request)
-    pushes.producer.publish([OutRecord(requests_topic("normal"), b"default:x", value)])
+    pushes.producer.publish([ProducerRecord(requests_topic("normal"), b"default:x", value)])
     until(lambda: ("rejected", "provider_rejected") in pushes.states(nid), 60, "rejected")
 
 
@@ -172,7 +172,7 @@ def test_dead_device_leaves_the_profile_within_seconds(pushes: Pushes, kind: str
     until(lambda: published() == [f"{user}-{alive}"], 6, "the profile published")
 
 
-def invalid(user_id: str, token: str, provider: str) -> OutRecord:
+def invalid(user_id: str, token: str, provider: str) -> ProducerRecord:
     now = int(time.time() * 1000)
     nid = ids.notification_id(now, "default")
     message_id = ids.message_id(nid, "push", ids.address_hash("push", token))

@@ -22,7 +22,7 @@ from runtime import ids
 from runtime.kafka.admin import Admin
 from runtime.kafka.client import Partition
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS, dispatch_topic, requests_topic
 from sinks.role import GROUP as SINK_GROUP
@@ -67,7 +67,7 @@ class World:
     def poison(self, topic: str, key: bytes) -> Partition:
         """A record that is none; where it went."""
         before = {(r.topic, r.partition, r.offset) for r in read_topic(self.broker.settings, topic)}
-        self.producer.publish([OutRecord(topic, key, POISON)])
+        self.producer.publish([ProducerRecord(topic, key, POISON)])
         after = {(r.topic, r.partition, r.offset) for r in read_topic(self.broker.settings, topic)}
         ((name, partition, self.offset),) = after - before
         return name, partition
@@ -101,13 +101,13 @@ def world(broker: Broker) -> Iterator[World]:
     book.close()
 
 
-def request(key: bytes) -> OutRecord:
+def request(key: bytes) -> ProducerRecord:
     now = int(time.time() * 1000)
     made = {
         "notification_id": ids.notification_id(now, "t", key.decode()), "tenant": "t", "accepted_at": now,
         "addresses": [{"channel": "email", "value": "a@example.org"}], "content": b'{"subject": "s", "text": "t"}',
     }  # fmt: skip
-    return OutRecord(requests_topic("normal"), key, codec("NotificationRequest").encode(made))
+    return ProducerRecord(requests_topic("normal"), key, codec("NotificationRequest").encode(made))
 
 
 @pytest.mark.parametrize("engine", ["faust", "loop"])
@@ -198,7 +198,7 @@ def test_sink_waits_rather_than_lose_a_record_and_goes_on_by_itself(world: World
 def test_a_flood_holds_the_router_until_somebody_says_to_go_on(world: World, engine: str) -> None:
     lane = {"faust": "bulk", "loop": "critical"}[engine]
     role, topic, count, most = ("router", "--lane", lane), requests_topic(lane), 400, 100
-    world.producer.publish([OutRecord(topic, f"{n}".encode(), POISON) for n in range(count)])
+    world.producer.publish([ProducerRecord(topic, f"{n}".encode(), POISON) for n in range(count)])
     env = {
         "HELIOGRAPH_ROUTER__ENGINE": engine, "HELIOGRAPH_ROUTER__BATCH_SIZE": "30",
         "HELIOGRAPH_DEAD_LETTERS__MIN_COUNT": str(most),
@@ -234,7 +234,7 @@ def test_a_flood_holds_the_sender_until_somebody_says_to_go_on(world: World, tmp
         '[[providers]]\nname = "text"\nchannel = "sms"\nkind = "twilio"\nbase_url = "http://127.0.0.1:1"\n'
         'account_sid = "AC0"\nauth_token = "t"\nfrom = "+15005550006"\n'
     )
-    world.producer.publish([OutRecord(topic, f"{n}".encode(), POISON) for n in range(count)])
+    world.producer.publish([ProducerRecord(topic, f"{n}".encode(), POISON) for n in range(count)])
     env = {"HELIOGRAPH_CONFIG": str(config), "HELIOGRAPH_DEAD_LETTERS__MIN_COUNT": str(most)}
     sender = world.run(*role, **env)
     until(lambda: "HELIOGRAPH_DEAD_LETTERS__MAX_RATIO=1" in world.ask(role, "/readyz")[1], what="the reason")

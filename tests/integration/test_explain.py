@@ -17,7 +17,7 @@ from api.app import HANDLERS
 from api.notifications.explain import explain_router
 from runtime import ids
 from runtime.kafka.producer import Producer
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS
@@ -58,7 +58,7 @@ def get(settings: ClickHouseSettings, nid: str, tenant: str = "t") -> tuple[int,
     return code, body
 
 
-def receipt(provider_message_id: str, message_id: str | None, state: str, number: int) -> InRecord:
+def receipt(provider_message_id: str, message_id: str | None, state: str, number: int) -> ConsumerRecord:
     value = {
         "event_id": str(uuid.UUID(int=number)), "provider": "sms-1", "provider_message_id": provider_message_id,
         "message_id": message_id, "state": state, "reason": "carrier" if state == "undelivered" else None, "code": "30008",
@@ -67,7 +67,7 @@ def receipt(provider_message_id: str, message_id: str | None, state: str, number
     return record(RECEIPTS, "ProviderReceipt", value)
 
 
-def letter(nid: str, tenant: str, message_id: str | None) -> InRecord:
+def letter(nid: str, tenant: str, message_id: str | None) -> ConsumerRecord:
     content = {
         "dead_letter_id": str(uuid.uuid4()), "topic": "notify.dispatch.sms.normal.v1", "partition": 2, "offset": 9,
         "key": b"canary", "value": b"canary", "headers": [], "stage": "sender", "reason": "retries_exhausted",
@@ -272,7 +272,7 @@ def test_audit_is_content_until_a_stray_status_is_published(running: Stack) -> N
     stray = ids.notification_id(NOW - 60_000, "stray")
     (source,) = [status(stray, "sms", "sent", attempt=1, tenant="stray")]
     producer = Producer(KafkaSettings(bootstrap_servers=running.endpoints["kafka"]), client_id="test")
-    producer.publish([OutRecord(STATUS, stray.encode(), source.value)])
+    producer.publish([ProducerRecord(STATUS, stray.encode(), source.value)])
     producer.close()
     until(lambda: heliograph(running, "audit").returncode == 1, 30, "the residual")
     assert heliograph(running, "audit", "--tenant", "default").returncode == 0
@@ -286,6 +286,8 @@ def test_audit_is_content_until_a_stray_status_is_published(running: Stack) -> N
         "template_id": "none",
     }  # fmt: skip
     producer = Producer(KafkaSettings(bootstrap_servers=running.endpoints["kafka"]), client_id="test")
-    producer.publish([OutRecord("notify.requests.normal.v1", b"stray:u", codec("NotificationRequest").encode(asked))])
+    producer.publish(
+        [ProducerRecord("notify.requests.normal.v1", b"stray:u", codec("NotificationRequest").encode(asked))]
+    )
     producer.close()
     until(lambda: heliograph(running, "audit").returncode == 0, 30, "no residual")

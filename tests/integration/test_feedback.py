@@ -24,7 +24,7 @@ from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.kafka.producer import Producer
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import PostgresSettings
 from schemas.codec import codec
 from schemas.topics import STATUS
@@ -51,8 +51,8 @@ def forged() -> list[dict[str, Any]]:
     return made
 
 
-def encoded(*statuses: Any) -> list[InRecord]:
-    return [InRecord("s", 0, n, NOW, b"k", codec("DeliveryStatus").encode(s), []) for n, s in enumerate(statuses)]
+def encoded(*statuses: Any) -> list[ConsumerRecord]:
+    return [ConsumerRecord("s", 0, n, NOW, b"k", codec("DeliveryStatus").encode(s), []) for n, s in enumerate(statuses)]
 
 
 @pytest.fixture
@@ -129,8 +129,8 @@ def test_relay_outlives_hostile_statuses_and_drops_the_honest_dead_device_behind
     assert world.api.call("POST", "/v1/users", user).status == 201
     producer = Producer(world.broker.settings, client_id="test")
     partition_key = b"one"
-    hostile = [OutRecord(STATUS, partition_key, codec("DeliveryStatus").encode(record)) for record in forged()]
-    rubbish = [OutRecord(STATUS, partition_key, raw) for raw in (b"\xff", None, b"\0\0\0\0\x02")]
+    hostile = [ProducerRecord(STATUS, partition_key, codec("DeliveryStatus").encode(record)) for record in forged()]
+    rubbish = [ProducerRecord(STATUS, partition_key, raw) for raw in (b"\xff", None, b"\0\0\0\0\x02")]
     nid = ids.notification_id(int(time.time() * 1000) + 60_000, "default")
     dead = {
         **status(
@@ -138,7 +138,7 @@ def test_relay_outlives_hostile_statuses_and_drops_the_honest_dead_device_behind
         ),
         "message_id": ids.message_id(nid, "push", ids.address_hash("push", "tok")),
     }
-    producer.publish([*hostile, *rubbish, OutRecord(STATUS, partition_key, codec("DeliveryStatus").encode(dead))])
+    producer.publish([*hostile, *rubbish, ProducerRecord(STATUS, partition_key, codec("DeliveryStatus").encode(dead))])
     producer.close()
     until(lambda: world.api.call("GET", "/v1/users/honest").body["devices"] == [], 30, "the device to be dropped")
     assert relay.poll() is None

@@ -18,7 +18,7 @@ import pytest
 from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.status import Particulars, message_status, status_record
 from schemas.codec import codec
 from schemas.topics import STATUS, SUPPRESSIONS, requests_topic
@@ -57,7 +57,7 @@ class Bounces:
             "addresses": [{"channel": channel, "value": address}], "content": b'{"subject": "S", "text": "T"}',
         }  # fmt: skip
         value = codec("NotificationRequest").encode(request)
-        self.producer.publish([OutRecord(requests_topic("normal"), b"default:x", value)])
+        self.producer.publish([ProducerRecord(requests_topic("normal"), b"default:x", value)])
         return nid
 
     def states(self, nid: str) -> list[tuple[str, str | None]]:
@@ -165,7 +165,7 @@ def test_bounced_address_is_not_sent_to_again(
 def bounce(
     channel: str, reason: str, address: str, detail: str = "550 5.1.1", provider: str = "mail-2",
     user_id: str | None = None, occurred_at: int | None = None, opted_out: bool = False,
-) -> OutRecord:  # fmt: skip
+) -> ProducerRecord:  # fmt: skip
     now = int(time.time() * 1000)
     nid = ids.notification_id(now, "default")
     message_id = ids.message_id(nid, channel, ids.address_hash(channel, address))

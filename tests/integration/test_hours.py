@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import ClickHouseSettings
 from sinks import clickhouse, hours, schema
 from sinks.hours import Hours, keep_hours
@@ -87,7 +87,7 @@ def test_view_has_the_columns_of_its_definition(store: Store, view: str) -> None
 )
 @given(REQUESTS, EVENTS, st.randoms(use_true_random=False))
 def test_answers_are_those_of_the_definitions_whatever_comes_between_rounds(
-    store: Store, requests: list[InRecord], events: list[InRecord], rng: random.Random
+    store: Store, requests: list[ConsumerRecord], events: list[ConsumerRecord], rng: random.Random
 ) -> None:
     store.clear()
     facts = [*requests, *events, *events[:3]]
@@ -179,7 +179,7 @@ def test_states_that_went_away_take_their_sums_along(empty: Store) -> None:
 )
 @given(REQUESTS, EVENTS)
 def test_notifications_without_messages_are_told_alike(
-    store: Store, requests: list[InRecord], events: list[InRecord]
+    store: Store, requests: list[ConsumerRecord], events: list[ConsumerRecord]
 ) -> None:
     store.clear()
     store.insert([*requests, *events])

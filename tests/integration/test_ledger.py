@@ -15,7 +15,7 @@ from runtime.clock import system_clock
 from runtime.kafka.admin import Admin
 from runtime.kafka.consumer import Consumer
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import ViewSettings
 from runtime.stores import MemoryStore
 from runtime.views import open_store
@@ -33,9 +33,9 @@ TOPIC = ledger_topic("email", "bulk")
 PARTITIONS = [(TOPIC, n) for n in range(4)]
 
 
-def entries(ids: list[str], next_attempt: int, state: str | None) -> list[OutRecord]:
+def entries(ids: list[str], next_attempt: int, state: str | None) -> list[ProducerRecord]:
     return [
-        OutRecord(
+        ProducerRecord(
             TOPIC, id_.encode(), partition=n % len(PARTITIONS), value=codec("LedgerEntry").encode(
                 {"message_id": id_, "next_attempt": next_attempt, "state": state, "recorded_at": system_clock()}
             ),
@@ -77,7 +77,7 @@ def test_takeover_that_is_cut_short_is_read_again(broker: Broker, tmp_path: Path
             reading.flush()
             raise KeyboardInterrupt
 
-    killed = Killed(broker.settings, client_id="ledger-email", group=None, notice_end=True)
+    killed = Killed(broker.settings, client_id="ledger-email", group=None, detect_eof=True)
     reading = LedgerReader(killed, "email", ledger, lambda letters: None)
     with pytest.raises(KeyboardInterrupt):
         reading.read(PARTITIONS)

@@ -83,7 +83,7 @@ class Told:
 @pytest.fixture(scope="module")
 def told(world: World) -> Iterator[Told]:
     consumer = Consumer(world.broker.settings, client_id="test-latency", group=None)
-    consumer.assign(dict.fromkeys(consumer.partitions_of(STATUS), BEGINNING))
+    consumer.assign(dict.fromkeys(consumer.partitions_for_topic(STATUS), BEGINNING))
     yield Told(consumer)
     consumer.close()
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from runtime.ids import notification_id
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, catalogue, dispatch_topic
 from tests.integration.conftest import until
@@ -174,7 +174,7 @@ def test_crash_after_the_provider_accepted_at_most_once_ends_unknown(world: Worl
 def test_poison_on_every_topic_is_dead_lettered_and_the_stream_goes_on(world: World) -> None:
     skipped = {DEAD_LETTERS, STATUS, "notify.receipts.v1"}  # read by the sink alone
     topics = [t for t in catalogue() if t not in skipped and ("normal" in t or t.count(".") == 2)]
-    world.publish([OutRecord(topic, b"poison-key", b"\xff poison", partition=0) for topic in topics])
+    world.publish([ProducerRecord(topic, b"poison-key", b"\xff poison", partition=0) for topic in topics])
     world.publish(profiles("poison", 1))
     for arguments in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sender", "--channel", "sms"),
                       ("sender", "--channel", "push"), ("timers",)):  # fmt: skip
@@ -227,7 +227,7 @@ def test_dispatch_record_of_a_wrong_lane_is_refused_and_goes_to_nobody(world: Wo
         notification_id=notification_id(NOW, "t", "wrong-lane"),
     )
     world.run("sender", "--channel", "email")
-    record = OutRecord(dispatch_topic("email", "bulk"), b"k", codec("ChannelMessage").encode(message))
+    record = ProducerRecord(dispatch_topic("email", "bulk"), b"k", codec("ChannelMessage").encode(message))
     world.publish([record])
     made = {message["notification_id"]}
     until(lambda: world.settled(made) == {message["notification_id"]: {"rejected"}}, what="refused")

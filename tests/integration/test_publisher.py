@@ -68,7 +68,7 @@ import sys
 from runtime.kafka.consumer import Consumer
 from runtime.settings import KafkaSettings
 consumer = Consumer(KafkaSettings(bootstrap_servers=sys.argv[1]), client_id="stalled", group=None)
-partitions = consumer.partitions_of(sys.argv[2])
+partitions = consumer.partitions_for_topic(sys.argv[2])
 consumer.assign(dict.fromkeys(partitions, 0))
 if sys.argv[3] == "stalled":
     from confluent_kafka import TopicPartition

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from runtime.kafka.admin import Admin
 from runtime.kafka.consumer import Consumer
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from tests.integration.conftest import Broker, broker, until
 from tests.support.broker_behaviour import BrokerBehaviour, Cluster
 
@@ -49,12 +49,12 @@ class Real:
             session_timeout_ms=SILENT_MS,
             max_poll_interval_ms=SILENT_MS,
             fetch_wait_ms=50,
-            notice_end=True,
+            detect_eof=True,
         )
         self._consumers.append(made)
         return made
 
-    def transaction(self, records: Sequence[OutRecord]) -> Callable[[bool], None]:
+    def transaction(self, records: Sequence[ProducerRecord]) -> Callable[[bool], None]:
         writer = TransactionalProducer(
             {"bootstrap.servers": self._settings.bootstrap_servers, "transactional.id": f"suite-{next(_names)}"}
         )

@@ -12,7 +12,7 @@ from producers.reference.database import Database
 from producers.reference.resends import Resends
 from runtime import ids
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import PostgresSettings
 from schemas.codec import codec
 from schemas.topics import requests_topic
@@ -36,15 +36,15 @@ def wanted(broker: Broker) -> str:
     nid = ids.notification_id(time.time_ns() // 1_000_000, "t")
     topic = requests_topic("normal")
     producer = Producer(broker.settings, client_id="test")
-    noise = [OutRecord(topic, f"k{n}".encode(), request(ids.notification_id(n, "t"))) for n in range(3_000)]
+    noise = [ProducerRecord(topic, f"k{n}".encode(), request(ids.notification_id(n, "t"))) for n in range(3_000)]
     producer.publish(noise)
     producer.publish(
         [
-            OutRecord(topic, b"other", request(nid, "other")),
-            OutRecord(topic, b"within", request(ids.notification_id(5, "t"), metadata={"about": nid})),
-            OutRecord(topic, b"poison", b"\xff" + nid.encode()),
-            OutRecord(topic, b"empty", None),
-            OutRecord(topic, b"t:u", request(nid, tags=["it"])),
+            ProducerRecord(topic, b"other", request(nid, "other")),
+            ProducerRecord(topic, b"within", request(ids.notification_id(5, "t"), metadata={"about": nid})),
+            ProducerRecord(topic, b"poison", b"\xff" + nid.encode()),
+            ProducerRecord(topic, b"empty", None),
+            ProducerRecord(topic, b"t:u", request(nid, tags=["it"])),
         ]
     )
     producer.publish(noise)
@@ -69,7 +69,7 @@ def test_request_of_another_tenant_lane_or_time_is_not_found(broker: Broker, wan
 def test_request_that_took_its_time_to_be_published_is_found(broker: Broker) -> None:
     nid = ids.notification_id(time.time_ns() // 1_000_000 - 200_000, "t")
     producer = Producer(broker.settings, client_id="test")
-    producer.publish([OutRecord(requests_topic("bulk"), b"t:u", request(nid))])
+    producer.publish([ProducerRecord(requests_topic("bulk"), b"t:u", request(nid))])
     producer.close()
     assert find_request(broker.settings, "t", nid, "bulk") is not None
 

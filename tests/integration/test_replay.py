@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from schemas.codec import codec
@@ -343,8 +343,8 @@ def test_after_a_provider_was_away_a_redrive_counts_the_attempts_on(pipeline: Pi
 
 
 def test_letters_that_must_not_come_back_are_refused_and_one_can_be_looked_at(pipeline: Pipeline) -> None:
-    poison = OutRecord(TEMPLATES, b"t:poison", b"\x00nothing of ours")
-    strange = OutRecord(TOPIC, b"t:someone", b"someone@example.org wrote this")
+    poison = ProducerRecord(TEMPLATES, b"t:poison", b"\x00nothing of ours")
+    strange = ProducerRecord(TOPIC, b"t:someone", b"someone@example.org wrote this")
     pipeline.world.publish([poison, strange])
     nids = pipeline.fail("seen", 1)
 
@@ -382,7 +382,7 @@ def test_what_if_renders_with_another_version_and_sends_nothing(pipeline: Pipeli
             "channels": json.dumps(channels).encode(), "locales": b"{}", "variables": [], "updated_at": 1,
         }  # fmt: skip
         value = codec("Template").encode(template)
-        pipeline.world.publish([OutRecord(TEMPLATES, f"t:hello:{version}".encode(), value)])
+        pipeline.world.publish([ProducerRecord(TEMPLATES, f"t:hello:{version}".encode(), value)])
     listed = ", ".join(f"'{nid}'" for nid in sorted(nids))
     what_if = ("replay", "--topic", TOPIC, "--from", "-10m", "--where", f"notification_id in ({listed})", "--what-if")
     before = pipeline.world.accepted("smtp", "maybe")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, dispatch_topic
 from tests.integration.conftest import Broker, broker, until
@@ -48,7 +48,7 @@ def test_process_without_a_slot_ends_and_the_other_sends_everything(
 def test_message_that_does_not_decode_is_told_and_its_neighbours_are_sent(world: World, broker: Broker) -> None:
     bad = made()
     value = codec("ChannelMessage").encode(bad) + b"and more"
-    world.publish([OutRecord(dispatch_topic("email", "normal"), b"t:u", value)])
+    world.publish([ProducerRecord(dispatch_topic("email", "normal"), b"t:u", value)])
     world.publish(profiles("told-", 3))
     world.run("router", "--lane", "normal")
     world.run("sender", "--channel", "email")

@@ -24,7 +24,7 @@ from runtime.dead_letters import dead_letter
 from runtime.kafka.admin import Admin
 from runtime.kafka.consumer import Consumer
 from runtime.kafka.producer import Producer
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, requests_topic
 from sinks.rows import SOURCES
@@ -75,8 +75,8 @@ class World:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.sinks[-1][1]}/metrics", timeout=5) as response:
             return str(response.read().decode())
 
-    def publish(self, facts: Sequence[InRecord]) -> None:
-        keyed = [OutRecord(fact.topic, str(hash(fact.value)).encode(), fact.value) for fact in facts]
+    def publish(self, facts: Sequence[ConsumerRecord]) -> None:
+        keyed = [ProducerRecord(fact.topic, str(hash(fact.value)).encode(), fact.value) for fact in facts]
         self.producer.publish(keyed)
 
     def lag(self) -> int:
@@ -89,7 +89,7 @@ class World:
     def store(self) -> Store:
         return Store(self.server, self.database)
 
-    def expected(self, facts: Sequence[InRecord]) -> dict[str, list[str]]:
+    def expected(self, facts: Sequence[ConsumerRecord]) -> dict[str, list[str]]:
         """The answers when every fact is inserted once and in order."""
         oracle = Store(self.server, f"{self.database}_oracle")
         oracle.insert(facts)
@@ -142,7 +142,7 @@ def skip_to_end(world: World) -> None:
     deadline = time.monotonic() + 60
     while not assigned and time.monotonic() < deadline:
         consumer.consume(1, 0.2)
-    consumer.commit({partition: consumer.offset_range(partition)[1] for partition in assigned})
+    consumer.commit({partition: consumer.watermark_offsets(partition)[1] for partition in assigned})
     consumer.close()
     assert assigned
 
@@ -328,16 +328,16 @@ def test_poison_is_kept_whole_with_its_reason_and_stops_nothing(world: World) ->
     no_state = codec("DeliveryStatus").decode(status(nid, "sms", "sent").value) | {"state": "teleported"}
     world.producer.publish(
         [
-            OutRecord(requests_topic("bulk"), b"k", b"\x00junk\xff"),
-            OutRecord(requests_topic("bulk"), b"k", None),
-            OutRecord(requests_topic("bulk"), b"k", not_v7),
-            OutRecord(STATUS, b"k", codec("DeliveryStatus").encode(no_state)),
-            OutRecord(DEAD_LETTERS, b"k", b"not a letter"),
+            ProducerRecord(requests_topic("bulk"), b"k", b"\x00junk\xff"),
+            ProducerRecord(requests_topic("bulk"), b"k", None),
+            ProducerRecord(requests_topic("bulk"), b"k", not_v7),
+            ProducerRecord(STATUS, b"k", codec("DeliveryStatus").encode(no_state)),
+            ProducerRecord(DEAD_LETTERS, b"k", b"not a letter"),
             dead_letter(
-                InRecord("notify.dispatch.sms.normal.v1", 1, 7, 0, b"k", b"raw"), stage="sender",
+                ConsumerRecord("notify.dispatch.sms.normal.v1", 1, 7, 0, b"k", b"raw"), stage="sender",
                 reason="retries_exhausted", error=RuntimeError("no"), now=NOW,
             ),
-            *(OutRecord(fact.topic, b"k", fact.value) for fact in (request(nid), status(nid, "sms", "sent"))),
+            *(ProducerRecord(fact.topic, b"k", fact.value) for fact in (request(nid), status(nid, "sms", "sent"))),
         ]
     )  # fmt: skip
     store = world.store()

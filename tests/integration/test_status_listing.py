@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from runtime import ids
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from tests.integration.test_clickhouse_schema import HOUR, NOW, Store, request, status
 from tests.support.clickhouse import Server
 from tracking.listing import Filters, Listing, Page
@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 @pytest.fixture(scope="module")
 def newest_first(store: Store) -> list[str]:
     """Notifications of tenant t over half a year, and as many of another tenant."""
-    facts: list[InRecord] = []
+    facts: list[ConsumerRecord] = []
     mine = []
     for number, age in enumerate(AGES):
         nid = ids.notification_id(NOW - age, "t")

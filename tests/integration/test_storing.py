@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from runtime import ids
-from runtime.records import InRecord, runs_of
+from runtime.records import ConsumerRecord, group_by_partition
 from schemas.codec import DecodeError, codec, read_schema
 from schemas.events import RecordName, states
 from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
@@ -86,9 +86,9 @@ def ways(two: tuple[Store, Store]) -> Iterator[tuple[Store, Store]]:
     yield two
 
 
-def put(into: Store, records: Sequence[InRecord], *, decode: bool) -> None:
+def put(into: Store, records: Sequence[ConsumerRecord], *, decode: bool) -> None:
     batch = Batch(max_rows=len(records))
-    batch.add(runs_of(records))
+    batch.add(group_by_partition(records))
     for piece in batch.pieces():
         piece.decode = decode
         assert store_piece(into.settings, into.client, piece)[1] == []
@@ -103,7 +103,7 @@ def raw_rows(of: Store, table: str) -> list[str]:
 def test_both_ways_make_the_same_rows(ways: tuple[Store, Store], name: RecordName) -> None:
     maker = Maker(seed=11)
     records = [
-        InRecord(maker.rng.choice(TOPICS[name]), 0, n, 0, None, codec(name).encode(maker.record(name)))
+        ConsumerRecord(maker.rng.choice(TOPICS[name]), 0, n, 0, None, codec(name).encode(maker.record(name)))
         for n in range(800)
     ]
     records.sort(key=lambda record: record.topic)
@@ -148,13 +148,13 @@ def test_hostile_records_are_rows_or_letters_and_the_same_both_ways(
     ways: tuple[Store, Store], name: RecordName
 ) -> None:
     topic = TOPICS[name][0] if name in TOPICS else DEAD_LETTERS
-    records = [InRecord(topic, 0, n, 0, None, value) for n, value in enumerate(hostile(name, 400))]
+    records = [ConsumerRecord(topic, 0, n, 0, None, value) for n, value in enumerate(hostile(name, 400))]
     table = SOURCES[topic].table
     refused: list[list[int]] = []
     for way, into in enumerate(ways):
         into.client.command(f"TRUNCATE TABLE {table.name}")  # what other tests have left, in one way or the other
         batch = Batch(max_rows=len(records))
-        batch.add(runs_of(records))
+        batch.add(group_by_partition(records))
         for piece in batch._pieces:
             piece.decode |= way == 1
         store_batch(into.settings, into.client, batch)
@@ -213,11 +213,11 @@ def test_the_store_takes_nothing_that_the_decoder_refuses(ways: tuple[Store, Sto
     for n, odd in enumerate(odd_records(name, 200)):
         error: DecodeError | None = None
         try:
-            row_of(InRecord(topic, 0, n, 0, None, odd))
+            row_of(ConsumerRecord(topic, 0, n, 0, None, odd))
         except DecodeError as exc:
             error = exc
         # Between two good ones: what it has too much or too little would be read as part of them.
-        records = [InRecord(topic, 0, 3 * n + i, 0, None, value) for i, value in enumerate((good, odd, good))]
+        records = [ConsumerRecord(topic, 0, 3 * n + i, 0, None, value) for i, value in enumerate((good, odd, good))]
         before = undecoded.rows(f"SELECT count() FROM {SOURCES[topic].table.name}")
         try:
             put(undecoded, records, decode=False)

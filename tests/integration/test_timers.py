@@ -17,7 +17,7 @@ from processors.timers.role import Timers, create_timers
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.process import Context
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import Settings
 from schemas.codec import DecodeError, codec
 from schemas.topics import CANCELLATIONS, TIMERS, dispatch_topic, requests_topic
@@ -35,7 +35,7 @@ def now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def timers(prefix: str, count: int, due_at: int) -> list[OutRecord]:
+def timers(prefix: str, count: int, due_at: int) -> list[ProducerRecord]:
     """Timers due one millisecond after the other; the key of what they publish says which and when."""
     made = []
     for n in range(count):
@@ -44,7 +44,7 @@ def timers(prefix: str, count: int, due_at: int) -> list[OutRecord]:
             "timer_id": timer_id, "due_at": due_at + n, "purpose": "retry", "topic": TARGET,
             "key": f"{prefix}:{n}:{due_at + n}".encode(), "headers": [], "value": b"\0",
         }  # fmt: skip
-        made.append(OutRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer)))
+        made.append(ProducerRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer)))
     return made
 
 
@@ -224,11 +224,11 @@ def test_cancelled_month_ahead_ends_at_once_and_its_timer_with_it(world: World) 
     roles[1].kill()  # the wish comes while nobody reads it
     roles[1].wait()
     wish = codec("Cancellation").encode({"notification_id": cancelled, "tenant": "t", "requested_at": now()})
-    world.publish([OutRecord(CANCELLATIONS, cancelled.encode(), wish)])
+    world.publish([ProducerRecord(CANCELLATIONS, cancelled.encode(), wish)])
     world.run("timers")
     until(lambda: world.settled(made).get(cancelled) == {"cancelled"}, what="cancelled")
     until(lambda: len(pending(world)) == 1, what="its tombstone")
     world.broker.stop_roles()
     assert [s["state"] for s in world.statuses(made)[kept]] == ["scheduled"]
     assert list(pending(world)) == [ids.timer_id(kept, "schedule").encode()]
-    world.publish([OutRecord(TIMERS, key, None) for key in pending(world)])
+    world.publish([ProducerRecord(TIMERS, key, None) for key in pending(world)])

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import SettingsError
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.stores import MemoryStore, RocksStore, Store
 from runtime.views import MAX_POSITION_AGE_MS, View
 from schemas.codec import codec, iter_examples
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.kafka
 PROFILE = next(record for _, _, name, record in iter_examples() if name == "RecipientProfile")
 
 
-def put(key: str, **fields: Any) -> OutRecord:
-    return OutRecord(RECIPIENTS, key.encode(), codec("RecipientProfile").encode({**PROFILE, **fields}))
+def put(key: str, **fields: Any) -> ProducerRecord:
+    return ProducerRecord(RECIPIENTS, key.encode(), codec("RecipientProfile").encode({**PROFILE, **fields}))
 
 
 class Counting(View[Any]):
@@ -32,7 +32,7 @@ class Counting(View[Any]):
         self.read = 0
         super().__init__(*args, **kwargs)
 
-    def apply(self, records: Any) -> list[OutRecord]:
+    def apply(self, records: Any) -> list[ProducerRecord]:
         self.read += len(records)
         return super().apply(records)
 
@@ -54,7 +54,7 @@ def test_view_catches_up_tails_and_forgets_tombstones(broker: Broker, backend: s
     view.start()
     until(lambda: view.not_ready() is None, what="caught up")
     assert [(view.get(f"{run}:{n}") or {}).get("version") for n in range(100)] == list(range(100))
-    producer.publish([put(f"{run}:1", version=500), OutRecord(RECIPIENTS, f"{run}:2".encode(), None)])
+    producer.publish([put(f"{run}:1", version=500), ProducerRecord(RECIPIENTS, f"{run}:2".encode(), None)])
     until(lambda: (view.get(f"{run}:1") or {}).get("version") == 500 and f"{run}:2" not in view, 5, "the change")
     view.close()
     producer.close()

@@ -27,7 +27,7 @@ from runtime.kafka.admin import Admin
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.lag import unread
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.status import message_status
 from runtime.views import View
 from schemas.codec import codec, iter_examples
@@ -93,7 +93,7 @@ def write(servers: str, topic: str, good: Sequence[Raw], never: Raw) -> History:
     return history
 
 
-def request(name: str, lane: str) -> tuple[str, OutRecord]:
+def request(name: str, lane: str) -> tuple[str, ProducerRecord]:
     now = int(time.time() * 1000)
     nid = ids.notification_id(now, "t")
     made = {
@@ -101,10 +101,10 @@ def request(name: str, lane: str) -> tuple[str, OutRecord]:
         "addresses": [{"channel": "email", "value": f"{name}@example.org"}],
         "content": b'{"subject": "s", "text": "t"}',
     }  # fmt: skip
-    return nid, OutRecord(requests_topic(lane), f"t:{name}".encode(), codec("NotificationRequest").encode(made))
+    return nid, ProducerRecord(requests_topic(lane), f"t:{name}".encode(), codec("NotificationRequest").encode(made))
 
 
-def timer(record: OutRecord) -> Raw:
+def timer(record: ProducerRecord) -> Raw:
     timer_id = ids.timer_id("00000000-0000-0000-0000-000000000001", record.key.decode() if record.key else "")
     made = {
         "timer_id": timer_id, "due_at": 1, "purpose": "schedule", "topic": record.topic, "key": record.key,
@@ -131,7 +131,7 @@ class Held:
         good = [make(f"{short}-{n}") for n in range(GOOD)]
         self.histories[topic] = write(self.world.broker.bootstrap_servers, topic, good, make(f"{short}-never"))
 
-    def noted(self, through: str, name: str, lane: str = "normal") -> OutRecord:
+    def noted(self, through: str, name: str, lane: str = "normal") -> ProducerRecord:
         nid, record = request(name, lane)
         (self.never.add if name.endswith("never") else self.wanted[through].add)(nid)
         return record
@@ -156,7 +156,7 @@ def held(world: World, postgres: Postgres, server: Server) -> Iterator[Held]:
     Admin(settings).alter_configs(dict.fromkeys(catalogue(), far))
     time.sleep(1)  # the broker answers before it takes the change in
 
-    def raw(record: OutRecord) -> Raw:
+    def raw(record: ProducerRecord) -> Raw:
         return Raw(record.key, record.value)
 
     def mail(name: str) -> Raw:
@@ -288,12 +288,12 @@ def test_header_names_that_are_no_text_cost_the_headers_and_nothing_else(held: H
     kept = ((b"ok", b"1"), (b"n", None))
     good, bad = Raw(b"k", b"rubbish", kept), Raw(b"k", b"rubbish", (*kept, *UNREADABLE, *kept))
     produce(servers, *partition, [good, bad] * 2_000)
-    consumer = Consumer(held.world.broker.settings, client_id="headers", group=None, notice_end=True)
+    consumer = Consumer(held.world.broker.settings, client_id="headers", group=None, detect_eof=True)
     consumer.assign({partition: BEGINNING})
-    records: list[InRecord] = []
-    while partition not in consumer.reached_end:
+    records: list[ConsumerRecord] = []
+    while partition not in consumer.eof_partitions:
         if runs:
-            for run in consumer.consume_runs(500, 0.2):
+            for run in consumer.consume_batches(500, 0.2):
                 records += [run.record(n) for n in range(len(run.values)) for _ in range(2)][::2]
         else:
             records += consumer.consume(500, 0.2)
@@ -323,7 +323,7 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
 
         def passed() -> bool:
             consumer.consume(10, 0.1)
-            return consumer.position(partition) == consumer.offset_range(partition)[1]
+            return consumer.position(partition) == consumer.watermark_offsets(partition)[1]
 
         until(passed, 20, "past the marker")
 
@@ -338,8 +338,8 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
     admin = Admin(held.world.broker.settings)
     assert admin.held_back([topic]) == ({partition: 1} if ending == "open" else {})
     if ending != "open":
-        assert consumer.progress()[partition] == consumer.offset_range(partition)[1]
-        assert admin.with_records({partition: consumer.offset_range(partition)[1] - 1}) == set()
+        assert consumer.progress()[partition] == consumer.watermark_offsets(partition)[1]
+        assert admin.with_records({partition: consumer.watermark_offsets(partition)[1] - 1}) == set()
     else:
         stranger.abort_transaction(10)
     consumer.close()

@@ -24,7 +24,7 @@ from runtime.clock import Clock, Monotonic
 from runtime.errors import TooLargeError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import Consumer
-from runtime.records import InRecord, OutRecord, size_of
+from runtime.records import ConsumerRecord, ProducerRecord, size_of
 from runtime.settings import KafkaSettings
 
 _GONE = None
@@ -49,7 +49,7 @@ def murmur2(key: bytes) -> int:
 class Log:
     """One partition. Its offsets are the places in `entries`."""
 
-    entries: list[InRecord | None] = field(default_factory=list)
+    entries: list[ConsumerRecord | None] = field(default_factory=list)
     open: list[int] = field(default_factory=list)
     """First offsets of the transactions that have not ended."""
 
@@ -58,7 +58,7 @@ class Log:
         """The offset up to which may be read."""
         return min(self.open, default=len(self.entries))
 
-    def records(self) -> list[InRecord]:
+    def records(self) -> list[ConsumerRecord]:
         """What may be read."""
         return [entry for entry in self.entries[: self.end] if entry is not None]
 
@@ -82,7 +82,7 @@ class MemoryBroker:
         self._limits: dict[str, int] = {}
         self._groups: dict[str, Group] = {}
         self._libraries: dict[int, tuple[Consumer, Library]] = {}
-        self.published: list[OutRecord] = []
+        self.published: list[ProducerRecord] = []
         """What producers wrote, in its order."""
         self.handed_out = 0
         """Records given to consumers, all told."""
@@ -94,7 +94,7 @@ class MemoryBroker:
         """Whether nothing is read."""
         self.before_commit: Callable[[Mapping[Partition, tuple[int, str]]], None] = lambda _: None
         """Called before a commit is taken; what it raises is raised to whoever commits."""
-        self.before_publish: Callable[[Sequence[OutRecord]], None] = lambda _: None
+        self.before_publish: Callable[[Sequence[ProducerRecord]], None] = lambda _: None
         """Called before records are taken; what it raises is raised to whoever publishes."""
 
     # -- topics -----------------------------------------------------------------------------------------------------
@@ -115,18 +115,18 @@ class MemoryBroker:
         """The partitions of a topic, None where there is no such topic."""
         return self._topics.get(topic)
 
-    def records(self, topic: str) -> list[InRecord]:
+    def records(self, topic: str) -> list[ConsumerRecord]:
         """What may be read of a topic, partition by partition."""
         return [record for log in self._topics[topic] for record in log.records()]
 
-    def append(self, record: OutRecord) -> InRecord:
+    def append(self, record: ProducerRecord) -> ConsumerRecord:
         """Take a record in."""
         logs = self._topics[record.topic]
         number = record.partition
         if number < 0:
             number = random.randrange(len(logs)) if record.key is None else murmur2(record.key) % len(logs)
         log = logs[number]
-        made = InRecord(
+        made = ConsumerRecord(
             record.topic, number, len(log.entries), self._clock(), record.key, record.value, tuple(record.headers)
         )
         log.entries.append(made)
@@ -137,7 +137,7 @@ class MemoryBroker:
         for offset in offsets:
             self.log(partition).entries[offset] = _GONE
 
-    def transaction(self, records: Sequence[OutRecord]) -> Callable[[bool], None]:
+    def transaction(self, records: Sequence[ProducerRecord]) -> Callable[[bool], None]:
         """Take records in under an open transaction; what is returned ends it, committed or not."""
         made = [self.append(record) for record in records]
         first: dict[Partition, int] = {}
@@ -162,7 +162,7 @@ class MemoryBroker:
         return MemoryProducer(self)
 
     def consumer(
-        self, group: str | None = None, *, notice_end: bool = False, monotonic: Monotonic = lambda: 0.0
+        self, group: str | None = None, *, detect_eof: bool = False, monotonic: Monotonic = lambda: 0.0
     ) -> Consumer:
         """A real consumer that reads here."""
         library = Library(self, group)
@@ -170,7 +170,7 @@ class MemoryBroker:
             KafkaSettings(),
             client_id="memory",
             group=group,
-            notice_end=notice_end,
+            detect_eof=detect_eof,
             monotonic=monotonic,
             library=lambda _: library,
         )
@@ -246,7 +246,7 @@ class MemoryProducer:
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
 
-    def publish(self, records: Sequence[OutRecord]) -> None:
+    def publish(self, records: Sequence[ProducerRecord]) -> None:
         """Take in everything but what is too large; raises TooLargeError for that."""
         if not records:
             return
@@ -261,7 +261,7 @@ class MemoryProducer:
         if refused:
             raise TooLargeError(f"Kafka refuses a record of {refused[0].topic} for its size", refused)
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         """As `publish`."""
         self.publish(records)
 
@@ -273,7 +273,7 @@ class Message:
 
     __slots__ = ("_error", "_record")
 
-    def __init__(self, record: InRecord, error: KafkaError | None = None) -> None:
+    def __init__(self, record: ConsumerRecord, error: KafkaError | None = None) -> None:
         self._record, self._error = record, error
 
     def error(self) -> KafkaError | None:
@@ -302,7 +302,7 @@ class Message:
 
 
 def _event(code: int, topic: str = "", partition: int = 0, offset: int = 0) -> Message:
-    return Message(InRecord(topic, partition, offset, 0, None, None), KafkaError(code))
+    return Message(ConsumerRecord(topic, partition, offset, 0, None, None), KafkaError(code))
 
 
 class Library:

@@ -14,7 +14,7 @@ import pytest
 from runtime.errors import TooLargeError, TopicsError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, Consumer, FencedError
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 
 PATIENCE = 300
 """Calls of a tenth of a second each until something must have come."""
@@ -23,7 +23,7 @@ PATIENCE = 300
 class Publisher(Protocol):
     """What both producers are."""
 
-    def publish(self, records: Sequence[OutRecord]) -> None: ...
+    def publish(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
 class Cluster(Protocol):
@@ -39,7 +39,7 @@ class Cluster(Protocol):
     def consumer(self, group: str | None = None) -> Consumer:
         """One that notices ends; closed by the fixture."""
 
-    def transaction(self, records: Sequence[OutRecord]) -> Callable[[bool], None]:
+    def transaction(self, records: Sequence[ProducerRecord]) -> Callable[[bool], None]:
         """Publish under a transaction, and what ends it: committed or not."""
 
     def stand_still(self, consumer: Consumer, others: Callable[[], object]) -> None:
@@ -53,7 +53,7 @@ class Member:
         self.consumer = cluster.consumer(group)
         self.owned: set[Partition] = set()
         self.calls: list[str] = []
-        self.records: list[InRecord] = []
+        self.records: list[ConsumerRecord] = []
         self.commits_when_revoked: dict[Partition, int] = {}
         self._starts = starts
         self.consumer.subscribe([topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
@@ -86,24 +86,24 @@ def until(done: Callable[[], bool], *polls: Callable[[], object]) -> None:
     pytest.fail("it did not come true")
 
 
-def read(consumer: Consumer, partitions: Sequence[Partition]) -> list[InRecord]:
+def read(consumer: Consumer, partitions: Sequence[Partition]) -> list[ConsumerRecord]:
     """What there is of these, to their ends."""
-    found: list[InRecord] = []
-    consumer.reached_end.clear()
+    found: list[ConsumerRecord] = []
+    consumer.eof_partitions.clear()
     consumer.assign(dict.fromkeys(partitions, BEGINNING))
 
     def poll() -> None:
         found.extend(consumer.consume(100, 0.1))
 
-    until(lambda: consumer.reached_end.issuperset(partitions), poll)
+    until(lambda: consumer.eof_partitions.issuperset(partitions), poll)
     return found
 
 
-def some(topic: str, *values: bytes, partition: int = 0) -> list[OutRecord]:
-    return [OutRecord(topic, b"k", value, partition=partition) for value in values]
+def some(topic: str, *values: bytes, partition: int = 0) -> list[ProducerRecord]:
+    return [ProducerRecord(topic, b"k", value, partition=partition) for value in values]
 
 
-def values(records: Sequence[InRecord]) -> list[bytes | None]:
+def values(records: Sequence[ConsumerRecord]) -> list[bytes | None]:
     return [record.value for record in records]
 
 
@@ -118,7 +118,7 @@ class BrokerBehaviour:
         topic = cluster.topic()
         headers: Any = [("a", b"1"), ("a", b"\xff"), ("empty", b""), ("none", None)]
         cluster.producer.publish(
-            [OutRecord(topic, b"k", b"v", headers), OutRecord(topic, None, None), *some(topic, b"")]
+            [ProducerRecord(topic, b"k", b"v", headers), ProducerRecord(topic, None, None), *some(topic, b"")]
         )
         found = read(cluster.consumer(), [(topic, 0)])
         assert [(r.topic, r.partition, r.offset, r.key, r.value) for r in found] == [
@@ -131,7 +131,7 @@ class BrokerBehaviour:
     def test_key_chooses_the_partition_by_its_murmur2(self, cluster: Cluster) -> None:
         topic = cluster.topic(4)
         keys = [b"t:u%d" % n for n in range(12)] + [b"", b"x", "tenant:käufer".encode()]
-        cluster.producer.publish([OutRecord(topic, key, b"v") for key in keys])
+        cluster.producer.publish([ProducerRecord(topic, key, b"v") for key in keys])
         chosen = {record.key: record.partition for record in read(cluster.consumer(), [(topic, n) for n in range(4)])}
         assert chosen == PARTITIONS
 
@@ -214,10 +214,10 @@ class BrokerBehaviour:
         ends = [(topic, 0), (topic, 1)]
         assert values(read(consumer, ends)) == [b"0"]
         assert values(read(consumer, ends)) == [b"0"], "the same reader, once more"
-        consumer.reached_end.clear()
+        consumer.eof_partitions.clear()
         cluster.producer.publish(some(topic, b"1"))
-        found: list[InRecord] = []
-        until(lambda: (topic, 0) in consumer.reached_end, lambda: found.extend(consumer.consume(100, 0.1)))
+        found: list[ConsumerRecord] = []
+        until(lambda: (topic, 0) in consumer.eof_partitions, lambda: found.extend(consumer.consume(100, 0.1)))
         assert values(found) == [b"1"]
 
     def test_paused_partition_gives_nothing_and_goes_on_where_it_was(self, cluster: Cluster) -> None:
@@ -225,7 +225,7 @@ class BrokerBehaviour:
         consumer.assign({(topic, 0): 0, (topic, 1): 0})
         consumer.pause([(topic, 0)])
         cluster.producer.publish([*some(topic, b"0", b"1"), *some(topic, b"other", partition=1)])
-        found: list[InRecord] = []
+        found: list[ConsumerRecord] = []
         until(lambda: bool(found), lambda: found.extend(consumer.consume(100, 0.1)))
         for _ in range(5):
             found += consumer.consume(100, 0.05)
@@ -240,11 +240,11 @@ class BrokerBehaviour:
         end = cluster.transaction(some(topic, b"inside"))
         cluster.producer.publish(some(topic, b"behind"))
         assert values(read(consumer, [(topic, 0)])) == [b"before"]
-        assert consumer.offset_range((topic, 0)) == (0, 1)
+        assert consumer.watermark_offsets((topic, 0)) == (0, 1)
         end(True)
         found = read(consumer, [(topic, 0)])
         assert [(record.offset, record.value) for record in found] == [(0, b"before"), (1, b"inside"), (2, b"behind")]
-        assert consumer.offset_range((topic, 0)) == (0, 4), "the marker has an offset as well"
+        assert consumer.watermark_offsets((topic, 0)) == (0, 4), "the marker has an offset as well"
         assert consumer.position((topic, 0)) == 4
         assert consumer.progress() == {(topic, 0): 4}
 
@@ -270,16 +270,16 @@ class BrokerBehaviour:
 
     def test_topic_that_is_not_there_is_said_so(self, cluster: Cluster) -> None:
         topic, consumer = cluster.topic(3), cluster.consumer()
-        assert consumer.partitions_of(topic) == [(topic, 0), (topic, 1), (topic, 2)]
+        assert consumer.partitions_for_topic(topic) == [(topic, 0), (topic, 1), (topic, 2)]
         with pytest.raises(TopicsError):
-            consumer.partitions_of("notify.nowhere")
+            consumer.partitions_for_topic("notify.nowhere")
 
     def test_offsets_are_found_by_time(self, cluster: Cluster) -> None:
         topic, consumer = cluster.topic(), cluster.consumer()
         cluster.producer.publish(some(topic, b"0", b"1"))
         at = read(consumer, [(topic, 0)])[0].timestamp
-        assert consumer.offsets_at({(topic, 0): at}) == {(topic, 0): 0}
-        assert consumer.offsets_at({(topic, 0): at + 3_600_000}) == {(topic, 0): 2}, (
+        assert consumer.offsets_for_times({(topic, 0): at}) == {(topic, 0): 0}
+        assert consumer.offsets_for_times({(topic, 0): at + 3_600_000}) == {(topic, 0): 2}, (
             "the end, where nothing is that late"
         )
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn
 from runtime.dead_letters import publish_letters
 from runtime.kafka.client import Partition
 from runtime.process import Context
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import BreakerSettings, SenderSettings, Settings
 from runtime.stores import MemoryStore
 from schemas.codec import DecodeError, codec
@@ -92,7 +92,7 @@ class Process:
             lanes,
             consumer=self.consumer,
             ledgers=LedgerReader(
-                broker.consumer(notice_end=True, monotonic=world.monotonic),
+                broker.consumer(detect_eof=True, monotonic=world.monotonic),
                 world.channel,
                 self.ledger,
                 partial(publish_letters, producer.publish),
@@ -222,7 +222,7 @@ class World:
 
         self.before[step] = kill
 
-    def _publishing(self, records: Sequence[OutRecord]) -> None:
+    def _publishing(self, records: Sequence[ProducerRecord]) -> None:
         self.reached("ledger" if records[0].topic.startswith("notify.ledger.") else "facts")
 
     def _committing(self, offsets: Mapping[Partition, tuple[int, str]]) -> None:
@@ -244,7 +244,7 @@ class World:
     def put(
         self, value: bytes | None, lane: str = "normal", headers: Sequence[tuple[str, bytes]] = (), partition: int = 0
     ) -> None:
-        self.broker.append(OutRecord(dispatch_topic(self.channel, lane), b"t:u", value, headers, partition))
+        self.broker.append(ProducerRecord(dispatch_topic(self.channel, lane), b"t:u", value, headers, partition))
 
     def turn(self, after_s: float = 0.05) -> None:
         """Let time pass, fire what is due, let the provider answer, and let the worker do its turn."""
@@ -253,7 +253,7 @@ class World:
         self.timers = [timer for timer in self.timers if timer["due_at"] > self.wall]
         for timer in due:
             headers = [(header["name"], header["value"]) for header in timer["headers"]]
-            self.broker.append(OutRecord(timer["topic"], timer["key"], timer["value"], headers, 0))
+            self.broker.append(ProducerRecord(timer["topic"], timer["key"], timer["value"], headers, 0))
         self.process.answer_what_can_be()
         try:
             self.worker.turn()
@@ -283,7 +283,7 @@ class World:
     # -- what a test asks --------------------------------------------------------------------------------------------
 
     @property
-    def facts(self) -> list[OutRecord]:
+    def facts(self) -> list[ProducerRecord]:
         """Everything that was published, in its order."""
         return self.broker.published
 

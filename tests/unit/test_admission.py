@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import BreakerSettings
 from schemas.events import LANES, ChannelMessage
 from senders.accounts import THROTTLES_IN_A_ROW, Account, Accounts
@@ -60,7 +60,7 @@ def entry(lane: str = "normal", **fields: Any) -> Entry:
         "message_id": str(uuid4()), "lane": lane, "address": str(uuid4()), "platform": None, "provider": None, "replay": None,
         "possible_duplicate": False, **fields,
     }  # fmt: skip
-    return Entry(("t", 0), InRecord("t", 0, 0, 0, None, None), message)
+    return Entry(("t", 0), ConsumerRecord("t", 0, 0, 0, None, None), message)
 
 
 @given(st.floats(1, 1000), st.lists(st.floats(0, 0.5), min_size=1, max_size=200))

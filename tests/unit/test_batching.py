@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.records import InRecord, runs_of
+from runtime.records import ConsumerRecord, group_by_partition
 from schemas.topics import DEAD_LETTERS, STATUS, requests_topic
 from sinks import batching
 from sinks.batching import Batch, Piece, columns_of, container_of, decoded
@@ -14,8 +14,8 @@ from tests.unit.test_rows import request, status
 NORMAL = requests_topic("normal")
 
 
-def requests(*offsets: int, value: bytes | None = None) -> list[InRecord]:
-    return [InRecord(NORMAL, 1, offset, 0, None, value or request()) for offset in offsets]
+def requests(*offsets: int, value: bytes | None = None) -> list[ConsumerRecord]:
+    return [ConsumerRecord(NORMAL, 1, offset, 0, None, value or request()) for offset in offsets]
 
 
 def rest(batch: Batch) -> list[Piece]:
@@ -29,8 +29,8 @@ def rest(batch: Batch) -> list[Piece]:
 
 def test_records_are_kept_by_table_and_offsets_point_past_the_last() -> None:
     batch = Batch(max_rows=10)
-    batch.add(runs_of([*requests(5), InRecord(STATUS, 0, 8, 0, None, status())]))
-    batch.add(runs_of(requests(6)))
+    batch.add(group_by_partition([*requests(5), ConsumerRecord(STATUS, 0, 8, 0, None, status())]))
+    batch.add(group_by_partition(requests(6)))
     assert batch.offsets == {(NORMAL, 1): 7, (STATUS, 0): 9}
     assert (batch.count, batch.room) == (3, 7)
     assert {piece.table.name: (piece.count, piece.decode) for piece in rest(batch)} == {
@@ -42,7 +42,9 @@ def test_only_what_has_the_frame_is_left_to_the_store() -> None:
     batch = Batch(max_rows=10)
     strange = [None, b"", b"junk", b"\x00\x00\x00\x00\x07" + request()[5:], bytes(2 << 20)]
     batch.add(
-        runs_of([*requests(1), *(InRecord(NORMAL, 1, 2 + n, 0, None, v) for n, v in enumerate(strange)), *requests(9)])
+        group_by_partition(
+            [*requests(1), *(ConsumerRecord(NORMAL, 1, 2 + n, 0, None, v) for n, v in enumerate(strange)), *requests(9)]
+        )
     )
     whole, odd = rest(batch)
     assert (whole.decode, container_of(whole).count) == (False, 2)
@@ -54,7 +56,7 @@ def test_only_what_has_the_frame_is_left_to_the_store() -> None:
 def test_piece_that_cannot_go_whole_is_broken_up_until_the_part_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "PIECE", 2)
     batch = Batch(max_rows=10)
-    batch.add(runs_of([*requests(0, 1, 2), *requests(3, value=request()[:-1]), *requests(4)]))
+    batch.add(group_by_partition([*requests(0, 1, 2), *requests(3, value=request()[:-1]), *requests(4)]))
     seen = []
     for piece in batch.pieces():
         seen.append((piece.count, piece.decode))
@@ -70,15 +72,15 @@ def test_piece_that_cannot_go_whole_is_broken_up_until_the_part_is_decoded(monke
 def test_what_comes_while_the_store_is_away_joins_the_piece_that_waits() -> None:
     batch = Batch(max_rows=10)
     for offset in range(4):
-        batch.add(runs_of(requests(offset)))
+        batch.add(group_by_partition(requests(offset)))
         assert next(batch.pieces()).count == offset + 1
 
 
 def test_dead_letters_are_decoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "PIECE", 2)
     batch = Batch(max_rows=10)
-    poison = [InRecord(DEAD_LETTERS, 0, n, 0, None, b"junk") for n in range(3)]
-    batch.add(runs_of(poison))
+    poison = [ConsumerRecord(DEAD_LETTERS, 0, n, 0, None, b"junk") for n in range(3)]
+    batch.add(group_by_partition(poison))
     pieces = rest(batch)
     assert [(piece.count, piece.decode) for piece in pieces] == [(2, True), (1, True)]
     assert [record for piece in pieces for record, _ in decoded(piece)[1]] == poison
@@ -87,10 +89,10 @@ def test_dead_letters_are_decoded_a_few_at_a_time(monkeypatch: pytest.MonkeyPatc
 
 def test_batch_is_full_by_rows_or_by_bytes() -> None:
     batch = Batch(max_rows=2, max_bytes=1_000)
-    batch.add(runs_of(requests(0, 0, 0)))
+    batch.add(group_by_partition(requests(0, 0, 0)))
     assert batch.room == 0
     large = Batch(max_rows=100, max_bytes=1_000)
-    large.add(runs_of(requests(0, value=b"x" * 1_000)))
+    large.add(group_by_partition(requests(0, value=b"x" * 1_000)))
     assert large.room == 0
 
 

@@ -24,7 +24,7 @@ from runtime import ids
 from runtime.callbacks import Subject, callback_url, message_id_of, subject_of
 from runtime.errors import PublishError, SettingsError
 from runtime.metrics import CALLBACKS
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import CallbackSettings, ProviderSettings, Settings
 from schemas.codec import codec
 from schemas.events import states
@@ -66,10 +66,10 @@ class Broker:
     """Keeps what it is given; refuses while it is away."""
 
     def __init__(self) -> None:
-        self.records: list[OutRecord] = []
+        self.records: list[ProducerRecord] = []
         self.away = False
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         if self.away:
             raise PublishError("away")
         self.records += records
@@ -367,7 +367,7 @@ async def test_nothing_is_confirmed_that_the_broker_does_not_have_and_the_retry_
 
 async def test_a_status_that_fails_after_its_receipt_is_told_again() -> None:
     class Half(Broker):
-        async def send(self, records: Sequence[OutRecord]) -> None:
+        async def send(self, records: Sequence[ProducerRecord]) -> None:
             await super().send(records)
             self.away = records[0].topic == RECEIPTS and len(self.records) == 1
 
@@ -385,7 +385,7 @@ async def test_too_many_that_wait_are_told_to_come_again(monkeypatch: pytest.Mon
     release = asyncio.Event()
 
     class Slow(Broker):
-        async def send(self, records: Sequence[OutRecord]) -> None:
+        async def send(self, records: Sequence[ProducerRecord]) -> None:
             await release.wait()
             await super().send(records)
 

@@ -12,7 +12,7 @@ from local.demo import EXAMPLES, GONE, publications
 from local.evidence import Evidence, Message, compare
 from producers.publisher import Publisher
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
 
 
@@ -97,7 +97,7 @@ def test_a_finding_with_many_ids_shows_a_few() -> None:
 
 class _Recorder(Producer):
     def __init__(self) -> None:
-        self.records: list[OutRecord] = []
+        self.records: list[ProducerRecord] = []
 
     def publish(self, records: Any, *_: Any, **__: Any) -> None:
         self.records += records

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from processors.router.enrich import RouterViews, enrich_batch
 from runtime import ids
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
 
@@ -67,20 +67,20 @@ def request(**fields: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def record(value: bytes | None, topic: str = TOPIC) -> InRecord:
-    return InRecord(topic, 0, 7, NOW, b"t:u", value, [("traceparent", b"00-1")])
+def record(value: bytes | None, topic: str = TOPIC) -> ConsumerRecord:
+    return ConsumerRecord(topic, 0, 7, NOW, b"t:u", value, [("traceparent", b"00-1")])
 
 
-def run(made: dict[str, Any], topic: str = TOPIC, **kwargs: Any) -> list[OutRecord]:
+def run(made: dict[str, Any], topic: str = TOPIC, **kwargs: Any) -> list[ProducerRecord]:
     return enrich_batch([record(codec("NotificationRequest").encode(made), topic)], views(**kwargs), NOW)
 
 
-def statuses(out: list[OutRecord]) -> list[tuple[str | None, str, str | None]]:
+def statuses(out: list[ProducerRecord]) -> list[tuple[str | None, str, str | None]]:
     decoded = [codec("DeliveryStatus").decode(r.value) for r in out if r.topic == STATUS]
     return [(d["channel"], d["state"], d["reason"]) for d in decoded]
 
 
-def messages(out: list[OutRecord]) -> list[dict[str, Any]]:
+def messages(out: list[ProducerRecord]) -> list[dict[str, Any]]:
     return [codec("ChannelMessage").decode(r.value) for r in out if r.topic.startswith("notify.dispatch.")]
 
 

@@ -24,7 +24,7 @@ from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.status import message_status
 from schemas.codec import codec
 from schemas.events import DeliveryStatus
@@ -47,8 +47,8 @@ def sent(token: str = "tok") -> DeliveryStatus:
     return status(token, state="sent", reason=None)
 
 
-def records(*statuses: DeliveryStatus) -> list[InRecord]:
-    return [InRecord("s", 0, n, NOW, b"k", codec("DeliveryStatus").encode(s), []) for n, s in enumerate(statuses)]
+def records(*statuses: DeliveryStatus) -> list[ConsumerRecord]:
+    return [ConsumerRecord("s", 0, n, NOW, b"k", codec("DeliveryStatus").encode(s), []) for n, s in enumerate(statuses)]
 
 
 def dead(**fields: Any) -> DeadDevice:
@@ -150,7 +150,7 @@ async def test_brake_stops_drops_from_the_first_device_of_a_batch_on_and_lets_go
 
 async def test_strangers_status_is_passed_over() -> None:
     store = Store("tok")
-    rubbish = InRecord("s", 0, 0, NOW, b"k", b"\xff", [])
+    rubbish = ConsumerRecord("s", 0, 0, NOW, b"k", b"\xff", [])
     await Feedback(store).process([rubbish, *records(status(notification_id="x", message_id="y"))], 0.0)
     assert store.tokens == ["tok"]
 
@@ -259,7 +259,7 @@ def test_no_status_that_decodes_stops_the_feedback(
     hostile: dict[str, Any], what: tuple[str, str], honest: dict[str, Any]
 ) -> None:
     forged = {**hostile, "channel": what[0], "reason": what[1], **honest}
-    record = InRecord("s", 0, 0, NOW, b"k", codec("DeliveryStatus").encode(forged), [])
+    record = ConsumerRecord("s", 0, 0, NOW, b"k", codec("DeliveryStatus").encode(forged), [])
     store = StrictStore("tok", "other")
     asyncio.run(Feedback(store, ["apple"]).process([record, *records(status("other"))], 0.0))
     assert "other" not in store.tokens, "the honest status behind it is judged"

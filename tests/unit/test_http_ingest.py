@@ -17,7 +17,7 @@ from producers.reference.idempotency import Claim, Owner
 from producers.reference.keys import Caller, Keys
 from producers.reference.store import ReferenceStore
 from runtime.errors import PublishError, UnavailableError
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from schemas.codec import codec
 
 _BODY: dict[str, Any] = {"to": {"user_id": "u1"}, "content": {"text": "hello"}, "channels": ["sms"]}
@@ -32,12 +32,12 @@ class FakeKeys:
 
 class FakeBroker:
     def __init__(self) -> None:
-        self.records: list[OutRecord] = []
+        self.records: list[ProducerRecord] = []
         self.batches = 0
         self.failures = 0
         self.hang = False
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         await asyncio.sleep(0)
         if self.hang:
             await asyncio.sleep(3600)
@@ -295,7 +295,7 @@ async def test_malformed_traceparent_is_dropped(world: World, header: str) -> No
 async def test_one_turn_of_the_loop_is_one_batch() -> None:
     broker = FakeBroker()
     batcher = Batcher(broker, 1)
-    answers = [batcher.publish(OutRecord("t", b"k", b"v")) for _ in range(10)]
+    answers = [batcher.publish(ProducerRecord("t", b"k", b"v")) for _ in range(10)]
     await asyncio.gather(*map(asyncio.shield, answers))
     assert broker.batches == 1
     assert len(broker.records) == 10
@@ -306,7 +306,7 @@ async def test_caller_that_goes_away_does_not_cancel_the_batch() -> None:
     batcher = Batcher(broker, 1)
 
     async def wait() -> None:
-        await asyncio.shield(batcher.publish(OutRecord("t", b"k", b"v")))
+        await asyncio.shield(batcher.publish(ProducerRecord("t", b"k", b"v")))
 
     gone, stays = asyncio.ensure_future(wait()), asyncio.ensure_future(wait())
     await asyncio.sleep(0)

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from runtime.kafka.consumer import Consumer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from tests.support.broker import MemoryBroker
 from tests.support.broker_behaviour import BrokerBehaviour, Cluster
 
@@ -26,9 +26,9 @@ class InMemory:
         return name
 
     def consumer(self, group: str | None = None) -> Consumer:
-        return self._broker.consumer(group, notice_end=True)
+        return self._broker.consumer(group, detect_eof=True)
 
-    def transaction(self, records: Sequence[OutRecord]) -> Callable[[bool], None]:
+    def transaction(self, records: Sequence[ProducerRecord]) -> Callable[[bool], None]:
         return self._broker.transaction(records)
 
     def stand_still(self, consumer: Consumer, others: Callable[[], object]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s, throttle_delay_s
 from runtime.stores import MemoryStore
 from schemas.codec import codec
@@ -35,7 +35,7 @@ def message(**fields: Any) -> ChannelMessage:
     return made  # type: ignore[no-any-return]
 
 
-RECORD = InRecord("notify.dispatch.email.normal.v1", 2, 41, NOW, b"t:u", b"raw", [("ce_id", b"x")])
+RECORD = ConsumerRecord("notify.dispatch.email.normal.v1", 2, 41, NOW, b"t:u", b"raw", [("ce_id", b"x")])
 
 
 def outcome(result: SendResult, **fields: Any) -> Outcome:

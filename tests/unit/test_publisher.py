@@ -11,7 +11,7 @@ import pytest
 from producers.publisher import MAX_BATCH, AsyncPublisher, Publication, Publisher
 from runtime.errors import PublishError
 from runtime.kafka.producer import Producer
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
 
 _BODY: dict[str, Any] = {"to": {"user_id": "u1"}, "template": {"id": "hello"}}
@@ -22,15 +22,15 @@ class Broker:
     """Remembers batches; refuses when told."""
 
     def __init__(self) -> None:
-        self.batches: list[list[OutRecord]] = []
+        self.batches: list[list[ProducerRecord]] = []
         self.down = False
 
-    def publish(self, records: Sequence[OutRecord]) -> None:
+    def publish(self, records: Sequence[ProducerRecord]) -> None:
         if self.down:
             raise PublishError("the broker did not acknowledge")
         self.batches.append(list(records))
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         self.publish(records)
 
     def close(self, timeout_s: float = 10) -> None:

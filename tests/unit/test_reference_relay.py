@@ -20,7 +20,7 @@ from producers.reference.relay import Relay, last_per_key
 from producers.reference.schema import _yoyo_uri
 from producers.reference.set_aside import RETRY_S, OutboxEntry, SetAside
 from runtime.errors import SettingsError, TooLargeError
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import Settings
 from schemas.codec import codec
 from schemas.topics import RECIPIENTS, SUPPRESSIONS, TEMPLATES
@@ -41,9 +41,9 @@ class FakeTopic:
     """Takes what is not larger than its limit, as the producer tells it."""
 
     def __init__(self, limit: int) -> None:
-        self.limit, self.taken = limit, list[OutRecord]()
+        self.limit, self.taken = limit, list[ProducerRecord]()
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         refused = [r for r in records if len(r.value or b"") > self.limit]
         self.taken += [r for r in records if r not in refused]
         if refused:

@@ -19,7 +19,7 @@ from replay.times import UsageError, parse_time
 from replay.where import LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
 from runtime import ids
 from runtime.dead_letters import CUT
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.stores import MemoryStore
 from schemas.codec import codec
 from schemas.events import ChannelMessage, NotificationRequest, states
@@ -275,7 +275,7 @@ def test_a_message_in_doubt_keeps_its_flag_and_goes_on_counting() -> None:
 
 def test_a_request_comes_back_with_the_replays_id_and_an_event() -> None:
     value = codec("NotificationRequest").encode(request(data=b'{"n": 1}', channels=["email", "push"]))
-    record = InRecord(REQUESTS, 1, 7, NOW, b"t:u1", value, [("traceparent", b"00-1-2-01")])
+    record = ConsumerRecord(REQUESTS, 1, 7, NOW, b"t:u1", value, [("traceparent", b"00-1-2-01")])
     item = Item(PLACE, "t", NID, channels=("email",), generation=2)
     again, told = copies(record, item, STAMP)
     decoded = codec("NotificationRequest").decode(again.value)
@@ -294,7 +294,7 @@ def test_a_request_comes_back_with_the_replays_id_and_an_event() -> None:
 
 def test_a_message_comes_back_to_its_partition_with_its_attempts_counted_on() -> None:
     made: ChannelMessage = {**message(), "attempt": 3, "retries": 2, "provider": "mail-1"}
-    record = InRecord(dispatch_topic("email", "normal"), 2, 9, NOW, b"k", codec("ChannelMessage").encode(made))
+    record = ConsumerRecord(dispatch_topic("email", "normal"), 2, 9, NOW, b"k", codec("ChannelMessage").encode(made))
     item = Item(
         Place(*record[:3]), "t", made["notification_id"], made["message_id"], attempt=4, possible_duplicate=True
     )
@@ -308,7 +308,7 @@ def test_a_message_comes_back_to_its_partition_with_its_attempts_counted_on() ->
 
 def test_a_message_sent_again_is_the_message_the_router_would_make() -> None:
     made = message()
-    record = InRecord(dispatch_topic("email", "normal"), 2, 9, NOW, b"k", codec("ChannelMessage").encode(made))
+    record = ConsumerRecord(dispatch_topic("email", "normal"), 2, 9, NOW, b"k", codec("ChannelMessage").encode(made))
     item = Item(Place(*record[:3]), "t", made["notification_id"], made["message_id"], generation=1)
     decoded = codec("ChannelMessage").decode(copies(record, item, STAMP)[0].value)
     fingerprint = ids.address_hash("email", made["address"])
@@ -317,7 +317,7 @@ def test_a_message_sent_again_is_the_message_the_router_would_make() -> None:
 
 
 def test_bytes_that_do_not_decode_go_back_as_they_are() -> None:
-    record = InRecord(REQUESTS, 1, 7, NOW, b"k", b"nothing of ours", [("a", b"b")])
+    record = ConsumerRecord(REQUESTS, 1, 7, NOW, b"k", b"nothing of ours", [("a", b"b")])
     [again] = copies(record, Item(PLACE, "t", None, letter_id=NID), STAMP)
     assert (again.topic, again.key, again.value, again.headers) == (REQUESTS, b"k", record.value, [("a", b"b")])
 
@@ -326,7 +326,7 @@ def test_bytes_that_do_not_decode_go_back_as_they_are() -> None:
 
 
 def letter(stage: str, topic: str, value: bytes | None, reason: str = "undecodable") -> Letter:
-    record = InRecord(topic, 0, 1, NOW, b"t:u1", value)
+    record = ConsumerRecord(topic, 0, 1, NOW, b"t:u1", value)
     return Letter(str(UUID(int=7)), record, stage, reason, "DecodeError", "", 1, "t", None, None, NOW)
 
 

@@ -19,7 +19,7 @@ from replay.times import UsageError
 from replay.where import Condition
 from runtime import ids
 from runtime.errors import SettingsError
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import BreakerSettings, ProviderSettings, Settings
 from schemas.codec import codec
 from schemas.topics import dispatch_topic, requests_topic
@@ -231,8 +231,8 @@ def test_a_dispatch_topic_is_compared_by_message_without_rendering(
     made.append(message(notification_id=NID, message_id=rendered(3).message_id, channel="sms", tenant="other"))
     values = [b"no message", *(codec("ChannelMessage").encode(one) for one in made)]
 
-    def scan(*_: Any) -> Iterator[InRecord]:
-        yield from (InRecord(topic, 0, offset, NOW, b"k", value) for offset, value in enumerate(values))
+    def scan(*_: Any) -> Iterator[ConsumerRecord]:
+        yield from (ConsumerRecord(topic, 0, offset, NOW, b"k", value) for offset, value in enumerate(values))
 
     monkeypatch.setattr(whatif, "scan", scan)
     known = [subject(rendered(1), "sms-1"), subject(rendered(2), "sms-2"), subject(rendered(9, "email"), "mail")]

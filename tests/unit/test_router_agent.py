@@ -12,7 +12,7 @@ import pytest
 from processors.router.agents import LaneAgent
 from runtime.errors import PublishError
 from runtime.process import Context
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from runtime.settings import DeadLetterSettings, Settings
 from tests.unit.test_enrich import NOW, request, run, views
 from tests.unit.test_router_limits import record
@@ -58,7 +58,7 @@ class World:
     def _exit(self, reason: str) -> None:
         raise Ended(reason)
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         self.on_send()
         self.log.append(f"published {len(records)}")
 

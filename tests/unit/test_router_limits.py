@@ -23,7 +23,7 @@ from runtime.errors import PublishError, TooLargeError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import CommitError
 from runtime.process import Context
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import Settings
 from runtime.status import status_record, traceparent_of
 from schemas.codec import codec
@@ -66,11 +66,11 @@ REQUESTS = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-def record(made: Mapping[str, Any], offset: int = 0, headers: Any = ()) -> InRecord:
-    return InRecord(TOPIC, 0, offset, NOW, b"t:u", codec("NotificationRequest").encode(made), headers)
+def record(made: Mapping[str, Any], offset: int = 0, headers: Any = ()) -> ConsumerRecord:
+    return ConsumerRecord(TOPIC, 0, offset, NOW, b"t:u", codec("NotificationRequest").encode(made), headers)
 
 
-def reasons(out: Sequence[OutRecord]) -> list[tuple[str, str | None, str | None]]:
+def reasons(out: Sequence[ProducerRecord]) -> list[tuple[str, str | None, str | None]]:
     found = [codec("DeliveryStatus").decode(r.value) for r in out if r.topic == STATUS]
     return [(s["state"], s["reason"], s["detail"]) for s in found]
 
@@ -256,7 +256,9 @@ def test_a_traceparent_that_is_none_goes_no_further() -> None:
        st.sampled_from([0, 1, 300_000, 4 << 20]))  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_a_letter_always_fits_and_says_what_it_lacks(value: int, key: int | None, header: int) -> None:
-    given_up = InRecord(TOPIC, 1, 2, NOW, None if key is None else bytes(key), bytes(value), [("h", bytes(header))])
+    given_up = ConsumerRecord(
+        TOPIC, 1, 2, NOW, None if key is None else bytes(key), bytes(value), [("h", bytes(header))]
+    )
     out = dead_letter(given_up, stage="router", reason="undecodable", error=ValueError("\ud800 x" * 400), now=NOW)
     assert len(out.key or b"") + len(out.value or b"") <= MAX_LETTER_BYTES - 1_024
     letter = codec("DeadLetter").decode(out.value)
@@ -270,7 +272,7 @@ def test_a_letter_always_fits_and_says_what_it_lacks(value: int, key: int | None
 
 def test_a_record_has_one_letter_whoever_gives_it_up_and_another_after_its_topic_was_made_anew() -> None:
     def letter_id(stage: str = "router", **fields: Any) -> str:
-        one = InRecord(TOPIC, 1, 2, NOW, b"k", b"rubbish")._replace(**fields)
+        one = ConsumerRecord(TOPIC, 1, 2, NOW, b"k", b"rubbish")._replace(**fields)
         made = dead_letter(one, stage=stage, reason="undecodable", error=ValueError(), now=NOW)
         return str(codec("DeadLetter").decode(made.value)["dead_letter_id"])
 
@@ -280,8 +282,8 @@ def test_a_record_has_one_letter_whoever_gives_it_up_and_another_after_its_topic
     assert letter_id(key=b"kr", value=b"ubbish") != letter_id()
 
 
-def refusing(limit: Mapping[str, int], published: list[OutRecord]) -> Any:
-    def publish(records: Sequence[OutRecord]) -> None:
+def refusing(limit: Mapping[str, int], published: list[ProducerRecord]) -> Any:
+    def publish(records: Sequence[ProducerRecord]) -> None:
         refused = [r for r in records if len(r.value or b"") > limit.get(r.topic, 1 << 30)]
         published.extend(r for r in records if r not in refused)
         if refused:
@@ -293,7 +295,7 @@ def refusing(limit: Mapping[str, int], published: list[OutRecord]) -> Any:
 def test_letters_that_kafka_refuses_are_cut_until_they_fit_and_never_lost() -> None:
     letters = [
         dead_letter(
-            InRecord(TOPIC, 0, n, NOW, b"k", bytes(size)),
+            ConsumerRecord(TOPIC, 0, n, NOW, b"k", bytes(size)),
             stage="router",
             reason="undecodable",
             error=ValueError(),
@@ -301,7 +303,7 @@ def test_letters_that_kafka_refuses_are_cut_until_they_fit_and_never_lost() -> N
         )
         for n, size in enumerate((10, 900_000))
     ]
-    published: list[OutRecord] = []
+    published: list[ProducerRecord] = []
     publish_letters(refusing({DEAD_LETTERS: 100_000}, published), letters)
     found = [codec("DeadLetter").decode(r.value) for r in published]
     assert [(f["offset"], is_cut(f["detail"])) for f in found] == [(0, False), (1, True)]
@@ -318,10 +320,10 @@ class Engine:
     """A producer in front of topics that take less than ours."""
 
     def __init__(self, limit: Mapping[str, int]) -> None:
-        self.published: list[OutRecord] = []
+        self.published: list[ProducerRecord] = []
         self.publish = refusing(limit, self.published)
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         self.publish(records)
 
 
@@ -331,7 +333,7 @@ def test_what_kafka_refuses_for_its_size_ends_in_a_verdict_and_ends_nobody(engin
     later = request(key="later", template_id=None, content=big, send_at=NOW + 9)
     out = enrich_batch(
         [record(request(key="a", template_id=None, content=big, channels=["email"])), record(request(key="b"), 1),
-         record(later, 2), InRecord(TOPIC, 0, 3, NOW, None, bytes(90_000))],
+         record(later, 2), ConsumerRecord(TOPIC, 0, 3, NOW, None, bytes(90_000))],
         views(), NOW,
     )  # fmt: skip
     limits = {"notify.dispatch.email.normal.v1": 10_000, TIMERS: 10_000, DEAD_LETTERS: 50_000}
@@ -381,7 +383,7 @@ class Group:
         self.on_revoke = on_revoke
         on_assign([(TOPIC, 0)])
 
-    def consume(self, max_records: int, timeout_s: float) -> list[InRecord]:
+    def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]:
         self.polls += 1
         if self.polls == self.revoke_at:
             self.on_revoke([(TOPIC, 0)])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from runtime import ids
 from runtime.dead_letters import dead_letter
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from schemas.codec import DecodeError, codec, plain_schema
 from schemas.events import states
 from schemas.topics import catalogue, requests_topic
@@ -67,7 +67,7 @@ def test_request_keeps_its_place_in_time_and_who_asked() -> None:
 
 
 def test_lane_of_a_request_is_the_topics() -> None:
-    record = InRecord(requests_topic("critical"), 0, 0, 0, None, request(lane="bulk"))
+    record = ConsumerRecord(requests_topic("critical"), 0, 0, 0, None, request(lane="bulk"))
     table, row = row_of(record)
     assert (table, named(table, row)["lane"]) == (REQUESTS_TABLE, "critical")
 
@@ -174,7 +174,7 @@ def test_any_bytes_are_a_row_or_refused(value: bytes, topic: str) -> None:
     prefix = codec(catalogue()[topic].record)
     for raw in (value, b"\x00" + prefix.schema_id.to_bytes(4, "big") + value):
         try:
-            table, row = row_of(InRecord(topic, 0, 0, 0, None, raw))
+            table, row = row_of(ConsumerRecord(topic, 0, 0, 0, None, raw))
         except DecodeError:
             continue
         assert len(row) == len(table.columns)
@@ -242,7 +242,7 @@ def test_hostile_record_is_a_row_that_the_store_takes_or_one_letter(topic: str, 
     fields = {field["name"] for field in plain_schema(name)["fields"]}
     known = {field: strategy for field, strategy in _KNOWN.items() if field in fields}
     value = codec(name).encode(data.draw(hostile_records(name, **known)))
-    record = InRecord(topic, 0, 0, 0, None, value)
+    record = ConsumerRecord(topic, 0, 0, 0, None, value)
     try:
         table, row = row_of(record)
     except DecodeError as exc:

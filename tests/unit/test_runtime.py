@@ -19,7 +19,7 @@ from runtime.errors import SettingsError
 from runtime.health import Health
 from runtime.lag import StuckOffsets
 from runtime.logs import configure_logs, get_logger
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import ClickHouseSettings, KafkaSettings, Settings, load_settings
 from runtime.views import View
 from schemas.codec import codec, iter_examples
@@ -221,8 +221,8 @@ def test_view_keeps_the_last_value_drops_tombstones_and_reports_poison() -> None
     profile = next(record for _, _, name, record in iter_examples() if name == "RecipientProfile")
     view: View[Any] = View(KafkaSettings(), RECIPIENTS, keep=lambda record: bool(record["user_id"] != "boring"))
 
-    def record(key: bytes | None, value: bytes | None) -> InRecord:
-        return InRecord(RECIPIENTS, 0, 0, 0, key, value)
+    def record(key: bytes | None, value: bytes | None) -> ConsumerRecord:
+        return ConsumerRecord(RECIPIENTS, 0, 0, 0, key, value)
 
     def encoded(**fields: Any) -> bytes:
         return codec("RecipientProfile").encode({**profile, **fields})

@@ -16,7 +16,7 @@ from runtime.kafka.client import Partition
 from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.kafka.producer import Producer
 from runtime.process import Context
-from runtime.records import InRecord, OutRecord, Run, runs_of
+from runtime.records import ConsumerRecord, PartitionBatch, ProducerRecord, group_by_partition
 from runtime.settings import DeadLetterSettings, Settings, SinkSettings
 from schemas.codec import DecodeError, codec
 from schemas.topics import DEAD_LETTERS, STATUS, requests_topic
@@ -34,10 +34,10 @@ class FakeKafka:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.script: list[Callable[[], list[InRecord]]] = []
+        self.script: list[Callable[[], list[ConsumerRecord]]] = []
         self.log: list[str] = []
         self.commits: list[dict[Partition, int]] = []
-        self.published: list[OutRecord] = []
+        self.published: list[ProducerRecord] = []
         self.failures: dict[str, list[Exception]] = {}
         self.idle = 0
         self.callbacks: dict[str, Any] = {}
@@ -51,9 +51,9 @@ class FakeKafka:
         self.callbacks = callbacks
         callbacks["on_assign"]([HOME])
 
-    def consume_runs(self, max_records: int, timeout_s: float) -> list[Run]:
+    def consume_batches(self, max_records: int, timeout_s: float) -> list[PartitionBatch]:
         if self.script:
-            return runs_of(self.script.pop(0)())
+            return group_by_partition(self.script.pop(0)())
         time.sleep(min(timeout_s, 0.02))  # as long as it takes to want a flush
         self.idle += 1
         if self.idle > 4:
@@ -75,7 +75,7 @@ class FakeKafka:
     def resume(self, partitions: Iterable[Partition]) -> None:
         self.log.append("resume")
 
-    def publish(self, records: Sequence[OutRecord]) -> None:
+    def publish(self, records: Sequence[ProducerRecord]) -> None:
         if records:
             self._maybe_fail("publish")
             self.published += records
@@ -115,11 +115,11 @@ def run(kafka: FakeKafka) -> Sink:
     return sink
 
 
-def records(*offsets: int, value: bytes | None = None) -> Callable[[], list[InRecord]]:
-    return lambda: [InRecord(TOPIC, 0, offset, 0, None, value or request()) for offset in offsets]
+def records(*offsets: int, value: bytes | None = None) -> Callable[[], list[ConsumerRecord]]:
+    return lambda: [ConsumerRecord(TOPIC, 0, offset, 0, None, value or request()) for offset in offsets]
 
 
-def pause() -> list[InRecord]:
+def pause() -> list[ConsumerRecord]:
     """Nothing comes for longer than the flush interval."""
     time.sleep(0.02)
     return []
@@ -183,14 +183,14 @@ def test_poison_is_published_before_the_commit(kafka: FakeKafka) -> None:
 
 
 def test_poison_among_dead_letters_is_skipped(kafka: FakeKafka) -> None:
-    kafka.script = [lambda: [InRecord(DEAD_LETTERS, 0, 4, 0, None, b"junk")]]
+    kafka.script = [lambda: [ConsumerRecord(DEAD_LETTERS, 0, 4, 0, None, b"junk")]]
     run(kafka)
     assert kafka.published == []
     assert kafka.commits == [{(DEAD_LETTERS, 0): 5}]
 
 
 def test_revoked_partitions_are_flushed_first(kafka: FakeKafka) -> None:
-    def revoke() -> list[InRecord]:
+    def revoke() -> list[ConsumerRecord]:
         kafka.callbacks["on_revoke"]([HOME])
         return []
 
@@ -200,7 +200,7 @@ def test_revoked_partitions_are_flushed_first(kafka: FakeKafka) -> None:
 
 
 def test_records_that_come_with_a_new_assignment_are_stored(kafka: FakeKafka) -> None:
-    def reassign() -> list[InRecord]:
+    def reassign() -> list[ConsumerRecord]:
         kafka.callbacks["on_revoke"]([HOME])
         kafka.callbacks["on_assign"]([HOME])
         return records(1, 2)()
@@ -212,7 +212,7 @@ def test_records_that_come_with_a_new_assignment_are_stored(kafka: FakeKafka) ->
 
 
 def test_revoke_while_the_store_is_away_drops_the_batch_uncommitted(kafka: FakeKafka) -> None:
-    def revoke() -> list[InRecord]:
+    def revoke() -> list[ConsumerRecord]:
         kafka.callbacks["on_revoke"]([HOME])
         return []
 
@@ -229,7 +229,7 @@ def test_group_that_refuses_for_good_ends_the_process(kafka: FakeKafka) -> None:
     def exit_now(reason: str) -> None:
         raise Ended(reason)
 
-    def refuse() -> list[InRecord]:
+    def refuse() -> list[ConsumerRecord]:
         raise FencedError("fatal")
 
     kafka.context.exit_now = exit_now
@@ -290,7 +290,9 @@ def test_an_error_of_ours_costs_one_record(kafka: FakeKafka, monkeypatch: pytest
 
     source = replace(SOURCES[STATUS], row=row)
     monkeypatch.setattr(batching, "SOURCES", {STATUS: source})
-    kafka.script = [lambda: [InRecord(STATUS, 0, n, 0, None, value) for n, value in enumerate((b"a", b"\0bad", b"b"))]]
+    kafka.script = [
+        lambda: [ConsumerRecord(STATUS, 0, n, 0, None, value) for n, value in enumerate((b"a", b"\0bad", b"b"))]
+    ]
     run(kafka)
     (letter,) = [codec("DeadLetter").decode(record.value) for record in kafka.published]
     assert (letter["offset"], letter["reason"], letter["stage"]) == (1, "internal_error", "sink")
@@ -316,7 +318,7 @@ def test_what_is_in_hand_is_stored_before_anything_is_committed(
 @pytest.mark.parametrize("value", [None, b"", b"junk", request()[:-1], b"\0" * 4_000])
 def test_what_is_no_row_of_a_request_is_no_request_to_the_router_either(value: bytes | None) -> None:
     """So that its one letter may be the router's: see stage_of."""
-    record = InRecord(TOPIC, 0, 0, 0, b"k", value)
+    record = ConsumerRecord(TOPIC, 0, 0, 0, b"k", value)
     assert role.stage_of(record) == "router"
     with pytest.raises(DecodeError):
         row_of(record)

@@ -12,7 +12,7 @@ import pytest
 from producers.reference.resends import RESENDABLE_MS
 from runtime import ids
 from runtime.errors import PublishError, Refusal, RefusedError, UnavailableError
-from runtime.records import OutRecord
+from runtime.records import ProducerRecord
 from schemas.codec import codec
 from schemas.events import NotificationRequest, states
 from schemas.topics import MAX_VALUE_BYTES
@@ -33,11 +33,11 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class FakeBroker:
     def __init__(self) -> None:
-        self.records: list[OutRecord] = []
+        self.records: list[ProducerRecord] = []
         self.failures = 0
         self.takes_s = 0.0
 
-    async def send(self, records: Sequence[OutRecord]) -> None:
+    async def send(self, records: Sequence[ProducerRecord]) -> None:
         await asyncio.sleep(self.takes_s)
         if self.failures:
             self.failures -= 1

@@ -19,7 +19,7 @@ from processors.timers.values import PATIENCE_S
 from runtime import ids
 from runtime.errors import PublishError
 from runtime.process import Context
-from runtime.records import InRecord, OutRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import Settings
 from schemas.codec import DecodeError, codec
 from schemas.topics import CANCELLATIONS, DEAD_LETTERS, STATUS, TIMERS, dispatch_topic, requests_topic
@@ -154,13 +154,13 @@ class World:
         self.refuses: str | None = None
         """A topic that acknowledges nothing."""
         self._began = len(self.broker.published)
-        self.consumer = self.broker.consumer(TIMERS_GROUP, notice_end=True)
+        self.consumer = self.broker.consumer(TIMERS_GROUP, detect_eof=True)
         self.stage = Timers(
             Context("timers", Settings()),
             self.broker.producer(),
             consumer=self.consumer,
             wishes=self.broker.consumer(),
-            again=self.broker.consumer(notice_end=True),
+            again=self.broker.consumer(detect_eof=True),
             clock=lambda: self.now,
             monotonic=lambda: next(self.elapsed_s),
             held_bytes=held_bytes,
@@ -168,12 +168,12 @@ class World:
         self.stage.join()
         self.give()
 
-    def _publishing(self, records: Sequence[OutRecord]) -> None:
+    def _publishing(self, records: Sequence[ProducerRecord]) -> None:
         if any(record.topic == self.refuses for record in records):
             raise PublishError("the broker did not acknowledge")
 
     @property
-    def published(self) -> list[OutRecord]:
+    def published(self) -> list[ProducerRecord]:
         return self.broker.published[self._began :]
 
     def give(self, *numbers: int) -> None:
@@ -190,8 +190,8 @@ class World:
         self.broker.expire(self.consumer, stopped=True)
         return World(broker=self.broker)
 
-    def write(self, topic: str, number: int, key: bytes | None, value: bytes | None) -> InRecord:
-        return self.broker.append(OutRecord(topic, key, value, partition=number))
+    def write(self, topic: str, number: int, key: bytes | None, value: bytes | None) -> ConsumerRecord:
+        return self.broker.append(ProducerRecord(topic, key, value, partition=number))
 
     def put(self, due_at: int, number: int = 0, **fields: Any) -> bytes:
         record = timer(due_at, **fields)
@@ -210,7 +210,7 @@ class World:
         wish = codec("Cancellation").encode({"notification_id": nid, "tenant": tenant, "requested_at": NOW})
         self.write(CANCELLATIONS, 0, nid.encode(), wish)
 
-    def turn(self) -> list[OutRecord]:
+    def turn(self) -> list[ProducerRecord]:
         before = len(self.published)
         self.stage.turn()
         return self.published[before:]
@@ -235,7 +235,7 @@ def test_timer_fires_with_its_headers_and_then_gets_its_tombstone(world: World) 
     assert world.turn() == []
     world.now += 1
     assert world.turn() == [
-        OutRecord(REQUESTS, b"t:u", b"v", [("ce_id", b"1")]), OutRecord(TIMERS, key, None, partition=0)
+        ProducerRecord(REQUESTS, b"t:u", b"v", [("ce_id", b"1")]), ProducerRecord(TIMERS, key, None, partition=0)
     ]  # fmt: skip
     assert (world.pending, world.turn()) == (0, [])
 
@@ -486,7 +486,7 @@ def test_cancelled_schedule_ends_at_once_with_a_fact_and_a_tombstone(world: Worl
         STATUS, nid, "cancelled", "by_caller", "normal",
     )  # fmt: skip
     assert status["event_id"] == ids.event_id(nid, "cancelled")  # the router's own would be the same fact
-    assert tombstone == OutRecord(TIMERS, ids.timer_id(nid, "schedule").encode(), None, partition=0)
+    assert tombstone == ProducerRecord(TIMERS, ids.timer_id(nid, "schedule").encode(), None, partition=0)
     assert (world.pending, world.turn()) == (1, [])
 
 

@@ -25,7 +25,7 @@ from runtime.kafka import consumer as kafka_consumer
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.lag import _measured, unread
-from runtime.records import InRecord
+from runtime.records import ConsumerRecord
 from runtime.settings import KafkaSettings, Settings
 from runtime.stores import MemoryStore
 from runtime.views import MAX_SKEW_MS, View, is_older
@@ -83,7 +83,7 @@ class Library:
 
 def consumer(library: Library, start: int = 6, monotonic: Monotonic = system_monotonic) -> Consumer:
     made = Consumer(
-        KafkaSettings(), client_id="test", group=None, notice_end=True, monotonic=monotonic, library=lambda _: library
+        KafkaSettings(), client_id="test", group=None, detect_eof=True, monotonic=monotonic, library=lambda _: library
     )
     made.assign({HERE: start})
     return made
@@ -94,7 +94,7 @@ def test_the_end_of_a_partition_is_read_past_what_is_no_record() -> None:
     assert [record.offset for record in one.consume(10, 1)] == [6, 7]
     assert one.progress() == {HERE: 9}
     assert one.position(HERE) == 9
-    assert one.reached_end == {HERE}
+    assert one.eof_partitions == {HERE}
     one.commit(one.progress())
     assert one.progress() == {}
 
@@ -104,7 +104,7 @@ def test_a_marker_alone_moves_the_position_and_silence_after_it_is_no_stall(monk
     one = consumer(Library([End(7)]), monotonic=lambda: now[0])
     assert one.consume(10, 1) == []
     assert one.progress() == {HERE: 7}
-    monkeypatch.setattr(one, "offset_range", lambda *_, **__: (0, 7))
+    monkeypatch.setattr(one, "watermark_offsets", lambda *_, **__: (0, 7))
     monkeypatch.setattr(kafka_consumer.os, "_exit", lambda code: pytest.fail(f"ended with {code}"))  # type: ignore[attr-defined]
     while now[0] < 100:
         assert one.consume(10, 1) == []
@@ -121,7 +121,7 @@ def test_records_that_are_not_fetched_still_end_the_process(monkeypatch: pytest.
 
     now = [0.0]
     one = consumer(Library(), monotonic=lambda: now[0])
-    monkeypatch.setattr(one, "offset_range", lambda *_, **__: (0, 7))
+    monkeypatch.setattr(one, "watermark_offsets", lambda *_, **__: (0, 7))
     monkeypatch.setattr(kafka_consumer.os, "_exit", ended)  # type: ignore[attr-defined]
     with pytest.raises(Ended):
         while now[0] < 100:
@@ -300,7 +300,7 @@ def test_an_older_value_published_late_does_not_win(topic: str, example: dict[st
 
     def put(version: int, updated_at: int) -> int:
         value = codec(kind).encode({**example, "version": version, "updated_at": updated_at})
-        assert view.apply([InRecord(topic, 0, 0, 0, b"k", value)]) == []
+        assert view.apply([ConsumerRecord(topic, 0, 0, 0, b"k", value)]) == []
         return int((view.get("k") or {})["updated_at"])
 
     now = 1_800_000_000_000
@@ -309,7 +309,7 @@ def test_an_older_value_published_late_does_not_win(topic: str, example: dict[st
     assert put(9, now - MAX_SKEW_MS - 1) == now  # late by more than clocks differ
     assert put(4, now - 5) == now - 5  # another clock
     assert put(1, now + 9) == now + 9  # made anew, or an older version published again
-    view.apply([InRecord(topic, 0, 0, 0, b"k", None)])
+    view.apply([ConsumerRecord(topic, 0, 0, 0, b"k", None)])
     assert put(1, now - MAX_SKEW_MS * 2) == now - MAX_SKEW_MS * 2
 
 
@@ -321,7 +321,7 @@ def test_equal_states_are_not_older() -> None:
 def test_a_record_that_its_filter_cannot_judge_is_one_letter_and_the_view_goes_on() -> None:
     view: View[Any] = View(KafkaSettings(), RECIPIENTS, keep=lambda record: bool(record["user_id"][0] == "u"))
     values = [codec("RecipientProfile").encode({**PROFILE, "user_id": user}) for user in ("", "u1")]
-    letters = view.apply([InRecord(RECIPIENTS, 0, n, 0, b"k%d" % n, value) for n, value in enumerate(values)])
+    letters = view.apply([ConsumerRecord(RECIPIENTS, 0, n, 0, b"k%d" % n, value) for n, value in enumerate(values)])
     assert [codec("DeadLetter").decode(r.value)["reason"] for r in letters] == ["internal_error"]
     assert "k1" in view
 
