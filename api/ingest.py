@@ -349,7 +349,7 @@ class Ingest:
             await asyncio.shield(self._batcher.publish(record))
         except PublishError as exc:
             log.warning(
-                "not acknowledged", notification_id=notification_id, correlation_id=post.correlation_id, error=str(exc)
+                "publish not acknowledged", notification_id=notification_id, correlation_id=post.correlation_id, error=str(exc)
             )
             raise unavailable("kafka_unavailable", "Kafka did not confirm the notification: send it again") from exc
         lane = post.notification.priority

@@ -143,7 +143,7 @@ async def plain(context: Context, channel: str, provider: Provider) -> None:
                 jitter=0,
                 max_retries=5,
             )
-            facts += made.facts
+            facts += made.records
         await producer.send(facts)
         consumer.commit({(record.topic, record.partition): record.offset + 1 for record in records})
     consumer.close()

@@ -128,7 +128,7 @@ def _id(text: str | None) -> str | None:
     return None if text is None else text[:1_000]
 
 
-class Brake:
+class DeadLetterBrake:
     """Counts what a stage looked at and what it could not use; holds it when that is too much. Pure but for its clock.
 
     Ask with every batch, before its letters are published. Once it holds it holds until the process ends: a window that

@@ -90,7 +90,7 @@ def run_role(
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_run(context, body, serve_health))
     except HeliographError as exc:
-        log.error("cannot run", error=str(exc))
+        log.error("role failed", error=str(exc))
         sys.stderr.write(f"heliograph {role}: {exc}\n")
         return 1
     except Exception:

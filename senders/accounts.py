@@ -57,29 +57,29 @@ class Account:
         return self._limit > 0
 
     @property
-    def works(self) -> bool:
+    def is_available(self) -> bool:
         """Whether a request makes sense: the breaker is not open and the account did not ask for a pause."""
         return self._breaker.state != "open" and self._monotonic() >= self._paused_until
 
     @property
-    def welcomes(self) -> bool:
+    def is_preferred(self) -> bool:
         """Whether a message may just as well wait here: it works, and not all of its probes are under way."""
-        return self.works and (self._breaker.state == "closed" or self.in_flight < min(PROBES, self._limit))
+        return self.is_available and (self._breaker.state == "closed" or self.in_flight < min(PROBES, self._limit))
 
     def given_up(self, waited_s: float = math.inf) -> bool:
         """Whether a message that has waited for so long need not wait any more: the account has not worked all that time."""
         return waited_s >= self._give_up_s and self._breaker.given_up
 
-    def has_room(self, lane: str) -> bool:
+    def has_capacity(self, lane: str) -> bool:
         """Whether a message of the lane may go now."""
-        if not self.works:
+        if not self.is_available:
             return False
-        room = math.ceil(self._limit * LANE_SHARE[lane])
+        capacity = math.ceil(self._limit * LANE_SHARE[lane])
         if self._breaker.state == "half_open":
-            room = min(PROBES, self._limit)
+            capacity = min(PROBES, self._limit)
         elif self._throttled >= THROTTLES_IN_A_ROW:
-            room = 1
-        return self.in_flight < room and (self._bucket is None or self._bucket.ready())
+            capacity = 1
+        return self.in_flight < capacity and (self._bucket is None or self._bucket.ready())
 
     def acquire(self) -> bool:
         """Take room for one request; whether it is a probe, made to see whether the account is back."""
@@ -117,7 +117,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AccountChoice:
     """`account` to use or to wait for; `given_up` when none works, nor has for so long that waiting is no answer."""
 
     account: int
@@ -145,11 +145,11 @@ class Accounts:
         """Names of the accounts that this process has no part of."""
         return [account.sender.name for account in self._accounts if not account.has_slots]
 
-    def any_room(self, lane: str) -> bool:
+    def any_capacity(self, lane: str) -> bool:
         """Whether any account could take a message of the lane now."""
-        return any(account.has_room(lane) for account in self._accounts)
+        return any(account.has_capacity(lane) for account in self._accounts)
 
-    def reaching(self, message: ChannelMessage) -> list[int]:
+    def accounts_for(self, message: ChannelMessage) -> list[int]:
         """Indices of the accounts that reach the message's address, in failover order; [] when none does.
 
         An address without a platform (a direct publisher may leave it out) is one of the first account's kind.
@@ -160,29 +160,29 @@ class Accounts:
             return [i for i, sender in enumerate(senders) if sender.platforms == senders[0].platforms]
         return [i for i, sender in enumerate(senders) if sender.platforms is None or platform in sender.platforms]
 
-    def choose(self, message: ChannelMessage, waited_s: float = math.inf) -> Choice | None:
+    def select_account(self, message: ChannelMessage, waited_s: float = math.inf) -> AccountChoice | None:
         """Where a message goes that has waited for so long, None when no account reaches it."""
-        indices = self.reaching(message)
+        indices = self.accounts_for(message)
         if not indices:
             return None
         named = [i for i in indices if self._accounts[i].sender.name == message["provider"]]
         if named and message["possible_duplicate"]:
             indices = named
         elif named:
-            place = indices.index(named[0])
-            indices = indices[place:] + indices[:place]
+            first = indices.index(named[0])
+            indices = indices[first:] + indices[:first]
         for i in indices:
-            if self._accounts[i].welcomes:
-                return Choice(i)
-        working = [i for i in indices if self._accounts[i].works]
+            if self._accounts[i].is_preferred:
+                return AccountChoice(i)
+        working = [i for i in indices if self._accounts[i].is_available]
         given_up = all(self._accounts[i].given_up(waited_s) for i in indices)
-        return Choice((working or indices)[0], given_up)
+        return AccountChoice((working or indices)[0], given_up)
 
     def next_after(self, message: ChannelMessage, index: int) -> str | None:
         """The account that takes over after a definite not-sent by `index`; None when the round is over."""
         if message["possible_duplicate"]:
             return None
-        later = [i for i in self.reaching(message) if i > index and self._accounts[i].works]
+        later = [i for i in self.accounts_for(message) if i > index and self._accounts[i].is_available]
         return self._accounts[later[0]].sender.name if later else None
 
     def report(self) -> None:

@@ -23,12 +23,12 @@ LOOKAHEAD = 2_000
 MAX_PARKED = 20_000
 """Parked by a lane while another account has room; what they hold is bounded by senders/read_ahead.py."""
 
-_Place = tuple[str, int | str, str]
+WaitKey = tuple[str, int | str, str]
 """(account | recipient, which one, lane)"""
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class QueuedMessage:
     """A dispatch record that this process may send once."""
 
     partition: Partition
@@ -39,12 +39,12 @@ class Entry:
     account: int = -1
     probe: bool = False
     """Whether the account was half-open when this was let through."""
-    place: _Place | None = None
+    wait_key: WaitKey | None = None
     """What it waits for while it is parked."""
 
     @property
     def parked(self) -> bool:
-        return self.place is not None
+        return self.wait_key is not None
 
 
 class Admission:
@@ -53,11 +53,11 @@ class Admission:
     def __init__(self, accounts: Accounts, window: int) -> None:
         self.accounts = accounts
         self._window = window
-        self.in_flight: dict[str, Entry] = {}
+        self.in_flight: dict[str, QueuedMessage] = {}
         self._by_lane = dict.fromkeys(LANES, 0)
         self._by_recipient: dict[str, int] = {}
-        self._places: dict[_Place, OrderedDict[str, Entry]] = {}
-        self._parked: dict[str, Entry] = {}
+        self._queues: dict[WaitKey, OrderedDict[str, QueuedMessage]] = {}
+        self._parked: dict[str, QueuedMessage] = {}
         self._parked_by_lane = dict.fromkeys(LANES, 0)
         # One account may not fill the window while others could use it.
         self._account_window = window if len(accounts) < 2 else window * 3 // 4
@@ -67,82 +67,82 @@ class Admission:
         return message_id in self.in_flight or message_id in self._parked
 
     @property
-    def parked(self) -> Collection[Entry]:
+    def parked(self) -> Collection[QueuedMessage]:
         """What waits."""
         return self._parked.values()
 
-    def has_room(self, lane: str) -> bool:
+    def has_capacity(self, lane: str) -> bool:
         """Whether the window has room for one more of the lane."""
         return len(self.in_flight) < self._window and self._by_lane[lane] < self._window * LANE_SHARE[lane]
 
     def may_look_ahead(self, lane: str) -> bool:
         """Whether reading on in a lane makes sense, whatever the others have parked."""
-        limit = MAX_PARKED if self.accounts.any_room(lane) else LOOKAHEAD
+        limit = MAX_PARKED if self.accounts.any_capacity(lane) else LOOKAHEAD
         return self._parked_by_lane[lane] < limit * LANE_SHARE[lane]
 
-    def offer(self, entry: Entry) -> bool:
-        """True when the entry may be sent, now in flight; else it is parked. Ask `accounts.choose` first that one reaches it."""
-        place = self._admit(entry)
-        if place is None:
+    def try_admit(self, queued: QueuedMessage) -> bool:
+        """True when the entry may be sent, now in flight; else it is parked. Ask `accounts.select_account` first that one reaches it."""
+        wait_key = self._admit(queued)
+        if wait_key is None:
             return True
-        self._park(entry, place)
+        self._park(queued, wait_key)
         return False
 
-    def wake(self, lane: str) -> Iterator[Entry]:
+    def admit_parked(self, lane: str) -> Iterator[QueuedMessage]:
         """Parked entries of a lane that may go now, each in flight when it is given."""
-        for place in [place for place in self._places if place[2] == lane]:
-            while (queue := self._places.get(place)) and self.has_room(lane):
-                entry = next(iter(queue.values()))
-                wanted = self._admit(entry)
-                if wanted == place:
+        for wait_key in [wait_key for wait_key in self._queues if wait_key[2] == lane]:
+            while (queue := self._queues.get(wait_key)) and self.has_capacity(lane):
+                queued = next(iter(queue.values()))
+                wanted = self._admit(queued)
+                if wanted == wait_key:
                     break
-                self.remove(entry)
+                self.remove(queued)
                 if wanted is None:
-                    yield entry
+                    yield queued
                 else:
-                    self._park(entry, wanted)
+                    self._park(queued, wanted)
 
-    def _admit(self, entry: Entry) -> _Place | None:
+    def _admit(self, queued: QueuedMessage) -> WaitKey | None:
         """Take the entry in flight, or say what it has to wait for."""
-        lane, address = entry.message["lane"], entry.message["address"]
-        choice = self.accounts.choose(entry.message)
+        lane, address = queued.message["lane"], queued.message["address"]
+        choice = self.accounts.select_account(queued.message)
         if choice is None:
             raise ValueError("no account reaches the address")
         if self._by_recipient.get(address, 0) >= PER_RECIPIENT:
             return "recipient", address, lane
         account = self.accounts[choice.account]
-        if not account.has_room(lane) or account.in_flight >= self._account_window:
+        if not account.has_capacity(lane) or account.in_flight >= self._account_window:
             return "account", choice.account, lane
-        entry.probe = account.acquire()
-        entry.account = choice.account
+        queued.probe = account.acquire()
+        queued.account = choice.account
         self._by_recipient[address] = self._by_recipient.get(address, 0) + 1
         self._by_lane[lane] += 1
-        self.in_flight[entry.message["message_id"]] = entry
+        self.in_flight[queued.message["message_id"]] = queued
         return None
 
-    def _park(self, entry: Entry, place: _Place) -> None:
-        entry.place = place
-        message_id = entry.message["message_id"]
-        self._parked[message_id] = entry
-        self._parked_by_lane[entry.message["lane"]] += 1
-        self._places.setdefault(place, OrderedDict())[message_id] = entry
+    def _park(self, queued: QueuedMessage, wait_key: WaitKey) -> None:
+        queued.wait_key = wait_key
+        message_id = queued.message["message_id"]
+        self._parked[message_id] = queued
+        self._parked_by_lane[queued.message["lane"]] += 1
+        self._queues.setdefault(wait_key, OrderedDict())[message_id] = queued
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, queued: QueuedMessage) -> None:
         """Forget that an entry is parked: it goes, or was settled without a request."""
-        place, message_id = entry.place, entry.message["message_id"]
-        if place is None:
+        wait_key, message_id = queued.wait_key, queued.message["message_id"]
+        if wait_key is None:
             raise ValueError("the entry is not parked")
-        entry.place = None
+        queued.wait_key = None
         del self._parked[message_id]
-        self._parked_by_lane[entry.message["lane"]] -= 1
-        queue = self._places[place]
+        self._parked_by_lane[queued.message["lane"]] -= 1
+        queue = self._queues[wait_key]
         del queue[message_id]
         if not queue:
-            del self._places[place]
+            del self._queues[wait_key]
 
-    def release(self, entry: Entry) -> None:
+    def release(self, queued: QueuedMessage) -> None:
         """An entry in flight has ended and is recorded."""
-        message = entry.message
+        message = queued.message
         del self.in_flight[message["message_id"]]
         self._by_lane[message["lane"]] -= 1
         left = self._by_recipient[message["address"]] - 1
@@ -150,12 +150,12 @@ class Admission:
             self._by_recipient[message["address"]] = left
         else:
             del self._by_recipient[message["address"]]
-        self.accounts[entry.account].release()
+        self.accounts[queued.account].release()
 
     def clear_parked(self) -> None:
         """The partitions are somebody else's now, and so is what is parked."""
-        for entry in self._parked.values():
-            entry.place = None
+        for queued in self._parked.values():
+            queued.wait_key = None
         self._parked.clear()
         self._parked_by_lane = dict.fromkeys(LANES, 0)
-        self._places.clear()
+        self._queues.clear()

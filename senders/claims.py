@@ -28,13 +28,13 @@ class Claim:
 
     def in_doubt(self, offset: int) -> bool:
         """Claimed, and not known to be finished."""
-        return self.lo <= offset < self.hi and not self.finished(offset) and not self.passed_over(offset)
+        return self.lo <= offset < self.hi and not self.finished(offset) and not self.is_waiting(offset)
 
     def finished(self, offset: int) -> bool:
         """Below lo, or marked."""
         return offset < self.lo or (offset < self.hi and bool(self.mask >> (offset - self.lo) & 1))
 
-    def passed_over(self, offset: int) -> bool:
+    def is_waiting(self, offset: int) -> bool:
         """Read and left for later: certainly not sent."""
         return self.lo <= offset < self.hi and bool(self.waiting >> (offset - self.lo) & 1)
 
@@ -60,7 +60,7 @@ def parse_claim(offset: int, metadata: str) -> Claim:
     return Claim(offset, hi, mask, waiting)
 
 
-class Window:
+class ClaimTracker:
     """The running claim of one partition. Offsets are passed over or claimed in rising order, then finished in any."""
 
     def __init__(self, claim: Claim) -> None:
@@ -70,7 +70,7 @@ class Window:
         self._committed: Claim | None = None
         self._advance()
 
-    def pass_over(self, offset: int) -> None:
+    def mark_waiting(self, offset: int) -> None:
         """Leave a record unsent for now. One that was left before may be left again."""
         if offset >= self._hi and (not self._beyond or offset > self._beyond[-1]):
             self._beyond.append(offset)
@@ -106,7 +106,7 @@ class Window:
         self._mask >>= done
         self._waiting >>= done
 
-    def room(self, offset: int) -> bool:
+    def has_capacity(self, offset: int) -> bool:
         """Whether `offset` may be claimed without outgrowing the metadata."""
         return offset + 1 - self._lo <= MAX_SPAN
 

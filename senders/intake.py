@@ -103,7 +103,7 @@ def _text(message: Mapping[str, Any], field: str) -> str:
     return message[field] or ""
 
 
-def given_up(
+def dead_letter_records(
     record: ConsumerRecord, channel: str, lane: str, *, reason: str, error: BaseException, now: int, in_doubt: bool
 ) -> list[ProducerRecord]:
     """The dead letter and, where the ids can be read, the fact that the message ends here: it may have been routed long ago."""

@@ -60,8 +60,8 @@ class Outcome:
     """The state or event it led to."""
     next_attempt: int
     """Attempts below it are done."""
-    facts: tuple[ProducerRecord, ...]
-    entry: ProducerRecord
+    records: tuple[ProducerRecord, ...]
+    ledger_record: ProducerRecord
     """The ledger's, to be published once the facts are acknowledged: with it the attempt counts as told and provided for."""
     in_doubt: bool = False
     """Whether the message may have been sent all the same."""

@@ -19,7 +19,7 @@ from runtime.metrics import PROVIDER_SECONDS, REQUEST_GUARD, SENDS, STAGE_DELAY_
 from runtime.process import Context, crash_point
 from schemas.events import ChannelMessage
 from senders.accounts import Accounts
-from senders.admission import Entry
+from senders.admission import QueuedMessage
 from senders.outcomes import MAX_ATTEMPTS, costs_nothing
 from senders.recheck import SenderViews, recheck
 from vendors.sender import InDoubt, Sender, SendResult
@@ -31,10 +31,10 @@ LEASE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class SendCompletion:
     """What became of an entry: a provider's result, or the refusal (state, reason) that forbade the request."""
 
-    entry: Entry
+    queued: QueuedMessage
     at: int
     result: SendResult | None = None
     refusal: tuple[str, str, str | None] | None = None
@@ -102,7 +102,7 @@ class SendStage:
     def __init__(
         self, context: Context, accounts: Accounts, views: SenderViews, clock: Clock, monotonic: Monotonic
     ) -> None:
-        self.done: deque[Ended] = deque()
+        self.done: deque[SendCompletion] = deque()
         self._ended = threading.Event()
         self._settings, self._crash_at = context.settings.sender, context.settings.crash_at
         self._exit_now = context.exit_now
@@ -111,28 +111,28 @@ class SendStage:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def submit(self, entries: Sequence[Entry]) -> None:
+    def submit(self, messages: Sequence[QueuedMessage]) -> None:
         """Send; called after the claim was committed."""
-        self._loop.call_soon_threadsafe(self._start, entries, self._monotonic())
+        self._loop.call_soon_threadsafe(self._start, messages, self._monotonic())
 
-    def _start(self, entries: Sequence[Entry], claimed_at: float) -> None:
-        for entry in entries:
-            task = self._loop.create_task(self._run(entry, claimed_at))
+    def _start(self, messages: Sequence[QueuedMessage], claimed_at: float) -> None:
+        for queued in messages:
+            task = self._loop.create_task(self._run(queued, claimed_at))
             self._tasks.add(task)
-            task.add_done_callback(partial(self._end, entry))
+            task.add_done_callback(partial(self._end, queued))
 
-    def _end(self, entry: Entry, task: asyncio.Task[None]) -> None:
+    def _end(self, queued: QueuedMessage, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._guard.ended(entry.message)
+        self._guard.ended(queued.message)
 
-    async def _run(self, entry: Entry, claimed_at: float) -> None:
+    async def _run(self, queued: QueuedMessage, claimed_at: float) -> None:
         try:
-            ended = await self._send(entry, claimed_at)
+            ended = await self._send(queued, claimed_at)
         except Exception as exc:
             # Before the provider was called: what happens after that is a result.
-            log.exception("message cannot be sent", notification_id=entry.message["notification_id"])
+            log.exception("message cannot be sent", notification_id=queued.message["notification_id"])
             refusal = ("rejected", "provider_rejected", f"the message cannot be sent ({type(exc).__name__})")
-            ended = Ended(entry, self._clock(), refusal=refusal)
+            ended = SendCompletion(queued, self._clock(), refusal=refusal)
         self.done.append(ended)
         self._ended.set()
 
@@ -141,26 +141,26 @@ class SendStage:
         self._ended.wait(timeout_s)
         self._ended.clear()
 
-    async def _send(self, entry: Entry, claimed_at: float) -> Ended:
-        message, sender = entry.message, self._accounts[entry.account].sender
+    async def _send(self, queued: QueuedMessage, claimed_at: float) -> SendCompletion:
+        message, sender = queued.message, self._accounts[queued.account].sender
         now = self._clock()
         if refusal := recheck(message, self._views, now):
-            return Ended(entry, now, refusal=(*refusal, None))
+            return SendCompletion(queued, now, refusal=(*refusal, None))
         if self._monotonic() - claimed_at > LEASE_S:
             self._exit_now("the process stood still for too long to be sure that it still owns its messages")
         if not self._guard.allows(message):
-            return Ended(entry, now, refusal=("failed", "retries_exhausted", "request guard"))
+            return SendCompletion(queued, now, refusal=("failed", "retries_exhausted", "request guard"))
         crash_point("before_send", self._crash_at)
         STAGE_DELAY_SECONDS.labels("sender", message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
         began = self._monotonic()
         result = await _result(sender, message)
         elapsed = self._monotonic() - began
         crash_point("after_provider_accept", self._crash_at)
-        if costs_nothing(result, probe=entry.probe):
+        if costs_nothing(result, probe=queued.probe):
             self._guard.was_throttled(message)
         PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
         SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
-        return Ended(entry, self._clock(), result=result, latency_ms=int(elapsed * 1000), began=began)
+        return SendCompletion(queued, self._clock(), result=result, latency_ms=int(elapsed * 1000), began=began)
 
 
 async def _result(sender: Sender, message: ChannelMessage) -> SendResult:

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Protocol
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, publish_letters
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, publish_letters
 from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, CommitError, FencedError
@@ -33,32 +33,32 @@ from runtime.records import ConsumerRecord, ProducerRecord, size_of
 from schemas.codec import DecodeError
 from schemas.events import LANES, ChannelMessage
 from schemas.topics import DEAD_LETTERS, dispatch_topic, ledger_ms
-from senders.admission import Admission, Entry
-from senders.claims import Claim, Window, parse_claim
-from senders.intake import cut, given_up, read_message, unfit
+from senders.admission import Admission, QueuedMessage
+from senders.claims import Claim, ClaimTracker, parse_claim
+from senders.intake import cut, dead_letter_records, read_message, unfit
 from senders.ledger import Ledger
 from senders.limits import part_of
 from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, refuse, settle
 from senders.read_ahead import Held, ReadAhead
 from senders.recheck import SenderViews, recheck
-from senders.stage import Ended
+from senders.stage import SendCompletion
 from vendors.sender import SendResult
 
 log = get_logger("sender")
 
-COMMIT_PATIENCE_S = 45.0
+COMMIT_TIMEOUT_S = 45.0
 """How long a commit is tried again while the broker is away; the group's fence decides whether it still counts."""
 BACKLOG = 8_000
 """Records read ahead per partition: at the size of a login code they cost more by their number than by their bytes."""
-MAX_FACTS = 2_000
+MAX_RECORDS = 2_000
 """Facts of one turn: what is decided without a request must not hold up what is being sent."""
-MAX_FACT_BYTES = 16 << 20
+MAX_RECORD_BYTES = 16 << 20
 """Of one turn as well: dead letters hold their records."""
 SWEEP_S = 1.0
 """How often parked messages are looked at: they expire and are cancelled while they wait."""
 SWEPT = 200
 """Of them in one turn: 12,000 at once held a turn up by 200 ms, and everybody with it."""
-KEEP_POSITIONS_S = 300.0
+SAVE_POSITIONS_S = 300.0
 PRUNE_S = 3_600.0
 
 
@@ -91,9 +91,9 @@ class Ledgers(Protocol):
 class Sends(Protocol):
     """The part of SendStage that is used."""
 
-    done: deque[Ended]
+    done: deque[SendCompletion]
 
-    def submit(self, entries: Sequence[Entry]) -> None: ...
+    def submit(self, messages: Sequence[QueuedMessage]) -> None: ...
     def wait(self, timeout_s: float) -> None: ...
 
 
@@ -109,7 +109,7 @@ class Owned(Held):
 
     partition: Partition
     lane: str
-    window: Window
+    tracker: ClaimTracker
     takeover: Claim
     backlog: deque[ConsumerRecord] = field(default_factory=deque)
     next_offset: int = -1
@@ -118,27 +118,27 @@ class Owned(Held):
 
 
 @dataclass(slots=True)
-class Turn:
+class Iteration:
     """What one turn records and claims."""
 
-    facts: list[ProducerRecord] = field(default_factory=list)
-    entries: list[ProducerRecord] = field(default_factory=list)
+    records: list[ProducerRecord] = field(default_factory=list)
+    ledger_records: list[ProducerRecord] = field(default_factory=list)
     """The ledger's."""
     finished: list[tuple[Owned, int]] = field(default_factory=list)
     """Offsets decided without a request: passed over until their facts are acknowledged, so that they are never in doubt."""
-    claims: list[Entry] = field(default_factory=list)
+    claims: list[QueuedMessage] = field(default_factory=list)
     size: int = 0
     """Bytes of the facts."""
 
-    def tell(self, facts: Iterable[ProducerRecord]) -> None:
-        for fact in facts:
-            self.facts.append(fact)
-            self.size += size_of(fact.key, fact.value, fact.headers)
+    def add(self, records: Iterable[ProducerRecord]) -> None:
+        for record in records:
+            self.records.append(record)
+            self.size += size_of(record.key, record.value, record.headers)
 
     @property
     def full(self) -> bool:
         """Whether the rest has to wait for the next turn."""
-        return len(self.facts) >= MAX_FACTS or self.size >= MAX_FACT_BYTES
+        return len(self.records) >= MAX_RECORDS or self.size >= MAX_RECORD_BYTES
 
 
 class Worker:
@@ -169,11 +169,11 @@ class Worker:
         self._lanes = {dispatch_topic(channel, lane): lane for lane in lanes}
         self._owned: dict[Partition, Owned] = {}
         self._read_ahead = ReadAhead(self._settings.read_ahead_mib << 20, BACKLOG)
-        self._last_turn = self._last_sweep = -math.inf
-        self._to_sweep: deque[Entry] = deque()
-        self._positions_kept = self._pruned = monotonic()
+        self._last_iteration = self._last_sweep = -math.inf
+        self._to_sweep: deque[QueuedMessage] = deque()
+        self._positions_saved = self._pruned = monotonic()
         self.assigned = False
-        self._brake, self._looked_at = Brake(context.settings.dead_letters, "sender", monotonic=monotonic), 0
+        self._brake, self._looked_at = DeadLetterBrake(context.settings.dead_letters, "sender", monotonic=monotonic), 0
         context.health.require("dead letters", self._brake.not_ready)
 
     def run(self) -> None:
@@ -181,9 +181,9 @@ class Worker:
         self.join()
         try:
             while not self._context.stopping.is_set():
-                self.turn()
+                self.run_once()
             self._drain()
-            self._keep_positions()
+            self._save_positions()
         except FencedError as exc:
             self._context.exit_now(f"no longer the owner: {exc}")
         except SettingsError:
@@ -198,13 +198,13 @@ class Worker:
             list(self._lanes), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Read what is there, claim and send what may go, record what has ended."""
-        busy = self._admission.in_flight or any(o.backlog or o.window.changed for o in self._owned.values())
+        busy = self._admission.in_flight or any(o.backlog or o.tracker.changed for o in self._owned.values())
         wait_s = self._settings.commit_interval_ms / 1000 if busy or self._admission.parked else 0.25
         self._take(self._consumer.consume(self._read_ahead.slice, wait_s))
         self._work()
-        self._keep_house()
+        self._maintain_ledger()
 
     @property
     def held_bytes(self) -> int:
@@ -222,12 +222,16 @@ class Worker:
             offset, metadata = committed[partition]
             claim = parse_claim(offset, metadata) if offset >= 0 else Claim(0, 0)
             self._owned[partition] = Owned(
-                partition, self._lanes[partition[0]], Window(claim), claim, next_offset=claim.lo if offset >= 0 else -1
+                partition,
+                self._lanes[partition[0]],
+                ClaimTracker(claim),
+                claim,
+                next_offset=claim.lo if offset >= 0 else -1,
             )
             starts[partition] = claim.lo if offset >= 0 else BEGINNING
         self._take_share()
         self.assigned = True
-        log.info("took over", partitions=len(partitions), ledger_entries=len(self._ledger))
+        log.info("partitions assigned", partitions=len(partitions), ledger_entries=len(self._ledger))
         return starts
 
     def _take_share(self) -> None:
@@ -267,12 +271,12 @@ class Worker:
         deadline = self._monotonic() + self._settings.drain_timeout_s
         while self._admission.in_flight and self._monotonic() < deadline:
             self._stage.wait(0.05)
-            self._record(Turn())
+            self._record(Iteration())
         if self._admission.in_flight:
             self._context.exit_now(
                 f"{len(self._admission.in_flight)} messages did not end in time; they stay claimed and in doubt"
             )
-        self._record(Turn())
+        self._record(Iteration())
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -291,37 +295,37 @@ class Worker:
 
     def _work(self) -> None:
         now = self._monotonic()
-        if now - self._last_turn < self._settings.commit_interval_ms / 1000:
+        if now - self._last_iteration < self._settings.commit_interval_ms / 1000:
             return
-        self._last_turn = now
-        turn = Turn()
+        self._last_iteration = now
+        iteration = Iteration()
         if self._brake.not_ready():
-            self._record(turn)
+            self._record(iteration)
             return
         if now - self._last_sweep >= SWEEP_S and not self._to_sweep:
             self._last_sweep = now
             self._admission.accounts.report()
             self._to_sweep.extend(self._admission.parked)
-        self._sweep(turn)
+        self._sweep(iteration)
         for lane in LANES:
-            for entry in self._admission.wake(lane):
-                self._claim(entry, turn)
+            for queued in self._admission.admit_parked(lane):
+                self._claim(queued, iteration)
             mine = [owned for owned in self._owned.values() if owned.lane == lane and owned.backlog]
             # Round robin over the partitions, so that a long one does not starve its neighbours.
             try:
-                while mine and not turn.full:
-                    mine = [owned for owned in mine if self._take_next(owned, turn)]
+                while mine and not iteration.full:
+                    mine = [owned for owned in mine if self._take_next(owned, iteration)]
             except DeadLetterFlood as exc:
-                log.critical("held", reason=str(exc))
+                log.critical("halted", reason=str(exc))
                 self._consumer.pause(list(self._owned))
                 break
-        self._record(turn)
+        self._record(iteration)
 
-    def _take_next(self, owned: Owned, turn: Turn) -> bool:
+    def _take_next(self, owned: Owned, iteration: Iteration) -> bool:
         """Take one record of a partition; False when it has no more to give this turn."""
-        if not owned.backlog or not owned.window.room(owned.backlog[0].offset):
+        if not owned.backlog or not owned.tracker.has_capacity(owned.backlog[0].offset):
             return False
-        if not self._admission.has_room(owned.lane) or not self._admission.may_look_ahead(owned.lane):
+        if not self._admission.has_capacity(owned.lane) or not self._admission.may_look_ahead(owned.lane):
             return False
         record = owned.backlog[0]
         if owned.takeover.finished(record.offset):
@@ -332,28 +336,28 @@ class Worker:
         try:
             message = read_message(record)
         except DecodeError as exc:
-            self._give_up(owned, record, UNDECODABLE, exc, turn)
+            self._dead_letter(owned, record, UNDECODABLE, exc, iteration)
             return True
         try:
             decided = self._decision(owned, record, message)
         # Whatever a record can raise that nobody foresaw, the ones behind it are not to wait for it.
         except Exception as exc:
             log.exception("dead-lettered", notification_id=message["notification_id"])
-            self._give_up(owned, record, INTERNAL_ERROR, exc, turn)
+            self._dead_letter(owned, record, INTERNAL_ERROR, exc, iteration)
             return True
         self._next(owned)
-        if self._looked_at >= MAX_FACTS:
+        if self._looked_at >= MAX_RECORDS:
             self._count()
         if isinstance(decided, str):
             DUPLICATES_DROPPED.labels(self._channel, decided).inc()
-            self._finish(owned, record, turn)
+            self._finish(owned, record, iteration)
         elif isinstance(decided, Outcome):
-            self._decide(owned, record, message["message_id"], decided, turn)
+            self._decide(owned, record, message["message_id"], decided, iteration)
         else:
-            self._offer(owned, decided, turn)
+            self._try_admit(owned, decided, iteration)
         return True
 
-    def _decision(self, owned: Owned, record: ConsumerRecord, message: ChannelMessage) -> str | Outcome | Entry:
+    def _decision(self, owned: Owned, record: ConsumerRecord, message: ChannelMessage) -> str | Outcome | QueuedMessage:
         """Why the record is a duplicate, how its message ends without a request, or what is to be sent. Changes nothing."""
         now = self._clock()
         if cannot := unfit(message, self._channel, owned.lane):
@@ -372,8 +376,10 @@ class Worker:
         if owned.takeover.in_doubt(record.offset):
             IN_DOUBT.labels(self._channel).inc()
             return self._outcome(message, record, CLAIMED_BY_ENDED)
-        entry = Entry(owned.partition, record, message, min(record.timestamp, now) if record.timestamp > 0 else now)
-        return self._hopeless(entry, now) or entry
+        queued = QueuedMessage(
+            owned.partition, record, message, min(record.timestamp, now) if record.timestamp > 0 else now
+        )
+        return self._unsendable(queued, now) or queued
 
     def _count(self, unusable: int = 0) -> None:
         self._brake.check(self._looked_at, unusable)
@@ -382,13 +388,15 @@ class Worker:
     def _next(self, owned: Owned) -> None:
         self._skip_gap(owned, owned.backlog.popleft().offset)
 
-    def _finish(self, owned: Owned, record: ConsumerRecord, turn: Turn) -> None:
+    def _finish(self, owned: Owned, record: ConsumerRecord, iteration: Iteration) -> None:
         """Nothing is sent for this record: it is done when the turn's facts are acknowledged."""
-        owned.window.pass_over(record.offset)
+        owned.tracker.mark_waiting(record.offset)
         owned.let_go(record)
-        turn.finished.append((owned, record.offset))
+        iteration.finished.append((owned, record.offset))
 
-    def _give_up(self, owned: Owned, record: ConsumerRecord, reason: str, error: Exception, turn: Turn) -> None:
+    def _dead_letter(
+        self, owned: Owned, record: ConsumerRecord, reason: str, error: Exception, iteration: Iteration
+    ) -> None:
         """The record, which is the backlog's first, is no use: a dead letter, and a fact where its ids can be read.
 
         The ledger is not told: the record may be a bad copy of a good one.
@@ -396,81 +404,85 @@ class Worker:
         self._count(unusable=1)  # raises in a flood: the record is not taken then, and neither is what follows
         self._next(owned)
         doubt = owned.takeover.in_doubt(record.offset)
-        turn.tell(
-            given_up(record, self._channel, owned.lane, reason=reason, error=error, now=self._clock(), in_doubt=doubt)
+        iteration.add(
+            dead_letter_records(
+                record, self._channel, owned.lane, reason=reason, error=error, now=self._clock(), in_doubt=doubt
+            )
         )
-        self._finish(owned, record, turn)
+        self._finish(owned, record, iteration)
 
-    def _decide(self, owned: Owned, record: ConsumerRecord, message_id: str, outcome: Outcome, turn: Turn) -> None:
+    def _decide(
+        self, owned: Owned, record: ConsumerRecord, message_id: str, outcome: Outcome, iteration: Iteration
+    ) -> None:
         """The message's outcome is known without a request."""
-        turn.tell(outcome.facts)
-        turn.entries.append(outcome.entry)
+        iteration.add(outcome.records)
+        iteration.ledger_records.append(outcome.ledger_record)
         # At once, before its facts are acknowledged: a copy that follows in the same turn is a duplicate already.
         self._remember(message_id, outcome)
-        self._finish(owned, record, turn)
+        self._finish(owned, record, iteration)
 
     def _remember(self, message_id: str, outcome: Outcome) -> None:
         self._ledger.record(message_id, outcome.next_attempt, outcome.settled_state, self._clock(), outcome.in_doubt)
 
-    def _hopeless(self, entry: Entry, now: int) -> Outcome | None:
+    def _unsendable(self, queued: QueuedMessage, now: int) -> Outcome | None:
         """What becomes of a message that no account reaches, or none that works; None when there is one to wait for."""
-        message, record = entry.message, entry.record
-        choice = self._admission.accounts.choose(message, (now - entry.waits_since) / 1000)
+        message, record = queued.message, queued.record
+        choice = self._admission.accounts.select_account(message, (now - queued.waits_since) / 1000)
         if choice is None:
             detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
             return refuse(message, record, "rejected", "provider_rejected", now=now, detail=detail)
         return no_account_works(message, record, now=now) if choice.given_up else None
 
-    def _offer(self, owned: Owned, entry: Entry, turn: Turn) -> None:
-        if self._admission.offer(entry):
-            self._claim(entry, turn)
+    def _try_admit(self, owned: Owned, queued: QueuedMessage, iteration: Iteration) -> None:
+        if self._admission.try_admit(queued):
+            self._claim(queued, iteration)
         else:
-            owned.window.pass_over(entry.record.offset)
+            owned.tracker.mark_waiting(queued.record.offset)
 
-    def _claim(self, entry: Entry, turn: Turn) -> None:
-        self._owned[entry.partition].window.claim(entry.record.offset)
-        turn.claims.append(entry)
+    def _claim(self, queued: QueuedMessage, iteration: Iteration) -> None:
+        self._owned[queued.partition].tracker.claim(queued.record.offset)
+        iteration.claims.append(queued)
 
-    def _sweep(self, turn: Turn) -> None:
+    def _sweep(self, iteration: Iteration) -> None:
         """Settle parked messages that must not be sent any more, or that nobody can send."""
         now = self._clock()
         for _ in range(min(SWEPT, len(self._to_sweep))):
-            if turn.full:
+            if iteration.full:
                 break
-            entry = self._to_sweep.popleft()
-            if not entry.parked:
+            queued = self._to_sweep.popleft()
+            if not queued.parked:
                 continue
-            message, record = entry.message, entry.record
+            message, record = queued.message, queued.record
             refusal = recheck(message, self._views, now)
-            outcome = refuse(message, record, *refusal, now=now) if refusal else self._hopeless(entry, now)
+            outcome = refuse(message, record, *refusal, now=now) if refusal else self._unsendable(queued, now)
             if outcome:
-                self._admission.remove(entry)
-                self._decide(self._owned[entry.partition], record, message["message_id"], outcome, turn)
+                self._admission.remove(queued)
+                self._decide(self._owned[queued.partition], record, message["message_id"], outcome, iteration)
 
     def _skip_gap(self, owned: Owned, offset: int) -> None:
         """Offsets the log no longer has (retention) can never be finished by anybody: they count as finished."""
         if 0 <= owned.next_offset < offset:
-            claim = owned.window.current
+            claim = owned.tracker.current
             for missing in range(owned.next_offset, min(offset, claim.hi)):
                 if not claim.finished(missing):
-                    owned.window.finish(missing)
+                    owned.tracker.finish(missing)
         owned.next_offset = offset + 1
 
     def _outcome(
-        self, message: ChannelMessage, record: ConsumerRecord, result: SendResult, ended: Ended | None = None
+        self, message: ChannelMessage, record: ConsumerRecord, result: SendResult, ended: SendCompletion | None = None
     ) -> Outcome:
-        account = ended.entry.account if ended else -1
+        account = ended.queued.account if ended else -1
         accounts = self._admission.accounts
         return from_result(
             message, record, result, provider=accounts[account].sender.name if ended else None,
             latency_ms=ended.latency_ms if ended else None, now=ended.at if ended else self._clock(),
             jitter=self._rng.random(), max_retries=self._settings.max_retries,
             next_provider=accounts.next_after(message, account) if ended else None,
-            probe=ended is not None and ended.entry.probe,
+            probe=ended is not None and ended.queued.probe,
         )  # fmt: skip
 
-    def _outcome_of(self, ended: Ended) -> Outcome:
-        message, record = ended.entry.message, ended.entry.record
+    def _outcome_of(self, ended: SendCompletion) -> Outcome:
+        message, record = ended.queued.message, ended.queued.record
         if ended.refusal:
             state, reason, detail = ended.refusal
             return settle(message, record, state, now=ended.at, reason=reason, detail=detail)
@@ -479,56 +491,56 @@ class Worker:
 
     # -- the claim, then the sends; the facts, then the release -------------------------------------------------------
 
-    def _record(self, turn: Turn) -> None:
+    def _record(self, iteration: Iteration) -> None:
         """One commit that claims and releases; then the sends; then the facts of what has ended, acknowledged."""
         try:
             self._commit()
         except FencedError:
             # Sent is sent, whoever owns the partition now.
-            self._tell(turn)
+            self._publish_outcomes(iteration)
             raise
-        if turn.claims:
+        if iteration.claims:
             crash_point("after_claim", self._context.settings.crash_at)
-            self._stage.submit(turn.claims)
-        self._tell(turn)
+            self._stage.submit(iteration.claims)
+        self._publish_outcomes(iteration)
         IN_FLIGHT.labels(self._channel).set(len(self._admission.in_flight))
         PARKED.labels(self._channel).set(len(self._admission.parked))
 
-    def _tell(self, turn: Turn) -> None:
+    def _publish_outcomes(self, iteration: Iteration) -> None:
         """Publish what ended and what was decided; the next commit releases it."""
         ended = []
         while self._stage.done:
             ended.append(self._stage.done.popleft())
         for it in ended:
-            self._admission.accounts[it.entry.account].observe(it.result, it.began)
+            self._admission.accounts[it.queued.account].observe(it.result, it.began)
         outcomes = [(it, self._outcome_of(it)) for it in ended]
         crash_point("before_facts", self._context.settings.crash_at if ended else None)
-        self._publish_facts([*turn.facts, *(fact for _, outcome in outcomes for fact in outcome.facts)])
+        self._publish_records([*iteration.records, *(record for _, outcome in outcomes for record in outcome.records)])
         # Never together: partitions acknowledge one by one, and a message that the ledger knows is settled for everybody,
         # whether its status and its timer got through or not.
         crash_point("before_ledger", self._context.settings.crash_at if ended else None)
-        self._producer.publish([*turn.entries, *(outcome.entry for _, outcome in outcomes)])
+        self._producer.publish([*iteration.ledger_records, *(outcome.ledger_record for _, outcome in outcomes)])
         crash_point("after_facts", self._context.settings.crash_at if ended else None)
         for it, outcome in outcomes:
-            entry = it.entry
-            self._remember(entry.message["message_id"], outcome)
-            owned = self._owned[entry.partition]
-            owned.window.finish(entry.record.offset)
-            owned.let_go(entry.record)
-            self._admission.release(entry)
-        for owned, offset in turn.finished:
-            owned.window.claim(offset)
-            owned.window.finish(offset)
-        if outcomes or turn.finished:
+            queued = it.queued
+            self._remember(queued.message["message_id"], outcome)
+            owned = self._owned[queued.partition]
+            owned.tracker.finish(queued.record.offset)
+            owned.let_go(queued.record)
+            self._admission.release(queued)
+        for owned, offset in iteration.finished:
+            owned.tracker.claim(offset)
+            owned.tracker.finish(offset)
+        if outcomes or iteration.finished:
             self._ledgers.flush()
 
-    def _publish_facts(self, facts: Sequence[ProducerRecord]) -> None:
+    def _publish_records(self, records: Sequence[ProducerRecord]) -> None:
         """Letters first, cut where Kafka refuses them for their size: it would refuse them again after every new start."""
-        publish_letters(self._producer.publish, [fact for fact in facts if fact.topic == DEAD_LETTERS])
-        self._producer.publish([fact for fact in facts if fact.topic != DEAD_LETTERS])
+        publish_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])
+        self._producer.publish([record for record in records if record.topic != DEAD_LETTERS])
 
     def _commit(self) -> None:
-        changed = {o.partition: o.window.current for o in self._owned.values() if o.window.changed}
+        changed = {o.partition: o.tracker.current for o in self._owned.values() if o.tracker.changed}
         if not changed:
             return
         started = self._monotonic()
@@ -541,26 +553,26 @@ class Worker:
                 break
             except CommitError as exc:
                 # The same commit again is harmless: it says the same, and the fence still holds.
-                if self._monotonic() - started > COMMIT_PATIENCE_S:
+                if self._monotonic() - started > COMMIT_TIMEOUT_S:
                     self._context.exit_now(f"the claim could not be committed: {exc}")
                 log.warning("commit not confirmed, trying again", error=str(exc))
                 self._stage.wait(0.1)
         for partition, claim in changed.items():
-            self._owned[partition].window.committed(claim)
+            self._owned[partition].tracker.committed(claim)
         COMMIT_SECONDS.observe(self._monotonic() - started)
 
     # -- the ledger's upkeep ------------------------------------------------------------------------------------------
 
-    def _keep_house(self) -> None:
+    def _maintain_ledger(self) -> None:
         now = self._monotonic()
-        if now - self._positions_kept >= KEEP_POSITIONS_S:
-            self._positions_kept = now
-            self._keep_positions()
+        if now - self._positions_saved >= SAVE_POSITIONS_S:
+            self._positions_saved = now
+            self._save_positions()
         if now - self._pruned >= PRUNE_S:
             self._pruned = now
             self._ledger.forget_before(self._clock() - ledger_ms())
 
-    def _keep_positions(self) -> None:
+    def _save_positions(self) -> None:
         """Every entry of our partitions is recorded here by now, on this thread: the next start may read on from their ends.
 
         All it saves is reading them again, so a broker that is slow now is asked another time.

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from clickhouse_connect.driver.client import Client
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, Brake, dead_letter, publish_letters
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, dead_letter, publish_letters
 from runtime.errors import DeadLetterFlood, HeliographError, UnavailableError
 from runtime.health import Reason
 from runtime.kafka.client import Partition
@@ -101,7 +101,7 @@ class Sink:
         self._owned: set[Partition] = set()
         self._fences = 0
         self._flushing = self._assigned = self._paused = False
-        self._brake = Brake(context.settings.dead_letters, "sink", monotonic=monotonic)
+        self._brake = DeadLetterBrake(context.settings.dead_letters, "sink", monotonic=monotonic)
         self._judged: Batch | None = None
         self._trouble: Reason = "not connected to ClickHouse yet"
 
@@ -142,7 +142,7 @@ class Sink:
     def _on_assign(self, partitions: list[Partition]) -> None:
         self._owned.update(partitions)
         self._assigned = True
-        log.info("took over", partitions=len(partitions))
+        log.info("partitions assigned", partitions=len(partitions))
 
     def _on_revoke(self, partitions: list[Partition]) -> None:
         # In the middle of a flush that waits for a store nobody can tell how long: the next owner reads it again.
@@ -231,7 +231,7 @@ class Sink:
             step()
         except (HeliographError, CommitError) as exc:
             if self._trouble != str(exc):
-                log.warning("trying again", error=str(exc))
+                log.warning("store failed, retrying", error=str(exc))
             self._trouble = str(exc)
             return False
         except FencedError as exc:
@@ -266,12 +266,12 @@ class Sink:
             self._connect()
         assert self._client is not None
         store_batch(self._settings.clickhouse, self._client, batch)
-        self._give_up_poison(batch)
+        self._dead_letter_poison(batch)
         crash_point("after_insert", self._settings.crash_at)
         self._consumer.commit(batch.offsets)
         self._drop()
 
-    def _give_up_poison(self, batch: Batch) -> None:
+    def _dead_letter_poison(self, batch: Batch) -> None:
         if self._judged is not batch:  # a second try is not a second record
             self._judged = batch
             self._brake.check(batch.count, len(batch.poison))

@@ -181,5 +181,5 @@ class Control:
         try:
             await self._broker.send([record])
         except PublishError as exc:
-            log.warning("not acknowledged", notification_id=notification_id, error=str(exc))
+            log.warning("publish not acknowledged", notification_id=notification_id, error=str(exc))
             raise RefusedError(Refusal.BUSY, "kafka_unavailable", "Kafka did not confirm it: try again") from exc

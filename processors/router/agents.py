@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from processors.groups import router_group
 from processors.router.app import create_app
-from processors.router.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
+from processors.router.enrich import MAX_BATCH_S, RouterViews, count_dead_letters, enrich_some
 from processors.router.refused import ROUNDS, instead
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import Brake
+from runtime.dead_letters import DeadLetterBrake
 from runtime.errors import DeadLetterFlood, PublishError, TooLargeError, UnavailableError
 from runtime.kafka.admin import Admin
 from runtime.kafka.producer import Producer
@@ -127,7 +127,7 @@ class LaneAgent:
     ) -> None:
         self._context, self._lane, self._views, self._producer, self._app = context, lane, views, producer, app
         self._clock, self._monotonic = clock, monotonic
-        self._brake = Brake(context.settings.dead_letters, "router", monotonic=monotonic)
+        self._brake = DeadLetterBrake(context.settings.dead_letters, "router", monotonic=monotonic)
         self._batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
         context.health.require(f"dead letters {lane}", self._brake.not_ready)
 
@@ -138,7 +138,7 @@ class LaneAgent:
         except (asyncio.CancelledError, StopAsyncIteration):
             raise  # SIGTERM: the batch in hand stays unacknowledged
         except DeadLetterFlood as exc:
-            log.critical("held", lane=self._lane, reason=str(exc))
+            log.critical("halted", lane=self._lane, reason=str(exc))
             await asyncio.Event().wait()  # with its place in the group and nothing acknowledged, until SIGTERM
         except PublishError as exc:
             self._context.exit_now(str(exc))
@@ -169,7 +169,7 @@ class LaneAgent:
             self._clock(),
             lambda: self._monotonic() - started < MAX_BATCH_S,
         )
-        self._brake.check(taken, given_up(out))
+        self._brake.check(taken, count_dead_letters(out))
         await send(self._producer, out, self._clock)
         crash_point("router_after_publish", self._context.settings.crash_at)
         if self._app.consumer_generation_id == generation:

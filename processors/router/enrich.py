@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic_core import from_json
 
-from processors.router.policy import Choice, Verdict, before_recipient, choose
+from processors.router.policy import ChannelDecision, Verdict, before_recipient, decide_channels
 from processors.router.rendering import (
     ParsedTemplate,
     Parts,
@@ -146,20 +146,20 @@ def _become(
         decided = _Decision(record, request, views, now)
         out = decided.records()
     except (DecodeError, RecordTooLarge) as exc:  # too large to tell: its tenant is a megabyte long
-        return _give_up(record, request, UNDECODABLE, exc, now)
+        return _dead_letter(record, request, UNDECODABLE, exc, now)
     except Exception as exc:  # one record is one dead letter, whatever we did not think of
         log.exception("dead-lettered", notification_id=request["notification_id"])
-        return _give_up(record, request, INTERNAL_ERROR, exc, now)
+        return _dead_letter(record, request, INTERNAL_ERROR, exc, now)
     counts.update(decided.counted)
     return out
 
 
-def given_up(out: Iterable[ProducerRecord]) -> int:
+def count_dead_letters(out: Iterable[ProducerRecord]) -> int:
     """How many of what enrich_batch returned are dead letters."""
     return sum(record.topic == DEAD_LETTERS for record in out)
 
 
-def _give_up(
+def _dead_letter(
     record: ConsumerRecord, request: NotificationRequest, reason: str, error: Exception, now: int
 ) -> list[ProducerRecord]:
     letter = dead_letter(
@@ -222,7 +222,9 @@ class _Decision:
         category = request.get("category", "default")
         if category == "default" and template is not None:
             category = template.category
-        choices = choose(request, self._lane, category, available, profile, self._views.suppressions, self._now)
+        choices = decide_channels(
+            request, self._lane, category, available, profile, self._views.suppressions, self._now
+        )
         if not choices:
             return self._whole(Verdict("rejected", "template_error", "there is nothing to send on any channel"))
         locale = request.get("locale") or (profile["locale"] if profile else None)
@@ -248,7 +250,7 @@ class _Decision:
         return out
 
     def _parts(
-        self, choice: Choice, template: ParsedTemplate | None, locale: str | None, data: dict[str, Any],
+        self, choice: ChannelDecision, template: ParsedTemplate | None, locale: str | None, data: dict[str, Any],
         content: dict[str, Any],
     ) -> tuple[Parts, Verdict | None]:  # fmt: skip
         try:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from processors.groups import router_group
-from processors.router.enrich import MAX_BATCH_S, RouterViews, enrich_some, given_up
+from processors.router.enrich import MAX_BATCH_S, RouterViews, count_dead_letters, enrich_some
 from processors.router.refused import ROUNDS, instead
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import Brake
+from runtime.dead_letters import DeadLetterBrake
 from runtime.errors import DeadLetterFlood, PublishError, TooLargeError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import CommitError, Consumer, FencedError
@@ -98,7 +98,7 @@ class LaneLoop:
         self._owned: set[Partition] = set()
         self._in_hand: list[ConsumerRecord] = []
         """Read and not routed yet: what a slow batch left over."""
-        self._brake = Brake(context.settings.dead_letters, "router", monotonic=monotonic)
+        self._brake = DeadLetterBrake(context.settings.dead_letters, "router", monotonic=monotonic)
         self._batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
         context.health.require(f"dead letters {lane}", self._brake.not_ready)
         context.health.require(f"group {lane}", lambda: None if self._assigned else "joining the group")
@@ -112,9 +112,9 @@ class LaneLoop:
         try:
             while not stopping.is_set():
                 try:
-                    self.turn()
+                    self.run_once()
                 except DeadLetterFlood as exc:
-                    log.critical("held", lane=self._lane, reason=str(exc))
+                    log.critical("halted", lane=self._lane, reason=str(exc))
                     break
             while not stopping.is_set():
                 self._consumer.pause(self._owned)
@@ -122,7 +122,7 @@ class LaneLoop:
         finally:
             self._consumer.close()
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Read, route for a second at most, commit. Raises DeadLetterFlood with nothing given up, and PublishError."""
         self._read()
         done = self._in_hand[: self._route()]
@@ -159,7 +159,7 @@ class LaneLoop:
         taken, out = enrich_some(
             self._in_hand, self._views, self._clock(), lambda: self._monotonic() - started < MAX_BATCH_S
         )
-        self._brake.check(taken, given_up(out))
+        self._brake.check(taken, count_dead_letters(out))
         publish(self._producer, out, self._clock)
         crash_point("router_after_publish", self._context.settings.crash_at)
         self._batch_seconds.observe(self._monotonic() - started)

@@ -53,7 +53,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChannelDecision:
     """A decision about one channel of a notification: send to `target`, or not because of `verdict`."""
 
     channel: str
@@ -112,23 +112,23 @@ def _default_channels(request: NotificationRequest, available: Sequence[str]) ->
     return [channel for channel in CHANNELS if channel in available]
 
 
-def choose(
+def decide_channels(
     request: NotificationRequest, lane: str, category: str, available: Sequence[str], profile: RecipientProfile | None,
     suppressions: Suppressions, now: int,
-) -> list[Choice]:  # fmt: skip
+) -> list[ChannelDecision]:  # fmt: skip
     """A choice per address (per channel where there is none), in the order of the wanted channels.
 
     With the strategy first_available the channels after the first that may be sent to are not looked at.
     """
     wanted = request.get("channels") or _default_channels(request, available)
-    choices: list[Choice] = []
+    choices: list[ChannelDecision] = []
     for channel in dict.fromkeys(wanted):
         found = targets(request, profile, channel)
         if not found:
-            choices.append(Choice(channel, None, Verdict("skipped", "no_address")))
+            choices.append(ChannelDecision(channel, None, Verdict("skipped", "no_address")))
         unique = {target.fingerprint: target for target in found}
         judged = [
-            Choice(channel, t, may_send(request["tenant"], lane, category, profile, t, suppressions, now))
+            ChannelDecision(channel, t, may_send(request["tenant"], lane, category, profile, t, suppressions, now))
             for t in unique.values()
         ]
         choices += judged

@@ -159,7 +159,7 @@ class Timers:
         self.join()
         try:
             while not self._context.stopping.is_set():
-                self.turn()
+                self.run_once()
         finally:
             gc.enable()
             self._consumer.close()
@@ -174,7 +174,7 @@ class Timers:
         """Become one of the group; it gives partitions within a turn."""
         self._consumer.subscribe([TIMERS], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """Read what is there, end what is cancelled, fire what is due."""
         records = self._consumer.consume(5_000, self._wait_s())
         self._polled = self._monotonic()
@@ -206,7 +206,7 @@ class Timers:
             self._wishes_read = False
             # A million live objects and no cycle: each full collection meanwhile would walk over all of them in vain.
             gc.disable()
-        log.info("owns", partitions=len(partitions))
+        log.info("partitions assigned", partitions=len(partitions))
         return {p: heap.next_offset if heap.next_offset else BEGINNING for p, heap in self._heaps.items()}
 
     def _on_revoke(self, _: list[Partition]) -> None:

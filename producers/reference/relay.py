@@ -128,7 +128,7 @@ class Relay:
             except PublishError as exc:
                 # Kafka may have the records or not: the same rows are published again.
                 failures += 1
-                log.warning("not acknowledged", error=str(exc))
+                log.warning("publish not acknowledged", error=str(exc))
                 await self._pause(min(5.0, 0.1 * 2**failures))
                 continue
             await self._look_after(connection)

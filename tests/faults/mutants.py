@@ -12,7 +12,7 @@ from typing import Any
 
 from senders import claims, worker
 from senders.outcomes import Outcome
-from senders.stage import Ended
+from senders.stage import SendCompletion
 from vendors.http import Answer, AnswerLostError, HttpTransport
 
 Patch = Callable[[Any, str, Any], None]
@@ -21,35 +21,35 @@ Patch = Callable[[Any, str, Any], None]
 
 def commit_before_send(patch: Patch) -> None:
     """Every claimed offset counts as finished at once: a crash between claim and send loses the message."""
-    claim, finish = claims.Window.claim, claims.Window.finish
+    claim, finish = claims.ClaimTracker.claim, claims.ClaimTracker.finish
 
-    def claim_and_finish(self: claims.Window, offset: int) -> None:
+    def claim_and_finish(self: claims.ClaimTracker, offset: int) -> None:
         claim(self, offset)
         if self.current.in_doubt(offset):
             finish(self, offset)
 
-    patch(claims.Window, "claim", claim_and_finish)
-    patch(claims.Window, "finish", lambda self, offset: None)
+    patch(claims.ClaimTracker, "claim", claim_and_finish)
+    patch(claims.ClaimTracker, "finish", lambda self, offset: None)
 
 
 def commit_past_in_flight(patch: Patch) -> None:
     """The committed offset is the highest one read, whatever is still unfinished below it."""
-    current = claims.Window.current
+    current = claims.ClaimTracker.current
 
-    def past(self: claims.Window) -> claims.Claim:
+    def past(self: claims.ClaimTracker) -> claims.Claim:
         hi = current.fget(self).hi  # type: ignore[attr-defined]
         return claims.Claim(hi, hi)
 
-    patch(claims.Window, "current", property(past))
+    patch(claims.ClaimTracker, "current", property(past))
 
 
 def missing_outcome(patch: Patch) -> None:
     """What a provider answered is never told."""
     outcome_of = worker.Worker._outcome_of
 
-    def silent(self: worker.Worker, ended: Ended) -> Outcome:
+    def silent(self: worker.Worker, ended: SendCompletion) -> Outcome:
         made = outcome_of(self, ended)
-        return Outcome(made.state, made.next_attempt, (), made.entry)
+        return Outcome(made.state, made.next_attempt, (), made.ledger_record)
 
     patch(worker.Worker, "_outcome_of", silent)
 
@@ -58,9 +58,9 @@ def ledger_before_facts(patch: Patch) -> None:
     """The ledger knows of an outcome before its status is acknowledged: a crash in between, and nobody ever tells it."""
     outcome_of = worker.Worker._outcome_of
 
-    def swapped(self: worker.Worker, ended: Ended) -> Outcome:
+    def swapped(self: worker.Worker, ended: SendCompletion) -> Outcome:
         made = outcome_of(self, ended)
-        return Outcome(made.state, made.next_attempt, (made.entry,), made.facts[-1])
+        return Outcome(made.state, made.next_attempt, (made.ledger_record,), made.records[-1])
 
     patch(worker.Worker, "_outcome_of", swapped)
 

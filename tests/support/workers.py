@@ -23,12 +23,12 @@ from schemas.codec import DecodeError, codec
 from schemas.events import LANES, ChannelMessage
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS, catalogue, dispatch_topic, ledger_topic
 from senders.accounts import Account, Accounts
-from senders.admission import Admission, Entry
+from senders.admission import Admission, QueuedMessage
 from senders.consumers import sender_group
 from senders.ledger import Ledger, LedgerReader
 from senders.outcomes import costs_nothing
 from senders.recheck import SenderViews
-from senders.stage import Ended, RequestGuard
+from senders.stage import RequestGuard, SendCompletion
 from senders.worker import Worker
 from tests.support.broker import MemoryBroker
 from vendors.sender import SendResult
@@ -72,8 +72,8 @@ class Process:
         self, world: World, accounts: Sequence[tuple[str, frozenset[str] | None]], limit: int, lanes: Sequence[str]
     ) -> None:
         self._world = world
-        self.done: deque[Ended] = deque()
-        self.in_flight: list[tuple[Entry, float]] = []
+        self.done: deque[SendCompletion] = deque()
+        self.in_flight: list[tuple[QueuedMessage, float]] = []
         self.ledger = Ledger(MemoryStore())
         broker, settings = world.broker, world.settings
 
@@ -110,15 +110,15 @@ class Process:
         )
         self.worker.join()
 
-    def submit(self, entries: Sequence[Entry]) -> None:
+    def submit(self, messages: Sequence[QueuedMessage]) -> None:
         self._world.reached("send")
-        for entry in entries:
-            if self._guard.allows(entry.message):
-                self._world.requests.append((self._world.now, entry.message))
-                self.in_flight.append((entry, self._world.now))
+        for queued in messages:
+            if self._guard.allows(queued.message):
+                self._world.requests.append((self._world.now, queued.message))
+                self.in_flight.append((queued, self._world.now))
             else:
                 refusal = ("failed", "retries_exhausted", "request guard")
-                self.done.append(Ended(entry, self._world.wall, refusal=refusal))
+                self.done.append(SendCompletion(queued, self._world.wall, refusal=refusal))
         self.answer_what_can_be()
 
     def wait(self, timeout_s: float) -> None:
@@ -128,15 +128,15 @@ class Process:
     def answer_what_can_be(self) -> None:
         """Hand back what the provider has an answer to."""
         waiting = []
-        for entry, began in self.in_flight:
-            result = self._world.answer(entry.message)
+        for queued, began in self.in_flight:
+            result = self._world.answer(queued.message)
             if result is None:
-                waiting.append((entry, began))
+                waiting.append((queued, began))
                 continue
-            if costs_nothing(result, probe=entry.probe):
-                self._guard.was_throttled(entry.message)
-            self._guard.ended(entry.message)
-            self.done.append(Ended(entry, self._world.wall, result=result, latency_ms=1, began=began))
+            if costs_nothing(result, probe=queued.probe):
+                self._guard.was_throttled(queued.message)
+            self._guard.ended(queued.message)
+            self.done.append(SendCompletion(queued, self._world.wall, result=result, latency_ms=1, began=began))
         self.in_flight = waiting
 
 
@@ -204,7 +204,7 @@ class World:
         return self.process.ledger
 
     @property
-    def in_flight(self) -> list[tuple[Entry, float]]:
+    def in_flight(self) -> list[tuple[QueuedMessage, float]]:
         return self.process.in_flight
 
     # -- the order ---------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class World:
             self.broker.append(ProducerRecord(timer["topic"], timer["key"], timer["value"], headers, 0))
         self.process.answer_what_can_be()
         try:
-            self.worker.turn()
+            self.worker.run_once()
         finally:
             self._take_timers()
 

@@ -15,7 +15,7 @@ from runtime.records import ConsumerRecord
 from runtime.settings import BreakerSettings
 from schemas.events import LANES, ChannelMessage
 from senders.accounts import THROTTLES_IN_A_ROW, Account, Accounts
-from senders.admission import PER_RECIPIENT, Admission, Entry
+from senders.admission import PER_RECIPIENT, Admission, QueuedMessage
 from senders.breaker import PROBES, Breaker
 from senders.limits import TokenBucket, part_of
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
@@ -55,12 +55,12 @@ def account(name: str, clock: Callable[[], float], failures: int = 3, **fields: 
     return Account(Provider(name, **fields), BreakerSettings(failures=failures, reset_s=30, give_up_s=600), clock)
 
 
-def entry(lane: str = "normal", **fields: Any) -> Entry:
+def queued(lane: str = "normal", **fields: Any) -> QueuedMessage:
     message: Any = {
         "message_id": str(uuid4()), "lane": lane, "address": str(uuid4()), "platform": None, "provider": None, "replay": None,
         "possible_duplicate": False, **fields,
     }  # fmt: skip
-    return Entry(("t", 0), ConsumerRecord("t", 0, 0, 0, None, None), message)
+    return QueuedMessage(("t", 0), ConsumerRecord("t", 0, 0, 0, None, None), message)
 
 
 @given(st.floats(1, 1000), st.lists(st.floats(0, 0.5), min_size=1, max_size=200))
@@ -92,7 +92,7 @@ def test_pause_that_a_provider_asks_for_is_a_pause_whatever_it_says(asked: float
     for _ in range(20):
         it.observe(Retry(ErrorClass.THROTTLED, "429", asked), FOREVER)
     clock.now += 61
-    assert it.works
+    assert it.is_available
 
 
 def test_breaker_opens_after_failures_in_a_row_and_closes_by_one_probe() -> None:
@@ -173,7 +173,7 @@ def test_share_without_slots_never_exceeds_the_limit() -> None:
     shares = [account("a", Clock(), limit=4) for _ in range(12)]
     for it in shares:
         it.take_share(3 / 36)
-    assert sum(it.has_room("critical") for it in shares) <= 4
+    assert sum(it.has_capacity("critical") for it in shares) <= 4
 
 
 def test_recipients_that_hang_do_not_open_the_breaker_of_an_account_that_serves_others() -> None:
@@ -207,7 +207,7 @@ def test_what_opens_an_account_s_breaker(result: SendResult, opens: bool) -> Non
     it = account("a", Clock())
     for _ in range(3):
         it.observe(result, FOREVER)
-    assert it.works is not opens
+    assert it.is_available is not opens
 
 
 def test_throttled_answers_pause_the_account_and_never_open_its_breaker() -> None:
@@ -215,20 +215,20 @@ def test_throttled_answers_pause_the_account_and_never_open_its_breaker() -> Non
     it = account("a", clock)
     for _ in range(THROTTLES_IN_A_ROW - 1):
         it.observe(Retry(ErrorClass.THROTTLED, "429", 20), FOREVER)
-    assert it.works, "one throttled recipient is not a throttled account"
+    assert it.is_available, "one throttled recipient is not a throttled account"
     for _ in range(8):
         it.observe(Retry(ErrorClass.THROTTLED, "429", 20), FOREVER)
-    assert not it.works
+    assert not it.is_available
     clock.now += 19.9
-    assert not it.works
+    assert not it.is_available
     clock.now += 0.2
-    assert it.works
+    assert it.is_available
     it.acquire()
-    assert not it.has_room("critical"), "it comes back one request at a time"
+    assert not it.has_capacity("critical"), "it comes back one request at a time"
     it.release()
     it.observe(Sent(), FOREVER)
     it.acquire()
-    assert it.has_room("critical")
+    assert it.has_capacity("critical")
 
 
 def test_burst_that_is_throttled_counts_once() -> None:
@@ -238,7 +238,7 @@ def test_burst_that_is_throttled_counts_once() -> None:
     clock.now += 1
     for _ in range(50):
         it.observe(Retry(ErrorClass.THROTTLED, "451 4.7.1"), began)
-    assert it.works
+    assert it.is_available
 
 
 @pytest.mark.parametrize("error", [ErrorClass.THROTTLED, ErrorClass.TRANSIENT])
@@ -246,20 +246,20 @@ def test_answers_about_one_recipient_neither_pause_nor_break(error: ErrorClass) 
     it = account("a", Clock())
     for _ in range(20):
         it.observe(Retry(error, "greylisted", 60, account_wide=False), FOREVER)
-    assert it.works
+    assert it.is_available
 
 
 def test_first_account_that_works_is_used_and_the_next_takes_over_after_a_definite_not_sent() -> None:
     clock = Clock()
     accounts = Accounts([account("a", clock), account("b", clock), account("c", clock)])
-    first = accounts.choose(entry().message)
+    first = accounts.select_account(queued().message)
     assert first and first.account == 0
-    assert accounts.next_after(entry().message, 0) == "b"
-    assert accounts.next_after(entry().message, 2) is None, "the round is over: a timer"
+    assert accounts.next_after(queued().message, 0) == "b"
+    assert accounts.next_after(queued().message, 2) is None, "the round is over: a timer"
     for _ in range(3):
         accounts[1].observe(TRANSIENT, FOREVER)
-    assert accounts.next_after(entry().message, 0) == "c", "an open breaker is passed by"
-    assert accounts.next_after(entry(possible_duplicate=True).message, 0) is None, "never in doubt"
+    assert accounts.next_after(queued().message, 0) == "c", "an open breaker is passed by"
+    assert accounts.next_after(queued(possible_duplicate=True).message, 0) is None, "never in doubt"
 
 
 def test_message_in_doubt_waits_for_its_own_account() -> None:
@@ -267,76 +267,79 @@ def test_message_in_doubt_waits_for_its_own_account() -> None:
     accounts = Accounts([account("a", clock), account("b", clock)])
     for _ in range(3):
         accounts[0].observe(TRANSIENT, FOREVER)
-    plain, doubt = entry(provider="a").message, entry(provider="a", possible_duplicate=True).message
-    assert [choice.account for m in (plain, doubt) if (choice := accounts.choose(m))] == [1, 0]
+    plain, doubt = queued(provider="a").message, queued(provider="a", possible_duplicate=True).message
+    assert [choice.account for m in (plain, doubt) if (choice := accounts.select_account(m))] == [1, 0]
 
 
 def test_accounts_are_chosen_by_platform() -> None:
     clock = Clock()
     accounts = Accounts([account("fcm", clock, platforms="fcm"), account("apns", clock, platforms="apns")])
-    assert [accounts.reaching(entry(platform=p).message) for p in ("fcm", "apns", "webpush", None)] == [
+    assert [accounts.accounts_for(queued(platform=p).message) for p in ("fcm", "apns", "webpush", None)] == [
         [0], [1], [], [0],
     ]  # fmt: skip
-    assert accounts.choose(entry(platform="webpush").message) is None
+    assert accounts.select_account(queued(platform="webpush").message) is None
 
 
 def test_saturated_account_parks_its_messages_and_lets_the_others_pass() -> None:
     clock = Clock()
     accounts = Accounts([account("fcm", clock, platforms="fcm", limit=2), account("apns", clock, platforms="apns")])
     admission = Admission(accounts, 100)
-    stuck = [entry("critical", platform="fcm") for _ in range(5)]
-    assert [admission.offer(it) for it in stuck] == [True, True, False, False, False]
-    assert admission.offer(entry("critical", platform="apns"))
+    stuck = [queued("critical", platform="fcm") for _ in range(5)]
+    assert [admission.try_admit(it) for it in stuck] == [True, True, False, False, False]
+    assert admission.try_admit(queued("critical", platform="apns"))
     admission.release(stuck[0])
-    assert list(admission.wake("critical")) == [stuck[2]], "first come, first sent"
+    assert list(admission.admit_parked("critical")) == [stuck[2]], "first come, first sent"
     assert [it in admission.parked for it in stuck] == [False, False, False, True, True]
 
 
 def test_recipient_that_hangs_keeps_its_slots_and_no_more() -> None:
     admission = Admission(Accounts([account("a", Clock(), limit=100)]), 200)
-    same = [entry("critical", address="slow") for _ in range(PER_RECIPIENT + 3)]
-    assert sum(admission.offer(it) for it in same) == PER_RECIPIENT
-    assert admission.offer(entry("critical", address="quick"))
+    same = [queued("critical", address="slow") for _ in range(PER_RECIPIENT + 3)]
+    assert sum(admission.try_admit(it) for it in same) == PER_RECIPIENT
+    assert admission.try_admit(queued("critical", address="quick"))
     admission.release(same[0])
-    assert list(admission.wake("critical")) == [same[PER_RECIPIENT]]
+    assert list(admission.admit_parked("critical")) == [same[PER_RECIPIENT]]
 
 
 def test_bulk_leaves_room_for_the_other_lanes() -> None:
     admission = Admission(Accounts([account("a", Clock(), limit=8)]), 1_000)
-    assert sum(admission.offer(entry("bulk")) for _ in range(20)) == 4
-    assert sum(admission.offer(entry("normal")) for _ in range(20)) == 2
-    assert sum(admission.offer(entry("critical")) for _ in range(20)) == 2
+    assert sum(admission.try_admit(queued("bulk")) for _ in range(20)) == 4
+    assert sum(admission.try_admit(queued("normal")) for _ in range(20)) == 2
+    assert sum(admission.try_admit(queued("critical")) for _ in range(20)) == 2
 
 
 def test_blast_that_waits_stops_no_lane_above_it() -> None:
     admission = Admission(Accounts([account("a", Clock(), limit=8)]), 1_000)
     offered = 0
     while admission.may_look_ahead("bulk"):
-        admission.offer(entry("bulk"))
+        admission.try_admit(queued("bulk"))
         offered += 1
         assert offered < 30_000, "there is no end to what a lane may park"
     assert admission.may_look_ahead("critical")
-    assert admission.offer(entry("critical")), "and there is room for it"
+    assert admission.try_admit(queued("critical")), "and there is room for it"
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["offer", "wake", "release", "fail", "later"]), st.integers(0, 5)), max_size=150)
+    st.lists(
+        st.tuples(st.sampled_from(["try_admit", "admit_parked", "release", "fail", "later"]), st.integers(0, 5)),
+        max_size=150,
+    )
 )
 def test_nothing_is_lost_or_sent_twice_whatever_the_order(steps: list[tuple[str, int]]) -> None:
     clock = Clock()
     accounts = Accounts([account("a", clock, limit=3, rate=5), account("b", clock, limit=2)])
     admission = Admission(accounts, 6)
-    offered: list[Entry] = []
-    started: list[Entry] = []
+    offered: list[QueuedMessage] = []
+    started: list[QueuedMessage] = []
     for step, number in steps:
-        if step == "offer":
-            it = entry(["critical", "normal", "bulk"][number % 3], address=f"r{number}")
-            if admission.has_room(it.message["lane"]):
+        if step == "try_admit":
+            it = queued(["critical", "normal", "bulk"][number % 3], address=f"r{number}")
+            if admission.has_capacity(it.message["lane"]):
                 offered.append(it)
-                if admission.offer(it):
+                if admission.try_admit(it):
                     started.append(it)
-        elif step == "wake":
-            started += admission.wake(["critical", "normal", "bulk"][number % 3])
+        elif step == "admit_parked":
+            started += admission.admit_parked(["critical", "normal", "bulk"][number % 3])
         elif step in ("release", "fail") and admission.in_flight:
             it = list(admission.in_flight.values())[number % len(admission.in_flight)]
             accounts[it.account].observe(TRANSIENT if step == "fail" else Sent(), FOREVER)
@@ -353,7 +356,7 @@ def test_nothing_is_lost_or_sent_twice_whatever_the_order(steps: list[tuple[str,
             accounts[it.account].observe(Sent(), FOREVER)
             admission.release(it)
         for lane in ("critical", "normal", "bulk"):
-            started += admission.wake(lane)
+            started += admission.admit_parked(lane)
         clock.now += 1
     assert {id(it) for it in started} == {id(it) for it in offered}
     assert not admission.parked

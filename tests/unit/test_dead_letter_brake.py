@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.dead_letters import Brake
+from runtime.dead_letters import DeadLetterBrake
 from runtime.errors import DeadLetterFlood
 from runtime.metrics import DEAD_LETTER_BRAKE
 from runtime.settings import DeadLetterSettings
@@ -20,8 +20,8 @@ class Hands:
         return self.now
 
 
-def brake(hands: Hands, *, ratio: float = 0.5, count: int = 100) -> Brake:
-    return Brake(DeadLetterSettings(max_ratio=ratio, min_count=count, window_s=60), "test", monotonic=hands)
+def brake(hands: Hands, *, ratio: float = 0.5, count: int = 100) -> DeadLetterBrake:
+    return DeadLetterBrake(DeadLetterSettings(max_ratio=ratio, min_count=count, window_s=60), "test", monotonic=hands)
 
 
 def shown() -> float:

@@ -209,7 +209,7 @@ def test_flood_of_large_rubbish_is_told_in_turns_of_bounded_size() -> None:
     world.broker.before_publish = lambda records: published.append(sum(len(r.value or b"") for r in records))
     world.settle(200)
     assert len(world.of(DEAD_LETTERS)) == 100
-    assert max(published) <= worker.MAX_FACT_BYTES + 2_000_000
+    assert max(published) <= worker.MAX_RECORD_BYTES + 2_000_000
 
 
 def test_duplicates_are_dropped_whatever_they_say_of_themselves() -> None:

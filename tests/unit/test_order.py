@@ -27,7 +27,7 @@ from runtime.settings import SenderSettings
 from schemas.events import ChannelMessage
 from schemas.topics import dispatch_topic, ledger_topic
 from senders.consumers import sender_group
-from senders.worker import COMMIT_PATIENCE_S
+from senders.worker import COMMIT_TIMEOUT_S
 from tests.faults.mutants import MUTANTS
 from tests.support.promises import broken_promises
 from tests.support.workers import Exited, Killed, Step, World
@@ -268,7 +268,7 @@ def test_owner_whose_partitions_went_to_another_while_it_was_sending_exits() -> 
     world.settle(2)
     old = world.take_over()
     with pytest.raises(Exited, match="while messages were in flight"):
-        old.worker.turn()
+        old.worker.run_once()
 
 
 def test_owner_that_lost_its_partitions_with_nothing_in_flight_goes_on_as_a_member() -> None:
@@ -319,7 +319,7 @@ def test_claim_that_is_never_confirmed_ends_the_process_unsent() -> None:
     began = world.now
     with pytest.raises(Exited, match="could not be committed"):
         world.settle()
-    assert COMMIT_PATIENCE_S < world.now - began < COMMIT_PATIENCE_S + 5
+    assert COMMIT_TIMEOUT_S < world.now - began < COMMIT_TIMEOUT_S + 5
     assert provider.accepted == []
 
 

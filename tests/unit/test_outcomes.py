@@ -46,7 +46,9 @@ def outcome(result: SendResult, **fields: Any) -> Outcome:
 
 def facts(made: Outcome) -> dict[str, dict[str, Any]]:
     names = {STATUS: "DeliveryStatus", TIMERS: "Timer", DEAD_LETTERS: "DeadLetter", RECORD.topic: "ChannelMessage"}
-    return {r.topic: codec(names.get(r.topic, "LedgerEntry")).decode(r.value) for r in (*made.facts, made.entry)}
+    return {
+        r.topic: codec(names.get(r.topic, "LedgerEntry")).decode(r.value) for r in (*made.records, made.ledger_record)
+    }
 
 
 LEDGER = "notify.ledger.email.normal.v1"
@@ -88,7 +90,7 @@ def test_settled_outcome(result: SendResult, fields: dict[str, Any], state: str,
 def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, retries: int, duplicate: bool) -> None:
     made = outcome(result)
     found = facts(made)
-    assert LEDGER not in {fact.topic for fact in made.facts}, "the ledger's entry follows the facts"
+    assert LEDGER not in {fact.topic for fact in made.records}, "the ledger's entry follows the facts"
     again = codec("ChannelMessage").decode(found[TIMERS]["value"])
     assert (again["attempt"], again["retries"], again["possible_duplicate"]) == (2, retries, duplicate)
     assert found[TIMERS]["topic"] == RECORD.topic
@@ -100,7 +102,7 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, re
 
 
 def test_ledger_entry_stands_on_the_partition_of_its_dispatch_record() -> None:
-    assert (outcome(Sent()).entry.topic, outcome(Sent()).entry.partition) == (LEDGER, 2)
+    assert (outcome(Sent()).ledger_record.topic, outcome(Sent()).ledger_record.partition) == (LEDGER, 2)
 
 
 def test_message_claimed_by_a_sender_that_ended_costs_a_retry_and_is_flagged_with_a_reason_on_record() -> None:
@@ -119,12 +121,12 @@ def test_definite_not_sent_fails_over_at_once_and_names_the_next_account() -> No
         message(), RECORD, Retry(ErrorClass.TRANSIENT, "451"), provider="first", latency_ms=5, now=NOW, jitter=0.5,
         max_retries=5, next_provider="second",
     )  # fmt: skip
-    dispatched = next(record for record in made.facts if record.topic == RECORD.topic)
+    dispatched = next(record for record in made.records if record.topic == RECORD.topic)
     again = codec("ChannelMessage").decode(dispatched.value)
     assert (again["attempt"], again["retries"], again["provider"]) == (2, 1, "second")
     assert (dispatched.key, dispatched.partition) == (RECORD.key, RECORD.partition)
     assert facts(made)[STATUS]["state"] == "failed_over"
-    assert TIMERS not in {record.topic for record in made.facts}
+    assert TIMERS not in {record.topic for record in made.records}
 
 
 @pytest.mark.parametrize("doubt", [InDoubt("EOF"), CLAIMED_BY_ENDED])

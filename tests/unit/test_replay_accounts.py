@@ -100,7 +100,7 @@ def test_a_push_account_takes_what_the_senders_would_give_it(name: str, platform
 
     pushing = [given for given in PROVIDERS if given.channel == "push"]
     accounts = Accounts([Account(cast(Any, OneOf(given)), BreakerSettings()) for given in pushing])
-    reached = [pushing[i].name for i in accounts.reaching(message(channel="push", platform=platform))]
+    reached = [pushing[i].name for i in accounts.accounts_for(message(channel="push", platform=platform))]
     [(verdict, _)] = verdicts(asked(name, [(rendered(1, "push", platform), "")]))
     assert (verdict is Verdict.TAKEN) == (name in reached)
 

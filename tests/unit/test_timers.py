@@ -212,7 +212,7 @@ class World:
 
     def turn(self) -> list[ProducerRecord]:
         before = len(self.published)
-        self.stage.turn()
+        self.stage.run_once()
         return self.published[before:]
 
     def topics(self) -> list[str]:

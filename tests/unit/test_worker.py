@@ -23,7 +23,7 @@ from senders.consumers import sender_group
 from senders.outcomes import MAX_ATTEMPTS
 from senders.read_ahead import SLICE
 from senders.recheck import SenderViews
-from senders.worker import KEEP_POSITIONS_S
+from senders.worker import SAVE_POSITIONS_S
 from tests.support.workers import START_S, World
 from tests.unit.test_outcomes import message as plain_message
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
@@ -445,13 +445,13 @@ def test_housekeeping_skips_its_round_when_the_broker_is_slow() -> None:
     world = World(Provider())
     world.turn()
     world.broker.slow = True
-    world.turn(KEEP_POSITIONS_S + 1)
+    world.turn(SAVE_POSITIONS_S + 1)
     assert sum(world.ledger.positions().values()) == 0
     world.send(made())
     world.settle()
     assert world.states() == {"sent": 1}
     world.broker.slow = False
-    world.turn(KEEP_POSITIONS_S + 1)
+    world.turn(SAVE_POSITIONS_S + 1)
     assert sum(world.ledger.positions().values()) == 1
 
 
