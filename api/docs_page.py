@@ -34,16 +34,16 @@ def _resolved(document: dict[str, Any], node: Any) -> Any:
 
 
 def _content(document: dict[str, Any], content: dict[str, Any]) -> str:
-    told = []
+    html_parts = []
     for kind, media in content.items():
         reference = media.get("schema", {}).get("$ref", "")
         name = reference.rpartition("/")[2]
         link = f' <a href="#schema-{escape(name)}">{escape(name)}</a>' if name else ""
-        told.append(f"<p><code>{escape(kind)}</code>{link}</p>")
+        html_parts.append(f"<p><code>{escape(kind)}</code>{link}</p>")
         if "example" in media:
             example = media["example"]
-            told.append(f"<pre>{escape(example)}</pre>" if isinstance(example, str) else _json(example))
-    return "".join(told)
+            html_parts.append(f"<pre>{escape(example)}</pre>" if isinstance(example, str) else _json(example))
+    return "".join(html_parts)
 
 
 def _operation(document: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from producers.notification import (
     json_object,
     request_record,
 )
-from producers.reference.idempotency import Claim, Owner
+from producers.reference.idempotency import KeyRecord, KeyReservation
 from producers.reference.keys import Caller
 from runtime import ids
 from runtime.clock import Clock, system_clock
@@ -63,11 +63,11 @@ class Broker(Protocol):
     async def send(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
-class Claims(Protocol):
+class IdempotencyStore(Protocol):
     """The part of IdempotencyKeys that is used."""
 
-    async def claim(self, claim: Claim) -> Owner: ...
-    async def find(self, tenant: str, key: str) -> Owner | None: ...
+    async def reserve(self, reservation: KeyReservation) -> KeyRecord: ...
+    async def find(self, tenant: str, key: str) -> KeyRecord | None: ...
     def confirm(self, tenant: str, key: str) -> None: ...
 
 
@@ -151,17 +151,17 @@ class _Flight(NamedTuple):
     """A keyed request on its way in this process."""
 
     body_hash: bytes
-    landed: asyncio.Future[Accepted]
+    accepted: asyncio.Future[Accepted]
 
 
 class Ingest:
     """The ASGI endpoint."""
 
     def __init__(
-        self, *, authenticator: Authenticator, broker: Broker, claims: Claims, templates: TemplateCatalogue,
+        self, *, authenticator: Authenticator, broker: Broker, idempotency: IdempotencyStore, templates: TemplateCatalogue,
         recent: RecentAcceptances, publish_timeout_s: float, clock: Clock = system_clock,
     ) -> None:  # fmt: skip
-        self._authenticator, self._claims, self._templates = authenticator, claims, templates
+        self._authenticator, self._idempotency, self._templates = authenticator, idempotency, templates
         # A little more than the producer's own limit, which names the cause.
         self._batcher = Batcher(broker, publish_timeout_s + 1)
         self._recent, self._clock = recent, clock
@@ -231,8 +231,8 @@ class Ingest:
         notification = check_model(Notification, body)
         key = _idempotency_key(headers, notification)
         digest = body_hash(body) if key is not None else b""
-        post = _Post(notification, caller.tenant, key, digest, correlation_id, traceparent_of(headers))
-        return await self._accept_post(post)
+        checked = _CheckedRequest(notification, caller.tenant, key, digest, correlation_id, traceparent_of(headers))
+        return await self._accept_checked(checked)
 
     async def _accept_items(
         self, caller: Caller, items: Sequence[_Item], correlation_id: str, traceparent: str | None, request_id: str
@@ -246,8 +246,8 @@ class Ingest:
                 notification = item.notification or check_model(Notification, item.body)
                 key = notification.request_id
                 digest = body_hash(item.body) if key is not None else b""
-                post = _Post(notification, caller.tenant, key, digest, correlation_id, traceparent)
-                accepted = await self._accept_post(post)
+                checked = _CheckedRequest(notification, caller.tenant, key, digest, correlation_id, traceparent)
+                accepted = await self._accept_checked(checked)
             except Problem as problem:
                 found = problem.moved(item.moved)
                 return {"index": index, "status": "refused", "error": found.document(request_id)}, found
@@ -269,95 +269,100 @@ class Ingest:
             raise unavailable(problems[0].code, problems[0].detail)
         return [result for result, _ in answers]
 
-    async def _accept_post(self, post: _Post) -> Accepted:
-        key, notification = post.key, post.notification
+    async def _accept_checked(self, checked: _CheckedRequest) -> Accepted:
+        key, notification = checked.key, checked.notification
         if notification.template is not None:
             try:
-                await self._templates.check(post.tenant, notification.template, notification.data)
+                await self._templates.check(checked.tenant, notification.template, notification.data)
             except Problem as problem:
                 # A template that changed since does not take back what was accepted under the key.
-                if problem.status != 400 or not await self._is_repeated(post.tenant, key, post.body_hash):
+                if problem.status != 400 or not await self._is_repeated(checked.tenant, key, checked.body_hash):
                     raise
         if key is None:
             accepted_at = self._clock()
-            notification_id = ids.notification_id(accepted_at, post.tenant)
-            await self._publish(post, notification_id, accepted_at)
+            notification_id = ids.notification_id(accepted_at, checked.tenant)
+            await self._publish(checked, notification_id, accepted_at)
             return Accepted(notification_id, accepted_at, replayed=False)
-        return await self._accept_keyed(post, key)
+        return await self._accept_keyed(checked, key)
 
     async def _is_repeated(self, tenant: str, key: str | None, digest: bytes) -> bool:
         if key is None:
             return False
         try:
-            owner = await self._claims.find(tenant, key)
+            key_record = await self._idempotency.find(tenant, key)
         except UnavailableError as exc:
             raise unavailable("store_unavailable", str(exc)) from exc
-        return owner is not None and owner.body_hash == digest
+        return key_record is not None and key_record.body_hash == digest
 
-    async def _accept_keyed(self, post: _Post, key: str) -> Accepted:
+    async def _accept_keyed(self, checked: _CheckedRequest, key: str) -> Accepted:
         """One request per key at a time in this process; others of the same body share its outcome."""
-        name = (post.tenant, key)
+        name = (checked.tenant, key)
         while (flight := self._flights.get(name)) is not None:
-            await asyncio.wait([flight.landed])
-            if flight.body_hash == post.body_hash:
-                return flight.landed.result()._replace(replayed=True)
-        flight = _Flight(post.body_hash, asyncio.get_running_loop().create_future())
+            await asyncio.wait([flight.accepted])
+            if flight.body_hash == checked.body_hash:
+                return flight.accepted.result()._replace(replayed=True)
+        flight = _Flight(checked.body_hash, asyncio.get_running_loop().create_future())
         self._flights[name] = flight
         try:
-            accepted = await self._claim_and_publish(post, key)
+            accepted = await self._reserve_and_publish(checked, key)
         except Problem as problem:
-            flight.landed.set_exception(problem)
+            flight.accepted.set_exception(problem)
             raise
         except BaseException as exc:
-            flight.landed.set_exception(unavailable("overloaded", "the request this one waited for was cut off"))
+            flight.accepted.set_exception(unavailable("overloaded", "the request this one waited for was cut off"))
             raise exc
         else:
-            flight.landed.set_result(accepted)
+            flight.accepted.set_result(accepted)
         finally:
             del self._flights[name]
-            flight.landed.exception()  # seen: nobody else may wait for it
+            flight.accepted.exception()  # seen: nobody else may wait for it
         return accepted
 
-    async def _claim_and_publish(self, post: _Post, key: str) -> Accepted:
+    async def _reserve_and_publish(self, checked: _CheckedRequest, key: str) -> Accepted:
         accepted_at = self._clock()
-        notification_id = ids.notification_id(accepted_at, post.tenant, key)
+        notification_id = ids.notification_id(accepted_at, checked.tenant, key)
         try:
-            owner = await self._claims.claim(Claim(post.tenant, key, notification_id, post.body_hash, accepted_at))
+            key_record = await self._idempotency.reserve(
+                KeyReservation(checked.tenant, key, notification_id, checked.body_hash, accepted_at)
+            )
         except UnavailableError as exc:
             raise unavailable("store_unavailable", str(exc)) from exc
-        if owner.body_hash != post.body_hash:
+        if key_record.body_hash != checked.body_hash:
             raise Problem(
                 409, "idempotency_conflict", "this idempotency key was used with another body",
                 errors=[FieldError("", "the body differs from the first one of this key", "idempotency_conflict")],
             )  # fmt: skip
-        if not owner.confirmed:
+        if not key_record.confirmed:
             # Also when another process may be publishing it right now: the same id twice is one notification.
-            await self._publish(post, owner.notification_id, owner.accepted_at)
-            self._claims.confirm(post.tenant, key)
-        return Accepted(owner.notification_id, owner.accepted_at, replayed=not owner.won)
+            await self._publish(checked, key_record.notification_id, key_record.accepted_at)
+            self._idempotency.confirm(checked.tenant, key)
+        return Accepted(key_record.notification_id, key_record.accepted_at, replayed=not key_record.won)
 
-    async def _publish(self, post: _Post, notification_id: str, accepted_at: int) -> None:
-        request = post.notification.to_request(
-            post.tenant, accepted_at, idempotency_key=post.key, correlation_id=post.correlation_id, source=HTTP_SOURCE,
+    async def _publish(self, checked: _CheckedRequest, notification_id: str, accepted_at: int) -> None:
+        request = checked.notification.to_request(
+            checked.tenant, accepted_at, idempotency_key=checked.key, correlation_id=checked.correlation_id, source=HTTP_SOURCE,
             notification_id=notification_id,
         )  # fmt: skip
         try:
-            record = request_record(request, post.traceparent)
+            record = request_record(request, checked.traceparent)
         except ValueError as exc:
             raise Problem(400, "invalid_request", "the request is too large once encoded") from exc
         try:
             await asyncio.shield(self._batcher.publish(record))
         except PublishError as exc:
             log.warning(
-                "publish not acknowledged", notification_id=notification_id, correlation_id=post.correlation_id, error=str(exc)
+                "publish not acknowledged",
+                notification_id=notification_id,
+                correlation_id=checked.correlation_id,
+                error=str(exc),
             )
             raise unavailable("kafka_unavailable", "Kafka did not confirm the notification: send it again") from exc
-        lane = post.notification.priority
+        lane = checked.notification.priority
         self._accepted[lane].inc()
-        self._recent.add(notification_id, post.tenant, accepted_at, lane)
+        self._recent.add(notification_id, checked.tenant, accepted_at, lane)
 
 
-class _Post(NamedTuple):
+class _CheckedRequest(NamedTuple):
     """A checked request."""
 
     notification: Notification

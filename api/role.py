@@ -67,7 +67,7 @@ async def run(context: Context) -> None:
     settings = context.settings
     listener = listen(settings.api.host, settings.api.port, "HELIOGRAPH_API__PORT")
     database = Database(settings.postgres)
-    claims = IdempotencyKeys(database)
+    idempotency = IdempotencyKeys(database)
     templates: View[Template] = View(settings.kafka, TEMPLATES)
     workers = Workers()
     producer: Producer | None = None
@@ -75,7 +75,7 @@ async def run(context: Context) -> None:
         await database.open()
         keys = Keys(database, settings.api.key_pepper)
         await keys.load()
-        claims.start()
+        idempotency.start()
         producer = Producer(
             settings.kafka, client_id="api", linger_ms=LINGER_MS, delivery_timeout_s=settings.api.publish_timeout_s
         )
@@ -86,7 +86,7 @@ async def run(context: Context) -> None:
         authenticator = Authenticator(keys, RateLimiter(limit) if limit is not None else None)
         recent = RecentAcceptances()
         ingest = Ingest(
-            authenticator=authenticator, broker=producer, claims=claims, templates=catalogue, recent=recent,
+            authenticator=authenticator, broker=producer, idempotency=idempotency, templates=catalogue, recent=recent,
             publish_timeout_s=settings.api.publish_timeout_s,
         )  # fmt: skip
         deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health, workers)
@@ -99,7 +99,7 @@ async def run(context: Context) -> None:
         await serve(app, listener, context.stopping)
     finally:
         listener.close()
-        await claims.close()
+        await idempotency.close()
         await asyncio.to_thread(workers.close)
         await database.close()
         templates.close()

@@ -49,7 +49,7 @@ from schemas.identity import hour_of
 from schemas.topics import STATUS, requests_topic
 from sinks import clickhouse, schema
 from sinks.batching import Batch
-from sinks.hours import Hours
+from sinks.hours import HourlySums
 from sinks.role import GROUP
 from sinks.rows import EVENTS_TABLE, REQUESTS_TABLE
 from sinks.storing import store_batch
@@ -301,7 +301,7 @@ def measure(
     ask("why of one notification", of_one("why"), 100)
     nid = sample[len(sample) // 2]
     ask("notification_state by UUID alone", sql(f"SELECT * FROM notification_state WHERE notification_id = '{nid}'"), 5)
-    worker = Hours(settings)
+    worker = HourlySums(settings)
     worker.round()
     ask("summing up the hours that changed", lambda turn: worker.round(), 1)
     worker.close()

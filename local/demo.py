@@ -3,7 +3,7 @@
     up ──► users, preferences, suppressions, templates ──► publish ──► watch ClickHouse ──► hold it against the vendors' log
 
 The verdict is not ours alone: what ClickHouse says was sent is compared, message by message, with what the simulated vendors
-accepted and with the mails that lie in the mailbox (local/evidence.py).
+accepted and with the mails that lie in the mailbox (local/verification.py).
 May import every layer, rich and aiohttp. Never: a way for a message to be sent that others do not have.
 """
 
@@ -24,7 +24,16 @@ import aiohttp
 import typer
 
 from local import stack
-from local.evidence import Book, Finding, Http, Places, compare, gather, local_places, reports_pending
+from local.verification import (
+    ClickHouseResults,
+    DemoEndpoints,
+    Finding,
+    Http,
+    compare,
+    gather,
+    local_endpoints,
+    reports_pending,
+)
 from producers.notification import Notification
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_clock, system_monotonic
@@ -101,34 +110,36 @@ async def wait_for_views(
             await asyncio.sleep(0.2)
 
 
-async def prepare(places: Places, reference: Mapping[str, Any], templates: Sequence[Mapping[str, Any]]) -> int:
+async def prepare(
+    endpoints: DemoEndpoints, reference: Mapping[str, Any], templates: Sequence[Mapping[str, Any]]
+) -> int:
     """Write the reference data, script the faults; returns the last seq of the vendors' log."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS)) as session:
-        await write_reference(Http(session, places.api, places.api_key), reference, templates)
+        await write_reference(Http(session, endpoints.api, endpoints.api_key), reference, templates)
         wanted = {
             "notify.recipients.v1": len(reference["users"]),
             "notify.suppressions.v1": len(reference["suppressions"]),
             "notify.templates.v1": 2 * len(templates),  # the version, and the published one
         }
-        if places.metrics:
-            await wait_for_views(session, places.metrics, wanted)
+        if endpoints.metrics:
+            await wait_for_views(session, endpoints.metrics, wanted)
         else:
             await asyncio.sleep(3)
-        if places.simulator is None:
+        if endpoints.simulator is None:
             return 0
-        simulator = Http(session, places.simulator)
+        simulator = Http(session, endpoints.simulator)
         if not (await simulator.call("GET", "/faults"))[1]:  # else somebody has scripted their own
             for fault in FAULTS:
                 await simulator.call("POST", "/faults", fault)
         return int((await simulator.call("GET", "/accepted/count"))[1]["count"])
 
 
-async def calm(places: Places) -> None:
+async def calm(endpoints: DemoEndpoints) -> None:
     """Take the scripted faults back, unless somebody has added their own."""
-    if places.simulator is None:
+    if endpoints.simulator is None:
         return
     async with aiohttp.ClientSession() as session:
-        simulator = Http(session, places.simulator)
+        simulator = Http(session, endpoints.simulator)
         _, faults = await simulator.call("GET", "/faults")
         if [(fault["kind"], fault["mode"]) for fault in faults] == [(fault["kind"], fault["mode"]) for fault in FAULTS]:
             await simulator.call("DELETE", "/faults")
@@ -156,12 +167,14 @@ def publications(bodies: Iterable[Mapping[str, Any]], run: str, started: int) ->
 # -- watching ----------------------------------------------------------------------------------------------------------
 
 
-def watch(book: Book, wanted: int, show: Callable[[dict[str, int], list[dict[str, Any]]], None]) -> dict[str, int]:
+def watch(
+    results: ClickHouseResults, wanted: int, show: Callable[[dict[str, int], list[dict[str, Any]]], None]
+) -> dict[str, int]:
     """Look until every notification is settled, or until nothing moves any more; returns the last accounting."""
     moved = system_monotonic()
     last: tuple[object, ...] = ()
     while True:
-        accounting, report = book.accounting(), book.report()
+        accounting, report = results.accounting(), results.report()
         show(accounting, report)
         if accounting["accepted"] >= wanted and accounting["in_flight"] == 0:
             return accounting
@@ -256,12 +269,12 @@ def by_state(report: Iterable[Mapping[str, Any]], most: int | None = None) -> st
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def run(places: Places, examples: Path, screen: Screen, closing: Sequence[tuple[str, str]] = ()) -> bool:
+def run(endpoints: DemoEndpoints, examples: Path, screen: Screen, closing: Sequence[tuple[str, str]] = ()) -> bool:
     """The demo against a stack that is up; True when everything agrees. `closing` is said before the last line."""
     bodies = [json.loads(line) for line in _read(examples / "requests.jsonl").splitlines()]
     reference = json.loads(_read(examples / "reference.json"))
     templates = json.loads(_read(examples / "templates.json"))
-    since_seq = asyncio.run(prepare(places, reference, templates))
+    since_seq = asyncio.run(prepare(endpoints, reference, templates))
     screen.line(
         "reference",
         f"{len(reference['users'])} users, {len(reference['preferences'])} with preferences, "
@@ -269,20 +282,20 @@ def run(places: Places, examples: Path, screen: Screen, closing: Sequence[tuple[
     )
     started = system_clock()
     name = f"demo-{started:x}"
-    with Publisher(places.kafka, tenant=places.tenant, source=name) as publisher:
+    with Publisher(endpoints.kafka, tenant=endpoints.tenant, source=name) as publisher:
         ids = publisher.publish_many(publications(bodies, name, started))
     published = set(ids)
     copies = len(ids) - len(published)
     screen.line("published", f"{len(ids):,} requests, {copies} of them copies: {len(published):,} notifications")
-    book = Book(places, started)
+    results = ClickHouseResults(endpoints, started)
     try:
         with screen.progress(len(published)) as show:
-            accounting = watch(book, len(published), show)
-        asyncio.run(calm(places))
+            accounting = watch(results, len(published), show)
+        asyncio.run(calm(endpoints))
         screen.line("settled", f"{accounting['settled']:,} of {len(published):,}")
-        balanced, findings, accounting = _conclude(book, places, published, since_seq, screen)
+        balanced, findings, accounting = _conclude(results, endpoints, published, since_seq, screen)
     finally:
-        book.close()
+        results.close()
     for what, text in closing:
         screen.line(what, text)
     for finding in findings:
@@ -295,17 +308,17 @@ def run(places: Places, examples: Path, screen: Screen, closing: Sequence[tuple[
 
 
 def _conclude(
-    book: Book, places: Places, published: set[str], since_seq: int, screen: Screen
+    results: ClickHouseResults, endpoints: DemoEndpoints, published: set[str], since_seq: int, screen: Screen
 ) -> tuple[bool, list[Finding], dict[str, int]]:
     """Print the report and hold it against the vendors: (does the accounting balance, what does not agree, it)."""
     deadline = system_monotonic() + AGREE_S
-    pending = asyncio.run(reports_pending(places))
+    pending = asyncio.run(reports_pending(endpoints))
     complete = system_monotonic() + (STORED_S if pending is not None else 0)
     while True:
         if pending:
-            pending, complete = asyncio.run(reports_pending(places)), system_monotonic() + STORED_S
-        evidence = gather(book, places, published, since_seq)
-        findings, accounting = compare(evidence), book.accounting()
+            pending, complete = asyncio.run(reports_pending(endpoints)), system_monotonic() + STORED_S
+        verification = gather(results, endpoints, published, since_seq)
+        findings, accounting = compare(verification), results.accounting()
         balanced = (
             accounting["accepted"] == accounting["settled"] == len(published)
             and accounting["in_flight"] == accounting["residual"] == 0
@@ -313,17 +326,17 @@ def _conclude(
         if (balanced and not findings and system_monotonic() >= complete) or system_monotonic() > deadline:
             break
         time.sleep(POLL_S)
-    screen.table(book.report())
-    if places.simulator is None:
+    screen.table(results.report())
+    if endpoints.simulator is None:
         screen.line("compared", "nothing: --simulator names no vendors' log to hold it against")
     elif not findings:
-        kinds = Counter(kind for kind, id_ in evidence.accepts if id_ not in evidence.others)
+        kinds = Counter(kind for kind, id_ in verification.accepts if id_ not in verification.others)
         sums = ", ".join(f"{kind} {kinds[kind]:,}" for kind in sorted(kinds))
         screen.line(
             "compared", f"the vendors accepted {sums}: each is recorded as sent, none is missing, none came twice"
         )
-        if places.mailbox is not None:
-            screen.line("compared", f"{len(evidence.mails):,} mails are in the mailbox: every one that was sent")
+        if endpoints.mailbox is not None:
+            screen.line("compared", f"{len(verification.mails):,} mails are in the mailbox: every one that was sent")
     return balanced, findings, accounting
 
 
@@ -334,11 +347,13 @@ def _read(path: Path) -> str:
         raise DemoError(f"cannot read {path}: {exc.strerror}; give the directory with --examples") from exc
 
 
-def _external(api: str | None, api_key: str | None, tenant: str, simulator: str | None, mailbox: str | None) -> Places:
+def _external(
+    api: str | None, api_key: str | None, tenant: str, simulator: str | None, mailbox: str | None
+) -> DemoEndpoints:
     settings = load_settings()
     if api_key is None:
         raise DemoError("--external needs --api-key, a key of the tenant whose data the demo may write")
-    return Places(
+    return DemoEndpoints(
         api=api or f"http://{settings.api.host}:{settings.api.port}", api_key=api_key, tenant=tenant, kafka=settings.kafka,
         clickhouse=settings.clickhouse, simulator=simulator, mailbox=mailbox,
     )  # fmt: skip
@@ -377,7 +392,7 @@ def demo(
         endpoints = running.endpoints
         screen.line("stack", f"{len(endpoints['pids'])} processes are ready, logs in {state_dir / 'logs'}")
         closing = [("running", f"API {endpoints['api']}, mails {endpoints['mailbox']}; stop it with heliograph down")]
-        agrees = run(local_places(endpoints), examples, screen, closing if keep else ())
+        agrees = run(local_endpoints(endpoints), examples, screen, closing if keep else ())
     finally:
         # a stack that was running before is somebody's
         if running.started_here and not keep:

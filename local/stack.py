@@ -19,7 +19,7 @@ from local import LocalStackError, PortError, StartError
 from local.supervisor.layout import PORT_NAMES
 from local.supervisor.ports import FIRST_EPHEMERAL_PORT
 from local.supervisor.processes import Identity, cap_log, die_with_parent, last_line
-from local.supervisor.state import StateFiles, end_strays, make_directory
+from local.supervisor.state import StateFiles, end_leftovers, make_directory
 from runtime.clock import system_monotonic
 from runtime.proxies import spare_loopback
 from runtime.settings import read_toml
@@ -133,9 +133,9 @@ def down(state_dir: Path = DEFAULT_STATE_DIR, timeout_s: float = STOP_TIMEOUT_S)
     supervisor = files.holder()
     if supervisor is not None:
         _stop_supervisor(supervisor, timeout_s)
-    strays = end_strays(files) if files.status.exists() else []
+    leftovers = end_leftovers(files) if files.status.exists() else []
     files.endpoints.unlink(missing_ok=True)
-    return supervisor is not None or bool(strays)
+    return supervisor is not None or bool(leftovers)
 
 
 def hold(stack: RunningStack) -> int:

@@ -22,7 +22,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from replay.plan import Subject
+from replay.plan import StoredMessage
 from replay.times import UsageError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
@@ -34,7 +34,7 @@ MAX_SHOWN = 20
 """Messages on the screen; --json has them all."""
 
 
-class Verdict(StrEnum):
+class AccountMatch(StrEnum):
     """What the account is to a message; in the order they are shown in."""
 
     TAKEN = "taken"
@@ -44,7 +44,7 @@ class Verdict(StrEnum):
     NOT_RENDERED = "not_rendered"
 
 
-_COMPARED = (Verdict.TAKEN, Verdict.SAME_ACCOUNT)
+_COMPARED = (AccountMatch.TAKEN, AccountMatch.SAME_ACCOUNT)
 
 
 class Rendered(NamedTuple):
@@ -70,7 +70,7 @@ class Line:
     platform: str | None
     state: str
     before: str | None
-    verdict: Verdict
+    verdict: AccountMatch
     why: str
     price_before: Decimal | None
     currency_before: str | None
@@ -122,67 +122,71 @@ class AccountReport:
         """Messages that were suppressed, cancelled, expired or a dry run: no account had them."""
 
     def add(
-        self, rendered: Iterable[Rendered], subjects: Sequence[Subject], *, filtered: bool,
+        self, rendered: Iterable[Rendered], stored_messages: Sequence[StoredMessage], *, filtered: bool,
         would: Iterable[Rendered] | None = None,
     ) -> None:  # fmt: skip
         """One notification: its messages as rendered, as ClickHouse has them, and with another version (None: the same)."""
         before = {message.message_id: message for message in rendered}
         after = before if would is None else {message.message_id: message for message in would}
-        known = {subject.message_id: subject for subject in subjects if subject.message_id is not None}
-        whole = next((subject for subject in subjects if subject.message_id is None), None)
+        known = {stored.message_id: stored for stored in stored_messages if stored.message_id is not None}
+        whole = next((stored for stored in stored_messages if stored.message_id is None), None)
         for message_id in dict.fromkeys([*before, *after, *known]):
-            subject = known.get(message_id, whole)
+            stored = known.get(message_id, whole)
             message = after.get(message_id) or before.get(message_id)
-            if filtered and not (subject and subject.selected):
+            if filtered and not (stored and stored.selected):
                 continue
-            account = subject.provider if subject else ""
-            if subject and not account and subject.state in _DECIDED_AGAINST:
+            account = stored.provider if stored else ""
+            if stored and not account and stored.state in _DECIDED_AGAINST:
                 self.decided_against += 1
             elif message is not None:
                 fails = message_id not in after
-                self._add(message, subject, account or None, self._verdict(message, account, fails=fails))
-            elif account and subject:
-                lost = Rendered(subject.notification_id, message_id, subject.channel, None)
-                self._add(lost, subject, account, self._verdict_lost(lost, account))
+                self._add(message, stored, account or None, self._match(message, account, fails=fails))
+            elif account and stored:
+                lost = Rendered(stored.notification_id, message_id, stored.channel, None)
+                self._add(lost, stored, account, self._match_lost(lost, account))
 
-    def _verdict(self, message: Rendered, before: str, *, fails: bool) -> tuple[Verdict, str]:
+    def _match(self, message: Rendered, before: str, *, fails: bool) -> tuple[AccountMatch, str]:
         if fails:
-            return Verdict.NOT_RENDERED, "the other version cannot be rendered"
+            return AccountMatch.NOT_RENDERED, "the other version cannot be rendered"
         if before == self.account.name:
-            return Verdict.SAME_ACCOUNT, ""
+            return AccountMatch.SAME_ACCOUNT, ""
         if message.channel != self.account.channel:
-            return Verdict.NOT_REACHABLE, "another channel"
+            return AccountMatch.NOT_REACHABLE, "another channel"
         if self._served is None:
-            return Verdict.TAKEN, ""
+            return AccountMatch.TAKEN, ""
         if message.platform is None:
             # As the senders do: without a platform it is one of the first account's kind.
             if self._served == platforms_of(self._first):
-                return Verdict.TAKEN, ""
-            return Verdict.NOT_REACHABLE, "no platform given, so the first account's"
-        return (Verdict.TAKEN, "") if message.platform in self._served else (Verdict.NOT_REACHABLE, "another platform")
+                return AccountMatch.TAKEN, ""
+            return AccountMatch.NOT_REACHABLE, "no platform given, so the first account's"
+        return (
+            (AccountMatch.TAKEN, "")
+            if message.platform in self._served
+            else (AccountMatch.NOT_REACHABLE, "another platform")
+        )
 
-    def _verdict_lost(self, message: Rendered, before: str) -> tuple[Verdict, str]:
+    def _match_lost(self, message: Rendered, before: str) -> tuple[AccountMatch, str]:
         """Of a message that went out and would not be rendered today: the platform is that of the account it had."""
         if before == self.account.name or message.channel != self.account.channel or self._served is None:
-            return self._verdict(message, before, fails=False)
+            return self._match(message, before, fails=False)
         had = self._providers.get(before)
         served = platforms_of(had) if had is not None else None
         if not served:
-            return Verdict.UNKNOWN, "the device's platform is not known any more"
+            return AccountMatch.UNKNOWN, "the device's platform is not known any more"
         if served <= self._served:
-            return Verdict.TAKEN, ""
+            return AccountMatch.TAKEN, ""
         if served & self._served:
-            return Verdict.UNKNOWN, "the device's platform is not known any more"
-        return Verdict.NOT_REACHABLE, "another platform"
+            return AccountMatch.UNKNOWN, "the device's platform is not known any more"
+        return AccountMatch.NOT_REACHABLE, "another platform"
 
     def _add(
-        self, message: Rendered, subject: Subject | None, before: str | None, verdict: tuple[Verdict, str]
+        self, message: Rendered, stored: StoredMessage | None, before: str | None, verdict: tuple[AccountMatch, str]
     ) -> None:  # fmt: skip
         had = self._providers.get(before) if before else None
         takes = self.account if verdict[0] in _COMPARED else None
         self.lines.append(
             Line(
-                *message, subject.state if subject else "", before, *verdict,
+                *message, stored.state if stored else "", before, *verdict,
                 had.price_per_message if had else None, had.currency if had else None,
                 takes.price_per_message if takes else None, takes.currency if takes else None,
             )
@@ -191,9 +195,9 @@ class AccountReport:
     # -- what it comes to -------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """Messages by verdict."""
+        """Messages by match."""
         found = Counter(line.verdict for line in self.lines)
-        return {verdict.value: found[verdict] for verdict in Verdict}
+        return {match.value: found[match] for match in AccountMatch}
 
     def costs(self) -> tuple[Cost, Cost]:
         """Before and after, of the same messages: those that the account takes or had."""
@@ -215,13 +219,13 @@ class AccountReport:
 
     def text(self) -> Iterator[str]:
         """For people: some messages, then the sums."""
-        order = list(Verdict)
+        order = list(AccountMatch)
         shown = sorted(self.lines, key=lambda line: order.index(line.verdict))[:MAX_SHOWN]
         yield from (self._sentence(line) for line in shown)
         if len(self.lines) > len(shown):
             yield f"... and {len(self.lines) - len(shown)} more; --json shows them all"
         counts, (before, after) = self.counts(), self.costs()
-        reasons = Counter(line.why for line in self.lines if line.verdict is Verdict.NOT_REACHABLE)
+        reasons = Counter(line.why for line in self.lines if line.verdict is AccountMatch.NOT_REACHABLE)
         why = "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
         parts = [
             f"{counts['taken']} taken", f"{counts['same_account']} went through it already",
@@ -243,7 +247,7 @@ class AccountReport:
         if line.verdict not in _COMPARED:
             return f"{began}, {line.verdict.replace('_', ' ')} ({line.why})"
         prices = f"{_price(line.price_before, line.currency_before)} -> {_price(line.price_after, line.currency_after)}"
-        if line.verdict is Verdict.SAME_ACCOUNT:
+        if line.verdict is AccountMatch.SAME_ACCOUNT:
             return f"{began}, the same account ({_price(line.price_after, line.currency_after)})"
         return f"{began} -> {self.account.name} ({prices})"
 

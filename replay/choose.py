@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from replay.plan import Decision, Item, Place, Plan, Row, Subject, decide_message, decide_request
+from replay.plan import Decision, Item, Plan, RecordPosition, Row, StoredMessage, decide_message, decide_request
 from replay.records import decoded_message, decoded_request
 from replay.source import scan
 from replay.store import Letter, ReplayStore
@@ -24,7 +24,7 @@ from schemas.identity import hour_of
 from schemas.topics import DAY_MS, Topic, catalogue, ledger_ms
 
 REPLAYABLE = ("NotificationRequest", "ChannelMessage")
-Told = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +66,38 @@ def check_range(since: int, until: int, now: int, resend: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    place: Place
+    position: RecordPosition
     request: NotificationRequest
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    place: Place
+    position: RecordPosition
     message: ChannelMessage
 
 
-def choose(kafka: KafkaSettings, store: ReplayStore, selection: Selection, now: int, told: Told) -> Plan:
+def build_plan(
+    kafka: KafkaSettings, store: ReplayStore, selection: Selection, now: int, on_progress: ProgressCallback
+) -> Plan:
     """The plan for a stretch of a topic."""
     topic = check_topic(selection.topic)
     plan = Plan()
     if topic.record == "NotificationRequest":
-        requests = _requests(kafka, selection, plan, told)
+        requests = _requests(kafka, selection, plan, on_progress)
         _plan_requests(store, selection, requests, plan, now)
     else:
-        messages = _messages(kafka, selection, plan, told)
+        messages = _messages(kafka, selection, plan, on_progress)
         _plan_messages(store, selection, messages, plan, now)
-    plan.items.sort(key=lambda item: (item.place.topic, item.place.partition, item.place.offset))
+    plan.items.sort(key=lambda item: (item.position.topic, item.position.partition, item.position.offset))
     return plan
 
 
-def _requests(kafka: KafkaSettings, selection: Selection, plan: Plan, told: Told) -> dict[str, _Request]:
+def _requests(
+    kafka: KafkaSettings, selection: Selection, plan: Plan, on_progress: ProgressCallback
+) -> dict[str, _Request]:
     """By notification: of several records of one, the first of the highest generation. Copies of replays do not count."""
     found: dict[str, _Request] = {}
-    for record in scan(kafka, selection.topic, selection.since, selection.until, told):
+    for record in scan(kafka, selection.topic, selection.since, selection.until, on_progress):
         plan.looked_at += 1
         request = decoded_request(record.value)
         if request is None:
@@ -103,20 +107,22 @@ def _requests(kafka: KafkaSettings, selection: Selection, plan: Plan, told: Told
             continue
         known = found.get(request["notification_id"])
         if known is None or known.request.get("generation", 0) < request.get("generation", 0):
-            found[request["notification_id"]] = _Request(Place(*record[:3]), _small_request(request))
+            found[request["notification_id"]] = _Request(RecordPosition(*record[:3]), _small_request(request))
     return found
 
 
-def _messages(kafka: KafkaSettings, selection: Selection, plan: Plan, told: Told) -> dict[str, _Message]:
+def _messages(
+    kafka: KafkaSettings, selection: Selection, plan: Plan, on_progress: ProgressCallback
+) -> dict[str, _Message]:
     """By message: the last of its records."""
     found: dict[str, _Message] = {}
-    for record in scan(kafka, selection.topic, selection.since, selection.until, told):
+    for record in scan(kafka, selection.topic, selection.since, selection.until, on_progress):
         plan.looked_at += 1
         message = decoded_message(record.value)
         if message is None:
             plan.unreadable += 1
         elif not selection.tenant or message["tenant"] == selection.tenant:
-            found[message["message_id"]] = _Message(Place(*record[:3]), _small_message(message))
+            found[message["message_id"]] = _Message(RecordPosition(*record[:3]), _small_message(message))
     return found
 
 
@@ -141,13 +147,13 @@ def _plan_requests(
 ) -> None:  # fmt: skip
     for hour, nids in _by_hour(found):
         tenants = {found[nid].request["tenant"] for nid in nids}
-        subjects = store.subjects(hour, tenants, nids, selection.condition)
+        stored_messages = store.stored_messages(hour, tenants, nids, selection.condition)
         generations = store.generations(hour)
         for nid in sorted(nids):
             one = found[nid]
             known = max(generations.get(nid, 0), one.request.get("generation", 0))
             item, decided = decide_request(
-                one.place, one.request, subjects.get(nid, []), resend=selection.resend, filtered=selection.filtered,
+                one.position, one.request, stored_messages.get(nid, []), resend=selection.resend, filtered=selection.filtered,
                 now=now, known_generation=known,
             )  # fmt: skip
             plan.add((_above(item, known, selection), decided))
@@ -162,20 +168,20 @@ def _plan_messages(
     for hour, nids in _by_hour(by_notification):
         ids_of_hour = [message_id for nid in sorted(nids) for message_id in by_notification[nid]]
         tenants = {found[message_id].message["tenant"] for message_id in ids_of_hour}
-        subjects = _by_message(store.subjects(hour, tenants, nids, selection.condition))
+        stored_messages = _by_message(store.stored_messages(hour, tenants, nids, selection.condition))
         generations = store.generations(hour)
         for message_id in ids_of_hour:
             one = found[message_id]
             known = max(generations.get(one.message["notification_id"], 0), one.message["generation"])
             item, decided = decide_message(
-                one.place, one.message, subjects.get(message_id), resend=selection.resend,
+                one.position, one.message, stored_messages.get(message_id), resend=selection.resend,
                 filtered=selection.filtered, now=now,
             )  # fmt: skip
             plan.add((_above(item, known, selection), decided))
 
 
-def _by_message(subjects: dict[str, list[Subject]]) -> dict[str, Subject]:
-    return {s.message_id: s for of_one in subjects.values() for s in of_one if s.message_id}
+def _by_message(stored_messages: dict[str, list[StoredMessage]]) -> dict[str, StoredMessage]:
+    return {s.message_id: s for of_one in stored_messages.values() for s in of_one if s.message_id}
 
 
 def _above(item: Item | None, known: int, selection: Selection) -> Item | None:
@@ -216,7 +222,7 @@ class _Given:
     """What counts of a letter, without its bytes: a million of them would not fit."""
 
     letter_id: str
-    place: Place
+    position: RecordPosition
     tenant: str
     attempts: int
     occurred_at: int
@@ -237,7 +243,7 @@ def _given(letter: Letter) -> _Given:
     message = decoded_message(letter.record.value) if letter.stage == "sender" else None
     request = decoded_request(letter.record.value) if letter.stage == "router" else None
     return _Given(
-        letter.letter_id, Place(*letter.record[:3]), letter.tenant, letter.attempts, letter.occurred_at,
+        letter.letter_id, RecordPosition(*letter.record[:3]), letter.tenant, letter.attempts, letter.occurred_at,
         None if message is None else _small_message(message), None if request is None else _small_request(request),
     )  # fmt: skip
 
@@ -253,7 +259,7 @@ def choose_letters(store: ReplayStore, letters: Iterable[Letter], now: int) -> P
             continue
         given = _given(letter)
         if given.about is None:  # bytes as they were: nothing is known of them
-            plan.items.append(Item(given.place, given.tenant, None, letter_id=given.letter_id))
+            plan.items.append(Item(given.position, given.tenant, None, letter_id=given.letter_id))
             plan.count(Row(letter.stage, "dead letter", letter.reason, Decision.TRY), letter.letter_id)
         elif given.about not in latest or latest[given.about].occurred_at < given.occurred_at:
             latest[given.about] = given
@@ -263,30 +269,30 @@ def choose_letters(store: ReplayStore, letters: Iterable[Letter], now: int) -> P
         by_notification.setdefault(given.notification_id, []).append(given)
     for hour, nids in _by_hour(by_notification):
         mine = [given for nid in sorted(nids) for given in by_notification[nid]]
-        subjects = store.subjects(hour, {given.tenant for given in mine}, nids, Condition())
+        stored_messages = store.stored_messages(hour, {given.tenant for given in mine}, nids, Condition())
         generations = store.generations(hour)
-        by_message = _by_message(subjects)
+        by_message = _by_message(stored_messages)
         for given in mine:
-            plan.add(_decide_letter(given, subjects, by_message, generations, now))
-    plan.items.sort(key=lambda item: (item.place.topic, item.place.partition, item.place.offset))
+            plan.add(_decide_letter(given, stored_messages, by_message, generations, now))
+    plan.items.sort(key=lambda item: (item.position.topic, item.position.partition, item.position.offset))
     return plan
 
 
 def _decide_letter(
-    given: _Given, subjects: dict[str, list[Subject]], by_message: dict[str, Subject], generations: dict[str, int],
+    given: _Given, stored_messages: dict[str, list[StoredMessage]], by_message: dict[str, StoredMessage], generations: dict[str, int],
     now: int,
-) -> tuple[Item | None, list[tuple[Subject, Decision]]]:  # fmt: skip
+) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:  # fmt: skip
     if given.message is not None:
-        subject = by_message.get(given.message["message_id"])
+        stored = by_message.get(given.message["message_id"])
         # Beyond the attempts of the letter, lest a new outcome stand beside an old one of the same attempt.
-        attempt = max(given.attempts, subject.attempts if subject else 0) + 1
+        attempt = max(given.attempts, stored.attempts if stored else 0) + 1
         return decide_message(
-            given.place, given.message, subject, resend=False, filtered=False, now=now, attempt=attempt,
+            given.position, given.message, stored, resend=False, filtered=False, now=now, attempt=attempt,
             letter_id=given.letter_id,
         )  # fmt: skip
     assert given.request is not None
     nid = given.request["notification_id"]
     return decide_request(
-        given.place, given.request, subjects.get(nid, []), resend=False, filtered=False, now=now,
+        given.position, given.request, stored_messages.get(nid, []), resend=False, filtered=False, now=now,
         letter_id=given.letter_id, known_generation=generations.get(nid, 0),
     )  # fmt: skip

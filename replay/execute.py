@@ -33,7 +33,7 @@ class Confirm(Protocol):
 
 
 def execute(
-    kafka: KafkaSettings, store: ReplayStore, replay: Replay, rate: float, told: Callable[[int], None], *,
+    kafka: KafkaSettings, store: ReplayStore, replay: Replay, rate: float, on_progress: Callable[[int], None], *,
     confirm: Confirm | None = None, crash_at: str | None = None, clock: Clock = system_clock,
     monotonic: Monotonic = system_monotonic,
 ) -> Replay:  # fmt: skip
@@ -62,7 +62,7 @@ def execute(
                 state="running", error="",
             )  # fmt: skip
             store.write(replay)
-            told(replay.published)
+            on_progress(replay.published)
             crash_point("after_replay_batch", crash_at)
         replay = replay.moved(clock(), state="finished", finished_at=clock())
         store.write(replay)
@@ -77,13 +77,13 @@ def execute(
 
 def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[tuple[Item, ConsumerRecord]]:
     """The records of a batch that are still kept."""
-    kept = reader.read([item.place for item in items if item.letter_id is None])
+    kept = reader.read([item.position for item in items if item.letter_id is None])
     ids = [item.letter_id for item in items if item.letter_id is not None]
-    letters = store.letters_by_id(ids, [item.place.topic for item in items]) if ids else {}
+    letters = store.letters_by_id(ids, [item.position.topic for item in items]) if ids else {}
     found: list[tuple[Item, ConsumerRecord]] = []
     for item in items:
         if item.letter_id is None:
-            record = kept.get(item.place)
+            record = kept.get(item.position)
         else:
             record = letters[item.letter_id].record if item.letter_id in letters else None
         if record is not None:

@@ -1,6 +1,6 @@
-"""The generations of a resend, claimed and confirmed as POST /v1/notifications/{id}/resend does it.
+"""The generations of a resend, reserved and confirmed as POST /v1/notifications/{id}/resend does it.
 
-A claim is made before the plan is written down and confirmed when its record is in Kafka: the plan holds the number, so a
+A reservation is made before the plan is written down and confirmed when its record is in Kafka: the plan holds the number, so a
 resend that is resumed, or run twice at once, sends each message once.
 May import producers.reference. Never: a record.
 """
@@ -43,21 +43,21 @@ class Generations:
         self._runner.run(self._database.close())
         self._runner.close()
 
-    def claim(self, items: Sequence[Item]) -> list[Item]:
+    def reserve(self, items: Sequence[Item]) -> list[Item]:
         """The items with the generation each is to have. Raises UnavailableError."""
         above: dict[tuple[str, str], int] = {}
         for item in items:
             key = _key(item)
             above[key] = max(above.get(key, 0), item.generation)
-        claimed = self._runner.run(self._claim(above))
-        return [replace(item, generation=claimed[_key(item)]) for item in items]
+        reserved = self._runner.run(self._reserve(above))
+        return [replace(item, generation=reserved[_key(item)]) for item in items]
 
-    async def _claim(self, above: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    async def _reserve(self, above: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(tenant: str, nid: str, known: int) -> int:
             async with turns:
-                return await self._resends.claim(tenant, nid, known)
+                return await self._resends.reserve(tenant, nid, known)
 
         numbers = await asyncio.gather(*(one(*key, known) for key, known in above.items()))
         return dict(zip(above, numbers, strict=True))
@@ -66,8 +66,8 @@ class Generations:
         """These generations are in Kafka. Raises UnavailableError: the batch is then published again, which changes nothing."""
         self._runner.run(self._confirm({(*_key(item), item.generation) for item in items}))
 
-    async def _confirm(self, claims: set[tuple[str, str, int]]) -> None:
-        await asyncio.gather(*(self._resends.confirm(*claim) for claim in claims))
+    async def _confirm(self, reservations: set[tuple[str, str, int]]) -> None:
+        await asyncio.gather(*(self._resends.confirm(*reservation) for reservation in reservations))
 
 
 def _key(item: Item) -> tuple[str, str]:

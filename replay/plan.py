@@ -49,7 +49,7 @@ class Decision(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class StoredMessage:
     """A message as ClickHouse has it; message_id None: the notification as a whole, which has no messages."""
 
     notification_id: str
@@ -66,7 +66,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RecordPosition:
     """Where a record stands."""
 
     topic: str
@@ -78,7 +78,7 @@ class Place:
 class Item:
     """One record that will be published."""
 
-    place: Place
+    position: RecordPosition
     tenant: str
     notification_id: str | None
     message_id: str | None = None
@@ -120,20 +120,20 @@ class Plan:
         if len(kept) < SAMPLES:
             kept.append(sample)
 
-    def add(self, decided: tuple[Item | None, Sequence[tuple[Subject, Decision]]]) -> None:
+    def add(self, decided: tuple[Item | None, Sequence[tuple[StoredMessage, Decision]]]) -> None:
         """Take in what was decided about one record."""
-        item, subjects = decided
+        item, stored_messages = decided
         if item is not None:
             self.items.append(item)
-        for subject, decision in subjects:
+        for stored, decision in stored_messages:
             note = (
                 "an attempt is in doubt: it may have arrived"
-                if decision.publishes and subject.possible_duplicate
+                if decision.publishes and stored.possible_duplicate
                 else ""
             )
             self.count(
-                Row(subject.channel, subject.state, subject.reason, decision, note),
-                subject.message_id or subject.notification_id,
+                Row(stored.channel, stored.state, stored.reason, decision, note),
+                stored.message_id or stored.notification_id,
             )
 
     def messages(self, *decisions: Decision) -> int:
@@ -171,22 +171,22 @@ def _by_state(state: str, resend: bool) -> Decision:
 
 
 def decide_request(
-    place: Place, request: NotificationRequest, subjects: Sequence[Subject], *, resend: bool, filtered: bool, now: int,
+    position: RecordPosition, request: NotificationRequest, stored_messages: Sequence[StoredMessage], *, resend: bool, filtered: bool, now: int,
     known_generation: int = 0, letter_id: str | None = None,
-) -> tuple[Item | None, list[tuple[Subject, Decision]]]:  # fmt: skip
+) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:  # fmt: skip
     """The item, if there is anything to try, and what becomes of every selected message.
 
     The unit is a notification's channel: with messages to try on one channel and messages sent on another, the copy names
     the first channel only.
     """
     nid, generation = request["notification_id"], request.get("generation", 0)
-    if not subjects:
+    if not stored_messages:
         if filtered:  # a condition over what is not there holds for nothing
             return None, []
-        subjects = [Subject(nid, None, "", "")]
+        stored_messages = [StoredMessage(nid, None, "", "")]
         decisions = [Decision.UNKNOWN if resend else Decision.TRY]
     else:
-        decisions = [_by_state(subject.state, resend) for subject in subjects]
+        decisions = [_by_state(stored.state, resend) for stored in stored_messages]
     expires_at = request.get("expires_at")
     if generation < known_generation and not resend:
         decisions = [Decision.RESENT if d.publishes else d for d in decisions]
@@ -195,15 +195,15 @@ def decide_request(
     elif request.get("dry_run"):
         decisions = [Decision.NEVER if d.publishes else d for d in decisions]
     elif not resend:
-        decisions = _not_twice(request, subjects, decisions)
-    chosen = [(s, d) for s, d in zip(subjects, decisions, strict=True) if s.selected]
+        decisions = _not_twice(request, stored_messages, decisions)
+    chosen = [(s, d) for s, d in zip(stored_messages, decisions, strict=True) if s.selected]
     to_try = [s for s, d in chosen if d.publishes]
     if not to_try:
         return None, chosen
     channels = {s.channel for s in to_try if s.channel}
-    everything = channels == {s.channel for s in subjects}
+    everything = channels == {s.channel for s in stored_messages}
     return Item(
-        place, request["tenant"], nid, letter_id=letter_id, generation=generation,
+        position, request["tenant"], nid, letter_id=letter_id, generation=generation,
         channels=() if everything else tuple(sorted(channels)),
         messages=tuple(s.message_id for s in to_try if s.message_id),
     ), chosen  # fmt: skip
@@ -213,13 +213,19 @@ def _has_one_address(channel: str) -> bool:
     return channel in ROWS and ROWS[channel].one_address
 
 
-def _not_twice(request: NotificationRequest, subjects: Sequence[Subject], decisions: list[Decision]) -> list[Decision]:
+def _not_twice(
+    request: NotificationRequest, stored_messages: Sequence[StoredMessage], decisions: list[Decision]
+) -> list[Decision]:
     """Beside a message that somebody has or may get, what could reach the same person on the same way is not tried.
 
     A user has one address and one number: two messages on such a channel are two generations, or an address changed.
     Devices are messages of their own. With first_available one message that went out is enough.
     """
-    out = {s.channel for s, d in zip(subjects, decisions, strict=True) if not d.publishes and d is not Decision.NEVER}
+    out = {
+        s.channel
+        for s, d in zip(stored_messages, decisions, strict=True)
+        if not d.publishes and d is not Decision.NEVER
+    }
     if not out:
         return decisions
     given = [address["channel"] for address in request.get("addresses", ())]
@@ -227,40 +233,40 @@ def _not_twice(request: NotificationRequest, subjects: Sequence[Subject], decisi
     first = request.get("strategy") == "first_available"
     return [
         Decision.SENT if d.publishes and (first or s.channel in closed) else d
-        for s, d in zip(subjects, decisions, strict=True)
+        for s, d in zip(stored_messages, decisions, strict=True)
     ]
 
 
 def decide_message(
-    place: Place, message: ChannelMessage, subject: Subject | None, *, resend: bool, filtered: bool, now: int,
+    position: RecordPosition, message: ChannelMessage, stored: StoredMessage | None, *, resend: bool, filtered: bool, now: int,
     attempt: int = 0, letter_id: str | None = None,
-) -> tuple[Item | None, list[tuple[Subject, Decision]]]:  # fmt: skip
+) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:  # fmt: skip
     """The same for a message that was rendered already."""
-    if subject is None:
+    if stored is None:
         if filtered:
             return None, []
-        subject = Subject(message["notification_id"], message["message_id"], message["channel"], "")
+        stored = StoredMessage(message["notification_id"], message["message_id"], message["channel"], "")
         decision = Decision.UNKNOWN if resend else Decision.TRY
-    elif not subject.selected:
+    elif not stored.selected:
         return None, []
     else:
-        decision = _by_state(subject.state, resend)
+        decision = _by_state(stored.state, resend)
     expires_at = message["expires_at"]
     if decision.publishes and expires_at is not None and expires_at <= now:
         decision = Decision.EXPIRED
-    chosen = [(subject, decision)]
+    chosen = [(stored, decision)]
     if not decision.publishes:
         return None, chosen
     return Item(
-        place, message["tenant"], message["notification_id"], message["message_id"], letter_id,
+        position, message["tenant"], message["notification_id"], message["message_id"], letter_id,
         generation=message["generation"], attempt=attempt, messages=(message["message_id"],),
-        possible_duplicate=message["possible_duplicate"] or subject.possible_duplicate,
+        possible_duplicate=message["possible_duplicate"] or stored.possible_duplicate,
     ), chosen  # fmt: skip
 
 
-def by_notification(subjects: Sequence[Subject]) -> Mapping[str, list[Subject]]:
+def by_notification(stored_messages: Sequence[StoredMessage]) -> Mapping[str, list[StoredMessage]]:
     """Subjects, grouped."""
-    found: dict[str, list[Subject]] = {}
-    for subject in subjects:
-        found.setdefault(subject.notification_id, []).append(subject)
+    found: dict[str, list[StoredMessage]] = {}
+    for stored in stored_messages:
+        found.setdefault(stored.notification_id, []).append(stored)
     return found

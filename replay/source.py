@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from replay.plan import Place
+from replay.plan import RecordPosition
 from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
@@ -16,16 +16,16 @@ from runtime.kafka.consumer import Consumer
 from runtime.records import ConsumerRecord
 from runtime.settings import KafkaSettings
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 """Without a record from a partition that has some."""
 _FAR = 20_000
 """Offsets worth reading over rather than starting anew."""
 
 
 def scan(
-    settings: KafkaSettings, topic: str, since: int, until: int, told: Callable[[int, int], None]
+    settings: KafkaSettings, topic: str, since: int, until: int, on_progress: Callable[[int, int], None]
 ) -> Iterator[ConsumerRecord]:
-    """Every record that the topic took in [since, until); `told(read, of)` hears how far it is. Raises UnavailableError."""
+    """Every record that the topic took in [since, until); `on_progress(read, of)` hears how far it is. Raises UnavailableError."""
     consumer = Consumer(settings, client_id="replay-scan", group=None, queued_kbytes=65_536, detect_eof=True)
     try:
         partitions = consumer.partitions_for_topic(topic)
@@ -47,9 +47,9 @@ def scan(
             left -= consumer.eof_partitions
             if records:
                 heard = system_monotonic()
-                told(read, total)
-            elif system_monotonic() > heard + PATIENCE_S:
-                raise UnavailableError(f"{topic} gives nothing more within {PATIENCE_S:.0f} s; is Kafka well?")
+                on_progress(read, total)
+            elif system_monotonic() > heard + TIMEOUT_S:
+                raise UnavailableError(f"{topic} gives nothing more within {TIMEOUT_S:.0f} s; is Kafka well?")
     finally:
         consumer.close()
 
@@ -63,16 +63,16 @@ class Reader:
         self._next = 0
         self._read: deque[ConsumerRecord] = deque()
 
-    def read(self, places: Sequence[Place]) -> dict[Place, ConsumerRecord]:
+    def read(self, positions: Sequence[RecordPosition]) -> dict[RecordPosition, ConsumerRecord]:
         """What is still there of these. Raises UnavailableError."""
-        found: dict[Place, ConsumerRecord] = {}
+        found: dict[RecordPosition, ConsumerRecord] = {}
         wanted: dict[Partition, list[int]] = {}
-        for place in places:
-            wanted.setdefault((place.topic, place.partition), []).append(place.offset)
+        for position in positions:
+            wanted.setdefault((position.topic, position.partition), []).append(position.offset)
         for partition, offsets in wanted.items():
             for record in self._records(partition, min(offsets), max(offsets)):
-                found[Place(record.topic, record.partition, record.offset)] = record
-        return {place: found[place] for place in places if place in found}
+                found[RecordPosition(record.topic, record.partition, record.offset)] = record
+        return {position: found[position] for position in positions if position in found}
 
     def _records(self, partition: Partition, first: int, last: int) -> Iterator[ConsumerRecord]:
         low, high = self._consumer.watermark_offsets(partition)
@@ -90,8 +90,8 @@ class Reader:
                 self._read.extend(self._consumer.consume(2_000, 0.2))
                 if not self._read and partition in self._consumer.eof_partitions:
                     return
-                if not self._read and system_monotonic() > heard + PATIENCE_S:
-                    raise UnavailableError(f"{partition[0]} gives nothing within {PATIENCE_S:.0f} s; is Kafka well?")
+                if not self._read and system_monotonic() > heard + TIMEOUT_S:
+                    raise UnavailableError(f"{partition[0]} gives nothing within {TIMEOUT_S:.0f} s; is Kafka well?")
                 continue
             heard = system_monotonic()
             if self._read[0].offset > last:  # a gap: what was wanted is not there

@@ -12,7 +12,7 @@ from datetime import UTC
 from typing import Any
 from uuid import UUID
 
-from replay.plan import Item, Place, Subject
+from replay.plan import Item, RecordPosition, StoredMessage
 from replay.times import UsageError
 from replay.where import Condition
 from runtime.records import ConsumerRecord
@@ -123,23 +123,23 @@ class ReplayStore:
 
     # -- what is known ----------------------------------------------------------------------------------------------
 
-    def subjects(
+    def stored_messages(
         self, hour: int, tenants: Iterable[str], notification_ids: set[str], condition: Condition
-    ) -> dict[str, list[Subject]]:
+    ) -> dict[str, list[StoredMessage]]:
         """The messages of these notifications of one hour, by notification; all with `selected` by the condition."""
         few = [_hex(nid) for nid in notification_ids] if len(notification_ids) <= _IDS_PER_QUERY else []
         some = sorted(set(tenants))
         parameters = {"hour": hour, "tenants": some if len(some) <= _TENANTS_PER_QUERY else [], "ids": few}
-        found: dict[str, list[Subject]] = {}
+        found: dict[str, list[StoredMessage]] = {}
         for row in self._stream("replay_subjects", parameters, condition):
             nid = str(UUID(row["id"]))
             if nid in notification_ids:
-                subject = Subject(
+                stored = StoredMessage(
                     nid, row["message"] or None, row["channel"], row["state"], row["reason"], row["attempts"],
                     row["template_version"], row["possible_duplicate"], bool(row["selected"]),
                     row["provider"],
                 )  # fmt: skip
-                found.setdefault(nid, []).append(subject)
+                found.setdefault(nid, []).append(stored)
         return found
 
     def generations(self, hour: int) -> dict[str, int]:
@@ -191,8 +191,8 @@ class ReplayStore:
             self._insert(
                 "replay_items", _ITEM_COLUMNS,
                 [
-                    [UUID(replay_id).bytes] * count, list(range(start, start + count)), [i.place.topic for i in chunk],
-                    [i.place.partition for i in chunk], [i.place.offset for i in chunk], [i.tenant for i in chunk],
+                    [UUID(replay_id).bytes] * count, list(range(start, start + count)), [i.position.topic for i in chunk],
+                    [i.position.partition for i in chunk], [i.position.offset for i in chunk], [i.tenant for i in chunk],
                     [_id(i.notification_id) for i in chunk], [_id(i.message_id) for i in chunk],
                     [_id(i.letter_id) for i in chunk], [list(i.channels) for i in chunk],
                     [i.generation for i in chunk], [i.attempt for i in chunk], [i.possible_duplicate for i in chunk],
@@ -208,7 +208,7 @@ class ReplayStore:
         rows = self._query("replay_items", {"replay": _hex(replay_id), "first": first, "limit": limit})
         return [
             Item(
-                Place(row["topic"], row["partition"], row["offset"]), row["tenant"], _text_id(row["notification_id"]),
+                RecordPosition(row["topic"], row["partition"], row["offset"]), row["tenant"], _text_id(row["notification_id"]),
                 _text_id(row["message_id"]), _text_id(row["letter_id"]), tuple(row["channels"]), row["generation"],
                 row["attempt"], row["possible_duplicate"],
             )

@@ -15,7 +15,7 @@ from typing import Any, cast
 from processors.router.enrich import RouterViews, enrich_batch
 from replay.accounts import AccountReport, Rendered
 from replay.choose import Selection, check_topic
-from replay.plan import Place, Subject
+from replay.plan import RecordPosition, StoredMessage
 from replay.records import decoded_message, decoded_request
 from replay.source import scan
 from replay.store import ReplayStore
@@ -38,7 +38,7 @@ from schemas.events import (
 from schemas.identity import hour_of
 from schemas.topics import DEAD_LETTERS, RECIPIENTS, STATUS, TEMPLATES, catalogue
 
-PATIENCE_S = 300.0
+TIMEOUT_S = 300.0
 
 
 class _Nothing:
@@ -55,7 +55,7 @@ class _Nothing:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class MessageDifference:
     """One message, or a notification that has none; `diff` is empty where only the outcome differs."""
 
     notification_id: str
@@ -66,7 +66,7 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Report:
+class WhatIfResult:
     """What would differ."""
 
     template: str | None = None
@@ -78,7 +78,7 @@ class Report:
     mended: int = 0
     """The other way round."""
     other_templates: int = 0
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[MessageDifference] = field(default_factory=list)
 
     def as_object(self) -> dict[str, Any]:
         """For programs: of the template, of the account, whichever was asked for."""
@@ -86,7 +86,9 @@ class Report:
         if self.template is not None:
             names = ("template", "unchanged", "changed", "failed", "mended", "other_templates")
             found = {name: getattr(self, name) for name in names}
-            found["differences"] = [{name: getattr(d, name) for name in Difference.__slots__} for d in self.differences]
+            found["differences"] = [
+                {name: getattr(d, name) for name in MessageDifference.__slots__} for d in self.differences
+            ]
         if self.account is not None:
             found["provider"] = self.account.as_object()
         return found
@@ -94,15 +96,15 @@ class Report:
 
 def what_if(
     settings: Settings, store: ReplayStore, selection: Selection, template: str | None,
-    told: Callable[[int, int], None], *, provider: str | None = None,
-) -> Report:  # fmt: skip
+    on_progress: Callable[[int, int], None], *, provider: str | None = None,
+) -> WhatIfResult:  # fmt: skip
     """Compare. Raises UsageError, SettingsError, UnavailableError."""
     account = AccountReport(settings.providers, provider) if provider is not None else None
     if check_topic(selection.topic).record == "ChannelMessage":
         if template is not None or account is None:
             raise UsageError("--what-if --template renders requests: give a requests topic")
-        _dispatched(settings, store, selection, account, told)
-        return Report(account=account)
+        _dispatched(settings, store, selection, account, on_progress)
+        return WhatIfResult(account=account)
     wanted = _template_of(template)
     recipients: View[RecipientProfile] = View(settings.kafka, RECIPIENTS)
     templates: View[Template] = View(settings.kafka, TEMPLATES)
@@ -113,8 +115,10 @@ def what_if(
         _wait(views)
         nothing: Any = _Nothing()
         known = RouterViews(recipients, templates, nothing, cast("View[Cancellation]", nothing))
-        report = Report(template, account)
-        for record, request, version, subjects in _requests(settings, store, selection, wanted, report, told):
+        report = WhatIfResult(template, account)
+        for record, request, version, stored_messages in _requests(
+            settings, store, selection, wanted, report, on_progress
+        ):
             was = _decided(record, request, version, known)
             would = was
             if wanted is not None:
@@ -124,7 +128,7 @@ def what_if(
                 would = _decided(record, request, number, known)
                 _compare(request, was, would, (version, number), report)
             if account is not None:
-                account.add(was.rendered(), subjects, filtered=selection.filtered, would=would.rendered())
+                account.add(was.rendered(), stored_messages, filtered=selection.filtered, would=would.rendered())
         return report
     finally:
         for view in views:
@@ -142,22 +146,22 @@ def _template_of(text: str | None) -> tuple[str, int] | None:
 
 def _wait(views: tuple[View[Any], ...]) -> None:
     async def wait() -> None:
-        await asyncio.wait_for(caught_up(views, asyncio.Event()), PATIENCE_S)
+        await asyncio.wait_for(caught_up(views, asyncio.Event()), TIMEOUT_S)
 
     try:
         asyncio.run(wait())
     except TimeoutError as exc:
         reasons = "; ".join(reason for view in views if (reason := view.not_ready()))
-        raise UnavailableError(f"users and templates could not be read within {PATIENCE_S:.0f} s: {reasons}") from exc
+        raise UnavailableError(f"users and templates could not be read within {TIMEOUT_S:.0f} s: {reasons}") from exc
 
 
 def _requests(
-    settings: Settings, store: ReplayStore, selection: Selection, wanted: tuple[str, int] | None, report: Report,
-    told: Callable[[int, int], None],
-) -> Iterator[tuple[ConsumerRecord, NotificationRequest, int | None, list[Subject]]]:  # fmt: skip
+    settings: Settings, store: ReplayStore, selection: Selection, wanted: tuple[str, int] | None, report: WhatIfResult,
+    on_progress: Callable[[int, int], None],
+) -> Iterator[tuple[ConsumerRecord, NotificationRequest, int | None, list[StoredMessage]]]:  # fmt: skip
     """The selected requests (of the template), with the version each was rendered from and what ClickHouse has of it."""
     found: dict[str, tuple[ConsumerRecord, NotificationRequest]] = {}
-    for record in scan(settings.kafka, selection.topic, selection.since, selection.until, told):
+    for record in scan(settings.kafka, selection.topic, selection.since, selection.until, on_progress):
         request = decoded_request(record.value)
         if request is None or request.get("replay") or selection.tenant not in (None, request["tenant"]):
             continue
@@ -167,10 +171,10 @@ def _requests(
             found.setdefault(request["notification_id"], (record, request))
     for hour, nids in _by_hour(found):
         tenants = {found[nid][1]["tenant"] for nid in nids}
-        subjects = store.subjects(hour, tenants, nids, selection.condition)
-        for nid in sorted(nids, key=lambda nid: Place(*found[nid][0][:3]).offset):
-            mine = subjects.get(nid, [])
-            if selection.filtered and not any(subject.selected for subject in mine):
+        stored_messages = store.stored_messages(hour, tenants, nids, selection.condition)
+        for nid in sorted(nids, key=lambda nid: RecordPosition(*found[nid][0][:3]).offset):
+            mine = stored_messages.get(nid, [])
+            if selection.filtered and not any(stored.selected for stored in mine):
                 continue
             versions = [s.template_version for s in mine if s.template_version]
             yield *found[nid], max(versions, default=request_version(found[nid][1])), mine
@@ -185,20 +189,20 @@ def _by_hour(notification_ids: Iterable[str]) -> list[tuple[int, set[str]]]:
 
 def _dispatched(
     settings: Settings, store: ReplayStore, selection: Selection, account: AccountReport,
-    told: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
 ) -> None:  # fmt: skip
     """The messages of a dispatch topic: they are rendered already."""
     found: dict[str, dict[str, Rendered]] = {}
     tenants: dict[str, str] = {}
-    for record in scan(settings.kafka, selection.topic, selection.since, selection.until, told):
+    for record in scan(settings.kafka, selection.topic, selection.since, selection.until, on_progress):
         message = decoded_message(record.value)
         if message is not None and selection.tenant in (None, message["tenant"]):
             found.setdefault(message["notification_id"], {})[message["message_id"]] = Rendered.of(message)
             tenants[message["notification_id"]] = message["tenant"]
     for hour, nids in _by_hour(found):
-        subjects = store.subjects(hour, {tenants[nid] for nid in nids}, nids, selection.condition)
+        stored_messages = store.stored_messages(hour, {tenants[nid] for nid in nids}, nids, selection.condition)
         for nid in sorted(nids):
-            mine = [subject for subject in subjects.get(nid, []) if subject.message_id in found[nid]]
+            mine = [stored for stored in stored_messages.get(nid, []) if stored.message_id in found[nid]]
             account.add(found[nid].values(), mine, filtered=selection.filtered)
 
 
@@ -236,7 +240,7 @@ def _decided(record: ConsumerRecord, request: NotificationRequest, version: int 
 
 def _compare(
     request: NotificationRequest, was_decided: _Decided, would_decided: _Decided, versions: tuple[int | None, int],
-    report: Report,
+    report: WhatIfResult,
 ) -> None:  # fmt: skip
     old, new = _outcomes(was_decided), _outcomes(would_decided)
     for key in dict.fromkeys([*old, *new]):
@@ -255,7 +259,7 @@ def _compare(
             report.failed += 1
         else:
             report.changed += 1
-        report.differences.append(Difference(request["notification_id"], key[0], was_words, would_words, diff))
+        report.differences.append(MessageDifference(request["notification_id"], key[0], was_words, would_words, diff))
 
 
 Outcome = dict[str, str] | str

@@ -24,7 +24,7 @@ PATH = "/callbacks/"
 _ATTEMPT = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 
-class Subject(NamedTuple):
+class AttemptRef(NamedTuple):
     """What a receipt is about."""
 
     notification_id: str
@@ -51,7 +51,7 @@ def message_id_of(query: Mapping[str, str]) -> str | None:
     return _canonical(query.get("message_id", ""))
 
 
-def subject_of(query: Mapping[str, str]) -> Subject | None:
+def attempt_ref_of(query: Mapping[str, str]) -> AttemptRef | None:
     """What a query that is trusted is about; None when it lacks a part, or has one that cannot be ours."""
     message_id, notification_id = message_id_of(query), _canonical(query.get("notification_id", ""))
     tenant, lane, attempt = query.get("tenant", ""), query.get("lane", ""), query.get("attempt", "")
@@ -63,7 +63,7 @@ def subject_of(query: Mapping[str, str]) -> Subject | None:
         ids.accepted_at(notification_id)
     except ValueError:
         return None
-    return Subject(notification_id, message_id, tenant, lane, int(attempt))
+    return AttemptRef(notification_id, message_id, tenant, lane, int(attempt))
 
 
 def _canonical(text: str) -> str | None:

@@ -31,7 +31,7 @@ log = get_logger("views")
 T = TypeVar("T")
 
 MAX_POSITION_AGE_MS = 12 * 3_600_000
-KEEP_S = 60.0
+SAVE_INTERVAL_S = 60.0
 MAX_SKEW_MS = 60_000
 
 Report = Callable[[Sequence[ProducerRecord]], None]
@@ -192,7 +192,7 @@ class View(Generic[T]):
                     dead_letters.publish_letters(self._report, letters)
                 for record in records:
                     positions[record.partition] = record.offset + 1
-                if records or self._monotonic() - self._kept > KEEP_S:
+                if records or self._monotonic() - self._kept > SAVE_INTERVAL_S:
                     self._keep_positions(positions)
                 self._current_at = max(self._current_at, consumer.current_at)
                 if self._reason is not None and consumer.eof_partitions.issuperset(partitions):

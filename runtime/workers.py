@@ -29,7 +29,7 @@ from pydantic_core import from_json, to_json
 
 MAX_WAITING = 32
 MAX_OF_ONE_OWNER = 16
-_PATIENCE = 10
+_TIMEOUT_FACTOR = 10
 """Seconds to wait per second of CPU time that a call may take: on a busy machine it gets its time slowly."""
 _START_S = 20.0
 _NICE = 5
@@ -113,7 +113,7 @@ class _Worker:
         """The answer. Raises OverBudgetError, WorkerError."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        patience = cpu_s * _PATIENCE + (_START_S if self._new else 0)
+        patience = cpu_s * _TIMEOUT_FACTOR + (_START_S if self._new else 0)
         self._new = False
         try:
             _write(stdin, to_json(request))

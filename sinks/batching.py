@@ -21,14 +21,14 @@ from sinks.rows import SOURCES, Row, Table
 log = get_logger("sink")
 MAX_BYTES = 64 << 20
 """Of record values in one batch: dead letters may be a megabyte each."""
-PIECE = 10_000
+CHUNK = 10_000
 """Records decoded at once."""
 
 Poison = tuple[ConsumerRecord, Exception]
 
 
 @dataclass(slots=True, eq=False)
-class Piece:
+class Chunk:
     """Records of one table. `decode`: the engine does not read them, or not all. `part` of a piece that did not go whole."""
 
     table: Table
@@ -40,21 +40,21 @@ class Piece:
     def count(self) -> int:
         return sum(len(run.values) for run in self.runs)
 
-    def split(self) -> list[Piece]:
-        """The same in pieces of at most PIECE records."""
-        pieces: list[Piece] = []
-        room = 0
+    def split(self) -> list[Chunk]:
+        """The same in pieces of at most CHUNK records."""
+        chunks: list[Chunk] = []
+        capacity = 0
         for run in self.runs:
             start = 0
             while start < len(run.values):
-                if not room:
-                    pieces.append(Piece(self.table, decode=self.decode, part=True))
-                    room = PIECE
-                taken = range(start, min(start + room, len(run.values)))
-                pieces[-1].runs.append(run.some(taken))
-                room -= len(taken)
+                if not capacity:
+                    chunks.append(Chunk(self.table, decode=self.decode, part=True))
+                    capacity = CHUNK
+                taken = range(start, min(start + capacity, len(run.values)))
+                chunks[-1].runs.append(run.some(taken))
+                capacity -= len(taken)
                 start = taken.stop
-        return pieces
+        return chunks
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Batch:
     """What turned out to be no row."""
     count: int = 0
     size: int = 0
-    _pieces: list[Piece] = field(default_factory=list)
+    _chunks: list[Chunk] = field(default_factory=list)
 
     def add(self, runs: Iterable[PartitionBatch]) -> None:
         """Take records in."""
@@ -76,64 +76,64 @@ class Batch:
             source = SOURCES[run.topic]
             framed = codec(source.name).framed(run.values) if source.table.undecoded else [False] * len(run.values)
             if all(framed):
-                self._piece(source.table, decode=False).runs.append(run)
+                self._chunk(source.table, decode=False).runs.append(run)
             else:
                 indices = range(len(framed))
                 if any(framed):
-                    self._piece(source.table, decode=False).runs.append(run.some(list(compress(indices, framed))))
+                    self._chunk(source.table, decode=False).runs.append(run.some(list(compress(indices, framed))))
                 others = [index for index in indices if not framed[index]]
-                self._piece(source.table, decode=True).runs.append(run.some(others))
+                self._chunk(source.table, decode=True).runs.append(run.some(others))
             self.count += len(run.values)
             self.size += sum(map(len, filter(None, run.values)))
             self.offsets[run.topic, run.partition] = run.next_offset
 
-    def _piece(self, table: Table, *, decode: bool) -> Piece:
-        for piece in self._pieces:
-            if piece.table is table and piece.decode == decode and not piece.part:
-                return piece
-        self._pieces.append(Piece(table, decode=decode))
-        return self._pieces[-1]
+    def _chunk(self, table: Table, *, decode: bool) -> Chunk:
+        for chunk in self._chunks:
+            if chunk.table is table and chunk.decode == decode and not chunk.part:
+                return chunk
+        self._chunks.append(Chunk(table, decode=decode))
+        return self._chunks[-1]
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Records that still fit."""
         return 0 if self.size >= self.max_bytes else max(0, self.max_rows - self.count)
 
-    def pieces(self) -> Iterator[Piece]:
+    def chunks(self) -> Iterator[Chunk]:
         """What is left to store, one by one; each comes again until it is `done`."""
-        while self._pieces:
-            first = self._pieces[0]
-            if first.decode and first.count > PIECE:
-                self._pieces[:1] = first.split()
-            yield self._pieces[0]
+        while self._chunks:
+            first = self._chunks[0]
+            if first.decode and first.count > CHUNK:
+                self._chunks[:1] = first.split()
+            yield self._chunks[0]
 
     def done(self, poison: Sequence[Poison] = ()) -> None:
         """The first piece is stored, but for the poison in it."""
-        del self._pieces[0]
+        del self._chunks[0]
         self.poison += poison
 
     def break_up(self) -> None:
         """The first piece cannot be stored whole: find out which part of it."""
-        piece = self._pieces[0]
-        if piece.count > PIECE:
-            self._pieces[:1] = piece.split()
+        chunk = self._chunks[0]
+        if chunk.count > CHUNK:
+            self._chunks[:1] = chunk.split()
         else:
-            piece.decode = piece.part = True
+            chunk.decode = chunk.part = True
 
 
-def container_of(piece: Piece) -> Container:
+def container_of(chunk: Chunk) -> Container:
     """The records of a piece for the engine to decode."""
-    container = Container(SOURCES[piece.runs[0].topic].name)
-    for run in piece.runs:
+    container = Container(SOURCES[chunk.runs[0].topic].name)
+    for run in chunk.runs:
         container.add(cast(Sequence[bytes], run.values), SOURCES[run.topic].lane)  # `add` left out what has no frame
     return container
 
 
-def decoded(piece: Piece) -> tuple[list[Row], list[Poison]]:
+def decoded(chunk: Chunk) -> tuple[list[Row], list[Poison]]:
     """The rows of a piece, and the records that are none."""
     rows: list[Row] = []
     poison: list[Poison] = []
-    for run in piece.runs:
+    for run in chunk.runs:
         make = SOURCES[run.topic].row
         for index, value in enumerate(run.values):
             try:

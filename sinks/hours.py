@@ -23,7 +23,7 @@ from sinks import clickhouse
 log = get_logger("hours")
 
 INTERVAL_S = 60.0
-COST = 5
+IDLE_FACTOR = 5
 """Summing up may take a sixth of the time: what is left waits."""
 TIMEOUT_S = 120
 LOOKED_AT = 50_000
@@ -36,7 +36,7 @@ POLL_S = 0.5
 Hour = tuple[str, int]
 
 
-class Hours:
+class HourlySums:
     """Sums up what has come to rest; one thread at a time."""
 
     def __init__(self, settings: ClickHouseSettings) -> None:
@@ -62,18 +62,18 @@ class Hours:
         self._before = changed
         self._failed.intersection_update(changed)
         done = 0
-        for piece in _pieces(resting):
+        for chunk in _chunks(resting):
             if stopped():
                 break
-            self._sum_up(self._client, piece)
-            done += len(piece)
+            self._sum_up(self._client, chunk)
+            done += len(chunk)
         return done
 
-    def _sum_up(self, client: Client, piece: Sequence[tuple[Hour, int]]) -> None:
+    def _sum_up(self, client: Client, chunk: Sequence[tuple[Hour, int]]) -> None:
         parameters = {
-            "tenants": [tenant for (tenant, _), _ in piece],
-            "hours": [hour for (_, hour), _ in piece],
-            "touches": [touches for _, touches in piece],
+            "tenants": [tenant for (tenant, _), _ in chunk],
+            "hours": [hour for (_, hour), _ in chunk],
+            "touches": [touches for _, touches in chunk],
         }
         try:
             with clickhouse.store_errors(self._settings):
@@ -83,7 +83,7 @@ class Hours:
                     settings={"max_execution_time": TIMEOUT_S},
                 )
         except HeliographError:
-            self._failed.update(hour for hour, _ in piece)
+            self._failed.update(hour for hour, _ in chunk)
             raise
 
     def close(self) -> None:
@@ -92,18 +92,18 @@ class Hours:
             self._client = None
 
 
-def _pieces(hours: Sequence[tuple[Hour, int]]) -> Iterator[list[tuple[Hour, int]]]:
+def _chunks(hours: Sequence[tuple[Hour, int]]) -> Iterator[list[tuple[Hour, int]]]:
     """Runs of hours that are small enough for one statement; an hour that is not goes alone."""
-    piece: list[tuple[Hour, int]] = []
+    chunk: list[tuple[Hour, int]] = []
     total = 0
     for hour in hours:
-        if piece and (len(piece) == PIECE_HOURS or total + hour[1] > PIECE_TOUCHES):
-            yield piece
-            piece, total = [], 0
-        piece.append(hour)
+        if chunk and (len(chunk) == PIECE_HOURS or total + hour[1] > PIECE_TOUCHES):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(hour)
         total += hour[1]
-    if piece:
-        yield piece
+    if chunk:
+        yield chunk
 
 
 def keep_hours(settings: ClickHouseSettings, stopped: Callable[[], bool]) -> threading.Thread:
@@ -114,7 +114,7 @@ def keep_hours(settings: ClickHouseSettings, stopped: Callable[[], bool]) -> thr
 
 
 def _keep(settings: ClickHouseSettings, stopped: Callable[[], bool]) -> None:
-    hours = Hours(settings)
+    hours = HourlySums(settings)
     # Processes begin at different moments, so that they find each other's work.
     due = system_monotonic() + random.uniform(0, INTERVAL_S)
     while not stopped():
@@ -127,5 +127,5 @@ def _keep(settings: ClickHouseSettings, stopped: Callable[[], bool]) -> None:
         except HeliographError as exc:
             log.info("hours not summed up", error=str(exc))
             hours.close()
-        due = system_monotonic() + max(INTERVAL_S, COST * (system_monotonic() - began))
+        due = system_monotonic() + max(INTERVAL_S, IDLE_FACTOR * (system_monotonic() - began))
     hours.close()

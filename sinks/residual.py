@@ -20,7 +20,7 @@ from sinks import clickhouse
 log = get_logger("residual")
 
 INTERVAL_S = 60.0
-COST = 20
+IDLE_FACTOR = 20
 """The question may take a twentieth of the time: a large store is asked less often."""
 TIMEOUT_S = 10.0
 """Below the time that an orderly stop has."""
@@ -61,7 +61,7 @@ async def report_residual(settings: ClickHouseSettings, stopping: asyncio.Event)
             began = system_monotonic()
             await asyncio.to_thread(residual.measure)
             try:
-                await asyncio.wait_for(stopping.wait(), max(INTERVAL_S, COST * (system_monotonic() - began)))
+                await asyncio.wait_for(stopping.wait(), max(INTERVAL_S, IDLE_FACTOR * (system_monotonic() - began)))
             except TimeoutError:
                 continue
     finally:

@@ -73,10 +73,10 @@ INSERT_TIMEOUT_S = 60.0
 PUBLISH_TIMEOUT_S = 20.0
 BACKOFF_S = (0.1, 5.0)
 POLL_S = 0.25
-START_PATIENCE_S = 10.0
+START_TIMEOUT_S = 10.0
 """A store that is away at the start is more often a wrong setting than an outage: after this the sink says so and ends."""
-REVOKE_PATIENCE_S = 1.0
-STOP_PATIENCE_S = 8.0
+REVOKE_TIMEOUT_S = 1.0
+STOP_TIMEOUT_S = 8.0
 """How long the last flush may be tried after SIGTERM; what it does not get done is read again."""
 MAX_FENCES = 20
 """Refusals by the group without a record in between; then a new process has better chances."""
@@ -116,22 +116,22 @@ class Sink:
         interval_s = self._settings.sink.flush_interval_ms / 1000
         flush_at = 0.0
         try:
-            if not self._until_done(self._connect, START_PATIENCE_S):
+            if not self._until_done(self._connect, START_TIMEOUT_S):
                 raise UnavailableError(self._trouble or "ClickHouse does not answer")
             self._consumer.subscribe(
                 list(SOURCES), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
             while not self._context.stopping.is_set():
                 left = flush_at - self._monotonic() if self._batch.count else POLL_S
-                if left <= 0 or not self._batch.room:
+                if left <= 0 or not self._batch.capacity:
                     self.flush()
                     continue
                 empty = not self._batch.count
-                self._take(self._batch.room, min(left, POLL_S))
+                self._take(self._batch.capacity, min(left, POLL_S))
                 BATCHED.set(self._batch.count)
                 if empty and self._batch.count:
                     flush_at = self._monotonic() + interval_s
-            self.flush(STOP_PATIENCE_S)
+            self.flush(STOP_TIMEOUT_S)
         finally:
             self._consumer.close()
             if self._client is not None:
@@ -147,7 +147,7 @@ class Sink:
     def _on_revoke(self, partitions: list[Partition]) -> None:
         # In the middle of a flush that waits for a store nobody can tell how long: the next owner reads it again.
         if not self._flushing:
-            self.flush(REVOKE_PATIENCE_S)
+            self.flush(REVOKE_TIMEOUT_S)
         self._on_lost(partitions)
 
     def _on_lost(self, partitions: list[Partition]) -> None:
@@ -215,7 +215,7 @@ class Sink:
         delay = BACKOFF_S[0]
         while not self._try(step):
             if deadline is None and self._context.stopping.is_set():
-                deadline = self._monotonic() + STOP_PATIENCE_S
+                deadline = self._monotonic() + STOP_TIMEOUT_S
             if deadline is not None and self._monotonic() + delay > deadline:
                 return False
             self._wait(delay * random.uniform(0.5, 1), poll=step == self._write and patience_s is None)
@@ -246,13 +246,13 @@ class Sink:
         if not poll:  # inside a callback of the group, or at the end
             time.sleep(seconds)
             return
-        room = self._batch.room
-        if not room and not self._paused:
+        capacity = self._batch.capacity
+        if not capacity and not self._paused:
             # Not before: partitions paused and resumed while their broker restarts were seen never to be fetched again.
             self._consumer.pause(self._owned)
             self._paused = True
         # A few records may come all the same: of partitions given to us within this very call.
-        self._take(min(100, room) or 100, seconds)
+        self._take(min(100, capacity) or 100, seconds)
 
     def _connect(self) -> None:
         schema.migrate(self._settings.clickhouse)

@@ -203,7 +203,7 @@ def _known_id(text: str | None) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RowSource:
     """What a topic holds, and how a value of it becomes a row."""
 
     name: RecordName
@@ -212,16 +212,16 @@ class Source:
     lane: str = ""
 
 
-def _requests(lane: str) -> Source:
-    return Source("NotificationRequest", REQUESTS_TABLE, lambda value: request_row(value, lane), lane)
+def _requests(lane: str) -> RowSource:
+    return RowSource("NotificationRequest", REQUESTS_TABLE, lambda value: request_row(value, lane), lane)
 
 
-SOURCES: Mapping[str, Source] = MappingProxyType(
+SOURCES: Mapping[str, RowSource] = MappingProxyType(
     {
         **{requests_topic(lane): _requests(lane) for lane in LANES},
-        STATUS: Source("DeliveryStatus", EVENTS_TABLE, event_row),
-        RECEIPTS: Source("ProviderReceipt", RECEIPTS_TABLE, receipt_row),
-        DEAD_LETTERS: Source("DeadLetter", DEAD_LETTERS_TABLE, dead_letter_row),
+        STATUS: RowSource("DeliveryStatus", EVENTS_TABLE, event_row),
+        RECEIPTS: RowSource("ProviderReceipt", RECEIPTS_TABLE, receipt_row),
+        DEAD_LETTERS: RowSource("DeadLetter", DEAD_LETTERS_TABLE, dead_letter_row),
     }
 )
 """Every topic the sink reads."""

@@ -15,7 +15,7 @@ from runtime.logs import get_logger
 from runtime.metrics import DECODED, INSERT_SECONDS, ROWS
 from runtime.settings import ClickHouseSettings
 from sinks import clickhouse
-from sinks.batching import Batch, Piece, Poison, columns_of, container_of, decoded
+from sinks.batching import Batch, Chunk, Poison, columns_of, container_of, decoded
 from sinks.rows import INSERT_CONSTANTS
 
 log = get_logger("sink")
@@ -27,12 +27,12 @@ def store_batch(settings: ClickHouseSettings, client: Client, batch: Batch) -> i
     What is done is taken out of the batch, so that a second try does the rest only. Raises StoreError or UnavailableError.
     """
     inserts = 0
-    for piece in batch.pieces():
-        started, table = time.perf_counter(), piece.table.name
+    for chunk in batch.chunks():
+        started, table = time.perf_counter(), chunk.table.name
         try:
-            rows, poison = store_piece(settings, client, piece)
+            rows, poison = store_piece(settings, client, chunk)
         except clickhouse.UnreadableError as exc:
-            log.warning("decodes what the store cannot read", table=table, records=piece.count, error=str(exc))
+            log.warning("decodes what the store cannot read", table=table, records=chunk.count, error=str(exc))
             batch.break_up()
             continue
         batch.done(poison)
@@ -42,16 +42,16 @@ def store_batch(settings: ClickHouseSettings, client: Client, batch: Batch) -> i
     return inserts
 
 
-def store_piece(settings: ClickHouseSettings, client: Client, piece: Piece) -> tuple[int, list[Poison]]:
+def store_piece(settings: ClickHouseSettings, client: Client, chunk: Chunk) -> tuple[int, list[Poison]]:
     """How many rows were stored, and what is none. Raises UnreadableError, StoreError or UnavailableError."""
-    table = piece.table
-    if not piece.decode:
-        container = container_of(piece)
+    table = chunk.table
+    if not chunk.decode:
+        container = container_of(chunk)
         constants = {**INSERT_CONSTANTS, "mark": f"'{container.mark.hex()}'"}
         clickhouse.insert_undecoded(settings, client, table.name, container.parts(), constants)
         return container.count, []
-    rows, poison = decoded(piece)
+    rows, poison = decoded(chunk)
     if rows:
         clickhouse.insert(settings, client, table.name, table.columns, columns_of(rows))
-    DECODED.labels(table.name).inc(piece.count)
+    DECODED.labels(table.name).inc(chunk.count)
     return len(rows), poison

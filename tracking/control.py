@@ -46,16 +46,16 @@ class Broker(Protocol):
 class Generations(Protocol):
     """The part of Resends that is used."""
 
-    async def claim(self, tenant: str, notification_id: str, above: int) -> int: ...
+    async def reserve(self, tenant: str, notification_id: str, above: int) -> int: ...
     async def confirm(self, tenant: str, notification_id: str, generation: int) -> None: ...
 
 
-def _cancel_body(notification_id: str, stand: Mapping[str, Any]) -> dict[str, Any]:
-    return {"id": notification_id, "status": stand["status"], "links": links(notification_id)}
+def _cancel_body(notification_id: str, current: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": notification_id, "status": current["status"], "links": links(notification_id)}
 
 
-def _refuse_settled(stand: Mapping[str, Any], so: str) -> None:
-    status = stand["status"]
+def _refuse_settled(current: Mapping[str, Any], so: str) -> None:
+    status = current["status"]
     if status in states().settled:
         raise RefusedError(
             Refusal.CONFLICT, "already_settled", f"it is {status}: {so}", extra={"notification_status": status}
@@ -90,7 +90,7 @@ class Control:
         self._turns = asyncio.Semaphore(MAX_LOOKUPS)
         self._undecided = asyncio.Semaphore(MAX_UNDECIDED)
 
-    async def _stand(self, tenant: str, text: str) -> tuple[str, Found, dict[str, Any]]:
+    async def _current_status(self, tenant: str, text: str) -> tuple[str, Found, dict[str, Any]]:
         found_id, found = await self._statuses.find(tenant, text)
         return str(found_id), found, rollup(str(found_id), accepted_at_of(found_id), found.events)
 
@@ -101,36 +101,36 @@ class Control:
         have it on the wire. Whoever holds it decides, the timers stage, the router, or a sender at its claim, and says so
         in a fact; this waits a while for that fact and hands it on, also when it says that the wish came too late.
         """
-        notification_id, _, stand = await self._stand(tenant, text)
-        if stand["status"] == "cancelled":
-            return False, _cancel_body(notification_id, stand)
-        _refuse_settled(stand, "there is nothing left to cancel")
+        notification_id, _, current = await self._current_status(tenant, text)
+        if current["status"] == "cancelled":
+            return False, _cancel_body(notification_id, current)
+        _refuse_settled(current, "there is nothing left to cancel")
         await self._publish(cancellation_record(tenant, notification_id, self._clock()), notification_id)
-        stand = await self._decided(tenant, text, stand)
-        if stand["status"] != "cancelled":
-            _refuse_settled(stand, "the wish came too late")
-        return True, _cancel_body(notification_id, stand)
+        current = await self._decided(tenant, text, current)
+        if current["status"] != "cancelled":
+            _refuse_settled(current, "the wish came too late")
+        return True, _cancel_body(notification_id, current)
 
-    async def _decided(self, tenant: str, text: str, stand: dict[str, Any]) -> dict[str, Any]:
+    async def _decided(self, tenant: str, text: str, current: dict[str, Any]) -> dict[str, Any]:
         """How it stands once it is settled, or when patience ends."""
         if self._undecided.locked():
-            return stand
+            return current
         async with self._undecided:
             for pause in PAUSES_S:
                 await asyncio.sleep(pause)
                 try:
-                    _, _, stand = await self._stand(tenant, text)
+                    _, _, current = await self._current_status(tenant, text)
                 except (RefusedError, UnavailableError) as exc:
                     log.info("a cancellation is stored, its outcome cannot be read", error=str(exc))
                     break
-                if stand["status"] in states().settled:
+                if current["status"] in states().settled:
                     break
-        return stand
+        return current
 
     async def resend(self, tenant: str, text: str, correlation_id: str, traceparent: str | None) -> tuple[str, int]:
         """(id, generation) once the request is published again. Raises RefusedError, UnavailableError."""
-        notification_id, found, stand = await self._stand(tenant, text)
-        status = stand["status"]
+        notification_id, found, current = await self._current_status(tenant, text)
+        status = current["status"]
         if status not in states().settled:
             raise RefusedError(
                 Refusal.CONFLICT, "not_settled", f"it is {status}: a resend now could arrive beside it",
@@ -148,7 +148,7 @@ class Control:
         expires_at = request.get("expires_at")
         if expires_at is not None and expires_at <= self._clock():
             raise RefusedError(Refusal.CONFLICT, "expired", "its expires_at has passed: send a new notification")
-        generation = await self._generations.claim(tenant, notification_id, request.get("generation", 0))
+        generation = await self._generations.reserve(tenant, notification_id, request.get("generation", 0))
         request = {
             **request, "generation": generation, "lane": original.lane, "correlation_id": correlation_id, "source": HTTP_SOURCE,
         }  # fmt: skip

@@ -31,10 +31,10 @@ log = get_logger("status")
 PREFIX = "/v1/notifications"
 YOUNG_MS = 30_000
 """An id of this age may be on its way to ClickHouse."""
-PATIENCE_S = 3.0
+WAIT_S = 3.0
 POLL_S = 0.15
 READERS = 8
-TIMEOUT_S = 5.0
+WAIT_S = 5.0
 MAX_WAITING = 64
 """Callers that wait for a young id at once: asking for made-up ids must not occupy the store."""
 
@@ -220,7 +220,7 @@ class StatusStore:
     def _connected(self) -> Client:
         with self._lock:
             if self._client is None:
-                self._client = clickhouse.connect(self._settings, timeout_s=TIMEOUT_S, connections=READERS)
+                self._client = clickhouse.connect(self._settings, timeout_s=WAIT_S, connections=READERS)
             return self._client
 
 
@@ -274,7 +274,7 @@ class Statuses:
         if self._waiting.locked():
             return None
         async with self._waiting:
-            for _ in range(int(PATIENCE_S / POLL_S)):
+            for _ in range(int(WAIT_S / POLL_S)):
                 await asyncio.sleep(POLL_S)
                 if found := await self._store.read(tenant, notification_id):
                     return found

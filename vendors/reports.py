@@ -21,7 +21,7 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DeliveryReport:
     """What a genuine request says."""
 
     provider: str
@@ -60,5 +60,5 @@ class ReportReader(Protocol):
     content_type: str
     """The media type of its requests."""
 
-    def read(self, request: Request) -> Report:
+    def read(self, request: Request) -> DeliveryReport:
         """The report. Raises MalformedError, UnknownAccountError, ForgedError."""

@@ -52,13 +52,13 @@ _BODY = {"requestBody": {"required": True, "content": {JSON_TYPE: {"schema": Pre
 
 
 def _page(title: str, parts: Mapping[str, Any]) -> str:
-    told = "".join(
+    html_parts = "".join(
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(value if isinstance(value, str) else json.dumps(value))}</dd>"
         for name, value in parts.items()
         if name != "html"
     )
     frame = f'<iframe sandbox srcdoc="{html.escape(parts["html"])}"></iframe>' if "html" in parts else ""
-    return _PAGE.format(title=html.escape(title), parts=told, frame=frame)
+    return _PAGE.format(title=html.escape(title), parts=html_parts, frame=frame)
 
 
 def _wants_page(request: Request) -> bool:

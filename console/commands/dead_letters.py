@@ -24,8 +24,8 @@ from console.commands.replay import (
     To,
     Where,
     Yes,
-    go_on,
     offer,
+    publish_remaining,
     report,
 )
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir
@@ -95,15 +95,17 @@ def redrive(
     settings = replay_targets.settings_for(state_dir)
     with closing(ReplayStore(settings.clickhouse)) as store:
         if resume is not None:
-            report(go_on(settings, store, store.find(resume), rate, as_json), None, as_json)
+            report(publish_remaining(settings, store, store.find(resume), rate, as_json), None, as_json)
             return
         now = system_clock()
         letters = selected(store, where, stage, reason, tenant, since, until)
         with replay_screen.progress("reading", as_json):
             plan = choose_letters(store, letters, now)
-        note = Replay(
+        replay_record = Replay(
             ids.notification_id(now, "replay"), "redrive", "notify.deadletters.v1", filter_words(where, stage, reason),
             tenant or "", replay_targets.who(), len(plan.items), now, parse_time(since, now), parse_time(until, now),
             counts=json.dumps(plan.summary()),
         )  # fmt: skip
-        offer(settings, store, plan, note, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="dead letters")
+        offer(
+            settings, store, plan, replay_record, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="dead letters"
+        )

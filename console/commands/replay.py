@@ -16,7 +16,7 @@ import typer
 from console.commands import replay_screen, replay_targets
 from console.commands.output import show
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir
-from replay.choose import Selection, check_range, check_topic, choose
+from replay.choose import Selection, build_plan, check_range, check_topic
 from replay.execute import execute
 from replay.generations import Generations
 from replay.plan import Item, Plan
@@ -68,7 +68,7 @@ def replay(
     if resume is not None:
         settings = replay_targets.settings_for(state_dir)
         with closing(ReplayStore(settings.clickhouse)) as store:
-            report(go_on(settings, store, store.find(resume), rate, as_json), None, as_json)
+            report(publish_remaining(settings, store, store.find(resume), rate, as_json), None, as_json)
         return
     if topic is None or since is None:
         raise UsageError("give --topic and --from (and --to), or --resume ID")
@@ -85,17 +85,17 @@ def replay(
         if what_if:
             from replay.whatif import what_if as compare  # loads the router's code
 
-            with replay_screen.progress("rendering", as_json) as told:
-                found = compare(settings, store, selection, template, told, provider=provider)
+            with replay_screen.progress("rendering", as_json) as on_progress:
+                found = compare(settings, store, selection, template, on_progress, provider=provider)
             replay_screen.show_what_if(found, as_json)
             return
-        with replay_screen.progress("reading", as_json) as told:
-            plan = choose(settings.kafka, store, selection, now, told)
-        note = Replay(
+        with replay_screen.progress("reading", as_json) as on_progress:
+            plan = build_plan(settings.kafka, store, selection, now, on_progress)
+        replay_record = Replay(
             ids.notification_id(now, "replay"), "resend" if resend else "replay", topic, where or "", tenant or "",
             replay_targets.who(), len(plan.items), now, start, end, counts=json.dumps(plan.summary()),
         )  # fmt: skip
-        offer(settings, store, plan, note, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="records")
+        offer(settings, store, plan, replay_record, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="records")
 
 
 @replay_app.command("list")
@@ -117,7 +117,7 @@ def list_replays(
 
 
 def offer(
-    settings: Settings, store: ReplayStore, plan: Plan, note: Replay, rate: float, *, dry_run: bool, yes: bool,
+    settings: Settings, store: ReplayStore, plan: Plan, replay_record: Replay, rate: float, *, dry_run: bool, yes: bool,
     as_json: bool, kind: str,
 ) -> None:  # fmt: skip
     """Show the plan; publish it when that is wanted."""
@@ -132,54 +132,58 @@ def offer(
     if not replay_screen.confirm(len(plan.items), rate, yes, as_json):
         typer.echo("Nothing was published.")
         raise typer.Exit(1)
-    if note.command == "resend":
+    if replay_record.command == "resend":
         with Generations(settings.postgres) as generations:
-            plan.items = generations.claim(plan.items)
+            plan.items = generations.reserve(plan.items)
     now = system_clock()
-    store.write_items(note.replay_id, plan.items, now)
-    note = note.moved(now)
-    store.write(note)
+    store.write_items(replay_record.replay_id, plan.items, now)
+    replay_record = replay_record.moved(now)
+    store.write(replay_record)
     if not as_json:
-        typer.echo(f"Replay {note.replay_id}: `heliograph replay --resume {note.replay_id}` goes on where it stops.")
-    report(go_on(settings, store, note, rate, as_json), plan, as_json)
+        typer.echo(
+            f"Replay {replay_record.replay_id}: `heliograph replay --resume {replay_record.replay_id}` goes on where it stops."
+        )
+    report(publish_remaining(settings, store, replay_record, rate, as_json), plan, as_json)
 
 
-def go_on(settings: Settings, store: ReplayStore, note: Replay, rate: float, as_json: bool) -> Replay:
+def publish_remaining(
+    settings: Settings, store: ReplayStore, replay_record: Replay, rate: float, as_json: bool
+) -> Replay:
     """Publish what is left of a replay."""
-    if note.state == "finished":
-        return note
+    if replay_record.state == "finished":
+        return replay_record
     sys.stdout.flush()
     with (
-        Generations(settings.postgres) if note.command == "resend" else nullcontext() as generations,
-        replay_screen.progress("publishing", as_json) as told,
+        Generations(settings.postgres) if replay_record.command == "resend" else nullcontext() as generations,
+        replay_screen.progress("publishing", as_json) as on_progress,
     ):
         return execute(
-            settings.kafka, store, note, rate, lambda done: told(done, note.planned),
+            settings.kafka, store, replay_record, rate, lambda done: on_progress(done, replay_record.planned),
             confirm=generations.confirm if isinstance(generations, Generations) else None, crash_at=settings.crash_at,
         )  # fmt: skip
 
 
-def report(note: Replay | None, plan: Plan | None, as_json: bool) -> None:
+def report(replay_record: Replay | None, plan: Plan | None, as_json: bool) -> None:
     """How it ended."""
     if as_json:
-        typer.echo(json.dumps(as_object(note, plan), ensure_ascii=False))
-    elif note is not None:
-        gone = f", {note.gone} of them are no longer kept" if note.gone else ""
-        typer.echo(f"{note.state}: {note.published} of {note.planned} records{gone}.")
+        typer.echo(json.dumps(as_object(replay_record, plan), ensure_ascii=False))
+    elif replay_record is not None:
+        gone = f", {replay_record.gone} of them are no longer kept" if replay_record.gone else ""
+        typer.echo(f"{replay_record.state}: {replay_record.published} of {replay_record.planned} records{gone}.")
 
 
-def as_object(note: Replay | None, plan: Plan | None) -> dict[str, Any]:
+def as_object(replay_record: Replay | None, plan: Plan | None) -> dict[str, Any]:
     """For programs."""
     found: dict[str, Any] = {}
     if plan is not None:
         found = {
-            "dry_run": note is None, "looked_at": plan.looked_at, "unreadable": plan.unreadable,
+            "dry_run": replay_record is None, "looked_at": plan.looked_at, "unreadable": plan.unreadable,
             "counts": plan.summary(), "rows": plan.rows(), "items": _listed(plan.items),
         }  # fmt: skip
-    if note is not None:
+    if replay_record is not None:
         found |= {
-            "replay_id": note.replay_id, "command": note.command, "state": note.state, "planned": note.planned,
-            "published": note.published, "gone": note.gone,
+            "replay_id": replay_record.replay_id, "command": replay_record.command, "state": replay_record.state, "planned": replay_record.planned,
+            "published": replay_record.published, "gone": replay_record.gone,
         }  # fmt: skip
     return found
 
@@ -187,7 +191,7 @@ def as_object(note: Replay | None, plan: Plan | None) -> dict[str, Any]:
 def _listed(items: Sequence[Item]) -> list[dict[str, Any]]:
     return [
         {"notification_id": item.notification_id, "messages": list(item.messages), "channels": list(item.channels),
-         "generation": item.generation, "dead_letter_id": item.letter_id, "topic": item.place.topic,
-         "partition": item.place.partition, "offset": item.place.offset}
+         "generation": item.generation, "dead_letter_id": item.letter_id, "topic": item.position.topic,
+         "partition": item.position.partition, "offset": item.position.offset}
         for item in items
     ]  # fmt: skip

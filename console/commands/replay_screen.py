@@ -18,15 +18,15 @@ from replay.plan import Decision, Plan
 from replay.times import UsageError
 
 if TYPE_CHECKING:
-    from replay.whatif import Report  # loads the router's code
+    from replay.whatif import WhatIfResult  # loads the router's code
 
-Told = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 MAX_SHOWN = 20
 """Differences on the screen; --json has them all."""
 
 
 @contextmanager
-def progress(words: str, quiet: bool) -> Iterator[Told]:
+def progress(words: str, quiet: bool) -> Iterator[ProgressCallback]:
     """A bar on a terminal, nothing for programs; call it with (done, of)."""
     if quiet or not sys.stderr.isatty():
         yield lambda _done, _of: None
@@ -68,7 +68,7 @@ def confirm(records: int, rate: float, yes: bool, as_json: bool) -> bool:
     return typer.confirm(f"Publish {records} records at {rate:g} a second (about {seconds:.0f} s)?")
 
 
-def show_what_if(report: Report, as_json: bool) -> None:
+def show_what_if(report: WhatIfResult, as_json: bool) -> None:
     """What another template version or account would change."""
     if as_json:
         typer.echo(json.dumps(report.as_object(), ensure_ascii=False))
@@ -81,7 +81,7 @@ def show_what_if(report: Report, as_json: bool) -> None:
     typer.echo("Nothing was published.")
 
 
-def _show_differences(report: Report) -> None:
+def _show_differences(report: WhatIfResult) -> None:
     for one in report.differences[:MAX_SHOWN]:
         typer.echo(f"{one.notification_id} {one.channel}: {one.before} -> {one.after}")
         if one.diff:

@@ -120,19 +120,19 @@ class PostgresServer:
         settings = [word for key, value in _SETTINGS.items() for word in ("-c", f"{key}={value}")]
         return (*_launcher("postgres"), "-D", str(self._cluster), "-p", str(self.port), *settings)
 
-    def clear_strays(self) -> None:
+    def clear_leftovers(self) -> None:
         """End what a killed server left behind, so that the next one may start.
 
         A session of the old server holds its shared memory, and a postmaster.pid whose number now belongs to another
         program of the same user looks alive to PostgreSQL: both would refuse every start.
         """
-        strays = [process for process in psutil.process_iter(["name"]) if self._is_ours(process)]
-        for process in strays:
+        leftovers = [process for process in psutil.process_iter(["name"]) if self._is_ours(process)]
+        for process in leftovers:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        wait_until_gone([process.pid for process in strays], _STRAY_TIMEOUT_S)
+        wait_until_gone([process.pid for process in leftovers], _STRAY_TIMEOUT_S)
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def is_ready(self) -> bool:

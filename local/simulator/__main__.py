@@ -19,10 +19,10 @@ from aiohttp import web
 from local.simulator import APNS_KEY_FILE, apns, fcm, smtp, twilio
 from local.simulator.callbacks import Callbacks
 from local.simulator.control import add_control_routes
-from local.simulator.desk import Desk
 from local.simulator.faults import FaultBook
 from local.simulator.ground_truth import GroundTruth, GroundTruthError
 from local.simulator.maildir import MaildirDelivery
+from local.simulator.state import SimulatorState
 from runtime.health import add_health_routes
 from runtime.logs import configure_logs, get_logger
 
@@ -42,19 +42,19 @@ async def serve(
     delivery.start()
     credentials = fcm.Credentials.load_or_create(data_dir / "fcm-credentials.json", f"http://{host}:{http_port}/token")
     apns_key = apns.ProviderKey.load_or_create(data_dir / APNS_KEY_FILE)
-    desk, callbacks = Desk(truth, FaultBook(KINDS)), Callbacks()
+    state, callbacks = SimulatorState(truth, FaultBook(KINDS)), Callbacks()
     app = web.Application(client_max_size=1 << 20)
     add_health_routes(app, lambda: truth.broken or delivery.problem())
-    add_control_routes(app, desk)
-    twilio.add_twilio_routes(app, desk, callbacks)
-    fcm.add_fcm_routes(app, desk, credentials)
+    add_control_routes(app, state)
+    twilio.add_twilio_routes(app, state, callbacks)
+    fcm.add_fcm_routes(app, state, credentials)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:
-        servers = [await loop.create_server(lambda: smtp.SmtpSession(desk), host, smtp_port, backlog=512)]
+        servers = [await loop.create_server(lambda: smtp.SmtpSession(state), host, smtp_port, backlog=512)]
         if apns_port is not None:
             servers.append(
-                await loop.create_server(lambda: apns.ApnsSession(desk, apns_key), host, apns_port, backlog=512)
+                await loop.create_server(lambda: apns.ApnsSession(state, apns_key), host, apns_port, backlog=512)
             )
         await web.TCPSite(runner, host, http_port, backlog=512).start()
         get_logger(__name__).info("simulator ready", http_port=http_port, smtp_port=smtp_port, accepted=truth.last_seq)

@@ -33,9 +33,9 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 
 from local.simulator import APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
-from local.simulator.desk import Desk, reset_connection
 from local.simulator.faults import Mode
 from local.simulator.ground_truth import Accept, GroundTruthError
+from local.simulator.state import SimulatorState, reset_connection
 
 KIND = "apns"
 _MAX_STREAMS = 1000
@@ -52,7 +52,7 @@ class ApnsKeyError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApnsResponse:
     """Status, headers and body of one answer."""
 
     status: int
@@ -60,10 +60,10 @@ class Answer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def error(status: int, reason: str, retry_after: str | None = None, **more: Any) -> Answer:
+def error(status: int, reason: str, retry_after: str | None = None, **more: Any) -> ApnsResponse:
     """An error as Apple writes it."""
     headers = () if retry_after is None else (("retry-after", retry_after),)
-    return Answer(status, json.dumps({"reason": reason, **more}).encode(), headers)
+    return ApnsResponse(status, json.dumps({"reason": reason, **more}).encode(), headers)
 
 
 class ProviderKey:
@@ -95,7 +95,7 @@ class ProviderKey:
         temporary.replace(path)
         return cls(key)
 
-    def refusal(self, authorization: str, now: float) -> Answer | None:
+    def refusal(self, authorization: str, now: float) -> ApnsResponse | None:
         """Why Apple would not take this provider token, None when it would."""
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
@@ -119,7 +119,7 @@ def _unbase64(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
-def refusal(headers: Mapping[str, str], body: bytes, key: ProviderKey, now: float) -> Answer | None:
+def refusal(headers: Mapping[str, str], body: bytes, key: ProviderKey, now: float) -> ApnsResponse | None:
     """Why Apple would not take this request, None when it would."""
     if headers.get(":method") != "POST":
         return error(405, "MethodNotAllowed")
@@ -162,8 +162,8 @@ class _Request:
 class ApnsSession(asyncio.Protocol):
     """One connection; its streams are answered as they are decided, in any order."""
 
-    def __init__(self, desk: Desk, key: ProviderKey) -> None:
-        self._desk, self._key = desk, key
+    def __init__(self, state: SimulatorState, key: ProviderKey) -> None:
+        self._state, self._key = state, key
         self._http2 = H2Connection(H2Configuration(client_side=False))
         self._transport: asyncio.Transport
         self._requests: dict[int, _Request] = {}
@@ -229,10 +229,10 @@ class ApnsSession(asyncio.Protocol):
             return  # the client gave the stream up
         self._flush()
 
-    async def _decide(self, request: _Request) -> Answer | None:
+    async def _decide(self, request: _Request) -> ApnsResponse | None:
         """The answer, None when the connection ends instead."""
-        desk = self._desk
-        desk.seen(KIND)
+        state = self._state
+        state.seen(KIND)
         body = bytes(request.body)
         if (refused := refusal(request.headers, body, self._key, time.time())) is not None:
             return refused
@@ -240,13 +240,13 @@ class ApnsSession(asyncio.Protocol):
         token = unquote(found[1]) if found else ""
         our_id = request.headers.get("apns-id")
         accept = Accept(KIND, token, our_id, body.decode("utf-8", "surrogateescape"), our_id)
-        verdict = desk.faults.decide(KIND, token)
-        if verdict.latency_s:
-            await asyncio.sleep(verdict.latency_s)
-        retry_after = verdict.retry_after(datetime.now(UTC))
+        decision = state.faults.decide(KIND, token)
+        if decision.latency_s:
+            await asyncio.sleep(decision.latency_s)
+        retry_after = decision.retry_after(datetime.now(UTC))
         # Apple says when to come back with 503 only.
         failed = error(500, "InternalServerError") if retry_after is None else _unavailable(retry_after)
-        match verdict.mode:
+        match decision.mode:
             case Mode.THROTTLE:
                 return error(429, "TooManyRequests", retry_after)
             case Mode.FAIL:
@@ -257,24 +257,24 @@ class ApnsSession(asyncio.Protocol):
                 reset_connection(self._transport)
                 return None
             case _:
-                await desk.accept(accept)
-        match verdict.mode:
+                await state.accept(accept)
+        match decision.mode:
             case Mode.FAIL_AFTER_ACCEPT:
                 return failed
             case Mode.DROP_AFTER_ACCEPT:
                 self._transport.close()
                 return None
             case Mode.BAD_JSON:
-                return Answer(200, b'{"reason": \xff<html>')
+                return ApnsResponse(200, b'{"reason": \xff<html>')
             case _:
-                return Answer(200)
+                return ApnsResponse(200)
 
     def _flush(self) -> None:
         if (data := self._http2.data_to_send()) and not self._transport.is_closing():
             self._transport.write(data)
 
 
-def _unavailable(retry_after: str) -> Answer:
+def _unavailable(retry_after: str) -> ApnsResponse:
     return error(503, "ServiceUnavailable", retry_after)
 
 

@@ -16,9 +16,9 @@ import json
 
 from aiohttp import web
 
-from local.simulator.desk import Desk
 from local.simulator.faults import FaultError
 from local.simulator.ground_truth import presentable
+from local.simulator.state import SimulatorState
 
 _CHUNK_LINES = 500
 
@@ -36,12 +36,12 @@ def _number(request: web.Request, name: str) -> int | None:
     return int(value)
 
 
-def add_control_routes(app: web.Application, desk: Desk) -> None:
+def add_control_routes(app: web.Application, state: SimulatorState) -> None:
     """Serve the control interface."""
 
     async def accepted(request: web.Request) -> web.StreamResponse:
         since, limit = _number(request, "since_seq"), _number(request, "limit")
-        lines = desk.truth.lines(request.query.get("kind") or None, since or 0, limit)
+        lines = state.truth.lines(request.query.get("kind") or None, since or 0, limit)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
 
@@ -56,14 +56,16 @@ def add_control_routes(app: web.Application, desk: Desk) -> None:
         return response
 
     async def count(request: web.Request) -> web.Response:
-        return web.json_response({"count": desk.truth.count(request.query.get("kind") or None)})
+        return web.json_response({"count": state.truth.count(request.query.get("kind") or None)})
 
     async def requests(_: web.Request) -> web.Response:
-        return web.json_response({kind: desk.requests[kind] for kind in sorted({*desk.faults.kinds, *desk.requests})})
+        return web.json_response(
+            {kind: state.requests[kind] for kind in sorted({*state.faults.kinds, *state.requests})}
+        )
 
     async def add_fault(request: web.Request) -> web.Response:
         try:
-            fault = desk.faults.add(json.loads(await request.read()))
+            fault = state.faults.add(json.loads(await request.read()))
         except FaultError as error:
             return _problem(str(error))
         except ValueError:
@@ -71,10 +73,10 @@ def add_control_routes(app: web.Application, desk: Desk) -> None:
         return web.json_response(fault.as_json(), status=201)
 
     async def list_faults(_: web.Request) -> web.Response:
-        return web.json_response([fault.as_json() for fault in desk.faults.faults])
+        return web.json_response([fault.as_json() for fault in state.faults.faults])
 
     async def clear_faults(_: web.Request) -> web.Response:
-        return web.json_response({"cleared": desk.faults.clear()})
+        return web.json_response({"cleared": state.faults.clear()})
 
     app.router.add_get("/accepted", accepted)
     app.router.add_get("/accepted/count", count)

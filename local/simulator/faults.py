@@ -72,7 +72,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FaultDecision:
     """What happens to one request."""
 
     latency_s: float = 0.0
@@ -89,7 +89,7 @@ class Verdict:
         return None if self.retry_after_s is None else f"{self.retry_after_s:g}"
 
 
-FINE = Verdict()
+FINE = FaultDecision()
 _FIELDS = frozenset(
     {"kind", "mode", "rate", "latency_ms", "retry_after_s", "retry_after_date", "match", "times"}
 )  # fmt: skip
@@ -164,7 +164,7 @@ class FaultBook:
         self.faults.clear()
         return count
 
-    def decide(self, kind: str, recipient: str) -> Verdict:
+    def decide(self, kind: str, recipient: str) -> FaultDecision:
         """What happens to a request of `kind` for `recipient`."""
         if not self.faults:
             return FINE
@@ -179,5 +179,5 @@ class FaultBook:
             fault.applied += 1
             latency_s += fault.latency_ms / 1000
             if fault.mode is not Mode.SLOW:
-                return Verdict(latency_s, fault.mode, fault.retry_after_s, fault.retry_after_date)
-        return Verdict(latency_s)
+                return FaultDecision(latency_s, fault.mode, fault.retry_after_s, fault.retry_after_date)
+        return FaultDecision(latency_s)

@@ -24,8 +24,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from local.simulator.desk import Desk, answer
 from local.simulator.ground_truth import Accept
+from local.simulator.state import SimulatorState, answer
 
 KIND = "fcm"
 TOKEN_KIND = "fcm_token"
@@ -184,12 +184,12 @@ def check_message(payload: object) -> web.Response | dict[str, Any]:
     return message
 
 
-def add_fcm_routes(app: web.Application, desk: Desk, credentials: Credentials) -> None:
+def add_fcm_routes(app: web.Application, state: SimulatorState, credentials: Credentials) -> None:
     """Serve the token endpoint and messages:send."""
     errors = FcmErrors()
 
     async def token(request: web.Request) -> web.Response:
-        desk.seen(TOKEN_KIND)
+        state.seen(TOKEN_KIND)
         form = dict(parse_qsl((await request.read()).decode("utf-8", "replace")))
         if form.get("grant_type") != _GRANT:
             return web.json_response({"error": "unsupported_grant_type"}, status=400)
@@ -202,7 +202,7 @@ def add_fcm_routes(app: web.Application, desk: Desk, credentials: Credentials) -
         )
 
     async def send(request: web.Request) -> web.Response:
-        desk.seen(KIND)
+        state.seen(KIND)
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not credentials.is_access_token(bearer.strip(), time.time()):
             text = "Request had invalid authentication credentials. Expected OAuth 2 access token."
@@ -221,7 +221,7 @@ def add_fcm_routes(app: web.Application, desk: Desk, credentials: Credentials) -
         target = next(message[kind] for kind in _TARGETS if message.get(kind))
         our_id = message.get("data", {}).get("heliograph_message_id")
         accept = Accept(KIND, target, our_id, json.dumps(payload, ensure_ascii=False), name)
-        return await answer(desk, request, errors, accept, lambda: web.json_response({"name": name}))
+        return await answer(state, request, errors, accept, lambda: web.json_response({"name": name}))
 
     app.router.add_post("/token", token)
     app.router.add_post("/v1/projects/{project}/messages:send", send)

@@ -12,9 +12,9 @@ import asyncio
 import re
 from typing import Final, cast
 
-from local.simulator.desk import Desk, reset_connection
-from local.simulator.faults import FINE, Mode, Verdict
+from local.simulator.faults import FINE, FaultDecision, Mode
 from local.simulator.ground_truth import Accept
+from local.simulator.state import SimulatorState, reset_connection
 
 KIND = "smtp"
 HOSTNAME = "simulator.heliograph.test"
@@ -51,8 +51,8 @@ def unstuff(data: bytes) -> bytes:
 class SmtpSession(asyncio.Protocol):
     """One connection. Commands are read ahead, but a mail must be answered before the next command is looked at."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, state: SimulatorState) -> None:
+        self._state = state
         self._transport: asyncio.Transport
         self._buffer = bytearray()
         self._replies: list[bytes] = []
@@ -192,7 +192,7 @@ class SmtpSession(asyncio.Protocol):
         if not utf8 and not address.isascii():
             self._replies.append(b"553 5.6.7 SMTPUTF8 is required for this address\r\n")
             return
-        self._desk.seen(KIND)
+        self._state.seen(KIND)
         self._sender, self._utf8 = address, utf8
         self._replies.append(b"250 2.1.0 Ok\r\n")
 
@@ -219,16 +219,16 @@ class SmtpSession(asyncio.Protocol):
         if len(self._recipients) >= MAX_RECIPIENTS:
             self._replies.append(b"452 4.5.3 Too many recipients\r\n")
             return
-        verdict = self._desk.faults.decide(KIND, address)
-        refusal = _refusal_at_rcpt(verdict)
+        decision = self._state.faults.decide(KIND, address)
+        refusal = _refusal_at_rcpt(decision)
         if refusal is not None:
-            if verdict.latency_s:
-                self._answer_later(verdict.latency_s, refusal)
+            if decision.latency_s:
+                self._answer_later(decision.latency_s, refusal)
             else:
                 self._replies.append(refusal)
             return
         if self._verdict is FINE:
-            self._verdict = verdict
+            self._verdict = decision
         self._recipients.append(address)
         self._replies.append(b"250 2.1.5 Ok\r\n")
 
@@ -270,19 +270,19 @@ class SmtpSession(asyncio.Protocol):
             return True
         self._busy = True
         self._flush()  # the 354 of a client that sent everything at once
-        verdict, recipients = self._verdict, self._recipients
+        decision, recipients = self._verdict, self._recipients
         self._reset()
-        if verdict.latency_s:
-            asyncio.get_running_loop().call_later(verdict.latency_s, self._decide, data, recipients, verdict)
+        if decision.latency_s:
+            asyncio.get_running_loop().call_later(decision.latency_s, self._decide, data, recipients, decision)
         else:
-            self._decide(data, recipients, verdict)
+            self._decide(data, recipients, decision)
         return True
 
-    def _decide(self, data: bytes, recipients: list[str], verdict: Verdict) -> None:
-        if verdict.mode is Mode.RESET:
+    def _decide(self, data: bytes, recipients: list[str], decision: FaultDecision) -> None:
+        if decision.mode is Mode.RESET:
             reset_connection(self._transport)
             return
-        if verdict.mode is Mode.FAIL:
+        if decision.mode is Mode.FAIL:
             self._replies.append(b"451 4.3.0 Error: queue file write error\r\n")
             self._resume()
             return
@@ -290,15 +290,15 @@ class SmtpSession(asyncio.Protocol):
         message_id = our_message_id(mail)
         body = mail.decode("utf-8", "surrogateescape")
         for recipient in recipients:
-            logged = self._desk.accept(Accept(KIND, recipient, message_id, body))
+            logged = self._state.accept(Accept(KIND, recipient, message_id, body))
         # lines reach the disk in order: the last one there means all are
-        logged.add_done_callback(lambda done: self._accepted(done, verdict))
+        logged.add_done_callback(lambda done: self._accepted(done, decision))
 
-    def _accepted(self, done: asyncio.Future[int], verdict: Verdict) -> None:
+    def _accepted(self, done: asyncio.Future[int], decision: FaultDecision) -> None:
         if done.exception() is not None:
             self._close(b"421 4.3.0 The log of accepts is broken\r\n")
             return
-        match verdict.mode:
+        match decision.mode:
             case Mode.DROP_AFTER_ACCEPT:
                 self._transport.abort()
                 return
@@ -311,10 +311,10 @@ class SmtpSession(asyncio.Protocol):
         self._resume()
 
 
-def _refusal_at_rcpt(verdict: Verdict) -> bytes | None:
-    if verdict.mode is Mode.THROTTLE:
-        wait = "" if verdict.retry_after_s is None else f" in {verdict.retry_after_s:g} s"
+def _refusal_at_rcpt(decision: FaultDecision) -> bytes | None:
+    if decision.mode is Mode.THROTTLE:
+        wait = "" if decision.retry_after_s is None else f" in {decision.retry_after_s:g} s"
         return f"451 4.7.1 Rate limited, try again{wait}\r\n".encode()
-    if verdict.mode is Mode.REJECT:
+    if decision.mode is Mode.REJECT:
         return b"550 5.1.1 User unknown\r\n"
     return None

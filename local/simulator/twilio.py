@@ -23,8 +23,8 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 from aiohttp import web
 
 from local.simulator.callbacks import Accepted, Callbacks
-from local.simulator.desk import Desk, answer
 from local.simulator.ground_truth import Accept
+from local.simulator.state import SimulatorState, answer
 
 KIND = "twilio"
 _E164 = re.compile(r"\+[1-9]\d{6,14}\Z")
@@ -127,12 +127,12 @@ def resource(account_sid: str, sid: str, form: dict[str, str], now: datetime) ->
     }
 
 
-def add_twilio_routes(app: web.Application, desk: Desk, callbacks: Callbacks) -> None:
+def add_twilio_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve Twilio's API."""
     errors = TwilioErrors()
 
     async def create_message(request: web.Request) -> web.Response:
-        desk.seen(KIND)
+        state.seen(KIND)
         account_sid = request.match_info["account_sid"]
         secret = secret_of(request.headers.get("Authorization", ""), account_sid)
         if secret is None:
@@ -151,7 +151,7 @@ def add_twilio_routes(app: web.Application, desk: Desk, callbacks: Callbacks) ->
             if url:
                 callbacks.report(Accepted(account_sid, secret, sid, form["To"], form.get("From", ""), url))
 
-        return await answer(desk, request, errors, accept, lambda: web.json_response(made, status=201), report)
+        return await answer(state, request, errors, accept, lambda: web.json_response(made, status=201), report)
 
     async def told(_: web.Request) -> web.Response:
         answers: dict[str, dict[str, int]] = {}

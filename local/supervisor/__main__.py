@@ -26,7 +26,7 @@ from pathlib import Path
 
 from local.supervisor.layout import PORT_NAMES, Stack, StackOptions
 from local.supervisor.ports import PortBook
-from local.supervisor.state import StateFiles, end_strays
+from local.supervisor.state import StateFiles, end_leftovers
 from runtime.errors import HeliographError
 
 _log = logging.getLogger(__name__)
@@ -38,9 +38,9 @@ def serve(options: StackOptions) -> int:
     handle = files.take_lock()
     book = PortBook()
     try:
-        strays = end_strays(files)
-        if strays:
-            _log.warning("ended what an earlier stack left behind: %s", ", ".join(strays))
+        leftovers = end_leftovers(files)
+        if leftovers:
+            _log.warning("ended what an earlier stack left behind: %s", ", ".join(leftovers))
         return Stack(options, book).run()
     except HeliographError as exc:
         # `up` waits for this file, not for the exit code: it may be another process than the one that asked for the start

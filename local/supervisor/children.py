@@ -132,11 +132,11 @@ class Supervisor:
         if child.ready or deadline is None:
             return
         if child.deaths_before_ready >= STARTS_BEFORE_GIVING_UP:
-            raise StartError(f"{child.name} does not start: {child.last_words()} (log: {child.spec.log})")
+            raise StartError(f"{child.name} does not start: {child.last_log_line()} (log: {child.spec.log})")
         if self._monotonic() > deadline:
             raise StartError(
                 f"{child.name} is not ready after {child.spec.ready_timeout_s:.0f} s:"
-                f" {child.last_words()} (log: {child.spec.log})"
+                f" {child.last_log_line()} (log: {child.spec.log})"
             )
 
     def _wait_for(self, future: Future[None], what: str) -> None:
@@ -168,7 +168,7 @@ class Supervisor:
         now = self._monotonic()
         for child in self.children:
             if child.reap(now):
-                _log.warning("%s died: %s", child.name, child.last_words())
+                _log.warning("%s died: %s", child.name, child.last_log_line())
             if child.is_due(now) and not self._stopping:
                 self._start(child)
             self._probe(child, now)

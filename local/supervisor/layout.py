@@ -28,7 +28,7 @@ from local.servers.postgres import PostgresServer
 from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
 from local.supervisor.children import Supervisor
 from local.supervisor.ports import LOOPBACK, PortBook
-from local.supervisor.processes import ChildSpec, Identity, birth_of
+from local.supervisor.processes import ChildSpec, Identity, start_time_of
 from local.supervisor.state import StateFiles, write_atomically
 from runtime.settings import load_settings, read_toml
 from schemas.channels import CHANNELS
@@ -126,7 +126,7 @@ class Stack:
         self._postgres = PostgresServer(self.files.data("postgres"), ports["postgres"])
         self._secrets = self._load_secrets()
         self._environment = _base_environment(os.environ)
-        self._supervisor_birth = birth_of(os.getpid()) or ""
+        self._supervisor_start_time = start_time_of(os.getpid()) or ""
 
     def run(self) -> int:
         """The supervisor's life; its exit code."""
@@ -171,7 +171,7 @@ class Stack:
 
     def _publish(self, supervisor: Supervisor, reason: str | None) -> None:
         running = {child.name: child.identity for child in supervisor.children if child.identity is not None}
-        running["supervisor"] = Identity(os.getpid(), self._supervisor_birth)
+        running["supervisor"] = Identity(os.getpid(), self._supervisor_start_time)
         if supervisor.phase == "ready":  # first, because whoever reads "ready" in the status reads the endpoints next
             pids = {name: identity.pid for name, identity in running.items()}
             write_atomically(self.files.endpoints, json.dumps(self.endpoints(pids), indent=2) + "\n")
@@ -213,7 +213,7 @@ class Stack:
                 self._postgres.command,
                 self._postgres.is_ready,
                 prepare=self._postgres.prepare,
-                before_start=self._postgres.clear_strays,
+                before_start=self._postgres.clear_leftovers,
                 stop_signal=signal.SIGINT,  # the fast shutdown: SIGTERM waits for every client to leave
             ),
             self._python(

@@ -76,11 +76,11 @@ class Identity:
     """A process on this machine, safe against its number being used again."""
 
     pid: int
-    birth: str
+    start_time: str
 
     def is_running(self) -> bool:
         """Whether exactly this process still runs (a zombie does not)."""
-        return birth_of(self.pid) == self.birth
+        return start_time_of(self.pid) == self.start_time
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, if it still is this process."""
@@ -91,7 +91,7 @@ class Identity:
                 return  # it ended in between
 
 
-def birth_of(pid: int) -> str | None:
+def start_time_of(pid: int) -> str | None:
     """When a running process began, in a form that only it has; None when it does not run or is a zombie."""
     try:
         process = psutil.Process(pid)
@@ -110,7 +110,7 @@ def birth_of(pid: int) -> str | None:
 def wait_until_gone(pids: Sequence[int], timeout_s: float) -> bool:
     """Whether none of the processes runs any more, within a time. Zombies are gone: nobody may be there to reap them."""
     deadline = system_monotonic() + timeout_s
-    while any(birth_of(pid) is not None for pid in pids):
+    while any(start_time_of(pid) is not None for pid in pids):
         if system_monotonic() > deadline:
             return False
         time.sleep(0.02)
@@ -174,7 +174,7 @@ class Child:
                 log.write(f"cannot start {spec.name}: {exc}\n".encode())
                 self._bury(now, None)
                 return
-        self.identity = Identity(self._process.pid, birth_of(self._process.pid) or "")
+        self.identity = Identity(self._process.pid, start_time_of(self._process.pid) or "")
 
     def reap(self, now: float) -> bool:
         """Whether it died since the last call; then its next start is set."""
@@ -214,7 +214,7 @@ class Child:
         self.identity = None
         return True
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """Why it is not there: the signal that ended it, else the last line it logged since its last start."""
         line = last_line(self.spec.log, self._log_start)
         if self.last_exit is not None and self.last_exit < 0:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from local import AlreadyRunningError, LocalStackError
-from local.supervisor.processes import Identity, birth_of
+from local.supervisor.processes import Identity, start_time_of
 from runtime.clock import system_monotonic
 
 Phase = Literal["starting", "ready", "stopping", "failed"]
@@ -82,7 +82,7 @@ class StateFiles:
             raise AlreadyRunningError(
                 f"a stack already runs in {self.directory}: use it, or `heliograph down --state-dir {self.directory}`"
             ) from exc
-        me = json.dumps({"pid": os.getpid(), "birth": birth_of(os.getpid())}).encode()
+        me = json.dumps({"pid": os.getpid(), "birth": start_time_of(os.getpid())}).encode()
         os.truncate(handle, 0)
         os.pwrite(handle, me, 0)
         return handle
@@ -101,7 +101,7 @@ class StateFiles:
 
     def write_status(self, phase: Phase, reason: str | None, running: Mapping[str, Identity]) -> None:
         """Replace supervisor.json."""
-        pids = {name: {"pid": it.pid, "birth": it.birth} for name, it in running.items()}
+        pids = {name: {"pid": it.pid, "birth": it.start_time} for name, it in running.items()}
         write_atomically(self.status, json.dumps({"phase": phase, "reason": reason, "pids": pids}, indent=2) + "\n")
 
     def recorded(self) -> dict[str, Identity]:
@@ -127,7 +127,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
     unfinished.replace(path)
 
 
-def end_strays(files: StateFiles, timeout_s: float = 10.0) -> list[str]:
+def end_leftovers(files: StateFiles, timeout_s: float = 10.0) -> list[str]:
     """Kill what an earlier supervisor left behind, newest layer first; the names of what was still there."""
     left = {name: identity for name, identity in files.recorded().items() if identity.is_running()}
     left.pop("supervisor", None)

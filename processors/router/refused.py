@@ -40,12 +40,12 @@ def _instead(record: ProducerRecord, now: int) -> ProducerRecord:
     elif record.topic == TIMERS:
         timer = cast(Timer, codec("Timer").decode(record.value))
         request = cast(NotificationRequest, codec("NotificationRequest").decode(timer["value"]))
-        told = request_status(
+        status = request_status(
             request, timer["topic"].split(".")[2], "rejected", now=now, reason="template_error", detail=detail
         )
-        return status_record(told, traceparent_of([(h["name"], h["value"]) for h in timer["headers"]]))
+        return status_record(status, traceparent_of([(h["name"], h["value"]) for h in timer["headers"]]))
     elif catalogue()[record.topic].record == "ChannelMessage":
         message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))
-        told = message_status(message, "rejected", now=now, attempt=0, reason="template_error", detail=detail)
-        return status_record(told, traceparent_of(record.headers))
+        status = message_status(message, "rejected", now=now, attempt=0, reason="template_error", detail=detail)
+        return status_record(status, traceparent_of(record.headers))
     raise PublishError(f"{detail}, and it cannot be made smaller: raise the topic's max.message.bytes")

@@ -12,21 +12,21 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
-Entry = tuple[int, int, bytes, bytes | int]
+PendingTimer = tuple[int, int, bytes, bytes | int]
 """(due_at, offset, key, record bytes or how many there are): one object in the map and in the order; offsets are unique, so
 the rest is never compared."""
 
 _SLACK = 1_000
 
 
-def size_of(entry: Entry) -> int:
+def size_of(entry: PendingTimer) -> int:
     """Bytes of an entry's record."""
     value = entry[3]
     return value if isinstance(value, int) else len(value)
 
 
 @dataclass(slots=True)
-class Room:
+class MemoryBudget:
     """How many bytes of records may be held, by all heaps of a process together."""
 
     limit: int
@@ -43,12 +43,12 @@ class Room:
 class Heap:
     """Key → entry, and the entries by due time."""
 
-    def __init__(self, room: Room | None = None) -> None:
+    def __init__(self, budget: MemoryBudget | None = None) -> None:
         self.next_offset = 0
         """Where to read on."""
-        self._room = room if room is not None else Room(1 << 62)
-        self._pending: dict[bytes, Entry] = {}
-        self._order: list[Entry] | None = None
+        self._budget = budget if budget is not None else MemoryBudget(1 << 62)
+        self._pending: dict[bytes, PendingTimer] = {}
+        self._order: list[PendingTimer] | None = None
         self._left_order: set[int] = set()  # offsets of what came up and is still pending
         self._stale = 0  # bytes in the order that are not pending any more
 
@@ -60,14 +60,14 @@ class Heap:
         """Whether `due` may be asked."""
         return self._order is not None
 
-    def get(self, key: bytes) -> Entry | None:
+    def get(self, key: bytes) -> PendingTimer | None:
         """The pending timer of a key."""
         return self._pending.get(key)
 
     def put(self, key: bytes, due_at: int, offset: int, value: bytes) -> None:
         """A timer; it takes the place of an earlier one with its key."""
         self._forget(key)
-        entry = (due_at, offset, key, value if self._room.take(len(value)) else len(value))
+        entry = (due_at, offset, key, value if self._budget.take(len(value)) else len(value))
         self._pending[key] = entry
         if self._order is not None:
             heapq.heappush(self._order, entry)
@@ -78,7 +78,7 @@ class Heap:
         if self._forget(key) and self._order is not None:
             self._tidy(self._order)
 
-    def again(self, entries: list[Entry]) -> None:
+    def again(self, entries: list[PendingTimer]) -> None:
         """Timers that came up and did not end: they come up again."""
         for entry in entries:
             if self._pending.get(entry[2]) is entry and entry[1] in self._left_order and self._order is not None:
@@ -96,7 +96,7 @@ class Heap:
         if entry is None:
             return False
         held = len(entry[3]) if isinstance(entry[3], bytes) else 0
-        self._room.used -= held
+        self._budget.used -= held
         if entry[1] in self._left_order:
             self._left_order.discard(entry[1])
         else:
@@ -109,18 +109,18 @@ class Heap:
         heapq.heapify(self._order)
         self._stale = 0
 
-    def _tidy(self, order: list[Entry]) -> None:
+    def _tidy(self, order: list[PendingTimer]) -> None:
         # What was replaced or dropped stays in the order, bytes and all, until its time has come, which may be a month:
         # it is swept out once it is more than the rest, or than may be held, so every sweep is paid for by as many drops.
-        if len(order) > 2 * len(self._pending) + _SLACK or self._stale > self._room.limit:
+        if len(order) > 2 * len(self._pending) + _SLACK or self._stale > self._budget.limit:
             self.order()
 
-    def due(self, now: int, limit: int, max_bytes: int = 1 << 62) -> list[Entry]:
+    def due(self, now: int, limit: int, max_bytes: int = 1 << 62) -> list[PendingTimer]:
         """Up to `limit` timers due at `now`, of `max_bytes` and one more, earliest first.
 
         They leave the order, and stay pending until dropped.
         """
-        found: list[Entry] = []
+        found: list[PendingTimer] = []
         order, taken = self._order or [], 0
         while order and order[0][0] <= now and len(found) < limit and taken < max_bytes:
             entry = heapq.heappop(order)

@@ -21,9 +21,8 @@ from typing import Protocol, cast
 from uuid import UUID
 
 from processors.groups import TIMERS_GROUP
-from processors.timers.heap import Entry, Heap, Room
-from processors.timers.values import Source as Reread
-from processors.timers.values import read_again
+from processors.timers.heap import Heap, MemoryBudget, PendingTimer
+from processors.timers.values import RereadConsumer, read_again
 from runtime import ids
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import UNDECODABLE, dead_letter, publish_letters
@@ -47,12 +46,12 @@ SESSION_TIMEOUT_MS = 6_000
 """A successor of a killed owner waits for so long before it may read: the least that brokers allow."""
 LEASE_S = 3.0
 """A process that stood still for half a session asks the group again before it fires."""
-WITHDRAW_BEFORE_MS = 2_000
+CANCEL_BEFORE_MS = 2_000
 """A timer nearer than this to its time is fired, cancelled or not: with some skew of clocks another owner may have done so."""
 HELD_BYTES = 96 << 20
 """Of timers' records in memory; a million small ones need as much again for their keys and times."""
 _MAX_FIRE, _MAX_FIRE_BYTES = 1_000, 16 << 20
-_MAX_WISHES = 100_000
+_MAX_CANCELLATIONS = 100_000
 _WITHDRAWN = 500
 _TARGETS = ("notify.requests.", "notify.dispatch.")
 _topics = frozenset(name for name in catalogue() if name.startswith(_TARGETS))
@@ -68,13 +67,13 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-class Rereader(Reread, Protocol):
+class Rereader(RereadConsumer, Protocol):
     """What is read again, by a consumer that notices the ends of partitions."""
 
     def close(self) -> None: ...
 
 
-class Source(Protocol):
+class TimerConsumer(Protocol):
     """The part of runtime.kafka.Consumer that is used as a member of the group; it notices the ends of partitions."""
 
     eof_partitions: set[Partition]
@@ -108,13 +107,15 @@ def decode_timer(value: bytes) -> Timer:
     return cast(Timer, codec("Timer").decode(value))
 
 
-def cancelled_records(partition: Partition, entry: Entry, wish: Cancellation, now: int) -> list[ProducerRecord]:
+def cancelled_records(
+    partition: Partition, entry: PendingTimer, cancellation: Cancellation, now: int
+) -> list[ProducerRecord]:
     """The fact that ends a schedule, [] when the wish is not about it. Raises ValueError for what is none."""
     timer = decode_timer(cast(bytes, entry[3]))
     if timer["purpose"] != "schedule" or not timer["topic"].startswith("notify.requests."):
         return []
     request = cast(NotificationRequest, codec("NotificationRequest").decode(timer["value"]))
-    if (request["notification_id"], request["tenant"]) != (wish["notification_id"], wish["tenant"]):
+    if (request["notification_id"], request["tenant"]) != (cancellation["notification_id"], cancellation["tenant"]):
         return []
     status = request_status(
         request, timer["topic"].split(".")[2], "cancelled", now=now, reason="by_caller",
@@ -132,24 +133,26 @@ class Timers:
         context: Context,
         producer: Producer,
         *,
-        consumer: Source,
-        wishes: Reader,
+        consumer: TimerConsumer,
+        cancellations: Reader,
         again: Rereader,
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
         held_bytes: int = HELD_BYTES,
     ) -> None:
-        """`consumer` is the group's member, `wishes` reads the cancellations, `again` timers whose bytes are not held."""
+        """`consumer` is the group's member, `cancellations` reads the cancellations, `again` timers whose bytes are not held."""
         self._context, self._producer = context, producer
-        self._consumer, self._cancellations, self._again = consumer, wishes, again
+        self._consumer, self._cancellations, self._again = consumer, cancellations, again
         self._clock, self._monotonic = clock, monotonic
         self._heaps: dict[Partition, Heap] = {}
         self._revoked: dict[Partition, Heap] = {}
-        self._room = Room(held_bytes)
+        self._budget = MemoryBudget(held_bytes)
         self._unusable: dict[Partition, dict[bytes, int]] = {}  # keys whose last record is no timer, and its offset
-        self._assigned = self._wishes_read = False
+        self._assigned = self._cancellations_read = False
         self._polled = 0.0
-        self._wishes: dict[bytes, Cancellation] = {}  # the latest, for timers that arrive after their cancellation
+        self._known_cancellations: dict[
+            bytes, Cancellation
+        ] = {}  # the latest, for timers that arrive after their cancellation
         self._late: set[bytes] = set()  # those timers
 
     def run(self) -> None:
@@ -182,7 +185,7 @@ class Timers:
         self._order_what_is_read()
         self._clear_away()
         try:
-            self.withdraw()
+            self.cancel_schedules()
             self.fire()
         except UnavailableError as exc:  # what was to be read again: it comes up again in the next turn
             log.warning("timers wait", error=str(exc))
@@ -198,12 +201,12 @@ class Timers:
     def _on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
         # Every rebalance takes all partitions away and gives most of them back: those are read on, not read again.
         # An empty heap is a heap: nothing is pending in it, and it is known how far it was read.
-        self._heaps = {p: self._revoked.pop(p) if p in self._revoked else Heap(self._room) for p in partitions}
+        self._heaps = {p: self._revoked.pop(p) if p in self._revoked else Heap(self._budget) for p in partitions}
         self._forget_revoked()
         self._consumer.eof_partitions.clear()
         self._assigned = True
         if not all(heap.ordered for heap in self._heaps.values()):
-            self._wishes_read = False
+            self._cancellations_read = False
             # A million live objects and no cycle: each full collection meanwhile would walk over all of them in vain.
             gc.disable()
         log.info("partitions assigned", partitions=len(partitions))
@@ -258,7 +261,7 @@ class Timers:
             else:
                 assert key is not None and value is not None
                 heap.put(key, due_at, record.offset, value)
-                if key in self._wishes:
+                if key in self._known_cancellations:
                     self._late.add(key)
         publish_letters(self._producer.publish, letters)
 
@@ -287,52 +290,60 @@ class Timers:
 
     # -- cancelling -------------------------------------------------------------------------------------------------
 
-    def withdraw(self) -> None:
+    def cancel_schedules(self) -> None:
         """End the schedules that were cancelled; after a takeover every cancellation is looked at once."""
         if not self._assigned or not self._consumer.eof_partitions.issuperset(self._heaps):
             return  # a tombstone may still come
-        if not self._wishes_read:
+        if not self._cancellations_read:
             partitions = self._cancellations.partitions_for_topic(CANCELLATIONS)
             self._cancellations.assign(dict.fromkeys(partitions, BEGINNING))
-            self._wishes_read = True
-        wishes = {key: self._wishes[key] for key in self._late if key in self._wishes}
+            self._cancellations_read = True
+        cancellations = {key: self._known_cancellations[key] for key in self._late if key in self._known_cancellations}
         self._late.clear()
         for record in self._cancellations.consume(1_000, 0):
             try:
-                wish = cast(Cancellation, codec("Cancellation").decode(record.value))
+                cancellation = cast(Cancellation, codec("Cancellation").decode(record.value))
                 # A later generation is scheduled by a resend only; its cancellation is seen when it fires.
-                wishes[ids.timer_id(str(UUID(wish["notification_id"])), "schedule").encode()] = wish
+                cancellations[ids.timer_id(str(UUID(cancellation["notification_id"])), "schedule").encode()] = (
+                    cancellation
+                )
             except ValueError:
                 continue  # a tombstone, or what the router dead-letters
-        if wishes:
-            self._wishes |= wishes
-            for key in [*islice(self._wishes, max(0, len(self._wishes) - _MAX_WISHES))]:
-                del self._wishes[key]
+        if cancellations:
+            self._known_cancellations |= cancellations
+            for key in [
+                *islice(self._known_cancellations, max(0, len(self._known_cancellations) - _MAX_CANCELLATIONS))
+            ]:
+                del self._known_cancellations[key]
             try:
-                self._withdraw(wishes)
+                self._cancel(cancellations)
             except UnavailableError:
-                self._late.update(wishes)
+                self._late.update(cancellations)
                 raise
 
-    def _withdraw(self, wishes: dict[bytes, Cancellation]) -> None:
+    def _cancel(self, cancellations: dict[bytes, Cancellation]) -> None:
         now = self._clock()
-        facts: list[ProducerRecord] = []
+        records: list[ProducerRecord] = []
         ended: list[tuple[Partition, bytes]] = []
         for partition, heap in self._heaps.items():
-            found = ((entry, wish) for key, wish in wishes.items() if (entry := heap.get(key)) is not None)
-            ahead = ((entry, wish) for entry, wish in found if entry[0] > now + WITHDRAW_BEFORE_MS)
+            found = (
+                (entry, cancellation)
+                for key, cancellation in cancellations.items()
+                if (entry := heap.get(key)) is not None
+            )
+            ahead = ((entry, cancellation) for entry, cancellation in found if entry[0] > now + CANCEL_BEFORE_MS)
             while some := [*islice(ahead, _WITHDRAWN)]:
                 whole = self._whole(partition, [entry for entry, _ in some])
-                for entry, wish in zip(whole, (wish for _, wish in some), strict=True):
+                for entry, cancellation in zip(whole, (cancellation for _, cancellation in some), strict=True):
                     try:
-                        told = cancelled_records(partition, entry, wish, now)
+                        status_records = cancelled_records(partition, entry, cancellation, now)
                     except ValueError:
                         continue  # dead-lettered when it fires
-                    if told:
-                        facts += told
+                    if status_records:
+                        records += status_records
                         ended.append((partition, entry[2]))
         # The fact first: a schedule that ended without one would be lost.
-        self._producer.publish(facts)
+        self._producer.publish(records)
         self._producer.publish([ProducerRecord(TIMERS, key, None, partition=partition[1]) for partition, key in ended])
         for partition, key in ended:
             self._heaps[partition].drop(key)
@@ -358,13 +369,13 @@ class Timers:
                     return
                 self._fire(partition, heap, whole)
 
-    def _whole(self, partition: Partition, entries: Sequence[Entry]) -> list[Entry]:
+    def _whole(self, partition: Partition, entries: Sequence[PendingTimer]) -> list[PendingTimer]:
         """The entries with their bytes; None in the place of bytes that are gone, because something newer has their key."""
         missing = [entry[1] for entry in entries if not isinstance(entry[3], bytes)]
         read = read_again(self._again, partition, missing, self._monotonic) if missing else {}
         return [entry if isinstance(entry[3], bytes) else (*entry[:3], read.get(entry[1], b"")) for entry in entries]
 
-    def _fire(self, partition: Partition, heap: Heap, due: Sequence[Entry]) -> None:
+    def _fire(self, partition: Partition, heap: Heap, due: Sequence[PendingTimer]) -> None:
         out: list[ProducerRecord] = []
         fired: list[Timer] = []
         sources: dict[int, ConsumerRecord] = {}
@@ -417,9 +428,9 @@ def create_timers(context: Context, producer: Producer, clock: Clock = system_cl
         queued_kbytes=32_768,
         detect_eof=True,
     )
-    wishes = Consumer(kafka, client_id="timers-cancellations", group=None)
+    cancellations = Consumer(kafka, client_id="timers-cancellations", group=None)
     again = Consumer(kafka, client_id="timers-again", group=None, queued_kbytes=8_192, detect_eof=True)
-    return Timers(context, producer, consumer=consumer, wishes=wishes, again=again, clock=clock)
+    return Timers(context, producer, consumer=consumer, cancellations=cancellations, again=again, clock=clock)
 
 
 async def run_timers(context: Context) -> None:

@@ -14,13 +14,13 @@ from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.records import ConsumerRecord
 
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 """Well below the session: a broker that gives nothing for so long is asked again in the next turn."""
 _FAR = 2_000
 """Offsets worth reading over rather than starting anew."""
 
 
-class Source(Protocol):
+class RereadConsumer(Protocol):
     """The part of runtime.kafka.Consumer that is used."""
 
     eof_partitions: set[Partition]
@@ -30,18 +30,18 @@ class Source(Protocol):
 
 
 def read_again(
-    source: Source, partition: Partition, offsets: Sequence[int], monotonic: Monotonic = system_monotonic
+    consumer: RereadConsumer, partition: Partition, offsets: Sequence[int], monotonic: Monotonic = system_monotonic
 ) -> dict[int, bytes]:
     """Offset → bytes; an offset that the log no longer has is left out. Raises UnavailableError without an answer in time."""
     found: dict[int, bytes] = {}
     try:
         for first, last in _stretches(sorted(offsets)):
             wanted = {offset for offset in offsets if first <= offset <= last}
-            for record in _records(source, partition, first, last, monotonic):
+            for record in _records(consumer, partition, first, last, monotonic):
                 if record.offset in wanted and record.value is not None:
                     found[record.offset] = record.value
     finally:
-        source.assign({})
+        consumer.assign({})
     return found
 
 
@@ -56,23 +56,23 @@ def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _records(
-    source: Source, partition: Partition, first: int, last: int, monotonic: Monotonic
+    consumer: RereadConsumer, partition: Partition, first: int, last: int, monotonic: Monotonic
 ) -> Iterator[ConsumerRecord]:
-    source.eof_partitions.clear()
-    source.assign({partition: first})
+    consumer.eof_partitions.clear()
+    consumer.assign({partition: first})
     heard = monotonic()
     while True:
         # A few at a time: what is wanted may be large, and what follows it is not wanted at all.
-        records = source.consume(100, 0.1)
+        records = consumer.consume(100, 0.1)
         for record in records:
             if record.offset > last:
                 return
             yield record
             if record.offset == last:
                 return
-        if partition in source.eof_partitions:
+        if partition in consumer.eof_partitions:
             return
         if records:
             heard = monotonic()
-        elif monotonic() > heard + PATIENCE_S:
-            raise UnavailableError(f"{partition[0]} gives nothing within {PATIENCE_S:.0f} s; is Kafka well?")
+        elif monotonic() > heard + TIMEOUT_S:
+            raise UnavailableError(f"{partition[0]} gives nothing within {TIMEOUT_S:.0f} s; is Kafka well?")

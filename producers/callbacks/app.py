@@ -29,14 +29,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
-from runtime.callbacks import PATH, message_id_of, subject_of
+from runtime.callbacks import PATH, attempt_ref_of, message_id_of
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError
 from runtime.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import CALLBACK_SECONDS, CALLBACKS
 from runtime.records import ProducerRecord
-from vendors.reports import ForgedError, MalformedError, Report, ReportReader, Request, UnknownAccountError
+from vendors.reports import DeliveryReport, ForgedError, MalformedError, ReportReader, Request, UnknownAccountError
 
 MAX_BODY = 64 * 1024
 BODY_TIMEOUT_S = 10.0
@@ -73,7 +73,7 @@ class _Recent:
             self._ids.popitem(last=False)
 
 
-class Desk:
+class CallbackEndpoint:
     """Takes callbacks in. `crash_here` is told where in a callback the process stands: the fault tests end it there."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Desk:
     ) -> None:  # fmt: skip
         self._broker, self._public_url, self._clock = broker, public_url.rstrip("/"), clock
         self._crash_here = crash_here or (lambda _: None)
-        self._told = _Recent(remembered)
+        self._published_receipts = _Recent(remembered)
         self._waiting = 0
 
     async def take(self, kind: str, reader: ReportReader, http: HttpRequest) -> Response:
@@ -132,28 +132,28 @@ class Desk:
         url = f"{self._public_url}{PATH}{kind}" + (f"?{raw_query}" if raw_query else "")
         return Request(url, dict(parse_qsl(raw_query, keep_blank_values=True)), headers, body)
 
-    async def _publish(self, report: Report, request: Request) -> str:
+    async def _publish(self, report: DeliveryReport, request: Request) -> str:
         """Publish what is new and return what was made of it. Raises PublishError."""
         now = self._clock()
         receipt = receipt_of(report, message_id_of(request.query), request.body, now)
-        if receipt["event_id"] in self._told:
+        if receipt["event_id"] in self._published_receipts:
             return "repeated"
-        subject = subject_of(request.query) if report.final else None
+        attempt_ref = attempt_ref_of(request.query) if report.final else None
         if self._waiting >= MAX_WAITING:
             raise PublishError("too many callbacks wait for the broker")
         self._waiting += 1
         try:
             await self._broker.send([receipt_record(receipt)])
             self._crash_here("after_receipt")
-            if subject is not None:
-                await self._broker.send([fact_record(report, subject, now)])
+            if attempt_ref is not None:
+                await self._broker.send([fact_record(report, attempt_ref, now)])
             self._crash_here("before_callback_answer")
         finally:
             self._waiting -= 1
-        self._told.add(receipt["event_id"])
+        self._published_receipts.add(receipt["event_id"])
         if not report.final:
             return "noted"
-        return "no_message" if subject is None else "stated"
+        return "no_message" if attempt_ref is None else "stated"
 
 
 async def _body(http: HttpRequest) -> bytes:
@@ -165,16 +165,16 @@ async def _body(http: HttpRequest) -> bytes:
     return bytes(body)
 
 
-def create_app(readers: Mapping[str, ReportReader], desk: Desk) -> Starlette:
+def create_app(readers: Mapping[str, ReportReader], endpoint: CallbackEndpoint) -> Starlette:
     """The application: a route per vendor."""
 
-    def endpoint(kind: str, reader: ReportReader) -> Callable[[HttpRequest], Awaitable[Response]]:
+    def handler(kind: str, reader: ReportReader) -> Callable[[HttpRequest], Awaitable[Response]]:
         async def take(request: HttpRequest) -> Response:
-            return await desk.take(kind, reader, request)
+            return await endpoint.take(kind, reader, request)
 
         return take
 
-    routes = [Route(f"{PATH}{kind}", endpoint(kind, reader), methods=["POST"]) for kind, reader in readers.items()]
+    routes = [Route(f"{PATH}{kind}", handler(kind, reader), methods=["POST"]) for kind, reader in readers.items()]
     app = Starlette(routes=routes, exception_handlers=PROBLEM_HANDLERS)
     app.router.redirect_slashes = False  # a redirect would be to what the request calls its host
     return app

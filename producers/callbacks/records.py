@@ -7,16 +7,16 @@ May import runtime and schemas. Never: a clock, a vendor's word.
 from __future__ import annotations
 
 from runtime import ids
-from runtime.callbacks import Subject
+from runtime.callbacks import AttemptRef
 from runtime.records import ProducerRecord
 from runtime.status import fact, status_record
 from schemas.codec import codec
 from schemas.events import DeliveryStatus, ProviderReceipt
 from schemas.topics import RECEIPTS
-from vendors.reports import Report
+from vendors.reports import DeliveryReport
 
 
-def receipt_of(report: Report, message_id: str | None, body: bytes, received_at: int) -> ProviderReceipt:
+def receipt_of(report: DeliveryReport, message_id: str | None, body: bytes, received_at: int) -> ProviderReceipt:
     """The receipt, with the body as it came. Callbacks carry no time of their own: it happened when we heard of it."""
     return {
         "event_id": ids.receipt_id(report.provider, report.provider_message_id, report.provider_event_id),
@@ -39,20 +39,20 @@ def receipt_record(receipt: ProviderReceipt) -> ProducerRecord:
     return ProducerRecord(RECEIPTS, key, codec("ProviderReceipt").encode(receipt), headers)
 
 
-def status_of(report: Report, subject: Subject, received_at: int) -> DeliveryStatus:
+def status_of(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int) -> DeliveryStatus:
     """The fact. Its recipient is the address' fingerprint: what bounced can be suppressed by it."""
     return fact(
-        ids.event_id(subject.message_id, report.state, subject.attempt, report.provider_event_id),
-        subject.notification_id,
-        subject.tenant,
-        subject.lane,
+        ids.event_id(attempt_ref.message_id, report.state, attempt_ref.attempt, report.provider_event_id),
+        attempt_ref.notification_id,
+        attempt_ref.tenant,
+        attempt_ref.lane,
         report.state,
         received_at,
-        message_id=subject.message_id,
+        message_id=attempt_ref.message_id,
         channel=report.channel,
         reason=report.reason,
         detail=report.detail,
-        attempt=subject.attempt,
+        attempt=attempt_ref.attempt,
         provider=report.provider,
         provider_message_id=report.provider_message_id,
         recipient=ids.recipient(None, report.channel, report.address) if report.address else None,
@@ -60,6 +60,6 @@ def status_of(report: Report, subject: Subject, received_at: int) -> DeliverySta
     )
 
 
-def fact_record(report: Report, subject: Subject, received_at: int) -> ProducerRecord:
+def fact_record(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int) -> ProducerRecord:
     """The record for notify.status.v1."""
-    return status_record(status_of(report, subject, received_at))
+    return status_record(status_of(report, attempt_ref, received_at))

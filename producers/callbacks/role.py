@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import urlsplit
 
-from producers.callbacks.app import Desk, create_app
+from producers.callbacks.app import CallbackEndpoint, create_app
 from runtime.callbacks import PATH
 from runtime.errors import SettingsError
 from runtime.http.serving import listen, serve
@@ -65,9 +65,9 @@ async def run_callbacks(context: Context) -> None:
         delivery_timeout_s=settings.callbacks.publish_timeout_s,
     )
     try:
-        desk = Desk(producer, public, crash_here=lambda name: crash_point(name, settings.crash_at))
+        endpoint = CallbackEndpoint(producer, public, crash_here=lambda name: crash_point(name, settings.crash_at))
         context.health.started()
-        await serve(create_app(readers, desk), listener, context.stopping)
+        await serve(create_app(readers, endpoint), listener, context.stopping)
     finally:
         listener.close()
         await asyncio.to_thread(producer.close)

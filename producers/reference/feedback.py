@@ -161,10 +161,10 @@ def dead_device(status: DeliveryStatus) -> DeadDevice | None:
         or not status["message_id"]
     ):
         return None
-    told = status["invalid_since"]
+    invalid_at = status["invalid_since"]
     return DeadDevice(
         status["tenant"], status["recipient"], status["notification_id"], status["message_id"], status["provider"] or "",
-        status["occurred_at"] if told is None else min(told, status["occurred_at"]),
+        status["occurred_at"] if invalid_at is None else min(invalid_at, status["occurred_at"]),
     )  # fmt: skip
 
 

@@ -19,10 +19,10 @@ WRITERS = 2
 """Batches on the way at once: one waits for the disk while the other fills."""
 MAX_UNCONFIRMED = 100_000
 CONFIRM_DELAY_S = 0.05
-CLAIM_TIMEOUT_S = 5.0
+RESERVE_TIMEOUT_S = 5.0
 
 
-class Claim(NamedTuple):
+class KeyReservation(NamedTuple):
     """What the caller wants to be true of its key."""
 
     tenant: str
@@ -32,8 +32,8 @@ class Claim(NamedTuple):
     accepted_at: int
 
 
-class Owner(NamedTuple):
-    """What is true of a key. `won`: the claim made it so. Not `confirmed`: its record may never have reached Kafka."""
+class KeyRecord(NamedTuple):
+    """What is true of a key. `won`: this reservation made it so. Not `confirmed`: its record may never have reached Kafka."""
 
     won: bool
     notification_id: str
@@ -43,11 +43,11 @@ class Owner(NamedTuple):
 
 
 class IdempotencyKeys:
-    """Claims and confirmations in micro-batches."""
+    """Reservations and confirmations in micro-batches."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: list[tuple[Claim, asyncio.Future[Owner]]] = []
+        self._waiting: list[tuple[KeyReservation, asyncio.Future[KeyRecord]]] = []
         self._confirmed: list[tuple[str, str]] = []
         self._confirmed_here: dict[tuple[str, str], None] = {}
         self._work = asyncio.Event()
@@ -66,23 +66,23 @@ class IdempotencyKeys:
             await asyncio.wait(self._tasks, timeout=1)
         await self._flush_confirmed()
 
-    async def claim(self, claim: Claim) -> Owner:
-        """Claim a key, or learn who has it. Raises UnavailableError when PostgreSQL does not say in time."""
+    async def reserve(self, reservation: KeyReservation) -> KeyRecord:
+        """Reserve a key, or return who has it. Raises UnavailableError when PostgreSQL does not say in time."""
         if not self._database.available:
             raise UnavailableError("PostgreSQL does not answer; try again in a second")
-        answer: asyncio.Future[Owner] = asyncio.get_running_loop().create_future()
-        self._waiting.append((claim, answer))
+        answer: asyncio.Future[KeyRecord] = asyncio.get_running_loop().create_future()
+        self._waiting.append((reservation, answer))
         self._work.set()
         try:
-            async with asyncio.timeout(CLAIM_TIMEOUT_S):
+            async with asyncio.timeout(RESERVE_TIMEOUT_S):
                 return await answer
         except TimeoutError as exc:
             raise UnavailableError("PostgreSQL does not answer; try again in a second") from exc
 
-    async def find(self, tenant: str, key: str) -> Owner | None:
-        """Who has a key, without claiming it. Raises UnavailableError."""
-        owners = await self._database.run(lambda connection: _owners(connection, [(tenant, key)]))
-        return owners.get((tenant, key))
+    async def find(self, tenant: str, key: str) -> KeyRecord | None:
+        """Who has a key, without reserving it. Raises UnavailableError."""
+        key_records = await self._database.run(lambda connection: _key_records(connection, [(tenant, key)]))
+        return key_records.get((tenant, key))
 
     def confirm(self, tenant: str, key: str) -> None:
         """The record of this key is in Kafka. Written soon; when that is lost, a retry only publishes the same id again."""
@@ -99,28 +99,30 @@ class IdempotencyKeys:
             batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
             if not self._waiting:
                 self._work.clear()
-            batch = [(claim, answer) for claim, answer in batch if not answer.done()]
+            batch = [(reservation, answer) for reservation, answer in batch if not answer.done()]
             if batch:
                 await self._answer(batch)
 
-    async def _answer(self, batch: Sequence[tuple[Claim, asyncio.Future[Owner]]]) -> None:
+    async def _answer(self, batch: Sequence[tuple[KeyReservation, asyncio.Future[KeyRecord]]]) -> None:
         try:
-            owners = await self._database.run(lambda connection: _claim(connection, [claim for claim, _ in batch]))
+            key_records = await self._database.run(
+                lambda connection: _reserve(connection, [reservation for reservation, _ in batch])
+            )
         except UnavailableError as exc:
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(UnavailableError(str(exc)))
             return
         except Exception as exc:
-            log.exception("claims failed")
+            log.exception("key reservations failed")
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(UnavailableError(f"the keys could not be stored ({type(exc).__name__})"))
             return
-        for (claim, answer), owner in zip(batch, owners, strict=True):
+        for (reservation, answer), key_record in zip(batch, key_records, strict=True):
             if not answer.done():
-                known = not owner.won and (claim.tenant, claim.key) in self._confirmed_here
-                answer.set_result(owner._replace(confirmed=True) if known else owner)
+                known = not key_record.won and (reservation.tenant, reservation.key) in self._confirmed_here
+                answer.set_result(key_record._replace(confirmed=True) if known else key_record)
 
     async def _confirm(self) -> None:
         while True:
@@ -137,13 +139,13 @@ class IdempotencyKeys:
             return
 
 
-async def _claim(connection: Connection, claims: Sequence[Claim]) -> list[Owner]:
-    """One owner per claim, in order. Of two claims of one key in a batch the first may win."""
-    first: dict[tuple[str, str], Claim] = {}
-    for claim in claims:
-        first.setdefault((claim.tenant, claim.key), claim)
+async def _reserve(connection: Connection, reservations: Sequence[KeyReservation]) -> list[KeyRecord]:
+    """One key record per reservation, in order. Of two reservations of one key in a batch the first may win."""
+    first: dict[tuple[str, str], KeyReservation] = {}
+    for reservation in reservations:
+        first.setdefault((reservation.tenant, reservation.key), reservation)
     # In one order everywhere: two processes that insert the same keys cannot wait for each other.
-    rows = sorted(first.values(), key=lambda claim: (claim.tenant, claim.key))
+    rows = sorted(first.values(), key=lambda reservation: (reservation.tenant, reservation.key))
     cursor = await connection.execute(
         "INSERT INTO idempotency_keys (tenant, key, notification_id, body_hash, accepted_at)"
         " SELECT * FROM unnest(%s::text[], %s::text[], %s::uuid[], %s::bytea[], %s::bigint[])"
@@ -152,28 +154,30 @@ async def _claim(connection: Connection, claims: Sequence[Claim]) -> list[Owner]
     )
     won = {(row["tenant"], row["key"]) for row in await cursor.fetchall()}
     lost = [key for key in first if key not in won]
-    taken = await _owners(connection, lost) if lost else {}
-    owners = []
-    for claim in claims:
-        key = (claim.tenant, claim.key)
+    taken = await _key_records(connection, lost) if lost else {}
+    key_records = []
+    for reservation in reservations:
+        key = (reservation.tenant, reservation.key)
         if key in taken:
-            owners.append(taken[key])
+            key_records.append(taken[key])
         else:
             winner = first[key]
-            owners.append(
-                Owner(winner is claim, winner.notification_id, winner.body_hash, winner.accepted_at, confirmed=False)
+            key_records.append(
+                KeyRecord(
+                    winner is reservation, winner.notification_id, winner.body_hash, winner.accepted_at, confirmed=False
+                )
             )
-    return owners
+    return key_records
 
 
-async def _owners(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Owner]:
+async def _key_records(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], KeyRecord]:
     tenants, names = [list(column) for column in zip(*keys, strict=True)]
     cursor = await connection.execute(
         "SELECT i.* FROM idempotency_keys i JOIN unnest(%s::text[], %s::text[]) AS k (tenant, key) USING (tenant, key)",
         (tenants, names),
     )
     return {
-        (row["tenant"], row["key"]): Owner(
+        (row["tenant"], row["key"]): KeyRecord(
             False, str(row["notification_id"]), bytes(row["body_hash"]), row["accepted_at"], row["confirmed"]
         )
         for row in await cursor.fetchall()

@@ -32,8 +32,8 @@ class Resends:
     def __init__(self, database: Database, clock: Clock = system_clock) -> None:
         self._database, self._clock = database, clock
 
-    async def claim(self, tenant: str, notification_id: str, above: int) -> int:
-        """The generation to publish, greater than `above`; that of the last claim while it is not confirmed.
+    async def reserve(self, tenant: str, notification_id: str, above: int) -> int:
+        """The generation to publish, greater than `above`; that of the last reservation while it is not confirmed.
 
         Raises UnavailableError.
         """

@@ -31,7 +31,7 @@ _FENCED = frozenset(
         KafkaError.REBALANCE_IN_PROGRESS,
     }
 )
-START_PATIENCE_S = 30.0
+START_TIMEOUT_S = 30.0
 """Below every max.poll.interval: heartbeats go on meanwhile."""
 STALL_CHECK_S = 15.0
 """Silence after which a consumer asks whether there is something to read; after twice that it has stalled."""
@@ -147,7 +147,7 @@ class Consumer:
     def _committed_starts(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         """Where the group stands. Asked for here because librdkafka 2.16 asks once: when the broker answers that it is no
         longer the coordinator (a restart at the wrong moment), the partitions are owned and never read."""
-        deadline = self._monotonic() + START_PATIENCE_S
+        deadline = self._monotonic() + START_TIMEOUT_S
         while True:
             try:
                 committed = self.committed(partitions, timeout_s=5)
@@ -204,7 +204,7 @@ class Consumer:
                 if message.error().code() == KafkaError._PARTITION_EOF:
                     ends.append(message)
                 else:
-                    self._told(message)
+                    self._handle_client_event(message)
                 continue
             partition = message.topic(), message.partition()
             if partition != current:
@@ -230,7 +230,7 @@ class Consumer:
             if not self._behind:
                 self.current_at = self._monotonic()
 
-    def _told(self, message: Message) -> None:
+    def _handle_client_event(self, message: Message) -> None:
         """The client says something in a message's place."""
         error = message.error()
         assert error is not None

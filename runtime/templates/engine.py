@@ -101,7 +101,7 @@ def _guarded(source: str) -> str:
     loops = depth = end = 0
     close = ""
     for match in TAG.finditer(source):
-        parts.append(_told(source[end : match.start()], close if loops else None))
+        parts.append(_count_long_text(source[end : match.start()], close if loops else None))
         end, tag = match.end(), match[0]
         close = tag[-3] if tag[-3] in "-+" else ""
         word = _KEYWORD.match(tag)
@@ -114,7 +114,7 @@ def _guarded(source: str) -> str:
     return "".join(parts)
 
 
-def _told(text: str, close: str | None) -> str:
+def _count_long_text(text: str, close: str | None) -> str:
     """Text behind a tag that ends with `close` ("", "-" or "+"), which our own output hands on; None outside loops."""
     if close is None or len(text) < LONG_TEXT:
         return text

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from local.evidence import CHANNELS
 from local.simulator.faults import Mode
+from local.verification import CHANNELS
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_clock
 from runtime.settings import KafkaSettings

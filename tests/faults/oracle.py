@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from local.evidence import CHANNELS, Evidence, compare
+from local.verification import CHANNELS, Verification, compare
 from schemas.events import states
 from tests.faults.world import World
 
@@ -26,7 +26,11 @@ _LATE_TRUTH = {frozenset({"unknown", "sent"}), frozenset({"failed", "sent"}), fr
 
 
 def violations(
-    world: World, evidence: Evidence, accounting: Mapping[str, int], journal: Mapping[str, Mapping[str, Any]], ends: int
+    world: World,
+    evidence: Verification,
+    accounting: Mapping[str, int],
+    journal: Mapping[str, Mapping[str, Any]],
+    ends: int,
 ) -> list[str]:
     """What does not hold; [] when everything does. `ends`: processes killed or paused."""
     found = [str(finding) for finding in compare(evidence)]

@@ -33,9 +33,9 @@ import aiohttp
 from confluent_kafka import KafkaException, Producer
 
 from console.commands.stack import settings_for
-from local.evidence import compare
 from local.simulator.faults import Mode
 from local.supervisor.state import StateFiles
+from local.verification import compare
 from producers.reference.keys import create_api_key
 from runtime.clock import system_clock
 from schemas.topics import catalogue

@@ -19,7 +19,7 @@ __all__ = ["broker", "world"]  # fixtures
 pytestmark = [pytest.mark.kafka, pytest.mark.faults]
 
 COUNT = 6
-PATIENCE_S = 22.0
+TIMEOUT_S = 22.0
 """Above a session (10 s), a sender's start and the first retry."""
 
 
@@ -37,7 +37,7 @@ def run_mutant(world: World, name: str, **env: str) -> subprocess.Popen[bytes]:
 
 def violations(world: World, made: set[str]) -> set[str]:
     """Which promises do not hold, by the provider's log and the status topic."""
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + TIMEOUT_S
     while time.monotonic() < until and sum(map(bool, world.settled(made).values())) < len(made):
         time.sleep(0.2)
     accepts = [entry["message_id"] for entry in world.get("/accepted?kind=twilio&limit=100000")]

@@ -18,8 +18,8 @@ from typing import Any
 
 from console.commands.doctor import consumer_groups
 from local import stack
-from local.evidence import Book, Evidence, Places, gather, local_places, reports_pending
 from local.supervisor.ports import LOOPBACK
+from local.verification import ClickHouseResults, DemoEndpoints, Verification, gather, local_endpoints, reports_pending
 from runtime.errors import HeliographError
 from runtime.kafka.admin import Admin
 from runtime.kafka.consumer import BEGINNING, Consumer
@@ -62,8 +62,8 @@ class World:
         return stack.read_endpoints(self.state_dir)
 
     @property
-    def places(self) -> Places:
-        return local_places(self.endpoints)
+    def places(self) -> DemoEndpoints:
+        return local_endpoints(self.endpoints)
 
     @property
     def roles(self) -> list[str]:
@@ -159,7 +159,7 @@ class World:
 
     def _accounting(self, since: int) -> dict[str, int] | None:
         try:
-            book = Book(self.places, since)
+            book = ClickHouseResults(self.places, since)
             try:
                 return book.accounting()
             finally:
@@ -174,8 +174,8 @@ class World:
             self.keep()
             time.sleep(0.5)
 
-    def evidence(self, since: int, since_seq: int, published: set[str]) -> Evidence:
-        book = Book(self.places, since)
+    def evidence(self, since: int, since_seq: int, published: set[str]) -> Verification:
+        book = ClickHouseResults(self.places, since)
         try:
             return gather(book, self.places, published, since_seq)
         finally:

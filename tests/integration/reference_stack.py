@@ -65,7 +65,7 @@ def embedded_postgres(directory: Path, port: int) -> Postgres:
     server.prepare()
 
     def launch() -> subprocess.Popen[bytes]:
-        server.clear_strays()
+        server.clear_leftovers()
         with (directory / "postgres.log").open("ab") as log:
             return subprocess.Popen(server.command(), stdout=log, stderr=log)
 

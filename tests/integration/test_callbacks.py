@@ -23,7 +23,7 @@ from local.supervisor.ports import PortBook
 from producers.callbacks.app import MAX_BODY
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
 from runtime import ids
-from runtime.callbacks import Subject, callback_url
+from runtime.callbacks import AttemptRef, callback_url
 from runtime.kafka.consumer import Consumer
 from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import ProviderSettings
@@ -36,7 +36,7 @@ from tests.integration.test_simulator import Simulator
 from tests.support.clickhouse import Server
 from tests.unit.test_outcomes import message as any_message
 from vendors.registry import create_senders
-from vendors.reports import Report
+from vendors.reports import DeliveryReport
 from vendors.sender import Sent
 
 PUBLIC = "https://notify.shop.example"
@@ -294,11 +294,11 @@ def as_read(record: ProducerRecord) -> ConsumerRecord:
 
 
 def told(
-    subject: Subject, sid: str, state: str, reason: str | None, at: int, final: bool = True
+    attempt_ref: AttemptRef, sid: str, state: str, reason: str | None, at: int, final: bool = True
 ) -> list[ConsumerRecord]:
-    report = Report("tw", sid, f"{sid}:{state}", "sms", state, reason, final=final)
-    records = [receipt_record(receipt_of(report, subject.message_id, b"raw", at))]
-    return [as_read(record) for record in [*records, *([fact_record(report, subject, at)] if final else [])]]
+    report = DeliveryReport("tw", sid, f"{sid}:{state}", "sms", state, reason, final=final)
+    records = [receipt_record(receipt_of(report, attempt_ref.message_id, b"raw", at))]
+    return [as_read(record) for record in [*records, *([fact_record(report, attempt_ref, at)] if final else [])]]
 
 
 def facts_of_a_day(rng: random.Random) -> tuple[list[ConsumerRecord], dict[str, int]]:
@@ -307,18 +307,18 @@ def facts_of_a_day(rng: random.Random) -> tuple[list[ConsumerRecord], dict[str, 
     wanted: Counter[str] = Counter()
     for number in range(MESSAGES):
         nid = ids.notification_id(NOW - rng.randrange(60_000, 20 * 3_600_000), "t")
-        subject = Subject(nid, ids.message_id(nid, "sms", "x"), "t", "normal", 1)
+        attempt_ref = AttemptRef(nid, ids.message_id(nid, "sms", "x"), "t", "normal", 1)
         sid, accepted = f"SM{number}", ids.accepted_at(nid)
         facts += [request(nid), status(nid, "sms", "routed", after=5)]
         facts.append(
             status(nid, "sms", "sent", attempt=1, after=30, provider="tw", provider_message_id=sid, latency_ms=20)
         )
-        facts += told(subject, sid, "sent", None, accepted + 400, final=False)
+        facts += told(attempt_ref, sid, "sent", None, accepted + 400, final=False)
         state, reason = rng.choice(ENDS)
-        facts += told(subject, sid, state, reason, accepted + 2_000)
+        facts += told(attempt_ref, sid, state, reason, accepted + 2_000)
         if state == "delivered" and number % 20 == 0:  # legal, and the last word
             state = "bounced"
-            facts += told(subject, sid, state, "invalid_number", accepted + 9_000)
+            facts += told(attempt_ref, sid, state, "invalid_number", accepted + 9_000)
         wanted[state] += 1
     return facts, dict(wanted)
 
@@ -359,8 +359,8 @@ def test_a_hundred_thousand_receipts_in_any_order_end_as_in_order(tmp_path: Path
         check_states(shuffled, wanted)
         check_states(ordered, wanted)
         # Heard again after a 503: the same ids, another time. No state moves.
-        subject_of = {fact.key: fact for fact in reports if fact.topic == STATUS}
-        heard = [later(fact) for fact in rng.sample(list(subject_of.values()), 5_000)]
+        attempt_ref_of = {fact.key: fact for fact in reports if fact.topic == STATUS}
+        heard = [later(fact) for fact in rng.sample(list(attempt_ref_of.values()), 5_000)]
         states = "SELECT message_id, state, reason, provider, attempts, possible_duplicate FROM message_state"
         before = sorted(map(repr, shuffled.rows(states)))
         shuffled.insert(heard)

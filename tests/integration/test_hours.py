@@ -19,7 +19,7 @@ from runtime.errors import UnavailableError
 from runtime.records import ConsumerRecord
 from runtime.settings import ClickHouseSettings
 from sinks import clickhouse, hours, schema
-from sinks.hours import Hours, keep_hours
+from sinks.hours import HourlySums, keep_hours
 from tests.integration.test_clickhouse_schema import (
     EVENTS,
     HOUR,
@@ -61,7 +61,7 @@ def assert_exact(store: Store) -> None:
 
 def sum_up(store: Store) -> int:
     """Two looks at the same touches, so that every changed hour is summed up."""
-    worker = Hours(store.settings)
+    worker = HourlySums(store.settings)
     worker.round()
     done = worker.round()
     worker.close()
@@ -195,7 +195,7 @@ def test_notifications_without_messages_are_told_alike(
 
 
 def test_hour_that_is_still_written_to_waits(empty: Store) -> None:
-    worker, nid = Hours(empty.settings), notification(60_000)
+    worker, nid = HourlySums(empty.settings), notification(60_000)
     for attempt in range(3):
         empty.insert([status(nid, "sms", "retrying", attempt=attempt)])
         assert worker.round() == 0
@@ -209,7 +209,7 @@ def test_bounded_rounds_that_are_stopped_get_through_a_backlog(empty: Store, mon
     empty.insert(many(300, seed=5))
     backlog = changed(empty)
     assert backlog > 20
-    worker, done, rounds = Hours(empty.settings), 0, 0
+    worker, done, rounds = HourlySums(empty.settings), 0, 0
     while changed(empty):
         calls = iter((False, True))
         got = worker.round(lambda calls=calls: next(calls))  # type: ignore[misc]
@@ -226,7 +226,7 @@ def test_bounded_rounds_that_are_stopped_get_through_a_backlog(empty: Store, mon
 
 def test_two_rounds_at_once_are_one(empty: Store) -> None:
     empty.insert(many(500, seed=6))
-    workers = [Hours(empty.settings) for _ in range(3)]
+    workers = [HourlySums(empty.settings) for _ in range(3)]
     for worker in workers:
         worker.round()
     threads = [threading.Thread(target=worker.round) for worker in workers]
@@ -243,7 +243,7 @@ def test_two_rounds_at_once_are_one(empty: Store) -> None:
 def test_hour_that_is_too_much_for_the_store_comes_last(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hours, "PIECE_HOURS", 1)
     empty.insert([request(notification(age * HOUR)) for age in (50, 60, 70)])
-    worker, asked = Hours(empty.settings), []
+    worker, asked = HourlySums(empty.settings), []
     newest = max(row["hour"] for row in clickhouse.select(empty.settings, empty.client, "hours_changed", {"limit": 9}))
     text = clickhouse.query_text
 
@@ -265,7 +265,7 @@ def test_hour_that_is_too_much_for_the_store_comes_last(empty: Store, monkeypatc
 
 def test_thread_sums_up_until_it_is_stopped(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hours, "INTERVAL_S", 0.1)
-    monkeypatch.setattr(hours, "COST", 0)
+    monkeypatch.setattr(hours, "IDLE_FACTOR", 0)
     empty.insert(many(50, seed=9))
     stop = threading.Event()
     thread = keep_hours(empty.settings, stop.is_set)
@@ -317,7 +317,7 @@ def test_no_answer_drops_or_doubles_an_hour_while_rows_and_sums_come(empty: Stor
         assert [(accepted, in_flight) for _, accepted, in_flight in got] == [(1, 1)] * 40
         assert len({hour for hour, *_ in got}) == 40
 
-    worker = Hours(empty.settings)
+    worker = HourlySums(empty.settings)
     threads = [threading.Thread(target=repeatedly, args=(step,)) for step in (write, look, look, worker.round)]
     for thread in threads:
         thread.start()
@@ -340,7 +340,7 @@ def test_killed_engine_leaves_no_half_sum(tmp_path: Path) -> None:
     store.insert(facts)
     for _ in range(4):
         store.insert(rng.choices(facts, k=50))
-        worker = Hours(store.settings)
+        worker = HourlySums(store.settings)
         worker.round()
         killer = threading.Timer(rng.uniform(0.0, 0.15), running.process.send_signal, [signal.SIGKILL])
         killer.start()
@@ -367,8 +367,8 @@ def two_days(store: Store) -> None:
         "SELECT if(number % 4 = 0, 'b', 'a'), toFixedString(leftPad(toString(number), 16, '0'), 16) AS id, "
         f"fromUnixTimestamp64Milli({NOW // HOUR * HOUR - 48 * HOUR} + number * 864, 'UTC') AS at"
     )
-    for piece in range(3):
-        some = f"FROM numbers(200000) WHERE number % 3 = {piece}"
+    for chunk in range(3):
+        some = f"FROM numbers(200000) WHERE number % 3 = {chunk}"
         store.client.command(f"INSERT INTO requests_raw (tenant, notification_id, accepted_at) {rows} {some}")
         store.client.command(
             "INSERT INTO delivery_events_raw "

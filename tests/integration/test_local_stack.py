@@ -26,7 +26,7 @@ from local.servers.kafka import KafkaServer
 from local.servers.postgres import PostgresServer
 from local.supervisor.children import Supervisor
 from local.supervisor.ports import PortBook
-from local.supervisor.processes import Child, ChildSpec, birth_of, last_line
+from local.supervisor.processes import Child, ChildSpec, last_line, start_time_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 
@@ -72,7 +72,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
             postgres.is_ready,
             directory / "postgres.log",
             prepare=postgres.prepare,
-            before_start=postgres.clear_strays,
+            before_start=postgres.clear_leftovers,
             stop_signal=signal.SIGINT,
         ),
     ]
@@ -89,7 +89,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
         supervisor.request_stop()
         life.join(60)
         book.close()
-    assert [pid for pid in pids if birth_of(pid) is not None] == []
+    assert [pid for pid in pids if start_time_of(pid) is not None] == []
 
 
 def test_killed_broker_comes_back_on_its_port_with_its_records(stores: Stores) -> None:

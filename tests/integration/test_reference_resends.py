@@ -82,14 +82,14 @@ def test_generation_moves_on_only_after_its_confirmation(postgres: Postgres) -> 
         await database.open()
         try:
             resends = Resends(database)
-            found = [await resends.claim("t", nid, 0)]
-            found += await asyncio.gather(*(resends.claim("t", nid, 0) for _ in range(5)))
+            found = [await resends.reserve("t", nid, 0)]
+            found += await asyncio.gather(*(resends.reserve("t", nid, 0) for _ in range(5)))
             await resends.confirm("t", nid, 1)
-            found.append(await resends.claim("t", nid, 0))
+            found.append(await resends.reserve("t", nid, 0))
             await resends.confirm("t", nid, 1)  # an old answer that comes late
-            found.append(await resends.claim("t", nid, 0))
-            found.append(await resends.claim("t", nid, 7))
-            found += [await resends.claim("u", nid, 0), await resends.claim("t", other, 0)]
+            found.append(await resends.reserve("t", nid, 0))
+            found.append(await resends.reserve("t", nid, 7))
+            found += [await resends.reserve("u", nid, 0), await resends.reserve("t", other, 0)]
             return found
         finally:
             await database.close()

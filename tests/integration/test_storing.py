@@ -89,9 +89,9 @@ def ways(two: tuple[Store, Store]) -> Iterator[tuple[Store, Store]]:
 def put(into: Store, records: Sequence[ConsumerRecord], *, decode: bool) -> None:
     batch = Batch(max_rows=len(records))
     batch.add(group_by_partition(records))
-    for piece in batch.pieces():
-        piece.decode = decode
-        assert store_piece(into.settings, into.client, piece)[1] == []
+    for chunk in batch.chunks():
+        chunk.decode = decode
+        assert store_piece(into.settings, into.client, chunk)[1] == []
         batch.done()
 
 
@@ -155,8 +155,8 @@ def test_hostile_records_are_rows_or_letters_and_the_same_both_ways(
         into.client.command(f"TRUNCATE TABLE {table.name}")  # what other tests have left, in one way or the other
         batch = Batch(max_rows=len(records))
         batch.add(group_by_partition(records))
-        for piece in batch._pieces:
-            piece.decode |= way == 1
+        for chunk in batch._chunks:
+            chunk.decode |= way == 1
         store_batch(into.settings, into.client, batch)
         assert {type(error) for _, error in batch.poison} <= {DecodeError}
         refused.append(sorted(record.offset for record, _ in batch.poison))

@@ -17,11 +17,11 @@ from twilio.request_validator import RequestValidator
 
 from local.simulator.callbacks import Accepted, Callbacks, end_of, signature
 from producers.callbacks import app as callbacks_app
-from producers.callbacks.app import MAX_BODY, Desk, create_app
+from producers.callbacks.app import MAX_BODY, CallbackEndpoint, create_app
 from producers.callbacks.records import status_of
 from producers.callbacks.role import misdirected, public_url
 from runtime import ids
-from runtime.callbacks import Subject, callback_url, message_id_of, subject_of
+from runtime.callbacks import AttemptRef, attempt_ref_of, callback_url, message_id_of
 from runtime.errors import PublishError, SettingsError
 from runtime.metrics import CALLBACKS
 from runtime.records import ProducerRecord
@@ -32,7 +32,7 @@ from schemas.topics import RECEIPTS, STATUS
 from tests.unit.test_outcomes import NOW, message
 from tracking.status import rollup
 from vendors.registry import create_report_readers
-from vendors.reports import Report
+from vendors.reports import DeliveryReport
 from vendors.twilio.reports import _Form
 
 PUBLIC = "https://notify.shop.example"
@@ -97,7 +97,9 @@ class Door:
     def __init__(self, broker: Broker | None = None, **more: Any) -> None:
         self.broker = broker or Broker()
         self._now = NOW
-        self.app = create_app(create_report_readers(PROVIDERS), Desk(self.broker, PUBLIC + "/", self.clock, **more))
+        self.app = create_app(
+            create_report_readers(PROVIDERS), CallbackEndpoint(self.broker, PUBLIC + "/", self.clock, **more)
+        )
 
     def clock(self) -> int:
         self._now += 1
@@ -127,7 +129,7 @@ def test_the_url_says_what_a_receipt_is_about_and_keeps_the_vendors_options() ->
     url = callback_url("https://x.example/cb?a=1#rc=5&rp=all", MESSAGE, "tw")
     query, _, fragment = url.partition("?")[2].partition("#")
     assert fragment == "rc=5&rp=all"
-    assert subject_of(dict(parse_qsl(query))) == Subject(
+    assert attempt_ref_of(dict(parse_qsl(query))) == AttemptRef(
         MESSAGE["notification_id"], MESSAGE["message_id"], MESSAGE["tenant"], MESSAGE["lane"], MESSAGE["attempt"]
     )
     assert "49151" not in url
@@ -143,9 +145,9 @@ def test_the_url_says_what_a_receipt_is_about_and_keeps_the_vendors_options() ->
 )  # fmt: skip
 def test_a_query_that_cannot_be_ours_is_about_nothing(wrong: dict[str, str]) -> None:
     query = dict(parse_qsl(urlsplit(URL).query))
-    assert subject_of(query) is not None
-    assert subject_of({**query, **wrong}) is None
-    assert subject_of({name: value for name, value in query.items() if name not in wrong}) is None
+    assert attempt_ref_of(query) is not None
+    assert attempt_ref_of({**query, **wrong}) is None
+    assert attempt_ref_of({name: value for name, value in query.items() if name not in wrong}) is None
     assert message_id_of({}) is None
 
 
@@ -253,7 +255,7 @@ async def test_a_fragment_may_be_signed_or_not() -> None:
     base = f"{PUBLIC}/callbacks/twilio#rc=5"
     vendors = create_report_readers([account("tw", auth_token=TOKEN, callback_url=base)])
     door, form = Door(), fields()
-    door.app = create_app(vendors, Desk(door.broker, PUBLIC, door.clock))
+    door.app = create_app(vendors, CallbackEndpoint(door.broker, PUBLIC, door.clock))
     for url in (URL, URL + "#rc=5"):
         assert (await door.post(form, signed(form, url))).status_code == 204
     assert (await door.post(form, signed(form, URL + "#rc=1"))).status_code == 403
@@ -471,10 +473,10 @@ STATES = st.sampled_from(["delivered", "undelivered", "bounced", "read"])
 def event(state: str, attempt: int, at: int, sid: str) -> dict[str, Any]:
     """A fact as the store shows it: ours for the way there, receipts for the end."""
     ours = state in ("routed", "sending", "sent", "retrying", "unknown")
-    subject = Subject(MESSAGE["notification_id"], MESSAGE["message_id"], "t", "normal", attempt)
+    attempt_ref = AttemptRef(MESSAGE["notification_id"], MESSAGE["message_id"], "t", "normal", attempt)
     reasons = states().reasons.get(state, ())
-    report = Report("tw", sid, f"{sid}:{state}", "sms", state, reasons[0] if reasons else None)
-    fact = status_of(report, subject, NOW + at)
+    report = DeliveryReport("tw", sid, f"{sid}:{state}", "sms", state, reasons[0] if reasons else None)
+    fact = status_of(report, attempt_ref, NOW + at)
     if ours:
         fact["event_id"] = ids.event_id(MESSAGE["message_id"], state, attempt)
     return {

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from local.demo import EXAMPLES, GONE, publications
-from local.evidence import Evidence, Message, compare
+from local.verification import Message, Verification, compare
 from producers.publisher import Publisher
 from runtime.kafka.producer import Producer
 from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
 
 
-def evidence(**changes: Any) -> Evidence:
+def evidence(**changes: Any) -> Verification:
     """Two notifications: a mail that was sent, and a text message nobody wanted."""
     sound: dict[str, Any] = {
         "published": {"n1", "n2"},
@@ -25,7 +25,7 @@ def evidence(**changes: Any) -> Evidence:
         "accepts": [("smtp", "m1")],
         "mails": ["m1"],
     }
-    return Evidence(**{**sound, **changes})
+    return Verification(**{**sound, **changes})
 
 
 def test_two_sides_that_agree_have_no_findings() -> None:

@@ -13,7 +13,7 @@ import pytest
 from api.ingest import ITEMS_A_TURN, MAX_REMEMBERED, REMEMBER_S, Batcher, Ingest, RecentAcceptances
 from api.reference.catalogue import Known, TemplateCatalogue
 from api.requests import MAX_BODY_BYTES, Authenticator
-from producers.reference.idempotency import Claim, Owner
+from producers.reference.idempotency import KeyRecord, KeyReservation
 from producers.reference.keys import Caller, Keys
 from producers.reference.store import ReferenceStore
 from runtime.errors import PublishError, UnavailableError
@@ -52,11 +52,11 @@ class FakeClaims:
     """A table of keys; rows stay although the process that wrote them fails."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], Owner] = {}
+        self.rows: dict[tuple[str, str], KeyRecord] = {}
         self.down = False
         self.claimed = 0
 
-    async def claim(self, claim: Claim) -> Owner:
+    async def reserve(self, claim: KeyReservation) -> KeyRecord:
         await asyncio.sleep(0)
         if self.down:
             raise UnavailableError("PostgreSQL does not answer")
@@ -64,10 +64,10 @@ class FakeClaims:
         name = (claim.tenant, claim.key)
         if name in self.rows:
             return self.rows[name]
-        self.rows[name] = Owner(False, claim.notification_id, claim.body_hash, claim.accepted_at, False)
+        self.rows[name] = KeyRecord(False, claim.notification_id, claim.body_hash, claim.accepted_at, False)
         return self.rows[name]._replace(won=True)
 
-    async def find(self, tenant: str, key: str) -> Owner | None:
+    async def find(self, tenant: str, key: str) -> KeyRecord | None:
         return self.rows.get((tenant, key))
 
     def confirm(self, tenant: str, key: str) -> None:
@@ -118,7 +118,7 @@ class World:
         self.templates = TemplateCatalogue(self.view, cast(ReferenceStore, self.store))
         self.recent = RecentAcceptances(lambda: self.now)
         self.ingest = Ingest(
-            authenticator=Authenticator(cast(Keys, FakeKeys())), broker=self.broker, claims=self.claims,
+            authenticator=Authenticator(cast(Keys, FakeKeys())), broker=self.broker, idempotency=self.claims,
             templates=self.templates, recent=self.recent, publish_timeout_s=0.2, clock=self.tick,
         )  # fmt: skip
 

@@ -27,12 +27,12 @@ from local.supervisor.processes import (
     Child,
     ChildSpec,
     Identity,
-    birth_of,
     cap_log,
     last_line,
+    start_time_of,
     wait_until_gone,
 )
-from local.supervisor.state import StateFiles, end_strays, write_atomically
+from local.supervisor.state import StateFiles, end_leftovers, write_atomically
 
 # --- Backoff ----------------------------------------------------------------------------------------------------------
 
@@ -241,7 +241,7 @@ def test_second_supervisor_of_a_directory_is_refused_and_the_first_is_known(tmp_
     try:
         with pytest.raises(AlreadyRunningError, match="heliograph down"):
             files.take_lock()
-        assert files.holder() == Identity(os.getpid(), birth_of(os.getpid()) or "")
+        assert files.holder() == Identity(os.getpid(), start_time_of(os.getpid()) or "")
     finally:
         os.close(handle)
 
@@ -457,7 +457,7 @@ def test_program_that_does_not_exist_counts_as_a_death(tmp_path: Path) -> None:
     assert child.deaths_before_ready == 1
     assert not child.is_due(0.1)
     assert child.is_due(0.2)
-    assert "cannot start ghost" in child.last_words()
+    assert "cannot start ghost" in child.last_log_line()
 
 
 def test_stray_of_an_earlier_supervisor_is_ended_and_a_stranger_with_its_number_is_not(tmp_path: Path) -> None:
@@ -469,9 +469,9 @@ def test_stray_of_an_earlier_supervisor_is_ended_and_a_stranger_with_its_number_
     files = StateFiles(tmp_path)
     files.write_status("ready", None, {"kafka": stray.identity, "sink": Identity(stranger.pid, "another birth")})
     try:
-        assert end_strays(files) == ["kafka"]
+        assert end_leftovers(files) == ["kafka"]
         assert wait_until_gone([stray.identity.pid], 5.0)
-        assert birth_of(stranger.pid) is not None
+        assert start_time_of(stranger.pid) is not None
     finally:
         stranger.signal(signal.SIGKILL)
         assert stranger.wait(5.0)
@@ -508,7 +508,7 @@ def test_killed_supervisor_takes_its_children_with_it(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     grandchild = int(last_line(tmp_path / "parent.log"))
-    assert birth_of(grandchild) is not None
+    assert start_time_of(grandchild) is not None
     parent.signal(signal.SIGKILL)
     assert parent.wait(5.0)
     assert wait_until_gone([grandchild], 5.0)

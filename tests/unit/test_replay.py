@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from replay.choose import check_range, check_topic, refusal
 from replay.dead_letters import HIDDEN, described
-from replay.plan import Decision, Item, Place, Plan, Subject, decide_message, decide_request
+from replay.plan import Decision, Item, Plan, RecordPosition, StoredMessage, decide_message, decide_request
 from replay.records import Stamp, copies
 from replay.store import Letter
 from replay.times import UsageError, parse_time
@@ -30,7 +30,7 @@ from tests.unit.test_outcomes import message
 NOW = 1_790_000_000_000
 NID = ids.notification_id(NOW - 60_000, "t", "k")
 REQUESTS = requests_topic("normal")
-PLACE = Place(REQUESTS, 1, 7)
+PLACE = RecordPosition(REQUESTS, 1, 7)
 STAMP = Stamp("01990000-0000-7000-8000-000000000001", "ann@desk", False, NOW)
 SETTLED = sorted(states().settled)
 
@@ -42,16 +42,16 @@ def request(**fields: Any) -> NotificationRequest:
     return cast(NotificationRequest, {**made, **fields})
 
 
-def subject(state: str, channel: str = "email", **fields: Any) -> Subject:
+def stored(state: str, channel: str = "email", **fields: Any) -> StoredMessage:
     message_id = fields.pop("message_id", ids.message_id(NID, channel, state))
-    return Subject(NID, message_id, channel, state, **fields)
+    return StoredMessage(NID, message_id, channel, state, **fields)
 
 
 def decide(
-    subjects: list[Subject], *, resend: bool = False, filtered: bool = False, known: int = 0, **fields: Any
+    stored_messages: list[StoredMessage], *, resend: bool = False, filtered: bool = False, known: int = 0, **fields: Any
 ) -> tuple[Item | None, list[Decision]]:
     item, chosen = decide_request(
-        PLACE, request(**fields), subjects, resend=resend, filtered=filtered, now=NOW, known_generation=known
+        PLACE, request(**fields), stored_messages, resend=resend, filtered=filtered, now=NOW, known_generation=known
     )
     return item, [decision for _, decision in chosen]
 
@@ -152,9 +152,9 @@ def test_values_have_the_types_of_their_columns() -> None:
     ],
 )
 def test_anything_else_is_refused_with_a_reason(text: str, words: str) -> None:
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as on_progress:
         compile_where(text, MESSAGE_COLUMNS, NOW)
-    assert words in str(told.value)
+    assert words in str(on_progress.value)
 
 
 @given(st.text(alphabet="reasontp =<>!'()-;,1NOTANDIL%`{}\\\n", max_size=60))
@@ -176,17 +176,17 @@ def test_no_text_of_an_operator_is_ever_sql(text: str) -> None:
 
 @pytest.mark.parametrize("state", SETTLED)
 def test_only_what_nobody_has_is_tried_again(state: str) -> None:
-    item, decided = decide([subject(state)])
+    item, decided = decide([stored(state)])
     assert (item is not None) == (state in states().retriable)
     assert decided[0].publishes == (state in states().retriable)
-    remembered, message_id = Ledger(MemoryStore()), subject(state).message_id or ""
+    remembered, message_id = Ledger(MemoryStore()), stored(state).message_id or ""
     remembered.record(message_id, 2, state, NOW)
     assert (remembered.resumes_at(message_id) is not None) == (state in states().retriable)
 
 
 @pytest.mark.parametrize("state", SETTLED)
 def test_a_resend_sends_every_settled_message_but_cancelled_and_dry_ones(state: str) -> None:
-    item, decided = decide([subject(state)], resend=True)
+    item, decided = decide([stored(state)], resend=True)
     assert (item is not None) == (state not in ("cancelled", "simulated"))
     assert (decided == [Decision.SEND_AGAIN]) == (item is not None)
 
@@ -194,15 +194,15 @@ def test_a_resend_sends_every_settled_message_but_cancelled_and_dry_ones(state: 
 @pytest.mark.parametrize("state", ["accepted", "scheduled", "held", "routed", "sending"])
 @pytest.mark.parametrize("resend", [False, True])
 def test_what_is_on_its_way_is_left_alone(state: str, resend: bool) -> None:
-    assert decide([subject(state)], resend=resend) == (None, [Decision.ON_ITS_WAY])
+    assert decide([stored(state)], resend=resend) == (None, [Decision.ON_ITS_WAY])
 
 
 def test_past_its_expiry_cancelled_or_resent_it_is_left_alone() -> None:
-    assert decide([subject("failed")], expires_at=NOW) == (None, [Decision.EXPIRED])
-    assert decide([subject("failed")], expires_at=NOW, resend=True) == (None, [Decision.EXPIRED])
-    assert decide([subject("failed")], dry_run=True) == (None, [Decision.NEVER])
-    assert decide([subject("failed")], known=1) == (None, [Decision.RESENT])
-    assert decide([subject("failed")], known=1, generation=1)[1] == [Decision.TRY]
+    assert decide([stored("failed")], expires_at=NOW) == (None, [Decision.EXPIRED])
+    assert decide([stored("failed")], expires_at=NOW, resend=True) == (None, [Decision.EXPIRED])
+    assert decide([stored("failed")], dry_run=True) == (None, [Decision.NEVER])
+    assert decide([stored("failed")], known=1) == (None, [Decision.RESENT])
+    assert decide([stored("failed")], known=1, generation=1)[1] == [Decision.TRY]
 
 
 def test_what_clickhouse_does_not_know_is_left_to_the_ledger_and_never_sent_again() -> None:
@@ -214,41 +214,41 @@ def test_what_clickhouse_does_not_know_is_left_to_the_ledger_and_never_sent_agai
 
 
 def test_only_the_channels_with_something_to_try_are_tried() -> None:
-    item, decided = decide([subject("sent", "push"), subject("failed", "email")])
+    item, decided = decide([stored("sent", "push"), stored("failed", "email")])
     assert item is not None
     assert (item.channels, decided) == (("email",), [Decision.SENT, Decision.TRY])
-    whole, _ = decide([subject("failed", "push"), subject("failed", "email")])
+    whole, _ = decide([stored("failed", "push"), stored("failed", "email")])
     assert whole is not None
     assert whole.channels == ()
 
 
 def test_beside_a_mail_that_was_sent_no_other_mail_is_tried() -> None:
-    two = [subject("sent", message_id=NID), subject("failed")]
+    two = [stored("sent", message_id=NID), stored("failed")]
     assert decide(two) == (None, [Decision.SENT, Decision.SENT])
     given_two = [{"channel": "email", "value": v, "platform": None} for v in ("a@example.org", "b@example.org")]
     assert decide(two, addresses=given_two)[1] == [Decision.SENT, Decision.TRY]
-    devices = [subject("sent", "push", message_id=NID), subject("failed", "push")]
+    devices = [stored("sent", "push", message_id=NID), stored("failed", "push")]
     assert decide(devices)[1] == [Decision.SENT, Decision.TRY]
 
 
 def test_with_first_available_one_message_that_went_out_is_enough() -> None:
-    both = [subject("skipped", "email"), subject("sent", "sms")]
+    both = [stored("skipped", "email"), stored("sent", "sms")]
     assert decide(both, strategy="first_available") == (None, [Decision.SENT, Decision.SENT])
     assert decide(both)[1] == [Decision.TRY, Decision.SENT]
 
 
 def test_a_condition_chooses_among_the_messages() -> None:
-    item, decided = decide([subject("failed", "email", selected=False), subject("failed", "push")], filtered=True)
+    item, decided = decide([stored("failed", "email", selected=False), stored("failed", "push")], filtered=True)
     assert item is not None
     assert (item.channels, decided) == (("push",), [Decision.TRY])
-    assert decide([subject("failed", selected=False)], filtered=True) == (None, [])
+    assert decide([stored("failed", selected=False)], filtered=True) == (None, [])
 
 
 def test_the_plan_counts_by_channel_state_and_reason_with_samples() -> None:
     plan = Plan()
     for _ in range(5):
-        plan.add(decide_request(PLACE, request(), [subject("failed", reason="retries_exhausted")], resend=False, filtered=False, now=NOW))  # fmt: skip
-    plan.add(decide_request(PLACE, request(), [subject("sent")], resend=False, filtered=False, now=NOW))
+        plan.add(decide_request(PLACE, request(), [stored("failed", reason="retries_exhausted")], resend=False, filtered=False, now=NOW))  # fmt: skip
+    plan.add(decide_request(PLACE, request(), [stored("sent")], resend=False, filtered=False, now=NOW))
     first, second = plan.rows()
     assert (first["channel"], first["state"], first["reason"], first["count"]) == (
         "email",
@@ -264,7 +264,9 @@ def test_the_plan_counts_by_channel_state_and_reason_with_samples() -> None:
 
 def test_a_message_in_doubt_keeps_its_flag_and_goes_on_counting() -> None:
     made = message()
-    known = Subject(made["notification_id"], made["message_id"], "email", "failed", possible_duplicate=True, attempts=4)
+    known = StoredMessage(
+        made["notification_id"], made["message_id"], "email", "failed", possible_duplicate=True, attempts=4
+    )
     item, _ = decide_message(PLACE, made, known, resend=False, filtered=False, now=NOW, attempt=5)
     assert item is not None
     assert (item.possible_duplicate, item.attempt) == (True, 5)
@@ -277,13 +279,13 @@ def test_a_request_comes_back_with_the_replays_id_and_an_event() -> None:
     value = codec("NotificationRequest").encode(request(data=b'{"n": 1}', channels=["email", "push"]))
     record = ConsumerRecord(REQUESTS, 1, 7, NOW, b"t:u1", value, [("traceparent", b"00-1-2-01")])
     item = Item(PLACE, "t", NID, channels=("email",), generation=2)
-    again, told = copies(record, item, STAMP)
+    again, on_progress = copies(record, item, STAMP)
     decoded = codec("NotificationRequest").decode(again.value)
     assert (again.topic, again.partition, again.key) == (REQUESTS, 1, b"t:u1")
     assert (decoded["replay"], decoded["generation"], decoded["channels"]) == (STAMP.replay_id, 2, ["email"])
     assert decoded["data"] == b'{"n": 1}'
-    status = codec("DeliveryStatus").decode(told.value)
-    assert told.topic == STATUS
+    status = codec("DeliveryStatus").decode(on_progress.value)
+    assert on_progress.topic == STATUS
     assert (status["state"], status["notification_id"], status["message_id"]) == ("replayed", NID, None)
     assert status["detail"] == f"replay {STAMP.replay_id} by ann@desk"
     # Published twice it is one event; another replay is another.
@@ -296,7 +298,12 @@ def test_a_message_comes_back_to_its_partition_with_its_attempts_counted_on() ->
     made: ChannelMessage = {**message(), "attempt": 3, "retries": 2, "provider": "mail-1"}
     record = ConsumerRecord(dispatch_topic("email", "normal"), 2, 9, NOW, b"k", codec("ChannelMessage").encode(made))
     item = Item(
-        Place(*record[:3]), "t", made["notification_id"], made["message_id"], attempt=4, possible_duplicate=True
+        RecordPosition(*record[:3]),
+        "t",
+        made["notification_id"],
+        made["message_id"],
+        attempt=4,
+        possible_duplicate=True,
     )
     again, _ = copies(record, item, STAMP)
     decoded = codec("ChannelMessage").decode(again.value)
@@ -309,7 +316,7 @@ def test_a_message_comes_back_to_its_partition_with_its_attempts_counted_on() ->
 def test_a_message_sent_again_is_the_message_the_router_would_make() -> None:
     made = message()
     record = ConsumerRecord(dispatch_topic("email", "normal"), 2, 9, NOW, b"k", codec("ChannelMessage").encode(made))
-    item = Item(Place(*record[:3]), "t", made["notification_id"], made["message_id"], generation=1)
+    item = Item(RecordPosition(*record[:3]), "t", made["notification_id"], made["message_id"], generation=1)
     decoded = codec("ChannelMessage").decode(copies(record, item, STAMP)[0].value)
     fingerprint = ids.address_hash("email", made["address"])
     assert decoded["message_id"] == ids.message_id(made["notification_id"], "email", fingerprint, 1)

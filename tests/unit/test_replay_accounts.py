@@ -11,9 +11,9 @@ import pytest
 from console.commands.replay import replay
 from console.commands.replay_screen import show_what_if
 from replay import whatif
-from replay.accounts import MAX_SHOWN, AccountReport, Rendered, Verdict
+from replay.accounts import MAX_SHOWN, AccountMatch, AccountReport, Rendered
 from replay.choose import Selection
-from replay.plan import Subject
+from replay.plan import StoredMessage
 from replay.store import ReplayStore
 from replay.times import UsageError
 from replay.where import Condition
@@ -50,18 +50,18 @@ def rendered(number: int, channel: str = "sms", platform: str | None = None) -> 
     return Rendered(NID, ids.message_id(NID, channel, str(number)), channel, platform)
 
 
-def subject(of: Rendered, account: str = "", state: str = "sent", **fields: Any) -> Subject:
-    return Subject(NID, of.message_id, of.channel, state, provider=account, **fields)
+def stored(of: Rendered, account: str = "", state: str = "sent", **fields: Any) -> StoredMessage:
+    return StoredMessage(NID, of.message_id, of.channel, state, provider=account, **fields)
 
 
-def verdicts(report: AccountReport) -> list[tuple[Verdict, str]]:
+def verdicts(report: AccountReport) -> list[tuple[AccountMatch, str]]:
     return [(line.verdict, line.why) for line in report.lines]
 
 
 def asked(name: str, given: Iterable[tuple[Rendered, str]]) -> AccountReport:
     report = AccountReport(PROVIDERS, name)
     pairs = list(given)
-    report.add([one for one, _ in pairs], [subject(one, account) for one, account in pairs], filtered=False)
+    report.add([one for one, _ in pairs], [stored(one, account) for one, account in pairs], filtered=False)
     return report
 
 
@@ -81,7 +81,7 @@ def test_an_account_takes_messages_of_its_channel_only() -> None:
         "sms-2", [(rendered(1), "sms-1"), (rendered(2), "sms-2"), (rendered(3, "email"), "mail"), (rendered(4), "")]
     )
     assert verdicts(report) == [
-        (Verdict.TAKEN, ""), (Verdict.SAME_ACCOUNT, ""), (Verdict.NOT_REACHABLE, "another channel"), (Verdict.TAKEN, ""),
+        (AccountMatch.TAKEN, ""), (AccountMatch.SAME_ACCOUNT, ""), (AccountMatch.NOT_REACHABLE, "another channel"), (AccountMatch.TAKEN, ""),
     ]  # fmt: skip
     assert [line.before for line in report.lines] == ["sms-1", "sms-2", "mail", None]
     assert report.counts() == {"taken": 2, "same_account": 1, "not_reachable": 1, "unknown": 0, "not_rendered": 0}
@@ -101,8 +101,8 @@ def test_a_push_account_takes_what_the_senders_would_give_it(name: str, platform
     pushing = [given for given in PROVIDERS if given.channel == "push"]
     accounts = Accounts([Account(cast(Any, OneOf(given)), BreakerSettings()) for given in pushing])
     reached = [pushing[i].name for i in accounts.accounts_for(message(channel="push", platform=platform))]
-    [(verdict, _)] = verdicts(asked(name, [(rendered(1, "push", platform), "")]))
-    assert (verdict is Verdict.TAKEN) == (name in reached)
+    [(match, _)] = verdicts(asked(name, [(rendered(1, "push", platform), "")]))
+    assert (match is AccountMatch.TAKEN) == (name in reached)
 
 
 def test_what_a_kind_serves_is_known_without_its_keys() -> None:
@@ -115,18 +115,18 @@ def test_what_a_kind_serves_is_known_without_its_keys() -> None:
 @pytest.mark.parametrize(
     ("before", "name", "expected"),
     [
-        ("google", "google-2", Verdict.TAKEN),
-        ("google", "google", Verdict.SAME_ACCOUNT),
-        ("google", "apple", Verdict.NOT_REACHABLE),
-        ("gone", "apple", Verdict.UNKNOWN),
-        ("gone", "sms-1", Verdict.NOT_REACHABLE),
+        ("google", "google-2", AccountMatch.TAKEN),
+        ("google", "google", AccountMatch.SAME_ACCOUNT),
+        ("google", "apple", AccountMatch.NOT_REACHABLE),
+        ("gone", "apple", AccountMatch.UNKNOWN),
+        ("gone", "sms-1", AccountMatch.NOT_REACHABLE),
     ],
 )
 def test_a_device_that_is_in_no_profile_any_more_is_judged_by_the_account_it_had(
-    before: str, name: str, expected: Verdict
+    before: str, name: str, expected: AccountMatch
 ) -> None:  # fmt: skip
     report = AccountReport(PROVIDERS, name)
-    report.add([], [subject(rendered(1, "push"), before)], filtered=False)
+    report.add([], [stored(rendered(1, "push"), before)], filtered=False)
     assert [line.verdict for line in report.lines] == [expected]
 
 
@@ -134,29 +134,29 @@ def test_what_no_account_had_or_would_have_is_not_counted() -> None:
     report = AccountReport(PROVIDERS, "sms-2")
     one, two, three = rendered(1), rendered(2), rendered(3)
     # Suppressed then, though a rendering does not ask; skipped then and not rendered now; unknown to ClickHouse.
-    report.add([one, three], [subject(one, state="suppressed"), subject(two, state="skipped")], filtered=False)
+    report.add([one, three], [stored(one, state="suppressed"), stored(two, state="skipped")], filtered=False)
     assert [line.message_id for line in report.lines] == [three.message_id]
     assert report.decided_against == 1
-    report.add([one], [Subject(NID, None, "", "cancelled")], filtered=False)
+    report.add([one], [StoredMessage(NID, None, "", "cancelled")], filtered=False)
     assert report.decided_against == 2
 
 
 def test_a_condition_chooses_messages_not_only_notifications() -> None:
     report = AccountReport(PROVIDERS, "sms-2")
     one, two, three = rendered(1), rendered(2), rendered(3)
-    report.add([one, two, three], [subject(one, "sms-1"), subject(two, "sms-1", selected=False)], filtered=True)
+    report.add([one, two, three], [stored(one, "sms-1"), stored(two, "sms-1", selected=False)], filtered=True)
     assert [line.message_id for line in report.lines] == [one.message_id]
-    report.add([three], [Subject(NID, None, "", "rejected")], filtered=True)
+    report.add([three], [StoredMessage(NID, None, "", "rejected")], filtered=True)
     assert len(report.lines) == 2
 
 
 def test_with_another_version_what_it_cannot_render_is_no_accounts_and_what_it_mends_is() -> None:
     report = AccountReport(PROVIDERS, "sms-2")
     fails, mended = rendered(1), rendered(2)
-    known = [subject(fails, "sms-1"), subject(mended, state="rejected")]
+    known = [stored(fails, "sms-1"), stored(mended, state="rejected")]
     report.add([fails], known, filtered=False, would=[mended])
     assert [(line.message_id, line.verdict) for line in report.lines] == [
-        (fails.message_id, Verdict.NOT_RENDERED), (mended.message_id, Verdict.TAKEN),
+        (fails.message_id, AccountMatch.NOT_RENDERED), (mended.message_id, AccountMatch.TAKEN),
     ]  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def test_costs_are_of_the_same_messages_and_no_two_currencies_meet() -> None:
     given = [(rendered(n), name) for n, name in enumerate(["sms-1", "sms-1", "sms-2", "sms-3", "sms-4", "gone", ""])]
     # The mail is not reachable: its price is in neither sum.
     given.append((rendered(9, "email"), "mail"))
-    report.add([one for one, _ in given], [subject(one, name) for one, name in given], filtered=False)
+    report.add([one for one, _ in given], [stored(one, name) for one, name in given], filtered=False)
     told = report.as_object()
     assert told["cost_before"] == {
         "by_currency": {
@@ -208,12 +208,12 @@ def test_the_screen_shows_some_those_taken_first_and_says_that_the_text_stays() 
 class Store:
     """ClickHouse's answer; asked once."""
 
-    def __init__(self, subjects: list[Subject]) -> None:
-        self._subjects = subjects
+    def __init__(self, stored_messages: list[StoredMessage]) -> None:
+        self._subjects = stored_messages
 
-    def subjects(
+    def stored_messages(
         self, _hour: int, tenants: set[str], nids: set[str], _condition: Condition
-    ) -> dict[str, list[Subject]]:
+    ) -> dict[str, list[StoredMessage]]:
         assert tenants == {"t"}
         assert nids == {NID}
         return {NID: self._subjects}
@@ -235,7 +235,7 @@ def test_a_dispatch_topic_is_compared_by_message_without_rendering(
         yield from (ConsumerRecord(topic, 0, offset, NOW, b"k", value) for offset, value in enumerate(values))
 
     monkeypatch.setattr(whatif, "scan", scan)
-    known = [subject(rendered(1), "sms-1"), subject(rendered(2), "sms-2"), subject(rendered(9, "email"), "mail")]
+    known = [stored(rendered(1), "sms-1"), stored(rendered(2), "sms-2"), stored(rendered(9, "email"), "mail")]
     store = cast(ReplayStore, Store(known))
     settings = Settings(providers=PROVIDERS)
     report = whatif.what_if(settings, store, selection(topic), None, lambda *_: None, provider="sms-2")

@@ -104,8 +104,8 @@ def kafka(monkeypatch: pytest.MonkeyPatch) -> FakeKafka:
     monkeypatch.setattr(clickhouse, "insert", insert)
     monkeypatch.setattr(clickhouse, "insert_undecoded", insert_undecoded)
     monkeypatch.setattr(role, "BACKOFF_S", (0.001, 0.002))
-    monkeypatch.setattr(role, "REVOKE_PATIENCE_S", 0.01)
-    monkeypatch.setattr(role, "STOP_PATIENCE_S", 0.05)
+    monkeypatch.setattr(role, "REVOKE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(role, "STOP_TIMEOUT_S", 0.05)
     return fake
 
 
@@ -262,7 +262,7 @@ def test_a_write_that_is_tried_again_counts_its_poison_once(kafka: FakeKafka) ->
 def test_what_the_store_cannot_read_is_decoded_and_all_else_goes_on(
     kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batching, "PIECE", 2)
+    monkeypatch.setattr(batching, "CHUNK", 2)
     broken = request()[:-1]
     unreadable = clickhouse.UnreadableError("cannot read")
     kafka.failures["insert 5"] = [unreadable]

@@ -54,7 +54,7 @@ class FakeGenerations:
     def __init__(self) -> None:
         self.generation, self.confirmed, self.down = 0, True, False
 
-    async def claim(self, tenant: str, notification_id: str, above: int) -> int:
+    async def reserve(self, tenant: str, notification_id: str, above: int) -> int:
         await asyncio.sleep(0)
         if self.confirmed or self.generation <= above:
             self.generation = max(self.generation + 1, above + 1)

@@ -152,7 +152,7 @@ OLD = ids.notification_id(NOW - 3_600_000, "mine")
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "POLL_S", 0.01)
-    monkeypatch.setattr(status, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(status, "WAIT_S", 0.05)
 
 
 def get(

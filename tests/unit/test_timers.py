@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processors.groups import TIMERS_GROUP
-from processors.timers.heap import Heap, Room
-from processors.timers.role import HELD_BYTES, LEASE_S, WITHDRAW_BEFORE_MS, Timers
-from processors.timers.values import PATIENCE_S
+from processors.timers.heap import Heap, MemoryBudget
+from processors.timers.role import CANCEL_BEFORE_MS, HELD_BYTES, LEASE_S, Timers
+from processors.timers.values import TIMEOUT_S
 from runtime import ids
 from runtime.errors import PublishError
 from runtime.process import Context
@@ -159,7 +159,7 @@ class World:
             Context("timers", Settings()),
             self.broker.producer(),
             consumer=self.consumer,
-            wishes=self.broker.consumer(),
+            cancellations=self.broker.consumer(),
             again=self.broker.consumer(detect_eof=True),
             clock=lambda: self.now,
             monotonic=lambda: next(self.elapsed_s),
@@ -436,8 +436,8 @@ def test_a_hostile_timer_fires_or_waits_and_stops_nobody(world: World, due_at: i
 
 
 def test_what_is_held_stays_within_its_bytes_whatever_comes_and_goes() -> None:
-    room = Room(10_000)
-    heaps = [Heap(room), Heap(room)]
+    budget = MemoryBudget(10_000)
+    heaps = [Heap(budget), Heap(budget)]
     rng = random.Random(7)
     for heap in heaps:
         heap.order()
@@ -451,12 +451,12 @@ def test_what_is_held_stays_within_its_bytes_whatever_comes_and_goes() -> None:
             for entry in heap.due(rng.randrange(1_000), 20, max_bytes=2_000):
                 heap.drop(entry[2])
         held = [e[3] for h in heaps for e in h._pending.values() if isinstance(e[3], bytes)]
-        assert room.used == sum(map(len, held)) <= room.limit
+        assert budget.used == sum(map(len, held)) <= budget.limit
         in_order = {id(e): e[3] for h in heaps for e in h._order or () if isinstance(e[3], bytes)}
-        assert sum(map(len, in_order.values())) <= 3 * room.limit
+        assert sum(map(len, in_order.values())) <= 3 * budget.limit
     for heap in heaps:
         heap.clear()
-    assert room.used == 0
+    assert budget.used == 0
 
 
 def test_a_timer_that_cannot_be_read_again_comes_up_again() -> None:
@@ -465,7 +465,7 @@ def test_a_timer_that_cannot_be_read_again_comes_up_again() -> None:
     world.give(0)
     world.turn()
     world.now += 1
-    world.broker.silent, world.elapsed_s = True, itertools.chain([0.0, 0.0], itertools.count(0.0, PATIENCE_S))
+    world.broker.silent, world.elapsed_s = True, itertools.chain([0.0, 0.0], itertools.count(0.0, TIMEOUT_S))
     assert (world.turn(), world.pending) == ([], 1)
     world.broker.silent, world.elapsed_s = False, itertools.repeat(0.0)
     assert world.topics() == [REQUESTS, TIMERS]
@@ -511,11 +511,11 @@ def test_every_cancellation_is_looked_at_again_after_a_takeover(world: World) ->
 
 
 def test_schedule_about_to_fire_is_left_to_the_router(world: World) -> None:
-    nid = world.schedule(NOW + WITHDRAW_BEFORE_MS)
+    nid = world.schedule(NOW + CANCEL_BEFORE_MS)
     world.give(0)
     world.cancel(nid)
     assert world.turn() == []
-    world.now += WITHDRAW_BEFORE_MS
+    world.now += CANCEL_BEFORE_MS
     assert world.topics() == [REQUESTS, TIMERS]
 
 

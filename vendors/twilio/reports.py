@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 from twilio.request_validator import RequestValidator
 
 from runtime.settings import ProviderSettings
-from vendors.reports import ForgedError, MalformedError, Report, Request, UnknownAccountError
+from vendors.reports import DeliveryReport, ForgedError, MalformedError, Request, UnknownAccountError
 from vendors.sender import ErrorClass
 from vendors.settings import parse_keys
 from vendors.twilio.codes import CODES
@@ -111,7 +111,7 @@ class TwilioReports:
     def __init__(self, accounts: Mapping[str, Sequence[_Account]]) -> None:
         self._accounts = accounts
 
-    def read(self, request: Request) -> Report:
+    def read(self, request: Request) -> DeliveryReport:
         """See ReportReader."""
         form = _form(request.body)
         account_sid = form.one("AccountSid")
@@ -132,7 +132,7 @@ class TwilioReports:
         # The account that sent it; a token of the same account_sid under another name may have signed.
         named = request.query.get("provider", "")
         provider = named if any(each.provider == named for each in accounts) else account.provider
-        return Report(
+        return DeliveryReport(
             provider, sid, f"{sid}:{status}", "sms", state, reason, code or (status if state == "unknown" else None),
             detail, final, form.one("To") or None, opted_out,
         )  # fmt: skip

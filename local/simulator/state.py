@@ -29,7 +29,7 @@ _RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 
 @dataclass(slots=True)
-class Desk:
+class SimulatorState:
     """One simulator's state."""
 
     truth: GroundTruth
@@ -64,15 +64,15 @@ def reset_connection(transport: asyncio.Transport) -> None:
 
 
 async def answer(
-    desk: Desk, request: web.Request, errors: VendorErrors, accept: Accept, success: Callable[[], web.Response],
+    state: SimulatorState, request: web.Request, errors: VendorErrors, accept: Accept, success: Callable[[], web.Response],
     accepted: Callable[[], None] = lambda: None,
 ) -> web.Response:  # fmt: skip
     """Decide about a valid request, log it if it is accepted (`accepted` is called then), answer or misbehave."""
-    verdict = desk.faults.decide(accept.kind, accept.to)
-    if verdict.latency_s:
-        await asyncio.sleep(verdict.latency_s)
-    retry_after = verdict.retry_after(datetime.now(UTC))
-    match verdict.mode:
+    decision = state.faults.decide(accept.kind, accept.to)
+    if decision.latency_s:
+        await asyncio.sleep(decision.latency_s)
+    retry_after = decision.retry_after(datetime.now(UTC))
+    match decision.mode:
         case Mode.THROTTLE:
             return errors.throttled(retry_after)
         case Mode.FAIL:
@@ -84,9 +84,9 @@ async def answer(
                 reset_connection(request.transport)
             return web.Response(status=500)
         case _:
-            await desk.accept(accept)
+            await state.accept(accept)
             accepted()
-    match verdict.mode:
+    match decision.mode:
         case Mode.FAIL_AFTER_ACCEPT:
             return errors.failed(retry_after)
         case Mode.DROP_AFTER_ACCEPT:

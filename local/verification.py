@@ -51,7 +51,7 @@ WHERE tenant = {tenant:String} AND toString(message_id) IN {ids:Array(String)}
 """
 
 
-class EvidenceError(HeliographError):
+class VerificationError(HeliographError):
     """One of the sides does not answer."""
 
 
@@ -82,7 +82,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Evidence:
+class Verification:
     """Both sides of one run: what Heliograph says, and what the vendors and the mailbox have."""
 
     published: set[str]
@@ -96,7 +96,7 @@ class Evidence:
     """Message ids that are none of this run's but known to ClickHouse: an earlier run's late retries."""
 
 
-def compare(evidence: Evidence) -> list[Finding]:
+def compare(verification: Verification) -> list[Finding]:
     """What does not agree; empty when everything does.
 
     | message in ClickHouse            | accepts at its channel's vendor |
@@ -107,13 +107,13 @@ def compare(evidence: Evidence) -> list[Finding]:
     | unknown; failed and flagged      | any number                      |
     | any other                        | 0                               |
     """
-    accepts = Counter((CHANNELS.get(kind, kind), id_) for kind, id_ in evidence.accepts)
+    accepts = Counter((CHANNELS.get(kind, kind), id_) for kind, id_ in verification.accepts)
     lost, doubled, unrecorded = [], [], []
     expected: set[tuple[str, str]] = set()
-    for message in evidence.messages:
-        place = (message.channel, message.id)
-        expected.add(place)
-        count = accepts[place]
+    for message in verification.messages:
+        key = (message.channel, message.id)
+        expected.add(key)
+        count = accepts[key]
         if message.state in (*_TAKEN, "bounced"):
             if count == 0 and message.state in _TAKEN:
                 lost.append(message.id)
@@ -121,14 +121,14 @@ def compare(evidence: Evidence) -> list[Finding]:
                 doubled.append(message.id)
         elif count and message.state != "unknown" and not message.possible_duplicate:
             unrecorded.append(message.id)
-    strange = [id_ for kind, id_ in accepts if (kind, id_) not in expected and id_ not in evidence.others]
-    mails = Counter(evidence.mails)
+    strange = [id_ for kind, id_ in accepts if (kind, id_) not in expected and id_ not in verification.others]
+    mails = Counter(verification.mails)
     # A mail lies in the mailbox as often as the SMTP side accepted it.
     unfiled = [id_ for (kind, id_), count in accepts.items() if kind == _MAILED and mails[id_] != count]
-    requests = Counter(evidence.requests)
+    requests = Counter(verification.requests)
     found = {
-        "published notifications are not in ClickHouse": sorted(evidence.published - requests.keys()),
-        "notifications in ClickHouse were not published by this run": sorted(requests.keys() - evidence.published),
+        "published notifications are not in ClickHouse": sorted(verification.published - requests.keys()),
+        "notifications in ClickHouse were not published by this run": sorted(requests.keys() - verification.published),
         "notifications were counted more than once": [id_ for id_, count in requests.items() if count > 1],
         "messages are recorded as sent, but no vendor accepted them": lost,
         "messages were accepted twice without a recorded reason": doubled,
@@ -143,7 +143,7 @@ def compare(evidence: Evidence) -> list[Finding]:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class DemoEndpoints:
     """The endpoints of one demo."""
 
     api: str
@@ -156,9 +156,9 @@ class Places:
     metrics: Mapping[str, str] = field(default_factory=dict)
 
 
-def local_places(endpoints: Mapping[str, Any]) -> Places:
+def local_endpoints(endpoints: Mapping[str, Any]) -> DemoEndpoints:
     """Out of endpoints.json."""
-    return Places(
+    return DemoEndpoints(
         api=endpoints["api"], api_key=endpoints["api_key"], tenant=endpoints["tenant"],
         kafka=KafkaSettings(bootstrap_servers=endpoints["kafka"]),
         clickhouse=ClickHouseSettings(url=endpoints["clickhouse"], database=endpoints["clickhouse_database"]),
@@ -174,7 +174,7 @@ class Http:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def call(self, method: str, path: str, body: Any = None, *, expect: Sequence[int] = (200, 201)) -> Any:
-        """(status, JSON); asks again, up to ten times, where it is told to. Raises EvidenceError for any other status."""
+        """(status, JSON); asks again, up to ten times, where it is told to. Raises VerificationError for any other status."""
         for _ in range(9):
             status, answer = await self._once(method, path, body, (*expect, 503))
             if status != 503 or 503 in expect:
@@ -189,22 +189,22 @@ class Http:
             ) as answer:
                 text = await answer.text()
                 if answer.status not in expect:
-                    raise EvidenceError(f"{method} {self._base}{path} answered {answer.status}: {text[:300]}")
+                    raise VerificationError(f"{method} {self._base}{path} answered {answer.status}: {text[:300]}")
                 return answer.status, json.loads(text) if text else None
         except aiohttp.ClientError as exc:
-            raise EvidenceError(f"{method} {self._base}{path} failed: {exc or type(exc).__name__}") from exc
+            raise VerificationError(f"{method} {self._base}{path} failed: {exc or type(exc).__name__}") from exc
 
 
 # -- both sides --------------------------------------------------------------------------------------------------------
 
 
-class Book:
+class ClickHouseResults:
     """What ClickHouse says about everything accepted since the start of the run."""
 
-    def __init__(self, places: Places, since: int) -> None:
-        self._settings, self._tenant = places.clickhouse, places.tenant
-        self._client = connect(places.clickhouse)
-        self._parameters = {"tenant": places.tenant, "since": since}
+    def __init__(self, endpoints: DemoEndpoints, since: int) -> None:
+        self._settings, self._tenant = endpoints.clickhouse, endpoints.tenant
+        self._client = connect(endpoints.clickhouse)
+        self._parameters = {"tenant": endpoints.tenant, "since": since}
 
     def accounting(self) -> dict[str, int]:
         """accepted, settled, in_flight, residual."""
@@ -242,17 +242,17 @@ class Book:
         self._client.close()
 
 
-async def gather_accepts(places: Places, since_seq: int) -> tuple[list[tuple[str, str]], list[str]]:
+async def gather_accepts(endpoints: DemoEndpoints, since_seq: int) -> tuple[list[tuple[str, str]], list[str]]:
     """(kind, message id) of every accept since, and the message id of every mail since."""
     accepts: list[tuple[str, str]] = []
     mails: list[str] = []
     async with aiohttp.ClientSession() as session:
-        if places.simulator is not None:
-            simulator = Http(session, places.simulator)
+        if endpoints.simulator is not None:
+            simulator = Http(session, endpoints.simulator)
             _, entries = await simulator.call("GET", f"/accepted?since_seq={since_seq}")
             accepts = [(e["kind"], e["message_id"] or "") for e in entries if e["kind"] in CHANNELS]
-        if places.mailbox is not None:
-            mailbox, offset, older = Http(session, places.mailbox), 0, False
+        if endpoints.mailbox is not None:
+            mailbox, offset, older = Http(session, endpoints.mailbox), 0, False
             while not older:
                 _, page = await mailbox.call("GET", f"/api/messages?limit={_PAGE}&offset={offset}")
                 new = [mail for mail in page["entries"] if (mail["seq"] or 0) > since_seq]
@@ -262,21 +262,21 @@ async def gather_accepts(places: Places, since_seq: int) -> tuple[list[tuple[str
     return accepts, mails
 
 
-async def reports_pending(places: Places) -> int | None:
+async def reports_pending(endpoints: DemoEndpoints) -> int | None:
     """Reports of the simulated vendors that nobody has taken yet; None where none were ever due."""
-    if places.simulator is None:
+    if endpoints.simulator is None:
         return None
     async with aiohttp.ClientSession() as session:
-        _, told = await Http(session, places.simulator).call("GET", "/callbacks")
-    return int(told["pending"]) if told["pending"] or told["answers"] else None
+        _, response = await Http(session, endpoints.simulator).call("GET", "/callbacks")
+    return int(response["pending"]) if response["pending"] or response["answers"] else None
 
 
-def gather(book: Book, places: Places, published: set[str], since_seq: int) -> Evidence:
+def gather(results: ClickHouseResults, endpoints: DemoEndpoints, published: set[str], since_seq: int) -> Verification:
     """Both sides, as they are now: the vendors first, so that a message sent in between is not taken for lost."""
-    accepts, mails = asyncio.run(gather_accepts(places, since_seq))
-    messages = book.messages()
+    accepts, mails = asyncio.run(gather_accepts(endpoints, since_seq))
+    messages = results.messages()
     ours = {message.id for message in messages}
-    others = book.known([id_ for _, id_ in accepts if id_ not in ours and id_])
-    if places.simulator is None:  # nothing to hold it against
+    others = results.known([id_ for _, id_ in accepts if id_ not in ours and id_])
+    if endpoints.simulator is None:  # nothing to hold it against
         messages = [m for m in messages if m.state not in _TAKEN]
-    return Evidence(published, book.requests(), messages, accepts, mails, others)
+    return Verification(published, results.requests(), messages, accepts, mails, others)
