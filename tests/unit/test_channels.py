@@ -153,7 +153,7 @@ from processors.router.rendering import literal_channels, literal_parts
 from producers.addresses import NORMAL_FORMS
 from producers.notification import Content, Notification, To
 from producers.reference.feedback import bounced_address
-from replay.plan import Subject, decide_request, Place
+from replay.plan import StoredMessage, decide_request, RecordPosition
 from replay.where import MESSAGE_COLUMNS, compile_where
 from runtime.settings import ProviderSettings
 from runtime.status import message_status
@@ -172,9 +172,9 @@ bounced = from_result(
     chat, RECORD, Rejected(ErrorClass.PERMANENT_RECIPIENT, "no"), provider="p", latency_ms=1, now=NOW, jitter=0.5,
     max_retries=3,
 )
-status = codec("DeliveryStatus").decode(bounced.facts[0].value)
+status = codec("DeliveryStatus").decode(bounced.records[0].value)
 request = {"notification_id": chat["notification_id"], "tenant": "t", "accepted_at": NOW, "user_id": "u1"}
-sent, failed = (Subject(chat["notification_id"], str(n), "chat", state) for n, state in enumerate(("sent", "failed")))
+sent, failed = (StoredMessage(chat["notification_id"], str(n), "chat", state) for n, state in enumerate(("sent", "failed")))
 print(json.dumps({
     "topics": [name for name in catalogue() if ".chat." in name],
     "asyncapi": [name for name in document()["channels"] if ".chat." in name],
@@ -199,7 +199,7 @@ print(json.dumps({
     "replay": [
         decision.name
         for _, decision in decide_request(
-            Place("t", 0, 0), request, [sent, failed], resend=False, filtered=False, now=NOW
+            RecordPosition("t", 0, 0), request, [sent, failed], resend=False, filtered=False, now=NOW
         )[1]
     ],
     "doctor": [group for group in consumer_groups() if group.endswith("chat")],

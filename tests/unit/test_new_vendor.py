@@ -43,13 +43,13 @@ def create(provider: ProviderSettings) -> PigeonSender:
     return PigeonSender(provider)
 """
 REPORTS = """
-from vendors.reports import Report
+from vendors.reports import DeliveryReport
 from pigeon.codes import CODES
 class PigeonReports:
     content_type = "text/plain"
-    def read(self, request) -> Report:
+    def read(self, request) -> DeliveryReport:
         bounced = CODES.find(request.body.decode()) is not None
-        return Report("pigeon-1", "p-1", "e-1", "sms", "bounced" if bounced else "delivered")
+        return DeliveryReport("pigeon-1", "p-1", "e-1", "sms", "bounced" if bounced else "delivered")
 def create(providers) -> PigeonReports:
     return PigeonReports()
 """
