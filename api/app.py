@@ -113,10 +113,15 @@ def _health_router(health: Health) -> APIRouter:
 def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -> ASGIApp:
     """The application. Extra routes may raise Problem, and may depend on `deps.authenticator`."""
     app = FastAPI(
-        title="Heliograph", version=version("heliograph"), docs_url=None, redoc_url=None, openapi_url="/openapi.json",
-        exception_handlers=HANDLERS, redirect_slashes=False,
+        title="Heliograph",
+        version=version("heliograph"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        exception_handlers=HANDLERS,
+        redirect_slashes=False,
         description="Notifications: nothing accepted is lost, nothing is sent twice without a recorded reason.",
-    )  # fmt: skip
+    )
     app.include_router(_health_router(deps.health))
     for extra in extra_routes:
         if isinstance(extra, APIRouter):

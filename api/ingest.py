@@ -158,9 +158,16 @@ class Ingest:
     """The ASGI endpoint."""
 
     def __init__(
-        self, *, authenticator: Authenticator, broker: Broker, idempotency: IdempotencyStore, templates: TemplateCatalogue,
-        recent: RecentAcceptances, publish_timeout_s: float, clock: Clock = system_clock,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        authenticator: Authenticator,
+        broker: Broker,
+        idempotency: IdempotencyStore,
+        templates: TemplateCatalogue,
+        recent: RecentAcceptances,
+        publish_timeout_s: float,
+        clock: Clock = system_clock,
+    ) -> None:
         self._authenticator, self._idempotency, self._templates = authenticator, idempotency, templates
         # A little more than the producer's own limit, which names the cause.
         self._batcher = Batcher(broker, publish_timeout_s + 1)
@@ -329,9 +336,11 @@ class Ingest:
             raise unavailable("store_unavailable", str(exc)) from exc
         if key_record.body_hash != checked.body_hash:
             raise Problem(
-                409, "idempotency_conflict", "this idempotency key was used with another body",
+                409,
+                "idempotency_conflict",
+                "this idempotency key was used with another body",
                 errors=[FieldError("", "the body differs from the first one of this key", "idempotency_conflict")],
-            )  # fmt: skip
+            )
         if not key_record.confirmed:
             # Also when another process may be publishing it right now: the same id twice is one notification.
             await self._publish(checked, key_record.notification_id, key_record.accepted_at)
@@ -340,9 +349,13 @@ class Ingest:
 
     async def _publish(self, checked: _CheckedRequest, notification_id: str, accepted_at: int) -> None:
         request = checked.notification.to_request(
-            checked.tenant, accepted_at, idempotency_key=checked.key, correlation_id=checked.correlation_id, source=HTTP_SOURCE,
+            checked.tenant,
+            accepted_at,
+            idempotency_key=checked.key,
+            correlation_id=checked.correlation_id,
+            source=HTTP_SOURCE,
             notification_id=notification_id,
-        )  # fmt: skip
+        )
         try:
             record = request_record(request, checked.traceparent)
         except ValueError as exc:

@@ -72,115 +72,250 @@ _CONTACTS: Json = dict.fromkeys(CONTACT_FIELDS, _TEXT_OR_NULL)
 
 SCHEMAS: dict[str, Json] = {
     "Problem": _object(
-        type={"type": "string", "format": "uri"}, title=_TEXT, status=_INT, detail=_TEXT, code=_TEXT,
-        errors=_list(_object(
-            pointer={"type": "string", "description": "JSON pointer into the body"}, detail=_TEXT, code=_TEXT,
-        )),
+        type={"type": "string", "format": "uri"},
+        title=_TEXT,
+        status=_INT,
+        detail=_TEXT,
+        code=_TEXT,
+        errors=_list(
+            _object(pointer={"type": "string", "description": "JSON pointer into the body"}, detail=_TEXT, code=_TEXT)
+        ),
         request_id=_TEXT,
     ),
     "Accepted": _object(id=_UUID, status={"const": "accepted"}, accepted_at=_TIME, links=_LINKS),
-    "Results": _object(results=_list({
-        "oneOf": [
-            _object(index=_INT, status={"const": "accepted"}, id=_UUID),
-            _object(index=_INT, status={"const": "refused"}, error=_ref("Problem")),
-        ]
-    })),
+    "Results": _object(
+        results=_list(
+            {
+                "oneOf": [
+                    _object(index=_INT, status={"const": "accepted"}, id=_UUID),
+                    _object(index=_INT, status={"const": "refused"}, error=_ref("Problem")),
+                ]
+            }
+        )
+    ),
     "Attempt": _object(attempt=_INT, provider=_TEXT_OR_NULL, state=_TEXT, reason=_TEXT_OR_NULL, occurred_at=_TIME),
     "Message": _object(
-        id=_UUID, channel=_TEXT_OR_NULL, status=_TEXT, reason=_TEXT_OR_NULL, provider=_TEXT_OR_NULL,
-        provider_message_id=_TEXT_OR_NULL, possible_duplicate=_BOOL, attempts=_list(_ref("Attempt")),
+        id=_UUID,
+        channel=_TEXT_OR_NULL,
+        status=_TEXT,
+        reason=_TEXT_OR_NULL,
+        provider=_TEXT_OR_NULL,
+        provider_message_id=_TEXT_OR_NULL,
+        possible_duplicate=_BOOL,
+        attempts=_list(_ref("Attempt")),
     ),
     "NotificationStatus": _object(
         id=_UUID, status=_TEXT, reason=_TEXT_OR_NULL, accepted_at=_TIME, messages=_list(_ref("Message")), links=_LINKS
     ),
     "NotificationEntry": _object(
-        id=_UUID, status=_TEXT, reason=_TEXT_OR_NULL, accepted_at=_TIME, user_id=_TEXT_OR_NULL, priority=_TEXT,
-        category=_TEXT, template_id=_TEXT_OR_NULL, tags=_list(_TEXT), links=_LINKS,
+        id=_UUID,
+        status=_TEXT,
+        reason=_TEXT_OR_NULL,
+        accepted_at=_TIME,
+        user_id=_TEXT_OR_NULL,
+        priority=_TEXT,
+        category=_TEXT,
+        template_id=_TEXT_OR_NULL,
+        tags=_list(_TEXT),
+        links=_LINKS,
     ),
     "Event": _object(
-        id=_UUID, message_id=_or_null(_UUID), channel=_TEXT_OR_NULL, lane=_TEXT, state=_TEXT, reason=_TEXT_OR_NULL,
-        detail=_TEXT_OR_NULL, attempt=_INT, provider=_TEXT_OR_NULL, provider_message_id=_TEXT_OR_NULL,
-        possible_duplicate=_BOOL, template_id=_TEXT_OR_NULL, template_version=_or_null(_INT),
-        preference_version=_or_null(_INT), occurred_at=_TIME, latency_ms=_or_null(_INT), correlation_id=_TEXT_OR_NULL,
+        id=_UUID,
+        message_id=_or_null(_UUID),
+        channel=_TEXT_OR_NULL,
+        lane=_TEXT,
+        state=_TEXT,
+        reason=_TEXT_OR_NULL,
+        detail=_TEXT_OR_NULL,
+        attempt=_INT,
+        provider=_TEXT_OR_NULL,
+        provider_message_id=_TEXT_OR_NULL,
+        possible_duplicate=_BOOL,
+        template_id=_TEXT_OR_NULL,
+        template_version=_or_null(_INT),
+        preference_version=_or_null(_INT),
+        occurred_at=_TIME,
+        latency_ms=_or_null(_INT),
+        correlation_id=_TEXT_OR_NULL,
     ),
     "Acceptance": _object(
-        source=_TEXT_OR_NULL, user_id=_TEXT_OR_NULL, lane=_TEXT, category=_TEXT, correlation_id=_TEXT_OR_NULL,
-        idempotency_key_given=_BOOL, template_id=_TEXT_OR_NULL, template_version=_or_null(_INT), channels=_list(_TEXT),
-        strategy=_TEXT, delivery=_TEXT, send_at=_or_null(_TIME), expires_at=_or_null(_TIME), dry_run=_BOOL,
+        source=_TEXT_OR_NULL,
+        user_id=_TEXT_OR_NULL,
+        lane=_TEXT,
+        category=_TEXT,
+        correlation_id=_TEXT_OR_NULL,
+        idempotency_key_given=_BOOL,
+        template_id=_TEXT_OR_NULL,
+        template_version=_or_null(_INT),
+        channels=_list(_TEXT),
+        strategy=_TEXT,
+        delivery=_TEXT,
+        send_at=_or_null(_TIME),
+        expires_at=_or_null(_TIME),
+        dry_run=_BOOL,
         tags=_list(_TEXT),
     ),
     "ExplainedAttempt": _object(
-        attempt=_INT, provider=_TEXT_OR_NULL, state=_TEXT, reason=_TEXT_OR_NULL, detail=_TEXT_OR_NULL, why=_TEXT,
-        started_at=_TIME, occurred_at=_TIME, waited_ms=_or_null(_INT), latency_ms=_or_null(_INT), possible_duplicate=_BOOL,
-        next_after_ms=_or_null(_INT), next_because=_TEXT_OR_NULL,
+        attempt=_INT,
+        provider=_TEXT_OR_NULL,
+        state=_TEXT,
+        reason=_TEXT_OR_NULL,
+        detail=_TEXT_OR_NULL,
+        why=_TEXT,
+        started_at=_TIME,
+        occurred_at=_TIME,
+        waited_ms=_or_null(_INT),
+        latency_ms=_or_null(_INT),
+        possible_duplicate=_BOOL,
+        next_after_ms=_or_null(_INT),
+        next_because=_TEXT_OR_NULL,
     ),
     "ExplainedMessage": _object(
-        id=_UUID, channel=_TEXT_OR_NULL, status=_TEXT, reason=_TEXT_OR_NULL, why=_TEXT, decided_at=_or_null(_TIME),
-        decision=_TEXT_OR_NULL, template_id=_TEXT_OR_NULL, template_version=_or_null(_INT),
-        preference_version=_or_null(_INT), correlation_id=_TEXT_OR_NULL, provider=_TEXT_OR_NULL,
-        provider_message_id=_TEXT_OR_NULL, possible_duplicate=_BOOL, duplicate_because=_TEXT_OR_NULL,
-        attempts=_list(_ref("ExplainedAttempt")), engagement=_list(_object(state=_TEXT, at=_TIME)),
-        receipts=_list(_object(
-            provider=_TEXT, provider_message_id=_TEXT, state=_TEXT, reason=_TEXT_OR_NULL, code=_TEXT_OR_NULL,
-            occurred_at=_TIME, received_at=_TIME,
-        )),
+        id=_UUID,
+        channel=_TEXT_OR_NULL,
+        status=_TEXT,
+        reason=_TEXT_OR_NULL,
+        why=_TEXT,
+        decided_at=_or_null(_TIME),
+        decision=_TEXT_OR_NULL,
+        template_id=_TEXT_OR_NULL,
+        template_version=_or_null(_INT),
+        preference_version=_or_null(_INT),
+        correlation_id=_TEXT_OR_NULL,
+        provider=_TEXT_OR_NULL,
+        provider_message_id=_TEXT_OR_NULL,
+        possible_duplicate=_BOOL,
+        duplicate_because=_TEXT_OR_NULL,
+        attempts=_list(_ref("ExplainedAttempt")),
+        engagement=_list(_object(state=_TEXT, at=_TIME)),
+        receipts=_list(
+            _object(
+                provider=_TEXT,
+                provider_message_id=_TEXT,
+                state=_TEXT,
+                reason=_TEXT_OR_NULL,
+                code=_TEXT_OR_NULL,
+                occurred_at=_TIME,
+                received_at=_TIME,
+            )
+        ),
         took_ms=_object(
-            decision=_or_null(_INT), waiting=_or_null(_INT), requests=_or_null(_INT), until_sent=_or_null(_INT),
+            decision=_or_null(_INT),
+            waiting=_or_null(_INT),
+            requests=_or_null(_INT),
+            until_sent=_or_null(_INT),
             until_delivered=_or_null(_INT),
         ),
     ),
     "Explanation": _object(
-        id=_UUID, status=_TEXT, reason=_TEXT_OR_NULL, why=_TEXT, accepted_at=_TIME, acceptance=_or_null(_ref("Acceptance")),
+        id=_UUID,
+        status=_TEXT,
+        reason=_TEXT_OR_NULL,
+        why=_TEXT,
+        accepted_at=_TIME,
+        acceptance=_or_null(_ref("Acceptance")),
         messages=_list(_ref("ExplainedMessage")),
-        resends=_list(_object(
-            generation=_INT, source=_TEXT_OR_NULL, correlation_id=_TEXT_OR_NULL, first_event_at=_or_null(_TIME)
-        )),
-        dead_letters=_list(_object(
-            message_id=_or_null(_UUID), stage=_TEXT, reason=_TEXT, why=_TEXT, error_class=_TEXT, detail=_TEXT_OR_NULL,
-            attempts=_INT, topic=_TEXT, partition=_INT, offset=_INT, occurred_at=_TIME,
-        )),
-        timeline=_list(_object(
-            at=_TIME, after_ms=_INT, stage=_TEXT, message_id=_or_null(_UUID), channel=_TEXT_OR_NULL,
-            attempt=_or_null(_INT), what=_TEXT,
-        )),
+        resends=_list(
+            _object(generation=_INT, source=_TEXT_OR_NULL, correlation_id=_TEXT_OR_NULL, first_event_at=_or_null(_TIME))
+        ),
+        dead_letters=_list(
+            _object(
+                message_id=_or_null(_UUID),
+                stage=_TEXT,
+                reason=_TEXT,
+                why=_TEXT,
+                error_class=_TEXT,
+                detail=_TEXT_OR_NULL,
+                attempts=_INT,
+                topic=_TEXT,
+                partition=_INT,
+                offset=_INT,
+                occurred_at=_TIME,
+            )
+        ),
+        timeline=_list(
+            _object(
+                at=_TIME,
+                after_ms=_INT,
+                stage=_TEXT,
+                message_id=_or_null(_UUID),
+                channel=_TEXT_OR_NULL,
+                attempt=_or_null(_INT),
+                what=_TEXT,
+            )
+        ),
         links=_LINKS,
     ),
     "Cancelled": _object(id=_UUID, status=_TEXT, links=_LINKS),
     "Resent": _object(id=_UUID, status={"const": "accepted"}, generation=_INT, links=_LINKS),
     "User": _object(
-        id=_TEXT, name=_TEXT_OR_NULL, **_CONTACTS, locale=_TEXT_OR_NULL,
-        time_zone=_TEXT_OR_NULL, devices=_list(_ANY), created_at=_TIME, updated_at=_TIME,
+        id=_TEXT,
+        name=_TEXT_OR_NULL,
+        **_CONTACTS,
+        locale=_TEXT_OR_NULL,
+        time_zone=_TEXT_OR_NULL,
+        devices=_list(_ANY),
+        created_at=_TIME,
+        updated_at=_TIME,
     ),
     "UserPatch": {
-        "type": "object", "description": "RFC 7396: fields of a user to change; null takes one away.",
+        "type": "object",
+        "description": "RFC 7396: fields of a user to change; null takes one away.",
         "properties": {
-            "name": _TEXT_OR_NULL, **_CONTACTS, "locale": _TEXT_OR_NULL,
-            "time_zone": _TEXT_OR_NULL, "devices": _or_null(_list(_ref("Device"))), "id": _TEXT_OR_NULL,
+            "name": _TEXT_OR_NULL,
+            **_CONTACTS,
+            "locale": _TEXT_OR_NULL,
+            "time_zone": _TEXT_OR_NULL,
+            "devices": _or_null(_list(_ref("Device"))),
+            "id": _TEXT_OR_NULL,
         },
         "additionalProperties": False,
     },
     "StoredPreferences": _object(channels=_ANY, categories=_ANY),
     "TemplateWritten": _object(id=_TEXT, version=_INT, published=_BOOL, variables=_list(_TEXT)),
     "Template": _object(
-        id=_TEXT, version=_INT, published=_BOOL, variables=_list(_TEXT), category=_TEXT, layout=_TEXT_OR_NULL,
-        channels=_ANY, locales=_ANY, created_at_=_TIME,
+        id=_TEXT,
+        version=_INT,
+        published=_BOOL,
+        variables=_list(_TEXT),
+        category=_TEXT,
+        layout=_TEXT_OR_NULL,
+        channels=_ANY,
+        locales=_ANY,
+        created_at_=_TIME,
     ),
     "TemplateEntry": _object(
         id=_TEXT, category=_TEXT, published_version=_or_null(_INT), latest_version=_INT, updated_at=_TIME
     ),
     "Preview": _object(
-        id=_TEXT, version=_INT, channel=_TEXT, locale=_TEXT_OR_NULL, subject_=_TEXT, text_=_TEXT, html_=_TEXT, title_=_TEXT,
-        body_=_TEXT, data_=_ANY,
+        id=_TEXT,
+        version=_INT,
+        channel=_TEXT,
+        locale=_TEXT_OR_NULL,
+        subject_=_TEXT,
+        text_=_TEXT,
+        html_=_TEXT,
+        title_=_TEXT,
+        body_=_TEXT,
+        data_=_ANY,
     ),
     "Suppression": _object(
-        id=_UUID, channel=_TEXT, address=_or_null(_TEXT), address_hash=_TEXT, reason=_TEXT, source=_or_null(_TEXT),
-        expires_at=_or_null(_TIME), created_at=_TIME,
+        id=_UUID,
+        channel=_TEXT,
+        address=_or_null(_TEXT),
+        address_hash=_TEXT,
+        reason=_TEXT,
+        source=_or_null(_TEXT),
+        expires_at=_or_null(_TIME),
+        created_at=_TIME,
     ),
     "Import": _object(
-        imported=_INT, created=_INT, refused=_INT,
+        imported=_INT,
+        created=_INT,
+        refused=_INT,
         errors=_list(_object(line=_INT, pointer=_TEXT, detail=_TEXT, code=_TEXT)),
     ),
-}  # fmt: skip
+}
 
 _LINKS_SHOWN = {"self": f"{PATH}/{_ID}", "events": f"{PATH}/{_ID}/events"}
 _SHOWN, _OTHER = (ROWS[name] for name in CHANNELS[:2])
@@ -197,40 +332,129 @@ _CHANNELS = {_SHOWN.name: {"subject": "{{ order }} is on its way", "text": "Orde
 _PREFERENCES = {"channels": {_OTHER.name: False}, "categories": {"marketing": {_SHOWN.name: False}}}
 _SUPPRESSION = {"channel": _SHOWN.name, "address": "stop@example.org", "reason": "complaint"}
 _WRITTEN = {"id": "order-shipped", "version": 1, "published": True, "variables": ["order"]}
-_ENTRY: Json = {"id": _ID, "status": "sent", "reason": None, "accepted_at": _AT, "user_id": "zoe", "priority": "normal",
-          "category": "orders", "template_id": "order-shipped", "tags": [], "links": _LINKS_SHOWN}  # fmt: skip
+_ENTRY: Json = {
+    "id": _ID,
+    "status": "sent",
+    "reason": None,
+    "accepted_at": _AT,
+    "user_id": "zoe",
+    "priority": "normal",
+    "category": "orders",
+    "template_id": "order-shipped",
+    "tags": [],
+    "links": _LINKS_SHOWN,
+}
 _ATTEMPT = {"attempt": 1, "provider": "mail-1", "state": "sent", "reason": None, "occurred_at": _AT}
-_MESSAGE = {"id": _ID, "channel": _SHOWN.name, "status": "sent", "reason": None, "provider": "mail-1",
-            "provider_message_id": "<x@mail-1>", "possible_duplicate": False, "attempts": [_ATTEMPT]}  # fmt: skip
-_EVENT = {"id": _ID, "message_id": _ID, "channel": _SHOWN.name, "lane": "normal", "state": "sent", "reason": None,
-          "detail": None, "attempt": 1, "provider": "mail-1", "provider_message_id": "<x@mail-1>",
-          "possible_duplicate": False, "template_id": "order-shipped", "template_version": 1,
-          "preference_version": None, "occurred_at": _AT, "latency_ms": 12, "correlation_id": "c1"}  # fmt: skip
-_EXPLAINED_ATTEMPT = {"attempt": 1, "provider": "mail-1", "state": "sent", "reason": None, "detail": None,
-                      "why": "sent: the provider took it", "started_at": _AT, "occurred_at": _AT, "waited_ms": 31,
-                      "latency_ms": 12, "possible_duplicate": False, "next_after_ms": None, "next_because": None}  # fmt: skip
-_EXPLAINED_MESSAGE = {"id": _ID, "channel": _SHOWN.name, "status": "sent", "reason": None, "why": "sent: the provider took it",
-                      "decided_at": _AT, "decision": "routed: decided and rendered; on its dispatch topic",
-                      "template_id": "order-shipped", "template_version": 1, "preference_version": 4,
-                      "correlation_id": "c1", "provider": "mail-1", "provider_message_id": "<x@mail-1>",
-                      "possible_duplicate": False, "duplicate_because": None, "attempts": [_EXPLAINED_ATTEMPT],
-                      "engagement": [], "receipts": [],
-                      "took_ms": {"decision": 21, "waiting": 31, "requests": 12, "until_sent": 64,
-                                  "until_delivered": None}}  # fmt: skip
-_ACCEPTANCE = {"source": "http", "user_id": "zoe", "lane": "normal", "category": "orders", "correlation_id": "c1",
-               "idempotency_key_given": True, "template_id": "order-shipped", "template_version": None, "channels": [],
-               "strategy": "all", "delivery": "at_least_once", "send_at": None, "expires_at": None, "dry_run": False,
-               "tags": []}  # fmt: skip
-_LINE = {"at": _AT, "after_ms": 64, "stage": "attempt", "message_id": _ID, "channel": _SHOWN.name, "attempt": 1,
-         "what": "attempt 1 at mail-1 in 12 ms: sent: the provider took it"}  # fmt: skip
+_MESSAGE = {
+    "id": _ID,
+    "channel": _SHOWN.name,
+    "status": "sent",
+    "reason": None,
+    "provider": "mail-1",
+    "provider_message_id": "<x@mail-1>",
+    "possible_duplicate": False,
+    "attempts": [_ATTEMPT],
+}
+_EVENT = {
+    "id": _ID,
+    "message_id": _ID,
+    "channel": _SHOWN.name,
+    "lane": "normal",
+    "state": "sent",
+    "reason": None,
+    "detail": None,
+    "attempt": 1,
+    "provider": "mail-1",
+    "provider_message_id": "<x@mail-1>",
+    "possible_duplicate": False,
+    "template_id": "order-shipped",
+    "template_version": 1,
+    "preference_version": None,
+    "occurred_at": _AT,
+    "latency_ms": 12,
+    "correlation_id": "c1",
+}
+_EXPLAINED_ATTEMPT = {
+    "attempt": 1,
+    "provider": "mail-1",
+    "state": "sent",
+    "reason": None,
+    "detail": None,
+    "why": "sent: the provider took it",
+    "started_at": _AT,
+    "occurred_at": _AT,
+    "waited_ms": 31,
+    "latency_ms": 12,
+    "possible_duplicate": False,
+    "next_after_ms": None,
+    "next_because": None,
+}
+_EXPLAINED_MESSAGE = {
+    "id": _ID,
+    "channel": _SHOWN.name,
+    "status": "sent",
+    "reason": None,
+    "why": "sent: the provider took it",
+    "decided_at": _AT,
+    "decision": "routed: decided and rendered; on its dispatch topic",
+    "template_id": "order-shipped",
+    "template_version": 1,
+    "preference_version": 4,
+    "correlation_id": "c1",
+    "provider": "mail-1",
+    "provider_message_id": "<x@mail-1>",
+    "possible_duplicate": False,
+    "duplicate_because": None,
+    "attempts": [_EXPLAINED_ATTEMPT],
+    "engagement": [],
+    "receipts": [],
+    "took_ms": {"decision": 21, "waiting": 31, "requests": 12, "until_sent": 64, "until_delivered": None},
+}
+_ACCEPTANCE = {
+    "source": "http",
+    "user_id": "zoe",
+    "lane": "normal",
+    "category": "orders",
+    "correlation_id": "c1",
+    "idempotency_key_given": True,
+    "template_id": "order-shipped",
+    "template_version": None,
+    "channels": [],
+    "strategy": "all",
+    "delivery": "at_least_once",
+    "send_at": None,
+    "expires_at": None,
+    "dry_run": False,
+    "tags": [],
+}
+_LINE = {
+    "at": _AT,
+    "after_ms": 64,
+    "stage": "attempt",
+    "message_id": _ID,
+    "channel": _SHOWN.name,
+    "attempt": 1,
+    "what": "attempt 1 at mail-1 in 12 ms: sent: the provider took it",
+}
 _USER_SHOWN = {"id": "zoe", **_USER, "created_at": _AT, "updated_at": _AT}
 _TEMPLATE_SHOWN = {**_WRITTEN, "category": "orders", "layout": None, "channels": _CHANNELS, "locales": {}}
-_SUPPRESSION_SHOWN = {"id": _ID, **_SUPPRESSION, "address_hash": "5d8a1f0c2b7e4a9386f1d0c5b2e7a413", "source": None,
-                      "expires_at": None, "created_at": _AT}  # fmt: skip
-_PROBLEM = {"type": "urn:heliograph:problem:invalid_request", "title": "Bad Request", "status": 400,
-            "detail": f"/to/{_SHOWN.given_as}: not an {_SHOWN.shape.name}", "code": "invalid_request", "request_id": "5f0c",
-            "errors": [{"pointer": f"/to/{_SHOWN.given_as}", "detail": f"not an {_SHOWN.shape.name}",
-                        "code": "invalid_value"}]}  # fmt: skip
+_SUPPRESSION_SHOWN = {
+    "id": _ID,
+    **_SUPPRESSION,
+    "address_hash": "5d8a1f0c2b7e4a9386f1d0c5b2e7a413",
+    "source": None,
+    "expires_at": None,
+    "created_at": _AT,
+}
+_PROBLEM = {
+    "type": "urn:heliograph:problem:invalid_request",
+    "title": "Bad Request",
+    "status": 400,
+    "detail": f"/to/{_SHOWN.given_as}: not an {_SHOWN.shape.name}",
+    "code": "invalid_request",
+    "request_id": "5f0c",
+    "errors": [{"pointer": f"/to/{_SHOWN.given_as}", "detail": f"not an {_SHOWN.shape.name}", "code": "invalid_value"}],
+}
 
 
 def _page_of(name: str) -> Json:
@@ -256,42 +480,81 @@ class Route:
 _REFERENCE = "/v1/templates/{template_id}"
 ROUTES: dict[tuple[str, str], Route] = {
     ("post", PATH): Route(
-        {202: (
-            {"anyOf": [_ref("Accepted"), _ref("Results")]},
-            {"id": _ID, "status": "accepted", "accepted_at": _AT, "links": _LINKS_SHOWN},
-        )},
-        (409,), Notification, _SENDING, headers={"Location": "Of the notification", "Idempotent-Replayed": "true for a key used before"},
+        {
+            202: (
+                {"anyOf": [_ref("Accepted"), _ref("Results")]},
+                {"id": _ID, "status": "accepted", "accepted_at": _AT, "links": _LINKS_SHOWN},
+            )
+        },
+        (409,),
+        Notification,
+        _SENDING,
+        headers={"Location": "Of the notification", "Idempotent-Replayed": "true for a key used before"},
     ),
     ("post", BULK_PATH): Route(
-        {202: (_ref("Results"), {"results": [{"index": 0, "status": "accepted", "id": _ID}]})}, (), Bulk,
+        {202: (_ref("Results"), {"results": [{"index": 0, "status": "accepted", "id": _ID}]})},
+        (),
+        Bulk,
         {"notifications": [_SENDING]},
     ),
     ("get", PATH): Route({200: (_page_of("NotificationEntry"), _page(_ENTRY))}),
     ("get", f"{PATH}/{{notification_id}}"): Route(
-        {200: (_ref("NotificationStatus"), {"id": _ID, "status": "sent", "reason": None, "accepted_at": _AT, "messages": [_MESSAGE],
-                                            "links": _LINKS_SHOWN})}, (404,),
+        {
+            200: (
+                _ref("NotificationStatus"),
+                {
+                    "id": _ID,
+                    "status": "sent",
+                    "reason": None,
+                    "accepted_at": _AT,
+                    "messages": [_MESSAGE],
+                    "links": _LINKS_SHOWN,
+                },
+            )
+        },
+        (404,),
     ),
     ("get", f"{PATH}/{{notification_id}}/events"): Route({200: (_page_of("Event"), _page(_EVENT))}, (404,)),
     ("get", f"{PATH}/{{notification_id}}/explain"): Route(
-        {200: (_ref("Explanation"), {
-            "id": _ID, "status": "sent", "reason": None, "why": f"{_SHOWN.name}: sent: the provider took it", "accepted_at": _AT,
-            "acceptance": _ACCEPTANCE, "messages": [_EXPLAINED_MESSAGE], "resends": [], "dead_letters": [],
-            "timeline": [_LINE], "links": _LINKS_SHOWN,
-        })}, (404,),
+        {
+            200: (
+                _ref("Explanation"),
+                {
+                    "id": _ID,
+                    "status": "sent",
+                    "reason": None,
+                    "why": f"{_SHOWN.name}: sent: the provider took it",
+                    "accepted_at": _AT,
+                    "acceptance": _ACCEPTANCE,
+                    "messages": [_EXPLAINED_MESSAGE],
+                    "resends": [],
+                    "dead_letters": [],
+                    "timeline": [_LINE],
+                    "links": _LINKS_SHOWN,
+                },
+            )
+        },
+        (404,),
     ),
     ("post", f"{PATH}/{{notification_id}}/cancel"): Route(
-        {200: (_ref("Cancelled"), {"id": _ID, "status": "cancelled", "links": _LINKS_SHOWN}),
-         202: (_ref("Cancelled"), {"id": _ID, "status": "scheduled", "links": _LINKS_SHOWN})}, (404, 409),
+        {
+            200: (_ref("Cancelled"), {"id": _ID, "status": "cancelled", "links": _LINKS_SHOWN}),
+            202: (_ref("Cancelled"), {"id": _ID, "status": "scheduled", "links": _LINKS_SHOWN}),
+        },
+        (404, 409),
     ),
     ("post", f"{PATH}/{{notification_id}}/resend"): Route(
-        {202: (_ref("Resent"), {"id": _ID, "status": "accepted", "generation": 1, "links": _LINKS_SHOWN})}, (404, 409),
+        {202: (_ref("Resent"), {"id": _ID, "status": "accepted", "generation": 1, "links": _LINKS_SHOWN})}, (404, 409)
     ),
     ("post", "/v1/users"): Route({201: (_ref("User"), _USER_SHOWN)}, (409,), NewUser, {"id": "zoe", **_USER}),
     ("get", "/v1/users"): Route({200: (_page_of("User"), _page(_USER_SHOWN))}),
     ("get", "/v1/users/{user_id}"): Route({200: (_ref("User"), _USER_SHOWN)}, (404,)),
     ("put", "/v1/users/{user_id}"): Route({200: (_ref("User"), _USER_SHOWN)}, (404,), ReplacedUser, _USER),
     ("patch", "/v1/users/{user_id}"): Route(
-        {200: (_ref("User"), _USER_SHOWN)}, (404,), _ref("UserPatch"), {"phone": None, "locale": "de"},
+        {200: (_ref("User"), _USER_SHOWN)},
+        (404,),
+        _ref("UserPatch"),
+        {"phone": None, "locale": "de"},
         (MERGE_PATCH_TYPE, JSON_TYPE),
     ),
     ("delete", "/v1/users/{user_id}"): Route({204: (None, None)}, (404,)),
@@ -300,12 +563,27 @@ ROUTES: dict[tuple[str, str], Route] = {
         {200: (_ref("StoredPreferences"), _PREFERENCES)}, (404,), Preferences, _PREFERENCES
     ),
     ("post", "/v1/templates"): Route(
-        {201: (_ref("TemplateWritten"), _WRITTEN)}, (409,), NewTemplate,
+        {201: (_ref("TemplateWritten"), _WRITTEN)},
+        (409,),
+        NewTemplate,
         {"id": "order-shipped", "category": "orders", "channels": _CHANNELS},
     ),
-    ("get", "/v1/templates"): Route({200: (_page_of("TemplateEntry"), _page(
-        {"id": "order-shipped", "category": "orders", "published_version": 1, "latest_version": 2, "updated_at": _AT}
-    ))}),
+    ("get", "/v1/templates"): Route(
+        {
+            200: (
+                _page_of("TemplateEntry"),
+                _page(
+                    {
+                        "id": "order-shipped",
+                        "category": "orders",
+                        "published_version": 1,
+                        "latest_version": 2,
+                        "updated_at": _AT,
+                    }
+                ),
+            )
+        }
+    ),
     ("get", _REFERENCE): Route({200: (_ref("Template"), _TEMPLATE_SHOWN)}, (404,)),
     ("get", f"{_REFERENCE}/versions"): Route(
         {200: (_page_of("Template"), _page({**_TEMPLATE_SHOWN, "created_at": _AT}))}, (404,)
@@ -313,27 +591,44 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("post", f"{_REFERENCE}/versions"): Route(
         {201: (_ref("TemplateWritten"), {**_WRITTEN, "version": 2})}, (404,), NewVersion, {"channels": _CHANNELS}
     ),
-    ("post", f"{_REFERENCE}/publish"): Route({200: (_ref("TemplateWritten"), _WRITTEN)}, (404,), Published, {"version": 1}),
+    ("post", f"{_REFERENCE}/publish"): Route(
+        {200: (_ref("TemplateWritten"), _WRITTEN)}, (404,), Published, {"version": 1}
+    ),
     ("post", f"{_REFERENCE}/preview"): Route(
-        {200: (_ref("Preview"), {"id": "order-shipped", "version": 1, "channel": _SHOWN.name, "locale": None,
-                                 "subject": "A1 is on its way", "text": "Order A1 has left us."})}, (404,),
+        {
+            200: (
+                _ref("Preview"),
+                {
+                    "id": "order-shipped",
+                    "version": 1,
+                    "channel": _SHOWN.name,
+                    "locale": None,
+                    "subject": "A1 is on its way",
+                    "text": "Order A1 has left us.",
+                },
+            )
+        },
+        (404,),
         example={"channel": _SHOWN.name, "data": {"order": "A1"}},
     ),
     ("post", "/v1/suppressions"): Route(
-        {200: (_ref("Suppression"), _SUPPRESSION_SHOWN), 201: (_ref("Suppression"), _SUPPRESSION_SHOWN)}, (),
-        NewSuppression, _SUPPRESSION,
+        {200: (_ref("Suppression"), _SUPPRESSION_SHOWN), 201: (_ref("Suppression"), _SUPPRESSION_SHOWN)},
+        (),
+        NewSuppression,
+        _SUPPRESSION,
     ),
     ("get", "/v1/suppressions"): Route({200: (_page_of("Suppression"), _page(_SUPPRESSION_SHOWN))}),
     ("delete", "/v1/suppressions/{suppression_id}"): Route({204: (None, None)}, (404,)),
     ("post", "/v1/suppressions/import"): Route(
-        {200: (_ref("Import"), {"imported": 2, "created": 1, "refused": 0, "errors": []})}, (), _TEXT,
-        f'{{"channel": "{_SHOWN.name}", "address": "{_SUPPRESSION["address"]}"}}\n', (*JSONL_TYPES, CSV_TYPE),
+        {200: (_ref("Import"), {"imported": 2, "created": 1, "refused": 0, "errors": []})},
+        (),
+        _TEXT,
+        f'{{"channel": "{_SHOWN.name}", "address": "{_SUPPRESSION["address"]}"}}\n',
+        (*JSONL_TYPES, CSV_TYPE),
     ),
     ("get", "/v1/suppressions/export"): Route({200: (None, None)}),
-}  # fmt: skip
-MODELS = (
-    Notification, Bulk, NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published, NewSuppression,
-)  # fmt: skip
+}
+MODELS = (Notification, Bulk, NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published, NewSuppression)
 
 
 def _ingest(operation_id: str, summary: str, description: str, *, keyed: bool) -> Json:
@@ -413,9 +708,12 @@ def describe(app: FastAPI) -> Json:
     )
     paths = document["paths"]
     paths.setdefault(PATH, {})["post"] = _ingest(
-        "send_notification", "Send a notification", "202 only after every in-sync replica of the broker has it. An "
-        "array as `to` is one notification for each recipient, and the answer that of a bulk.", keyed=True,
-    )  # fmt: skip
+        "send_notification",
+        "Send a notification",
+        "202 only after every in-sync replica of the broker has it. An "
+        "array as `to` is one notification for each recipient, and the answer that of a bulk.",
+        keyed=True,
+    )
     paths[BULK_PATH] = {
         "post": _ingest(
             "send_notifications",

@@ -119,14 +119,18 @@ class Authenticator:
             raise unavailable("store_unavailable", str(exc)) from exc
         if caller is None:
             raise Problem(
-                401, "unauthenticated", "give a valid API key: Authorization: Bearer hg_...",
+                401,
+                "unauthenticated",
+                "give a valid API key: Authorization: Bearer hg_...",
                 headers={"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
+            )
         if self._limiter is not None and (wait_s := self._limiter.take(caller.key_id)) > 0:
             raise Problem(
-                429, "rate_limited", "this API key calls more often than it may",
+                429,
+                "rate_limited",
+                "this API key calls more often than it may",
                 headers={"Retry-After": str(math.ceil(wait_s))},
-            )  # fmt: skip
+            )
         return caller
 
     def charge(self, caller: Caller, calls: int) -> None:

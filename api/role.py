@@ -57,9 +57,11 @@ def _store_routes(
     statuses = Statuses(store, recent.find)
     control = Control(statuses, producer, Resends(database), partial(find_request, settings.kafka))
     return [
-        listing_router(store, authenticator), status_router(statuses, authenticator), control_router(control, authenticator),
+        listing_router(store, authenticator),
+        status_router(statuses, authenticator),
+        control_router(control, authenticator),
         explain_router(store, statuses, authenticator),
-    ]  # fmt: skip
+    ]
 
 
 async def run(context: Context) -> None:
@@ -86,9 +88,13 @@ async def run(context: Context) -> None:
         authenticator = Authenticator(keys, RateLimiter(limit) if limit is not None else None)
         recent = RecentAcceptances()
         ingest = Ingest(
-            authenticator=authenticator, broker=producer, idempotency=idempotency, templates=catalogue, recent=recent,
+            authenticator=authenticator,
+            broker=producer,
+            idempotency=idempotency,
+            templates=catalogue,
+            recent=recent,
             publish_timeout_s=settings.api.publish_timeout_s,
-        )  # fmt: skip
+        )
         deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health, workers)
         more = [
             *_store_routes(settings, authenticator, recent, producer, database),

@@ -28,8 +28,11 @@ def parse_json(raw: bytes) -> Any:
     except ValueError as exc:
         where, why = _explain(raw, str(exc))
         raise Problem(
-            400, "invalid_json", f"the body is not JSON that we take: {why}", errors=[FieldError(where, why, "invalid_json")]
-        ) from exc  # fmt: skip
+            400,
+            "invalid_json",
+            f"the body is not JSON that we take: {why}",
+            errors=[FieldError(where, why, "invalid_json")],
+        ) from exc
 
 
 class _Duplicate(dict[str, Any]):

@@ -84,10 +84,17 @@ def mails(first: int, count: int, size: int, lane: str) -> list[ProducerRecord]:
         own = text[start : start + size // 2]
         layout = _LAYOUT * (max(0, size - len(own)) // len(_LAYOUT))
         message: Any = {
-            "message_id": str(uuid4()), "notification_id": ids.notification_id(now, "bench"), "tenant": "bench",
-            "accepted_at": now, "channel": CHANNEL, "lane": lane, "address": f"r{n}@example.org", "subject": "Subject",
-            "html": layout + own, "routed_at": now,
-        }  # fmt: skip
+            "message_id": str(uuid4()),
+            "notification_id": ids.notification_id(now, "bench"),
+            "tenant": "bench",
+            "accepted_at": now,
+            "channel": CHANNEL,
+            "lane": lane,
+            "address": f"r{n}@example.org",
+            "subject": "Subject",
+            "html": layout + own,
+            "routed_at": now,
+        }
         value = codec("ChannelMessage").encode(message)
         records.append(ProducerRecord(dispatch_topic(CHANNEL, lane), f"bench:r{n}".encode(), value))
     return records
@@ -97,9 +104,11 @@ def child(bootstrap: str, count: int, answers_after_s: float, read_ahead_mib: in
     """The sender process."""
     entry: Any = ProviderSettings(name="bench", channel=CHANNEL, kind="bench")
     settings = Settings(
-        kafka=KafkaSettings(bootstrap_servers=bootstrap), providers=(entry,), log_level="error",
+        kafka=KafkaSettings(bootstrap_servers=bootstrap),
+        providers=(entry,),
+        log_level="error",
         sender={"read_ahead_mib": read_ahead_mib},  # type: ignore[arg-type]
-    )  # fmt: skip
+    )
     provider = Provider(count, answers_after_s)
     take = Worker._take
 
@@ -133,16 +142,29 @@ def main() -> None:
         producer.close()
         for read_ahead_mib in options.read_ahead_mib:
             command = [
-                sys.executable, "-m", "bench.backlog", "--child", settings.bootstrap_servers, "--sent", str(options.sent),
-                "--provider-ms", str(options.provider_ms), "--read-ahead-mib", str(read_ahead_mib),
-            ]  # fmt: skip
+                sys.executable,
+                "-m",
+                "bench.backlog",
+                "--child",
+                settings.bootstrap_servers,
+                "--sent",
+                str(options.sent),
+                "--provider-ms",
+                str(options.provider_ms),
+                "--read-ahead-mib",
+                str(read_ahead_mib),
+            ]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
                 assert process.stdout is not None
                 peak_kib, held, seconds = json.loads(process.stdout.readline())
-            rows.append({
-                "read_ahead_mib": read_ahead_mib, "peak_rss_mib": peak_kib >> 10, "held_mib": round(held / (1 << 20), 1),
-                "mails_per_second": round(options.sent / seconds),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "read_ahead_mib": read_ahead_mib,
+                    "peak_rss_mib": peak_kib >> 10,
+                    "held_mib": round(held / (1 << 20), 1),
+                    "mails_per_second": round(options.sent / seconds),
+                }
+            )
     show(rows, as_json=False)
 
 

@@ -105,9 +105,13 @@ def row(what: str, published: Mapping[str, float], waits: list[float]) -> dict[s
     if not waits:
         raise SystemExit(f"{what}: none of {len(published)} messages came to the vendor's log in time")
     return {
-        "during": what, "messages": len(published), "arrived": len(waits), "p50_ms": round(quantile(waits, 0.5), 1),
-        "p99_ms": round(quantile(waits, 0.99), 1), "max_ms": round(max(waits), 1),
-    }  # fmt: skip
+        "during": what,
+        "messages": len(published),
+        "arrived": len(waits),
+        "p50_ms": round(quantile(waits, 0.5), 1),
+        "p99_ms": round(quantile(waits, 0.99), 1),
+        "max_ms": round(max(waits), 1),
+    }
 
 
 def hang(seconds: float) -> list[dict[str, Any]]:

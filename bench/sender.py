@@ -95,10 +95,17 @@ def dispatch(channel: str, count: int) -> list[ProducerRecord]:
     for n in range(count):
         now = int(time.time() * 1000)
         message: Any = {
-            "message_id": str(uuid4()), "notification_id": ids.notification_id(now, "bench"), "tenant": "bench", "accepted_at": now,
-            "channel": channel, "lane": "normal", "address": f"r{n % _RECIPIENTS}@example.org", "subject": "Subject",
-            "text": "A text of some length. " * 10, "routed_at": now,
-        }  # fmt: skip
+            "message_id": str(uuid4()),
+            "notification_id": ids.notification_id(now, "bench"),
+            "tenant": "bench",
+            "accepted_at": now,
+            "channel": channel,
+            "lane": "normal",
+            "address": f"r{n % _RECIPIENTS}@example.org",
+            "subject": "Subject",
+            "text": "A text of some length. " * 10,
+            "routed_at": now,
+        }
         key = f"bench:r{n % _RECIPIENTS}".encode()
         records.append(ProducerRecord(dispatch_topic(channel, "normal"), key, codec("ChannelMessage").encode(message)))
     return records
@@ -134,14 +141,7 @@ async def plain(context: Context, channel: str, provider: Provider) -> None:
         facts: list[ProducerRecord] = []
         for record, message, result in zip(records, messages, results, strict=True):
             made = outcomes.from_result(
-                message,
-                record,
-                result,
-                provider="bench",
-                latency_ms=0,
-                now=0,
-                jitter=0,
-                max_retries=5,
+                message, record, result, provider="bench", latency_ms=0, now=0, jitter=0, max_retries=5
             )
             facts += made.records
         await producer.send(facts)
@@ -222,12 +222,17 @@ def main() -> None:
         for mode in MODES:
             _, trickle = measure(settings, mode, 200, options.provider_ms, PER_SECOND)
             waits = [(at - routed) * 1000 for at, routed in trickle]
-            rows.append({
-                "sender": mode, "per_second": round(statistics.median(rates[mode])), "cpu_us": round(statistics.median(cpu[mode])),
-                "of_plain": round(statistics.median(rates[mode]) / statistics.median(rates["plain"]), 2),
-                "of_no_ledger": round(statistics.median(rates[mode]) / statistics.median(rates["no ledger"]), 2),
-                "p50_ms_at_10_a_second": round(quantile(waits, 0.5), 1), "p99_ms": round(quantile(waits, 0.99), 1),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "sender": mode,
+                    "per_second": round(statistics.median(rates[mode])),
+                    "cpu_us": round(statistics.median(cpu[mode])),
+                    "of_plain": round(statistics.median(rates[mode]) / statistics.median(rates["plain"]), 2),
+                    "of_no_ledger": round(statistics.median(rates[mode]) / statistics.median(rates["no ledger"]), 2),
+                    "p50_ms_at_10_a_second": round(quantile(waits, 0.5), 1),
+                    "p99_ms": round(quantile(waits, 0.99), 1),
+                }
+            )
         show(rows, as_json=False)
 
 

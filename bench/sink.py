@@ -61,9 +61,11 @@ _NID, _MID, _EID = (f"{digit * 8}-0000-7000-8000-{digit * 12}" for digit in "123
 _AT, _USER = 1_600_000_000_000, "user-00000000"
 _CHANNELS = ("email", "email", "email", "push", "push", "sms")
 _ENDS: tuple[tuple[str, str | None], ...] = (
-    *[("sent", None)] * 90, *[("bounced", "hard_bounce")] * 3, *[("failed", "retries_exhausted")] * 2,
+    *[("sent", None)] * 90,
+    *[("bounced", "hard_bounce")] * 3,
+    *[("failed", "retries_exhausted")] * 2,
     *[("rejected", "provider_rejected")] * 5,
-)  # fmt: skip
+)
 _DECISIONS = (("skipped", "opted_out"), ("skipped", "no_address"), ("suppressed", "suppressed_address"))
 
 
@@ -86,24 +88,46 @@ class Records:
 
     def _request(self, tenant: str) -> bytes:
         request: NotificationRequest = {
-            "notification_id": _NID, "tenant": tenant, "accepted_at": _AT, "user_id": _USER,
-            "template_id": "order-shipped", "category": "orders", "tags": ["bench"], "source": "http",
+            "notification_id": _NID,
+            "tenant": tenant,
+            "accepted_at": _AT,
+            "user_id": _USER,
+            "template_id": "order-shipped",
+            "category": "orders",
+            "tags": ["bench"],
+            "source": "http",
             "data": b'{"order": "A1", "name": "Recipient Number 1", "url": "https://shop.example/orders/A1"}',
             "correlation_id": _MID,
-        }  # fmt: skip
+        }
         return codec("NotificationRequest").encode(request)
 
     def _status(self, tenant: str, channel: str, state: str, reason: str | None, attempt: int) -> bytes:
         provider = f"{channel}-1" if attempt else None
         status: DeliveryStatus = {
-            "event_id": _EID, "notification_id": _NID, "message_id": _MID, "tenant": tenant, "channel": channel,
-            "lane": "normal", "state": state, "reason": reason, "detail": "451 4.7.1" if reason else None,
-            "attempt": attempt, "provider": provider, "provider_message_id": f"<{_EID}@mail>" if provider else None,
-            "possible_duplicate": False, "template_id": "order-shipped", "template_version": 3,
-            "preference_version": 1_700_000, "occurred_at": _AT, "latency_ms": 87 if provider else None,
+            "event_id": _EID,
+            "notification_id": _NID,
+            "message_id": _MID,
+            "tenant": tenant,
+            "channel": channel,
+            "lane": "normal",
+            "state": state,
+            "reason": reason,
+            "detail": "451 4.7.1" if reason else None,
+            "attempt": attempt,
+            "provider": provider,
+            "provider_message_id": f"<{_EID}@mail>" if provider else None,
+            "possible_duplicate": False,
+            "template_id": "order-shipped",
+            "template_version": 3,
+            "preference_version": 1_700_000,
+            "occurred_at": _AT,
+            "latency_ms": 87 if provider else None,
             "source": {"topic": f"notify.dispatch.{channel}.normal.v1", "partition": 1, "offset": 7_654_321},
-            "correlation_id": _MID, "recipient": _USER, "opted_out": False, "invalid_since": None,
-        }  # fmt: skip
+            "correlation_id": _MID,
+            "recipient": _USER,
+            "opted_out": False,
+            "invalid_since": None,
+        }
         return codec("DeliveryStatus").encode(status)
 
     def facts(self, first_ms: int) -> Iterator[tuple[str, bytes, bytes]]:
@@ -231,10 +255,14 @@ def fill(
         process.join()
     seconds = max(ended for _, ended, _, _ in answers) - min(began for began, *_ in answers)
     return {
-        "sinks": sinks, "rows": each * sinks, "per_insert": per_insert, "rows_per_s": round(each * sinks / seconds),
+        "sinks": sinks,
+        "rows": each * sinks,
+        "per_insert": per_insert,
+        "rows_per_s": round(each * sinks / seconds),
         "sink_cpu_us": round(sum(cpu for *_, cpu in answers) / (each * sinks) * 1e6, 1),
-        "engine_cpu_us": round(engine_s / (each * sinks) * 1e6, 1), "inserts": sum(inserts for _, _, inserts, _ in answers),
-    }  # fmt: skip
+        "engine_cpu_us": round(engine_s / (each * sinks) * 1e6, 1),
+        "inserts": sum(inserts for _, _, inserts, _ in answers),
+    }
 
 
 def multiply(client: Client, times: int, span_ms: int) -> float:
@@ -280,9 +308,14 @@ def measure(
         engine_s = _cpu(engine) - engine_s
         taken.sort()
         rows.append(
-            {"query": name, "times": times, "p50_ms": round(taken[len(taken) // 2], 1),
-             "p99_ms": round(taken[len(taken) * 99 // 100], 1), "engine_cpu_ms": round(engine_s * 1000 / times, 1)}
-        )  # fmt: skip
+            {
+                "query": name,
+                "times": times,
+                "p50_ms": round(taken[len(taken) // 2], 1),
+                "p99_ms": round(taken[len(taken) * 99 // 100], 1),
+                "engine_cpu_ms": round(engine_s * 1000 / times, 1),
+            }
+        )
 
     def of_one(name: str) -> Callable[[int], object]:
         def run(turn: int) -> object:
@@ -328,9 +361,16 @@ def clickhouse_has(client: Client, view: str) -> bool:
 
 
 VIEWS = (
-    "requests", "delivery_events", "receipts", "dead_letters", "message_state", "notification_state", "v_accounting",
-    "v_funnel", "v_why",
-)  # fmt: skip
+    "requests",
+    "delivery_events",
+    "receipts",
+    "dead_letters",
+    "message_state",
+    "notification_state",
+    "v_accounting",
+    "v_funnel",
+    "v_why",
+)
 
 
 def checksums(client: Client) -> dict[str, tuple[int, int]]:
@@ -360,9 +400,10 @@ def sink_run(
     book = PortBook()
     ports = [book.reserve(f"metrics-{number}") for number in range(sinks)]
     env = {
-        **os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+        **os.environ,
+        "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "HELIOGRAPH_CLICKHOUSE__URL": store.url,
-    }  # fmt: skip
+    }
     book.close()
 
     def metric(name: str) -> Counter[str]:
@@ -376,11 +417,13 @@ def sink_run(
     with (directory / "sink.log").open("ab") as log:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "console.cli", "run", "sink"], stdout=log, stderr=log,
+                [sys.executable, "-m", "console.cli", "run", "sink"],
+                stdout=log,
+                stderr=log,
                 env={**env, "HELIOGRAPH_METRICS__PORT": str(port)},
             )
             for port in ports
-        ]  # fmt: skip
+        ]
     try:
         _until(lambda: metric("heliograph_sink_rows_total").total() > 0, 120, "the first row")
         began, had = time.monotonic(), metric("heliograph_sink_rows_total").total()
@@ -388,9 +431,12 @@ def sink_run(
         seconds = time.monotonic() - began
         inserts = metric("heliograph_sink_insert_seconds_count")
         return {
-            "sinks": sinks, "rows": count, "seconds": round(seconds, 1), "rows_per_s": round((count - had) / seconds),
+            "sinks": sinks,
+            "rows": count,
+            "seconds": round(seconds, 1),
+            "rows_per_s": round((count - had) / seconds),
             "inserts_per_s_and_table": {table: round(n / seconds, 2) for table, n in inserts.items() if n},
-        }  # fmt: skip
+        }
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)

@@ -43,18 +43,27 @@ def timer(name: str, due_at: int, rng: random.Random) -> ProducerRecord:
     """A scheduled request of about 400 bytes whose key says when it is due."""
     notification_id = ids.notification_id(due_at - _MONTH_MS, "default", name)
     request: NotificationRequest = {
-        "notification_id": notification_id, "tenant": "default", "accepted_at": due_at - _MONTH_MS, "user_id": name,
-        "template_id": "order-shipped", "data": b'{"order": "A1", "name": "Recipient Number 1"}', "channels": ["email"],
-    }  # fmt: skip
+        "notification_id": notification_id,
+        "tenant": "default",
+        "accepted_at": due_at - _MONTH_MS,
+        "user_id": name,
+        "template_id": "order-shipped",
+        "data": b'{"order": "A1", "name": "Recipient Number 1"}',
+        "channels": ["email"],
+    }
     timer_id = str(UUID(int=rng.getrandbits(128), version=5))
     record: Timer = {
-        "timer_id": timer_id, "due_at": due_at, "purpose": "schedule", "topic": _TARGET,
+        "timer_id": timer_id,
+        "due_at": due_at,
+        "purpose": "schedule",
+        "topic": _TARGET,
         "key": f"{name}:{due_at}".encode(),
         "headers": [
-            {"name": "ce_id", "value": notification_id.encode()}, {"name": "traceparent", "value": b"00-" + b"a" * 52}
+            {"name": "ce_id", "value": notification_id.encode()},
+            {"name": "traceparent", "value": b"00-" + b"a" * 52},
         ],
         "value": codec("NotificationRequest").encode(request),
-    }  # fmt: skip
+    }
     return ProducerRecord(TIMERS, timer_id.encode(), codec("Timer").encode(record))
 
 
@@ -99,9 +108,11 @@ def start_role(settings: KafkaSettings, directory: Path) -> subprocess.Popen[byt
     """`heliograph run timers` against the broker."""
     with (directory / "timers.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "console.cli", "run", "timers"], stdout=log, stderr=log,
+            [sys.executable, "-m", "console.cli", "run", "timers"],
+            stdout=log,
+            stderr=log,
             env={**os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": settings.bootstrap_servers},
-        )  # fmt: skip
+        )
 
 
 def trickle(producer: Producer, rate: int, seconds: int, rng: random.Random) -> None:
@@ -151,14 +162,20 @@ def main() -> None:
             show(
                 [
                     {
-                        "fired": count, "per_s": arguments.rate, "early": sum(ms < 0 for ms in late),
-                        "late_p50_ms": late[count // 2], "late_p99_ms": late[count * 99 // 100], "late_max_ms": late[-1],
-                        "cpu_share": round((after.user + after.system - before.user - before.system) / arguments.seconds, 2),
+                        "fired": count,
+                        "per_s": arguments.rate,
+                        "early": sum(ms < 0 for ms in late),
+                        "late_p50_ms": late[count // 2],
+                        "late_p99_ms": late[count * 99 // 100],
+                        "late_max_ms": late[-1],
+                        "cpu_share": round(
+                            (after.user + after.system - before.user - before.system) / arguments.seconds, 2
+                        ),
                         "rss_mib": psutil.Process(role.pid).memory_info().rss >> 20,
                     }
                 ],
                 as_json=False,
-            )  # fmt: skip
+            )
         finally:
             if role is not None:
                 role.terminate()

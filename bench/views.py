@@ -34,12 +34,19 @@ _BATCH = 20_000
 def profile(n: int) -> RecipientProfile:
     """A profile of about 260 bytes: two addresses, one device, a few preferences."""
     return {
-        "tenant": "default", "user_id": f"user-{n:08d}", "name": f"Recipient Number {n}", "email": f"user{n:08d}@example.org",
-        "phone": f"+4915{n:09d}", "locale": "de-AT", "time_zone": "Europe/Vienna",
+        "tenant": "default",
+        "user_id": f"user-{n:08d}",
+        "name": f"Recipient Number {n}",
+        "email": f"user{n:08d}@example.org",
+        "phone": f"+4915{n:09d}",
+        "locale": "de-AT",
+        "time_zone": "Europe/Vienna",
         "devices": [{"platform": "fcm", "token": f"token-{n:08d}-" + "x" * 80, "subscription": None}],
         "channels": {"sms": False} if n % 20 == 0 else {},
-        "categories": {"marketing": {"email": n % 3 != 0, "push": True}}, "version": 1, "updated_at": 1_790_000_000_000,
-    }  # fmt: skip
+        "categories": {"marketing": {"email": n % 3 != 0, "push": True}},
+        "version": 1,
+        "updated_at": 1_790_000_000_000,
+    }
 
 
 def publish(settings: KafkaSettings, users: int) -> float:
@@ -77,9 +84,13 @@ def measure(bootstrap: str, backend: str, directory: Path) -> dict[str, float]:
     view.close()
     disk = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) if directory.exists() else 0
     return {
-        "keys": users, "ready_s": round(ready_s, 1), "rss_mib": rss >> 20, "disk_mib": disk >> 20,
-        "lookup_us": round(lookup_us, 1), "found": found / len(keys),
-    }  # fmt: skip
+        "keys": users,
+        "ready_s": round(ready_s, 1),
+        "rss_mib": rss >> 20,
+        "disk_mib": disk >> 20,
+        "lookup_us": round(lookup_us, 1),
+        "found": found / len(keys),
+    }
 
 
 def main() -> None:

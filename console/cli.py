@@ -22,9 +22,12 @@ from runtime.settings import load_settings
 from schemas.channels import ChannelName
 
 app = typer.Typer(
-    name="heliograph", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    name="heliograph",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
     help="Notifications as an event-streaming pipeline: nothing lost, nothing doubled without a record.",
-)  # fmt: skip
+)
 run_app = typer.Typer(no_args_is_help=True, help="Run one role of the pipeline in this process.")
 topics_app = typer.Typer(no_args_is_help=True, help="Kafka topics as schemas/topics.yaml wants them.")
 app.add_typer(run_app, name="run")
@@ -139,10 +142,17 @@ def topics_list(as_json: _Json = False) -> None:
     from schemas.topics import catalogue
 
     rows = [
-        {"topic": t.name, "record": t.record, "key": t.key, "policy": t.policy, "retention_days": t.retention_days,
-         "partitions": t.partitions["default"], "partitions_local": t.partitions["local"]}
+        {
+            "topic": t.name,
+            "record": t.record,
+            "key": t.key,
+            "policy": t.policy,
+            "retention_days": t.retention_days,
+            "partitions": t.partitions["default"],
+            "partitions_local": t.partitions["local"],
+        }
         for t in catalogue().values()
-    ]  # fmt: skip
+    ]
     show(rows, as_json)
 
 

@@ -37,23 +37,80 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 NAMES = (
-    "Ada Lovelace", "Zoë Brontë", "Łukasz Żółć", "Ömer Güneş", "Nguyễn Thị Ánh", "Søren Ørsted", "José Ñíguez", "François Noël",
-    "Марія Шевченко", "Γιώργος Σεφέρης", "山田 太郎", "김민준", "王小明", "محمد الفاتح", "שרה כהן", "अनन्या शर्मा", "สมชาย ใจดี",
-    "Zoe\u0308 Mu\u0308ller", "Ana 🌻 Sousa", "O’Brien & Sons <Ltd>", "Þóra Æsa", "Ivana Čačić", "Tāne Māhuta", "👩\u200d💻 Grace",
-)  # fmt: skip
+    "Ada Lovelace",
+    "Zoë Brontë",
+    "Łukasz Żółć",
+    "Ömer Güneş",
+    "Nguyễn Thị Ánh",
+    "Søren Ørsted",
+    "José Ñíguez",
+    "François Noël",
+    "Марія Шевченко",
+    "Γιώργος Σεφέρης",
+    "山田 太郎",
+    "김민준",
+    "王小明",
+    "محمد الفاتح",
+    "שרה כהן",
+    "अनन्या शर्मा",
+    "สมชาย ใจดี",
+    "Zoe\u0308 Mu\u0308ller",
+    "Ana 🌻 Sousa",
+    "O’Brien & Sons <Ltd>",
+    "Þóra Æsa",
+    "Ivana Čačić",
+    "Tāne Māhuta",
+    "👩\u200d💻 Grace",
+)
 LOCALES = (
-    "en", "en", "en-GB", "de", "de-AT", "de-CH", "fr", "fr-CA", "ja", "ar", "he", "pt-BR", "zh-Hans-CN", "tr", "is", None,
-)  # fmt: skip
+    "en",
+    "en",
+    "en-GB",
+    "de",
+    "de-AT",
+    "de-CH",
+    "fr",
+    "fr-CA",
+    "ja",
+    "ar",
+    "he",
+    "pt-BR",
+    "zh-Hans-CN",
+    "tr",
+    "is",
+    None,
+)
 ZONES = ("Europe/Vienna", "Europe/London", "America/New_York", "Asia/Tokyo", "Asia/Kolkata", "Pacific/Auckland", None)
 DOMAINS = ("example.org", "example.org", "mail.example", "bücher.example", "ünïcøde.example", "sub.host.example")
 GOODS = (
-    "Cappuccino cup ☕", "Crème brûlée torch", "折り紙セット", "كتاب الطبخ", "Matryoshka 🪆", "Straßenkarte", "Piñata",
-    "e\u0301clair tin", "1/2\u2033 bolt", "Family 👨\u200d👩\u200d👧\u200d👦 mug", "Kürbiskernöl", "<b>bold</b> & \"quoted\" paint",
-)  # fmt: skip
+    "Cappuccino cup ☕",
+    "Crème brûlée torch",
+    "折り紙セット",
+    "كتاب الطبخ",
+    "Matryoshka 🪆",
+    "Straßenkarte",
+    "Piñata",
+    "e\u0301clair tin",
+    "1/2\u2033 bolt",
+    "Family 👨\u200d👩\u200d👧\u200d👦 mug",
+    "Kürbiskernöl",
+    '<b>bold</b> & "quoted" paint',
+)
 SENTENCES = (
-    "Sounds good 👍", "Bis morgen! Grüße", "それは素晴らしい", "أراك غدًا", "נתראה מחר", "Voilà, c’est fait", "Zażółć gęślą jaźń",
-    "1 < 2 && 3 > 2", "Tabs\tand\nnew lines", "क्या बात है", "e\u0301 is é", "🏳️\u200d🌈 see you there", "See https://shop.example/?a=1&b=2",
-)  # fmt: skip
+    "Sounds good 👍",
+    "Bis morgen! Grüße",
+    "それは素晴らしい",
+    "أراك غدًا",
+    "נתראה מחר",
+    "Voilà, c’est fait",
+    "Zażółć gęślą jaźń",
+    "1 < 2 && 3 > 2",
+    "Tabs\tand\nnew lines",
+    "क्या बात है",
+    "e\u0301 is é",
+    "🏳️\u200d🌈 see you there",
+    "See https://shop.example/?a=1&b=2",
+)
 PLACES = ("Wien", "São Paulo", "東京", "القاهرة", "Reykjavík")
 CURRENCIES = ("EUR", "GBP", "JPY", "BRL", "TRY")
 
@@ -81,9 +138,19 @@ def phone(index: int) -> str:
     """The index-th number that belongs to nobody."""
     block, rest = divmod(index, 100)
     prefixes = (
-        "+120255501", "+121255501", "+130355501", "+141555501", "+161755501", "+4420794600", "+4420794601", "+4930231250",
-        "+4969900090", "+4940669690", "+4989999980", "+331990000",
-    )  # fmt: skip
+        "+120255501",
+        "+121255501",
+        "+130355501",
+        "+141555501",
+        "+161755501",
+        "+4420794600",
+        "+4420794601",
+        "+4930231250",
+        "+4969900090",
+        "+4940669690",
+        "+4989999980",
+        "+331990000",
+    )
     prefix = prefixes[block % len(prefixes)]
     return f"{prefix}{rest:02d}"
 
@@ -159,11 +226,28 @@ class Requests:
         """The number-th body."""
         dice = self._dice
         special: tuple[Callable[[Json], Json], ...] = (
-            self._first_available, self._first_available, self._addresses, self._addresses, self._content, self._content,
-            self._other_locale, self._other_locale, self._version, self._unknown_user, self._unknown_template,
-            self._unknown_version, self._missing_variable, self._blocked, self._expired, self._dry_run, self._at_most_once,
-            self._gone, self._own_address, self._one_channel, self._one_channel,
-        )  # fmt: skip
+            self._first_available,
+            self._first_available,
+            self._addresses,
+            self._addresses,
+            self._content,
+            self._content,
+            self._other_locale,
+            self._other_locale,
+            self._version,
+            self._unknown_user,
+            self._unknown_template,
+            self._unknown_version,
+            self._missing_variable,
+            self._blocked,
+            self._expired,
+            self._dry_run,
+            self._at_most_once,
+            self._gone,
+            self._own_address,
+            self._one_channel,
+            self._one_channel,
+        )
         body = self._ordinary()
         if dice.one_in(4):
             body = dice.pick(special)(body)
@@ -181,11 +265,15 @@ class Requests:
             body |= {
                 "template": {"id": "order-shipped"},
                 "data": {
-                    "name": user["name"], "order": f"A-{dice.below(10**6):06d}", "items": items,
-                    "total": (100 + dice.below(50_000)) / 100, "currency": dice.pick(CURRENCIES),
+                    "name": user["name"],
+                    "order": f"A-{dice.below(10**6):06d}",
+                    "items": items,
+                    "total": (100 + dice.below(50_000)) / 100,
+                    "currency": dice.pick(CURRENCIES),
                 },
-                "channels": dice.pick((["email"], ["email", "push"], ["email", "sms", "push"])), "tags": ["shop"],
-            }  # fmt: skip
+                "channels": dice.pick((["email"], ["email", "push"], ["email", "sms", "push"])),
+                "tags": ["shop"],
+            }
         elif kind == "code":
             data = {"code": f"{dice.below(10**6):06d}"} | ({"minutes": 5} if dice.one_in(3) else {})
             body |= {"template": {"id": "login-code"}, "data": data, "channels": ["sms"], "priority": "critical"}
@@ -207,16 +295,22 @@ class Requests:
         else:
             data = {"name": user["name"], "discount": 5 + dice.below(40), "until": "2031-03-31"}
             body |= {
-                "template": {"id": "spring-sale"}, "variables": data, "priority": "bulk", "tags": ["campaign", "spring-31"]
-            }  # fmt: skip
+                "template": {"id": "spring-sale"},
+                "variables": data,
+                "priority": "bulk",
+                "tags": ["campaign", "spring-31"],
+            }
         return body
 
     def _first_available(self, body: Json) -> Json:
         order = self._dice.pick((["push", "sms", "email"], ["sms", "email"], ["push", "email"]))
         data = {
-            "name": "you", "order": "A-1", "items": [{"title": self._dice.pick(GOODS), "quantity": 1}], "total": 9.5,
+            "name": "you",
+            "order": "A-1",
+            "items": [{"title": self._dice.pick(GOODS), "quantity": 1}],
+            "total": 9.5,
             "currency": "EUR",
-        }  # fmt: skip
+        }
         template = {"id": "order-shipped"}
         routing = {"strategy": "first_available"}
         return {"to": body["to"], "template": template, "data": data, "channels": order, "routing": routing}
@@ -314,11 +408,7 @@ def build() -> dict[str, str]:
     """File name → its text."""
     dice = Dice(SEED)
     users = make_users(dice)
-    reference = {
-        "users": users,
-        "preferences": make_preferences(dice, users),
-        "suppressions": make_suppressions(users),
-    }
+    reference = {"users": users, "preferences": make_preferences(dice, users), "suppressions": make_suppressions(users)}
     bodies = make_requests(dice, users)
     return {
         "reference.json": json.dumps(reference, ensure_ascii=False, indent=1) + "\n",

@@ -250,9 +250,13 @@ class Screen:
             table.add_column(name, justify="right")
         for row in report:
             table.add_row(
-                row["channel"] or "(none)", row["state"], row["reason"], f"{row['messages']:,}", f"{row['attempts']:,}",
+                row["channel"] or "(none)",
+                row["state"],
+                row["reason"],
+                f"{row['messages']:,}",
+                f"{row['attempts']:,}",
                 f"{row['possible_duplicates']:,}",
-            )  # fmt: skip
+            )
         self._console.print()
         self._console.print(table)
         self._console.print()
@@ -354,9 +358,14 @@ def _external(
     if api_key is None:
         raise DemoError("--external needs --api-key, a key of the tenant whose data the demo may write")
     return DemoEndpoints(
-        api=api or f"http://{settings.api.host}:{settings.api.port}", api_key=api_key, tenant=tenant, kafka=settings.kafka,
-        clickhouse=settings.clickhouse, simulator=simulator, mailbox=mailbox,
-    )  # fmt: skip
+        api=api or f"http://{settings.api.host}:{settings.api.port}",
+        api_key=api_key,
+        tenant=tenant,
+        kafka=settings.kafka,
+        clickhouse=settings.clickhouse,
+        simulator=simulator,
+        mailbox=mailbox,
+    )
 
 
 def _stop(_number: int, _frame: object) -> None:

@@ -12,14 +12,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from local.supervisor.state import StateFiles
-from runtime.settings import (
-    ClickHouseSettings,
-    KafkaSettings,
-    PostgresSettings,
-    ProviderSettings,
-    Settings,
-    read_toml,
-)
+from runtime.settings import ClickHouseSettings, KafkaSettings, PostgresSettings, ProviderSettings, Settings, read_toml
 
 
 def stack_settings(settings: Settings, state_dir: Path, endpoints: Mapping[str, Any]) -> Settings:

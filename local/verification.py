@@ -159,11 +159,15 @@ class DemoEndpoints:
 def local_endpoints(endpoints: Mapping[str, Any]) -> DemoEndpoints:
     """Out of endpoints.json."""
     return DemoEndpoints(
-        api=endpoints["api"], api_key=endpoints["api_key"], tenant=endpoints["tenant"],
+        api=endpoints["api"],
+        api_key=endpoints["api_key"],
+        tenant=endpoints["tenant"],
         kafka=KafkaSettings(bootstrap_servers=endpoints["kafka"]),
         clickhouse=ClickHouseSettings(url=endpoints["clickhouse"], database=endpoints["clickhouse_database"]),
-        simulator=endpoints["simulator"], mailbox=endpoints["mailbox"], metrics=endpoints["metrics"],
-    )  # fmt: skip
+        simulator=endpoints["simulator"],
+        mailbox=endpoints["mailbox"],
+        metrics=endpoints["metrics"],
+    )
 
 
 class Http:

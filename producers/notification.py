@@ -95,8 +95,11 @@ Locale = Annotated[str, Field(max_length=35, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-
 JsonObject = Annotated[dict[str, Any], AfterValidator(_sayable)]
 # In the schema a time is text; in the model it is milliseconds.
 Time = Annotated[
-    int, BeforeValidator(to_milliseconds, json_schema_input_type=Annotated[str, Field(json_schema_extra={"format": "date-time"})])
-]  # fmt: skip
+    int,
+    BeforeValidator(
+        to_milliseconds, json_schema_input_type=Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    ),
+]
 Email = Annotated[str, AfterValidator(email_address)]
 Phone = Annotated[str, AfterValidator(phone_number)]
 
@@ -209,9 +212,15 @@ class Notification(Strict):
         return self
 
     def to_request(
-        self, tenant: str, accepted_at_ms: int, *, idempotency_key: str | None = None, correlation_id: str | None = None,
-        source: str = "", notification_id: str | None = None,
-    ) -> NotificationRequest:  # fmt: skip
+        self,
+        tenant: str,
+        accepted_at_ms: int,
+        *,
+        idempotency_key: str | None = None,
+        correlation_id: str | None = None,
+        source: str = "",
+        notification_id: str | None = None,
+    ) -> NotificationRequest:
         """The record; the same arguments with a key make the same id. `notification_id` keeps an id already given."""
         return {
             "notification_id": notification_id or ids.notification_id(accepted_at_ms, tenant, idempotency_key),

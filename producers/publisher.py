@@ -90,16 +90,26 @@ class Publisher:
     """Publishes notifications of one tenant. `source` says who publishes; it is kept with every notification."""
 
     def __init__(
-        self, settings: KafkaSettings, *, tenant: str, source: str = "publisher", timeout_s: float = 30,
-        clock: Clock = system_clock, producer: Producer | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        settings: KafkaSettings,
+        *,
+        tenant: str,
+        source: str = "publisher",
+        timeout_s: float = 30,
+        clock: Clock = system_clock,
+        producer: Producer | None = None,
+    ) -> None:
         self._requests = _Requests(tenant, source, clock)
         self._producer = producer or Producer(settings, client_id="publisher", delivery_timeout_s=timeout_s)
 
     def publish(
-        self, notification: Body, *, idempotency_key: str | None = None, accepted_at: int | datetime | None = None,
+        self,
+        notification: Body,
+        *,
+        idempotency_key: str | None = None,
+        accepted_at: int | datetime | None = None,
         correlation_id: str | None = None,
-    ) -> str:  # fmt: skip
+    ) -> str:
         """Publish one and return its id once every in-sync replica has it.
 
         With a key and the event's own time a retry makes the same id, and so one delivery. Raises PublishError when the
@@ -139,16 +149,26 @@ class AsyncPublisher:
     """Publisher for code that runs in an event loop; the same promises."""
 
     def __init__(
-        self, settings: KafkaSettings, *, tenant: str, source: str = "publisher", timeout_s: float = 30,
-        clock: Clock = system_clock, producer: Producer | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        settings: KafkaSettings,
+        *,
+        tenant: str,
+        source: str = "publisher",
+        timeout_s: float = 30,
+        clock: Clock = system_clock,
+        producer: Producer | None = None,
+    ) -> None:
         self._requests = _Requests(tenant, source, clock)
         self._producer = producer or Producer(settings, client_id="publisher", delivery_timeout_s=timeout_s)
 
     async def publish(
-        self, notification: Body, *, idempotency_key: str | None = None, accepted_at: int | datetime | None = None,
+        self,
+        notification: Body,
+        *,
+        idempotency_key: str | None = None,
+        accepted_at: int | datetime | None = None,
         correlation_id: str | None = None,
-    ) -> str:  # fmt: skip
+    ) -> str:
         """See Publisher.publish."""
         publication = Publication(notification, idempotency_key, accepted_at, correlation_id)
         notification_id, lane, record = self._requests.record(publication)

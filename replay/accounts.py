@@ -122,9 +122,13 @@ class AccountReport:
         """Messages that were suppressed, cancelled, expired or a dry run: no account had them."""
 
     def add(
-        self, rendered: Iterable[Rendered], stored_messages: Sequence[StoredMessage], *, filtered: bool,
+        self,
+        rendered: Iterable[Rendered],
+        stored_messages: Sequence[StoredMessage],
+        *,
+        filtered: bool,
         would: Iterable[Rendered] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """One notification: its messages as rendered, as ClickHouse has them, and with another version (None: the same)."""
         before = {message.message_id: message for message in rendered}
         after = before if would is None else {message.message_id: message for message in would}
@@ -181,16 +185,21 @@ class AccountReport:
 
     def _add(
         self, message: Rendered, stored: StoredMessage | None, before: str | None, verdict: tuple[AccountMatch, str]
-    ) -> None:  # fmt: skip
+    ) -> None:
         had = self._providers.get(before) if before else None
         takes = self.account if verdict[0] in _COMPARED else None
         self.lines.append(
             Line(
-                *message, stored.state if stored else "", before, *verdict,
-                had.price_per_message if had else None, had.currency if had else None,
-                takes.price_per_message if takes else None, takes.currency if takes else None,
+                *message,
+                stored.state if stored else "",
+                before,
+                *verdict,
+                had.price_per_message if had else None,
+                had.currency if had else None,
+                takes.price_per_message if takes else None,
+                takes.currency if takes else None,
             )
-        )  # fmt: skip
+        )
 
     # -- what it comes to -------------------------------------------------------------------------------------------
 
@@ -212,10 +221,14 @@ class AccountReport:
         """For programs: every message."""
         before, after = self.costs()
         return {
-            "account": self.account.name, "channel": self.account.channel, **self.counts(),
-            "decided_against": self.decided_against, "cost_before": before.as_object(),
-            "cost_after": after.as_object(), "messages": [_described(line) for line in self.lines],
-        }  # fmt: skip
+            "account": self.account.name,
+            "channel": self.account.channel,
+            **self.counts(),
+            "decided_against": self.decided_against,
+            "cost_before": before.as_object(),
+            "cost_after": after.as_object(),
+            "messages": [_described(line) for line in self.lines],
+        }
 
     def text(self) -> Iterator[str]:
         """For people: some messages, then the sums."""
@@ -228,9 +241,10 @@ class AccountReport:
         reasons = Counter(line.why for line in self.lines if line.verdict is AccountMatch.NOT_REACHABLE)
         why = "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
         parts = [
-            f"{counts['taken']} taken", f"{counts['same_account']} went through it already",
+            f"{counts['taken']} taken",
+            f"{counts['same_account']} went through it already",
             f"{counts['not_reachable']} not reachable{f' ({why})' if why else ''}",
-        ]  # fmt: skip
+        ]
         if counts["unknown"]:
             parts.append(f"{counts['unknown']} of devices whose platform is not known any more")
         if counts["not_rendered"]:

@@ -142,9 +142,7 @@ def _by_hour(notification_ids: Iterable[str]) -> Iterator[tuple[int, set[str]]]:
     yield from sorted(hours.items())
 
 
-def _plan_requests(
-    store: ReplayStore, selection: Selection, found: dict[str, _Request], plan: Plan, now: int
-) -> None:  # fmt: skip
+def _plan_requests(store: ReplayStore, selection: Selection, found: dict[str, _Request], plan: Plan, now: int) -> None:
     for hour, nids in _by_hour(found):
         tenants = {found[nid].request["tenant"] for nid in nids}
         stored_messages = store.stored_messages(hour, tenants, nids, selection.condition)
@@ -153,15 +151,18 @@ def _plan_requests(
             one = found[nid]
             known = max(generations.get(nid, 0), one.request.get("generation", 0))
             item, decided = decide_request(
-                one.position, one.request, stored_messages.get(nid, []), resend=selection.resend, filtered=selection.filtered,
-                now=now, known_generation=known,
-            )  # fmt: skip
+                one.position,
+                one.request,
+                stored_messages.get(nid, []),
+                resend=selection.resend,
+                filtered=selection.filtered,
+                now=now,
+                known_generation=known,
+            )
             plan.add((_above(item, known, selection), decided))
 
 
-def _plan_messages(
-    store: ReplayStore, selection: Selection, found: dict[str, _Message], plan: Plan, now: int
-) -> None:  # fmt: skip
+def _plan_messages(store: ReplayStore, selection: Selection, found: dict[str, _Message], plan: Plan, now: int) -> None:
     by_notification: dict[str, list[str]] = {}
     for message_id, one in found.items():
         by_notification.setdefault(one.message["notification_id"], []).append(message_id)
@@ -174,9 +175,13 @@ def _plan_messages(
             one = found[message_id]
             known = max(generations.get(one.message["notification_id"], 0), one.message["generation"])
             item, decided = decide_message(
-                one.position, one.message, stored_messages.get(message_id), resend=selection.resend,
-                filtered=selection.filtered, now=now,
-            )  # fmt: skip
+                one.position,
+                one.message,
+                stored_messages.get(message_id),
+                resend=selection.resend,
+                filtered=selection.filtered,
+                now=now,
+            )
             plan.add((_above(item, known, selection), decided))
 
 
@@ -243,9 +248,14 @@ def _given(letter: Letter) -> _Given:
     message = decoded_message(letter.record.value) if letter.stage == "sender" else None
     request = decoded_request(letter.record.value) if letter.stage == "router" else None
     return _Given(
-        letter.letter_id, RecordPosition(*letter.record[:3]), letter.tenant, letter.attempts, letter.occurred_at,
-        None if message is None else _small_message(message), None if request is None else _small_request(request),
-    )  # fmt: skip
+        letter.letter_id,
+        RecordPosition(*letter.record[:3]),
+        letter.tenant,
+        letter.attempts,
+        letter.occurred_at,
+        None if message is None else _small_message(message),
+        None if request is None else _small_request(request),
+    )
 
 
 def choose_letters(store: ReplayStore, letters: Iterable[Letter], now: int) -> Plan:
@@ -279,20 +289,35 @@ def choose_letters(store: ReplayStore, letters: Iterable[Letter], now: int) -> P
 
 
 def _decide_letter(
-    given: _Given, stored_messages: dict[str, list[StoredMessage]], by_message: dict[str, StoredMessage], generations: dict[str, int],
+    given: _Given,
+    stored_messages: dict[str, list[StoredMessage]],
+    by_message: dict[str, StoredMessage],
+    generations: dict[str, int],
     now: int,
-) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:  # fmt: skip
+) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:
     if given.message is not None:
         stored = by_message.get(given.message["message_id"])
         # Beyond the attempts of the letter, lest a new outcome stand beside an old one of the same attempt.
         attempt = max(given.attempts, stored.attempts if stored else 0) + 1
         return decide_message(
-            given.position, given.message, stored, resend=False, filtered=False, now=now, attempt=attempt,
+            given.position,
+            given.message,
+            stored,
+            resend=False,
+            filtered=False,
+            now=now,
+            attempt=attempt,
             letter_id=given.letter_id,
-        )  # fmt: skip
+        )
     assert given.request is not None
     nid = given.request["notification_id"]
     return decide_request(
-        given.position, given.request, stored_messages.get(nid, []), resend=False, filtered=False, now=now,
-        letter_id=given.letter_id, known_generation=generations.get(nid, 0),
-    )  # fmt: skip
+        given.position,
+        given.request,
+        stored_messages.get(nid, []),
+        resend=False,
+        filtered=False,
+        now=now,
+        letter_id=given.letter_id,
+        known_generation=generations.get(nid, 0),
+    )

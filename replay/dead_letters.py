@@ -20,14 +20,32 @@ from schemas.codec import DecodeError, codec
 from schemas.topics import catalogue
 
 _SECRET = frozenset(
-    {*CONTACT_FIELDS, *PARTS, "address", "value", "content", "overrides", "metadata", "token", "name", "subscription", "raw"}
-)  # fmt: skip
+    {
+        *CONTACT_FIELDS,
+        *PARTS,
+        "address",
+        "value",
+        "content",
+        "overrides",
+        "metadata",
+        "token",
+        "name",
+        "subscription",
+        "raw",
+    }
+)
 HIDDEN = "(hidden; --reveal shows it)"
 
 
 def selected(
-    store: ReplayStore, where: str | None, stage: str | None, reason: str | None, tenant: str | None, since: str, until: str
-) -> Iterator[Letter]:  # fmt: skip
+    store: ReplayStore,
+    where: str | None,
+    stage: str | None,
+    reason: str | None,
+    tenant: str | None,
+    since: str,
+    until: str,
+) -> Iterator[Letter]:
     """The letters between two times as operators write them. Raises UsageError."""
     now = system_clock()
     return store.letters(
@@ -58,10 +76,19 @@ def listed(letters: Iterator[Letter], limit: int) -> list[dict[str, Any]]:
         if len(found) >= limit:
             break
         found.append(
-            {"id": letter.letter_id, "occurred_at": rfc3339(letter.occurred_at), "stage": letter.stage,
-             "topic": letter.record.topic, "reason": letter.reason, "error": letter.error_class, "detail": letter.detail,
-             "attempts": letter.attempts, "notification_id": letter.notification_id, "message_id": letter.message_id}
-        )  # fmt: skip
+            {
+                "id": letter.letter_id,
+                "occurred_at": rfc3339(letter.occurred_at),
+                "stage": letter.stage,
+                "topic": letter.record.topic,
+                "reason": letter.reason,
+                "error": letter.error_class,
+                "detail": letter.detail,
+                "attempts": letter.attempts,
+                "notification_id": letter.notification_id,
+                "message_id": letter.message_id,
+            }
+        )
     return found
 
 
@@ -75,23 +102,40 @@ def counted(letters: Iterator[Letter]) -> list[dict[str, Any]]:
         if group not in latest or latest[group].occurred_at < letter.occurred_at:
             latest[group] = letter
     return [
-        {"stage": group[0], "topic": group[1], "reason": group[2], "error": group[3], "count": count,
-         "latest": rfc3339(latest[group].occurred_at), "detail": latest[group].detail, "example": latest[group].letter_id}
+        {
+            "stage": group[0],
+            "topic": group[1],
+            "reason": group[2],
+            "error": group[3],
+            "count": count,
+            "latest": rfc3339(latest[group].occurred_at),
+            "detail": latest[group].detail,
+            "example": latest[group].letter_id,
+        }
         for group, count in counts.most_common()
-    ]  # fmt: skip
+    ]
 
 
 def described(letter: Letter, reveal: bool) -> dict[str, Any]:
     """A letter for people and programs."""
     record = letter.record
     found: dict[str, Any] = {
-        "id": letter.letter_id, "occurred_at": rfc3339(letter.occurred_at), "stage": letter.stage, "reason": letter.reason,
-        "error": letter.error_class, "detail": letter.detail, "attempts": letter.attempts, "tenant": letter.tenant,
-        "notification_id": letter.notification_id, "message_id": letter.message_id, "topic": record.topic,
-        "partition": record.partition, "offset": record.offset,
+        "id": letter.letter_id,
+        "occurred_at": rfc3339(letter.occurred_at),
+        "stage": letter.stage,
+        "reason": letter.reason,
+        "error": letter.error_class,
+        "detail": letter.detail,
+        "attempts": letter.attempts,
+        "tenant": letter.tenant,
+        "notification_id": letter.notification_id,
+        "message_id": letter.message_id,
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
         "key": None if record.key is None else record.key.decode("utf-8", "backslashreplace"),
         "redrive": refusal(letter) or "possible",
-    }  # fmt: skip
+    }
     topic = catalogue().get(record.topic)
     try:
         if topic is None:

@@ -33,10 +33,17 @@ class Confirm(Protocol):
 
 
 def execute(
-    kafka: KafkaSettings, store: ReplayStore, replay: Replay, rate: float, on_progress: Callable[[int], None], *,
-    confirm: Confirm | None = None, crash_at: str | None = None, clock: Clock = system_clock,
+    kafka: KafkaSettings,
+    store: ReplayStore,
+    replay: Replay,
+    rate: float,
+    on_progress: Callable[[int], None],
+    *,
+    confirm: Confirm | None = None,
+    crash_at: str | None = None,
+    clock: Clock = system_clock,
     monotonic: Monotonic = system_monotonic,
-) -> Replay:  # fmt: skip
+) -> Replay:
     """Publish what is left of a replay; the replay as it ended. Raises the error that stopped it, after writing it down."""
     reader, producer = Reader(kafka), Producer(kafka, client_id="replay")
     size = max(1, min(MAX_BATCH, int(rate / 4)))
@@ -58,9 +65,12 @@ def execute(
             if confirm is not None:
                 confirm([item for item, _ in records])
             replay = replay.moved(
-                clock(), published=replay.published + len(items), gone=replay.gone + len(items) - len(records),
-                state="running", error="",
-            )  # fmt: skip
+                clock(),
+                published=replay.published + len(items),
+                gone=replay.gone + len(items) - len(records),
+                state="running",
+                error="",
+            )
             store.write(replay)
             on_progress(replay.published)
             crash_point("after_replay_batch", crash_at)

@@ -144,11 +144,17 @@ class Plan:
         """The table: what will be published first, then the larger counts."""
         ordered = sorted(self.counts.items(), key=lambda it: (not it[0].decision.publishes, -it[1], str(it[0])))
         return [
-            {"channel": row.channel, "state": row.state, "reason": row.reason, "decision": str(row.decision),
-             **({"note": row.note} if any(r.note for r in self.counts) else {}), "count": count,
-             "samples": self.samples[row]}
+            {
+                "channel": row.channel,
+                "state": row.state,
+                "reason": row.reason,
+                "decision": str(row.decision),
+                **({"note": row.note} if any(r.note for r in self.counts) else {}),
+                "count": count,
+                "samples": self.samples[row],
+            }
             for row, count in ordered
-        ]  # fmt: skip
+        ]
 
     def summary(self) -> dict[str, int]:
         """Counts by decision."""
@@ -171,9 +177,16 @@ def _by_state(state: str, resend: bool) -> Decision:
 
 
 def decide_request(
-    position: RecordPosition, request: NotificationRequest, stored_messages: Sequence[StoredMessage], *, resend: bool, filtered: bool, now: int,
-    known_generation: int = 0, letter_id: str | None = None,
-) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:  # fmt: skip
+    position: RecordPosition,
+    request: NotificationRequest,
+    stored_messages: Sequence[StoredMessage],
+    *,
+    resend: bool,
+    filtered: bool,
+    now: int,
+    known_generation: int = 0,
+    letter_id: str | None = None,
+) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:
     """The item, if there is anything to try, and what becomes of every selected message.
 
     The unit is a notification's channel: with messages to try on one channel and messages sent on another, the copy names
@@ -203,10 +216,14 @@ def decide_request(
     channels = {s.channel for s in to_try if s.channel}
     everything = channels == {s.channel for s in stored_messages}
     return Item(
-        position, request["tenant"], nid, letter_id=letter_id, generation=generation,
+        position,
+        request["tenant"],
+        nid,
+        letter_id=letter_id,
+        generation=generation,
         channels=() if everything else tuple(sorted(channels)),
         messages=tuple(s.message_id for s in to_try if s.message_id),
-    ), chosen  # fmt: skip
+    ), chosen
 
 
 def _has_one_address(channel: str) -> bool:
@@ -238,9 +255,16 @@ def _not_twice(
 
 
 def decide_message(
-    position: RecordPosition, message: ChannelMessage, stored: StoredMessage | None, *, resend: bool, filtered: bool, now: int,
-    attempt: int = 0, letter_id: str | None = None,
-) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:  # fmt: skip
+    position: RecordPosition,
+    message: ChannelMessage,
+    stored: StoredMessage | None,
+    *,
+    resend: bool,
+    filtered: bool,
+    now: int,
+    attempt: int = 0,
+    letter_id: str | None = None,
+) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:
     """The same for a message that was rendered already."""
     if stored is None:
         if filtered:
@@ -258,10 +282,16 @@ def decide_message(
     if not decision.publishes:
         return None, chosen
     return Item(
-        position, message["tenant"], message["notification_id"], message["message_id"], letter_id,
-        generation=message["generation"], attempt=attempt, messages=(message["message_id"],),
+        position,
+        message["tenant"],
+        message["notification_id"],
+        message["message_id"],
+        letter_id,
+        generation=message["generation"],
+        attempt=attempt,
+        messages=(message["message_id"],),
         possible_duplicate=message["possible_duplicate"] or stored.possible_duplicate,
-    ), chosen  # fmt: skip
+    ), chosen
 
 
 def by_notification(stored_messages: Sequence[StoredMessage]) -> Mapping[str, list[StoredMessage]]:

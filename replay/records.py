@@ -61,20 +61,23 @@ def _message_again(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[Pro
     message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))
     # The ledger knows the attempt to go on with; where it has forgotten the message, the item does.
     message = {
-        **message, "replay": stamp.replay_id, "attempt": max(1, item.attempt), "retries": 0, "provider": None,
+        **message,
+        "replay": stamp.replay_id,
+        "attempt": max(1, item.attempt),
+        "retries": 0,
+        "provider": None,
         "possible_duplicate": item.possible_duplicate,
-    }  # fmt: skip
+    }
     if item.generation != message["generation"]:
         fingerprint = ids.address_hash(message["channel"], message["address"])
         message = {
-            **message, "generation": item.generation, "attempt": 1, "possible_duplicate": False,
-            "message_id": ids.message_id(
-                message["notification_id"], message["channel"], fingerprint, item.generation
-            ),
-        }  # fmt: skip
-    status = message_status(
-        message, "replayed", now=stamp.now, attempt=0, detail=stamp.words, source=source_of(record)
-    )  # fmt: skip
+            **message,
+            "generation": item.generation,
+            "attempt": 1,
+            "possible_duplicate": False,
+            "message_id": ids.message_id(message["notification_id"], message["channel"], fingerprint, item.generation),
+        }
+    status = message_status(message, "replayed", now=stamp.now, attempt=0, detail=stamp.words, source=source_of(record))
     value = codec("ChannelMessage").encode(message)
     headers = _with_id(record.headers, message["message_id"])
     # The same partition: the ledger lies beside it.

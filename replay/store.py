@@ -29,19 +29,41 @@ PAGE = 5_000
 _BYTES: dict[str, str | dict[str, str]] = {"key": "bytes", "value": "bytes"}
 
 _REPLAY_COLUMNS = {
-    "replay_id": "FixedString(16)", "command": "LowCardinality(String)", "topic": "LowCardinality(String)",
-    "from_at": "DateTime64(3, 'UTC')", "to_at": "DateTime64(3, 'UTC')", "filter": "String",
-    "tenant": "LowCardinality(String)", "requested_by": "String", "planned": "UInt64", "published": "UInt64",
-    "gone": "UInt64", "counts": "String", "state": "LowCardinality(String)", "error": "String",
-    "started_at": "DateTime64(3, 'UTC')", "updated_at": "DateTime64(3, 'UTC')", "finished_at": "DateTime64(3, 'UTC')",
+    "replay_id": "FixedString(16)",
+    "command": "LowCardinality(String)",
+    "topic": "LowCardinality(String)",
+    "from_at": "DateTime64(3, 'UTC')",
+    "to_at": "DateTime64(3, 'UTC')",
+    "filter": "String",
+    "tenant": "LowCardinality(String)",
+    "requested_by": "String",
+    "planned": "UInt64",
+    "published": "UInt64",
+    "gone": "UInt64",
+    "counts": "String",
+    "state": "LowCardinality(String)",
+    "error": "String",
+    "started_at": "DateTime64(3, 'UTC')",
+    "updated_at": "DateTime64(3, 'UTC')",
+    "finished_at": "DateTime64(3, 'UTC')",
     "version": "UInt64",
-}  # fmt: skip
+}
 _ITEM_COLUMNS = {
-    "replay_id": "FixedString(16)", "seq": "UInt64", "topic": "LowCardinality(String)", "partition": "Int32",
-    "offset": "Int64", "tenant": "LowCardinality(String)", "notification_id": "FixedString(16)",
-    "message_id": "FixedString(16)", "letter_id": "FixedString(16)", "channels": "Array(LowCardinality(String))",
-    "generation": "Int32", "attempt": "Int32", "possible_duplicate": "Bool", "planned_at": "DateTime64(3, 'UTC')",
-}  # fmt: skip
+    "replay_id": "FixedString(16)",
+    "seq": "UInt64",
+    "topic": "LowCardinality(String)",
+    "partition": "Int32",
+    "offset": "Int64",
+    "tenant": "LowCardinality(String)",
+    "notification_id": "FixedString(16)",
+    "message_id": "FixedString(16)",
+    "letter_id": "FixedString(16)",
+    "channels": "Array(LowCardinality(String))",
+    "generation": "Int32",
+    "attempt": "Int32",
+    "possible_duplicate": "Bool",
+    "planned_at": "DateTime64(3, 'UTC')",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +157,17 @@ class ReplayStore:
             nid = str(UUID(row["id"]))
             if nid in notification_ids:
                 stored = StoredMessage(
-                    nid, row["message"] or None, row["channel"], row["state"], row["reason"], row["attempts"],
-                    row["template_version"], row["possible_duplicate"], bool(row["selected"]),
+                    nid,
+                    row["message"] or None,
+                    row["channel"],
+                    row["state"],
+                    row["reason"],
+                    row["attempts"],
+                    row["template_version"],
+                    row["possible_duplicate"],
+                    bool(row["selected"]),
                     row["provider"],
-                )  # fmt: skip
+                )
                 found.setdefault(nid, []).append(stored)
         return found
 
@@ -154,16 +183,18 @@ class ReplayStore:
         """Every dead letter of a stretch of time that the condition selects, in the order of the table."""
         after: dict[str, Any] = {"after_topic": "", "after_partition": -1, "after_offset": -1, "after_id": ""}
         while True:
-            rows = self._query(
-                "dead_letters_page", {"since": since, "until": until, "limit": PAGE, **after}, condition
-            )  # fmt: skip
+            rows = self._query("dead_letters_page", {"since": since, "until": until, "limit": PAGE, **after}, condition)
             for row in rows:
                 yield _letter(row["raw_id"], row, _ms(row["occurred_at"]))
             if len(rows) < PAGE:
                 return
             last = rows[-1]
-            after = {"after_topic": last["topic"], "after_partition": last["partition"],
-                     "after_offset": last["offset"], "after_id": last["raw_id"]}  # fmt: skip
+            after = {
+                "after_topic": last["topic"],
+                "after_partition": last["partition"],
+                "after_offset": last["offset"],
+                "after_id": last["raw_id"],
+            }
 
     def letters_by_id(self, letter_ids: Sequence[str], topics: Iterable[str] = ()) -> dict[str, Letter]:
         """Dead letters by their ids."""
@@ -177,10 +208,25 @@ class ReplayStore:
     def write(self, replay: Replay) -> None:
         """The replay as it stands now."""
         row = [
-            UUID(replay.replay_id).bytes, replay.command, replay.topic, replay.from_at, replay.to_at, replay.filter,
-            replay.tenant, replay.requested_by, replay.planned, replay.published, replay.gone, replay.counts,
-            replay.state, replay.error, replay.started_at, replay.updated_at, replay.finished_at, replay.updated_at,
-        ]  # fmt: skip
+            UUID(replay.replay_id).bytes,
+            replay.command,
+            replay.topic,
+            replay.from_at,
+            replay.to_at,
+            replay.filter,
+            replay.tenant,
+            replay.requested_by,
+            replay.planned,
+            replay.published,
+            replay.gone,
+            replay.counts,
+            replay.state,
+            replay.error,
+            replay.started_at,
+            replay.updated_at,
+            replay.finished_at,
+            replay.updated_at,
+        ]
         self._insert("replays_raw", _REPLAY_COLUMNS, [[value] for value in row])
 
     def write_items(self, replay_id: str, items: Sequence[Item], now: int) -> None:
@@ -189,16 +235,25 @@ class ReplayStore:
             chunk = items[start : start + 50_000]
             count = len(chunk)
             self._insert(
-                "replay_items", _ITEM_COLUMNS,
+                "replay_items",
+                _ITEM_COLUMNS,
                 [
-                    [UUID(replay_id).bytes] * count, list(range(start, start + count)), [i.position.topic for i in chunk],
-                    [i.position.partition for i in chunk], [i.position.offset for i in chunk], [i.tenant for i in chunk],
-                    [_id(i.notification_id) for i in chunk], [_id(i.message_id) for i in chunk],
-                    [_id(i.letter_id) for i in chunk], [list(i.channels) for i in chunk],
-                    [i.generation for i in chunk], [i.attempt for i in chunk], [i.possible_duplicate for i in chunk],
+                    [UUID(replay_id).bytes] * count,
+                    list(range(start, start + count)),
+                    [i.position.topic for i in chunk],
+                    [i.position.partition for i in chunk],
+                    [i.position.offset for i in chunk],
+                    [i.tenant for i in chunk],
+                    [_id(i.notification_id) for i in chunk],
+                    [_id(i.message_id) for i in chunk],
+                    [_id(i.letter_id) for i in chunk],
+                    [list(i.channels) for i in chunk],
+                    [i.generation for i in chunk],
+                    [i.attempt for i in chunk],
+                    [i.possible_duplicate for i in chunk],
                     [now] * count,
                 ],
-            )  # fmt: skip
+            )
 
     def _insert(self, table: str, columns: Mapping[str, str], data: Sequence[Sequence[Any]]) -> None:
         clickhouse.insert(self._settings, self._client, table, columns, data)
@@ -208,12 +263,18 @@ class ReplayStore:
         rows = self._query("replay_items", {"replay": _hex(replay_id), "first": first, "limit": limit})
         return [
             Item(
-                RecordPosition(row["topic"], row["partition"], row["offset"]), row["tenant"], _text_id(row["notification_id"]),
-                _text_id(row["message_id"]), _text_id(row["letter_id"]), tuple(row["channels"]), row["generation"],
-                row["attempt"], row["possible_duplicate"],
+                RecordPosition(row["topic"], row["partition"], row["offset"]),
+                row["tenant"],
+                _text_id(row["notification_id"]),
+                _text_id(row["message_id"]),
+                _text_id(row["letter_id"]),
+                tuple(row["channels"]),
+                row["generation"],
+                row["attempt"],
+                row["possible_duplicate"],
             )
             for row in rows
-        ]  # fmt: skip
+        ]
 
     def find(self, text: str) -> Replay:
         """A replay by its id. Raises UsageError when there is none."""
@@ -227,8 +288,19 @@ class ReplayStore:
         row = rows[0]
         times = ("from_at", "to_at", "started_at", "updated_at", "finished_at")
         fields: dict[str, Any] = {name: _ms(row[name]) for name in times}
-        words = ("command", "topic", "filter", "tenant", "requested_by", "planned", "published", "gone", "counts", "state",
-                 "error")  # fmt: skip
+        words = (
+            "command",
+            "topic",
+            "filter",
+            "tenant",
+            "requested_by",
+            "planned",
+            "published",
+            "gone",
+            "counts",
+            "state",
+            "error",
+        )
         return Replay(replay_id, **fields, **{name: row[name] for name in words})
 
     def replays(self, limit: int) -> list[dict[str, Any]]:
@@ -244,13 +316,26 @@ class ReplayStore:
 
 def _letter(hex_id: str, row: Mapping[str, Any], occurred_at: int) -> Letter:
     record = ConsumerRecord(
-        row["topic"], row["partition"], row["offset"], occurred_at, bytes(row["key"]) or None,
+        row["topic"],
+        row["partition"],
+        row["offset"],
+        occurred_at,
+        bytes(row["key"]) or None,
         bytes(row["value"]) or None,
-    )  # fmt: skip
+    )
     return Letter(
-        str(UUID(hex_id)), record, row["stage"], row["reason"], row["error_class"], row["detail"], row["attempts"],
-        row["tenant"], _or_none(row["notification_id"]), _or_none(row["message_id"]), occurred_at,
-    )  # fmt: skip
+        str(UUID(hex_id)),
+        record,
+        row["stage"],
+        row["reason"],
+        row["error_class"],
+        row["detail"],
+        row["attempts"],
+        row["tenant"],
+        _or_none(row["notification_id"]),
+        _or_none(row["message_id"]),
+        occurred_at,
+    )
 
 
 def _or_none(value: Any) -> str | None:

@@ -27,14 +27,7 @@ from runtime.settings import Settings
 from runtime.views import View, caught_up
 from schemas.channels import PARTS
 from schemas.codec import codec
-from schemas.events import (
-    Cancellation,
-    ChannelMessage,
-    DeliveryStatus,
-    NotificationRequest,
-    RecipientProfile,
-    Template,
-)
+from schemas.events import Cancellation, ChannelMessage, DeliveryStatus, NotificationRequest, RecipientProfile, Template
 from schemas.identity import hour_of
 from schemas.topics import DEAD_LETTERS, RECIPIENTS, STATUS, TEMPLATES, catalogue
 
@@ -95,9 +88,14 @@ class WhatIfResult:
 
 
 def what_if(
-    settings: Settings, store: ReplayStore, selection: Selection, template: str | None,
-    on_progress: Callable[[int, int], None], *, provider: str | None = None,
-) -> WhatIfResult:  # fmt: skip
+    settings: Settings,
+    store: ReplayStore,
+    selection: Selection,
+    template: str | None,
+    on_progress: Callable[[int, int], None],
+    *,
+    provider: str | None = None,
+) -> WhatIfResult:
     """Compare. Raises UsageError, SettingsError, UnavailableError."""
     account = AccountReport(settings.providers, provider) if provider is not None else None
     if check_topic(selection.topic).record == "ChannelMessage":
@@ -156,9 +154,13 @@ def _wait(views: tuple[View[Any], ...]) -> None:
 
 
 def _requests(
-    settings: Settings, store: ReplayStore, selection: Selection, wanted: tuple[str, int] | None, report: WhatIfResult,
+    settings: Settings,
+    store: ReplayStore,
+    selection: Selection,
+    wanted: tuple[str, int] | None,
+    report: WhatIfResult,
     on_progress: Callable[[int, int], None],
-) -> Iterator[tuple[ConsumerRecord, NotificationRequest, int | None, list[StoredMessage]]]:  # fmt: skip
+) -> Iterator[tuple[ConsumerRecord, NotificationRequest, int | None, list[StoredMessage]]]:
     """The selected requests (of the template), with the version each was rendered from and what ClickHouse has of it."""
     found: dict[str, tuple[ConsumerRecord, NotificationRequest]] = {}
     for record in scan(settings.kafka, selection.topic, selection.since, selection.until, on_progress):
@@ -188,9 +190,12 @@ def _by_hour(notification_ids: Iterable[str]) -> list[tuple[int, set[str]]]:
 
 
 def _dispatched(
-    settings: Settings, store: ReplayStore, selection: Selection, account: AccountReport,
+    settings: Settings,
+    store: ReplayStore,
+    selection: Selection,
+    account: AccountReport,
     on_progress: Callable[[int, int], None],
-) -> None:  # fmt: skip
+) -> None:
     """The messages of a dispatch topic: they are rendered already."""
     found: dict[str, dict[str, Rendered]] = {}
     tenants: dict[str, str] = {}
@@ -224,8 +229,12 @@ class _Decided:
 
 def _decided(record: ConsumerRecord, request: NotificationRequest, version: int | None, views: RouterViews) -> _Decided:
     wanted: NotificationRequest = {
-        **request, "template_version": version, "send_at": None, "expires_at": None, "dry_run": False,
-    }  # fmt: skip
+        **request,
+        "template_version": version,
+        "send_at": None,
+        "expires_at": None,
+        "dry_run": False,
+    }
     copy = record._replace(value=codec("NotificationRequest").encode(wanted))
     decided = _Decided([], [])
     for out in enrich_batch([copy], views, request["accepted_at"]):
@@ -239,9 +248,12 @@ def _decided(record: ConsumerRecord, request: NotificationRequest, version: int 
 
 
 def _compare(
-    request: NotificationRequest, was_decided: _Decided, would_decided: _Decided, versions: tuple[int | None, int],
+    request: NotificationRequest,
+    was_decided: _Decided,
+    would_decided: _Decided,
+    versions: tuple[int | None, int],
     report: WhatIfResult,
-) -> None:  # fmt: skip
+) -> None:
     old, new = _outcomes(was_decided), _outcomes(would_decided)
     for key in dict.fromkeys([*old, *new]):
         was, would = old.get(key), new.get(key)
@@ -298,6 +310,9 @@ def _unified(was: dict[str, str], would: dict[str, str], before: int | None, aft
         old, new = was.get(name), would.get(name)
         if old != new:
             yield from difflib.unified_diff(
-                (old or "").splitlines(), (new or "").splitlines(), f"{name} (version {before or 'latest'})",
-                f"{name} (version {after})", lineterm="",
-            )  # fmt: skip
+                (old or "").splitlines(),
+                (new or "").splitlines(),
+                f"{name} (version {before or 'latest'})",
+                f"{name} (version {after})",
+                lineterm="",
+            )

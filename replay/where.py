@@ -25,15 +25,38 @@ from schemas.events import LANES, states
 Kind = Literal["text", "int", "bool", "time", "id"]
 
 MESSAGE_COLUMNS: Mapping[str, Kind] = {
-    "notification_id": "id", "message_id": "id", "tenant": "text", "channel": "text", "lane": "text", "state": "text",
-    "reason": "text", "detail": "text", "provider": "text", "template_id": "text", "template_version": "int",
-    "attempts": "int", "possible_duplicate": "bool", "accepted_at": "time", "settled_at": "time", "last_event_at": "time",
-}  # fmt: skip
+    "notification_id": "id",
+    "message_id": "id",
+    "tenant": "text",
+    "channel": "text",
+    "lane": "text",
+    "state": "text",
+    "reason": "text",
+    "detail": "text",
+    "provider": "text",
+    "template_id": "text",
+    "template_version": "int",
+    "attempts": "int",
+    "possible_duplicate": "bool",
+    "accepted_at": "time",
+    "settled_at": "time",
+    "last_event_at": "time",
+}
 LETTER_COLUMNS: Mapping[str, Kind] = {
-    "dead_letter_id": "id", "notification_id": "id", "message_id": "id", "topic": "text", "partition": "int",
-    "offset": "int", "stage": "text", "reason": "text", "error_class": "text", "detail": "text", "attempts": "int",
-    "tenant": "text", "occurred_at": "time",
-}  # fmt: skip
+    "dead_letter_id": "id",
+    "notification_id": "id",
+    "message_id": "id",
+    "topic": "text",
+    "partition": "int",
+    "offset": "int",
+    "stage": "text",
+    "reason": "text",
+    "error_class": "text",
+    "detail": "text",
+    "attempts": "int",
+    "tenant": "text",
+    "occurred_at": "time",
+}
 _CLOSED = {
     "state": frozenset(states().rank),
     "reason": frozenset({"", *(reason for reasons in states().reasons.values() for reason in reasons)}),
@@ -48,9 +71,12 @@ _TOKEN = re.compile(
 _KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "LIKE", "IS", "NULL", "TRUE", "FALSE"})
 _COMPARISONS = frozenset({"=", "!=", "<>", "<", "<=", ">", ">="})
 _TYPES: Mapping[Kind, str] = {
-    "text": "{%s:String}", "int": "{%s:Int64}", "bool": "{%s:Bool}", "id": "toUUID({%s:String})",
+    "text": "{%s:String}",
+    "int": "{%s:Int64}",
+    "bool": "{%s:Bool}",
+    "id": "toUUID({%s:String})",
     "time": "fromUnixTimestamp64Milli({%s:Int64}, 'UTC')",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +189,11 @@ class _Parser:
         if self._take("keyword", "IS"):
             negated = self._take("keyword", "NOT")
             self._need("NULL", "keyword", "NULL")
-            return f"({quoted} {'!=' if negated else '='} '')" if kind == "text" else (
-                f"({quoted} IS {'NOT ' if negated else ''}NULL)"
-            )  # fmt: skip
+            return (
+                f"({quoted} {'!=' if negated else '='} '')"
+                if kind == "text"
+                else (f"({quoted} IS {'NOT ' if negated else ''}NULL)")
+            )
         negated = self._take("keyword", "NOT")
         if self._take("keyword", "IN"):
             self._need("(", "op", "(")

@@ -39,10 +39,14 @@ def callback_url(base: str, message: ChannelMessage, provider: str) -> str:
     url, hash_sign, fragment = base.partition("#")
     query = urlencode(
         {
-            "message_id": message["message_id"], "notification_id": message["notification_id"], "tenant": message["tenant"],
-            "lane": message["lane"], "attempt": message["attempt"], "provider": provider,
+            "message_id": message["message_id"],
+            "notification_id": message["notification_id"],
+            "tenant": message["tenant"],
+            "lane": message["lane"],
+            "attempt": message["attempt"],
+            "provider": provider,
         }
-    )  # fmt: skip
+    )
     return f"{url}{'&' if '?' in url else '?'}{query}{hash_sign}{fragment}"
 
 

@@ -36,9 +36,17 @@ _MIN_VALUE = 16 * 1024
 
 
 def dead_letter(
-    record: ConsumerRecord, *, stage: str, reason: str, error: BaseException, now: int, attempts: int = 1,
-    tenant: str | None = None, notification_id: str | None = None, message_id: str | None = None,
-) -> ProducerRecord:  # fmt: skip
+    record: ConsumerRecord,
+    *,
+    stage: str,
+    reason: str,
+    error: BaseException,
+    now: int,
+    attempts: int = 1,
+    tenant: str | None = None,
+    notification_id: str | None = None,
+    message_id: str | None = None,
+) -> ProducerRecord:
     """The record for notify.deadletters.v1. Publish it and wait for the acknowledgement before going on.
 
     A letter always fits: of a record that is larger than one, what is beyond is left out and the detail says so.
@@ -111,9 +119,12 @@ def _encoded(letter: DeadLetter, room: int) -> ProducerRecord:
         )
         note += ", no headers" if around and not headers else ""
         letter = {
-            **letter, "key": key if letter["key"] is not None else None, "value": kept if letter["value"] is not None else None,
-            "headers": headers, "detail": f"{note}; {letter['detail']}"[:_MAX_DETAIL],
-        }  # fmt: skip
+            **letter,
+            "key": key if letter["key"] is not None else None,
+            "value": kept if letter["value"] is not None else None,
+            "headers": headers,
+            "detail": f"{note}; {letter['detail']}"[:_MAX_DETAIL],
+        }
     return ProducerRecord(DEAD_LETTERS, letter["key"], codec("DeadLetter").encode(letter))
 
 

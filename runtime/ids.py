@@ -63,7 +63,7 @@ def timer_id(subject_id: str, purpose: str, attempt: int = 0) -> str:
 
 def dead_letter_id(
     topic: str, partition: int, offset: int, timestamp: int, key: bytes | None, value: bytes | None
-) -> str:  # fmt: skip
+) -> str:
     """Id of a dead letter: one record has one, whoever gives it up and however often.
 
     A topic that was deleted and made again counts from 0 again: time (ms) and bytes tell its records from the old ones.

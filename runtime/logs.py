@@ -18,10 +18,30 @@ from schemas.channels import CONTACT_FIELDS, PARTS
 
 _PRIVATE_KEYS = frozenset(
     {
-        *CONTACT_FIELDS, *PARTS, "address", "to", "recipient", "token", "tokens", "device_token", "content", "password", "secret", "api_key", "authorization", "auth_token", "dsn", "name", "value", "key",
-        "raw", "variables", "metadata", "headers",
+        *CONTACT_FIELDS,
+        *PARTS,
+        "address",
+        "to",
+        "recipient",
+        "token",
+        "tokens",
+        "device_token",
+        "content",
+        "password",
+        "secret",
+        "api_key",
+        "authorization",
+        "auth_token",
+        "dsn",
+        "name",
+        "value",
+        "key",
+        "raw",
+        "variables",
+        "metadata",
+        "headers",
     }
-)  # fmt: skip
+)
 _PATTERNS = (
     (re.compile(r"[^\s<>\"'@]+@[^\s<>\"'@]+"), "[email]"),
     (re.compile(r"\+\d{7,15}\b"), "[phone]"),

@@ -40,9 +40,10 @@ DROP_BRAKE = Gauge(
     ["provider"],
 )
 BOUNCED_ADDRESSES = Counter(
-    "heliograph_bounced_addresses_total", "Addresses a provider calls invalid, by what became of them.",
+    "heliograph_bounced_addresses_total",
+    "Addresses a provider calls invalid, by what became of them.",
     ["channel", "outcome"],
-)  # fmt: skip
+)
 
 # Views
 VIEW_KEYS = Gauge("heliograph_view_keys", "Keys held by a view of a compacted topic.", ["topic"])
@@ -58,9 +59,11 @@ ROUTER_BATCH_SECONDS = Histogram(
     "heliograph_router_batch_seconds", "Reading a batch to its last acknowledgement.", ["lane"], buckets=_FAST
 )
 STAGE_DELAY_SECONDS = Histogram(
-    "heliograph_stage_delay_seconds", "Acceptance of the notification to the start of the stage.",
-    ["stage", "lane"], buckets=_FAST,
-)  # fmt: skip
+    "heliograph_stage_delay_seconds",
+    "Acceptance of the notification to the start of the stage.",
+    ["stage", "lane"],
+    buckets=_FAST,
+)
 
 # Timers
 TIMERS_PENDING = Gauge("heliograph_timers_pending", "Timers that wait.")
@@ -80,9 +83,10 @@ DUPLICATES_DROPPED = Counter(
 )
 IN_DOUBT = Counter("heliograph_sender_in_doubt_total", "Claimed messages without an outcome at takeover.", ["channel"])
 REQUEST_GUARD = Counter(
-    "heliograph_sender_request_guard_total", "Provider requests refused by the guard below all retries: page somebody.",
+    "heliograph_sender_request_guard_total",
+    "Provider requests refused by the guard below all retries: page somebody.",
     ["channel"],
-)  # fmt: skip
+)
 PARKED = Gauge("heliograph_sender_parked", "Messages that wait for an account or a recipient, unclaimed.", ["channel"])
 ACCOUNT_STATE = Gauge("heliograph_provider_breaker_state", "0 closed, 1 half-open, 2 open.", ["channel", "provider"])
 UNKNOWN_CODES = Counter("heliograph_provider_unknown_codes_total", "Provider codes no table knows.", ["provider"])

@@ -79,9 +79,13 @@ async def _run(context: Context, body: Callable[[Context], Awaitable[None]], ser
 
 
 def run_role(
-    role: str, settings: Settings, body: Callable[[Context], Awaitable[None]], *, serve_health: bool = True,
+    role: str,
+    settings: Settings,
+    body: Callable[[Context], Awaitable[None]],
+    *,
+    serve_health: bool = True,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Run a role to its end and return the exit status; `loop_factory` gives another event loop than asyncio's own."""
     configure_logs(role, settings.log_level)
     BUILD.labels(version("heliograph"), role).set(1)

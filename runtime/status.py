@@ -98,9 +98,16 @@ _NOTHING: Particulars = {
 
 
 def fact(
-    event_id: str, notification_id: str, tenant: str, lane: str, state: str, now: int, *, attempt: int = 0,
+    event_id: str,
+    notification_id: str,
+    tenant: str,
+    lane: str,
+    state: str,
+    now: int,
+    *,
+    attempt: int = 0,
     **more: Unpack[Particulars],
-) -> DeliveryStatus:  # fmt: skip
+) -> DeliveryStatus:
     """A DeliveryStatus; the only place that makes one."""
     said: dict[str, Any] = {
         "event_id": event_id,
@@ -150,14 +157,7 @@ def message_status(
     event_id = ids.event_id(message["message_id"], state, attempt)
     said: Particulars = {**about, **more}
     return fact(
-        event_id,
-        message["notification_id"],
-        message["tenant"],
-        message["lane"],
-        state,
-        now,
-        attempt=attempt,
-        **said,
+        event_id, message["notification_id"], message["tenant"], message["lane"], state, now, attempt=attempt, **said
     )
 
 
@@ -185,6 +185,10 @@ def without_names(status: DeliveryStatus) -> DeliveryStatus:
     """The fact alone, without what the request calls things and without many words."""
     detail = status["detail"]
     return {
-        **status, "correlation_id": None, "recipient": None, "template_id": None, "provider_message_id": None,
+        **status,
+        "correlation_id": None,
+        "recipient": None,
+        "template_id": None,
+        "provider_message_id": None,
         "detail": detail[:_MAX_DETAIL] if detail is not None else None,
-    }  # fmt: skip
+    }

@@ -55,10 +55,16 @@ class View(Generic[T]):
     """
 
     def __init__(
-        self, settings: KafkaSettings, topic: str, *, store: Store | None = None, report: Report | None = None,
-        keep: Callable[[T], bool] | None = None, clock: Clock = system_clock,
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        *,
+        store: Store | None = None,
+        report: Report | None = None,
+        keep: Callable[[T], bool] | None = None,
+        clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.topic = topic
         self._settings, self._report, self._keep = settings, report, keep
         self._clock, self._monotonic = clock, monotonic

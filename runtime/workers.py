@@ -105,8 +105,8 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "runtime.workers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-P", "-m", "runtime.workers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self._new = True
 
     def call(self, request: Any, cpu_s: float) -> Any:

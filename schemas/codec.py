@@ -26,9 +26,17 @@ _HEADER = struct.Struct(">BI")
 _INT_LIMIT = 1 << 31
 # What fastavro raises on bytes that are not the schema's, seen by fuzzing it.
 _UNDECODABLE = (
-    EOFError, IndexError, KeyError, OverflowError, TypeError, ValueError, MemoryError, StopIteration, struct.error,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    MemoryError,
+    StopIteration,
+    struct.error,
     fastavro.read.SchemaResolutionError,
-)  # fmt: skip
+)
 
 
 class RecordTooLarge(ValueError):

@@ -16,8 +16,15 @@ from typing import Any
 from schemas.codec import DecodeError, resolve
 
 _SAMPLES: dict[str, list[Any]] = {
-    "null": [None], "boolean": [True], "int": [7], "long": [1 << 40], "float": [0.5], "double": [0.1], "bytes": [b"{}"], "string": ["text"],
-}  # fmt: skip
+    "null": [None],
+    "boolean": [True],
+    "int": [7],
+    "long": [1 << 40],
+    "float": [0.5],
+    "double": [0.1],
+    "bytes": [b"{}"],
+    "string": ["text"],
+}
 
 Schema = Mapping[str, Any]
 

@@ -111,12 +111,27 @@ def dead_letter_records(
     if head is None:
         return [dead_letter(record, stage="sender", reason=reason, error=error, now=now)]
     letter = dead_letter(
-        record, stage="sender", reason=reason, error=error, now=now, tenant=head.tenant,
-        notification_id=head.notification_id, message_id=head.message_id,
-    )  # fmt: skip
+        record,
+        stage="sender",
+        reason=reason,
+        error=error,
+        now=now,
+        tenant=head.tenant,
+        notification_id=head.notification_id,
+        message_id=head.message_id,
+    )
     status = fact(
-        ids.event_id(head.message_id, "dead_lettered"), head.notification_id, head.tenant, lane, "dead_lettered", now,
-        message_id=head.message_id, channel=channel, reason=reason, detail=type(error).__name__,
-        possible_duplicate=in_doubt, source=source_of(record),
-    )  # fmt: skip
+        ids.event_id(head.message_id, "dead_lettered"),
+        head.notification_id,
+        head.tenant,
+        lane,
+        "dead_lettered",
+        now,
+        message_id=head.message_id,
+        channel=channel,
+        reason=reason,
+        detail=type(error).__name__,
+        possible_duplicate=in_doubt,
+        source=source_of(record),
+    )
     return [letter, status_record(status, traceparent_of(record.headers))]

@@ -190,9 +190,12 @@ class LedgerReader:
             try:
                 entry = cast(LedgerEntry, codec("LedgerEntry").decode(record.value))
                 self._ledger.record(
-                    entry["message_id"], entry["next_attempt"], entry["state"], entry["recorded_at"],
+                    entry["message_id"],
+                    entry["next_attempt"],
+                    entry["state"],
+                    entry["recorded_at"],
                     in_doubt=LEDGER_DOUBT in record.headers,
-                )  # fmt: skip
+                )
             except (DecodeError, ValueError, struct.error) as exc:
                 letters.append(dead_letter(record, stage="ledger", reason=UNDECODABLE, error=exc, now=self._clock()))
         self._report(letters)

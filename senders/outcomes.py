@@ -142,30 +142,57 @@ def ledger_entry(
 
 
 def from_result(
-    message: ChannelMessage, record: ConsumerRecord, result: SendResult, *, provider: str | None, latency_ms: int | None,
-    now: int, jitter: float, max_retries: int, next_provider: str | None = None, probe: bool = False,
-) -> Outcome:  # fmt: skip
+    message: ChannelMessage,
+    record: ConsumerRecord,
+    result: SendResult,
+    *,
+    provider: str | None,
+    latency_ms: int | None,
+    now: int,
+    jitter: float,
+    max_retries: int,
+    next_provider: str | None = None,
+    probe: bool = False,
+) -> Outcome:
     """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one.
 
     `probe`: the account was half-open when the request began.
     """
     if isinstance(result, Sent):
         return settle(
-            message, record, "sent", now=now, provider=provider, provider_message_id=result.provider_message_id,
+            message,
+            record,
+            "sent",
+            now=now,
+            provider=provider,
+            provider_message_id=result.provider_message_id,
             latency_ms=latency_ms,
-        )  # fmt: skip
+        )
     if isinstance(result, Rejected):
         recipient = result.error is ErrorClass.PERMANENT_RECIPIENT
         return settle(
-            message, record, "bounced" if recipient else "rejected", now=now, detail=result.code, provider=provider,
-            reason=ROWS[message["channel"]].bounce_reason if recipient else "provider_rejected", latency_ms=latency_ms,
-            opted_out=result.opted_out, invalid_since=result.invalid_since,
-        )  # fmt: skip
+            message,
+            record,
+            "bounced" if recipient else "rejected",
+            now=now,
+            detail=result.code,
+            provider=provider,
+            reason=ROWS[message["channel"]].bounce_reason if recipient else "provider_rejected",
+            latency_ms=latency_ms,
+            opted_out=result.opted_out,
+            invalid_since=result.invalid_since,
+        )
     if isinstance(result, InDoubt) and message["delivery"] == "at_most_once":
         return settle(
-            message, record, "unknown", now=now, reason="in_doubt", detail=result.code, provider=provider,
+            message,
+            record,
+            "unknown",
+            now=now,
+            reason="in_doubt",
+            detail=result.code,
+            provider=provider,
             latency_ms=latency_ms,
-        )  # fmt: skip
+        )
     free = costs_nothing(result, probe=probe)
     retries = message["retries"] + (0 if free else 1)
     error: Exception = RetriesExhausted(result.code)
@@ -176,17 +203,30 @@ def from_result(
                     message, record, result, retries, next_provider, provider=provider, latency_ms=latency_ms, now=now
                 )
             return _retry(
-                message, record, result, retries, provider=provider, latency_ms=latency_ms, now=now, jitter=jitter, free=free
-            )  # fmt: skip
+                message,
+                record,
+                result,
+                retries,
+                provider=provider,
+                latency_ms=latency_ms,
+                now=now,
+                jitter=jitter,
+                free=free,
+            )
         except RecordTooLarge as exc:
             error = exc  # of a direct publisher: what the router renders leaves room
     if isinstance(result, InDoubt):
         message = {**message, "possible_duplicate": True}
     account = isinstance(result, Retry) and result.error is ErrorClass.ACCOUNT
     return _failed(
-        message, record, PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED, error, now=now, provider=provider,
+        message,
+        record,
+        PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED,
+        error,
+        now=now,
+        provider=provider,
         latency_ms=latency_ms,
-    )  # fmt: skip
+    )
 
 
 def no_account_works(message: ChannelMessage, record: ConsumerRecord, *, now: int) -> Outcome:
@@ -195,17 +235,37 @@ def no_account_works(message: ChannelMessage, record: ConsumerRecord, *, now: in
 
 
 def _failed(
-    message: ChannelMessage, record: ConsumerRecord, reason: str, error: Exception, *, now: int, provider: str | None = None,
+    message: ChannelMessage,
+    record: ConsumerRecord,
+    reason: str,
+    error: Exception,
+    *,
+    now: int,
+    provider: str | None = None,
     latency_ms: int | None = None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     letter = dead_letter(
-        record, stage="sender", reason=reason, error=error, now=now, attempts=message["attempt"],
-        tenant=message["tenant"], notification_id=message["notification_id"], message_id=message["message_id"],
-    )  # fmt: skip
+        record,
+        stage="sender",
+        reason=reason,
+        error=error,
+        now=now,
+        attempts=message["attempt"],
+        tenant=message["tenant"],
+        notification_id=message["notification_id"],
+        message_id=message["message_id"],
+    )
     return settle(
-        message, record, "failed", now=now, reason=reason, detail=str(error), provider=provider, latency_ms=latency_ms,
+        message,
+        record,
+        "failed",
+        now=now,
+        reason=reason,
+        detail=str(error),
+        provider=provider,
+        latency_ms=latency_ms,
         extra=(letter,),
-    )  # fmt: skip
+    )
 
 
 def _next_attempt(message: ChannelMessage, retries: int, provider: str | None, doubt: bool = False) -> ChannelMessage:
@@ -219,27 +279,48 @@ def _next_attempt(message: ChannelMessage, retries: int, provider: str | None, d
 
 
 def _fail_over(
-    message: ChannelMessage, record: ConsumerRecord, result: Retry, retries: int, next_provider: str, *, provider: str | None,
-    latency_ms: int | None, now: int,
-) -> Outcome:  # fmt: skip
+    message: ChannelMessage,
+    record: ConsumerRecord,
+    result: Retry,
+    retries: int,
+    next_provider: str,
+    *,
+    provider: str | None,
+    latency_ms: int | None,
+    now: int,
+) -> Outcome:
     again = _next_attempt(message, retries, next_provider)
     dispatch = ProducerRecord(
         record.topic, record.key, codec("ChannelMessage").encode(again), record.headers, record.partition
     )
     _check_fits("ChannelMessage", dispatch)
     status = message_status(
-        message, "failed_over", now=now, attempt=message["attempt"], detail=f"{result.code}; next: {next_provider}",
-        provider=provider, latency_ms=latency_ms, source=source_of(record),
-    )  # fmt: skip
+        message,
+        "failed_over",
+        now=now,
+        attempt=message["attempt"],
+        detail=f"{result.code}; next: {next_provider}",
+        provider=provider,
+        latency_ms=latency_ms,
+        source=source_of(record),
+    )
     facts = (dispatch, status_record(status, traceparent_of(record.headers)))
     entry = ledger_entry(message, record.partition, again["attempt"], None, now)
     return Outcome("failed_over", again["attempt"], facts, entry, again["possible_duplicate"])
 
 
 def _retry(
-    message: ChannelMessage, record: ConsumerRecord, result: Retry | InDoubt, retries: int, *, provider: str | None,
-    latency_ms: int | None, now: int, jitter: float, free: bool,
-) -> Outcome:  # fmt: skip
+    message: ChannelMessage,
+    record: ConsumerRecord,
+    result: Retry | InDoubt,
+    retries: int,
+    *,
+    provider: str | None,
+    latency_ms: int | None,
+    now: int,
+    jitter: float,
+    free: bool,
+) -> Outcome:
     doubt = isinstance(result, InDoubt)
     # In doubt it stays with the account that may have sent it: another one would be sure to send it twice.
     again = _next_attempt(message, retries, provider or message["provider"] if doubt else None, doubt)
@@ -249,10 +330,15 @@ def _retry(
         after = retry_delay_s(retries - 1, jitter, result.retry_after_s)
     timer = _timer(again, record, now + int(after * 1000))
     status = message_status(
-        {**message, "possible_duplicate": again["possible_duplicate"]}, "retrying", now=now, attempt=message["attempt"],
-        detail=f"in doubt: {result.code}" if doubt else result.code, provider=provider, latency_ms=latency_ms,
+        {**message, "possible_duplicate": again["possible_duplicate"]},
+        "retrying",
+        now=now,
+        attempt=message["attempt"],
+        detail=f"in doubt: {result.code}" if doubt else result.code,
+        provider=provider,
+        latency_ms=latency_ms,
         source=source_of(record),
-    )  # fmt: skip
+    )
     facts = (timer, status_record(status, traceparent_of(record.headers)))
     entry = ledger_entry(message, record.partition, again["attempt"], None, now)
     return Outcome("retrying", again["attempt"], facts, entry, again["possible_duplicate"])

@@ -66,9 +66,13 @@ class Source(Protocol):
     """The part of runtime.kafka.Consumer that is used: a member of the channel's group."""
 
     def subscribe(
-        self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None],
-        on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
-    ) -> None: ...  # fmt: skip
+        self,
+        topics: Sequence[str],
+        *,
+        on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None],
+        on_revoke: Callable[[list[Partition]], None],
+        on_lost: Callable[[list[Partition]], None],
+    ) -> None: ...
     def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
     def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None: ...
     def committed(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]: ...
@@ -474,12 +478,17 @@ class Worker:
         account = ended.queued.account if ended else -1
         accounts = self._admission.accounts
         return from_result(
-            message, record, result, provider=accounts[account].sender.name if ended else None,
-            latency_ms=ended.latency_ms if ended else None, now=ended.at if ended else self._clock(),
-            jitter=self._rng.random(), max_retries=self._settings.max_retries,
+            message,
+            record,
+            result,
+            provider=accounts[account].sender.name if ended else None,
+            latency_ms=ended.latency_ms if ended else None,
+            now=ended.at if ended else self._clock(),
+            jitter=self._rng.random(),
+            max_retries=self._settings.max_retries,
             next_provider=accounts.next_after(message, account) if ended else None,
             probe=ended is not None and ended.queued.probe,
-        )  # fmt: skip
+        )
 
     def _outcome_of(self, ended: SendCompletion) -> Outcome:
         message, record = ended.queued.message, ended.queued.record

@@ -11,10 +11,12 @@ from runtime.settings import Settings
 from sinks import clickhouse
 
 _COLUMNS = {
-    "provider": "LowCardinality(String)", "channel": "LowCardinality(String)",
-    "price_per_message": "Nullable(Decimal(18, 6))", "currency": "LowCardinality(String)",
+    "provider": "LowCardinality(String)",
+    "channel": "LowCardinality(String)",
+    "price_per_message": "Nullable(Decimal(18, 6))",
+    "currency": "LowCardinality(String)",
     "updated_at": "DateTime64(3, 'UTC')",
-}  # fmt: skip
+}
 
 
 def write_prices(settings: Settings, client: Client, now: int) -> None:

@@ -300,9 +300,14 @@ async def run_sink(context: Context) -> None:
     """Write requests, statuses, receipts and dead letters to ClickHouse until the context stops."""
     kafka = context.settings.kafka
     consumer = Consumer(
-        kafka, client_id="sink", group=GROUP, fetch_wait_ms=FETCH_WAIT_MS, fetch_min_bytes=FETCH_MIN_BYTES,
-        queued_kbytes=QUEUED_KBYTES, max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
-    )  # fmt: skip
+        kafka,
+        client_id="sink",
+        group=GROUP,
+        fetch_wait_ms=FETCH_WAIT_MS,
+        fetch_min_bytes=FETCH_MIN_BYTES,
+        queued_kbytes=QUEUED_KBYTES,
+        max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
+    )
     producer = Producer(kafka, client_id="sink", delivery_timeout_s=PUBLISH_TIMEOUT_S)
     sink = Sink(context, consumer, producer)
     context.health.require("sink", sink.not_ready)

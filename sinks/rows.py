@@ -32,8 +32,14 @@ NO_RANK = -1
 _INT_LIMIT, _LONG_LIMIT = 1 << 31, 1 << 63
 
 _ID, _TEXT, _WORD, _TIME, _INT, _LONG, _BOOL = (
-    "FixedString(16)", "String", "LowCardinality(String)", "DateTime64(3, 'UTC')", "Int32", "Int64", "Bool",
-)  # fmt: skip
+    "FixedString(16)",
+    "String",
+    "LowCardinality(String)",
+    "DateTime64(3, 'UTC')",
+    "Int32",
+    "Int64",
+    "Bool",
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,27 +59,85 @@ def _table(name: str, *, undecoded: bool = True, **columns: str) -> Table:
 
 
 REQUESTS_TABLE = _table(
-    "requests_raw", tenant=_WORD, notification_id=_ID, accepted_at=_TIME, lane=_WORD, category=_WORD, template_id=_WORD,
-    template_version=_INT, strategy=_WORD, delivery=_WORD, tags="Array(String)", source=_TEXT, correlation_id=_TEXT,
-    user_id=_TEXT, keyed=_BOOL, expires_at=_TIME, send_at=_TIME, dry_run=_BOOL,
-    channels="Array(LowCardinality(String))", generation=_INT,
-)  # fmt: skip
+    "requests_raw",
+    tenant=_WORD,
+    notification_id=_ID,
+    accepted_at=_TIME,
+    lane=_WORD,
+    category=_WORD,
+    template_id=_WORD,
+    template_version=_INT,
+    strategy=_WORD,
+    delivery=_WORD,
+    tags="Array(String)",
+    source=_TEXT,
+    correlation_id=_TEXT,
+    user_id=_TEXT,
+    keyed=_BOOL,
+    expires_at=_TIME,
+    send_at=_TIME,
+    dry_run=_BOOL,
+    channels="Array(LowCardinality(String))",
+    generation=_INT,
+)
 EVENTS_TABLE = _table(
-    "delivery_events_raw", tenant=_WORD, notification_id=_ID, message_id=_ID, event_id=_ID, accepted_at=_TIME,
-    channel=_WORD, lane=_WORD, state=_WORD, rank="Int8", reason=_WORD, detail=_TEXT, attempt=_INT, provider=_WORD,
-    provider_message_id=_TEXT, possible_duplicate=_BOOL, template_id=_WORD, template_version=_INT,
-    preference_version=_LONG, occurred_at=_TIME, latency_ms=_INT, correlation_id=_TEXT, source_topic=_WORD,
-    source_partition=_INT, source_offset=_LONG,
-)  # fmt: skip
+    "delivery_events_raw",
+    tenant=_WORD,
+    notification_id=_ID,
+    message_id=_ID,
+    event_id=_ID,
+    accepted_at=_TIME,
+    channel=_WORD,
+    lane=_WORD,
+    state=_WORD,
+    rank="Int8",
+    reason=_WORD,
+    detail=_TEXT,
+    attempt=_INT,
+    provider=_WORD,
+    provider_message_id=_TEXT,
+    possible_duplicate=_BOOL,
+    template_id=_WORD,
+    template_version=_INT,
+    preference_version=_LONG,
+    occurred_at=_TIME,
+    latency_ms=_INT,
+    correlation_id=_TEXT,
+    source_topic=_WORD,
+    source_partition=_INT,
+    source_offset=_LONG,
+)
 RECEIPTS_TABLE = _table(
-    "receipts_raw", event_id=_ID, provider=_WORD, provider_message_id=_TEXT, message_id=_ID, state=_WORD, reason=_WORD,
-    code=_WORD, occurred_at=_TIME, received_at=_TIME,
-)  # fmt: skip
+    "receipts_raw",
+    event_id=_ID,
+    provider=_WORD,
+    provider_message_id=_TEXT,
+    message_id=_ID,
+    state=_WORD,
+    reason=_WORD,
+    code=_WORD,
+    occurred_at=_TIME,
+    received_at=_TIME,
+)
 DEAD_LETTERS_TABLE = _table(
-    "dead_letters_raw", undecoded=False, dead_letter_id=_ID, topic=_WORD, partition=_INT, offset=_LONG, key=_TEXT, value=_TEXT,
-    stage=_WORD, reason=_WORD, error_class=_WORD, detail=_TEXT, attempts=_INT, tenant=_WORD, notification_id=_ID,
-    message_id=_ID, occurred_at=_TIME,
-)  # fmt: skip
+    "dead_letters_raw",
+    undecoded=False,
+    dead_letter_id=_ID,
+    topic=_WORD,
+    partition=_INT,
+    offset=_LONG,
+    key=_TEXT,
+    value=_TEXT,
+    stage=_WORD,
+    reason=_WORD,
+    error_class=_WORD,
+    detail=_TEXT,
+    attempts=_INT,
+    tenant=_WORD,
+    notification_id=_ID,
+    message_id=_ID,
+    occurred_at=_TIME,
+)
 
 _RANKS = {**dict.fromkeys(states().all, NO_RANK), **states().rank}
 
@@ -126,72 +190,189 @@ def _long(value: int) -> int:
 
 
 _read_request = codec("NotificationRequest").reader(
-    "notification_id", "tenant", "category", "template_id", "template_version", "strategy", "delivery", "tags", "source",
-    "correlation_id", "user_id", "idempotency_key", "expires_at", "send_at", "dry_run", "channels", "generation",
-)  # fmt: skip
+    "notification_id",
+    "tenant",
+    "category",
+    "template_id",
+    "template_version",
+    "strategy",
+    "delivery",
+    "tags",
+    "source",
+    "correlation_id",
+    "user_id",
+    "idempotency_key",
+    "expires_at",
+    "send_at",
+    "dry_run",
+    "channels",
+    "generation",
+)
 
 
 def request_row(value: bytes | None, lane: str) -> Row:
     """The row of a NotificationRequest. Raises DecodeError."""
     (
-        notification_id, tenant, category, template_id, template_version, strategy, delivery, tags, source, correlation_id,
-        user_id, idempotency_key, expires_at, send_at, dry_run, channels, generation,
-    ) = _read_request(value)  # fmt: skip
+        notification_id,
+        tenant,
+        category,
+        template_id,
+        template_version,
+        strategy,
+        delivery,
+        tags,
+        source,
+        correlation_id,
+        user_id,
+        idempotency_key,
+        expires_at,
+        send_at,
+        dry_run,
+        channels,
+        generation,
+    ) = _read_request(value)
     raw, accepted_at = _notification(notification_id)
     return (
-        tenant, raw, accepted_at, lane, category, template_id or "", template_version or 0, strategy, delivery, tags, source,
-        correlation_id or "", user_id or "", idempotency_key is not None, _time(expires_at), _time(send_at), dry_run,
-        channels, generation,
-    )  # fmt: skip
+        tenant,
+        raw,
+        accepted_at,
+        lane,
+        category,
+        template_id or "",
+        template_version or 0,
+        strategy,
+        delivery,
+        tags,
+        source,
+        correlation_id or "",
+        user_id or "",
+        idempotency_key is not None,
+        _time(expires_at),
+        _time(send_at),
+        dry_run,
+        channels,
+        generation,
+    )
 
 
 _read_status = codec("DeliveryStatus").reader(
-    "event_id", "notification_id", "message_id", "tenant", "channel", "lane", "state", "reason", "detail", "attempt",
-    "provider", "provider_message_id", "possible_duplicate", "template_id", "template_version", "preference_version",
-    "occurred_at", "latency_ms", "source", "correlation_id",
-)  # fmt: skip
+    "event_id",
+    "notification_id",
+    "message_id",
+    "tenant",
+    "channel",
+    "lane",
+    "state",
+    "reason",
+    "detail",
+    "attempt",
+    "provider",
+    "provider_message_id",
+    "possible_duplicate",
+    "template_id",
+    "template_version",
+    "preference_version",
+    "occurred_at",
+    "latency_ms",
+    "source",
+    "correlation_id",
+)
 _NO_SOURCE = ("", -1, -1)
 
 
 def event_row(value: bytes | None) -> Row:
     """The row of a DeliveryStatus. Raises DecodeError, also for a state outside the closed list."""
     (
-        event_id, notification_id, message_id, tenant, channel, lane, state, reason, detail, attempt, provider,
-        provider_message_id, possible_duplicate, template_id, template_version, preference_version, occurred_at, latency_ms,
-        source, correlation_id,
-    ) = _read_status(value)  # fmt: skip
+        event_id,
+        notification_id,
+        message_id,
+        tenant,
+        channel,
+        lane,
+        state,
+        reason,
+        detail,
+        attempt,
+        provider,
+        provider_message_id,
+        possible_duplicate,
+        template_id,
+        template_version,
+        preference_version,
+        occurred_at,
+        latency_ms,
+        source,
+        correlation_id,
+    ) = _read_status(value)
     raw, accepted_at = _notification(notification_id)
     rank = _RANKS.get(state)
     if rank is None:
         raise DecodeError("the state is not one of schemas/reasons.yaml")
     topic, partition, offset = source or _NO_SOURCE
     return (
-        tenant, raw, _id_or_none(message_id), id_bytes(event_id), accepted_at, channel or "", lane, state, rank,
-        reason or "", detail or "", attempt, provider or "", provider_message_id or "", possible_duplicate,
-        template_id or "", template_version or 0, preference_version or 0, _time(occurred_at),
-        NO_LATENCY if latency_ms is None else latency_ms, correlation_id or "", topic, partition, offset,
-    )  # fmt: skip
+        tenant,
+        raw,
+        _id_or_none(message_id),
+        id_bytes(event_id),
+        accepted_at,
+        channel or "",
+        lane,
+        state,
+        rank,
+        reason or "",
+        detail or "",
+        attempt,
+        provider or "",
+        provider_message_id or "",
+        possible_duplicate,
+        template_id or "",
+        template_version or 0,
+        preference_version or 0,
+        _time(occurred_at),
+        NO_LATENCY if latency_ms is None else latency_ms,
+        correlation_id or "",
+        topic,
+        partition,
+        offset,
+    )
 
 
 def receipt_row(value: bytes | None) -> Row:
     """The row of a ProviderReceipt, without the provider's own words (`raw` may hold addresses). Raises DecodeError."""
     receipt = codec("ProviderReceipt").decode(value)
     return (
-        id_bytes(receipt["event_id"]), receipt["provider"], receipt["provider_message_id"],
-        _id_or_none(receipt["message_id"]), receipt["state"], receipt["reason"] or "", receipt["code"] or "",
-        _time(receipt["occurred_at"]), _time(receipt["received_at"]),
-    )  # fmt: skip
+        id_bytes(receipt["event_id"]),
+        receipt["provider"],
+        receipt["provider_message_id"],
+        _id_or_none(receipt["message_id"]),
+        receipt["state"],
+        receipt["reason"] or "",
+        receipt["code"] or "",
+        _time(receipt["occurred_at"]),
+        _time(receipt["received_at"]),
+    )
 
 
 def dead_letter_row(value: bytes | None) -> Row:
     """The row of a DeadLetter, with the record's bytes. Raises DecodeError."""
     letter = codec("DeadLetter").decode(value)
     return (
-        id_bytes(letter["dead_letter_id"]), letter["topic"], _int(letter["partition"]), _long(letter["offset"]),
-        letter["key"] or b"", letter["value"] or b"", letter["stage"], letter["reason"], letter["error_class"],
-        letter["detail"] or "", _int(letter["attempts"]), letter["tenant"] or "", _known_id(letter["notification_id"]),
-        _known_id(letter["message_id"]), _time(letter["occurred_at"]),
-    )  # fmt: skip
+        id_bytes(letter["dead_letter_id"]),
+        letter["topic"],
+        _int(letter["partition"]),
+        _long(letter["offset"]),
+        letter["key"] or b"",
+        letter["value"] or b"",
+        letter["stage"],
+        letter["reason"],
+        letter["error_class"],
+        letter["detail"] or "",
+        _int(letter["attempts"]),
+        letter["tenant"] or "",
+        _known_id(letter["notification_id"]),
+        _known_id(letter["message_id"]),
+        _time(letter["occurred_at"]),
+    )
 
 
 def _known_id(text: str | None) -> bytes:

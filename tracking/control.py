@@ -82,9 +82,13 @@ class Control:
     """Cancels and sends again."""
 
     def __init__(
-        self, statuses: Statuses, broker: Broker, generations: Generations, find_request: FindRequest,
+        self,
+        statuses: Statuses,
+        broker: Broker,
+        generations: Generations,
+        find_request: FindRequest,
         clock: Clock = system_clock,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._statuses, self._broker, self._generations, self._find = statuses, broker, generations, find_request
         self._clock = clock
         self._turns = asyncio.Semaphore(MAX_LOOKUPS)
@@ -133,9 +137,11 @@ class Control:
         status = current["status"]
         if status not in states().settled:
             raise RefusedError(
-                Refusal.CONFLICT, "not_settled", f"it is {status}: a resend now could arrive beside it",
+                Refusal.CONFLICT,
+                "not_settled",
+                f"it is {status}: a resend now could arrive beside it",
                 extra={"notification_status": status},
-            )  # fmt: skip
+            )
         # Both would only end the same way again.
         if status == "cancelled":
             raise RefusedError(
@@ -150,8 +156,12 @@ class Control:
             raise RefusedError(Refusal.CONFLICT, "expired", "its expires_at has passed: send a new notification")
         generation = await self._generations.reserve(tenant, notification_id, request.get("generation", 0))
         request = {
-            **request, "generation": generation, "lane": original.lane, "correlation_id": correlation_id, "source": HTTP_SOURCE,
-        }  # fmt: skip
+            **request,
+            "generation": generation,
+            "lane": original.lane,
+            "correlation_id": correlation_id,
+            "source": HTTP_SOURCE,
+        }
         try:
             record = request_record(request, traceparent)
         except ValueError as exc:  # it was published by somebody else, up to the last byte that a topic takes

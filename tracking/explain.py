@@ -41,7 +41,12 @@ async def gather_facts(store: Store, tenant: str, notification_id: UUID, found: 
         asked.append(store.select("explain_receipts", wanted))
     request, generations, letters, *receipts = await asyncio.gather(*asked)
     return Facts(
-        notification_id=str(notification_id), accepted_at=accepted_at, accepted=found.accepted, events=found.events,
-        request=request[0] if request else None, generations=generations, dead_letters=letters,
+        notification_id=str(notification_id),
+        accepted_at=accepted_at,
+        accepted=found.accepted,
+        events=found.events,
+        request=request[0] if request else None,
+        generations=generations,
+        dead_letters=letters,
         receipts=receipts[0] if receipts else (),
-    )  # fmt: skip
+    )

@@ -75,9 +75,12 @@ class Listing:
         """The `limit` newest below `before`. Raises UnavailableError when the store is away."""
         until = LAST_HOUR_S if before is None else hour_of(accepted_at_of(before))
         parameters = {
-            "tenant": tenant, "before": before.hex if before else "", "user_id": filters.user_id, "tag": filters.tag,
+            "tenant": tenant,
+            "before": before.hex if before else "",
+            "user_id": filters.user_id,
+            "tag": filters.tag,
             "state": filters.state,
-        }  # fmt: skip
+        }
         rows: list[Row] = []
         async with self._turns:
             for since, upper in windows(until, self._clock() // 1_000):

@@ -53,9 +53,13 @@ def find_request(settings: KafkaSettings, tenant: str, notification_id: str, lan
 
 
 def _scan(
-    consumer: Consumer, starts: dict[Partition, int], ends: dict[Partition, int], tenant: str, notification_id: str,
+    consumer: Consumer,
+    starts: dict[Partition, int],
+    ends: dict[Partition, int],
+    tenant: str,
+    notification_id: str,
     deadline: float,
-) -> NotificationRequest | None:  # fmt: skip
+) -> NotificationRequest | None:
     left = {partition for partition, start in starts.items() if start < ends[partition]}
     if not left:
         return None

@@ -192,11 +192,7 @@ class StatusStore:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, tenant, notification_id)
 
     def _read(self, tenant: str, notification_id: UUID) -> Found | None:
-        parameters = {
-            "tenant": tenant,
-            "hour": hour_of(accepted_at_of(notification_id)),
-            "id": notification_id.hex,
-        }
+        parameters = {"tenant": tenant, "hour": hour_of(accepted_at_of(notification_id)), "id": notification_id.hex}
         events = self._select("events", parameters)
         accepted = bool(self._select("notification", parameters))
         return Found(accepted, tuple(events)) if accepted or events else None

@@ -75,9 +75,12 @@ class HttpTransport:
         trace.on_connection_create_end.append(_connected)
         trace.on_connection_reuseconn.append(_connected)
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True,
+            connector=connector,
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
             trace_configs=[trace],
-        )  # fmt: skip
+        )
 
     async def post(
         self, url: str, *, headers: Mapping[str, str], body: bytes, auth: tuple[str, str] | None = None

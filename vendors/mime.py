@@ -71,9 +71,12 @@ def is_plain_address(address: str) -> bool:
     """Printable ASCII with one @, none of the characters that mean something in a header or command, no encoded-word."""
     local, _, domain = address.partition("@")
     return (
-        0 < len(local) <= 64 and 0 < len(domain) <= 253 and address.isascii() and not _ENCODED_WORD.search(address)
+        0 < len(local) <= 64
+        and 0 < len(domain) <= 253
+        and address.isascii()
+        and not _ENCODED_WORD.search(address)
         and not any(char <= " " or char == "\x7f" or char in '<>,;:"()[]\\@' for char in local + domain)
-    )  # fmt: skip
+    )
 
 
 def _has_control(text: str) -> bool:
@@ -108,9 +111,12 @@ def _part(subtype: str, text: str) -> bytes:
     raw = text.replace("\r\n", "\n").replace("\n", "\r\n").encode("utf-8", "replace")
     lines = [b64encode(raw[i : i + _LINE]) for i in range(0, len(raw), _LINE)] or [b""]
     return (
-        b"Content-Type: text/" + subtype.encode() + b"; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
-        + b"\r\n".join(lines) + b"\r\n"
-    )  # fmt: skip
+        b"Content-Type: text/"
+        + subtype.encode()
+        + b"; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        + b"\r\n".join(lines)
+        + b"\r\n"
+    )
 
 
 def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> bytes:
@@ -135,6 +141,18 @@ def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> byt
         return head + _part("html", html)
     boundary = f"=_{message_id}".encode()  # base64 lines never begin with "--"
     return (
-        head + b'Content-Type: multipart/alternative; boundary="' + boundary + b'"\r\n\r\n--' + boundary + b"\r\n"
-        + _part("plain", text) + b"--" + boundary + b"\r\n" + _part("html", html) + b"--" + boundary + b"--\r\n"
-    )  # fmt: skip
+        head
+        + b'Content-Type: multipart/alternative; boundary="'
+        + boundary
+        + b'"\r\n\r\n--'
+        + boundary
+        + b"\r\n"
+        + _part("plain", text)
+        + b"--"
+        + boundary
+        + b"\r\n"
+        + _part("html", html)
+        + b"--"
+        + boundary
+        + b"--\r\n"
+    )

@@ -108,14 +108,16 @@ class TemplateCatalogue:
                 )
                 raise Problem(
                     400, "unknown_template", why, errors=[FieldError("/template/id", why, "unknown_template")]
-                )  # fmt: skip
+                )
             known = Known(tuple(row["variables"]), row["updated_at"])
         missing = [path for path in known.variables if not has_path(data, path)]
         if missing:
             raise Problem(
-                400, "missing_variable", f"the template needs {', '.join(missing[:5])}",
+                400,
+                "missing_variable",
+                f"the template needs {', '.join(missing[:5])}",
                 errors=[
                     FieldError(pointer(("data", *path.split("."))), f"the template needs {path}", "missing_variable")
                     for path in missing
                 ],
-            )  # fmt: skip
+            )

@@ -226,9 +226,13 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
         if reason is not None and has_control(reason):
             return JSONResponse(page([], limit, show_suppression, _place))
         rows = await store.list_suppressions(
-            caller.tenant, channel=channel, reason=reason, hashes=None if address is None else _hashes(address),
-            before=_before(cursor), limit=limit + 1,
-        )  # fmt: skip
+            caller.tenant,
+            channel=channel,
+            reason=reason,
+            hashes=None if address is None else _hashes(address),
+            before=_before(cursor),
+            limit=limit + 1,
+        )
         return JSONResponse(page(rows, limit, show_suppression, _place))
 
     @router.post("/import")

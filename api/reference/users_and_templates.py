@@ -22,17 +22,7 @@ from api.reference.propagation import Propagation
 from api.reference.template_work import place_and_check
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE, Authenticator, check_model, read_json, read_model
 from producers.addresses import device_token, display_name, has_control
-from producers.notification import (
-    TEMPLATE_ID,
-    Category,
-    Email,
-    Id,
-    JsonObject,
-    Locale,
-    Phone,
-    Strict,
-    UserId,
-)
+from producers.notification import TEMPLATE_ID, Category, Email, Id, JsonObject, Locale, Phone, Strict, UserId
 from producers.reference.keys import Caller
 from producers.reference.records import template_rows
 from producers.reference.store import ExistsError, NotFoundError, ReferenceStore, Row, Written
@@ -42,14 +32,7 @@ from runtime.templates.language import TemplateRefused
 from runtime.templates.layouts import Fetch, written_form
 from runtime.templates.layouts import Written as Template
 from runtime.workers import BusyError, Workers
-from schemas.channels import (
-    CHANNELS,
-    CONTACT_FIELDS,
-    SUBSCRIPTION_PLATFORMS,
-    TOKEN_PLATFORMS,
-    ChannelName,
-    Platform,
-)
+from schemas.channels import CHANNELS, CONTACT_FIELDS, SUBSCRIPTION_PLATFORMS, TOKEN_PLATFORMS, ChannelName, Platform
 from schemas.codec import RecordTooLarge
 
 
@@ -229,14 +212,20 @@ async def _checked(tenant: str, name: str, body: NewVersion, fetch: Fetch, worke
     try:
         checked = await place_and_check(template, fetch, workers, tenant)
         version = {
-            "category": body.category, "channels": checked.channels, "locales": checked.locales, "variables": checked.variables,
-        }  # fmt: skip
+            "category": body.category,
+            "channels": checked.channels,
+            "locales": checked.locales,
+            "variables": checked.variables,
+        }
         _check_size(tenant, name, version)
     except TemplateRefused as exc:
         raise Problem(
-            400, "template_invalid", str(exc), errors=[FieldError(_pointer(exc.where), exc.reason, "template_invalid")],
+            400,
+            "template_invalid",
+            str(exc),
+            errors=[FieldError(_pointer(exc.where), exc.reason, "template_invalid")],
             extra={"line": exc.line, "reason": exc.reason, "where": exc.where},
-        ) from exc  # fmt: skip
+        ) from exc
     except BusyError as exc:
         raise unavailable("overloaded", "too many templates are being checked; try again in a second") from exc
     written = {"channels": body.channels, "locales": body.locales, "layout": body.layout}
@@ -275,9 +264,12 @@ def _missing(what: str) -> Problem:
 
 
 def reference_router(
-    store: ReferenceStore, templates: TemplateCatalogue, propagation: Propagation, authenticate: Authenticator,
+    store: ReferenceStore,
+    templates: TemplateCatalogue,
+    propagation: Propagation,
+    authenticate: Authenticator,
     workers: Workers,
-) -> APIRouter:  # fmt: skip
+) -> APIRouter:
     """The routes; templates are checked by `workers`."""
     router = APIRouter(prefix="/v1", default_response_class=JSONResponse)
     # The caller comes first: nothing of a stranger's body is read.
@@ -349,9 +341,7 @@ def reference_router(
     async def replace_preferences(user_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Replace what a recipient wants."""
         body = await read_model(request, Preferences)
-        written = await _or_404(
-            store.replace_preferences(caller.tenant, _clean(user_id), body.model_dump()), "user"
-        )  # fmt: skip
+        written = await _or_404(store.replace_preferences(caller.tenant, _clean(user_id), body.model_dump()), "user")
         return await answer(written, {name: written.row[name] for name in ("channels", "categories")})
 
     @router.post("/templates", status_code=201, tags=["templates"])
@@ -367,9 +357,7 @@ def reference_router(
         templates.wrote(written.row, published=body.publish)
         return await answer(written, _template(written.row, sources=False), f"/v1/templates/{quote(body.id, safe='')}")
 
-    @router.post(
-        "/templates/{template_id}/versions", status_code=201, tags=["templates"],
-    )  # fmt: skip
+    @router.post("/templates/{template_id}/versions", status_code=201, tags=["templates"])
     async def add_version(template_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Add a version; versions never change."""
         body = await read_model(request, NewVersion)
@@ -381,10 +369,7 @@ def reference_router(
         where = f"/v1/templates/{quote(template_id, safe='')}?version={written.row['version']}"
         return await answer(written, _template(written.row, sources=False), where)
 
-    @router.post(
-        "/templates/{template_id}/publish",
-        tags=["templates"],
-    )
+    @router.post("/templates/{template_id}/publish", tags=["templates"])
     async def publish(template_id: PathId, request: Request, caller: Who) -> JSONResponse:
         """Publish a version, also an older one."""
         body = await read_model(request, Published)

@@ -43,11 +43,20 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def audit(
     tenant: Annotated[str, typer.Option(help="One tenant; all unless given.")] = "",
-    from_: Annotated[str, typer.Option("--from", metavar="TIME", help="First hour of acceptance, such as 2026-03-01 or -2h; a day ago unless given.")] = "",
-    to: Annotated[str, typer.Option("--to", metavar="TIME", help="Last hour of acceptance; unless given, there is no last one.")] = "",
+    from_: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="First hour of acceptance, such as 2026-03-01 or -2h; a day ago unless given.",
+        ),
+    ] = "",
+    to: Annotated[
+        str, typer.Option("--to", metavar="TIME", help="Last hour of acceptance; unless given, there is no last one.")
+    ] = "",
     state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Hold what was accepted against what became of it, by hour; exit status 1 when something is left over."""
     since = moment(from_) if from_ else system_clock() // 1_000 - DEFAULT_HOURS * HOUR_S
     found = audit_hours(settings_for(state_dir).clickhouse, tenant, since, moment(to) if to else LAST_HOUR_S)
@@ -80,8 +89,18 @@ def _print(found: Audit) -> None:
         f"accepted {totals['accepted']} = settled {settled} + in flight {totals['in_flight']}, residual {totals['residual']}"
     )
     if not found.adds_up:
-        show([{"notification": r["notification_id"], "tenant": r["tenant"], "finding": r["finding"], "state": r["state"]}
-              for r in found.findings], False)  # fmt: skip
+        show(
+            [
+                {
+                    "notification": r["notification_id"],
+                    "tenant": r["tenant"],
+                    "finding": r["finding"],
+                    "state": r["state"],
+                }
+                for r in found.findings
+            ],
+            False,
+        )
         if len(found.findings) == MAX_FINDINGS:
             typer.echo(f"only the first {MAX_FINDINGS} are shown: narrow it with --tenant, --from and --to")
 

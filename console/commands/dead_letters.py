@@ -46,12 +46,17 @@ Since = Annotated[str, typer.Option("--from", metavar="TIME", help="RFC 3339, or
 
 @dlq_app.command("list")
 def list_letters(
-    where: Where = None, stage: Stage = None, reason: Reason = None, tenant: Tenant = None, since: Since = KEPT,
+    where: Where = None,
+    stage: Stage = None,
+    reason: Reason = None,
+    tenant: Tenant = None,
+    since: Since = KEPT,
     until: To = "now",
     rows: Annotated[bool, typer.Option("--rows", help="Every letter, not counts.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Of --rows.")] = 1_000,
-    state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:
     """Count the dead letters by stage, topic and reason, or list them."""
     with closing(ReplayStore(replay_targets.settings_for(state_dir).clickhouse)) as store:
         letters = selected(store, where, stage, reason, tenant, since, until)
@@ -63,8 +68,9 @@ def list_letters(
 def show_letter(
     letter_id: Annotated[str, typer.Argument(metavar="ID", help="Of a dead letter, as `dlq list --rows` shows it.")],
     reveal: Annotated[bool, typer.Option("--reveal", help="Addresses and contents as well.")] = False,
-    state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:
     """Everything about one dead letter: the record as it decodes, else its bytes as hex."""
     try:
         wanted = str(UUID(letter_id))
@@ -87,10 +93,19 @@ def show_letter(
 
 @dlq_app.command("redrive")
 def redrive(
-    where: Where = None, stage: Stage = None, reason: Reason = None, tenant: Tenant = None, since: Since = KEPT,
-    until: To = "now", dry_run: DryRun = False, rate: Rate = DEFAULT_RATE, yes: Yes = False, resume: Resume = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    where: Where = None,
+    stage: Stage = None,
+    reason: Reason = None,
+    tenant: Tenant = None,
+    since: Since = KEPT,
+    until: To = "now",
+    dry_run: DryRun = False,
+    rate: Rate = DEFAULT_RATE,
+    yes: Yes = False,
+    resume: Resume = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:
     """Publish dead letters again where they were given up: shows what it will do, asks, and can be resumed."""
     settings = replay_targets.settings_for(state_dir)
     with closing(ReplayStore(settings.clickhouse)) as store:
@@ -102,10 +117,18 @@ def redrive(
         with replay_screen.progress("reading", as_json):
             plan = choose_letters(store, letters, now)
         replay_record = Replay(
-            ids.notification_id(now, "replay"), "redrive", "notify.deadletters.v1", filter_words(where, stage, reason),
-            tenant or "", replay_targets.who(), len(plan.items), now, parse_time(since, now), parse_time(until, now),
+            ids.notification_id(now, "replay"),
+            "redrive",
+            "notify.deadletters.v1",
+            filter_words(where, stage, reason),
+            tenant or "",
+            replay_targets.who(),
+            len(plan.items),
+            now,
+            parse_time(since, now),
+            parse_time(until, now),
             counts=json.dumps(plan.summary()),
-        )  # fmt: skip
+        )
         offer(
             settings, store, plan, replay_record, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="dead letters"
         )

@@ -29,11 +29,7 @@ from console.commands.producers import Api, ApiKey
 from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints, stack_settings
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError
-from runtime.settings import (
-    ProviderSettings,
-    Settings,
-    load_settings,
-)
+from runtime.settings import ProviderSettings, Settings, load_settings
 
 if TYPE_CHECKING:
     from runtime.kafka.admin import Admin
@@ -105,8 +101,13 @@ def check_channels(built: Mapping[str, str], refused: Mapping[str, str]) -> list
         found.append(Finding(Level.OK, "providers", listed))
     elif not refused:
         found.append(
-            Finding(Level.WARNING, "providers", "none is configured, so nothing can be sent", "add [[providers]] to heliograph.toml")
-        )  # fmt: skip
+            Finding(
+                Level.WARNING,
+                "providers",
+                "none is configured, so nothing can be sent",
+                "add [[providers]] to heliograph.toml",
+            )
+        )
     return found
 
 
@@ -151,8 +152,11 @@ def check_migrations(store: str, packaged: Mapping[str, str], applied: Mapping[s
     unknown = sorted(set(applied) - set(packaged))
     if changed:
         return Finding(
-            Level.PROBLEM, check, f"{_some(changed)} ran in another form", "put it back, and change tables in a new migration"
-        )  # fmt: skip
+            Level.PROBLEM,
+            check,
+            f"{_some(changed)} ran in another form",
+            "put it back, and change tables in a new migration",
+        )
     if missing:
         return Finding(Level.PROBLEM, check, f"{_some(missing)} not applied", "run `heliograph migrate`")
     if unknown:
@@ -235,11 +239,13 @@ def check_held_back(held: Mapping[tuple[str, int], int]) -> list[Finding]:
     """Partitions that nobody reads on because somebody's transaction is open."""
     return [
         Finding(
-            Level.WARNING, "transactions", f"{count:,} records of {topic}, partition {number}, wait behind an open transaction",
+            Level.WARNING,
+            "transactions",
+            f"{count:,} records of {topic}, partition {number}, wait behind an open transaction",
             "end it (kafka-transactions.sh find-hanging, abort), or wait for the broker's transaction.max.timeout.ms",
         )
         for (topic, number), count in sorted(held.items())
-    ]  # fmt: skip
+    ]
 
 
 def check_readiness(not_ready: Mapping[str, str], roles: int, logs: Path) -> list[Finding]:
@@ -598,9 +604,12 @@ def _directories(target: Target) -> list[Path]:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    state_dir: Annotated[Path, typer.Option(help="A local stack's directory; what runs there is examined.")] = DEFAULT_STATE_DIR,
-    api: Api = None, api_key: ApiKey = None,
-) -> None:  # fmt: skip
+    state_dir: Annotated[
+        Path, typer.Option(help="A local stack's directory; what runs there is examined.")
+    ] = DEFAULT_STATE_DIR,
+    api: Api = None,
+    api_key: ApiKey = None,
+) -> None:
     """Say what is wrong with this installation and what to do; exit status 1 when there is a problem."""
     found: list[Finding] = []
     for finding in _all(state_dir, api, api_key):

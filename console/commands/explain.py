@@ -21,10 +21,13 @@ _COLOURS = {"acceptance": "cyan", "decision": "blue", "attempt": "yellow", "dead
 
 def explain(
     notification_id: Annotated[str, typer.Argument(metavar="ID")],
-    api: Api = None, api_key: ApiKey = None,
-    state_dir: Annotated[Path, typer.Option(help="Where the local stack keeps its endpoints.json.")] = DEFAULT_STATE_DIR,
+    api: Api = None,
+    api_key: ApiKey = None,
+    state_dir: Annotated[
+        Path, typer.Option(help="Where the local stack keeps its endpoints.json.")
+    ] = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Tell the whole story of a notification: who, what was decided and why, every attempt, how long each took."""
     story = client(api, api_key, state_dir).call("GET", f"/v1/notifications/{notification_id}/explain")
     if as_json:
@@ -48,9 +51,12 @@ def show_story(story: Mapping[str, Any]) -> None:
     for line in story["timeline"]:
         stage = line["stage"]
         table.add_row(
-            line["at"], f"+{line['after_ms'] / 1000:.3f} s", f"[{_COLOURS.get(stage, 'green')}]{stage}[/]", line["channel"] or "",
+            line["at"],
+            f"+{line['after_ms'] / 1000:.3f} s",
+            f"[{_COLOURS.get(stage, 'green')}]{stage}[/]",
+            line["channel"] or "",
             escape(line["what"]),
-        )  # fmt: skip
+        )
     console.print(table)
     for message in story["messages"]:
         took = "; ".join(

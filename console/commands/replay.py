@@ -48,11 +48,17 @@ Resume = Annotated[str | None, typer.Option(metavar="ID", help="Go on with a rep
 def replay(
     context: typer.Context,
     topic: Annotated[str | None, typer.Option(help="A requests or dispatch topic.")] = None,
-    since: From = None, until: To = "now", where: Where = None, tenant: Tenant = None, dry_run: DryRun = False,
+    since: From = None,
+    until: To = "now",
+    where: Where = None,
+    tenant: Tenant = None,
+    dry_run: DryRun = False,
     resend: Annotated[
         bool, typer.Option("--resend", help="Send again what was sent already, as the next generation.")
     ] = False,
-    rate: Rate = DEFAULT_RATE, yes: Yes = False, resume: Resume = None,
+    rate: Rate = DEFAULT_RATE,
+    yes: Yes = False,
+    resume: Resume = None,
     what_if: Annotated[
         bool, typer.Option("--what-if", help="Send nothing: show what --template or --provider would change.")
     ] = False,
@@ -60,8 +66,9 @@ def replay(
     provider: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of --what-if: an account; what it could take, at what price.")
     ] = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR, as_json: AsJson = False,
-) -> None:  # fmt: skip
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: AsJson = False,
+) -> None:
     """Publish a stretch of a topic again: shows what it will do, asks, and can be resumed."""
     if context.invoked_subcommand is not None:
         return
@@ -92,23 +99,43 @@ def replay(
         with replay_screen.progress("reading", as_json) as on_progress:
             plan = build_plan(settings.kafka, store, selection, now, on_progress)
         replay_record = Replay(
-            ids.notification_id(now, "replay"), "resend" if resend else "replay", topic, where or "", tenant or "",
-            replay_targets.who(), len(plan.items), now, start, end, counts=json.dumps(plan.summary()),
-        )  # fmt: skip
+            ids.notification_id(now, "replay"),
+            "resend" if resend else "replay",
+            topic,
+            where or "",
+            tenant or "",
+            replay_targets.who(),
+            len(plan.items),
+            now,
+            start,
+            end,
+            counts=json.dumps(plan.summary()),
+        )
         offer(settings, store, plan, replay_record, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="records")
 
 
 @replay_app.command("list")
 def list_replays(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 20, state_dir: StateDir = DEFAULT_STATE_DIR,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 20,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
+) -> None:
     """The latest replays and redrives: who, what, how far."""
     with closing(ReplayStore(replay_targets.settings_for(state_dir).clickhouse)) as store:
         rows = store.replays(limit)
     if not as_json:
-        shown = ("replay_id", "command", "state", "topic", "filter", "requested_by", "planned", "published", "started_at",
-                 "finished_at")  # fmt: skip
+        shown = (
+            "replay_id",
+            "command",
+            "state",
+            "topic",
+            "filter",
+            "requested_by",
+            "planned",
+            "published",
+            "started_at",
+            "finished_at",
+        )
         rows = [{name: row[name] for name in shown} for row in rows]
     show(rows, as_json, empty="nothing was replayed yet")
 
@@ -117,9 +144,17 @@ def list_replays(
 
 
 def offer(
-    settings: Settings, store: ReplayStore, plan: Plan, replay_record: Replay, rate: float, *, dry_run: bool, yes: bool,
-    as_json: bool, kind: str,
-) -> None:  # fmt: skip
+    settings: Settings,
+    store: ReplayStore,
+    plan: Plan,
+    replay_record: Replay,
+    rate: float,
+    *,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    kind: str,
+) -> None:
     """Show the plan; publish it when that is wanted."""
     if not as_json:
         replay_screen.show_plan(plan, kind)
@@ -158,9 +193,14 @@ def publish_remaining(
         replay_screen.progress("publishing", as_json) as on_progress,
     ):
         return execute(
-            settings.kafka, store, replay_record, rate, lambda done: on_progress(done, replay_record.planned),
-            confirm=generations.confirm if isinstance(generations, Generations) else None, crash_at=settings.crash_at,
-        )  # fmt: skip
+            settings.kafka,
+            store,
+            replay_record,
+            rate,
+            lambda done: on_progress(done, replay_record.planned),
+            confirm=generations.confirm if isinstance(generations, Generations) else None,
+            crash_at=settings.crash_at,
+        )
 
 
 def report(replay_record: Replay | None, plan: Plan | None, as_json: bool) -> None:
@@ -177,21 +217,36 @@ def as_object(replay_record: Replay | None, plan: Plan | None) -> dict[str, Any]
     found: dict[str, Any] = {}
     if plan is not None:
         found = {
-            "dry_run": replay_record is None, "looked_at": plan.looked_at, "unreadable": plan.unreadable,
-            "counts": plan.summary(), "rows": plan.rows(), "items": _listed(plan.items),
-        }  # fmt: skip
+            "dry_run": replay_record is None,
+            "looked_at": plan.looked_at,
+            "unreadable": plan.unreadable,
+            "counts": plan.summary(),
+            "rows": plan.rows(),
+            "items": _listed(plan.items),
+        }
     if replay_record is not None:
         found |= {
-            "replay_id": replay_record.replay_id, "command": replay_record.command, "state": replay_record.state, "planned": replay_record.planned,
-            "published": replay_record.published, "gone": replay_record.gone,
-        }  # fmt: skip
+            "replay_id": replay_record.replay_id,
+            "command": replay_record.command,
+            "state": replay_record.state,
+            "planned": replay_record.planned,
+            "published": replay_record.published,
+            "gone": replay_record.gone,
+        }
     return found
 
 
 def _listed(items: Sequence[Item]) -> list[dict[str, Any]]:
     return [
-        {"notification_id": item.notification_id, "messages": list(item.messages), "channels": list(item.channels),
-         "generation": item.generation, "dead_letter_id": item.letter_id, "topic": item.position.topic,
-         "partition": item.position.partition, "offset": item.position.offset}
+        {
+            "notification_id": item.notification_id,
+            "messages": list(item.messages),
+            "channels": list(item.channels),
+            "generation": item.generation,
+            "dead_letter_id": item.letter_id,
+            "topic": item.position.topic,
+            "partition": item.position.partition,
+            "offset": item.position.offset,
+        }
         for item in items
-    ]  # fmt: skip
+    ]

@@ -30,10 +30,14 @@ def send(source: FileOrDash, api: Api = None, api_key: ApiKey = None, state_dir:
 
 def status(
     notification_id: Annotated[str, typer.Argument(metavar="ID")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print every event until nothing is on its way.")] = False,
-    api: Api = None, api_key: ApiKey = None, state_dir: StateDir = DEFAULT_STATE_DIR,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print every event until nothing is on its way.")
+    ] = False,
+    api: Api = None,
+    api_key: ApiKey = None,
+    state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:  # fmt: skip
+) -> None:
     """Show what became of a notification."""
     calls = client(api, api_key, state_dir)
     path = f"/v1/notifications/{notification_id}"
@@ -47,10 +51,16 @@ def status(
         return
     typer.echo(f"{body['id']}  {body['status']}{_because(body['reason'])}  accepted {body['accepted_at']}")
     rows = [
-        {"channel": m["channel"], "status": m["status"], "reason": m["reason"], "provider": m["provider"],
-         "attempts": len(m["attempts"]), "possible duplicate": "yes" if m["possible_duplicate"] else ""}
+        {
+            "channel": m["channel"],
+            "status": m["status"],
+            "reason": m["reason"],
+            "provider": m["provider"],
+            "attempts": len(m["attempts"]),
+            "possible duplicate": "yes" if m["possible_duplicate"] else "",
+        }
         for m in body["messages"]
-    ]  # fmt: skip
+    ]
     if rows:
         show(rows, False)
 

@@ -22,16 +22,18 @@ Panel = dict[str, Any]
 _IN_RANGE = "tenant IN (${tenant:sqlstring}) AND hour >= toStartOfHour($__fromTime) AND hour <= $__toTime"
 _NOTIFICATION = "toUUIDOrZero('${notification}')"
 # With the hour, which the id has, the sort key finds it; without tenant all tenants' hours are looked at.
-_THIS_ONE = (
-    f"notification_id = {_NOTIFICATION} AND hour = toStartOfHour(UUIDv7ToDateTime({_NOTIFICATION}, 'UTC'))"
-)  # fmt: skip
+_THIS_ONE = f"notification_id = {_NOTIFICATION} AND hour = toStartOfHour(UUIDv7ToDateTime({_NOTIFICATION}, 'UTC'))"
 
 
 def _panel(kind: str, title: str, size: tuple[int, int], source: dict[str, str], about: str = "") -> Panel:
     panel: Panel = {
-        "type": kind, "title": title, "datasource": source, "gridPos": {"w": size[0], "h": size[1]},
-        "fieldConfig": {"defaults": {}, "overrides": []}, "targets": [],
-    }  # fmt: skip
+        "type": kind,
+        "title": title,
+        "datasource": source,
+        "gridPos": {"w": size[0], "h": size[1]},
+        "fieldConfig": {"defaults": {}, "overrides": []},
+        "targets": [],
+    }
     if about:
         panel["description"] = about
     return panel
@@ -51,9 +53,13 @@ def graph(
 
 
 def states(
-    title: str, expression: str, legend: str, words: dict[int, tuple[str, str]], about: str = "",
+    title: str,
+    expression: str,
+    legend: str,
+    words: dict[int, tuple[str, str]],
+    about: str = "",
     size: tuple[int, int] = (8, 7),
-) -> Panel:  # fmt: skip
+) -> Panel:
     """A gauge of few values over time, each with a word and a colour."""
     panel = graph(title, (expression, legend), about=about, size=size)
     panel["type"] = "state-timeline"
@@ -66,10 +72,13 @@ def states(
 def _sql(panel: Panel, query: str, *, over_time: bool = False) -> Panel:
     panel["targets"] = [
         {
-            "refId": "A", "editorType": "sql", "queryType": "timeseries" if over_time else "table",
-            "format": 0 if over_time else 1, "rawSql": query,
+            "refId": "A",
+            "editorType": "sql",
+            "queryType": "timeseries" if over_time else "table",
+            "format": 0 if over_time else 1,
+            "rawSql": query,
         }
-    ]  # fmt: skip
+    ]
     return panel
 
 
@@ -77,10 +86,16 @@ def table(title: str, query: str, size: tuple[int, int], about: str = "") -> Pan
     """The rows as they are; a notification's id leads to its own rows at the end of the dashboard."""
     panel = _sql(_panel("table", title, size, CLICKHOUSE, about), query)
     if "notification_id" in query.split("FROM")[0]:
-        link = {"title": "What became of it", "url": "/d/heliograph-delivery?${tenant:queryparam}&${__url_time_range}&var-notification=${__value.raw}"}  # fmt: skip
+        link = {
+            "title": "What became of it",
+            "url": "/d/heliograph-delivery?${tenant:queryparam}&${__url_time_range}&var-notification=${__value.raw}",
+        }
         panel["fieldConfig"]["overrides"] = [
-            {"matcher": {"id": "byRegexp", "options": ".*notification_id"}, "properties": [{"id": "links", "value": [link]}]}
-        ]  # fmt: skip
+            {
+                "matcher": {"id": "byRegexp", "options": ".*notification_id"},
+                "properties": [{"id": "links", "value": [link]}],
+            }
+        ]
     return panel
 
 
@@ -99,13 +114,20 @@ def bars(
 def figures(title: str, query: str, size: tuple[int, int], red: tuple[str, ...] = (), about: str = "") -> Panel:
     """One row of SQL as large numbers; the columns of `red` are red above 0."""
     panel = _sql(_panel("stat", title, size, CLICKHOUSE, about), query)
-    panel["options"] = {"colorMode": "value", "graphMode": "none", "reduceOptions": {"calcs": ["lastNotNull"], "fields": "/.*/"}}  # fmt: skip
+    panel["options"] = {
+        "colorMode": "value",
+        "graphMode": "none",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "/.*/"},
+    }
     panel["fieldConfig"]["defaults"] = {"thresholds": {"mode": "absolute", "steps": [{"color": "text", "value": None}]}}
     steps = [{"color": "green", "value": None}, {"color": "red", "value": 1}]
     panel["fieldConfig"]["overrides"] = [
-        {"matcher": {"id": "byName", "options": name}, "properties": [{"id": "thresholds", "value": {"mode": "absolute", "steps": steps}}]}
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [{"id": "thresholds", "value": {"mode": "absolute", "steps": steps}}],
+        }
         for name in red
-    ]  # fmt: skip
+    ]
     return panel
 
 
@@ -119,39 +141,51 @@ def pipeline() -> list[Panel]:
     """What the processes say of themselves."""
     return [
         graph(
-            "Alerts", ('sum by (alertname, severity) (ALERTS{alertstate="firing"})', "{{severity}} {{alertname}}"),
-            size=(16, 5), about="What to do about each: docs/operations.md, Dashboards and alerts.",
+            "Alerts",
+            ('sum by (alertname, severity) (ALERTS{alertstate="firing"})', "{{severity}} {{alertname}}"),
+            size=(16, 5),
+            about="What to do about each: docs/operations.md, Dashboards and alerts.",
         ),
         graph("Roles that do not answer", ('count(up{job=~"heliograph.*"} == 0) or vector(0)', "down"), size=(8, 5)),
         graph(
             "Accepted per second",
-            ("sum by (lane, door) (rate(heliograph_requests_accepted_total[1m]))", "{{lane}} {{door}}"), unit="reqps",
+            ("sum by (lane, door) (rate(heliograph_requests_accepted_total[1m]))", "{{lane}} {{door}}"),
+            unit="reqps",
         ),
         graph(
-            "Refused per second", ("sum by (code) (rate(heliograph_requests_refused_total[1m]))", "{{code}}"),
+            "Refused per second",
+            ("sum by (code) (rate(heliograph_requests_refused_total[1m]))", "{{code}}"),
             unit="reqps",
         ),
         graph(
             "Decisions of the router per second",
-            ("sum by (lane, state) (rate(heliograph_router_decisions_total[1m]))", "{{lane}} {{state}}"), unit="ops",
+            ("sum by (lane, state) (rate(heliograph_router_decisions_total[1m]))", "{{lane}} {{state}}"),
+            unit="ops",
         ),
         graph(
-            "Records that wait, by group", ("sum by (group) (max by (group, topic) (heliograph_consumer_lag_records))", "{{group}}"),
+            "Records that wait, by group",
+            ("sum by (group) (max by (group, topic) (heliograph_consumer_lag_records))", "{{group}}"),
             about="Every process of a group measures the whole group.",
         ),
         graph(
-            "Seconds stuck, by group", ("max by (group) (heliograph_consumer_stuck_seconds)", "{{group}}"), unit="s",
+            "Seconds stuck, by group",
+            ("max by (group) (heliograph_consumer_stuck_seconds)", "{{group}}"),
+            unit="s",
             about="Work waits and nothing is committed.",
         ),
         graph(
             "Acceptance to sender, p50 and p99",
             (_quantile(0.5, "heliograph_stage_delay_seconds", "stage, lane"), "p50 {{stage}} {{lane}}"),
             (_quantile(0.99, "heliograph_stage_delay_seconds", "stage, lane"), "p99 {{stage}} {{lane}}"),
-            unit="s", about="With send_at the wait that was asked for is in it. The largest bucket is 60 s.",
+            unit="s",
+            about="With send_at the wait that was asked for is in it. The largest bucket is 60 s.",
         ),
         graph(
             "Outcomes per second",
-            ("sum by (channel, provider, outcome) (rate(heliograph_sender_results_total[1m]))", "{{provider}} {{outcome}}"),
+            (
+                "sum by (channel, provider, outcome) (rate(heliograph_sender_results_total[1m]))",
+                "{{provider}} {{outcome}}",
+            ),
             unit="ops",
         ),
         graph(
@@ -166,7 +200,8 @@ def pipeline() -> list[Panel]:
         graph(
             "Provider requests, p50 and p99",
             (_quantile(0.5, "heliograph_provider_request_seconds", "channel, provider"), "p50 {{provider}}"),
-            (_quantile(0.99, "heliograph_provider_request_seconds", "channel, provider"), "p99 {{provider}}"), unit="s",
+            (_quantile(0.99, "heliograph_provider_request_seconds", "channel, provider"), "p99 {{provider}}"),
+            unit="s",
         ),
         graph(
             "In flight and parked",
@@ -174,13 +209,18 @@ def pipeline() -> list[Panel]:
             ("sum by (channel) (heliograph_sender_parked)", "{{channel}} parked"),
         ),
         states(
-            "Breakers", "max by (channel, provider) (heliograph_provider_breaker_state)", "{{channel}} {{provider}}",
+            "Breakers",
+            "max by (channel, provider) (heliograph_provider_breaker_state)",
+            "{{channel}} {{provider}}",
             {0: ("closed", "green"), 1: ("half-open", "yellow"), 2: ("open", "red")},
         ),
         graph(
             "In doubt, duplicates, guard",
             ("sum by (channel) (increase(heliograph_sender_in_doubt_total[5m]))", "{{channel}} in doubt"),
-            ("sum by (channel, cause) (increase(heliograph_sender_duplicates_dropped_total[5m]))", "{{channel}} duplicate {{cause}}"),
+            (
+                "sum by (channel, cause) (increase(heliograph_sender_duplicates_dropped_total[5m]))",
+                "{{channel}} duplicate {{cause}}",
+            ),
             ("sum by (channel) (heliograph_sender_request_guard_total)", "{{channel}} guard"),
             about="In doubt and duplicates in five minutes; the guard since its process started, anything above 0 is a fault of ours.",
         ),
@@ -188,7 +228,11 @@ def pipeline() -> list[Panel]:
         graph(
             "Timers fired late, p99", (_quantile(0.99, "heliograph_timer_lateness_seconds", ""), "lateness"), unit="s"
         ),
-        graph("Timers fired per second", ("sum by (purpose) (rate(heliograph_timers_fired_total[1m]))", "{{purpose}}"), unit="ops"),
+        graph(
+            "Timers fired per second",
+            ("sum by (purpose) (rate(heliograph_timers_fired_total[1m]))", "{{purpose}}"),
+            unit="ops",
+        ),
         graph(
             "Dead letters in five minutes",
             ("sum by (stage, reason) (increase(heliograph_dead_letters_total[5m]))", "{{stage}} {{reason}}"),
@@ -197,7 +241,8 @@ def pipeline() -> list[Panel]:
             "Brakes",
             'label_join(max by (stage) (heliograph_dead_letter_brake), "brake", " ", "stage")'
             ' or label_join(max by (provider) (heliograph_dead_devices_brake), "brake", " ", "provider")',
-            "{{brake}}", {0: ("free", "green"), 1: ("holds", "red")},
+            "{{brake}}",
+            {0: ("free", "green"), 1: ("holds", "red")},
             about="Of a stage: a flood of unusable records. Of an account: too many recipients called invalid.",
         ),
         graph(
@@ -206,7 +251,10 @@ def pipeline() -> list[Panel]:
             ("sum by (channel, outcome) (increase(heliograph_bounced_addresses_total[5m]))", "{{channel}} {{outcome}}"),
         ),
         states(
-            "Feedback", "max(heliograph_feedback_running)", "reads", {0: ("does not read", "red"), 1: ("reads", "green")},
+            "Feedback",
+            "max(heliograph_feedback_running)",
+            "reads",
+            {0: ("does not read", "red"), 1: ("reads", "green")},
             about="Of the relay: while it does not read, dead devices and bounced addresses are sent to.",
         ),
         graph(
@@ -214,26 +262,37 @@ def pipeline() -> list[Panel]:
             ("sum by (cause) (increase(heliograph_feedback_passed_over_total[1h]))", "{{cause}}"),
         ),
         graph(
-            "Age of the views", ("max by (topic) (heliograph_view_age_seconds)", "{{topic}}"), unit="s",
+            "Age of the views",
+            ("max by (topic) (heliograph_view_age_seconds)", "{{topic}}"),
+            unit="s",
             about="Above 60 a process decides by what was.",
         ),
         graph(
-            "Outbox rows that wait", ("max(heliograph_relay_outbox_pending)", "pending"),
+            "Outbox rows that wait",
+            ("max(heliograph_relay_outbox_pending)", "pending"),
             ("max(heliograph_relay_outbox_set_aside)", "set aside: Kafka refuses their size"),
         ),
-        graph("Rows stored per second", ("sum by (table) (rate(heliograph_sink_rows_total[1m]))", "{{table}}"), unit="ops"),
+        graph(
+            "Rows stored per second", ("sum by (table) (rate(heliograph_sink_rows_total[1m]))", "{{table}}"), unit="ops"
+        ),
         graph(
             "Inserts, p50 and p99",
             (_quantile(0.5, "heliograph_sink_insert_seconds", "table"), "p50 {{table}}"),
-            (_quantile(0.99, "heliograph_sink_insert_seconds", "table"), "p99 {{table}}"), unit="s",
+            (_quantile(0.99, "heliograph_sink_insert_seconds", "table"), "p99 {{table}}"),
+            unit="s",
         ),
         graph(
-            "Residual", ("max by (finding) (heliograph_accounting_residual)", "{{finding}}"),
+            "Residual",
+            ("max by (finding) (heliograph_accounting_residual)", "{{finding}}"),
             about="Of the last two days; the Delivery dashboard names the notifications.",
         ),
         graph("HTTP answers, p99", (_quantile(0.99, "heliograph_ingest_seconds", "route"), "{{route}}"), unit="s"),
-        graph("Callbacks per second", ("sum by (vendor, outcome) (rate(heliograph_callbacks_total[5m]))", "{{vendor}} {{outcome}}"), unit="ops"),
-    ]  # fmt: skip
+        graph(
+            "Callbacks per second",
+            ("sum by (vendor, outcome) (rate(heliograph_callbacks_total[5m]))", "{{vendor}} {{outcome}}"),
+            unit="ops",
+        ),
+    ]
 
 
 def delivery() -> list[Panel]:
@@ -241,16 +300,18 @@ def delivery() -> list[Panel]:
     return [
         figures(
             "Accepted in the time shown",
-            "SELECT sum(accepted) AS accepted, sum(sent + delivered) AS \"sent or delivered\", sum(in_flight) AS \"in flight\",\n"
-            "    sum(skipped + suppressed + expired + cancelled) AS \"not wanted\", sum(simulated) AS simulated,\n"
-            "    sum(rejected + failed + undelivered + bounced + unknown + dead_lettered) AS \"went wrong\", sum(residual) AS residual\n"
+            'SELECT sum(accepted) AS accepted, sum(sent + delivered) AS "sent or delivered", sum(in_flight) AS "in flight",\n'
+            '    sum(skipped + suppressed + expired + cancelled) AS "not wanted", sum(simulated) AS simulated,\n'
+            '    sum(rejected + failed + undelivered + bounced + unknown + dead_lettered) AS "went wrong", sum(residual) AS residual\n'
             f"FROM v_accounting\nWHERE {_IN_RANGE}",
-            (24, 4), red=("residual",), about="Notifications, by the hour of acceptance. Residual must be 0.",
+            (24, 4),
+            red=("residual",),
+            about="Notifications, by the hour of acceptance. Residual must be 0.",
         ),
         bars(
             "Accepted per hour, by what became of it",
-            "SELECT hour AS time, sum(delivered) AS delivered, sum(sent) AS sent, sum(in_flight) AS \"in flight\",\n"
-            "    sum(skipped + suppressed + expired + cancelled) AS \"not wanted\", sum(simulated) AS simulated,\n"
+            'SELECT hour AS time, sum(delivered) AS delivered, sum(sent) AS sent, sum(in_flight) AS "in flight",\n'
+            '    sum(skipped + suppressed + expired + cancelled) AS "not wanted", sum(simulated) AS simulated,\n'
             "    sum(rejected) AS rejected, sum(failed + dead_lettered) AS failed, sum(bounced + undelivered) AS bounced,\n"
             "    sum(unknown) AS unknown\n"
             f"FROM v_accounting\nWHERE {_IN_RANGE}\nGROUP BY hour\nORDER BY hour",
@@ -260,30 +321,35 @@ def delivery() -> list[Panel]:
             "Acceptance to sent, p95 by channel",
             "SELECT hour AS time, channel, max(sent_ms_p50_p95_p99[2]) AS p95\n"
             f"FROM v_latency\nWHERE {_IN_RANGE} AND sent > 0\nGROUP BY hour, channel\nORDER BY hour, channel",
-            (12, 9), unit="ms", stack=False, about="Of the slowest tenant and lane. With send_at, from then on.",
+            (12, 9),
+            unit="ms",
+            stack=False,
+            about="Of the slowest tenant and lane. With send_at, from then on.",
         ),
         table(
             "Funnel, in messages",
             "SELECT channel, template_id, sum(messages) AS messages, sum(routed) AS routed, sum(f.sent) AS sent,\n"
             "    sum(f.delivered) AS delivered, sum(f.opened) AS opened, sum(f.clicked) AS clicked, sum(f.failed) AS failed,\n"
-            "    sum(f.not_wanted) AS \"not wanted\", sum(f.in_flight) AS \"in flight\"\n"
+            '    sum(f.not_wanted) AS "not wanted", sum(f.in_flight) AS "in flight"\n'
             f"FROM v_funnel AS f\nWHERE {_IN_RANGE}\nGROUP BY channel, template_id\nORDER BY messages DESC\nLIMIT 100",
             (12, 9),
         ),
         table(
             "Latency",
-            "SELECT channel, lane, sum(l.sent) AS sent, max(sent_ms_p50_p95_p99[1]) AS \"sent p50 ms\",\n"
-            "    max(sent_ms_p50_p95_p99[2]) AS \"p95\", max(sent_ms_p50_p95_p99[3]) AS \"p99\", sum(l.delivered) AS delivered,\n"
-            "    max(delivered_ms_p50_p95_p99[1]) AS \"delivered p50 ms\", max(delivered_ms_p50_p95_p99[2]) AS \"delivered p95\"\n"
+            'SELECT channel, lane, sum(l.sent) AS sent, max(sent_ms_p50_p95_p99[1]) AS "sent p50 ms",\n'
+            '    max(sent_ms_p50_p95_p99[2]) AS "p95", max(sent_ms_p50_p95_p99[3]) AS "p99", sum(l.delivered) AS delivered,\n'
+            '    max(delivered_ms_p50_p95_p99[1]) AS "delivered p50 ms", max(delivered_ms_p50_p95_p99[2]) AS "delivered p95"\n'
             f"FROM v_latency AS l\nWHERE {_IN_RANGE}\nGROUP BY channel, lane\nORDER BY channel, lane",
-            (12, 9), about="The worst hour of the slowest tenant.",
+            (12, 9),
+            about="The worst hour of the slowest tenant.",
         ),
         table(
             "Failures by reason",
             "SELECT channel, provider, state, reason, sum(f.failures) AS failures, max(f.last_at) AS last_at,\n"
             "    argMax(f.example_detail, f.last_at) AS example, argMax(f.example_notification_id, f.last_at) AS example_notification_id\n"
             f"FROM v_failures AS f\nWHERE {_IN_RANGE}\nGROUP BY channel, provider, state, reason\nORDER BY failures DESC\nLIMIT 100",
-            (24, 9), about="What to do about each: docs/operations.md, What became of it.",
+            (24, 9),
+            about="What to do about each: docs/operations.md, What became of it.",
         ),
         bars(
             "Failures per hour, by reason",
@@ -293,29 +359,33 @@ def delivery() -> list[Panel]:
         ),
         table(
             "Providers",
-            "SELECT provider, channel, sum(s.attempts) AS attempts, round(sum(s.sent) / greatest(1, sum(s.attempts)), 4) AS \"sent share\",\n"
-            "    sum(s.retried) AS retried, sum(s.refused) AS refused, sum(s.in_doubt) AS \"in doubt\", sum(s.delivered) AS delivered,\n"
-            "    sum(s.undelivered) AS undelivered, sum(s.bounced) AS bounced, max(s.latency_ms_p50_p95_p99[2]) AS \"p95 ms, worst hour\"\n"
+            'SELECT provider, channel, sum(s.attempts) AS attempts, round(sum(s.sent) / greatest(1, sum(s.attempts)), 4) AS "sent share",\n'
+            '    sum(s.retried) AS retried, sum(s.refused) AS refused, sum(s.in_doubt) AS "in doubt", sum(s.delivered) AS delivered,\n'
+            '    sum(s.undelivered) AS undelivered, sum(s.bounced) AS bounced, max(s.latency_ms_p50_p95_p99[2]) AS "p95 ms, worst hour"\n'
             "FROM v_provider_scorecard AS s\nWHERE hour >= toStartOfHour($__fromTime) AND hour <= $__toTime\n"
             "GROUP BY provider, channel\nORDER BY attempts DESC",
-            (12, 9), about="All tenants, by the hour of the event.",
+            (12, 9),
+            about="All tenants, by the hour of the event.",
         ),
         table(
             "Residual: what does not add up",
             "SELECT finding, tenant, state, due_at, last_event_at, notification_id\n"
             f"FROM v_residual\nWHERE {_IN_RANGE}\nORDER BY last_event_at DESC\nLIMIT 100",
-            (12, 8), about="Empty when all is well.",
+            (12, 8),
+            about="Empty when all is well.",
         ),
         table(
             "Dead letters",
             "SELECT occurred_at, stage, reason, topic, partition, offset, detail, notification_id\n"
             "FROM dead_letters\nWHERE occurred_at >= $__fromTime AND occurred_at <= $__toTime\nORDER BY occurred_at DESC\nLIMIT 100",
-            (12, 8), about="Of all tenants: what cannot be read has none.",
+            (12, 8),
+            about="Of all tenants: what cannot be read has none.",
         ),
         table(
             "Why: one notification, in words",
             f"SELECT channel, state, why, provider, attempts, accepted_at, last_event_at\nFROM v_why\nWHERE {_THIS_ONE}\nORDER BY channel",
-            (24, 6), about="Put its id above, or click one in a table.",
+            (24, 6),
+            about="Put its id above, or click one in a table.",
         ),
         table(
             "Every event of it",
@@ -323,15 +393,27 @@ def delivery() -> list[Panel]:
             f"FROM delivery_events\nWHERE {_THIS_ONE}\nORDER BY occurred_at, rank",
             (24, 8),
         ),
-    ]  # fmt: skip
+    ]
 
 
 TENANT = {
-    "name": "tenant", "label": "Tenant", "type": "query", "datasource": CLICKHOUSE, "refresh": 2, "multi": True,
-    "includeAll": True, "current": {"text": ["All"], "value": ["$__all"]},
+    "name": "tenant",
+    "label": "Tenant",
+    "type": "query",
+    "datasource": CLICKHOUSE,
+    "refresh": 2,
+    "multi": True,
+    "includeAll": True,
+    "current": {"text": ["All"], "value": ["$__all"]},
     "query": "SELECT DISTINCT tenant FROM notification_states WHERE hour >= now() - INTERVAL 30 DAY ORDER BY tenant",
-}  # fmt: skip
-NOTIFICATION = {"name": "notification", "label": "Notification", "type": "textbox", "query": "", "current": {"text": "", "value": ""}}  # fmt: skip
+}
+NOTIFICATION = {
+    "name": "notification",
+    "label": "Notification",
+    "type": "textbox",
+    "query": "",
+    "current": {"text": "", "value": ""},
+}
 
 
 def dashboard(
@@ -346,22 +428,34 @@ def dashboard(
         panel["id"], panel["gridPos"] = number, {"x": x, "y": y, "w": w, "h": h}
         x, line = x + w, max(line, h)
     return {
-        "uid": uid, "title": title, "tags": ["heliograph"], "schemaVersion": 41, "timezone": "browser", "refresh": refresh,
+        "uid": uid,
+        "title": title,
+        "tags": ["heliograph"],
+        "schemaVersion": 41,
+        "timezone": "browser",
+        "refresh": refresh,
         "time": {"from": since, "to": "now"},
         "links": [{"type": "dashboards", "tags": ["heliograph"], "title": "Heliograph", "keepTime": True}],
         "templating": {"list": variables},
         "panels": panels,
-    }  # fmt: skip
+    }
 
 
 def dashboards() -> dict[str, dict[str, Any]]:
     """File name to dashboard."""
     return {
         "delivery.json": dashboard(
-            "heliograph-delivery", "Heliograph: Delivery", delivery(), [TENANT, NOTIFICATION], since="now-24h", refresh="1m"
+            "heliograph-delivery",
+            "Heliograph: Delivery",
+            delivery(),
+            [TENANT, NOTIFICATION],
+            since="now-24h",
+            refresh="1m",
         ),
-        "pipeline.json": dashboard("heliograph-pipeline", "Heliograph: Pipeline", pipeline(), [], since="now-1h", refresh="15s"),
-    }  # fmt: skip
+        "pipeline.json": dashboard(
+            "heliograph-pipeline", "Heliograph: Pipeline", pipeline(), [], since="now-1h", refresh="15s"
+        ),
+    }
 
 
 def text(content: dict[str, Any]) -> str:

@@ -65,14 +65,30 @@ MEMORY_BYTES = 2 << 30
 # Parameters of the HTTP interface itself; every other parameter is a setting of the query.
 TRANSPORT_PARAMS = frozenset(
     {
-        "query", "database", "session_id", "session_timeout", "session_check", "query_id", "quota_key", "user", "password",
-        "compress", "decompress", "wait_end_of_query", "buffer_size", "role", "client_protocol_version", "default_format",
+        "query",
+        "database",
+        "session_id",
+        "session_timeout",
+        "session_check",
+        "query_id",
+        "quota_key",
+        "user",
+        "password",
+        "compress",
+        "decompress",
+        "wait_end_of_query",
+        "buffer_size",
+        "role",
+        "client_protocol_version",
+        "default_format",
         "stacktrace",
         # real settings that only steer the HTTP handler of a ClickHouse server, sent with every query of clickhouse-connect
-        "enable_http_compression", "send_progress_in_http_headers", "http_headers_progress_interval_ms",
+        "enable_http_compression",
+        "send_progress_in_http_headers",
+        "http_headers_progress_interval_ms",
         "cancel_http_readonly_queries_on_client_close",
     }
-)  # fmt: skip
+)
 _EXTERNAL_PART = re.compile(r"(.+)_(format|structure|types)\Z")
 
 # The engine's per-block chunks of these formats concatenate to one valid stream; others have a header or a footer.
@@ -82,14 +98,42 @@ _RESULT_VERBS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXISTS
 SESSION_IS_LOCKED = 373
 _STATUS_OF_CODE = {
     194: 401,  # REQUIRED_PASSWORD
-    497: 403, 516: 403,  # ACCESS_DENIED, AUTHENTICATION_FAILED
-    46: 404, 47: 404, 50: 404, 56: 404, 60: 404, 63: 404, 73: 404, 81: 404, 115: 404,  # UNKNOWN_FUNCTION ... UNKNOWN_SETTING
+    497: 403,
+    516: 403,  # ACCESS_DENIED, AUTHENTICATION_FAILED
+    46: 404,
+    47: 404,
+    50: 404,
+    56: 404,
+    60: 404,
+    63: 404,
+    73: 404,
+    81: 404,
+    115: 404,  # UNKNOWN_FUNCTION ... UNKNOWN_SETTING
     159: 408,  # TIMEOUT_EXCEEDED
     48: 501,  # NOT_IMPLEMENTED
     241: 500,  # MEMORY_LIMIT_EXCEEDED
-    6: 400, 26: 400, 27: 400, 33: 400, 36: 400, 38: 400, 41: 400, 43: 400, 44: 400, 53: 400, 62: 400, 69: 400, 70: 400,
-    72: 400, 117: 400, 130: 400, 131: 400, 153: 400, 164: 400, 456: 400, 457: 400,  # what the caller wrote cannot be used
-}  # fmt: skip
+    6: 400,
+    26: 400,
+    27: 400,
+    33: 400,
+    36: 400,
+    38: 400,
+    41: 400,
+    43: 400,
+    44: 400,
+    53: 400,
+    62: 400,
+    69: 400,
+    70: 400,
+    72: 400,
+    117: 400,
+    130: 400,
+    131: 400,
+    153: 400,
+    164: 400,
+    456: 400,
+    457: 400,  # what the caller wrote cannot be used
+}
 
 QUERIES = Counter(
     "heliograph_local_clickhouse_queries_total", "Queries answered by the embedded engine.", ["kind", "outcome"]
@@ -721,8 +765,11 @@ class ClickHouseServer:
         def failure(error: QueryError) -> bytes:
             text = error.text.encode() + b"\n"
             marked = b"\r\n__exception__\r\n%b\r\n%b%d %b\r\n__exception__\r\n" % (
-                tag.encode(), text, len(text), tag.encode(),
-            )  # fmt: skip
+                tag.encode(),
+                text,
+                len(text),
+                tag.encode(),
+            )
             return compressor.feed(marked)
 
         try:

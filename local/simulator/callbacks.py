@@ -82,9 +82,15 @@ class Callbacks:
         status = news["MessageStatus"]
         url, _, _ = accepted.url.partition("#")  # what follows is for Twilio, and sent to nobody
         fields = {
-            "AccountSid": accepted.account_sid, "ApiVersion": "2010-04-01", "From": accepted.sender, "To": accepted.to,
-            "MessageSid": accepted.sid, "SmsSid": accepted.sid, "SmsStatus": status, **news,
-        }  # fmt: skip
+            "AccountSid": accepted.account_sid,
+            "ApiVersion": "2010-04-01",
+            "From": accepted.sender,
+            "To": accepted.to,
+            "MessageSid": accepted.sid,
+            "SmsSid": accepted.sid,
+            "SmsStatus": status,
+            **news,
+        }
         headers = {
             "Content-Type": "application/x-www-form-urlencoded",
             "X-Twilio-Signature": signature(accepted.auth_token, url, fields),

@@ -90,9 +90,7 @@ class FaultDecision:
 
 
 FINE = FaultDecision()
-_FIELDS = frozenset(
-    {"kind", "mode", "rate", "latency_ms", "retry_after_s", "retry_after_date", "match", "times"}
-)  # fmt: skip
+_FIELDS = frozenset({"kind", "mode", "rate", "latency_ms", "retry_after_s", "retry_after_date", "match", "times"})
 
 
 def _number(payload: dict[str, Any], name: str, low: float, high: float) -> float | None:

@@ -98,9 +98,7 @@ class Credentials:
         try:
             signed, _, signature = assertion.rpartition(".")
             header, payload = (json.loads(_unbase64(part)) for part in signed.split("."))
-            self._key.public_key().verify(
-                _unbase64(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256()
-            )  # fmt: skip
+            self._key.public_key().verify(_unbase64(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
             return header.get("alg") == "RS256" and float(payload["exp"]) > now
         except (ValueError, KeyError, TypeError, AttributeError, InvalidSignature):
             return False

@@ -64,9 +64,13 @@ def reset_connection(transport: asyncio.Transport) -> None:
 
 
 async def answer(
-    state: SimulatorState, request: web.Request, errors: VendorErrors, accept: Accept, success: Callable[[], web.Response],
+    state: SimulatorState,
+    request: web.Request,
+    errors: VendorErrors,
+    accept: Accept,
+    success: Callable[[], web.Response],
     accepted: Callable[[], None] = lambda: None,
-) -> web.Response:  # fmt: skip
+) -> web.Response:
     """Decide about a valid request, log it if it is accepted (`accepted` is called then), answer or misbehave."""
     decision = state.faults.decide(accept.kind, accept.to)
     if decision.latency_s:

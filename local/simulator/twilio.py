@@ -32,10 +32,13 @@ _MAX_BODY_CHARS = 1600
 _TEST_RECIPIENTS = {
     "+15005550001": (21211, "Invalid 'To' Phone Number: +15005550001"),
     "+15005550002": (21612, "Message cannot be sent with the current combination of 'To' and/or 'From' parameters"),
-    "+15005550003": (21408, "Permission to send an SMS or MMS has not been enabled for the region indicated by the 'To' number"),
+    "+15005550003": (
+        21408,
+        "Permission to send an SMS or MMS has not been enabled for the region indicated by the 'To' number",
+    ),
     "+15005550004": (21610, "Attempt to send to unsubscribed recipient"),
     "+15005550009": (21614, "'To' number is not a valid mobile number"),
-}  # fmt: skip
+}
 
 
 def error(status: int, code: int, message: str, retry_after: str | None = None) -> web.Response:

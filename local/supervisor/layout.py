@@ -234,11 +234,7 @@ class Stack:
                     "--http-port",
                 ),
             ),
-            self._python(
-                "mailbox",
-                ports["mailbox"],
-                ("local.mailbox", "--maildir", str(data("maildir")), "--port"),
-            ),
+            self._python("mailbox", ports["mailbox"], ("local.mailbox", "--maildir", str(data("maildir")), "--port")),
         ]
 
     def _roles(self) -> list[ChildSpec]:

@@ -60,9 +60,14 @@ class App(Protocol):
 def _consumer_record(event: Any) -> ConsumerRecord:
     message = event.message
     return ConsumerRecord(
-        message.topic, message.partition, message.offset, round((message.timestamp or 0) * 1000), message.key,
-        message.value, message.headers or (),
-    )  # fmt: skip
+        message.topic,
+        message.partition,
+        message.offset,
+        round((message.timestamp or 0) * 1000),
+        message.key,
+        message.value,
+        message.headers or (),
+    )
 
 
 async def _next_batch(queue: Any, limit: int) -> list[Any]:

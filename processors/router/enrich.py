@@ -137,7 +137,7 @@ def enrich_some(
 
 def _become(
     record: ConsumerRecord, views: RouterViews, now: int, counts: Counter[tuple[str, str]]
-) -> list[ProducerRecord]:  # fmt: skip
+) -> list[ProducerRecord]:
     try:
         request = decode_request(record)
     except DecodeError as exc:
@@ -163,13 +163,23 @@ def _dead_letter(
     record: ConsumerRecord, request: NotificationRequest, reason: str, error: Exception, now: int
 ) -> list[ProducerRecord]:
     letter = dead_letter(
-        record, stage="router", reason=reason, error=error, now=now, tenant=request["tenant"],
+        record,
+        stage="router",
+        reason=reason,
+        error=error,
+        now=now,
+        tenant=request["tenant"],
         notification_id=request["notification_id"],
-    )  # fmt: skip
+    )
     status = request_status(
-        request, lane_of(record.topic), "dead_lettered", now=now, reason=reason, detail=type(error).__name__,
+        request,
+        lane_of(record.topic),
+        "dead_lettered",
+        now=now,
+        reason=reason,
+        detail=type(error).__name__,
         source=source_of(record),
-    )  # fmt: skip
+    )
     try:
         return [letter, status_record(status, traceparent_of(record.headers))]
     except RecordTooLarge:
@@ -235,10 +245,16 @@ class _Decision:
             if verdict is None:
                 parts, verdict = self._parts(choice, template, locale, data, content)
             message = channel_message(
-                request, self._lane, choice.channel, choice.target, parts, category=category,
+                request,
+                self._lane,
+                choice.channel,
+                choice.target,
+                parts,
+                category=category,
                 template_version=template.version if template else None,
-                preference_version=profile["version"] if profile else None, now=self._now,
-            )  # fmt: skip
+                preference_version=profile["version"] if profile else None,
+                now=self._now,
+            )
             if verdict is None:
                 try:
                     out += routed(message, key, self._record)
@@ -250,9 +266,13 @@ class _Decision:
         return out
 
     def _parts(
-        self, choice: ChannelDecision, template: ParsedTemplate | None, locale: str | None, data: dict[str, Any],
+        self,
+        choice: ChannelDecision,
+        template: ParsedTemplate | None,
+        locale: str | None,
+        data: dict[str, Any],
         content: dict[str, Any],
-    ) -> tuple[Parts, Verdict | None]:  # fmt: skip
+    ) -> tuple[Parts, Verdict | None]:
         try:
             if template is None:
                 parts = literal_parts(choice.channel, content)
@@ -276,8 +296,13 @@ class _Decision:
                 verdict = Verdict("rejected", "template_error", str(exc))
         self.counted.append((self._lane, verdict.state))
         status = request_status(
-            self._request, self._lane, verdict.state, now=self._now, reason=verdict.reason, detail=verdict.detail,
+            self._request,
+            self._lane,
+            verdict.state,
+            now=self._now,
+            reason=verdict.reason,
+            detail=verdict.detail,
             source=source_of(self._record),
-        )  # fmt: skip
+        )
         # The timer first: a status without its timer would be a promise nobody keeps.
         return [*timers, status_record(status, traceparent_of(self._record.headers))]

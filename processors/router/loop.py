@@ -105,9 +105,7 @@ class LaneLoop:
 
     def run(self) -> None:
         """Route until the context stops; once the brake holds, only stay a member of the group."""
-        self._consumer.subscribe(
-            [requests_topic(self._lane)], on_assign=self._on_assign, on_revoke=self._on_revoke
-        )  # fmt: skip
+        self._consumer.subscribe([requests_topic(self._lane)], on_assign=self._on_assign, on_revoke=self._on_revoke)
         stopping = self._context.stopping
         try:
             while not stopping.is_set():

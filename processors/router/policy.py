@@ -90,9 +90,14 @@ def targets(request: NotificationRequest, profile: RecipientProfile | None, chan
 
 
 def may_send(
-    tenant: str, lane: str, category: str, profile: RecipientProfile | None, target: Target, suppressions: Suppressions,
+    tenant: str,
+    lane: str,
+    category: str,
+    profile: RecipientProfile | None,
+    target: Target,
+    suppressions: Suppressions,
     now: int,
-) -> Verdict | None:  # fmt: skip
+) -> Verdict | None:
     """Rows 8 to 11 of the ladder for one address; None when it may be sent to."""
     # The API stores what passed stricter checks; a direct publisher's addresses meet only this one.
     if not ROWS[target.channel].shape.pattern.fullmatch(target.address) or has_encoded_word(target.address):
@@ -113,9 +118,14 @@ def _default_channels(request: NotificationRequest, available: Sequence[str]) ->
 
 
 def decide_channels(
-    request: NotificationRequest, lane: str, category: str, available: Sequence[str], profile: RecipientProfile | None,
-    suppressions: Suppressions, now: int,
-) -> list[ChannelDecision]:  # fmt: skip
+    request: NotificationRequest,
+    lane: str,
+    category: str,
+    available: Sequence[str],
+    profile: RecipientProfile | None,
+    suppressions: Suppressions,
+    now: int,
+) -> list[ChannelDecision]:
     """A choice per address (per channel where there is none), in the order of the wanted channels.
 
     With the strategy first_available the channels after the first that may be sent to are not looked at.

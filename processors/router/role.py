@@ -53,9 +53,7 @@ async def run_router(context: Context, lanes: Sequence[str]) -> None:
         lag = asyncio.create_task(report_lag(kafka, group, topics, context.stopping))
         try:
             # Views of its own: the template engine in them belongs to one thread.
-            await run_lane(
-                context, lane, RouterViews(recipients, templates, suppressions, cancellations), producer
-            )  # fmt: skip
+            await run_lane(context, lane, RouterViews(recipients, templates, suppressions, cancellations), producer)
         finally:
             context.stopping.set()  # one lane's end is the process's end
         await lag

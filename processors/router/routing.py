@@ -27,9 +27,17 @@ def request_key(request: NotificationRequest) -> bytes:
 
 
 def channel_message(
-    request: NotificationRequest, lane: str, channel: str, target: Target | None, parts: Parts, *, category: str,
-    template_version: int | None, preference_version: int | None, now: int,
-) -> ChannelMessage:  # fmt: skip
+    request: NotificationRequest,
+    lane: str,
+    channel: str,
+    target: Target | None,
+    parts: Parts,
+    *,
+    category: str,
+    template_version: int | None,
+    preference_version: int | None,
+    now: int,
+) -> ChannelMessage:
     """The message for one address; without a target it only carries a status."""
     generation = request.get("generation", 0)
     overrides: Any = request.get("overrides")
@@ -89,9 +97,14 @@ def routed(message: ChannelMessage, key: bytes, record: ConsumerRecord) -> list[
 def not_routed(message: ChannelMessage, verdict: Verdict, record: ConsumerRecord) -> ProducerRecord:
     """The event that says why a message is not sent."""
     status = message_status(
-        message, verdict.state, now=message["routed_at"], attempt=0, reason=verdict.reason, detail=verdict.detail,
+        message,
+        verdict.state,
+        now=message["routed_at"],
+        attempt=0,
+        reason=verdict.reason,
+        detail=verdict.detail,
         source=source_of(record),
-    )  # fmt: skip
+    )
     return status_record(status, traceparent_of(record.headers))
 
 

@@ -79,9 +79,13 @@ class TimerConsumer(Protocol):
     eof_partitions: set[Partition]
 
     def subscribe(
-        self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], dict[Partition, int]],
-        on_revoke: Callable[[list[Partition]], None], on_lost: Callable[[list[Partition]], None],
-    ) -> None: ...  # fmt: skip
+        self,
+        topics: Sequence[str],
+        *,
+        on_assign: Callable[[list[Partition]], dict[Partition, int]],
+        on_revoke: Callable[[list[Partition]], None],
+        on_lost: Callable[[list[Partition]], None],
+    ) -> None: ...
     def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
     def close(self) -> None: ...
 
@@ -118,9 +122,13 @@ def cancelled_records(
     if (request["notification_id"], request["tenant"]) != (cancellation["notification_id"], cancellation["tenant"]):
         return []
     status = request_status(
-        request, timer["topic"].split(".")[2], "cancelled", now=now, reason="by_caller",
+        request,
+        timer["topic"].split(".")[2],
+        "cancelled",
+        now=now,
+        reason="by_caller",
         source={"topic": partition[0], "partition": partition[1], "offset": entry[1]},
-    )  # fmt: skip
+    )
     headers = [(header["name"], header["value"]) for header in timer["headers"]]
     return [status_record(status, traceparent_of(headers))]
 

@@ -77,9 +77,13 @@ class CallbackEndpoint:
     """Takes callbacks in. `crash_here` is told where in a callback the process stands: the fault tests end it there."""
 
     def __init__(
-        self, broker: Broker, public_url: str, clock: Clock = system_clock, crash_here: Callable[[str], None] | None = None,
+        self,
+        broker: Broker,
+        public_url: str,
+        clock: Clock = system_clock,
+        crash_here: Callable[[str], None] | None = None,
         remembered: int = REMEMBERED,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._broker, self._public_url, self._clock = broker, public_url.rstrip("/"), clock
         self._crash_here = crash_here or (lambda _: None)
         self._published_receipts = _Recent(remembered)

@@ -44,9 +44,10 @@ def misdirected(settings: Settings, public: str) -> list[str]:
     return [
         provider.name
         for provider in settings.providers
-        if provider.kind in reporting and (url := (provider.model_extra or {}).get("callback_url"))
+        if provider.kind in reporting
+        and (url := (provider.model_extra or {}).get("callback_url"))
         and str(url).partition("#")[0].partition("?")[0] != f"{public}{PATH}{provider.kind}"
-    ]  # fmt: skip
+    ]
 
 
 async def run_callbacks(context: Context) -> None:

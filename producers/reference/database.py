@@ -37,13 +37,18 @@ _BROKEN = (
     PoolClosed,
 )
 _PASSING = (
-    psycopg.errors.QueryCanceled, psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure,
+    psycopg.errors.QueryCanceled,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
     psycopg.errors.LockNotAvailable,
-)  # fmt: skip
+)
 _INPUT = (
-    psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded, psycopg.errors.StatementTooComplex,
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
     UnicodeEncodeError,
-)  # fmt: skip
+)
 """A NUL in a text, a number beyond its type, a key too long for its index, half a surrogate pair. Some of these are
 OperationalErrors to psycopg: the server answers all the same."""
 

@@ -163,9 +163,13 @@ def dead_device(status: DeliveryStatus) -> DeadDevice | None:
         return None
     invalid_at = status["invalid_since"]
     return DeadDevice(
-        status["tenant"], status["recipient"], status["notification_id"], status["message_id"], status["provider"] or "",
+        status["tenant"],
+        status["recipient"],
+        status["notification_id"],
+        status["message_id"],
+        status["provider"] or "",
         status["occurred_at"] if invalid_at is None else min(invalid_at, status["occurred_at"]),
-    )  # fmt: skip
+    )
 
 
 def bounced_address(status: DeliveryStatus) -> BouncedAddress | None:
@@ -175,9 +179,7 @@ def bounced_address(status: DeliveryStatus) -> BouncedAddress | None:
     reason = status["reason"] or ""
     if (status["channel"], reason) not in _SUPPRESSED:
         return None
-    return BouncedAddress(
-        status, status["message_id"], status["recipient"], UNSUBSCRIBE if is_stop(status) else reason
-    )  # fmt: skip
+    return BouncedAddress(status, status["message_id"], status["recipient"], UNSUBSCRIBE if is_stop(status) else reason)
 
 
 def is_stop(status: DeliveryStatus) -> bool:
@@ -250,19 +252,26 @@ class Feedback:
         BOUNCED_ADDRESSES.labels(channel, outcome).inc()
         if outcome == "suppressed":
             log.info(
-                "address suppressed", notification_id=bounced.status["notification_id"], provider=provider,
+                "address suppressed",
+                notification_id=bounced.status["notification_id"],
+                provider=provider,
                 reason=bounced.reason,
-            )  # fmt: skip
+            )
 
     async def _suppress(self, bounced: BouncedAddress, channel: str, provider: str) -> str:
         status = bounced.status
         said = f"{provider}: {status['detail'] or status['reason']}"[:MAX_SOURCE]
         return await self._store.suppress_bounced(
             Bounced(
-                status["tenant"], channel, bounced.recipient, bounced.is_address, bounced.reason, printable(said),
+                status["tenant"],
+                channel,
+                bounced.recipient,
+                bounced.is_address,
+                bounced.reason,
+                printable(said),
                 status["occurred_at"],
             )
-        )  # fmt: skip
+        )
 
     def _report(self, now_s: float) -> None:
         for provider in self._brake.providers:
@@ -270,7 +279,10 @@ class Feedback:
             DROP_BRAKE.labels(provider).set(holds)
             if holds and provider not in self._braked:
                 self._braked.add(provider)
-                log.error("too many recipients are called invalid, none is dropped or suppressed: is the account's setup right?", provider=provider)  # fmt: skip
+                log.error(
+                    "too many recipients are called invalid, none is dropped or suppressed: is the account's setup right?",
+                    provider=provider,
+                )
             elif not holds and provider in self._braked:
                 self._braked.discard(provider)
                 log.info("invalid recipients are dropped and suppressed again", provider=provider)

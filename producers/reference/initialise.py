@@ -33,7 +33,9 @@ def local_api_key(context: Initialisation) -> Mapping[str, str]:
     """{"api_key": ...}: the one of the last start while it is valid, else a new one."""
     settings = context.settings
     key = keep_or_create_key(
-        settings.postgres.dsn.get_secret_value(), context.tenant, context.published.get("api_key"),
+        settings.postgres.dsn.get_secret_value(),
+        context.tenant,
+        context.published.get("api_key"),
         pepper=settings.api.key_pepper,
-    )  # fmt: skip
+    )
     return {"api_key": key}

@@ -80,9 +80,14 @@ class Relay:
     """Publishes until told to stop."""
 
     def __init__(
-        self, settings: Settings, stopping: asyncio.Event, producer: Publisher, *, clock: Clock = system_clock,
+        self,
+        settings: Settings,
+        stopping: asyncio.Event,
+        producer: Publisher,
+        *,
+        clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._settings, self._stopping, self._producer = settings, stopping, producer
         self._dsn = settings.postgres.dsn.get_secret_value()
         self.state = "starting"
@@ -93,9 +98,15 @@ class Relay:
     async def connect(self) -> psycopg.AsyncConnection[OutboxEntry]:
         """A connection that notices a dead server. Raises psycopg.OperationalError."""
         return await psycopg.AsyncConnection.connect(
-            self._dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, keepalives_idle=5, keepalives_interval=2,
-            keepalives_count=3, row_factory=class_row(OutboxEntry), target_session_attrs=WRITABLE,
-        )  # fmt: skip
+            self._dsn,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            row_factory=class_row(OutboxEntry),
+            target_session_attrs=WRITABLE,
+        )
 
     async def run(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
         """Serve on `connection`, and on new ones when it breaks."""
@@ -178,8 +189,10 @@ class Relay:
             for entry in self.set_aside.refused(refused.values(), self._monotonic()):
                 log.error(
                     "a row is larger than its topic takes and is set aside: raise the topic's max.message.bytes",
-                    outbox_id=entry.id, topic=entry.topic, size=entry.size,
-                )  # fmt: skip
+                    outbox_id=entry.id,
+                    topic=entry.topic,
+                    size=entry.size,
+                )
             # An older row of a refused key is not over with: the next batch publishes it.
             return [entry for entry in entries if (entry.topic, entry.key) not in refused]
         return entries

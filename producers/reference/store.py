@@ -121,8 +121,12 @@ class ReferenceStore:
         now = self._clock()
         registered = dict.fromkeys(_fingerprints(user["devices"]), now)
         values = {
-            **user, "tenant": tenant, "devices": Json(user["devices"]), "registered": Json(registered), "now": now,
-        }  # fmt: skip
+            **user,
+            "tenant": tenant,
+            "devices": Json(user["devices"]),
+            "registered": Json(registered),
+            "now": now,
+        }
 
         async def operation(connection: Connection) -> Written:
             async with connection.transaction():
@@ -442,9 +446,15 @@ class ReferenceStore:
         return await self._database.run(operation)
 
     async def list_suppressions(
-        self, tenant: str, *, channel: str | None = None, reason: str | None = None, hashes: Sequence[str] | None = None,
-        before: tuple[int, UUID] | None = None, limit: int,
-    ) -> list[Row]:  # fmt: skip
+        self,
+        tenant: str,
+        *,
+        channel: str | None = None,
+        reason: str | None = None,
+        hashes: Sequence[str] | None = None,
+        before: tuple[int, UUID] | None = None,
+        limit: int,
+    ) -> list[Row]:
         """The newest first, those before (created_at, id); of one channel, reason or address where that is given."""
         created_at, suppression_id = before or (None, None)
         return await self._rows(
@@ -455,10 +465,15 @@ class ReferenceStore:
             " OR (created_at, suppression_id) < (%(created_at)s::bigint, %(suppression_id)s::uuid))"
             " ORDER BY created_at DESC, suppression_id DESC LIMIT %(limit)s",
             {
-                "tenant": tenant, "channel": channel, "reason": reason, "hashes": hashes if hashes is None else list(hashes),
-                "created_at": created_at, "suppression_id": suppression_id, "limit": limit,
+                "tenant": tenant,
+                "channel": channel,
+                "reason": reason,
+                "hashes": hashes if hashes is None else list(hashes),
+                "created_at": created_at,
+                "suppression_id": suppression_id,
+                "limit": limit,
             },
-        )  # fmt: skip
+        )
 
     async def unsuppress(self, tenant: str, suppression_id: UUID) -> Written:
         """The address may be sent to again, until it bounces anew. Raises NotFoundError."""
@@ -529,8 +544,13 @@ def _replacement(tenant: str, user_id: str, user: Mapping[str, Any], now: int) -
     """The parameters of _REPLACE_USER."""
     devices = user["devices"]
     return {
-        **user, "tenant": tenant, "id": user_id, "devices": Json(devices), "fingerprints": _fingerprints(devices), "now": now,
-    }  # fmt: skip
+        **user,
+        "tenant": tenant,
+        "id": user_id,
+        "devices": Json(devices),
+        "fingerprints": _fingerprints(devices),
+        "now": now,
+    }
 
 
 def _found(row: Row | None) -> Row:
@@ -547,14 +567,24 @@ async def _preferences(connection: Connection, tenant: str, user_id: str) -> Row
 
 
 async def _add_version(
-    connection: Connection, tenant: str, template_id: str, version: int, template: Mapping[str, Any], publish: bool,
+    connection: Connection,
+    tenant: str,
+    template_id: str,
+    version: int,
+    template: Mapping[str, Any],
+    publish: bool,
     now: int,
-) -> Written:  # fmt: skip
+) -> Written:
     row = {
-        "tenant": tenant, "template_id": template_id, "version": version, "category": template["category"],
-        "channels": template["channels"], "locales": template["locales"], "variables": template["variables"],
+        "tenant": tenant,
+        "template_id": template_id,
+        "version": version,
+        "category": template["category"],
+        "channels": template["channels"],
+        "locales": template["locales"],
+        "variables": template["variables"],
         "written": template["written"],
-    }  # fmt: skip
+    }
     await connection.execute(
         "INSERT INTO template_versions (tenant, template_id, version, category, channels, locales, variables, written,"
         " created_at) VALUES (%(tenant)s, %(template_id)s, %(version)s, %(category)s, %(channels)s, %(locales)s,"

@@ -39,9 +39,15 @@ class Problem(Exception):
     """The answer is an error. `code` is what programs look at, `detail` is for people."""
 
     def __init__(
-        self, status: int, code: str, detail: str, *, errors: Sequence[FieldError] = (), headers: Mapping[str, str] | None = None,
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(detail)
         self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
         self.headers, self.extra = dict(headers or {}), dict(extra or {})
@@ -50,9 +56,13 @@ class Problem(Exception):
         """The same problem with its pointers moved: its body stands within a larger one."""
         errors = [error._replace(pointer=move(error.pointer)[:_MAX_POINTER]) for error in self.errors]
         return Problem(
-            self.status, self.code, self.detail, errors=errors or [FieldError(move(""), self.detail, self.code)],
-            headers=self.headers, extra=self.extra,
-        )  # fmt: skip
+            self.status,
+            self.code,
+            self.detail,
+            errors=errors or [FieldError(move(""), self.detail, self.code)],
+            headers=self.headers,
+            extra=self.extra,
+        )
 
     def document(self, request_id: str) -> dict[str, Any]:
         """The problem document."""

@@ -48,9 +48,17 @@ class _Server(uvicorn.Server):
 async def serve(app: ASGIApp, listener: socket.socket, stopping: asyncio.Event) -> None:
     """Serve until `stopping`, then finish the requests in flight."""
     config = uvicorn.Config(
-        app, loop="none", http="httptools", ws="auto", lifespan="off", log_config=None, access_log=False,
-        server_header=False, timeout_graceful_shutdown=DRAIN_S, backlog=_BACKLOG,
-    )  # fmt: skip
+        app,
+        loop="none",
+        http="httptools",
+        ws="auto",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        backlog=_BACKLOG,
+    )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stop = asyncio.create_task(stopping.wait())

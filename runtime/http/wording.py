@@ -32,10 +32,16 @@ _LIKE: Mapping[str, str] = MappingProxyType(
 """By the class that a field wants."""
 _KINDS = MappingProxyType(
     {
-        "dict_type": "an object", "mapping_type": "an object", "list_type": "an array", "string_type": "a string",
-        "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false", "none_required": "null",
+        "dict_type": "an object",
+        "mapping_type": "an object",
+        "list_type": "an array",
+        "string_type": "a string",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "bool_type": "true or false",
+        "none_required": "null",
     }
-)  # fmt: skip
+)
 
 
 def describe(error: Mapping[str, Any]) -> str:

@@ -175,11 +175,16 @@ class Admin:
         """
         reader = _Consumer(
             {
-                **client_config(self._settings, "admin"), "group.id": "reader-admin", "enable.auto.commit": False,
-                "auto.offset.reset": "earliest", "isolation.level": "read_committed", "enable.partition.eof": True,
-                "fetch.message.max.bytes": 65_536, "error_cb": ignore_error,
+                **client_config(self._settings, "admin"),
+                "group.id": "reader-admin",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "fetch.message.max.bytes": 65_536,
+                "error_cb": ignore_error,
             }
-        )  # fmt: skip
+        )
         left, found = set(places), set()
         deadline = system_monotonic() + self._timeout_s
         try:

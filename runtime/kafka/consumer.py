@@ -59,9 +59,14 @@ def _consumer_record(message: Message) -> ConsumerRecord:
         message.set_headers([])
         headers = ()
     return ConsumerRecord(
-        message.topic(), message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value(),
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
         headers,
-    )  # fmt: skip
+    )
 
 
 def _record_at(run: Sequence[Message], index: int) -> ConsumerRecord:
@@ -76,10 +81,20 @@ class Consumer:
     """
 
     def __init__(
-        self, settings: KafkaSettings, *, client_id: str, group: str | None, session_timeout_ms: int = 10_000,
-        fetch_wait_ms: int = 500, fetch_min_bytes: int = 1, queued_kbytes: int = 16_384, max_poll_interval_ms: int = 60_000, detect_eof: bool = False,
-        monotonic: Monotonic = system_monotonic, library: Callable[[dict[str, Any]], Any] = _Consumer,
-    ) -> None:  # fmt: skip
+        self,
+        settings: KafkaSettings,
+        *,
+        client_id: str,
+        group: str | None,
+        session_timeout_ms: int = 10_000,
+        fetch_wait_ms: int = 500,
+        fetch_min_bytes: int = 1,
+        queued_kbytes: int = 16_384,
+        max_poll_interval_ms: int = 60_000,
+        detect_eof: bool = False,
+        monotonic: Monotonic = system_monotonic,
+        library: Callable[[dict[str, Any]], Any] = _Consumer,
+    ) -> None:
         self.eof_partitions: set[Partition] = set()
         """With `detect_eof`: partitions read up to the end they had, compaction gaps included."""
         self._detect_eof, self._monotonic = detect_eof, monotonic
@@ -117,9 +132,13 @@ class Consumer:
         )
 
     def subscribe(
-        self, topics: Sequence[str], *, on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None] | None = None,
-        on_revoke: Callable[[list[Partition]], None] | None = None, on_lost: Callable[[list[Partition]], None] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        topics: Sequence[str],
+        *,
+        on_assign: Callable[[list[Partition]], Mapping[Partition, int] | None] | None = None,
+        on_revoke: Callable[[list[Partition]], None] | None = None,
+        on_lost: Callable[[list[Partition]], None] | None = None,
+    ) -> None:
         """Join the group. `on_assign` may return offsets to start at (-2 is the beginning), by default the committed."""
 
         def assigned(consumer: Any, partitions: list[TopicPartition]) -> None:
@@ -172,11 +191,14 @@ class Consumer:
         """The same as runs, at a third of the cost for who needs no more than the values."""
         return [
             PartitionBatch(
-                run[0].topic(), run[0].partition(), [message.value() for message in run], partial(_record_at, run),
+                run[0].topic(),
+                run[0].partition(),
+                [message.value() for message in run],
+                partial(_record_at, run),
                 run[-1].offset() + 1,
             )
             for run in self._fetch(max_records, timeout_s)
-        ]  # fmt: skip
+        ]
 
     def _fetch(self, max_records: int, timeout_s: float) -> list[list[Message]]:
         """Runs of messages of one partition each.

@@ -103,9 +103,13 @@ class Producer:
                 while True:
                     try:
                         self._producer.produce(
-                            record.topic, value=record.value, key=record.key, partition=record.partition,
-                            headers=list(record.headers) or None, on_delivery=pending.acknowledge,
-                        )  # fmt: skip
+                            record.topic,
+                            value=record.value,
+                            key=record.key,
+                            partition=record.partition,
+                            headers=list(record.headers) or None,
+                            on_delivery=pending.acknowledge,
+                        )
                         break
                     except BufferError:
                         self._producer.poll(0.05)

@@ -33,18 +33,46 @@ LONG_TEXT = 256
 
 FILTERS = frozenset(
     {
-        "default", "upper", "lower", "title", "capitalize", "trim", "length", "round", "int", "float", "first", "last",
-        "urlencode", "escape", "date", "number",
+        "default",
+        "upper",
+        "lower",
+        "title",
+        "capitalize",
+        "trim",
+        "length",
+        "round",
+        "int",
+        "float",
+        "first",
+        "last",
+        "urlencode",
+        "escape",
+        "date",
+        "number",
     }
-)  # fmt: skip
+)
 _SHRINKING = frozenset({"length", "first", "last", "trim", "int", "float", "round", "date", "number"})
 """Filters whose output says nothing of the size of their input."""
 TESTS = frozenset({"defined", "none"})
 
 _KNOWN_NODES = (
-    nodes.Output, nodes.TemplateData, nodes.Name, nodes.Getattr, nodes.Getitem, nodes.Const, nodes.If, nodes.For,
-    nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Test, nodes.Filter, nodes.Keyword,
-)  # fmt: skip
+    nodes.Output,
+    nodes.TemplateData,
+    nodes.Name,
+    nodes.Getattr,
+    nodes.Getitem,
+    nodes.Const,
+    nodes.If,
+    nodes.For,
+    nodes.Compare,
+    nodes.Operand,
+    nodes.And,
+    nodes.Or,
+    nodes.Not,
+    nodes.Test,
+    nodes.Filter,
+    nodes.Keyword,
+)
 # A tag, an output or a comment, strings inside skipped over.
 TAG = re.compile(
     r"""\{\#.*?\#\}|\{%(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?!%\}).)*%\}"""

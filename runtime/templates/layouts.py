@@ -128,9 +128,13 @@ def _placed(
 
 
 def _one(
-    source: str, path: tuple[str, ...], locale: str, layout: str | None, partials: Mapping[str, Mapping[str, Any]],
+    source: str,
+    path: tuple[str, ...],
+    locale: str,
+    layout: str | None,
+    partials: Mapping[str, Mapping[str, Any]],
     where: str,
-) -> str:  # fmt: skip
+) -> str:
     frame = _part(partials[layout], path, locale) if layout is not None else None
 
     def lookup(name: str) -> str | None:

@@ -64,22 +64,28 @@ def test_default_of_bytes_is_filled_in_as_bytes() -> None:
     ("change", "found"),
     [
         pytest.param(
-            lambda fields: fields.append({"name": "cost", "type": "int"}), ["backward", "cost"], id="added-without-default"
+            lambda fields: fields.append({"name": "cost", "type": "int"}),
+            ["backward", "cost"],
+            id="added-without-default",
         ),
         pytest.param(
             lambda fields: fields.remove(_field(fields, "tenant")), ["forward", "tenant"], id="required-removed"
         ),
         pytest.param(
-            lambda fields: _field(fields, "generation").update(type="string", default="0"), ["backward", "forward"], id="type-changed"
+            lambda fields: _field(fields, "generation").update(type="string", default="0"),
+            ["backward", "forward"],
+            id="type-changed",
+        ),
+        pytest.param(lambda fields: _field(fields, "generation").update(type="long"), ["forward"], id="type-widened"),
+        pytest.param(
+            lambda fields: _field(fields, "template_id").update(type="string", default=""),
+            ["backward"],
+            id="null-refused",
         ),
         pytest.param(
-            lambda fields: _field(fields, "generation").update(type="long"), ["forward"], id="type-widened"
-        ),
-        pytest.param(
-            lambda fields: _field(fields, "template_id").update(type="string", default=""), ["backward"], id="null-refused"
-        ),
-        pytest.param(
-            lambda fields: _field(fields, "addresses")["type"]["items"]["fields"].append({"name": "label", "type": "string"}),
+            lambda fields: _field(fields, "addresses")["type"]["items"]["fields"].append(
+                {"name": "label", "type": "string"}
+            ),
             ["backward", "label"],
             id="added-inside-an-item",
         ),
@@ -87,7 +93,7 @@ def test_default_of_bytes_is_filled_in_as_bytes() -> None:
             lambda fields: _field(fields, "tenant").update(name="owner"), ["backward", "forward", "owner"], id="renamed"
         ),
     ],
-)  # fmt: skip
+)
 def test_change_that_breaks_a_reader_is_found(
     change: Callable[[list[dict[str, Any]]], object], found: list[str]
 ) -> None:

@@ -152,8 +152,14 @@ def test_provider_files_are_settings(file: str, channels: list[str]) -> None:
 
 
 def test_everything_that_the_image_copies_exists_and_is_let_through() -> None:
-    copied = [source for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text("utf-8"), re.MULTILINE) for source in line.split()[:-1]]  # fmt: skip
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]["find"]["include"]  # fmt: skip
+    copied = [
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text("utf-8"), re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]["find"][
+        "include"
+    ]
     assert set(copied) == {
         "requirements.lock",
         "pyproject.toml",
@@ -161,7 +167,11 @@ def test_everything_that_the_image_copies_exists_and_is_let_through() -> None:
         "LICENSE",
         *(name.rstrip("*") for name in packages),
     }
-    allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}  # fmt: skip
+    allowed = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+        if line.startswith("!")
+    }
     assert set(copied) == allowed
     assert all((ROOT / name).exists() for name in copied)
     assert "USER 10001" in DOCKERFILE.read_text("utf-8")
@@ -170,14 +180,23 @@ def test_everything_that_the_image_copies_exists_and_is_let_through() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["topics", "list"], ["migrate", "--help"], ["schemas", "asyncapi"], *(["run", role, "--help"] for role in sorted(ROLES))],
+    [
+        ["topics", "list"],
+        ["migrate", "--help"],
+        ["schemas", "asyncapi"],
+        *(["run", role, "--help"] for role in sorted(ROLES)),
+    ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_commands_run_without_what_the_image_leaves_out(arguments: list[str]) -> None:
     left_out = re.search(r"pip uninstall --yes (.+)", DOCKERFILE.read_text("utf-8"))
     assert left_out
     gone = set(left_out[1].split())
-    modules = {module for module, owners in packages_distributions().items() if gone.intersection(o.lower().replace("_", "-") for o in owners)}  # fmt: skip
+    modules = {
+        module
+        for module, owners in packages_distributions().items()
+        if gone.intersection(o.lower().replace("_", "-") for o in owners)
+    }
     modules.add("local")
     assert "rm -r /opt/production/lib/python3.11/site-packages/local" in DOCKERFILE.read_text("utf-8")
     code = (
@@ -207,7 +226,12 @@ def test_every_metric_on_the_dashboard_exists() -> None:
     for metric in vars(metrics).values():
         if isinstance(metric, MetricWrapperBase):
             known |= {metric._name, f"{metric._name}_total", f"{metric._name}_bucket"}
-    used = {name for panel in dashboard["panels"] for target in panel["targets"] for name in re.findall(r"heliograph_\w+", target["expr"])}  # fmt: skip
+    used = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"heliograph_\w+", target["expr"])
+    }
     assert used and used <= known
 
 

@@ -185,17 +185,25 @@ def test_the_gauge_is_the_residual_of_the_last_two_days(store: Store) -> None:
     assert before.keys() == {"overdue", "orphan", "conflict"}
     hour = 3_600_000
     late, twice, old = notification(3 * hour), notification(4 * hour), notification(80 * hour)
-    store.insert([
-        request(late), request(twice), request(old),
-        status(twice, "sms", "sent", attempt=1), status(twice, "sms", "failed", attempt=1, after=2_000),
-        status(notification(5 * hour), "sms", "sent", attempt=1), status(notification(6 * hour), "push", "routed"),
-    ])  # fmt: skip
+    store.insert(
+        [
+            request(late),
+            request(twice),
+            request(old),
+            status(twice, "sms", "sent", attempt=1),
+            status(twice, "sms", "failed", attempt=1, after=2_000),
+            status(notification(5 * hour), "sms", "sent", attempt=1),
+            status(notification(6 * hour), "push", "routed"),
+        ]
+    )
     measuring.measure()
     measuring.close()
     # The one that only has `routed` is overdue and an orphan; overdue counts what was accepted.
     assert {finding: count - before[finding] for finding, count in residual().items()} == {
-        "overdue": 1, "orphan": 2, "conflict": 1,
-    }  # fmt: skip
+        "overdue": 1,
+        "orphan": 2,
+        "conflict": 1,
+    }
     ((recent, all_of_it),) = store.rows(
         "SELECT sumIf(residual, hour >= now() - INTERVAL 2 DAY), sum(residual) FROM v_accounting"
     )

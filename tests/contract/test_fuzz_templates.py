@@ -57,10 +57,16 @@ for line in sys.stdin:
     sys.stdout.flush()
 """
 DATA = {
-    "a": {"b": "x"}, "b": "y", "n": 1.5e12, "huge": 1e308, "s": "<é&ß" * 16_000, "l": list(range(50_000)),
-    "o": {f"k{i}": i for i in range(5_000)}, "one": ["<é&ß" * 16_000, *range(20_000)],
+    "a": {"b": "x"},
+    "b": "y",
+    "n": 1.5e12,
+    "huge": 1e308,
+    "s": "<é&ß" * 16_000,
+    "l": list(range(50_000)),
+    "o": {f"k{i}": i for i in range(5_000)},
+    "one": ["<é&ß" * 16_000, *range(20_000)],
     "lists": [[[i]] for i in range(20_000)],
-}  # fmt: skip
+}
 
 
 def hostile() -> list[str]:
@@ -73,9 +79,13 @@ def in_a_child(sources: list[str], html: bool, timeout_s: float) -> Iterator[tup
     """(source, verdict, bytes, CPU s to check, CPU s to render) of each; a child that dies or hangs fails the test."""
     lines = [json.dumps(item) for item in [DATA, RUNS, *([source, html] for source in sources)]]
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD], input="\n".join(lines) + "\n", capture_output=True, text=True,
-        timeout=timeout_s, cwd=ROOT,
-    )  # fmt: skip
+        [sys.executable, "-c", _CHILD],
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        cwd=ROOT,
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0, (done.stderr, sources[len(answers)][:200])
     assert len(answers) == len(sources)
@@ -166,20 +176,28 @@ _CHAINS = st.lists(
     st.sampled_from([*sorted(FILTERS), "center(9)", "date('%c')", "number(3)", "default('x')"]), max_size=5
 )
 _EXPRESSIONS = st.recursive(
-    st.builds(lambda path, chain: "|".join([path, *chain]), _PATHS, _CHAINS) | st.sampled_from(["'x'", "1", "-1", "none"]),
-    lambda inner: st.builds(
-        lambda left, word, right: f"{left} {word} {right}", inner,
-        st.sampled_from(["and", "or", "==", "<", "in", "not in", "~", "+", "*", "is defined and", "and not"]), inner,
-    ) | inner.map(lambda each: f"({each})"),
+    st.builds(lambda path, chain: "|".join([path, *chain]), _PATHS, _CHAINS)
+    | st.sampled_from(["'x'", "1", "-1", "none"]),
+    lambda inner: (
+        st.builds(
+            lambda left, word, right: f"{left} {word} {right}",
+            inner,
+            st.sampled_from(["and", "or", "==", "<", "in", "not in", "~", "+", "*", "is defined and", "and not"]),
+            inner,
+        )
+        | inner.map(lambda each: f"({each})")
+    ),
     max_leaves=4,
-)  # fmt: skip
+)
 _SOURCES = st.recursive(
     st.sampled_from(["x", "\n", "{{", "%}", "{% break %}", "{# c #}"]) | _EXPRESSIONS.map(lambda e: f"{{{{ {e} }}}}"),
-    lambda inner: st.lists(inner, min_size=1, max_size=4).map("".join)
-    | st.builds(lambda path, body: f"{{% for item in {path} %}}{body}{{% endfor %}}", _PATHS, inner)
-    | st.builds(lambda e, x, y: f"{{% if {e} %}}{x}{{% else %}}{y}{{% endif %}}", _EXPRESSIONS, inner, inner),
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=4).map("".join)
+        | st.builds(lambda path, body: f"{{% for item in {path} %}}{body}{{% endfor %}}", _PATHS, inner)
+        | st.builds(lambda e, x, y: f"{{% if {e} %}}{x}{{% else %}}{y}{{% endif %}}", _EXPRESSIONS, inner, inner)
+    ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @seed(20_260_301)

@@ -41,9 +41,15 @@ EXAMPLES = 90
 """Per operation: more than 2,000 in all."""
 # Not among them, positive_data_acceptance: a JSON schema cannot say which phone numbers and templates exist.
 CHECKS = [
-    not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
-    response_schema_conformance, refused_or_told_by_item, unsupported_method, ignored_auth,
-]  # fmt: skip
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    refused_or_told_by_item,
+    unsupported_method,
+    ignored_auth,
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +75,13 @@ def test_generated_cases_are_answered_as_the_document_says(live: World, document
         operation: Any = result.ok()  # type: ignore[union-attr]  # what is no schema fails here
 
         @settings(
-            max_examples=EXAMPLES, deadline=None, database=None, derandomize=True,
-            suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],
-        )  # fmt: skip
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.explicit, Phase.generate],
+        )
         @schemathesis_case(operation)  # type: ignore[untyped-decorator]
         def ask(case: Any) -> None:
             nonlocal asked

@@ -51,8 +51,12 @@ def publish(command: list[str], broker: Broker, user: str, **env: str) -> Consum
     """Run an example; the record that it published."""
     done = subprocess.run(
         [*command, broker.settings.bootstrap_servers, user, "order-shipped", json.dumps(DATA)],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "SCHEMAS": str(ROOT / "schemas"), **env},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "SCHEMAS": str(ROOT / "schemas"), **env},
+    )
     assert done.returncode == 0, done.stderr
     return _record_of(broker, done.stdout.strip())
 
@@ -70,12 +74,34 @@ class View(dict[str, Any]):
 
 def _views(user: str) -> RouterViews:
     email = json.dumps({"email": {"subject": "{{ order }} for {{ name }}", "text": "Hello"}}).encode()
-    template = {"tenant": "default", "template_id": "order-shipped", "version": 1, "category": "orders", "channels": email, "locales": b"{}", "variables": ["order"], "updated_at": 1}  # fmt: skip
-    profile = {"tenant": "default", "user_id": user, "email": "zoe@example.org", "devices": [], "channels": {}, "categories": {}, "version": 1, "updated_at": 1}  # fmt: skip
+    template = {
+        "tenant": "default",
+        "template_id": "order-shipped",
+        "version": 1,
+        "category": "orders",
+        "channels": email,
+        "locales": b"{}",
+        "variables": ["order"],
+        "updated_at": 1,
+    }
+    profile = {
+        "tenant": "default",
+        "user_id": user,
+        "email": "zoe@example.org",
+        "devices": [],
+        "channels": {},
+        "categories": {},
+        "version": 1,
+        "updated_at": 1,
+    }
     return RouterViews(
-        recipients=View({f"default:{user}": codec("RecipientProfile").decode(codec("RecipientProfile").encode(profile))}),
-        templates=View({"default:order-shipped": template}), suppressions=View(), cancellations=View(),
-    )  # fmt: skip
+        recipients=View(
+            {f"default:{user}": codec("RecipientProfile").decode(codec("RecipientProfile").encode(profile))}
+        ),
+        templates=View({"default:order-shipped": template}),
+        suppressions=View(),
+        cancellations=View(),
+    )
 
 
 @pytest.mark.parametrize("example", [python_library, python_confluent, node, go], ids=lambda each: each.__name__)
@@ -86,7 +112,9 @@ def test_published_request_is_read_decided_and_keyed_like_our_own(
     for user in ("u1", "zoë", "somebody-else", "4711"):  # several, so that partitions agree by more than chance
         theirs = publish(command, broker, user)
         with Publisher(broker.settings, tenant="default") as publisher:
-            ours = _record_of(broker, publisher.publish({"to": {"user_id": user}, "template": {"id": "order-shipped"}, "data": DATA}))  # fmt: skip
+            ours = _record_of(
+                broker, publisher.publish({"to": {"user_id": user}, "template": {"id": "order-shipped"}, "data": DATA})
+            )
         assert (theirs.key, theirs.partition) == (ours.key, ours.partition)
 
         request = codec("NotificationRequest").decode(theirs.value)
@@ -110,8 +138,12 @@ def test_kcat_reads_keys_and_framed_values(broker: Broker) -> None:
     theirs = publish(python_library(), broker, "kcat-reader")
     read = subprocess.run(
         [kcat, "-C", "-b", broker.settings.bootstrap_servers, "-t", TOPIC, "-o", "beginning", "-e", "-q", "-J"],
-        capture_output=True, text=True, errors="replace", timeout=60, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=60,
+        check=True,
+    )
     records = [json.loads(line) for line in read.stdout.splitlines()]
     assert (theirs.partition, theirs.offset, "default:kcat-reader") in {
         (r["partition"], r["offset"], r["key"]) for r in records
@@ -127,11 +159,16 @@ def test_request_with_a_registrys_id_is_read_by_a_role_that_uses_the_registry(
         registry = {"HELIOGRAPH_SCHEMA_REGISTRY__URL": url}
         register = [sys.executable, "-m", "console.cli", "schemas", "register"]
         subprocess.run(register, env={**os.environ, **registry}, check=True, capture_output=True)
-        read = "import sys; from runtime.settings import load_settings; from runtime.registry import use_wire_ids, wire_ids; from schemas.codec import codec; use_wire_ids(load_settings()); sys.stdout.write(codec('NotificationRequest').decode(sys.stdin.buffer.read())['user_id'])"  # fmt: skip
+        read = "import sys; from runtime.settings import load_settings; from runtime.registry import use_wire_ids, wire_ids; from schemas.codec import codec; use_wire_ids(load_settings()); sys.stdout.write(codec('NotificationRequest').decode(sys.stdin.buffer.read())['user_id'])"
         theirs = publish(python_confluent(), broker, "by-registry", SCHEMA_REGISTRY=url)
         done = subprocess.run(
-            [sys.executable, "-c", read], input=theirs.value, env={**os.environ, **registry}, check=True, capture_output=True, cwd=ROOT
-        )  # fmt: skip
+            [sys.executable, "-c", read],
+            input=theirs.value,
+            env={**os.environ, **registry},
+            check=True,
+            capture_output=True,
+            cwd=ROOT,
+        )
         assert done.stdout == b"by-registry"
 
 

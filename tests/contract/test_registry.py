@@ -45,16 +45,21 @@ class Memory(type(SchemaRegistryClient.new_client({"url": "mock://heliograph"}))
         super().__init__({"url": "mock://heliograph"})
         self.configs: dict[str, ServerConfig] = {}
         for number in range(1_000):
-            self.register_schema(f"other-{number}", Schema(json.dumps({"type": "fixed", "name": "F", "size": number + 1}), "AVRO"))  # fmt: skip
+            self.register_schema(
+                f"other-{number}", Schema(json.dumps({"type": "fixed", "name": "F", "size": number + 1}), "AVRO")
+            )
 
     def register_schema_full_response(self, subject_name: str, schema: Schema, normalize_schemas: bool = False) -> Any:
         known = next((found for found in self._store.schema_id_index.values() if found.schema == schema), None)
         if known is None:
             return super().register_schema_full_response(subject_name, schema, normalize_schemas)
         registered = RegisteredSchema(
-            schema_id=known.schema_id, guid=known.guid, schema=schema, subject=subject_name,
+            schema_id=known.schema_id,
+            guid=known.guid,
+            schema=schema,
+            subject=subject_name,
             version=len(self.get_versions(subject_name)) + 1,
-        )  # fmt: skip
+        )
         self._store.subject_schemas[subject_name].add(registered)
         return registered
 
@@ -92,8 +97,12 @@ def client(request: pytest.FixtureRequest) -> Iterator[Any]:
 def heliograph(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "HELIOGRAPH_SCHEMA_REGISTRY__URL": url}
     return subprocess.run(
-        [sys.executable, "-m", "console.cli", "schemas", *arguments], env=env, capture_output=True, text=True, check=False
-    )  # fmt: skip
+        [sys.executable, "-m", "console.cli", "schemas", *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_registering_twice_does_nothing_the_second_time(client: Any) -> None:

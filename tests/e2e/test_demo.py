@@ -16,8 +16,12 @@ import psutil
 import pytest
 
 pytestmark = [
-    pytest.mark.slow, pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse, pytest.mark.timeout(600),
-]  # fmt: skip
+    pytest.mark.slow,
+    pytest.mark.kafka,
+    pytest.mark.postgres,
+    pytest.mark.clickhouse,
+    pytest.mark.timeout(600),
+]
 
 LAST_LINE = re.compile(r"accepted (\d+) = settled (\d+) \+ in flight 0, residual 0")
 UNIQUE = 2_340
@@ -51,8 +55,17 @@ def test_the_demo_agrees_and_leaves_nothing_and_a_second_run_counts_anew(tmp_pat
         assert [int(count) for count in last.groups()] == [UNIQUE, UNIQUE]
         assert "\x1b" not in done.stdout
         assert "\r" not in done.stdout
-        for reason in ("opted_out", "no_address", "unknown_recipient", "unknown_template", "missing_variable",
-                       "suppressed_address", "past_expiry", "dry_run", "template_error"):  # fmt: skip
+        for reason in (
+            "opted_out",
+            "no_address",
+            "unknown_recipient",
+            "unknown_template",
+            "missing_variable",
+            "suppressed_address",
+            "past_expiry",
+            "dry_run",
+            "template_error",
+        ):
             assert reason in done.stdout
         assert ("hard_bounce" in done.stdout) is first  # the mailbox that bounced is suppressed from then on
         assert left_running(tmp_path) == []

@@ -29,9 +29,13 @@ def doctor(directory: Path, *arguments: str, **env: str) -> subprocess.Completed
 def command(directory: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """A command of ours, run in a directory without settings."""
     return subprocess.run(
-        [sys.executable, "-m", "console.cli", *arguments], cwd=directory, capture_output=True, text=True,
-        timeout=120, env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), **env},
-    )  # fmt: skip
+        [sys.executable, "-m", "console.cli", *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), **env},
+    )
 
 
 def findings(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
@@ -44,9 +48,23 @@ def test_a_stack_that_is_well_has_no_problem_and_shows_no_secret(running: Stack,
     found = findings(done)
     assert (done.returncode, [f for f in found if f["level"] == "problem"]) == (0, [])
     assert {f["check"] for f in found} == {
-        "settings", "providers", "schemas", "kafka", "topics", "copies", "lag", "postgres", "clock", "postgres tables", "clickhouse",
-        "clickhouse tables", "clickhouse views", "roles", "disk", "api key",
-    }  # fmt: skip
+        "settings",
+        "providers",
+        "schemas",
+        "kafka",
+        "topics",
+        "copies",
+        "lag",
+        "postgres",
+        "clock",
+        "postgres tables",
+        "clickhouse",
+        "clickhouse tables",
+        "clickhouse views",
+        "roles",
+        "disk",
+        "api key",
+    }
     assert running.endpoints["api_key"] not in done.stdout
     assert running.endpoints["postgres"].split(":")[2].split("@")[0] not in done.stdout
     lines = doctor(tmp_path, "--state-dir", str(running.state_dir)).stdout.splitlines()
@@ -102,9 +120,12 @@ def test_view_that_was_changed_is_a_problem_until_migrate_puts_it_back(running: 
 
 def test_nothing_running_is_a_problem_for_every_store_and_no_traceback(tmp_path: Path) -> None:
     done = doctor(
-        tmp_path, "--json", HELIOGRAPH_POSTGRES__DSN="postgresql://u:hush-hush@127.0.0.1:1/d",
-        HELIOGRAPH_CLICKHOUSE__URL="http://u:hush-hush@127.0.0.1:1", HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1",
-    )  # fmt: skip
+        tmp_path,
+        "--json",
+        HELIOGRAPH_POSTGRES__DSN="postgresql://u:hush-hush@127.0.0.1:1/d",
+        HELIOGRAPH_CLICKHOUSE__URL="http://u:hush-hush@127.0.0.1:1",
+        HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1",
+    )
     assert (done.returncode, done.stderr) == (1, "")
     assert {f["check"] for f in findings(done) if f["level"] == "problem"} == {"kafka", "postgres", "clickhouse"}
     assert "hush-hush" not in done.stdout
@@ -112,9 +133,13 @@ def test_nothing_running_is_a_problem_for_every_store_and_no_traceback(tmp_path:
 
 def test_settings_that_make_no_sense_are_problems_and_no_traceback(tmp_path: Path) -> None:
     done = doctor(
-        tmp_path, "--json", HELIOGRAPH_POSTGRES__DSN="no=such=dsn secretword", HELIOGRAPH_CLICKHOUSE__URL="nonsense",
-        HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS="", HELIOGRAPH_KAFKA__OPTIONS='{"no.such.option": "1"}',
-    )  # fmt: skip
+        tmp_path,
+        "--json",
+        HELIOGRAPH_POSTGRES__DSN="no=such=dsn secretword",
+        HELIOGRAPH_CLICKHOUSE__URL="nonsense",
+        HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS="",
+        HELIOGRAPH_KAFKA__OPTIONS='{"no.such.option": "1"}',
+    )
     assert (done.returncode, done.stderr) == (1, "")
     assert {f["check"] for f in findings(done) if f["level"] == "problem"} == {"kafka", "postgres", "clickhouse"}
     assert "secretword" not in done.stdout

@@ -16,9 +16,13 @@ from local import stack
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
-    pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse,
-    pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="the quickstart is for bash and curl"),
-]  # fmt: skip
+    pytest.mark.kafka,
+    pytest.mark.postgres,
+    pytest.mark.clickhouse,
+    pytest.mark.skipif(
+        not (shutil.which("curl") and shutil.which("bash")), reason="the quickstart is for bash and curl"
+    ),
+]
 
 
 def blocks() -> list[str]:

@@ -24,15 +24,29 @@ from tests.integration.conftest import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse]
 
-ROLES = ("api", "relay", "router-critical", "router-normal", "router-bulk", "timers", "sender-email", "sender-sms",
-         "sender-push", "sink", "callbacks")  # fmt: skip
+ROLES = (
+    "api",
+    "relay",
+    "router-critical",
+    "router-normal",
+    "router-bulk",
+    "timers",
+    "sender-email",
+    "sender-sms",
+    "sender-push",
+    "sink",
+    "callbacks",
+)
 
 
 @pytest.fixture(scope="module")
 def template(running: Stack) -> str:
     name = f"t-{uuid.uuid4().hex[:8]}"
-    channels = {"email": {"subject": "Hi {{ n }}", "text": "Hello {{ n }}"}, "sms": {"text": "n {{ n }}"},
-                "push": {"title": "n", "body": "{{ n }}"}}  # fmt: skip
+    channels = {
+        "email": {"subject": "Hi {{ n }}", "text": "Hello {{ n }}"},
+        "sms": {"text": "n {{ n }}"},
+        "push": {"title": "n", "body": "{{ n }}"},
+    }
     status, body, _ = running.call(
         "POST", "/v1/templates", {"id": name, "category": "orders", "channels": channels, "publish": True}
     )
@@ -43,8 +57,13 @@ def template(running: Stack) -> str:
 def user(running: Stack, **fields: Any) -> str:
     name = f"u-{uuid.uuid4().hex[:8]}"
     number = int(name[2:6], 16) % 10_000_000
-    body = {"id": name, "email": f"{name}@example.org", "phone": f"+49151{number:08d}",
-            "devices": [{"platform": "fcm", "token": f"tok-{name}"}], **fields}  # fmt: skip
+    body = {
+        "id": name,
+        "email": f"{name}@example.org",
+        "phone": f"+49151{number:08d}",
+        "devices": [{"platform": "fcm", "token": f"tok-{name}"}],
+        **fields,
+    }
     status, answer, _ = running.call("POST", "/v1/users", body)
     assert status == 201, answer
     return name
@@ -194,8 +213,12 @@ def load(running: Stack, template: str, users: list[str], per_second: int = 60) 
         n = 0
         while not stop.is_set():
             n += 1
-            request = {"to": {"user_id": users[n % len(users)]}, "template": {"id": template}, "data": {"n": n},
-                       "priority": ("critical", "normal", "bulk")[n % 3]}  # fmt: skip
+            request = {
+                "to": {"user_id": users[n % len(users)]},
+                "template": {"id": template},
+                "data": {"n": n},
+                "priority": ("critical", "normal", "bulk")[n % 3],
+            }
             try:
                 status, body, _ = running.call("POST", "/v1/notifications", request)
             except (OSError, http.client.HTTPException):  # the api itself is the victim: no 202, no promise
@@ -224,7 +247,7 @@ def check_fates(running: Stack, accepted: list[str], *, duplicates_allowed: bool
         rows = running.query(
             "SELECT channel, state, count() FROM message_state WHERE notification_id IN {ids:Array(UUID)} GROUP BY 1, 2",
             ids=accepted,
-        )  # fmt: skip
+        )
         return Counter({f"{channel} {state}": int(count) for channel, state, count in rows})
 
     wanted = dict.fromkeys(("email sent", "push sent", "sms delivered"), len(accepted))

@@ -13,9 +13,13 @@ from tests.support import documents
 
 TOUR = Path(__file__).resolve().parents[2] / "docs" / "tour.md"
 pytestmark = [
-    pytest.mark.slow, pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse, pytest.mark.timeout(420),
+    pytest.mark.slow,
+    pytest.mark.kafka,
+    pytest.mark.postgres,
+    pytest.mark.clickhouse,
+    pytest.mark.timeout(420),
     pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="the tour is for bash and curl"),
-]  # fmt: skip
+]
 
 
 def test_every_block_of_the_tour_does_what_it_shows(tmp_path: Path) -> None:

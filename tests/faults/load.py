@@ -41,14 +41,18 @@ def body(mark: str, n: int, rng: random.Random) -> dict[str, Any]:
     elif kind == "apns":
         to = {"device_tokens": [{"platform": "apns", "token": f"{n:064x}"}]}
     parts = {
-        "email": {"subject": f"No {n}", "text": "Text"}, "sms": {"text": f"No {n}"},
-        "push": {"title": f"No {n}", "body": "Text"}, "apns": {"title": f"No {n}", "body": "Text"},
-    }  # fmt: skip
+        "email": {"subject": f"No {n}", "text": "Text"},
+        "sms": {"text": f"No {n}"},
+        "push": {"title": f"No {n}", "body": "Text"},
+        "apns": {"title": f"No {n}", "body": "Text"},
+    }
     return {
-        "to": to, "content": parts[kind], "channels": ["push" if kind == "apns" else kind],
+        "to": to,
+        "content": parts[kind],
+        "channels": ["push" if kind == "apns" else kind],
         "priority": rng.choice(("critical", "normal", "normal", "bulk")),
         "delivery": "at_most_once" if rng.random() < 0.2 else "at_least_once",
-    }  # fmt: skip
+    }
 
 
 class Load:
@@ -104,9 +108,10 @@ class Load:
 
     async def _over_http(self, session: aiohttp.ClientSession, endpoints: dict[str, Any], n: int, wanted: Any) -> None:
         headers = {
-            "Authorization": f"Bearer {endpoints['api_key']}", "Idempotency-Key": f"{self._mark}-{n}",
+            "Authorization": f"Bearer {endpoints['api_key']}",
+            "Idempotency-Key": f"{self._mark}-{n}",
             "Content-Type": "application/json",
-        }  # fmt: skip
+        }
         url, raw = f"{endpoints['api']}/v1/notifications", json.dumps(wanted)
         while True:
             try:

@@ -30,8 +30,17 @@ RARE = {"kafka": 0.15, "postgres": 0.3, "clickhouse": 0.3}
 """How much less often a store is killed than a role: every role waits for it."""
 ZOMBIE_S = 13.0
 """Longer than a session: its partitions have a new owner when it wakes."""
-ZOMBIES = ("sender-email", "second-email", "sender-sms", "second-sms", "sender-push", "second-push", "router-normal",
-           "timers", "sink")  # fmt: skip
+ZOMBIES = (
+    "sender-email",
+    "second-email",
+    "sender-sms",
+    "second-sms",
+    "sender-push",
+    "second-push",
+    "router-normal",
+    "timers",
+    "sink",
+)
 VENDORS = ("smtp", "twilio", "fcm", "apns")
 SETTLE_S = 300.0
 
@@ -146,7 +155,7 @@ def main() -> int:
     options = parser.parse_args()
     plan = Plan(
         options.seed, options.notifications, options.kills, options.zombies, options.every_s, rate=options.per_second
-    )  # fmt: skip
+    )
     if options.calm:
         plan = replace(plan, kills=0, zombies=0, modes=(), rate=options.per_second or 200.0)
     state_dir = Path(tempfile.mkdtemp(prefix="heliograph-storm-"))
@@ -157,8 +166,10 @@ def main() -> int:
     for violation in found:
         say(f"VIOLATED: {violation}")
     if found:
-        say(f"again: python -m tests.faults.storm --seed {plan.seed} --notifications {plan.notifications} --kills {plan.kills} "
-            f"--zombies {plan.zombies}; the state is in {state_dir}")  # fmt: skip
+        say(
+            f"again: python -m tests.faults.storm --seed {plan.seed} --notifications {plan.notifications} --kills {plan.kills} "
+            f"--zombies {plan.zombies}; the state is in {state_dir}"
+        )
         return 1
     shutil.rmtree(state_dir)
     say("every invariant holds")

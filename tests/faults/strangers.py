@@ -137,9 +137,13 @@ class Kafka:
             while True:
                 try:
                     producer.produce(
-                        record.topic, value=record.value, key=record.key, headers=list(record.headers), timestamp=record.timestamp,
+                        record.topic,
+                        value=record.value,
+                        key=record.key,
+                        headers=list(record.headers),
+                        timestamp=record.timestamp,
                         on_delivery=self._told,
-                    )  # fmt: skip
+                    )
                     break
                 except BufferError:
                     producer.poll(0.1)
@@ -264,8 +268,10 @@ class Strangers:
                 except OSError:
                     continue
                 writers.append(writer)
-                writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._key}\r\nContent-Type: application/json\r\n"
-                             f"Content-Length: 1000\r\n\r\n{{".encode())  # fmt: skip
+                writer.write(
+                    f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._key}\r\nContent-Type: application/json\r\n"
+                    f"Content-Length: 1000\r\n\r\n{{".encode()
+                )
         return writers
 
 

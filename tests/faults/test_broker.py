@@ -20,9 +20,13 @@ from tests.faults.storm import say
 from tests.faults.world import World, world
 
 pytestmark = [
-    pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse, pytest.mark.faults, pytest.mark.slow,
+    pytest.mark.kafka,
+    pytest.mark.postgres,
+    pytest.mark.clickhouse,
+    pytest.mark.faults,
+    pytest.mark.slow,
     pytest.mark.timeout(1200),
-]  # fmt: skip
+]
 
 KILLS = 10
 WITHIN_S = 30.0

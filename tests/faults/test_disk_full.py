@@ -19,9 +19,10 @@ from tests.integration.pipeline import World, profiles, requests, world
 __all__ = ["broker", "world"]  # fixtures
 
 pytestmark = [
-    pytest.mark.kafka, pytest.mark.faults,
+    pytest.mark.kafka,
+    pytest.mark.faults,
     pytest.mark.skipif(sys.platform != "linux", reason="limits of another process can be set on Linux alone"),
-]  # fmt: skip
+]
 
 COUNT = 40
 

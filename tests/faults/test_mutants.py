@@ -27,10 +27,16 @@ def run_mutant(world: World, name: str, **env: str) -> subprocess.Popen[bytes]:
     broker = world.broker
     with (broker.directory / f"mutant-{name}.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.mutants", name, "run", "sender", "--channel", "sms"], stdout=log, stderr=log,
-            env={**os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": broker.settings.bootstrap_servers,
-                 "HELIOGRAPH_CONFIG": str(world.config), **env},
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.faults.mutants", name, "run", "sender", "--channel", "sms"],
+            stdout=log,
+            stderr=log,
+            env={
+                **os.environ,
+                "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": broker.settings.bootstrap_servers,
+                "HELIOGRAPH_CONFIG": str(world.config),
+                **env,
+            },
+        )
     broker.roles.append(process)
     return process
 

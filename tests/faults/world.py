@@ -124,9 +124,11 @@ class World:
 
     def _simulator(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(
-            self.endpoints["simulator"] + path, json.dumps(body).encode() if body is not None else None,
-            {"Content-Type": "application/json"}, method=method,
-        )  # fmt: skip
+            self.endpoints["simulator"] + path,
+            json.dumps(body).encode() if body is not None else None,
+            {"Content-Type": "application/json"},
+            method=method,
+        )
         with urllib.request.urlopen(request, timeout=30) as response:
             raw = response.read()
         return json.loads(raw) if raw else None

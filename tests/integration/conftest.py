@@ -61,9 +61,11 @@ class Broker:
         """`heliograph run ...` against this broker."""
         with (self.directory / f"{'-'.join(arguments)}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "console.cli", "run", *arguments], stdout=log, stderr=log,
+                [sys.executable, "-m", "console.cli", "run", *arguments],
+                stdout=log,
+                stderr=log,
                 env={**os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers, **env},
-            )  # fmt: skip
+            )
         self.roles.append(process)
         return process
 

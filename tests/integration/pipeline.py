@@ -117,10 +117,21 @@ def world(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     http, smtp = book.reserve("simulator"), book.reserve("smtp")
     log = (directory / "simulator.log").open("wb")
     simulator = subprocess.Popen(
-        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
-         "--data-dir", str(directory / "simulator"), "--maildir", str(directory / "maildir")],
+        [
+            sys.executable,
+            "-m",
+            "local.simulator",
+            "--http-port",
+            str(http),
+            "--smtp-port",
+            str(smtp),
+            "--data-dir",
+            str(directory / "simulator"),
+            "--maildir",
+            str(directory / "maildir"),
+        ],
         stderr=log,
-    )  # fmt: skip
+    )
     config = directory / "heliograph.toml"
     config.write_text(f"""
 [[providers]]
@@ -166,9 +177,15 @@ timeout_s = 5
         "push": {"title": "n", "body": "b"},
     }
     template = {
-        "tenant": "t", "template_id": "hello", "version": 1, "category": "default", "channels": json.dumps(channels).encode(),
-        "locales": b"{}", "variables": ["n"], "updated_at": 1,
-    }  # fmt: skip
+        "tenant": "t",
+        "template_id": "hello",
+        "version": 1,
+        "category": "default",
+        "channels": json.dumps(channels).encode(),
+        "locales": b"{}",
+        "variables": ["n"],
+        "updated_at": 1,
+    }
     producer.publish([ProducerRecord(TEMPLATES, b"t:hello", codec("Template").encode(template))])
     yield made
     broker.stop_roles()
@@ -184,11 +201,19 @@ def profiles(prefix: str, count: int) -> list[ProducerRecord]:
     made = []
     for n in range(count):
         profile: dict[str, Any] = {
-            "tenant": "t", "user_id": f"{prefix}{n}", "name": None, "email": f"{prefix}{n}@example.org",
-            "phone": f"+4915{n:09d}", "locale": None, "time_zone": None,
-            "devices": [{"platform": "fcm", "token": f"{prefix}{n}", "subscription": None}], "channels": {},
-            "categories": {}, "version": 1, "updated_at": 1,
-        }  # fmt: skip
+            "tenant": "t",
+            "user_id": f"{prefix}{n}",
+            "name": None,
+            "email": f"{prefix}{n}@example.org",
+            "phone": f"+4915{n:09d}",
+            "locale": None,
+            "time_zone": None,
+            "devices": [{"platform": "fcm", "token": f"{prefix}{n}", "subscription": None}],
+            "channels": {},
+            "categories": {},
+            "version": 1,
+            "updated_at": 1,
+        }
         made.append(ProducerRecord(RECIPIENTS, f"t:{prefix}{n}".encode(), codec("RecipientProfile").encode(profile)))
     return made
 
@@ -200,9 +225,15 @@ def requests(prefix: str, count: int, lane: str = "normal", **fields: Any) -> tu
         nid = ids.notification_id(now, "t", f"{prefix}{n}")
         made.add(nid)
         request = {
-            "notification_id": nid, "tenant": "t", "accepted_at": now, "user_id": f"{prefix}{n}", "template_id": "hello",
-            "data": b'{"n": 1}', "channels": ["email"], **fields,
-        }  # fmt: skip
+            "notification_id": nid,
+            "tenant": "t",
+            "accepted_at": now,
+            "user_id": f"{prefix}{n}",
+            "template_id": "hello",
+            "data": b'{"n": 1}',
+            "channels": ["email"],
+            **fields,
+        }
         value = codec("NotificationRequest").encode(request)
         records.append(ProducerRecord(requests_topic(lane), f"t:{prefix}{n}".encode(), value))
     return records, made

@@ -121,9 +121,15 @@ class Api:
     key: str
 
     def call(
-        self, method: str, path: str, body: Any = None, *, key: str | None = None, raw: bytes | None = None,
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        key: str | None = None,
+        raw: bytes | None = None,
         **headers: str,
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         data = raw if raw is not None else json.dumps(body).encode() if body is not None else None
         wanted = {"Authorization": f"Bearer {self.key if key is None else key}", "Content-Type": "application/json"}
         wanted |= {name.replace("_", "-"): value for name, value in headers.items()}

@@ -126,9 +126,10 @@ def test_scorecard_has_quantiles_errors_and_costs(empty: Store) -> None:
             facts.append(status(nid, "sms", "delivered", attempt=2, provider="sms-1", after=9_000))
     bad = notification(HOUR)
     ends: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("retrying", {"attempt": 1, "detail": "in doubt: timeout"}), ("retrying", {"attempt": 2, "detail": "30500"}),
+        ("retrying", {"attempt": 1, "detail": "in doubt: timeout"}),
+        ("retrying", {"attempt": 2, "detail": "30500"}),
         ("failed", {"attempt": 3, "reason": "provider_account", "detail": "20003"}),
-    )  # fmt: skip
+    )
     for state, more in ends:
         facts.append(status(bad, "sms", state, provider="sms-2", latency_ms=7, **more))
     empty.insert([*facts, *facts])
@@ -203,11 +204,12 @@ def lived_in(store: Store) -> str:
     facts = many(1_500, seed=3)
     nid = notification(HOUR)
     journey = [
-        request(nid, tags=["spring"], user_id="u7"), status(nid, "email", "routed"),
+        request(nid, tags=["spring"], user_id="u7"),
+        status(nid, "email", "routed"),
         status(nid, "email", "sent", attempt=1, provider="p1", latency_ms=9, possible_duplicate=True),
         status(nid, "email", "opened", attempt=1, provider="p1", after=9_000),
         status(notification(HOUR), "sms", "skipped", reason="opted_out"),
-    ]  # fmt: skip
+    ]
     store.insert([*facts, *journey, letter(1), receipt(1)])
     priced(store, provider("p1", price_per_message="0.01", currency="EUR"))
     return nid

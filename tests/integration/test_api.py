@@ -71,9 +71,15 @@ def test_priority_picks_the_lane(world: World) -> None:
         (b"{}", {"Authorization": "Bearer hg_wrong"}, 401, "unauthenticated", None),
         (b"{}", {"Authorization": "Basic eA=="}, 401, "unauthenticated", None),
         (b'{"to":{"user_id":"a"},"content":{"text":"x"}}', {"Idempotency_Key": "a b"}, 400, "invalid_header", None),
-        (b'{"to":{"user_id":"a"},"content":{"text":"x"},"request_id":"r"}', {"Idempotency_Key": "k"}, 400, "invalid_request", "/request_id"),
+        (
+            b'{"to":{"user_id":"a"},"content":{"text":"x"},"request_id":"r"}',
+            {"Idempotency_Key": "k"},
+            400,
+            "invalid_request",
+            "/request_id",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refusal_is_a_problem_document(
     world: World, raw: bytes, headers: dict[str, str], status: int, code: str, pointer: str | None
 ) -> None:

@@ -38,12 +38,21 @@ class Tenants:
 
     def belongings(self) -> dict[str, Any]:
         """All that the other one sees of its own."""
-        return {path: self.other.call("GET", path).body for path in (
-            "/v1/users", f"/v1/users/{SECRET}", f"/v1/users/{SECRET}/preferences", "/v1/templates",
-            f"/v1/templates/{SECRET}", f"/v1/templates/{SECRET}/versions", "/v1/suppressions",
-            "/v1/suppressions/export", "/v1/notifications",
-            *(f"/v1/notifications/{nid}/events" for nid in self.ids["notification_id"]),
-        )}  # fmt: skip
+        return {
+            path: self.other.call("GET", path).body
+            for path in (
+                "/v1/users",
+                f"/v1/users/{SECRET}",
+                f"/v1/users/{SECRET}/preferences",
+                "/v1/templates",
+                f"/v1/templates/{SECRET}",
+                f"/v1/templates/{SECRET}/versions",
+                "/v1/suppressions",
+                "/v1/suppressions/export",
+                "/v1/notifications",
+                *(f"/v1/notifications/{nid}/events" for nid in self.ids["notification_id"]),
+            )
+        }
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +89,29 @@ def tenants(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 BODIES: tuple[Any, ...] = (
-    None, {}, {"version": 1}, {"channel": "email", "data": {"n": 1}}, {"name": "mine"}, {"channels": {"sms": False}},
+    None,
+    {},
+    {"version": 1},
+    {"channel": "email", "data": {"n": 1}},
+    {"name": "mine"},
+    {"channels": {"sms": False}},
     {"channels": {"email": {"text": '{% include "of-the-other" %}'}}, "publish": True},
     {"id": SECRET, "channels": {"sms": {"text": "x"}}, "layout": SECRET},
     {"to": {"user_id": SECRET}, "template": {"id": SECRET}, "data": {"n": 1}},
     {"to": {"user_id": SECRET}, "content": {"text": "x"}, "request_id": f"{SECRET}-0"},
     {"notifications": [{"to": {"user_id": SECRET}, "template": {"id": SECRET}, "data": {"n": 1}}]},
     {"tenant": "other"},
-)  # fmt: skip
-QUERIES = ("", "?user_id=" + SECRET, "?tag=" + SECRET, "?limit=200", "?version=1", "?address=" + SECRET + "@x.de",
-           "?status=accepted", "?tenant=other")  # fmt: skip
+)
+QUERIES = (
+    "",
+    "?user_id=" + SECRET,
+    "?tag=" + SECRET,
+    "?limit=200",
+    "?version=1",
+    "?address=" + SECRET + "@x.de",
+    "?status=accepted",
+    "?tenant=other",
+)
 HEADERS: tuple[dict[str, str], ...] = ({}, {"Idempotency_Key": f"{SECRET}-1"}, {"X_Tenant": "other"})
 
 

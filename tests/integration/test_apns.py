@@ -50,9 +50,14 @@ class Simulator:
 
     def account(self, **fields: Any) -> ProviderSettings:
         keys = {
-            "key_file": str(self.data / APNS_KEY_FILE), "key_id": APNS_KEY_ID, "team_id": APNS_TEAM_ID, "topic": APNS_TOPIC,
-            "base_url": f"http://127.0.0.1:{self.apns_port}", "timeout_s": 3, **fields,
-        }  # fmt: skip
+            "key_file": str(self.data / APNS_KEY_FILE),
+            "key_id": APNS_KEY_ID,
+            "team_id": APNS_TEAM_ID,
+            "topic": APNS_TOPIC,
+            "base_url": f"http://127.0.0.1:{self.apns_port}",
+            "timeout_s": 3,
+            **fields,
+        }
         return ProviderSettings(name="apple", channel="push", kind="apns", **keys)
 
     def accepted(self, message_id: str) -> list[dict[str, Any]]:
@@ -69,10 +74,23 @@ def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     http, smtp, apns = book.reserve("simulator"), book.reserve("smtp"), book.reserve("apns")
     log = (directory / "simulator.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
-         "--apns-port", str(apns), "--data-dir", str(directory), "--maildir", str(directory / "mail")],
+        [
+            sys.executable,
+            "-m",
+            "local.simulator",
+            "--http-port",
+            str(http),
+            "--smtp-port",
+            str(smtp),
+            "--apns-port",
+            str(apns),
+            "--data-dir",
+            str(directory),
+            "--maildir",
+            str(directory / "mail"),
+        ],
         stderr=log,
-    )  # fmt: skip
+    )
     made = Simulator(f"http://127.0.0.1:{http}", apns, directory)
 
     def is_up() -> bool:

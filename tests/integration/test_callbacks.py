@@ -80,10 +80,14 @@ class Door:
         config = self.directory / "heliograph.toml"
         config.write_text("".join(ACCOUNT.format(name=name, sid=sid, token=token) for name, sid, token in accounts))
         process = self.broker.run(
-            "callbacks", HELIOGRAPH_CONFIG=str(config), HELIOGRAPH_CALLBACKS__PORT=str(self.port),
-            HELIOGRAPH_CALLBACKS__PUBLIC_URL=self.public_url, HELIOGRAPH_METRICS__PORT=str(self.health),
-            HELIOGRAPH_CALLBACKS__PUBLISH_TIMEOUT_S="2", **env,
-        )  # fmt: skip
+            "callbacks",
+            HELIOGRAPH_CONFIG=str(config),
+            HELIOGRAPH_CALLBACKS__PORT=str(self.port),
+            HELIOGRAPH_CALLBACKS__PUBLIC_URL=self.public_url,
+            HELIOGRAPH_METRICS__PORT=str(self.health),
+            HELIOGRAPH_CALLBACKS__PUBLISH_TIMEOUT_S="2",
+            **env,
+        )
         self.processes.append(process)
         until(lambda: self.get("/readyz")[0] == 200, 60, "callbacks ready")
         return process
@@ -115,7 +119,13 @@ class Door:
         self, about: ChannelMessage, status: str = "delivered", token: str = TOKEN, sid: str = SID, **more: str
     ) -> int:
         url = callback_url(f"{self.public_url}/callbacks/twilio", about, "tw")
-        form = {"AccountSid": sid, "MessageSid": "SM" + about["message_id"], "MessageStatus": status, "To": about["address"], **more}  # fmt: skip
+        form = {
+            "AccountSid": sid,
+            "MessageSid": "SM" + about["message_id"],
+            "MessageStatus": status,
+            "To": about["address"],
+            **more,
+        }
         headers = {
             "X-Twilio-Signature": RequestValidator(token).compute_signature(url, form),
             "Content-Type": "application/x-www-form-urlencoded",
@@ -221,9 +231,15 @@ def test_the_simulators_reports_survive_a_killed_role(door: Door, tmp_path: Path
     door.public_url = f"http://127.0.0.1:{door.port}"
     role = door.start()
     keys: dict[str, Any] = {
-        "name": "tw", "channel": "sms", "kind": "twilio", "base_url": simulator.url, "account_sid": SID, "auth_token": TOKEN,
-        "from": "+15005550006", "callback_url": f"{door.public_url}/callbacks/twilio#rc=5&rp=all",
-    }  # fmt: skip
+        "name": "tw",
+        "channel": "sms",
+        "kind": "twilio",
+        "base_url": simulator.url,
+        "account_sid": SID,
+        "auth_token": TOKEN,
+        "from": "+15005550006",
+        "callback_url": f"{door.public_url}/callbacks/twilio#rc=5&rp=all",
+    }
     good, unreachable = message(), message()
     unreachable["address"] = "+15005553003"
 
@@ -283,9 +299,16 @@ def test_without_its_public_address_the_role_says_what_is_missing(broker: Broker
 
 MESSAGES = 49_000
 VIEWS = (
-    "delivery_events", "receipts", "message_state", "notification_state", "v_accounting", "v_funnel", "v_failures",
-    "v_provider_scorecard", "v_latency",
-)  # fmt: skip
+    "delivery_events",
+    "receipts",
+    "message_state",
+    "notification_state",
+    "v_accounting",
+    "v_funnel",
+    "v_failures",
+    "v_provider_scorecard",
+    "v_latency",
+)
 ENDS = [("delivered", None)] * 17 + [("undelivered", "carrier")] * 2 + [("bounced", "invalid_number")]
 
 

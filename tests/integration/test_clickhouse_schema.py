@@ -36,13 +36,29 @@ pytestmark = pytest.mark.clickhouse
 HOUR = 3_600_000
 NOW = time.time_ns() // 1_000_000
 VIEWS = (
-    "requests", "delivery_events", "receipts", "dead_letters", "message_state", "notification_state", "v_accounting",
-    "v_residual", "v_funnel", "v_provider_scorecard", "v_latency", "v_failures", "v_why",
-)  # fmt: skip
+    "requests",
+    "delivery_events",
+    "receipts",
+    "dead_letters",
+    "message_state",
+    "notification_state",
+    "v_accounting",
+    "v_residual",
+    "v_funnel",
+    "v_provider_scorecard",
+    "v_latency",
+    "v_failures",
+    "v_why",
+)
 RAW = (
-    "requests_raw", "delivery_events_raw", "receipts_raw", "dead_letters_raw", "message_states", "notification_states",
+    "requests_raw",
+    "delivery_events_raw",
+    "receipts_raw",
+    "dead_letters_raw",
+    "message_states",
+    "notification_states",
     "hour_sums",
-)  # fmt: skip
+)
 
 
 class Store:
@@ -106,45 +122,89 @@ def notification(age_ms: int, tenant: str = "t") -> str:
 
 def request(notification_id: str, tenant: str = "t", **more: Any) -> ConsumerRecord:
     value = {
-        "notification_id": notification_id, "tenant": tenant, "accepted_at": ids.accepted_at(notification_id),
-        "user_id": "u1", "template_id": "order", **more,
-    }  # fmt: skip
+        "notification_id": notification_id,
+        "tenant": tenant,
+        "accepted_at": ids.accepted_at(notification_id),
+        "user_id": "u1",
+        "template_id": "order",
+        **more,
+    }
     return record(requests_topic("normal"), "NotificationRequest", value)
 
 
 def status(
-    notification_id: str, channel: str | None, state: str, *, attempt: int = 0, after: int = 1_000, tenant: str = "t",
+    notification_id: str,
+    channel: str | None,
+    state: str,
+    *,
+    attempt: int = 0,
+    after: int = 1_000,
+    tenant: str = "t",
     **more: Any,
-) -> ConsumerRecord:  # fmt: skip
+) -> ConsumerRecord:
     message_id = None if channel is None else ids.message_id(notification_id, channel, "x")
     reasons = states().reasons.get(state, ())
     value = {
-        "event_id": ids.event_id(message_id or notification_id, state, attempt), "notification_id": notification_id,
-        "message_id": message_id, "tenant": tenant, "channel": channel, "lane": "normal", "state": state,
-        "reason": reasons[0] if reasons else None, "detail": None, "attempt": attempt, "provider": None,
-        "provider_message_id": None, "possible_duplicate": False, "template_id": "order", "template_version": 3,
-        "preference_version": None, "occurred_at": ids.accepted_at(notification_id) + after, "latency_ms": None,
-        "source": None, "correlation_id": None, **more,
-    }  # fmt: skip
+        "event_id": ids.event_id(message_id or notification_id, state, attempt),
+        "notification_id": notification_id,
+        "message_id": message_id,
+        "tenant": tenant,
+        "channel": channel,
+        "lane": "normal",
+        "state": state,
+        "reason": reasons[0] if reasons else None,
+        "detail": None,
+        "attempt": attempt,
+        "provider": None,
+        "provider_message_id": None,
+        "possible_duplicate": False,
+        "template_id": "order",
+        "template_version": 3,
+        "preference_version": None,
+        "occurred_at": ids.accepted_at(notification_id) + after,
+        "latency_ms": None,
+        "source": None,
+        "correlation_id": None,
+        **more,
+    }
     return record(STATUS, "DeliveryStatus", value)
 
 
 def receipt(number: int) -> ConsumerRecord:
     value = {
-        "event_id": str(UUID(int=number)), "provider": "sms-1", "provider_message_id": f"pm{number % 3}",
-        "message_id": None, "state": "delivered", "reason": None, "code": "30", "occurred_at": NOW, "received_at": NOW,
+        "event_id": str(UUID(int=number)),
+        "provider": "sms-1",
+        "provider_message_id": f"pm{number % 3}",
+        "message_id": None,
+        "state": "delivered",
+        "reason": None,
+        "code": "30",
+        "occurred_at": NOW,
+        "received_at": NOW,
         "raw": b"To=+491700000000",
-    }  # fmt: skip
+    }
     return record(RECEIPTS, "ProviderReceipt", value)
 
 
 def letter(number: int, value: bytes = b"\xff\x00poison") -> ConsumerRecord:
     content = {
-        "dead_letter_id": ids.dead_letter_id("t", 0, number, 0, None, b"x"), "topic": "t", "partition": 0, "offset": number,
-        "key": b"k\xfe", "value": value, "headers": [], "stage": "router", "reason": "undecodable",
-        "error_class": "DecodeError", "detail": None, "attempts": 1, "tenant": None, "notification_id": "not an id",
-        "message_id": None, "occurred_at": NOW,
-    }  # fmt: skip
+        "dead_letter_id": ids.dead_letter_id("t", 0, number, 0, None, b"x"),
+        "topic": "t",
+        "partition": 0,
+        "offset": number,
+        "key": b"k\xfe",
+        "value": value,
+        "headers": [],
+        "stage": "router",
+        "reason": "undecodable",
+        "error_class": "DecodeError",
+        "detail": None,
+        "attempts": 1,
+        "tenant": None,
+        "notification_id": "not an id",
+        "message_id": None,
+        "occurred_at": NOW,
+    }
     return record(DEAD_LETTERS, "DeadLetter", content)
 
 
@@ -154,21 +214,34 @@ IDS = [ids.notification_id(NOW - age, "t", str(age)) for age in (60_000, 90_000,
 EVENTS = st.lists(
     st.builds(
         lambda nid, channel, state, attempt, after, flagged, provider: status(
-            nid, channel, state, attempt=attempt, after=after, possible_duplicate=flagged, provider=provider,
+            nid,
+            channel,
+            state,
+            attempt=attempt,
+            after=after,
+            possible_duplicate=flagged,
+            provider=provider,
             provider_message_id=provider and f"pm-{attempt}",
         ),
-        st.sampled_from(IDS), st.sampled_from([None, *CHANNELS]), st.sampled_from(sorted(states().all)),
-        st.integers(0, 2), st.integers(0, 5), st.booleans(), st.sampled_from([None, "a", "b"]),
+        st.sampled_from(IDS),
+        st.sampled_from([None, *CHANNELS]),
+        st.sampled_from(sorted(states().all)),
+        st.integers(0, 2),
+        st.integers(0, 5),
+        st.booleans(),
+        st.sampled_from([None, "a", "b"]),
     ),
     max_size=14,
-)  # fmt: skip
+)
 REQUESTS = st.lists(
     st.builds(
         lambda nid, send_at, dry_run: request(nid, send_at=send_at, dry_run=dry_run),
-        st.sampled_from(IDS), st.sampled_from([None, NOW + HOUR]), st.booleans(),
+        st.sampled_from(IDS),
+        st.sampled_from([None, NOW + HOUR]),
+        st.booleans(),
     ),
     max_size=4,
-)  # fmt: skip
+)
 OTHERS = st.lists(st.one_of(st.integers(1, 4).map(receipt), st.integers(1, 4).map(letter)), max_size=3)
 
 
@@ -243,9 +316,12 @@ def test_rollup_of_the_api_agrees_with_the_view(store: Store, events: list[Consu
         assert (answer["status"], answer["reason"], len(answer["messages"])) == view[notification_id][:3]
         for message in answer["messages"]:
             of_api[message["id"]] = (
-                message["status"], message["reason"], message["provider"], message["provider_message_id"],
+                message["status"],
+                message["reason"],
+                message["provider"],
+                message["provider_message_id"],
                 message["possible_duplicate"],
-            )  # fmt: skip
+            )
     assert of_api == messages
 
 
@@ -485,7 +561,7 @@ CONTRACT = {
     "message_state": "message_id state reason channel provider attempts accepted_at settled_at",
     "notification_state": "notification_id state reason channel provider attempts accepted_at settled_at",
     "v_accounting": f"tenant hour accepted {' '.join(states().reasons)} in_flight residual",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("view", CONTRACT)

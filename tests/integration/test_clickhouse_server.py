@@ -239,15 +239,7 @@ def test_rows_survive_kill_9_and_a_second_owner_is_refused(tmp_path: Path) -> No
         for start in range(5):
             client.insert("kept", [[start * 1000 + row] for row in range(1000)], column_names=["a"])
     second = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "local.servers.clickhouse",
-            "--path",
-            str(running.path),
-            "--port",
-            str(free_port()),
-        ],
+        [sys.executable, "-m", "local.servers.clickhouse", "--path", str(running.path), "--port", str(free_port())],
         capture_output=True,
         timeout=60,
     )

@@ -63,9 +63,13 @@ class Pushes:
         now = int(time.time() * 1000)
         nid = ids.notification_id(now, "default")
         request = {
-            "notification_id": nid, "tenant": "default", "accepted_at": now, "user_id": user_id, "channels": ["push"],
+            "notification_id": nid,
+            "tenant": "default",
+            "accepted_at": now,
+            "user_id": user_id,
+            "channels": ["push"],
             "content": b'{"title": "T", "body": "B"}',
-        }  # fmt: skip
+        }
         value = codec("NotificationRequest").encode(request)
         self.producer.publish([ProducerRecord(requests_topic("normal"), f"default:{user_id}".encode(), value)])
         return nid
@@ -90,10 +94,23 @@ def pushes(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     http, smtp, apns = book.reserve("simulator"), book.reserve("smtp"), book.reserve("apns")
     log = (directory / "simulator.log").open("wb")
     simulator = subprocess.Popen(
-        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
-         "--apns-port", str(apns), "--data-dir", str(directory), "--maildir", str(directory / "mail")],
+        [
+            sys.executable,
+            "-m",
+            "local.simulator",
+            "--http-port",
+            str(http),
+            "--smtp-port",
+            str(smtp),
+            "--apns-port",
+            str(apns),
+            "--data-dir",
+            str(directory),
+            "--maildir",
+            str(directory / "mail"),
+        ],
         stderr=log,
-    )  # fmt: skip
+    )
     config = directory / "heliograph.toml"
     config.write_text(f"""
 [[providers]]
@@ -148,9 +165,13 @@ def test_device_of_a_platform_without_an_account_is_rejected(pushes: Pushes) -> 
     now = int(time.time() * 1000)
     nid = ids.notification_id(now, "default")
     request = {
-        "notification_id": nid, "tenant": "default", "accepted_at": now, "channels": ["push"],
-        "addresses": [{"channel": "push", "value": "tok", "platform": "webpush"}], "content": b'{"title": "T"}',
-    }  # fmt: skip
+        "notification_id": nid,
+        "tenant": "default",
+        "accepted_at": now,
+        "channels": ["push"],
+        "addresses": [{"channel": "push", "value": "tok", "platform": "webpush"}],
+        "content": b'{"title": "T"}',
+    }
     value = codec("NotificationRequest").encode(request)
     pushes.producer.publish([ProducerRecord(requests_topic("normal"), b"default:x", value)])
     until(lambda: ("rejected", "provider_rejected") in pushes.states(nid), 60, "rejected")

@@ -104,9 +104,12 @@ def world(broker: Broker) -> Iterator[World]:
 def request(key: bytes) -> ProducerRecord:
     now = int(time.time() * 1000)
     made = {
-        "notification_id": ids.notification_id(now, "t", key.decode()), "tenant": "t", "accepted_at": now,
-        "addresses": [{"channel": "email", "value": "a@example.org"}], "content": b'{"subject": "s", "text": "t"}',
-    }  # fmt: skip
+        "notification_id": ids.notification_id(now, "t", key.decode()),
+        "tenant": "t",
+        "accepted_at": now,
+        "addresses": [{"channel": "email", "value": "a@example.org"}],
+        "content": b'{"subject": "s", "text": "t"}',
+    }
     return ProducerRecord(requests_topic("normal"), key, codec("NotificationRequest").encode(made))
 
 
@@ -200,9 +203,10 @@ def test_a_flood_holds_the_router_until_somebody_says_to_go_on(world: World, eng
     role, topic, count, most = ("router", "--lane", lane), requests_topic(lane), 400, 100
     world.producer.publish([ProducerRecord(topic, f"{n}".encode(), POISON) for n in range(count)])
     env = {
-        "HELIOGRAPH_ROUTER__ENGINE": engine, "HELIOGRAPH_ROUTER__BATCH_SIZE": "30",
+        "HELIOGRAPH_ROUTER__ENGINE": engine,
+        "HELIOGRAPH_ROUTER__BATCH_SIZE": "30",
         "HELIOGRAPH_DEAD_LETTERS__MIN_COUNT": str(most),
-    }  # fmt: skip
+    }
     router = world.run(*role, **env)
     until(lambda: "HELIOGRAPH_DEAD_LETTERS__MAX_RATIO=1" in world.ask(role, "/readyz")[1], what="the reason")
     held = world.letters(topic, "router")

@@ -60,20 +60,39 @@ def get(settings: ClickHouseSettings, nid: str, tenant: str = "t") -> tuple[int,
 
 def receipt(provider_message_id: str, message_id: str | None, state: str, number: int) -> ConsumerRecord:
     value = {
-        "event_id": str(uuid.UUID(int=number)), "provider": "sms-1", "provider_message_id": provider_message_id,
-        "message_id": message_id, "state": state, "reason": "carrier" if state == "undelivered" else None, "code": "30008",
-        "occurred_at": NOW, "received_at": NOW + 5, "raw": b"To=+491700000000",
-    }  # fmt: skip
+        "event_id": str(uuid.UUID(int=number)),
+        "provider": "sms-1",
+        "provider_message_id": provider_message_id,
+        "message_id": message_id,
+        "state": state,
+        "reason": "carrier" if state == "undelivered" else None,
+        "code": "30008",
+        "occurred_at": NOW,
+        "received_at": NOW + 5,
+        "raw": b"To=+491700000000",
+    }
     return record(RECEIPTS, "ProviderReceipt", value)
 
 
 def letter(nid: str, tenant: str, message_id: str | None) -> ConsumerRecord:
     content = {
-        "dead_letter_id": str(uuid.uuid4()), "topic": "notify.dispatch.sms.normal.v1", "partition": 2, "offset": 9,
-        "key": b"canary", "value": b"canary", "headers": [], "stage": "sender", "reason": "retries_exhausted",
-        "error_class": "RetriesExhausted", "detail": "30008", "attempts": 6, "tenant": tenant, "notification_id": nid,
-        "message_id": message_id, "occurred_at": NOW,
-    }  # fmt: skip
+        "dead_letter_id": str(uuid.uuid4()),
+        "topic": "notify.dispatch.sms.normal.v1",
+        "partition": 2,
+        "offset": 9,
+        "key": b"canary",
+        "value": b"canary",
+        "headers": [],
+        "stage": "sender",
+        "reason": "retries_exhausted",
+        "error_class": "RetriesExhausted",
+        "detail": "30008",
+        "attempts": 6,
+        "tenant": tenant,
+        "notification_id": nid,
+        "message_id": message_id,
+        "occurred_at": NOW,
+    }
     return record(DEAD_LETTERS, "DeadLetter", content)
 
 
@@ -212,8 +231,12 @@ def test_audit_counts_by_hour_and_tenant_and_finds_strays(store: Store) -> None:
 def heliograph(running: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "console.cli", *arguments, "--state-dir", str(running.state_dir)],
-        capture_output=True, text=True, timeout=60, check=False, env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"COLUMNS": "200", "PATH": "", "TERM": "dumb"},
+    )
 
 
 @pytest.mark.kafka
@@ -225,9 +248,11 @@ def test_preferences_changed_later_do_not_change_the_story(running: Stack) -> No
     path = f"/v1/users/{user}/preferences"
     assert running.call("PUT", path, {"channels": {"sms": False}, "categories": {}})[0] == 200
     sending = {
-        "to": {"user_id": user}, "content": {"subject": "S", "text": "hello"}, "channels": ["email", "sms"],
+        "to": {"user_id": user},
+        "content": {"subject": "S", "text": "hello"},
+        "channels": ["email", "sms"],
         "category": "orders",
-    }  # fmt: skip
+    }
     code, accepted, _ = running.call("POST", "/v1/notifications", sending, {"X-Correlation-ID": "corr-7"})
     assert code == 202
     nid = accepted["id"]
@@ -261,9 +286,10 @@ def test_preferences_changed_later_do_not_change_the_story(running: Stack) -> No
 @pytest.mark.postgres
 def test_audit_is_content_until_a_stray_status_is_published(running: Stack) -> None:
     code, accepted, _ = running.call(
-        "POST", "/v1/notifications",
+        "POST",
+        "/v1/notifications",
         {"to": {"email": "audit@example.org"}, "content": {"subject": "S", "text": "x"}, "channels": ["email"]},
-    )  # fmt: skip
+    )
     assert code == 202
     until(lambda: running.call("GET", f"/v1/notifications/{accepted['id']}")[1]["status"] == "sent", 60, "sent")
     until(lambda: heliograph(running, "audit").returncode == 0, 30, "an audit without a residual")
@@ -282,9 +308,13 @@ def test_audit_is_content_until_a_stray_status_is_published(running: Stack) -> N
     assert (finding["notification_id"], finding["finding"]) == (stray, "a status without a request")
     # The session's stack is others' too: with its request the stray is accounted for.
     asked = {
-        "notification_id": stray, "tenant": "stray", "accepted_at": ids.accepted_at(stray), "user_id": "u", "dry_run": True,
+        "notification_id": stray,
+        "tenant": "stray",
+        "accepted_at": ids.accepted_at(stray),
+        "user_id": "u",
+        "dry_run": True,
         "template_id": "none",
-    }  # fmt: skip
+    }
     producer = Producer(KafkaSettings(bootstrap_servers=running.endpoints["kafka"]), client_id="test")
     producer.publish(
         [ProducerRecord("notify.requests.normal.v1", b"stray:u", codec("NotificationRequest").encode(asked))]

@@ -38,10 +38,19 @@ __all__ = ["postgres", "world"]
 
 NOW = 1_770_000_000_000
 _FORGED: list[dict[str, Any]] = [
-    {"tenant": "a\0b"}, {"tenant": "t" * 3_000}, {"recipient": "u\0"}, {"recipient": "addr:" + "\0" * 32},
-    {"recipient": "addr:" + "x" * 5_000}, {"detail": "550 \0"}, {"provider": "p\0"}, {"notification_id": "\0"},
-    {"message_id": "\0"}, {"occurred_at": -1}, {"occurred_at": (1 << 63) - 1}, {"recipient": "u" * 900_000},
-]  # fmt: skip
+    {"tenant": "a\0b"},
+    {"tenant": "t" * 3_000},
+    {"recipient": "u\0"},
+    {"recipient": "addr:" + "\0" * 32},
+    {"recipient": "addr:" + "x" * 5_000},
+    {"detail": "550 \0"},
+    {"provider": "p\0"},
+    {"notification_id": "\0"},
+    {"message_id": "\0"},
+    {"occurred_at": -1},
+    {"occurred_at": (1 << 63) - 1},
+    {"recipient": "u" * 900_000},
+]
 
 
 def forged() -> list[dict[str, Any]]:
@@ -68,14 +77,18 @@ def test_statuses_of_strangers_reach_postgresql_or_are_passed_over_and_none_is_i
             st.builds(
                 lambda record, what: {**record, "channel": what[0], "reason": what[1]},
                 hostile_records(
-                    "DeliveryStatus", state=st.just("bounced"), notification_id=st.just(status()["notification_id"]),
-                    message_id=st.just(status()["message_id"]), tenant=st.sampled_from(["shop", "a\0b"]),
+                    "DeliveryStatus",
+                    state=st.just("bounced"),
+                    notification_id=st.just(status()["notification_id"]),
+                    message_id=st.just(status()["message_id"]),
+                    tenant=st.sampled_from(["shop", "a\0b"]),
                 ),
                 st.sampled_from([("push", "invalid_token"), ("email", "hard_bounce"), ("sms", "invalid_number")]),
             ),
-            min_size=1, max_size=20,
+            min_size=1,
+            max_size=20,
         )
-    )  # fmt: skip
+    )
     @settings(max_examples=40, deadline=None)
     def judged(hostile: list[dict[str, Any]]) -> None:
         async def process() -> None:

@@ -53,9 +53,13 @@ class Bounces:
         now = int(time.time() * 1000)
         nid = ids.notification_id(now, "default")
         request = {
-            "notification_id": nid, "tenant": "default", "accepted_at": now, "channels": [channel],
-            "addresses": [{"channel": channel, "value": address}], "content": b'{"subject": "S", "text": "T"}',
-        }  # fmt: skip
+            "notification_id": nid,
+            "tenant": "default",
+            "accepted_at": now,
+            "channels": [channel],
+            "addresses": [{"channel": channel, "value": address}],
+            "content": b'{"subject": "S", "text": "T"}',
+        }
         value = codec("NotificationRequest").encode(request)
         self.producer.publish([ProducerRecord(requests_topic("normal"), b"default:x", value)])
         return nid
@@ -88,10 +92,23 @@ def bounces(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     http, smtp = book.reserve("simulator"), book.reserve("smtp")
     log = (directory / "simulator.log").open("wb")
     simulator = subprocess.Popen(
-        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
-         "--apns-port", str(book.reserve("apns")), "--data-dir", str(directory), "--maildir", str(directory / "mail")],
+        [
+            sys.executable,
+            "-m",
+            "local.simulator",
+            "--http-port",
+            str(http),
+            "--smtp-port",
+            str(smtp),
+            "--apns-port",
+            str(book.reserve("apns")),
+            "--data-dir",
+            str(directory),
+            "--maildir",
+            str(directory / "mail"),
+        ],
         stderr=log,
-    )  # fmt: skip
+    )
     config = directory / "heliograph.toml"
     config.write_text(f"""
 [[providers]]
@@ -163,9 +180,15 @@ def test_bounced_address_is_not_sent_to_again(
 
 
 def bounce(
-    channel: str, reason: str, address: str, detail: str = "550 5.1.1", provider: str = "mail-2",
-    user_id: str | None = None, occurred_at: int | None = None, opted_out: bool = False,
-) -> ProducerRecord:  # fmt: skip
+    channel: str,
+    reason: str,
+    address: str,
+    detail: str = "550 5.1.1",
+    provider: str = "mail-2",
+    user_id: str | None = None,
+    occurred_at: int | None = None,
+    opted_out: bool = False,
+) -> ProducerRecord:
     now = int(time.time() * 1000)
     nid = ids.notification_id(now, "default")
     message_id = ids.message_id(nid, channel, ids.address_hash(channel, address))

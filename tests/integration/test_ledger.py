@@ -36,12 +36,15 @@ PARTITIONS = [(TOPIC, n) for n in range(4)]
 def entries(ids: list[str], next_attempt: int, state: str | None) -> list[ProducerRecord]:
     return [
         ProducerRecord(
-            TOPIC, id_.encode(), partition=n % len(PARTITIONS), value=codec("LedgerEntry").encode(
+            TOPIC,
+            id_.encode(),
+            partition=n % len(PARTITIONS),
+            value=codec("LedgerEntry").encode(
                 {"message_id": id_, "next_attempt": next_attempt, "state": state, "recorded_at": system_clock()}
             ),
         )
         for n, id_ in enumerate(ids)
-    ]  # fmt: skip
+    ]
 
 
 def reader(broker: Broker, ledger: Ledger) -> LedgerReader:
@@ -157,5 +160,6 @@ def test_sender_on_rocksdb_killed_and_started_again_drops_what_it_sent(world: Wo
     until(lambda: len(world.sent_messages(marked)) == 1, what="what came after them")
     world.broker.stop_roles()
     assert world.accepted("smtp", "rocks-") == {
-        **{f"rocks-{n}@example.org": 1 for n in range(20)}, "rocks-m@example.org": 1,
-    }  # fmt: skip
+        **{f"rocks-{n}@example.org": 1 for n in range(20)},
+        "rocks-m@example.org": 1,
+    }

@@ -116,11 +116,16 @@ def account(
     elif kind == "fcm":
         file = tmp_path / "account.json"
         file.write_bytes(
-            to_json({
-                "type": "service_account", "project_id": "p", "client_email": "a@p.iam.gserviceaccount.com",
-                "token_uri": f"http://127.0.0.1:{tokens or port}/token", "private_key": RSA.decode(),
-            })
-        )  # fmt: skip
+            to_json(
+                {
+                    "type": "service_account",
+                    "project_id": "p",
+                    "client_email": "a@p.iam.gserviceaccount.com",
+                    "token_uri": f"http://127.0.0.1:{tokens or port}/token",
+                    "private_key": RSA.decode(),
+                }
+            )
+        )
         keys = {"credentials_file": str(file)}
     else:
         file = tmp_path / "key.p8"
@@ -278,9 +283,7 @@ async def http_account(kind: str, fault: str, tmp_path: Path) -> AsyncIterator[t
 
 @pytest.mark.parametrize("kind", ["twilio", "fcm"])
 @pytest.mark.parametrize(("fault", "requests", "twilio", "fcm"), HTTP_FAULTS)
-async def test_http_fault(
-    kind: str, fault: str, requests: int, twilio: type, fcm: type, tmp_path: Path
-) -> None:  # fmt: skip
+async def test_http_fault(kind: str, fault: str, requests: int, twilio: type, fcm: type, tmp_path: Path) -> None:
     async with http_account(kind, fault, tmp_path) as (sender, wire, _):
         made = await sender.send(to_send(kind))
         await asyncio.sleep(0.05)  # whoever asks again does it now

@@ -102,10 +102,21 @@ def simulator(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     directory = tmp_path_factory.mktemp("simulator")
     http, smtp = world.book.reserve("simulator"), world.book.reserve("smtp")
     process = subprocess.Popen(
-        [sys.executable, "-m", "local.simulator", "--http-port", str(http), "--smtp-port", str(smtp),
-         "--data-dir", str(directory / "data"), "--maildir", str(directory / "mail")],
+        [
+            sys.executable,
+            "-m",
+            "local.simulator",
+            "--http-port",
+            str(http),
+            "--smtp-port",
+            str(smtp),
+            "--data-dir",
+            str(directory / "data"),
+            "--maildir",
+            str(directory / "mail"),
+        ],
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     config = directory / "heliograph.toml"
     config.write_text(
         '[[providers]]\nname = "mail"\nchannel = "email"\nkind = "smtp"\nhost = "127.0.0.1"\n'

@@ -25,8 +25,13 @@ pytestmark = pytest.mark.kafka
 @pytest.mark.parametrize("engine", ["faust", "loop"])
 def test_three_channels_are_delivered_once_each(world: World, engine: str) -> None:
     world.publish(profiles(engine, 50))
-    for arguments in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sender", "--channel", "sms"),
-                      ("sender", "--channel", "push"), ("timers",)):  # fmt: skip
+    for arguments in (
+        ("router", "--lane", "normal"),
+        ("sender", "--channel", "email"),
+        ("sender", "--channel", "sms"),
+        ("sender", "--channel", "push"),
+        ("timers",),
+    ):
         world.run(*arguments, HELIOGRAPH_ROUTER__ENGINE=engine)
     records, made = requests(engine, 50, channels=["email", "sms", "push"])
     world.publish(records + records)  # everything twice: the ledger drops the second
@@ -35,9 +40,11 @@ def test_three_channels_are_delivered_once_each(world: World, engine: str) -> No
     assert world.accepted("smtp", engine) == {f"{engine}{n}@example.org": 1 for n in range(50)}
     assert world.accepted("fcm", engine) == {f"{engine}{n}": 1 for n in range(50)}
     assert {e["message_id"] for e in world.get("/accepted?kind=twilio&limit=100000")} >= {
-        s["message_id"] for events in world.statuses(made).values() for s in events
+        s["message_id"]
+        for events in world.statuses(made).values()
+        for s in events
         if s["state"] == "sent" and s["channel"] == "sms"
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("engine", ["faust", "loop"])
@@ -111,9 +118,7 @@ def test_role_killed_under_load_loses_nothing_and_flags_what_it_repeats(world: W
     accepted = world.accepted("smtp", f"kill-{victim}-")
     assert set(accepted) == {f"kill-{victim}-{n}@example.org" for n in range(count)}
     twice = {to for to, times in accepted.items() if times > 1}
-    flagged = {
-        nid for nid, events in world.statuses(made).items() if any(s["possible_duplicate"] for s in events)
-    }  # fmt: skip
+    flagged = {nid for nid, events in world.statuses(made).items() if any(s["possible_duplicate"] for s in events)}
     assert len(twice) <= len(flagged)
     if victim != "sender":
         assert not twice
@@ -176,8 +181,13 @@ def test_poison_on_every_topic_is_dead_lettered_and_the_stream_goes_on(world: Wo
     topics = [t for t in catalogue() if t not in skipped and ("normal" in t or t.count(".") == 2)]
     world.publish([ProducerRecord(topic, b"poison-key", b"\xff poison", partition=0) for topic in topics])
     world.publish(profiles("poison", 1))
-    for arguments in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sender", "--channel", "sms"),
-                      ("sender", "--channel", "push"), ("timers",)):  # fmt: skip
+    for arguments in (
+        ("router", "--lane", "normal"),
+        ("sender", "--channel", "email"),
+        ("sender", "--channel", "sms"),
+        ("sender", "--channel", "push"),
+        ("timers",),
+    ):
         world.run(*arguments)
     records, made = requests("poison", 1, channels=["email", "sms", "push"])
     world.publish(records)

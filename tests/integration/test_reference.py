@@ -70,9 +70,14 @@ def _pending(world: World) -> int:
 
 def test_user_is_created_read_replaced_and_published(world: World, api: Api, relay: subprocess.Popen[bytes]) -> None:
     user = {
-        "id": "u1", "name": "Jo", "email": "Jo@München.de", "phone": "+49 151 12345678", "locale": "de-AT",
-        "time_zone": "Europe/Vienna", "devices": [{"platform": "fcm", "token": "tok"}],
-    }  # fmt: skip
+        "id": "u1",
+        "name": "Jo",
+        "email": "Jo@München.de",
+        "phone": "+49 151 12345678",
+        "locale": "de-AT",
+        "time_zone": "Europe/Vienna",
+        "devices": [{"platform": "fcm", "token": "tok"}],
+    }
     created = api.call("POST", "/v1/users", user)
     assert created.status == 201
     assert created.headers["location"] == "/v1/users/u1"
@@ -118,8 +123,11 @@ def test_template_versions_are_published_and_rolled_back(
 ) -> None:
     first = {"id": "t", "category": "orders", "channels": {"email": {"subject": "A", "text": "{{ a }}"}}}
     assert api.call("POST", "/v1/templates", first).body == {
-        "id": "t", "version": 1, "published": True, "variables": ["a"],
-    }  # fmt: skip
+        "id": "t",
+        "version": 1,
+        "published": True,
+        "variables": ["a"],
+    }
     assert api.call("POST", "/v1/templates", first).status == 409
     second = {
         "channels": {"sms": {"text": "{{ b }}"}},
@@ -141,8 +149,10 @@ def test_template_versions_are_published_and_rolled_back(
     assert api.call("GET", "/v1/templates/t?version=x").status == 400
     published = _latest(world, TEMPLATES)
     assert {k: published[k]["version"] for k in ("default:t", "default:t:1", "default:t:2")} == {
-        "default:t": 1, "default:t:1": 1, "default:t:2": 2,
-    }  # fmt: skip
+        "default:t": 1,
+        "default:t:1": 1,
+        "default:t:2": 2,
+    }
 
 
 def test_template_version_never_changes(world: World) -> None:
@@ -181,11 +191,14 @@ def test_tenant_neither_sees_nor_changes_what_another_has(world: World, api: Api
     api.call("POST", "/v1/templates", {"id": "mine", "channels": {"sms": {"text": "x"}}})
     api.call("POST", "/v1/suppressions", {"channel": "email", "address": "mine@x.de"})
     for method, path, body in (
-        ("GET", "/v1/users/mine", None), ("PUT", "/v1/users/mine", {}), ("GET", "/v1/users/mine/preferences", None),
-        ("PUT", "/v1/users/mine/preferences", {}), ("GET", "/v1/templates/mine", None),
+        ("GET", "/v1/users/mine", None),
+        ("PUT", "/v1/users/mine", {}),
+        ("GET", "/v1/users/mine/preferences", None),
+        ("PUT", "/v1/users/mine/preferences", {}),
+        ("GET", "/v1/templates/mine", None),
         ("POST", "/v1/templates/mine/versions", {"channels": {"sms": {"text": "x"}}}),
         ("POST", "/v1/templates/mine/publish", {"version": 1}),
-    ):  # fmt: skip
+    ):
         assert stranger.call(method, path, body).status == 404, (method, path)
     assert stranger.call("GET", "/v1/suppressions").body["entries"] == []
     assert stranger.send({"to": {"user_id": "u"}, "template": {"id": "mine"}}).body["code"] == "unknown_template"
@@ -212,10 +225,7 @@ def test_write_reaches_its_topic_within_a_second(world: World, api: Api, relay: 
 
 def test_row_that_becomes_visible_late_is_not_skipped(world: World, relay: subprocess.Popen[bytes]) -> None:
     insert = "INSERT INTO outbox (topic, key, value) VALUES (%s, %s, NULL)"
-    with (
-        psycopg.connect(world.postgres.dsn) as slow,
-        psycopg.connect(world.postgres.dsn, autocommit=True) as quick,
-    ):
+    with psycopg.connect(world.postgres.dsn) as slow, psycopg.connect(world.postgres.dsn, autocommit=True) as quick:
         slow.execute(insert, (RECIPIENTS, "late:1"))  # takes the lower id, commits last
         quick.execute(insert, (RECIPIENTS, "late:2"))
         until(lambda: _pending(world) == 0, 20, "the relay")

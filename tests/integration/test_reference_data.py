@@ -82,8 +82,14 @@ def test_merge_patch_changes_what_it_names(world: World, api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("patch", "pointer"),
-    [({"email": "nobody"}, "/email"), ({"colour": 1}, "/colour"), ({"id": "other"}, "/id"), ({"devices": [{}]}, "/devices/0/platform"), ([], None)],
-)  # fmt: skip
+    [
+        ({"email": "nobody"}, "/email"),
+        ({"colour": 1}, "/colour"),
+        ({"id": "other"}, "/id"),
+        ({"devices": [{}]}, "/devices/0/platform"),
+        ([], None),
+    ],
+)
 def test_wrong_patch_is_refused_and_changes_nothing(api: Api, patch: Any, pointer: str | None) -> None:
     api.call("POST", "/v1/users", {"id": "p2", "email": "a@x.de"})
     before = api.call("GET", "/v1/users/p2").body
@@ -167,19 +173,28 @@ def test_templates_and_versions_are_listed(api: Api) -> None:
 
 
 def test_layout_and_partials_are_in_place_in_what_the_router_gets(world: World, api: Api) -> None:
-    partial = {"id": "foot", "channels": {"email": {"html": "<i>{{ brand }}</i>", "text": "-- {{ brand }}"}},
-               "locales": {"de": {"email": {"html": "<i>{{ brand }}, Gruß</i>"}}}}  # fmt: skip
+    partial = {
+        "id": "foot",
+        "channels": {"email": {"html": "<i>{{ brand }}</i>", "text": "-- {{ brand }}"}},
+        "locales": {"de": {"email": {"html": "<i>{{ brand }}, Gruß</i>"}}},
+    }
     frame = {"id": "frame", "channels": {"email": {"html": '<b>{% include "content" %}</b>{% include "foot" %}'}}}
-    body = {"id": "framed", "layout": "frame", "channels": {"email": {"subject": "S", "html": "<p>{{ n }}</p>", "text": '{{ n }}\n{% include "foot" %}'}},
-            "locales": {"de-AT": {"email": {"subject": "S", "html": "<p>Hallo {{ n }}</p>"}}}}  # fmt: skip
+    body = {
+        "id": "framed",
+        "layout": "frame",
+        "channels": {"email": {"subject": "S", "html": "<p>{{ n }}</p>", "text": '{{ n }}\n{% include "foot" %}'}},
+        "locales": {"de-AT": {"email": {"subject": "S", "html": "<p>Hallo {{ n }}</p>"}}},
+    }
     for template in (partial, frame):
         assert api.call("POST", "/v1/templates", template).status == 201
     created = api.call("POST", "/v1/templates", body)
     assert (created.status, created.body["variables"]) == (201, ["brand", "n"])
     published = latest(world, TEMPLATES, "default:framed")
     assert json.loads(published["channels"])["email"] == {
-        "subject": "S", "html": "<b><p>{{ n }}</p></b><i>{{ brand }}</i>", "text": "{{ n }}\n-- {{ brand }}",
-    }  # fmt: skip
+        "subject": "S",
+        "html": "<b><p>{{ n }}</p></b><i>{{ brand }}</i>",
+        "text": "{{ n }}\n-- {{ brand }}",
+    }
     assert (
         json.loads(published["locales"])["de-AT"]["email"]["html"]
         == "<b><p>Hallo {{ n }}</p></b><i>{{ brand }}, Gruß</i>"
@@ -221,13 +236,26 @@ def test_circle_of_templates_is_refused_when_it_would_close(api: Api) -> None:
 
 
 def test_preview_renders_as_the_router_does(api: Api) -> None:
-    template = {"id": "seen", "channels": {"email": {"subject": "Hi {{ n }}", "html": "<p>{{ n }}</p>"}, "push": {"title": "T", "body": "{{ n }}", "data": {"k": "{{ n }}"}}},
-                "locales": {"de": {"email": {"subject": "Hallo {{ n }}", "html": "<p>{{ n }}</p>"}}}}  # fmt: skip
+    template = {
+        "id": "seen",
+        "channels": {
+            "email": {"subject": "Hi {{ n }}", "html": "<p>{{ n }}</p>"},
+            "push": {"title": "T", "body": "{{ n }}", "data": {"k": "{{ n }}"}},
+        },
+        "locales": {"de": {"email": {"subject": "Hallo {{ n }}", "html": "<p>{{ n }}</p>"}}},
+    }
     api.call("POST", "/v1/templates", template)
     api.call("POST", "/v1/templates/seen/versions", {"channels": {"sms": {"text": "new {{ n }}"}}, "publish": False})
     path = "/v1/templates/seen/preview"
     shown = api.call("POST", path, {"channel": "email", "locale": "de-AT", "data": {"n": "<1>"}})
-    assert shown.body == {"id": "seen", "version": 1, "channel": "email", "locale": "de-AT", "subject": "Hallo <1>", "html": "<p>&lt;1&gt;</p>"}  # fmt: skip
+    assert shown.body == {
+        "id": "seen",
+        "version": 1,
+        "channel": "email",
+        "locale": "de-AT",
+        "subject": "Hallo <1>",
+        "html": "<p>&lt;1&gt;</p>",
+    }
     assert api.call("POST", path, {"channel": "push", "data": {"n": 1}}).body["data"] == {"k": "1"}
     assert api.call("POST", path, {"channel": "sms", "data": {"n": 1}, "version": 2}).body["text"] == "new 1"
     missing = api.call("POST", path, {"channel": "email"})
@@ -239,7 +267,14 @@ def test_preview_renders_as_the_router_does(api: Api) -> None:
 
 
 def test_preview_page_shows_html_where_it_can_do_nothing(api: Api) -> None:
-    api.call("POST", "/v1/templates", {"id": "evil", "channels": {"email": {"subject": "<script>s</script>", "html": '<script>alert("x")</script>\'"><b>'}}})  # fmt: skip
+    api.call(
+        "POST",
+        "/v1/templates",
+        {
+            "id": "evil",
+            "channels": {"email": {"subject": "<script>s</script>", "html": '<script>alert("x")</script>\'"><b>'}},
+        },
+    )
     page = api.call("POST", "/v1/templates/evil/preview", {"channel": "email"}, Accept="text/html,*/*;q=0.8")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
@@ -264,10 +299,15 @@ def test_suppression_expires_and_is_deleted(world: World, api: Api) -> None:
 
 def test_import_takes_good_lines_and_tells_the_others(world: World, api: Api, stranger: Api) -> None:
     lines = [
-        '{"channel": "email", "address": "I1@X.de", "reason": "complaint"}', "", '{"channel": "email"}', "{",
+        '{"channel": "email", "address": "I1@X.de", "reason": "complaint"}',
+        "",
+        '{"channel": "email"}',
+        "{",
         '{"channel": "sms", "address": "+4915112345678", "expires_at": "2030-01-01T00:00:00Z"}',
-        '{"channel": "email", "address": "i1@x.de", "reason": "later"}', '{"channel": "email", "address": "no"}', "7",
-    ]  # fmt: skip
+        '{"channel": "email", "address": "i1@x.de", "reason": "later"}',
+        '{"channel": "email", "address": "no"}',
+        "7",
+    ]
     answer = stranger.call(
         "POST", "/v1/suppressions/import", raw="\n".join(lines).encode(), Content_Type="application/x-ndjson"
     )
@@ -276,7 +316,10 @@ def test_import_takes_good_lines_and_tells_the_others(world: World, api: Api, st
     assert [(e["line"], e["pointer"]) for e in answer.body["errors"]] == [(3, "/address"), (4, ""), (7, ""), (8, "")]
     assert "i1@x.de" not in json.dumps(answer.body).lower()
     stored = pages(stranger, "/v1/suppressions", 1)
-    assert {(e["channel"], e["address"], e["reason"]) for e in stored} == {("email", "i1@x.de", "later"), ("sms", "+4915112345678", "manual")}  # fmt: skip
+    assert {(e["channel"], e["address"], e["reason"]) for e in stored} == {
+        ("email", "i1@x.de", "later"),
+        ("sms", "+4915112345678", "manual"),
+    }
     assert latest(world, SUPPRESSIONS, f"stranger:email:{ids.address_hash('email', 'i1@x.de')}")["reason"] == "later"
     again = stranger.call("POST", "/v1/suppressions/import", raw=lines[0].encode(), Content_Type="application/jsonl")
     assert (again.body["imported"], again.body["created"]) == (1, 0)
@@ -311,6 +354,8 @@ def test_import_of_ten_thousand_lines_is_taken_and_one_more_is_not(api: Api, str
     assert time.monotonic() - began < 25
     assert len(pages(stranger, "/v1/suppressions", 200)) >= 10_000
     assert len(stranger.call("GET", "/v1/suppressions/export").body.splitlines()) >= 10_000
-    too_many = stranger.call("POST", "/v1/suppressions/import", raw="\n".join([*lines, lines[0]]).encode(), Content_Type="application/jsonl")  # fmt: skip
+    too_many = stranger.call(
+        "POST", "/v1/suppressions/import", raw="\n".join([*lines, lines[0]]).encode(), Content_Type="application/jsonl"
+    )
     assert too_many.status == 413
     assert api.call("POST", "/v1/suppressions/import", raw=b"{}").status == 415

@@ -25,8 +25,14 @@ __all__ = ["postgres"]
 
 
 def request(notification_id: str, tenant: str = "t", **more: object) -> bytes:
-    value = {"notification_id": notification_id, "tenant": tenant, "accepted_at": ids.accepted_at(notification_id),
-             "user_id": "u", "template_id": "x", **more}  # fmt: skip
+    value = {
+        "notification_id": notification_id,
+        "tenant": tenant,
+        "accepted_at": ids.accepted_at(notification_id),
+        "user_id": "u",
+        "template_id": "x",
+        **more,
+    }
     return codec("NotificationRequest").encode(value)
 
 

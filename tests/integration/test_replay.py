@@ -45,10 +45,13 @@ class Pipeline:
 
     def heliograph(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "console.cli", *arguments, "--state-dir", str(self.directory)], text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-m", "console.cli", *arguments, "--state-dir", str(self.directory)],
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**os.environ, **self.environment, **environment},
-        )  # fmt: skip
+        )
 
     def text(self, *arguments: str, status: int = 0, **environment: str) -> str:
         process = self.heliograph(*arguments, **environment)
@@ -123,9 +126,7 @@ class Pipeline:
 
 
 @pytest.fixture(scope="module")
-def pipeline(
-    world: World, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pipeline]:  # fmt: skip
+def pipeline(world: World, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     directory = tmp_path_factory.mktemp("replay")
     server = Server(directory / "clickhouse").start()
     settings = ClickHouseSettings(url=f"http://127.0.0.1:{server.port}")
@@ -178,8 +179,11 @@ def redriven_by_filter_twice(pipeline: Pipeline, prefix: str, count: int, rate: 
     assert process.returncode == -signal.SIGKILL
     replay = pipeline.json("replay", "list")[0]
     assert (replay["command"], replay["state"], replay["published"], replay["planned"]) == (
-        "redrive", "running", 0, count,
-    )  # fmt: skip
+        "redrive",
+        "running",
+        0,
+        count,
+    )
     ended = pipeline.json("dlq", "redrive", "--resume", replay["replay_id"], "--rate", str(rate))
     assert (ended["state"], ended["published"], ended["gone"]) == ("finished", count, 0)
     pipeline.all_sent(nids)
@@ -260,8 +264,11 @@ def test_a_replay_killed_and_resumed_sends_the_failed_once_and_the_sent_never_ag
     assert pipeline.residual() == 0
     assert {nid for nid, _ in pipeline.replayed(failed)} == failed
     assert pipeline.replayed(fine) == []
-    finished = pipeline.rows("SELECT state, published, requested_by != '', finished_at IS NOT NULL FROM replays"
-                             " WHERE toString(replay_id) = {id:String}", id=replay["replay_id"])  # fmt: skip
+    finished = pipeline.rows(
+        "SELECT state, published, requested_by != '', finished_at IS NOT NULL FROM replays"
+        " WHERE toString(replay_id) = {id:String}",
+        id=replay["replay_id"],
+    )
     assert finished == [("finished", 120, True, True)]
 
 
@@ -365,8 +372,9 @@ def test_letters_that_must_not_come_back_are_refused_and_one_can_be_looked_at(pi
     assert pipeline.json("dlq", "redrive", "--where", f"dead_letter_id = '{one['id']}'", "--yes")["published"] == 1
     until(lambda: len(pipeline.json("dlq", "list", "--stage", "router", "--rows")) == 2, 30, "given up once more")
 
-    [letter] = [row for row in pipeline.json("dlq", "list", "--stage", "sender", "--rows")
-                if row["notification_id"] in nids]  # fmt: skip
+    [letter] = [
+        row for row in pipeline.json("dlq", "list", "--stage", "sender", "--rows") if row["notification_id"] in nids
+    ]
     hidden = pipeline.text("dlq", "show", letter["id"])
     assert "seen0@example.org" not in hidden
     assert "seen0@example.org" in pipeline.text("dlq", "show", letter["id"], "--reveal")
@@ -378,9 +386,15 @@ def test_what_if_renders_with_another_version_and_sends_nothing(pipeline: Pipeli
     for version, text in ((1, "T"), (2, "T {{ n }}!"), (3, "T {{ missing }}")):
         channels = {"email": {"subject": "Hi {{ n }}", "text": text}}
         template = {
-            "tenant": "t", "template_id": "hello", "version": version, "category": "default",
-            "channels": json.dumps(channels).encode(), "locales": b"{}", "variables": [], "updated_at": 1,
-        }  # fmt: skip
+            "tenant": "t",
+            "template_id": "hello",
+            "version": version,
+            "category": "default",
+            "channels": json.dumps(channels).encode(),
+            "locales": b"{}",
+            "variables": [],
+            "updated_at": 1,
+        }
         value = codec("Template").encode(template)
         pipeline.world.publish([ProducerRecord(TEMPLATES, f"t:hello:{version}".encode(), value)])
     listed = ", ".join(f"'{nid}'" for nid in sorted(nids))

@@ -35,9 +35,16 @@ from tests.support.clickhouse import Server
 pytestmark = [pytest.mark.kafka, pytest.mark.clickhouse]
 
 SHUFFLED_VIEWS = (
-    "requests", "delivery_events", "receipts", "message_state", "notification_state", "v_accounting", "v_funnel",
-    "v_failures", "v_why",
-)  # fmt: skip
+    "requests",
+    "delivery_events",
+    "receipts",
+    "message_state",
+    "notification_state",
+    "v_accounting",
+    "v_funnel",
+    "v_failures",
+    "v_why",
+)
 
 
 @dataclass
@@ -54,9 +61,12 @@ class World:
     def sink(self, **env: str) -> subprocess.Popen[bytes]:
         port = self.ports.reserve(f"sink-{len(self.sinks)}-{time.monotonic_ns()}")
         process = self.broker.run(
-            "sink", HELIOGRAPH_CLICKHOUSE__URL=f"http://127.0.0.1:{self.server.port}",
-            HELIOGRAPH_CLICKHOUSE__DATABASE=self.database, HELIOGRAPH_METRICS__PORT=str(port), **env,
-        )  # fmt: skip
+            "sink",
+            HELIOGRAPH_CLICKHOUSE__URL=f"http://127.0.0.1:{self.server.port}",
+            HELIOGRAPH_CLICKHOUSE__DATABASE=self.database,
+            HELIOGRAPH_METRICS__PORT=str(port),
+            **env,
+        )
         self.sinks.append((process, port))
         return process
 
@@ -334,12 +344,15 @@ def test_poison_is_kept_whole_with_its_reason_and_stops_nothing(world: World) ->
             ProducerRecord(STATUS, b"k", codec("DeliveryStatus").encode(no_state)),
             ProducerRecord(DEAD_LETTERS, b"k", b"not a letter"),
             dead_letter(
-                ConsumerRecord("notify.dispatch.sms.normal.v1", 1, 7, 0, b"k", b"raw"), stage="sender",
-                reason="retries_exhausted", error=RuntimeError("no"), now=NOW,
+                ConsumerRecord("notify.dispatch.sms.normal.v1", 1, 7, 0, b"k", b"raw"),
+                stage="sender",
+                reason="retries_exhausted",
+                error=RuntimeError("no"),
+                now=NOW,
             ),
             *(ProducerRecord(fact.topic, b"k", fact.value) for fact in (request(nid), status(nid, "sms", "sent"))),
         ]
-    )  # fmt: skip
+    )
     store = world.store()
     until(lambda: len(store.rows("SELECT * FROM dead_letters")) == 5, 60, "five letters")
     world.caught_up()
@@ -367,9 +380,12 @@ def test_no_address_or_content_reaches_the_store(world: World, tmp_path: Path) -
     nid = notification(1_000)
     secret: dict[str, Any] = {
         "addresses": [{"channel": "email", "value": "canary@example.com", "platform": None}],
-        "data": json.dumps({"x": "canary-data"}).encode(), "content": b'{"text": "canary-content"}',
-        "metadata": {"m": "canary-metadata"}, "idempotency_key": "canary-key", "overrides": b'{"o": "canary-overrides"}',
-    }  # fmt: skip
+        "data": json.dumps({"x": "canary-data"}).encode(),
+        "content": b'{"text": "canary-content"}',
+        "metadata": {"m": "canary-metadata"},
+        "idempotency_key": "canary-key",
+        "overrides": b'{"o": "canary-overrides"}',
+    }
     world.publish([request(nid, **secret)])
     world.caught_up()
     store = world.store()

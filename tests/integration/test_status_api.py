@@ -68,13 +68,18 @@ def test_journey_of_a_notification_is_told(store: Store) -> None:
     assert (body["id"], body["status"], body["reason"]) == (nid, "sent", None)
     email, push = body["messages"]
     assert email == {
-        "id": ids.message_id(nid, "email", "x"), "channel": "email", "status": "sent", "reason": None,
-        "provider": "mail-2", "provider_message_id": "m-7", "possible_duplicate": False,
+        "id": ids.message_id(nid, "email", "x"),
+        "channel": "email",
+        "status": "sent",
+        "reason": None,
+        "provider": "mail-2",
+        "provider_message_id": "m-7",
+        "possible_duplicate": False,
         "attempts": [
             {"attempt": 1, "provider": "mail-1", "state": "retrying", "reason": None, "occurred_at": rfc3339(at + 200)},
             {"attempt": 2, "provider": "mail-2", "state": "sent", "reason": None, "occurred_at": rfc3339(at + 2_300)},
         ],
-    }  # fmt: skip
+    }
     assert (push["status"], push["reason"], push["attempts"]) == ("skipped", "no_address", [])
     assert body["links"]["self"] == f"/v1/notifications/{nid}"
     code, events = get(app(store.settings), f"{nid}/events")

@@ -28,9 +28,10 @@ __all__ = ["server"]  # a fixture
 pytestmark = pytest.mark.clickhouse
 
 TOPICS: dict[RecordName, tuple[str, ...]] = {
-    "NotificationRequest": (requests_topic("normal"), requests_topic("bulk")), "DeliveryStatus": (STATUS,),
+    "NotificationRequest": (requests_topic("normal"), requests_topic("bulk")),
+    "DeliveryStatus": (STATUS,),
     "ProviderReceipt": (RECEIPTS,),
-}  # fmt: skip
+}
 TEXTS = ("", "a", "order-shipped", "späß ✉ \U0001f4e8", "nul\0nul", "'quoted' \\ \"\n", "x" * 300)
 TIMES = (0, 1, -5, 1_790_000_000_000, 4_102_444_799_999, 4_102_444_800_000, (1 << 63) - 1, -(1 << 63))
 
@@ -66,10 +67,12 @@ class Maker:
             if kind["type"] == "map":
                 return {rng.choice(TEXTS): self._value(kind["values"]) for _ in range(rng.choice((0, 0, 2)))}
         makers: dict[str, Callable[[], Any]] = {
-            "string": lambda: rng.choice(TEXTS), "bytes": lambda: rng.randbytes(rng.choice((0, 5, 70))),
-            "boolean": lambda: rng.random() < 0.5, "int": lambda: rng.choice((0, 1, -1, 300, (1 << 31) - 1, -(1 << 31))),
+            "string": lambda: rng.choice(TEXTS),
+            "bytes": lambda: rng.randbytes(rng.choice((0, 5, 70))),
+            "boolean": lambda: rng.random() < 0.5,
+            "int": lambda: rng.choice((0, 1, -1, 300, (1 << 31) - 1, -(1 << 31))),
             "long": lambda: rng.choice((0, 5, 1 << 40, (1 << 63) - 1)),
-        }  # fmt: skip
+        }
         return makers[kind]()
 
 

@@ -41,9 +41,14 @@ def timers(prefix: str, count: int, due_at: int) -> list[ProducerRecord]:
     for n in range(count):
         timer_id = str(uuid4())
         timer = {
-            "timer_id": timer_id, "due_at": due_at + n, "purpose": "retry", "topic": TARGET,
-            "key": f"{prefix}:{n}:{due_at + n}".encode(), "headers": [], "value": b"\0",
-        }  # fmt: skip
+            "timer_id": timer_id,
+            "due_at": due_at + n,
+            "purpose": "retry",
+            "topic": TARGET,
+            "key": f"{prefix}:{n}:{due_at + n}".encode(),
+            "headers": [],
+            "value": b"\0",
+        }
         made.append(ProducerRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer)))
     return made
 

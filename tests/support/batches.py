@@ -71,9 +71,9 @@ def batch(records: Sequence[Raw], compressed: Codec = "none") -> bytes:
             _record(record, delta, times[0], at) for delta, (record, at) in enumerate(zip(records, times, strict=True))
         )
     )
-    checked = struct.pack(
-        ">hiqqqhii", attributes, len(records) - 1, times[0], max(times), -1, -1, -1, len(records)
-    ) + payload  # fmt: skip
+    checked = (
+        struct.pack(">hiqqqhii", attributes, len(records) - 1, times[0], max(times), -1, -1, -1, len(records)) + payload
+    )
     framed = struct.pack(">ibI", 0, 2, calc_crc32c(checked)) + checked
     return struct.pack(">qi", 0, len(framed)) + framed
 

@@ -107,9 +107,14 @@ class MemoryStore(ReferenceStore):
     def _add(self, template_id: str, template: Mapping[str, Any], publish: bool) -> Written:
         versions = self.templates[template_id]
         row = {
-            **template, "tenant": "shop", "template_id": template_id, "version": len(versions) + 1, "published": publish,
-            "created_at": NOW, "updated_at": NOW,
-        }  # fmt: skip
+            **template,
+            "tenant": "shop",
+            "template_id": template_id,
+            "version": len(versions) + 1,
+            "published": publish,
+            "created_at": NOW,
+            "updated_at": NOW,
+        }
         versions.append(row)
         return Written(row, None)
 
@@ -158,9 +163,15 @@ def _listed(rows: list[Row], limit: int, *large: str) -> Listed:
 
 def _suppression(one: NewSuppression) -> Row:
     return {
-        "suppression_id": uuid.uuid4(), "channel": one.channel, "address": one.address, "address_hash": one.fingerprint,
-        "reason": one.reason, "source": None, "expires_at": one.expires_at, "created_at": NOW,
-    }  # fmt: skip
+        "suppression_id": uuid.uuid4(),
+        "channel": one.channel,
+        "address": one.address,
+        "address_hash": one.fingerprint,
+        "reason": one.reason,
+        "source": None,
+        "expires_at": one.expires_at,
+        "created_at": NOW,
+    }
 
 
 class HttpWorld:
@@ -171,9 +182,14 @@ class HttpWorld:
         self.store, self.workers = MemoryStore(), Workers()
         authenticator = Authenticator(cast(Keys, FakeKeys()))
         deps = Deps(
-            self.ingest_world.ingest, authenticator, self.store, self.ingest_world.templates,
-            Propagation(self.store.unpublished), Health(), self.workers,
-        )  # fmt: skip
+            self.ingest_world.ingest,
+            authenticator,
+            self.store,
+            self.ingest_world.templates,
+            Propagation(self.store.unpublished),
+            Health(),
+            self.workers,
+        )
         self.app: ASGIApp = create_app(deps, [preview_router(self.store, authenticator, self.workers)])
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:

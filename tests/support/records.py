@@ -10,9 +10,24 @@ from schemas.codec import plain_schema
 from schemas.events import RecordName
 
 HOSTILE_TEXT = st.one_of(
-    st.sampled_from(["", "\0", "a\0b", "\x1b[2J", "\u202e", "a:b", "addr:", "addr:" + "0" * 32, "a/b", "%00", "x" * 5_000, "é" * 300]),
+    st.sampled_from(
+        [
+            "",
+            "\0",
+            "a\0b",
+            "\x1b[2J",
+            "\u202e",
+            "a:b",
+            "addr:",
+            "addr:" + "0" * 32,
+            "a/b",
+            "%00",
+            "x" * 5_000,
+            "é" * 300,
+        ]
+    ),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
-)  # fmt: skip
+)
 """Half a surrogate pair cannot be: Avro's text is UTF-8."""
 _LONGS = st.one_of(st.integers(-(1 << 63), (1 << 63) - 1), st.sampled_from([0, 1, -1, 1 << 48, (1 << 63) - 1]))
 
@@ -32,9 +47,15 @@ def _values(schema: Any) -> st.SearchStrategy[Any]:
     if kind == "enum":
         return st.sampled_from(schema["symbols"])
     return {
-        "null": st.none(), "string": HOSTILE_TEXT, "bytes": st.binary(max_size=100), "boolean": st.booleans(),
-        "int": st.integers(-(1 << 31), (1 << 31) - 1), "long": _LONGS, "double": st.floats(), "float": st.floats(width=32),
-    }[kind]  # fmt: skip
+        "null": st.none(),
+        "string": HOSTILE_TEXT,
+        "bytes": st.binary(max_size=100),
+        "boolean": st.booleans(),
+        "int": st.integers(-(1 << 31), (1 << 31) - 1),
+        "long": _LONGS,
+        "double": st.floats(),
+        "float": st.floats(width=32),
+    }[kind]
 
 
 def hostile_records(name: RecordName, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

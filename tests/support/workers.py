@@ -153,10 +153,18 @@ class World:
     """The senders of a channel, one process at a time unless a test lets another take over."""
 
     def __init__(
-        self, answer: Answer, *, channel: str = "email", breaker: BreakerSettings | None = None, limit: int = 64,
-        accounts: Sequence[tuple[str, frozenset[str] | None]] = (("mail", None),), sender: SenderSettings | None = None,
-        partitions: int = PARTITIONS, lanes: Sequence[str] = LANES, views: SenderViews | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        answer: Answer,
+        *,
+        channel: str = "email",
+        breaker: BreakerSettings | None = None,
+        limit: int = 64,
+        accounts: Sequence[tuple[str, frozenset[str] | None]] = (("mail", None),),
+        sender: SenderSettings | None = None,
+        partitions: int = PARTITIONS,
+        lanes: Sequence[str] = LANES,
+        views: SenderViews | None = None,
+    ) -> None:
         self.now, self.answer, self.channel = START_S, answer, channel
         self.breaker = breaker or BreakerSettings()
         self.settings = Settings(sender=sender or SenderSettings())

@@ -57,9 +57,15 @@ def account(name: str, clock: Callable[[], float], failures: int = 3, **fields: 
 
 def queued(lane: str = "normal", **fields: Any) -> QueuedMessage:
     message: Any = {
-        "message_id": str(uuid4()), "lane": lane, "address": str(uuid4()), "platform": None, "provider": None, "replay": None,
-        "possible_duplicate": False, **fields,
-    }  # fmt: skip
+        "message_id": str(uuid4()),
+        "lane": lane,
+        "address": str(uuid4()),
+        "platform": None,
+        "provider": None,
+        "replay": None,
+        "possible_duplicate": False,
+        **fields,
+    }
     return QueuedMessage(("t", 0), ConsumerRecord("t", 0, 0, 0, None, None), message)
 
 
@@ -275,8 +281,11 @@ def test_accounts_are_chosen_by_platform() -> None:
     clock = Clock()
     accounts = Accounts([account("fcm", clock, platforms="fcm"), account("apns", clock, platforms="apns")])
     assert [accounts.accounts_for(queued(platform=p).message) for p in ("fcm", "apns", "webpush", None)] == [
-        [0], [1], [], [0],
-    ]  # fmt: skip
+        [0],
+        [1],
+        [],
+        [0],
+    ]
     assert accounts.select_account(queued(platform="webpush").message) is None
 
 

@@ -37,9 +37,13 @@ from vendors.registry import create_senders
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
-    ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE, ErrorClass.THROTTLED, ErrorClass.TRANSIENT,
-    ErrorClass.IN_DOUBT, ErrorClass.ACCOUNT,
-)  # fmt: skip
+    ErrorClass.PERMANENT_RECIPIENT,
+    ErrorClass.PERMANENT_MESSAGE,
+    ErrorClass.THROTTLED,
+    ErrorClass.TRANSIENT,
+    ErrorClass.IN_DOUBT,
+    ErrorClass.ACCOUNT,
+)
 MESSAGE_ID = message()["message_id"]
 KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -47,17 +51,41 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 @pytest.mark.parametrize(
     ("status", "reason", "expected"),
     [
-        (410, "Unregistered", RCPT), (410, "ExpiredToken", RCPT), (410, None, RCPT), (400, "BadDeviceToken", RCPT),
-        (403, "ExpiredProviderToken", ACCT), (403, "InvalidProviderToken", ACCT), (403, "MissingProviderToken", ACCT),
-        (403, "Forbidden", ACCT), (403, "BadCertificate", ACCT), (403, "BadEnvironmentKeyIdInToken", ACCT), (401, None, ACCT),
-        (400, "DeviceTokenNotForTopic", ACCT), (400, "TopicDisallowed", ACCT),
-        (429, "TooManyRequests", THR), (429, "TooManyProviderTokenUpdates", THR), (429, None, THR),
-        (503, "ServiceUnavailable", DOUBT), (503, "Shutdown", DOUBT), (400, "IdleTimeout", TRN),
-        (413, "PayloadTooLarge", MSG), (404, "BadPath", MSG), (405, "MethodNotAllowed", MSG), (400, "BadTopic", MSG),
-        (400, "BadCollapseId", MSG), (400, "BadExpirationDate", MSG), (400, "InvalidPushType", MSG), (400, None, None), (400, "NewReason", None),
-        (500, "InternalServerError", DOUBT), (502, None, DOUBT), (302, None, None), (0, None, None), (500, "NewReason", None),
+        (410, "Unregistered", RCPT),
+        (410, "ExpiredToken", RCPT),
+        (410, None, RCPT),
+        (400, "BadDeviceToken", RCPT),
+        (403, "ExpiredProviderToken", ACCT),
+        (403, "InvalidProviderToken", ACCT),
+        (403, "MissingProviderToken", ACCT),
+        (403, "Forbidden", ACCT),
+        (403, "BadCertificate", ACCT),
+        (403, "BadEnvironmentKeyIdInToken", ACCT),
+        (401, None, ACCT),
+        (400, "DeviceTokenNotForTopic", ACCT),
+        (400, "TopicDisallowed", ACCT),
+        (429, "TooManyRequests", THR),
+        (429, "TooManyProviderTokenUpdates", THR),
+        (429, None, THR),
+        (503, "ServiceUnavailable", DOUBT),
+        (503, "Shutdown", DOUBT),
+        (400, "IdleTimeout", TRN),
+        (413, "PayloadTooLarge", MSG),
+        (404, "BadPath", MSG),
+        (405, "MethodNotAllowed", MSG),
+        (400, "BadTopic", MSG),
+        (400, "BadCollapseId", MSG),
+        (400, "BadExpirationDate", MSG),
+        (400, "InvalidPushType", MSG),
+        (400, None, None),
+        (400, "NewReason", None),
+        (500, "InternalServerError", DOUBT),
+        (502, None, DOUBT),
+        (302, None, None),
+        (0, None, None),
+        (500, "NewReason", None),
     ],
-)  # fmt: skip
+)
 def test_apns_answer(status: int, reason: str | None, expected: ErrorClass | None) -> None:
     found = apns_reaction(status, reason)
     assert (found.error if found else None) is expected
@@ -109,9 +137,7 @@ def test_headers_name_the_message_and_an_absolute_end() -> None:
 
 def test_push_without_title_and_body_is_a_background_push() -> None:
     silent = message(channel="push", title=None, body=None, data=to_json({"sync": "inbox"}))
-    assert from_json(encoded(silent)) == {
-        "sync": "inbox", "aps": {"content-available": 1}, MESSAGE_ID_KEY: MESSAGE_ID,
-    }  # fmt: skip
+    assert from_json(encoded(silent)) == {"sync": "inbox", "aps": {"content-available": 1}, MESSAGE_ID_KEY: MESSAGE_ID}
     headers = headers_of({**silent, "lane": "critical"})
     assert (headers["apns-push-type"], headers["apns-priority"]) == ("background", "5")
 

@@ -34,8 +34,9 @@ def test_records_are_kept_by_table_and_offsets_point_past_the_last() -> None:
     assert batch.offsets == {(NORMAL, 1): 7, (STATUS, 0): 9}
     assert (batch.count, batch.capacity) == (3, 7)
     assert {chunk.table.name: (chunk.count, chunk.decode) for chunk in rest(batch)} == {
-        REQUESTS_TABLE.name: (2, False), EVENTS_TABLE.name: (1, False),
-    }  # fmt: skip
+        REQUESTS_TABLE.name: (2, False),
+        EVENTS_TABLE.name: (1, False),
+    }
 
 
 def test_only_what_has_the_frame_is_left_to_the_store() -> None:

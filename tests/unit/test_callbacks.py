@@ -111,7 +111,9 @@ class Door:
         body = form if isinstance(form, bytes) else urlencode(form).encode()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.7:8088") as client:
-            return await client.request(method, urlsplit(url)._replace(scheme="", netloc="").geturl(), content=body, headers=dict(headers))  # fmt: skip
+            return await client.request(
+                method, urlsplit(url)._replace(scheme="", netloc="").geturl(), content=body, headers=dict(headers)
+            )
 
     async def tell(self, status: str = "delivered", url: str = URL, token: str = TOKEN, **more: str) -> httpx.Response:
         form = fields(status, **more)
@@ -138,11 +140,18 @@ def test_the_url_says_what_a_receipt_is_about_and_keeps_the_vendors_options() ->
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"message_id": "x"}, {"message_id": MESSAGE["message_id"].upper()}, {"notification_id": MESSAGE["message_id"]},
-        {"notification_id": ""}, {"tenant": "a:b"}, {"tenant": ""}, {"lane": "slow"}, {"attempt": "-1"}, {"attempt": "٣"},
+        {"message_id": "x"},
+        {"message_id": MESSAGE["message_id"].upper()},
+        {"notification_id": MESSAGE["message_id"]},
+        {"notification_id": ""},
+        {"tenant": "a:b"},
+        {"tenant": ""},
+        {"lane": "slow"},
+        {"attempt": "-1"},
+        {"attempt": "٣"},
         {"attempt": "12345"},
     ],
-)  # fmt: skip
+)
 def test_a_query_that_cannot_be_ours_is_about_nothing(wrong: dict[str, str]) -> None:
     query = dict(parse_qsl(urlsplit(URL).query))
     assert attempt_ref_of(query) is not None
@@ -275,9 +284,19 @@ async def test_a_fragment_may_be_signed_or_not() -> None:
         (signed(fields(), URL.replace(PUBLIC, "http://10.0.0.7:8088")), {}, URL),
         (signed(fields(), URL.replace("https", "http")), {}, URL),
     ],
-    ids=["made up", "empty", "not ASCII", "another account's token", "a stale token", "of another status", "a field added",
-         "another tenant", "over the Host header", "over another scheme"],
-)  # fmt: skip
+    ids=[
+        "made up",
+        "empty",
+        "not ASCII",
+        "another account's token",
+        "a stale token",
+        "of another status",
+        "a field added",
+        "another tenant",
+        "over the Host header",
+        "over another scheme",
+    ],
+)
 async def test_what_the_account_did_not_sign_is_refused_and_counted(
     headers: dict[str, str], form: dict[str, str], url: str
 ) -> None:
@@ -337,7 +356,10 @@ async def test_signed_but_without_its_words_is_malformed(gone: dict[str, str]) -
     assert (await Door().tell(**{**fields(), **gone, "status": gone.get("MessageStatus", "sent")})).status_code == 400
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", URL, 405), ("POST", "/callbacks/pigeon", 404), ("POST", "/callbacks/twilio/", 404), ("POST", "/", 404)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", URL, 405), ("POST", "/callbacks/pigeon", 404), ("POST", "/callbacks/twilio/", 404), ("POST", "/", 404)],
+)
 async def test_elsewhere_there_is_nothing(method: str, path: str, status: int) -> None:
     answer = await Door().post({}, {"Content-Type": FORM}, path, method)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
@@ -403,7 +425,9 @@ async def test_too_many_that_wait_are_told_to_come_again(monkeypatch: pytest.Mon
 # ---------------------------------------------------------------- settings
 
 
-@pytest.mark.parametrize("url", [None, "", "notify.shop.example", "ftp://x", "https://", "https://x:y", "https://x/#a", "https://x/?a=1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "url", [None, "", "notify.shop.example", "ftp://x", "https://", "https://x:y", "https://x/#a", "https://x/?a=1"]
+)
 def test_a_public_url_that_is_none_is_refused_with_an_example(url: str | None) -> None:
     with pytest.raises(SettingsError, match="HELIOGRAPH_CALLBACKS__PUBLIC_URL"):
         public_url(CallbackSettings(public_url=url))
@@ -488,10 +512,15 @@ def event(state: str, attempt: int, at: int, sid: str) -> dict[str, Any]:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["routed", "sending", "sent", "retrying", "unknown"]), st.integers(1, 2), st.integers(0, 5)), max_size=6),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["routed", "sending", "sent", "retrying", "unknown"]), st.integers(1, 2), st.integers(0, 5)
+        ),
+        max_size=6,
+    ),
     st.lists(st.tuples(STATES, st.integers(1, 2), st.integers(-3, 9), st.sampled_from(["SM1", "SM2"])), max_size=6),
     st.randoms(use_true_random=False),
-)  # fmt: skip
+)
 def test_any_order_and_any_repetition_of_receipts_ends_the_same(
     way: list[tuple[str, int, int]], ends: list[tuple[str, int, int, str]], rng: random.Random
 ) -> None:
@@ -578,9 +607,13 @@ async def test_body_that_dribbles_is_408_and_its_connection_is_given_up(monkeypa
         sent.append(message)
 
     scope = {
-        "type": "http", "method": "POST", "path": "/callbacks/twilio", "query_string": b"", "root_path": "",
+        "type": "http",
+        "method": "POST",
+        "path": "/callbacks/twilio",
+        "query_string": b"",
+        "root_path": "",
         "headers": [(b"content-type", b"application/x-www-form-urlencoded")],
-    }  # fmt: skip
+    }
     await asyncio.wait_for(Door().app(scope, receive, send), 5)
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]

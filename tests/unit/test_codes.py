@@ -16,9 +16,13 @@ from vendors.smtp import codes as smtp_codes
 from vendors.twilio import codes as twilio_codes
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
-    ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE, ErrorClass.THROTTLED, ErrorClass.TRANSIENT,
-    ErrorClass.IN_DOUBT, ErrorClass.ACCOUNT,
-)  # fmt: skip
+    ErrorClass.PERMANENT_RECIPIENT,
+    ErrorClass.PERMANENT_MESSAGE,
+    ErrorClass.THROTTLED,
+    ErrorClass.TRANSIENT,
+    ErrorClass.IN_DOUBT,
+    ErrorClass.ACCOUNT,
+)
 TABLES = {"smtp": smtp_codes.CODES, "twilio": twilio_codes.CODES, "fcm": fcm_codes.CODES, "apns": apns_codes.CODES}
 
 # What each class is allowed to hold, written out a second time: a row that moves must be moved here too.
@@ -158,7 +162,7 @@ def test_every_table_names_its_source_and_every_row_its_meaning(kind: str) -> No
         (451, "4.5.3 too many", "RCPT", TRN, None),
         (451, "4.6.0 conversion", "BODY", TRN, None),
     ],
-)  # fmt: skip
+)
 def test_smtp_reply(code: int, text: str, phase: str, expected: ErrorClass, wait_s: float | None) -> None:
     found = smtp_codes.reaction(code, text, phase)
     assert found is not None
@@ -168,10 +172,15 @@ def test_smtp_reply(code: int, text: str, phase: str, expected: ErrorClass, wait
 @pytest.mark.parametrize(
     ("code", "text", "expected"),
     [
-        (450, "4.7.1 greylisted", False), (452, "4.2.2 full", False), (450, "4.2.1 busy", False), (450, "no", False),
-        (451, "4.3.0 error", True), (421, "closing", True), (451, "4.7.1 rate limited", True),
+        (450, "4.7.1 greylisted", False),
+        (452, "4.2.2 full", False),
+        (450, "4.2.1 busy", False),
+        (450, "no", False),
+        (451, "4.3.0 error", True),
+        (421, "closing", True),
+        (451, "4.7.1 rate limited", True),
     ],
-)  # fmt: skip
+)
 def test_what_one_mailbox_does_says_nothing_of_the_account(code: int, text: str, expected: bool) -> None:
     found = smtp_codes.reaction(code, text, "RCPT")
     assert found is not None

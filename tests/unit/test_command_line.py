@@ -22,9 +22,13 @@ from runtime.proxies import LOOPBACK_HOSTS, spare_loopback
 def heliograph(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     code = "import sys; sys.argv[0] = 'heliograph'; from console.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments], cwd=cwd, env={**os.environ, **env}, text=True,
-        capture_output=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-P", "-c", code, *arguments],
+        cwd=cwd,
+        env={**os.environ, **env},
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
 
 
 def test_version_is_printed(tmp_path: Path) -> None:
@@ -43,8 +47,14 @@ def test_terminal_without_an_arrow_gets_no_traceback(tmp_path: Path) -> None:
     done = heliograph("topics", "list", cwd=tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert done.returncode == 0, done.stderr
     encoding = "import sys; from console.cli import main; sys.argv[1:] = ['--help']; import console.cli as c; c.app.info.help = '→'; main()"
-    done = subprocess.run([sys.executable, "-P", "-c", encoding], cwd=tmp_path, capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", encoding],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
     assert done.returncode == 0, done.stderr
     assert "?" in done.stdout
 

@@ -100,9 +100,14 @@ def test_what_is_measured_becomes_one_finding(finding: Finding, level: Level, sa
 def test_topics_are_one_finding_per_kind_of_difference_with_the_command_that_helps() -> None:
     missing = [Difference(f"t{n}", "missing", "topic", "4 partitions", "missing") for n in range(5)]
     found = check_topics(
-        [*missing, Difference("p", "partitions", "partitions", "4", "12"), Difference("c", "config", "a", "1", "2"),
-         Difference("c", "config", "b", "1", "2")], 29,
-    )  # fmt: skip
+        [
+            *missing,
+            Difference("p", "partitions", "partitions", "4", "12"),
+            Difference("c", "config", "a", "1", "2"),
+            Difference("c", "config", "b", "1", "2"),
+        ],
+        29,
+    )
     assert [(f.level, f.what) for f in found] == [
         (PROBLEM, "t0, t1, t2 and 2 more missing"),
         (PROBLEM, "p with another number of partitions"),
@@ -146,7 +151,7 @@ def test_no_secret_of_any_setting_is_in_a_finding() -> None:
         postgres=PostgresSettings(dsn=SecretStr("postgresql://u:dsn%40pass@h/d")),
         kafka=KafkaSettings(options={"sasl.password": "kafkapass", "security.protocol": "SASL_SSL"}),
         providers=tuple(ProviderSettings.model_validate(provider) for provider in providers),
-    )  # fmt: skip
+    )
     secrets = set(secrets_of(settings))
     assert {"dsn%40pass", "dsn@pass", "kafkapass", "twiliotoken"} <= secrets
     assert "/etc/heliograph/mail" not in secrets  # where a secret is helps to find it
@@ -161,8 +166,14 @@ def test_a_local_stack_is_examined_with_its_own_stores_and_providers(tmp_path: P
     (tmp_path / "heliograph.toml").write_text(
         '[[providers]]\nname = "s"\nchannel = "email"\nkind = "smtp"\nhost = "h"\nport = 1\nfrom_address = "a@b.c"\n'
     )
-    endpoints = {"kafka": "k:1", "postgres": "postgresql://p", "clickhouse": "http://c:1", "api": "http://a",
-                 "clickhouse_database": "d", "api_key": "hg_local"}  # fmt: skip
+    endpoints = {
+        "kafka": "k:1",
+        "postgres": "postgresql://p",
+        "clickhouse": "http://c:1",
+        "api": "http://a",
+        "clickhouse_database": "d",
+        "api_key": "hg_local",
+    }
     target = target_of(Settings(), tmp_path, endpoints, None, None)
     assert target.settings.kafka.bootstrap_servers == "k:1"
     assert target.settings.clickhouse.database == "d"
@@ -181,9 +192,26 @@ def test_the_variable_of_the_api_key_is_no_unknown_setting(monkeypatch: pytest.M
 # -- the tree of commands ---------------------------------------------------------------------------------------------
 
 WRITES = {
-    "run api", "run relay", "run router", "run timers", "run sender", "run sink", "run callbacks", "topics apply", "schemas register",
-    "schemas asyncapi", "up", "down", "demo", "send", "migrate", "keys create", "keys revoke", "replay", "dlq redrive",
-}  # fmt: skip
+    "run api",
+    "run relay",
+    "run router",
+    "run timers",
+    "run sender",
+    "run sink",
+    "run callbacks",
+    "topics apply",
+    "schemas register",
+    "schemas asyncapi",
+    "up",
+    "down",
+    "demo",
+    "send",
+    "migrate",
+    "keys create",
+    "keys revoke",
+    "replay",
+    "dlq redrive",
+}
 """Commands that do something, or print a document whose form is fixed; every other one reads, for people and for programs."""
 
 
@@ -231,11 +259,18 @@ def test_the_shell_is_told_how_to_complete_and_completes_commands(shell: str) ->
     def ask(**env: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", "import sys; sys.argv[0] = 'heliograph'; from console.cli import main; main()"],
-            env={**os.environ, **env}, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         return done.stdout
 
     assert "_HELIOGRAPH_COMPLETE" in ask(_HELIOGRAPH_COMPLETE=f"source_{shell}")
-    words = {"COMP_WORDS": "heliograph do", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "heliograph do",
-             "_TYPER_COMPLETE_FISH_ACTION": "get-args"}  # fmt: skip
+    words = {
+        "COMP_WORDS": "heliograph do",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "heliograph do",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
     assert "doctor" in ask(_HELIOGRAPH_COMPLETE=f"complete_{shell}", **words)

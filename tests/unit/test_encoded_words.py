@@ -23,9 +23,10 @@ _BODY = {"content": {"text": "x", "title": "t"}}
 _ATOM = st.text("abcXYZ019!#$%&'*+/=?^_`{|}~-", max_size=8)
 _WORD = st.builds(
     lambda charset, kind, text: f"=?{charset}?{kind}?{text}?=",
-    st.sampled_from(["utf-8", "UTF-8*en", "iso-8859-1", "x"]), st.sampled_from(["q", "Q", "b", "B"]),
+    st.sampled_from(["utf-8", "UTF-8*en", "iso-8859-1", "x"]),
+    st.sampled_from(["q", "Q", "b", "B"]),
     st.sampled_from(["x=40evil.example=3e", "eEBldmlsLmV4YW1wbGU=", ""]),
-)  # fmt: skip
+)
 LOCAL_PARTS = st.builds(lambda before, word, after: before + word + after, _ATOM, _WORD, _ATOM)
 
 
@@ -76,7 +77,9 @@ def routed(channel: str) -> Callable[[str], bool]:
 DOORS: dict[str, Callable[[str], bool]] = {
     "notification email": over_http(Notification, lambda a: {"to": {"email": a}, **_BODY}),
     "notification phone": over_http(Notification, lambda a: {"to": {"phone": a}, **_BODY}),
-    "notification token": over_http(Notification, lambda a: {"to": {"device_tokens": [{"platform": "fcm", "token": a}]}, **_BODY}),
+    "notification token": over_http(
+        Notification, lambda a: {"to": {"device_tokens": [{"platform": "fcm", "token": a}]}, **_BODY}
+    ),
     "user email": over_http(NewUser, lambda a: {"id": "u", "email": a}),
     "user phone": over_http(NewUser, lambda a: {"id": "u", "phone": a}),
     "user token": over_http(NewUser, lambda a: {"id": "u", "devices": [{"platform": "apns", "token": a}]}),
@@ -89,7 +92,7 @@ DOORS: dict[str, Callable[[str], bool]] = {
     "routed email": routed("email"),
     "routed push": routed("push"),
     "routed sms": routed("sms"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -37,17 +37,34 @@ def template(**fields: Any) -> dict[str, Any]:
         },
     )
     return {
-        "tenant": "t", "template_id": "shipped", "version": 3, "category": "orders", "channels": json.dumps(channels).encode(),
-        "locales": json.dumps(fields.pop("locales", {})).encode(), "variables": ["order"], "updated_at": 1, **fields,
-    }  # fmt: skip
+        "tenant": "t",
+        "template_id": "shipped",
+        "version": 3,
+        "category": "orders",
+        "channels": json.dumps(channels).encode(),
+        "locales": json.dumps(fields.pop("locales", {})).encode(),
+        "variables": ["order"],
+        "updated_at": 1,
+        **fields,
+    }
 
 
 def profile(**fields: Any) -> dict[str, Any]:
     return {
-        "tenant": "t", "user_id": "u", "name": None, "email": "u@example.org", "phone": "+4915112345678", "locale": None,
-        "time_zone": None, "devices": [{"platform": "fcm", "token": "tok", "subscription": None}], "channels": {},
-        "categories": {}, "version": 9, "updated_at": 1, **fields,
-    }  # fmt: skip
+        "tenant": "t",
+        "user_id": "u",
+        "name": None,
+        "email": "u@example.org",
+        "phone": "+4915112345678",
+        "locale": None,
+        "time_zone": None,
+        "devices": [{"platform": "fcm", "token": "tok", "subscription": None}],
+        "channels": {},
+        "categories": {},
+        "version": 9,
+        "updated_at": 1,
+        **fields,
+    }
 
 
 def views(**fields: Any) -> RouterViews:
@@ -62,9 +79,14 @@ def views(**fields: Any) -> RouterViews:
 def request(**fields: Any) -> dict[str, Any]:
     nid = fields.pop("notification_id", ids.notification_id(NOW - 5, "t", fields.pop("key", "k")))
     return {
-        "notification_id": nid, "tenant": "t", "accepted_at": NOW - 5, "user_id": "u", "template_id": "shipped",
-        "data": b'{"order": "A1"}', **fields,
-    }  # fmt: skip
+        "notification_id": nid,
+        "tenant": "t",
+        "accepted_at": NOW - 5,
+        "user_id": "u",
+        "template_id": "shipped",
+        "data": b'{"order": "A1"}',
+        **fields,
+    }
 
 
 def record(value: bytes | None, topic: str = TOPIC) -> ConsumerRecord:
@@ -108,47 +130,71 @@ def test_allowed_request_is_routed_on_every_channel_of_its_template() -> None:
         pytest.param({"template_id": "x"}, {}, [(None, "rejected", "unknown_template")], id="6 unknown template"),
         pytest.param({"template_version": 4}, {}, [(None, "rejected", "unknown_template")], id="6 unknown version"),
         pytest.param(
-            {"channels": ["sms"]}, {"profile": profile(phone=None)}, [("sms", "skipped", "no_address")], id="7 no address"
+            {"channels": ["sms"]},
+            {"profile": profile(phone=None)},
+            [("sms", "skipped", "no_address")],
+            id="7 no address",
         ),
         pytest.param(
-            {"channels": ["email"]}, {"profile": profile(email="a@b\nBcc: x@y")},
-            [("email", "rejected", "invalid_address")], id="8 malformed",
+            {"channels": ["email"]},
+            {"profile": profile(email="a@b\nBcc: x@y")},
+            [("email", "rejected", "invalid_address")],
+            id="8 malformed",
         ),
         pytest.param(
             {"channels": ["email"]},
             {"suppressions": {"t:email:" + ids.address_hash("email", "u@example.org"): {"expires_at": None}}},
-            [("email", "suppressed", "suppressed_address")], id="9 suppressed",
+            [("email", "suppressed", "suppressed_address")],
+            id="9 suppressed",
         ),
         pytest.param(
             {"channels": ["email"]},
             {"suppressions": {"t:email:" + ids.address_hash("email", "u@example.org"): {"expires_at": NOW}}},
-            [("email", "routed", None)], id="9 suppression ran out",
+            [("email", "routed", None)],
+            id="9 suppression ran out",
         ),
         pytest.param(
-            {"channels": ["sms"]}, {"profile": profile(channels={"sms": False})}, [("sms", "skipped", "opted_out")],
+            {"channels": ["sms"]},
+            {"profile": profile(channels={"sms": False})},
+            [("sms", "skipped", "opted_out")],
             id="10 channel",
         ),
         pytest.param(
-            {"channels": ["sms"]}, {"profile": profile(categories={"orders": {"sms": False}})},
-            [("sms", "skipped", "opted_out")], id="11 category",
+            {"channels": ["sms"]},
+            {"profile": profile(categories={"orders": {"sms": False}})},
+            [("sms", "skipped", "opted_out")],
+            id="11 category",
         ),
-        pytest.param({"data": b"{}"}, {}, [
-            ("email", "rejected", "missing_variable"), ("sms", "rejected", "missing_variable"), ("push", "routed", None),
-        ], id="missing variable"),
         pytest.param(
-            {"channels": ["email"], "data": b'{"order": "a\\nBcc: x"}'}, {}, [("email", "rejected", "template_error")],
+            {"data": b"{}"},
+            {},
+            [
+                ("email", "rejected", "missing_variable"),
+                ("sms", "rejected", "missing_variable"),
+                ("push", "routed", None),
+            ],
+            id="missing variable",
+        ),
+        pytest.param(
+            {"channels": ["email"], "data": b'{"order": "a\\nBcc: x"}'},
+            {},
+            [("email", "rejected", "template_error")],
             id="two-line subject",
         ),
         pytest.param(
-            {"channels": ["sms"]}, {"template": template(channels={"email": {"subject": "S", "text": "T"}})},
-            [("sms", "rejected", "template_error")], id="no part",
+            {"channels": ["sms"]},
+            {"template": template(channels={"email": {"subject": "S", "text": "T"}})},
+            [("sms", "rejected", "template_error")],
+            id="no part",
         ),
         pytest.param(
-            {"strategy": "first_available", "channels": ["sms", "push", "email"]}, {"profile": profile(phone=None)},
-            [("sms", "skipped", "no_address"), ("push", "routed", None)], id="first available",
+            {"strategy": "first_available", "channels": ["sms", "push", "email"]},
+            {"profile": profile(phone=None)},
+            [("sms", "skipped", "no_address"), ("push", "routed", None)],
+            id="first available",
         ),
     ],
-)  # fmt: skip
+)
 def test_ladder(
     fields: dict[str, Any], world: dict[str, Any], expected: list[tuple[str | None, str, str | None]]
 ) -> None:
@@ -201,10 +247,12 @@ def test_locale_falls_back_from_region_to_language_to_default() -> None:
 def test_addresses_and_literal_content_need_no_profile_and_are_no_template() -> None:
     out = run(
         request(
-            user_id=None, template_id=None, content=b'{"subject": "Hi", "text": "{{ order }}"}',
+            user_id=None,
+            template_id=None,
+            content=b'{"subject": "Hi", "text": "{{ order }}"}',
             addresses=[{"channel": "email", "value": "x@example.org", "platform": None}],
         )
-    )  # fmt: skip
+    )
     assert messages(out)[0]["text"] == "{{ order }}"
     assert statuses(out) == [("email", "routed", None)]
 
@@ -226,10 +274,17 @@ def test_same_record_again_gives_the_same_ids() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"accepted_at": NOW}, {"tenant": ""}, {"tenant": "a:b"}, {"user_id": None}, {"template_id": None},
-        {"content": b"{}"}, {"channels": ["fax"]}, {"data": b"not json"}, {"data": b"[]"},
+        {"accepted_at": NOW},
+        {"tenant": ""},
+        {"tenant": "a:b"},
+        {"user_id": None},
+        {"template_id": None},
+        {"content": b"{}"},
+        {"channels": ["fax"]},
+        {"data": b"not json"},
+        {"data": b"[]"},
     ],
-)  # fmt: skip
+)
 def test_request_that_contradicts_itself_is_dead_lettered_and_accounted_for(fields: dict[str, Any]) -> None:
     out = run(request(**fields))
     assert [r.topic for r in out] == [DEAD_LETTERS, STATUS]
@@ -250,8 +305,11 @@ def test_poison_is_dead_lettered_whole_and_its_neighbours_are_routed() -> None:
 def test_a_bug_of_ours_costs_one_record_not_the_partition() -> None:
     broken = views()
     broken.recipients = FakeView({"t:u": {"unexpected": 1}})
-    good = codec("NotificationRequest").encode(request(user_id=None, addresses=[
-        {"channel": "sms", "value": "+4915112345678", "platform": None}], channels=["sms"]))  # fmt: skip
+    good = codec("NotificationRequest").encode(
+        request(
+            user_id=None, addresses=[{"channel": "sms", "value": "+4915112345678", "platform": None}], channels=["sms"]
+        )
+    )
     out = enrich_batch([record(codec("NotificationRequest").encode(request())), record(good)], broken, NOW)
     assert statuses(out) == [(None, "dead_lettered", "internal_error"), ("sms", "routed", None)]
 

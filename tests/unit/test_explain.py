@@ -23,10 +23,24 @@ NID = str(UUID(int=(NOW << 80) | (7 << 76) | (2 << 62)))
 
 def request(**more: Any) -> dict[str, Any]:
     return {
-        "lane": "normal", "category": "orders", "template_id": "order", "template_version": None, "strategy": "all",
-        "delivery": "at_least_once", "tags": ["x"], "source": "http", "correlation_id": "c-1", "user_id": "zoe",
-        "keyed": True, "dry_run": False, "channels": ["email"], "generation": 0, "send_at": 0, "expires_at": 0, **more,
-    }  # fmt: skip
+        "lane": "normal",
+        "category": "orders",
+        "template_id": "order",
+        "template_version": None,
+        "strategy": "all",
+        "delivery": "at_least_once",
+        "tags": ["x"],
+        "source": "http",
+        "correlation_id": "c-1",
+        "user_id": "zoe",
+        "keyed": True,
+        "dry_run": False,
+        "channels": ["email"],
+        "generation": 0,
+        "send_at": 0,
+        "expires_at": 0,
+        **more,
+    }
 
 
 def facts(*events: dict[str, Any], **more: Any) -> Facts:
@@ -37,12 +51,30 @@ def facts(*events: dict[str, Any], **more: Any) -> Facts:
 JOURNEY = (
     fact(A, "routed", at=20, template_id="order", template_version=3, preference_version=8, correlation_id="c-1"),
     fact(A, "retrying", at=130, attempt=1, provider="mail-1", detail="451 4.7.1", latency_ms=100),
-    fact(A, "retrying", at=2_300, attempt=2, provider="mail-1", detail="in doubt: BODY", latency_ms=150, possible_duplicate=True),
-    fact(A, "sent", at=5_000, attempt=3, provider="mail-1", provider_message_id="m1", latency_ms=200, possible_duplicate=True),
+    fact(
+        A,
+        "retrying",
+        at=2_300,
+        attempt=2,
+        provider="mail-1",
+        detail="in doubt: BODY",
+        latency_ms=150,
+        possible_duplicate=True,
+    ),
+    fact(
+        A,
+        "sent",
+        at=5_000,
+        attempt=3,
+        provider="mail-1",
+        provider_message_id="m1",
+        latency_ms=200,
+        possible_duplicate=True,
+    ),
     fact(A, "delivered", at=9_000, attempt=3, provider="mail-1", provider_message_id="m1", possible_duplicate=True),
     fact(A, "opened", at=12_000, attempt=3, provider="mail-1"),
     fact(B, "skipped", "opted_out", at=20, channel="push", detail="category orders", preference_version=8),
-)  # fmt: skip
+)
 
 
 def test_attempts_tell_how_long_each_waited_and_why_another_followed() -> None:
@@ -54,8 +86,12 @@ def test_attempts_tell_how_long_each_waited_and_why_another_followed() -> None:
     assert "possible duplicate" in two["next_because"]
     assert (three["state"], three["next_after_ms"], three["next_because"]) == ("sent", None, None)
     assert email["took_ms"] == {
-        "decision": 20, "waiting": 4_530, "requests": 450, "until_sent": 5_000, "until_delivered": 9_000,
-    }  # fmt: skip
+        "decision": 20,
+        "waiting": 4_530,
+        "requests": 450,
+        "until_sent": 5_000,
+        "until_delivered": 9_000,
+    }
     assert email["engagement"] == [{"state": "opened", "at": rfc3339(NOW + 12_000)}]
 
 
@@ -127,14 +163,27 @@ def test_time_is_counted_from_send_at_where_one_was_given() -> None:
 
 def test_receipts_dead_letters_and_resends_are_told_where_they_belong() -> None:
     receipt = {
-        "message": "0" * 32, "provider": "mail-1", "provider_message_id": "m1", "state": "bounced", "reason": "hard_bounce",
-        "code": "550", "occurred_at": NOW + 9_000, "received_at": NOW + 9_100,
-    }  # fmt: skip
+        "message": "0" * 32,
+        "provider": "mail-1",
+        "provider_message_id": "m1",
+        "state": "bounced",
+        "reason": "hard_bounce",
+        "code": "550",
+        "occurred_at": NOW + 9_000,
+        "received_at": NOW + 9_100,
+    }
     letter = {
-        "message": UUID(A).hex, "topic": "notify.dispatch.email.normal.v1", "partition": 1, "offset": 9, "stage": "sender",
-        "reason": "retries_exhausted", "error_class": "RetriesExhausted", "detail": "451", "attempts": 6,
+        "message": UUID(A).hex,
+        "topic": "notify.dispatch.email.normal.v1",
+        "partition": 1,
+        "offset": 9,
+        "stage": "sender",
+        "reason": "retries_exhausted",
+        "error_class": "RetriesExhausted",
+        "detail": "451",
+        "attempts": 6,
         "occurred_at": NOW + 9_500,
-    }  # fmt: skip
+    }
     again = fact(B, "routed", at=20_000, correlation_id="c-2")
     generation = {"generation": 1, "source": "http", "correlation_id": "c-2"}
     story = explain_facts(

@@ -37,9 +37,7 @@ NID = message()["notification_id"]
 def status(token: str = "tok", generation: int = 0, **fields: Any) -> DeliveryStatus:
     message_id = ids.message_id(NID, "push", ids.address_hash("push", token), generation)
     pushed = message(channel="push", address=token, message_id=message_id)
-    made = message_status(
-        pushed, "bounced", now=NOW, attempt=1, reason="invalid_token", detail="404", provider="apple"
-    )  # fmt: skip
+    made = message_status(pushed, "bounced", now=NOW, attempt=1, reason="invalid_token", detail="404", provider="apple")
     return {**made, **fields}  # type: ignore[typeddict-item]
 
 
@@ -249,11 +247,14 @@ _CALLS_INVALID = st.sampled_from(
     st.fixed_dictionaries(
         {},
         optional={
-            "notification_id": st.just(NID), "message_id": st.just(status()["message_id"]), "tenant": st.just("shop"),
-            "recipient": st.just("u"), "occurred_at": st.just(NOW),
+            "notification_id": st.just(NID),
+            "message_id": st.just(status()["message_id"]),
+            "tenant": st.just("shop"),
+            "recipient": st.just("u"),
+            "occurred_at": st.just(NOW),
         },
     ),
-)  # fmt: skip
+)
 @settings(max_examples=150, deadline=None)
 def test_no_status_that_decodes_stops_the_feedback(
     hostile: dict[str, Any], what: tuple[str, str], honest: dict[str, Any]
@@ -267,9 +268,19 @@ def test_no_status_that_decodes_stops_the_feedback(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("tenant", "a\0b"), ("tenant", "a:b"), ("recipient", "u\0"), ("recipient", "addr:../x"), ("recipient", "u" * 256),
-     ("recipient", "\u202eu"), ("message_id", "x"), ("notification_id", "x"), ("occurred_at", -1), ("occurred_at", 1 << 62)],
-)  # fmt: skip
+    [
+        ("tenant", "a\0b"),
+        ("tenant", "a:b"),
+        ("recipient", "u\0"),
+        ("recipient", "addr:../x"),
+        ("recipient", "u" * 256),
+        ("recipient", "\u202eu"),
+        ("message_id", "x"),
+        ("notification_id", "x"),
+        ("occurred_at", -1),
+        ("occurred_at", 1 << 62),
+    ],
+)
 async def test_status_whose_ids_are_not_of_our_forms_is_counted_and_passed_over(field: str, value: Any) -> None:
     before = FEEDBACK_PASSED_OVER.labels("implausible")._value.get()
     store = StrictStore("tok")

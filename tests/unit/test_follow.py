@@ -15,12 +15,28 @@ def test_every_event_is_printed_once_until_the_notification_settles(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     facts = [
-        {"event_id": f"e{n}", "message_id": "m", "channel": "sms", "lane": "normal", "state": state, "reason": reason,
-         "detail": None, "attempt": n, "provider": "p", "provider_message_id": None, "possible_duplicate": False,
-         "template_id": None, "template_version": None, "preference_version": None, "occurred_at": 1_800_000_000_000 + n,
-         "latency_ms": None, "correlation_id": None, "rank": n}
+        {
+            "event_id": f"e{n}",
+            "message_id": "m",
+            "channel": "sms",
+            "lane": "normal",
+            "state": state,
+            "reason": reason,
+            "detail": None,
+            "attempt": n,
+            "provider": "p",
+            "provider_message_id": None,
+            "possible_duplicate": False,
+            "template_id": None,
+            "template_version": None,
+            "preference_version": None,
+            "occurred_at": 1_800_000_000_000 + n,
+            "latency_ms": None,
+            "correlation_id": None,
+            "rank": n,
+        }
         for n, (state, reason) in enumerate([("retrying", "throttled"), ("sent", None)])
-    ]  # fmt: skip
+    ]
     polls = iter([1, 2])
     body: dict[str, Any] = {"status": "routed"}
 

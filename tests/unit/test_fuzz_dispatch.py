@@ -34,16 +34,37 @@ _ODD_UUID = st.sampled_from(
 )
 _MAYBE = st.none() | _LONG_TEXT
 HOSTILE: dict[str, st.SearchStrategy[Any]] = {
-    "message_id": _UUID | _ODD_UUID, "notification_id": _UUID | _ODD_UUID, "tenant": _LONG_TEXT, "accepted_at": _LONG,
+    "message_id": _UUID | _ODD_UUID,
+    "notification_id": _UUID | _ODD_UUID,
+    "tenant": _LONG_TEXT,
+    "accepted_at": _LONG,
     "channel": st.sampled_from(["email", "sms", "push", "", "\0"]) | _TEXT,
-    "lane": st.sampled_from(["critical", "normal", "bulk", "", "\0"]) | _TEXT, "category": _LONG_TEXT, "user_id": _MAYBE,
-    "address": _LONG_TEXT, "platform": st.none() | st.sampled_from(PLATFORMS) | _TEXT, "subject": _MAYBE, "text": _MAYBE,
-    "html": _MAYBE, "title": _MAYBE, "body": _MAYBE, "data": st.none() | _BYTES, "attempt": _INT, "retries": _INT,
-    "generation": _INT, "delivery": st.sampled_from(["at_least_once", "at_most_once", ""]) | _TEXT,
-    "expires_at": st.none() | _LONG, "template_id": _MAYBE, "template_version": st.none() | _INT,
-    "preference_version": st.none() | _INT, "possible_duplicate": st.booleans(), "correlation_id": _MAYBE,
-    "overrides": st.none() | _BYTES, "provider": _MAYBE, "replay": _MAYBE, "routed_at": _LONG,
-}  # fmt: skip
+    "lane": st.sampled_from(["critical", "normal", "bulk", "", "\0"]) | _TEXT,
+    "category": _LONG_TEXT,
+    "user_id": _MAYBE,
+    "address": _LONG_TEXT,
+    "platform": st.none() | st.sampled_from(PLATFORMS) | _TEXT,
+    "subject": _MAYBE,
+    "text": _MAYBE,
+    "html": _MAYBE,
+    "title": _MAYBE,
+    "body": _MAYBE,
+    "data": st.none() | _BYTES,
+    "attempt": _INT,
+    "retries": _INT,
+    "generation": _INT,
+    "delivery": st.sampled_from(["at_least_once", "at_most_once", ""]) | _TEXT,
+    "expires_at": st.none() | _LONG,
+    "template_id": _MAYBE,
+    "template_version": st.none() | _INT,
+    "preference_version": st.none() | _INT,
+    "possible_duplicate": st.booleans(),
+    "correlation_id": _MAYBE,
+    "overrides": st.none() | _BYTES,
+    "provider": _MAYBE,
+    "replay": _MAYBE,
+    "routed_at": _LONG,
+}
 _FIELDS = st.dictionaries(st.sampled_from(sorted(HOSTILE)), st.just(None), max_size=6).flatmap(
     lambda fields: st.fixed_dictionaries({name: HOSTILE[name] for name in fields})
 )
@@ -54,11 +75,14 @@ _RESULTS: st.SearchStrategy[SendResult] = st.one_of(
     st.just(Sent("1")),
     st.just(Rejected(ErrorClass.PERMANENT_RECIPIENT, "550")),
     st.builds(
-        Retry, st.sampled_from([ErrorClass.TRANSIENT, ErrorClass.THROTTLED, ErrorClass.ACCOUNT]), st.just("451"),
-        st.none() | st.floats(), st.booleans(),
+        Retry,
+        st.sampled_from([ErrorClass.TRANSIENT, ErrorClass.THROTTLED, ErrorClass.ACCOUNT]),
+        st.just("451"),
+        st.none() | st.floats(),
+        st.booleans(),
     ),
     st.builds(InDoubt, st.just("timeout"), st.none() | st.floats()),
-)  # fmt: skip
+)
 
 
 def check_world(world: World) -> None:
@@ -81,9 +105,7 @@ def check_world(world: World) -> None:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(
-    st.sampled_from(["email", "push"]), st.lists(st.tuples(_FIELDS, _HEADERS), min_size=1, max_size=4), _RESULTS
-)  # fmt: skip
+@given(st.sampled_from(["email", "push"]), st.lists(st.tuples(_FIELDS, _HEADERS), min_size=1, max_size=4), _RESULTS)
 def test_hostile_but_decodable_messages_each_have_an_outcome(
     channel: str, hostile: list[tuple[dict[str, Any], list[tuple[str, bytes]]]], result: SendResult
 ) -> None:
@@ -135,8 +157,11 @@ def test_bytes_that_are_no_message_are_given_up_and_their_message_is_told(
     elif how == 0 and head <= at < len(raw):
         (told_of,) = [s for s in statuses if s["state"] == "dead_lettered"]
         assert (told_of["message_id"], told_of["notification_id"], told_of["tenant"], told_of["lane"]) == (
-            message["message_id"], message["notification_id"], message["tenant"], "normal",
-        )  # fmt: skip
+            message["message_id"],
+            message["notification_id"],
+            message["tenant"],
+            "normal",
+        )
         assert letters[0]["notification_id"] == message["notification_id"]
 
 
@@ -152,12 +177,21 @@ def test_bad_copy_of_a_good_message_does_not_keep_it_from_being_sent() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"attempt": 0}, {"attempt": -1}, {"attempt": MAX_COUNT + 1}, {"attempt": 2**31 - 1}, {"retries": -(2**31)},
-        {"retries": 2**31 - 1}, {"tenant": "x" * (MAX_STATED + 1)}, {"user_id": "é" * MAX_STATED},
-        {"correlation_id": "x" * 900_000}, {"channel": "sms"}, {"lane": "bulk"}, {"channel": ""},
+        {"attempt": 0},
+        {"attempt": -1},
+        {"attempt": MAX_COUNT + 1},
+        {"attempt": 2**31 - 1},
+        {"retries": -(2**31)},
+        {"retries": 2**31 - 1},
+        {"tenant": "x" * (MAX_STATED + 1)},
+        {"user_id": "é" * MAX_STATED},
+        {"correlation_id": "x" * 900_000},
+        {"channel": "sms"},
+        {"lane": "bulk"},
+        {"channel": ""},
     ],
     ids=lambda fields: f"{next(iter(fields))}-{str(next(iter(fields.values())))[:12]}",
-)  # fmt: skip
+)
 def test_unfit_message_is_rejected_with_what_it_is_and_counts_for_no_brake(fields: dict[str, Any]) -> None:
     world = World(lambda _: Sent("1"))
     message: ChannelMessage = made(**fields)

@@ -17,19 +17,49 @@ from runtime.settings import Settings, load_settings
 from vendors.registry import create_senders
 
 _FUZZ = settings(
-    max_examples=300, deadline=None, derandomize=True, database=None,
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+)
 _VARIABLES = st.sampled_from(
     [f"HELIOGRAPH_{name.upper()}" for name in Settings.model_fields]
-    + ["HELIOGRAPH_KAFKA__OPTIONS", "HELIOGRAPH_API__PORT", "HELIOGRAPH_SENDER__WINDOW", "HELIOGRAPH_PROVIDERS__0__NAME",
-       "HELIOGRAPH_", "HELIOGRAPH___", "HELIOGRAPH_KAFKA__", "HELIOGRAPH_KAFKA__X__Y", "HELIOGRAPH_NO_SUCH"]
-)  # fmt: skip
+    + [
+        "HELIOGRAPH_KAFKA__OPTIONS",
+        "HELIOGRAPH_API__PORT",
+        "HELIOGRAPH_SENDER__WINDOW",
+        "HELIOGRAPH_PROVIDERS__0__NAME",
+        "HELIOGRAPH_",
+        "HELIOGRAPH___",
+        "HELIOGRAPH_KAFKA__",
+        "HELIOGRAPH_KAFKA__X__Y",
+        "HELIOGRAPH_NO_SUCH",
+    ]
+)
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 _VALUES = _TEXT | st.sampled_from(
-    ["", "null", "[]", "{}", "1", "-1", "NaN", "1e999", "true", '{"a": 1}', "[{}]", '[{"name": 1}]', "{" * 2_000, "[" * 2_000,
-     '{"port": []}', "9" * 5_000, '"x"', '[{"name": "a", "channel": "email", "kind": "smtp"}]']
-)  # fmt: skip
+    [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "1",
+        "-1",
+        "NaN",
+        "1e999",
+        "true",
+        '{"a": 1}',
+        "[{}]",
+        '[{"name": 1}]',
+        "{" * 2_000,
+        "[" * 2_000,
+        '{"port": []}',
+        "9" * 5_000,
+        '"x"',
+        '[{"name": "a", "channel": "email", "kind": "smtp"}]',
+    ]
+)
 _SCALARS = [
     "1",
     "-1",
@@ -46,15 +76,19 @@ _SCALARS = [
     "{a = {b = 1}}",
 ]
 _TOML = st.lists(
-    st.sampled_from(["[kafka]", "[api]", "[[providers]]", "[providers]", "[sender]", "[providers.breaker]", "[x]", "[[kafka]]"])
+    st.sampled_from(
+        ["[kafka]", "[api]", "[[providers]]", "[providers]", "[sender]", "[providers.breaker]", "[x]", "[[kafka]]"]
+    )
     | st.builds(
         lambda key, value: f"{key} = {value}",
-        st.sampled_from(["name", "channel", "kind", "port", "window", "providers", "kafka", "key_file", "options", "log_level"]),
+        st.sampled_from(
+            ["name", "channel", "kind", "port", "window", "providers", "kafka", "key_file", "options", "log_level"]
+        ),
         st.sampled_from([*_SCALARS, '"email"', '"smtp"', '"no/such/file"']),
     )
     | _TEXT,
     max_size=8,
-).map("\n".join)  # fmt: skip
+).map("\n".join)
 
 
 @pytest.fixture
@@ -107,8 +141,9 @@ def test_a_file_that_is_no_text_or_a_directory_is_a_settings_error(
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3), max_leaves=6,
-)  # fmt: skip
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
 _FIELDS = ["kind", "mode", "rate", "latency_ms", "retry_after_s", "retry_after_date", "match", "times", "unknown"]
 _NEARLY = st.sampled_from(["smtp", *(mode.value for mode in Mode), 429, 500, 0.5, 1, True, None, "", "x", -1, 1e400])
 

@@ -99,9 +99,15 @@ class FakeView:
 
     def put(self, tenant: str, template_id: str, variables: list[str], updated_at: int) -> None:
         record = {
-            "tenant": tenant, "template_id": template_id, "version": 1, "category": "default", "channels": b"{}",
-            "locales": b"{}", "variables": variables, "updated_at": updated_at,
-        }  # fmt: skip
+            "tenant": tenant,
+            "template_id": template_id,
+            "version": 1,
+            "category": "default",
+            "channels": b"{}",
+            "locales": b"{}",
+            "variables": variables,
+            "updated_at": updated_at,
+        }
         self.values[f"{tenant}:{template_id}"] = codec("Template").encode(record)
 
 
@@ -118,9 +124,14 @@ class World:
         self.templates = TemplateCatalogue(self.view, cast(ReferenceStore, self.store))
         self.recent = RecentAcceptances(lambda: self.now)
         self.ingest = Ingest(
-            authenticator=Authenticator(cast(Keys, FakeKeys())), broker=self.broker, idempotency=self.claims,
-            templates=self.templates, recent=self.recent, publish_timeout_s=0.2, clock=self.tick,
-        )  # fmt: skip
+            authenticator=Authenticator(cast(Keys, FakeKeys())),
+            broker=self.broker,
+            idempotency=self.claims,
+            templates=self.templates,
+            recent=self.recent,
+            publish_timeout_s=0.2,
+            clock=self.tick,
+        )
 
     def tick(self) -> int:
         self.now += 1
@@ -283,7 +294,7 @@ async def test_body_in_pieces_is_limited_as_a_whole(world: World) -> None:
     assert (await world.post(None, raw=[text[:10], text[10:20], text[20:]])).status == 202
     too_large = await world.post(None, raw=[b" " * 200_000, b" " * (MAX_BODY_BYTES - 200_000 + 1)])
     assert too_large.status == 413
-    assert (await world.post(None, raw=[b" "] , content_length=str(MAX_BODY_BYTES + 1))).status == 413  # fmt: skip
+    assert (await world.post(None, raw=[b" "], content_length=str(MAX_BODY_BYTES + 1))).status == 413
 
 
 @pytest.mark.parametrize("header", ["", "00-zz-1-01", "00-" + "A" * 32 + "-" + "b" * 16 + "-01"])
@@ -398,8 +409,13 @@ async def test_array_of_recipients_is_one_notification_each(world: World) -> Non
 
 @pytest.mark.parametrize(
     ("change", "pointer"),
-    [({"category": "a b"}, "/category"), ({"to": []}, "/to"), ({"content": {"title": "x"}}, ""), ({"colour": 1}, "/colour")],
-)  # fmt: skip
+    [
+        ({"category": "a b"}, "/category"),
+        ({"to": []}, "/to"),
+        ({"content": {"title": "x"}}, ""),
+        ({"colour": 1}, "/colour"),
+    ],
+)
 async def test_what_recipients_share_is_wrong_for_the_whole_call(
     world: World, change: dict[str, Any], pointer: str
 ) -> None:

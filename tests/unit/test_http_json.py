@@ -82,10 +82,11 @@ def test_duplicate_keys_are_found_in_a_time_that_grows_with_the_body(shape: str)
         keys = [f"{n:05x}" for n in range(count)]
         members = ",".join(f'"{key}":1' for key in [*keys, "zz", "zz"])
         return {
-            "object": f"{{{members}}}", "nested": '{"a":' * 190 + f"{{{members}}}" + "}" * 190,
+            "object": f"{{{members}}}",
+            "nested": '{"a":' * 190 + f"{{{members}}}" + "}" * 190,
             "list of objects": "[" + ",".join('{"a":1,"a":2}' for _ in keys) + "]",
             "longest keys": "{" + ",".join(f'"{key * 20}":1' for key in [*keys, "zz", "zz"]) + "}",
-        }[shape].encode()  # fmt: skip
+        }[shape].encode()
 
     def seconds(count: int) -> float:
         raw, took = body(count), []

@@ -42,10 +42,18 @@ async def ask(
     where, _, query = path.partition("?")
     headers = {"authorization": "Bearer key-of-shop", "content-type": kind, "content-length": str(len(body))}
     scope = {
-        "type": "http", "method": method, "path": where, "raw_path": quote(where).encode(), "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()], "http_version": "1.1",
-        "scheme": "http", "server": ("api", 80), "client": ("c", 1), "root_path": "",
-    }  # fmt: skip
+        "type": "http",
+        "method": method,
+        "path": where,
+        "raw_path": quote(where).encode(),
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("api", 80),
+        "client": ("c", 1),
+        "root_path": "",
+    }
     waiting = [{"type": "http.request", "body": body}]
     status, parts = 0, list[bytes]()
 
@@ -110,19 +118,42 @@ BODIES: dict[str, bytes] = {
     "wrong device list": filled('{"id":"u","devices":[', lambda n: "{}", "]}"),
     "wrong categories": filled('{"categories":{', lambda n: f'"!{n}":{{"x":1}}', "}}"),
     "wrong locales": filled('{"id":"t","channels":{},"locales":{', lambda n: f'"!{n}":1', "}}"),
-    "data of many keys": filled('{"to":{"user_id":"u"},"content":{"text":"x"},"data":{', lambda n: f'"{n}":[{n}.5]', "}}"),
+    "data of many keys": filled(
+        '{"to":{"user_id":"u"},"content":{"text":"x"},"data":{', lambda n: f'"{n}":[{n}.5]', "}}"
+    ),
     "surrogates": filled('{"to":{"user_id":"u"},"data":{"x":[', lambda n: '"\\\\ud800"', "]}}"),
     "long digits": b'{"to":{"user_id":"u"},"data":{"n":' + b"9" * (MAX_BODY_BYTES - 60) + b"}}",
-    "1,000 items with 20 faults": json.dumps({"notifications": [{f"x{n}": 0 for n in range(24)} for _ in range(1000)]}, separators=(",", ":")).encode(),
-    "1,000 items of long names": json.dumps({"notifications": [{"x" * 230: 0} for _ in range(1000)]}, separators=(",", ":")).encode(),
-    "1,000 good items": json.dumps({"notifications": [{"to": {"user_id": "u"}, "content": {"text": "x" * 150}, "request_id": f"{n}"} for n in range(1000)]}, separators=(",", ":")).encode(),
-    "1,000 recipients": json.dumps({"to": [{"user_id": f"u{n}"} for n in range(1000)], "content": {"text": "x" * 30_000}}).encode(),
-}  # fmt: skip
+    "1,000 items with 20 faults": json.dumps(
+        {"notifications": [{f"x{n}": 0 for n in range(24)} for _ in range(1000)]}, separators=(",", ":")
+    ).encode(),
+    "1,000 items of long names": json.dumps(
+        {"notifications": [{"x" * 230: 0} for _ in range(1000)]}, separators=(",", ":")
+    ).encode(),
+    "1,000 good items": json.dumps(
+        {
+            "notifications": [
+                {"to": {"user_id": "u"}, "content": {"text": "x" * 150}, "request_id": f"{n}"} for n in range(1000)
+            ]
+        },
+        separators=(",", ":"),
+    ).encode(),
+    "1,000 recipients": json.dumps(
+        {"to": [{"user_id": f"u{n}"} for n in range(1000)], "content": {"text": "x" * 30_000}}
+    ).encode(),
+}
 DOORS = [
-    ("POST", POST), ("POST", BULK), ("POST", "/v1/users"), ("PUT", "/v1/users/large-1"), ("PATCH", "/v1/users/large-1"),
-    ("PUT", "/v1/users/large-1/preferences"), ("POST", "/v1/templates"), ("POST", "/v1/templates/t/versions"),
-    ("POST", "/v1/templates/t/publish"), ("POST", "/v1/templates/t/preview"), ("POST", "/v1/suppressions"),
-]  # fmt: skip
+    ("POST", POST),
+    ("POST", BULK),
+    ("POST", "/v1/users"),
+    ("PUT", "/v1/users/large-1"),
+    ("PATCH", "/v1/users/large-1"),
+    ("PUT", "/v1/users/large-1/preferences"),
+    ("POST", "/v1/templates"),
+    ("POST", "/v1/templates/t/versions"),
+    ("POST", "/v1/templates/t/publish"),
+    ("POST", "/v1/templates/t/preview"),
+    ("POST", "/v1/suppressions"),
+]
 
 
 async def best(calls: Callable[[], Any]) -> tuple[float, Any]:
@@ -154,23 +185,45 @@ def test_no_body_holds_the_loop_at_any_door(world: HttpWorld, name: str) -> None
 
 def _user(user_id: str, devices: int) -> dict[str, Any]:
     return {
-        "user_id": user_id, "name": "N", "email": None, "phone": None, "locale": None, "time_zone": None,
-        "devices": [{"platform": "fcm", "token": "t" * 2_500} for _ in range(devices)], "created_at": NOW, "updated_at": NOW,
-    }  # fmt: skip
+        "user_id": user_id,
+        "name": "N",
+        "email": None,
+        "phone": None,
+        "locale": None,
+        "time_zone": None,
+        "devices": [{"platform": "fcm", "token": "t" * 2_500} for _ in range(devices)],
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
 
 
 CALLS: dict[str, tuple[str, str, bytes, str]] = {
-    "one line as large as an import": ("POST", "/v1/suppressions/import", b"x" * MAX_IMPORT_BYTES, "application/x-ndjson"),
-    "one cell as large as an import": ("POST", "/v1/suppressions/import", b'channel,address\n"' + b"x" * (MAX_IMPORT_BYTES - 20), "text/csv"),
+    "one line as large as an import": (
+        "POST",
+        "/v1/suppressions/import",
+        b"x" * MAX_IMPORT_BYTES,
+        "application/x-ndjson",
+    ),
+    "one cell as large as an import": (
+        "POST",
+        "/v1/suppressions/import",
+        b'channel,address\n"' + b"x" * (MAX_IMPORT_BYTES - 20),
+        "text/csv",
+    ),
     "an import of many bad lines": ("POST", "/v1/suppressions/import", b"{}\n" * 10_000, "application/x-ndjson"),
     "an import of empty lines": ("POST", "/v1/suppressions/import", b"\n" * MAX_IMPORT_BYTES, "application/x-ndjson"),
-    "an import of good lines": ("POST", "/v1/suppressions/import", b"".join(b'{"channel":"email","address":"%d@x.example"}\n' % n for n in range(10_000)), "application/x-ndjson"),
+    "an import of good lines": (
+        "POST",
+        "/v1/suppressions/import",
+        b"".join(b'{"channel":"email","address":"%d@x.example"}\n' % n for n in range(10_000)),
+        "application/x-ndjson",
+    ),
     "a page of large users": ("GET", "/v1/users?limit=200", b"", "application/json"),
     "a page of large versions": ("GET", "/v1/templates/large/versions?limit=200", b"", "application/json"),
     "a large version": ("GET", "/v1/templates/large", b"", "application/json"),
     "an export of large rows": ("GET", "/v1/suppressions/export", b"", "application/json"),
     "a page of large suppressions": ("GET", "/v1/suppressions?limit=200", b"", "application/json"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +236,17 @@ def full(world: HttpWorld) -> HttpWorld:
         "locales": {f"de-{n}": {"email": {"text": source}} for n in range(16)},
     }
     row = {
-        **parts, "tenant": "shop", "template_id": "large", "version": 1, "published": True, "variables": [], "category": "c",
-        "written": {**parts, "layout": None}, "created_at": NOW, "updated_at": NOW,
-    }  # fmt: skip
+        **parts,
+        "tenant": "shop",
+        "template_id": "large",
+        "version": 1,
+        "published": True,
+        "variables": [],
+        "category": "c",
+        "written": {**parts, "layout": None},
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
     world.store.templates["large"] = [{**row, "version": n} for n in range(1, 202)]
     return world
 

@@ -56,9 +56,14 @@ def test_any_bytes_are_read_or_a_problem(raw: bytes, kind: str) -> None:
 @given(
     st.dictionaries(
         st.sampled_from(["channel", "address", "address_hash", "reason", "expires_at", "x"]),
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20) | st.lists(st.text(), max_size=2),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=20)
+        | st.lists(st.text(), max_size=2),
     )
-)  # fmt: skip
+)
 @settings(deadline=None)
 def test_wrong_types_of_a_line_are_refused_with_a_word(value: dict[str, Any]) -> None:
     read = read_import(json.dumps(value).encode(), JSONL_TYPES[0])

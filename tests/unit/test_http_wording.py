@@ -17,9 +17,23 @@ from producers.notification import Content, DeviceToken, Notification, Routing, 
 from runtime.http.problems import MAX_ERRORS, Problem
 
 MODELS: list[type[BaseModel]] = [
-    Notification, To, TemplateRef, Content, Routing, DeviceToken, Bulk, NewUser, ReplacedUser, Preferences, NewTemplate,
-    NewVersion, Published, NewSuppression, HashedSuppression, PreviewRequest,
-]  # fmt: skip
+    Notification,
+    To,
+    TemplateRef,
+    Content,
+    Routing,
+    DeviceToken,
+    Bulk,
+    NewUser,
+    ReplacedUser,
+    Preferences,
+    NewTemplate,
+    NewVersion,
+    Published,
+    NewSuppression,
+    HashedSuppression,
+    PreviewRequest,
+]
 WRONG: list[Any] = [
     None,
     True,

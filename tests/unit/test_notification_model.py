@@ -30,11 +30,22 @@ def _problems(body: dict[str, Any]) -> list[tuple[str, str]]:
 
 def test_body_of_the_contract_becomes_its_record() -> None:
     body = {
-        "to": {"user_id": "u1"}, "template": {"id": "order-shipped", "version": 7}, "data": {"order": "A1"},
-        "category": "orders", "priority": "normal", "channels": ["push", "email"], "routing": {"strategy": "all"},
-        "locale": "de", "send_at": None, "expires_at": None, "delivery": "at_least_once", "tags": [], "metadata": {},
-        "overrides": {}, "dry_run": False,
-    }  # fmt: skip
+        "to": {"user_id": "u1"},
+        "template": {"id": "order-shipped", "version": 7},
+        "data": {"order": "A1"},
+        "category": "orders",
+        "priority": "normal",
+        "channels": ["push", "email"],
+        "routing": {"strategy": "all"},
+        "locale": "de",
+        "send_at": None,
+        "expires_at": None,
+        "delivery": "at_least_once",
+        "tags": [],
+        "metadata": {},
+        "overrides": {},
+        "dry_run": False,
+    }
     request = Notification.model_validate(body).to_request("shop", _NOW, correlation_id="c1", source="http")
     record = request_record(request, "00-" + "a" * 32 + "-" + "b" * 16 + "-01")
     assert record.topic == "notify.requests.normal.v1"
@@ -44,8 +55,14 @@ def test_body_of_the_contract_becomes_its_record() -> None:
     assert request["data"] == b'{"order":"A1"}'
     headers = dict(record.headers)
     assert sorted(headers) == [
-        "ce_id", "ce_source", "ce_specversion", "ce_time", "ce_type", "content-type", "traceparent",
-    ]  # fmt: skip
+        "ce_id",
+        "ce_source",
+        "ce_specversion",
+        "ce_time",
+        "ce_type",
+        "content-type",
+        "traceparent",
+    ]
     assert headers["ce_id"] == request["notification_id"].encode()
 
 
@@ -97,9 +114,17 @@ def test_same_key_and_time_make_the_same_id_and_another_key_another(key: str, at
     assert first["notification_id"] != other["notification_id"]
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"])), lambda inner: st.lists(inner) | st.dictionaries(st.text(
-    st.characters(exclude_categories=["Cs"])), inner), max_leaves=10))  # fmt: skip
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(exclude_categories=["Cs"])),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+        max_leaves=10,
+    )
+)
 def test_data_survives_as_json(value: Any) -> None:
     request = Notification.model_validate({**_LEAST, "data": {"v": value}}).to_request("t", _NOW)
     assert json.loads(request["data"]) == {"v": value}
@@ -115,11 +140,31 @@ def test_time_with_offset_is_the_same_moment_in_milliseconds(moment: datetime, m
 @pytest.mark.parametrize(
     "text",
     [
-        '"a b"@x.de', "ä@x.de", "a@[1.2.3.4]", "a@1.2.3.4", "a@x..de", "a@-x.de", "a@x.de.", "a..b@x.de", ".a@x.de", "a@b_c.de",
-        "a@x", "a@", "@x.de", "", "a@x.de\n", "a@x.de\r\nBcc: b@x.de", "a@\u2028x.de", "a,b@x.de", "a" * 65 + "@x.de",
-        "a@" + "b" * 64 + ".de", "A <a@x.de>", "a@xn--\u202e.de", "a@" + "b.c" * 90 + ".de",
+        '"a b"@x.de',
+        "ä@x.de",
+        "a@[1.2.3.4]",
+        "a@1.2.3.4",
+        "a@x..de",
+        "a@-x.de",
+        "a@x.de.",
+        "a..b@x.de",
+        ".a@x.de",
+        "a@b_c.de",
+        "a@x",
+        "a@",
+        "@x.de",
+        "",
+        "a@x.de\n",
+        "a@x.de\r\nBcc: b@x.de",
+        "a@\u2028x.de",
+        "a,b@x.de",
+        "a" * 65 + "@x.de",
+        "a@" + "b" * 64 + ".de",
+        "A <a@x.de>",
+        "a@xn--\u202e.de",
+        "a@" + "b.c" * 90 + ".de",
     ],
-)  # fmt: skip
+)
 def test_malformed_email_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="e-mail"):
         email_address(text)

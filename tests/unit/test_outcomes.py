@@ -25,13 +25,38 @@ NOW = 1_800_000_000_000
 
 def message(**fields: Any) -> ChannelMessage:
     made: Any = {
-        "message_id": "6f0c0a4e-0f57-5c1e-9d2a-1f6d2a3b4c5d", "notification_id": "019b0c5e-8c00-7a11-8b22-3c33d44e55f6",
-        "tenant": "t", "accepted_at": NOW - 100, "channel": "email", "lane": "normal", "category": "orders", "user_id": "u",
-        "address": "a@example.org", "platform": None, "subject": "S", "text": "T", "html": None, "title": None,
-        "body": None, "data": None, "attempt": 1, "retries": 0, "generation": 0, "delivery": "at_least_once",
-        "expires_at": None, "template_id": None, "template_version": None, "preference_version": None,
-        "possible_duplicate": False, "correlation_id": "c", "overrides": None, "provider": None, "replay": None, "routed_at": NOW - 50, **fields,
-    }  # fmt: skip
+        "message_id": "6f0c0a4e-0f57-5c1e-9d2a-1f6d2a3b4c5d",
+        "notification_id": "019b0c5e-8c00-7a11-8b22-3c33d44e55f6",
+        "tenant": "t",
+        "accepted_at": NOW - 100,
+        "channel": "email",
+        "lane": "normal",
+        "category": "orders",
+        "user_id": "u",
+        "address": "a@example.org",
+        "platform": None,
+        "subject": "S",
+        "text": "T",
+        "html": None,
+        "title": None,
+        "body": None,
+        "data": None,
+        "attempt": 1,
+        "retries": 0,
+        "generation": 0,
+        "delivery": "at_least_once",
+        "expires_at": None,
+        "template_id": None,
+        "template_version": None,
+        "preference_version": None,
+        "possible_duplicate": False,
+        "correlation_id": "c",
+        "overrides": None,
+        "provider": None,
+        "replay": None,
+        "routed_at": NOW - 50,
+        **fields,
+    }
     return made  # type: ignore[no-any-return]
 
 
@@ -41,7 +66,7 @@ RECORD = ConsumerRecord("notify.dispatch.email.normal.v1", 2, 41, NOW, b"t:u", b
 def outcome(result: SendResult, **fields: Any) -> Outcome:
     return from_result(
         message(**fields), RECORD, result, provider="p", latency_ms=5, now=NOW, jitter=0.5, max_retries=5
-    )  # fmt: skip
+    )
 
 
 def facts(made: Outcome) -> dict[str, dict[str, Any]]:
@@ -108,7 +133,7 @@ def test_ledger_entry_stands_on_the_partition_of_its_dispatch_record() -> None:
 def test_message_claimed_by_a_sender_that_ended_costs_a_retry_and_is_flagged_with_a_reason_on_record() -> None:
     made = from_result(
         message(), RECORD, CLAIMED_BY_ENDED, provider=None, latency_ms=None, now=NOW, jitter=0.5, max_retries=5
-    )  # fmt: skip
+    )
     status = facts(made)[STATUS]
     again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
     assert (status["state"], status["possible_duplicate"]) == ("retrying", True)
@@ -118,9 +143,16 @@ def test_message_claimed_by_a_sender_that_ended_costs_a_retry_and_is_flagged_wit
 
 def test_definite_not_sent_fails_over_at_once_and_names_the_next_account() -> None:
     made = from_result(
-        message(), RECORD, Retry(ErrorClass.TRANSIENT, "451"), provider="first", latency_ms=5, now=NOW, jitter=0.5,
-        max_retries=5, next_provider="second",
-    )  # fmt: skip
+        message(),
+        RECORD,
+        Retry(ErrorClass.TRANSIENT, "451"),
+        provider="first",
+        latency_ms=5,
+        now=NOW,
+        jitter=0.5,
+        max_retries=5,
+        next_provider="second",
+    )
     dispatched = next(record for record in made.records if record.topic == RECORD.topic)
     again = codec("ChannelMessage").decode(dispatched.value)
     assert (again["attempt"], again["retries"], again["provider"]) == (2, 1, "second")
@@ -132,9 +164,16 @@ def test_definite_not_sent_fails_over_at_once_and_names_the_next_account() -> No
 @pytest.mark.parametrize("doubt", [InDoubt("EOF"), CLAIMED_BY_ENDED])
 def test_doubt_never_fails_over_and_stays_with_its_account(doubt: InDoubt) -> None:
     made = from_result(
-        message(), RECORD, doubt, provider="first", latency_ms=5, now=NOW, jitter=0.5, max_retries=5,
+        message(),
+        RECORD,
+        doubt,
+        provider="first",
+        latency_ms=5,
+        now=NOW,
+        jitter=0.5,
+        max_retries=5,
         next_provider="second",
-    )  # fmt: skip
+    )
     again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
     assert (made.state, again["provider"]) == ("retrying", "first")
 
@@ -160,16 +199,50 @@ def test_delay_follows_the_retry_law(retries: int, jitter: float, asked: float |
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("120", 120.0), (" 0 ", 0.0), ("Fri, 15 Jan 2027 08:01:30 GMT", 90.0), ("Fri, 15 Jan 2027 07:00:00 GMT", 0.0),
-        ("soon", None), ("", None), (None, None), ("-5", None), ("9" * 40, 999999999999.0 and 10.0**9), ("٣", None),
+        ("120", 120.0),
+        (" 0 ", 0.0),
+        ("Fri, 15 Jan 2027 08:01:30 GMT", 90.0),
+        ("Fri, 15 Jan 2027 07:00:00 GMT", 0.0),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        ("-5", None),
+        ("9" * 40, 999999999999.0 and 10.0**9),
+        ("٣", None),
     ],
-)  # fmt: skip
+)
 def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | None) -> None:
     assert parse_retry_after(value, NOW) == expected
 
 
-_WORDS = st.sampled_from(["Sun", "Fri,", "06", "31", "Nov", "Dec", "1994", "9999", "0001", "9" * 20, "08:49:37", "8:9", "24:60:61",
-    f"08:{'9' * 20}:37", "GMT", "-2359", "+2359", "+99999999999999", "EST", "-", ":", "\x00", "é", "9" * 5_000])  # fmt: skip
+_WORDS = st.sampled_from(
+    [
+        "Sun",
+        "Fri,",
+        "06",
+        "31",
+        "Nov",
+        "Dec",
+        "1994",
+        "9999",
+        "0001",
+        "9" * 20,
+        "08:49:37",
+        "8:9",
+        "24:60:61",
+        f"08:{'9' * 20}:37",
+        "GMT",
+        "-2359",
+        "+2359",
+        "+99999999999999",
+        "EST",
+        "-",
+        ":",
+        "\x00",
+        "é",
+        "9" * 5_000,
+    ]
+)
 
 
 @given(

@@ -78,19 +78,29 @@ def test_every_file_that_is_no_module_is_named_as_package_data() -> None:
         str(path)
         for path in in_packages()
         if path.suffix != ".py"
-        and not any(path.match(f"{path.parts[0]}/{p}") or Path(path.name).match(p.removeprefix("**/")) for p in patterns.get(path.parts[0], ()))
-    ]  # fmt: skip
+        and not any(
+            path.match(f"{path.parts[0]}/{p}") or Path(path.name).match(p.removeprefix("**/"))
+            for p in patterns.get(path.parts[0], ())
+        )
+    ]
     assert unnamed == []
 
 
 @pytest.mark.parametrize(
     ("package", "name"),
     [
-        ("schemas", "avro/notification_request.avsc"), ("schemas", "topics.yaml"), ("schemas", "reasons.yaml"),
-        ("schemas", "manifest.json"), ("producers", "reference/migrations"), ("sinks", "migrations/0001_raw_tables.sql"),
-        ("sinks", "queries/report.sql"), ("sinks", "views/v_why.sql"), ("local", "mailbox/mailbox.html"), ("local", "servers/kafka.lock"),
+        ("schemas", "avro/notification_request.avsc"),
+        ("schemas", "topics.yaml"),
+        ("schemas", "reasons.yaml"),
+        ("schemas", "manifest.json"),
+        ("producers", "reference/migrations"),
+        ("sinks", "migrations/0001_raw_tables.sql"),
+        ("sinks", "queries/report.sql"),
+        ("sinks", "views/v_why.sql"),
+        ("local", "mailbox/mailbox.html"),
+        ("local", "servers/kafka.lock"),
     ],
-)  # fmt: skip
+)
 def test_data_is_found_beside_the_code(package: str, name: str) -> None:
     found = files(package).joinpath(name)
     assert found.is_file() or found.is_dir()

@@ -52,9 +52,12 @@ def write_secrets(directory: Path) -> None:
     (directory / "twilio-token").write_text("secret\n")
     (directory / "AuthKey_ABC123DEFG.p8").write_text(pem(ec.generate_private_key(ec.SECP256R1())))
     account = {
-        "type": "service_account", "project_id": "shop-12345", "client_email": "a@shop-12345.iam.gserviceaccount.com",
-        "token_uri": "https://oauth2.googleapis.com/token", "private_key": pem(rsa.generate_private_key(65537, 2048)),
-    }  # fmt: skip
+        "type": "service_account",
+        "project_id": "shop-12345",
+        "client_email": "a@shop-12345.iam.gserviceaccount.com",
+        "token_uri": "https://oauth2.googleapis.com/token",
+        "private_key": pem(rsa.generate_private_key(65537, 2048)),
+    }
     (directory / "service-account.json").write_text(json.dumps(account))
 
 
@@ -75,9 +78,10 @@ def test_the_worked_file_has_every_key_each_with_a_comment(kind: str) -> None:
     package = next(vendor.package for vendor in VENDORS if vendor.kind == kind)
     module = import_module(f"{package}.sender")
     (model,) = [
-        item for item in vars(module).values()
+        item
+        for item in vars(module).values()
         if isinstance(item, type) and issubclass(item, ProviderKeys) and item is not ProviderKeys
-    ]  # fmt: skip
+    ]
     own = {field.alias or name for name, field in model.model_fields.items()}
     # A secret is in a file or in the settings, and the file is the better example.
     wanted = (_COMMON | own) - {name.removesuffix("_file") for name in own if name.endswith("_file")}

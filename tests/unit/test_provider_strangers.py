@@ -49,8 +49,13 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One sender of every kind there is."""
     folder = tmp_path_factory.mktemp("keys")
     (folder / "key.p8").write_bytes(EC)
-    service = {"type": "service_account", "project_id": "p", "client_email": "a@p.iam.gserviceaccount.com",
-               "token_uri": "https://127.0.0.1/token", "private_key": RSA.decode()}  # fmt: skip
+    service = {
+        "type": "service_account",
+        "project_id": "p",
+        "client_email": "a@p.iam.gserviceaccount.com",
+        "token_uri": "https://127.0.0.1/token",
+        "private_key": RSA.decode(),
+    }
     (folder / "account.json").write_bytes(to_json(service))
     keys: dict[str, dict[str, Any]] = {
         "smtp": {"host": "127.0.0.1", "port": 1, "from_address": "us@shop.example"},
@@ -101,10 +106,21 @@ _BODIES = (
     st.dictionaries(st.sampled_from(_FIELDS), _JSON, max_size=5).map(_dumps)
     | _JSON.map(_dumps)
     | st.binary(max_size=50)
-    | st.sampled_from([b"", b"[" * 5_000, b'{"sid": ' + b"9" * 5_000 + b"}", b'{"name": "' + b"x" * 5_000 + b'"}',
-                       b'{"sid": "a\\u0000b"}', b'{"sid": {"a": 1}}', b'{"error": {"details": [[], null, {"errorCode": []}]}}',
-                       b'{"reason": "\\u0000"}', b'{"code": -1}', b"\xff\xfe"])
-)  # fmt: skip
+    | st.sampled_from(
+        [
+            b"",
+            b"[" * 5_000,
+            b'{"sid": ' + b"9" * 5_000 + b"}",
+            b'{"name": "' + b"x" * 5_000 + b'"}',
+            b'{"sid": "a\\u0000b"}',
+            b'{"sid": {"a": 1}}',
+            b'{"error": {"details": [[], null, {"errorCode": []}]}}',
+            b'{"reason": "\\u0000"}',
+            b'{"code": -1}',
+            b"\xff\xfe",
+        ]
+    )
+)
 _HEADERS = st.dictionaries(
     st.sampled_from(["retry-after", "apns-id"]),
     st.text(max_size=40)
@@ -136,15 +152,25 @@ _HOSTILE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
         "address": st.text(max_size=50) | st.sampled_from(["", "\0", "a@b.c\r\nRCPT TO:<x@y.z>", "../../x", "x" * 300]),
-        "subject": _TEXTS, "text": _TEXTS, "html": _TEXTS, "title": _TEXTS, "body": _TEXTS,
-        "data": st.none() | st.binary(max_size=20) | st.sampled_from([b"[1]", b'"x"', b"1", b"null", b'{"aps": 1}', b'{"": {}}',
-                                                                      b"[" * 5_000, b'{"a": ' + b"9" * 5_000 + b"}"]),
+        "subject": _TEXTS,
+        "text": _TEXTS,
+        "html": _TEXTS,
+        "title": _TEXTS,
+        "body": _TEXTS,
+        "data": st.none()
+        | st.binary(max_size=20)
+        | st.sampled_from(
+            [b"[1]", b'"x"', b"1", b"null", b'{"aps": 1}', b'{"": {}}', b"[" * 5_000, b'{"a": ' + b"9" * 5_000 + b"}"]
+        ),
         "expires_at": st.none() | st.integers(-(1 << 63), (1 << 63) - 1),
-        "platform": st.none() | st.text(max_size=5), "lane": st.sampled_from(["critical", "normal", "bulk"]),
-        "message_id": st.text(max_size=50), "notification_id": st.text(max_size=50), "tenant": st.text(max_size=50),
+        "platform": st.none() | st.text(max_size=5),
+        "lane": st.sampled_from(["critical", "normal", "bulk"]),
+        "message_id": st.text(max_size=50),
+        "notification_id": st.text(max_size=50),
+        "tenant": st.text(max_size=50),
         "overrides": st.none() | st.binary(max_size=20),
     },
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("kind", [kind for _, kind in KINDS if kind != "smtp"])

@@ -22,9 +22,13 @@ from vendors.settings import checked_base_url
 from vendors.twilio.sender import TwilioSender, build_sms, twilio_reaction
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
-    ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE, ErrorClass.THROTTLED, ErrorClass.TRANSIENT,
-    ErrorClass.IN_DOUBT, ErrorClass.ACCOUNT,
-)  # fmt: skip
+    ErrorClass.PERMANENT_RECIPIENT,
+    ErrorClass.PERMANENT_MESSAGE,
+    ErrorClass.THROTTLED,
+    ErrorClass.TRANSIENT,
+    ErrorClass.IN_DOUBT,
+    ErrorClass.ACCOUNT,
+)
 
 
 def of(found: Reaction | None) -> ErrorClass | None:
@@ -34,11 +38,25 @@ def of(found: Reaction | None) -> ErrorClass | None:
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
-        (400, 21211, RCPT), (400, 21614, RCPT), (400, 21610, RCPT), (400, 21606, MSG), (400, 21612, MSG), (400, 99999, None),
-        (404, None, None), (404, 20404, ACCT), (429, 20429, THR), (429, None, THR), (400, 21611, THR), (401, 20003, ACCT),
-        (403, None, ACCT), (500, None, DOUBT), (503, None, DOUBT), (503, 20503, DOUBT), (302, None, None),
+        (400, 21211, RCPT),
+        (400, 21614, RCPT),
+        (400, 21610, RCPT),
+        (400, 21606, MSG),
+        (400, 21612, MSG),
+        (400, 99999, None),
+        (404, None, None),
+        (404, 20404, ACCT),
+        (429, 20429, THR),
+        (429, None, THR),
+        (400, 21611, THR),
+        (401, 20003, ACCT),
+        (403, None, ACCT),
+        (500, None, DOUBT),
+        (503, None, DOUBT),
+        (503, 20503, DOUBT),
+        (302, None, None),
     ],
-)  # fmt: skip
+)
 def test_twilio_answer(status: int, code: int | None, expected: ErrorClass | None) -> None:
     assert of(twilio_reaction(status, code)) is expected
 
@@ -109,9 +127,12 @@ def fcm_sender(tmp_path: Path) -> FcmSender:
     key = rsa.generate_private_key(65537, 2048)
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     account = {
-        "type": "service_account", "project_id": "p", "client_email": "a@p.iam.gserviceaccount.com",
-        "token_uri": "https://127.0.0.1/token", "private_key": key.private_bytes(*form).decode(),
-    }  # fmt: skip
+        "type": "service_account",
+        "project_id": "p",
+        "client_email": "a@p.iam.gserviceaccount.com",
+        "token_uri": "https://127.0.0.1/token",
+        "private_key": key.private_bytes(*form).decode(),
+    }
     file = tmp_path / "credentials.json"
     file.write_bytes(to_json(account))
     (sender,) = create_senders("push", [provider(channel="push", kind="fcm", credentials_file=str(file))])

@@ -14,20 +14,47 @@ from schemas.reader import compile_reader
 
 RECORDS: dict[RecordName, tuple[str, ...]] = {
     "DeliveryStatus": (
-        "event_id", "notification_id", "message_id", "tenant", "channel", "lane", "state", "reason", "detail", "attempt",
-        "provider", "provider_message_id", "possible_duplicate", "template_id", "template_version", "preference_version",
-        "occurred_at", "latency_ms", "source", "correlation_id",
+        "event_id",
+        "notification_id",
+        "message_id",
+        "tenant",
+        "channel",
+        "lane",
+        "state",
+        "reason",
+        "detail",
+        "attempt",
+        "provider",
+        "provider_message_id",
+        "possible_duplicate",
+        "template_id",
+        "template_version",
+        "preference_version",
+        "occurred_at",
+        "latency_ms",
+        "source",
+        "correlation_id",
     ),
     "NotificationRequest": (
-        "notification_id", "tenant", "accepted_at", "idempotency_key", "user_id", "addresses", "template_id",
-        "template_version", "data", "content", "channels", "send_at", "tags", "generation", "dry_run", "source",
+        "notification_id",
+        "tenant",
+        "accepted_at",
+        "idempotency_key",
+        "user_id",
+        "addresses",
+        "template_id",
+        "template_version",
+        "data",
+        "content",
+        "channels",
+        "send_at",
+        "tags",
+        "generation",
+        "dry_run",
+        "source",
     ),
-}  # fmt: skip
-EXAMPLES = [
-    (name, codec(name).encode(record))
-    for _, _, name, record in iter_examples()
-    if name in RECORDS
-]  # fmt: skip
+}
+EXAMPLES = [(name, codec(name).encode(record)) for _, _, name, record in iter_examples() if name in RECORDS]
 READERS = {name: codec(name).reader(*fields) for name, fields in RECORDS.items()}
 
 

@@ -160,9 +160,17 @@ def test_many_rows_that_are_set_aside_are_tried_again_by_the_smallest() -> None:
 
 def test_profile_has_the_keys_of_the_contract() -> None:
     user = {
-        "tenant": "shop", "user_id": "u1", "name": None, "email": "a@x.de", "phone": None, "locale": "de", "time_zone": None,
-        "devices": [{"platform": "webpush", "subscription": {"endpoint": "https://x"}}], "version": 3, "updated_at": 5,
-    }  # fmt: skip
+        "tenant": "shop",
+        "user_id": "u1",
+        "name": None,
+        "email": "a@x.de",
+        "phone": None,
+        "locale": "de",
+        "time_zone": None,
+        "devices": [{"platform": "webpush", "subscription": {"endpoint": "https://x"}}],
+        "version": 3,
+        "updated_at": 5,
+    }
     row = profile_row(user, {"channels": {"sms": False}, "categories": {"ads": {"email": False}}})
     assert (row.topic, row.key) == (RECIPIENTS, "shop:u1")
     record = codec("RecipientProfile").decode(row.value)
@@ -172,9 +180,14 @@ def test_profile_has_the_keys_of_the_contract() -> None:
 
 def test_template_stands_under_its_version_and_published_under_its_id() -> None:
     version = {
-        "tenant": "shop", "template_id": "t", "version": 2, "category": "c", "variables": ["a"], "channels": {"sms": {"text": "é"}},
+        "tenant": "shop",
+        "template_id": "t",
+        "version": 2,
+        "category": "c",
+        "variables": ["a"],
+        "channels": {"sms": {"text": "é"}},
         "locales": {},
-    }  # fmt: skip
+    }
 
     def keys(new: bool, published: bool) -> list[str]:
         rows = template_rows(version, new=new, published=published, updated_at=1)
@@ -189,10 +202,16 @@ def test_template_stands_under_its_version_and_published_under_its_id() -> None:
 def test_suppression_is_published_without_its_address() -> None:
     row = suppression_row(
         {
-            "suppression_id": "0193e7a0-0000-7000-8000-000000000000", "tenant": "shop", "channel": "email", "address_hash": "ab",
-            "address": "secret@x.de", "reason": "manual", "expires_at": None, "created_at": 1,
+            "suppression_id": "0193e7a0-0000-7000-8000-000000000000",
+            "tenant": "shop",
+            "channel": "email",
+            "address_hash": "ab",
+            "address": "secret@x.de",
+            "reason": "manual",
+            "expires_at": None,
+            "created_at": 1,
         }
-    )  # fmt: skip
+    )
     assert (row.topic, row.key) == (SUPPRESSIONS, "shop:email:ab")
     assert row.value is not None
     assert b"secret" not in row.value

@@ -37,8 +37,12 @@ SETTLED = sorted(states().settled)
 
 def request(**fields: Any) -> NotificationRequest:
     made: NotificationRequest = {
-        "notification_id": NID, "tenant": "t", "accepted_at": NOW - 60_000, "user_id": "u1", "template_id": "hello",
-    }  # fmt: skip
+        "notification_id": NID,
+        "tenant": "t",
+        "accepted_at": NOW - 60_000,
+        "user_id": "u1",
+        "template_id": "hello",
+    }
     return cast(NotificationRequest, {**made, **fields})
 
 
@@ -247,7 +251,11 @@ def test_a_condition_chooses_among_the_messages() -> None:
 def test_the_plan_counts_by_channel_state_and_reason_with_samples() -> None:
     plan = Plan()
     for _ in range(5):
-        plan.add(decide_request(PLACE, request(), [stored("failed", reason="retries_exhausted")], resend=False, filtered=False, now=NOW))  # fmt: skip
+        plan.add(
+            decide_request(
+                PLACE, request(), [stored("failed", reason="retries_exhausted")], resend=False, filtered=False, now=NOW
+            )
+        )
     plan.add(decide_request(PLACE, request(), [stored("sent")], resend=False, filtered=False, now=NOW))
     first, second = plan.rows()
     assert (first["channel"], first["state"], first["reason"], first["count"]) == (

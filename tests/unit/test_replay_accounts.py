@@ -81,8 +81,11 @@ def test_an_account_takes_messages_of_its_channel_only() -> None:
         "sms-2", [(rendered(1), "sms-1"), (rendered(2), "sms-2"), (rendered(3, "email"), "mail"), (rendered(4), "")]
     )
     assert verdicts(report) == [
-        (AccountMatch.TAKEN, ""), (AccountMatch.SAME_ACCOUNT, ""), (AccountMatch.NOT_REACHABLE, "another channel"), (AccountMatch.TAKEN, ""),
-    ]  # fmt: skip
+        (AccountMatch.TAKEN, ""),
+        (AccountMatch.SAME_ACCOUNT, ""),
+        (AccountMatch.NOT_REACHABLE, "another channel"),
+        (AccountMatch.TAKEN, ""),
+    ]
     assert [line.before for line in report.lines] == ["sms-1", "sms-2", "mail", None]
     assert report.counts() == {"taken": 2, "same_account": 1, "not_reachable": 1, "unknown": 0, "not_rendered": 0}
 
@@ -108,8 +111,13 @@ def test_a_push_account_takes_what_the_senders_would_give_it(name: str, platform
 def test_what_a_kind_serves_is_known_without_its_keys() -> None:
     served = {given.name: platforms_of(given) for given in PROVIDERS}
     assert served == {
-        "mail": None, "sms-1": None, "sms-2": None, "google": {"fcm"}, "google-2": {"fcm"}, "apple": {"apns"},
-    }  # fmt: skip
+        "mail": None,
+        "sms-1": None,
+        "sms-2": None,
+        "google": {"fcm"},
+        "google-2": {"fcm"},
+        "apple": {"apns"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,7 @@ def test_what_a_kind_serves_is_known_without_its_keys() -> None:
 )
 def test_a_device_that_is_in_no_profile_any_more_is_judged_by_the_account_it_had(
     before: str, name: str, expected: AccountMatch
-) -> None:  # fmt: skip
+) -> None:
     report = AccountReport(PROVIDERS, name)
     report.add([], [stored(rendered(1, "push"), before)], filtered=False)
     assert [line.verdict for line in report.lines] == [expected]
@@ -156,8 +164,9 @@ def test_with_another_version_what_it_cannot_render_is_no_accounts_and_what_it_m
     known = [stored(fails, "sms-1"), stored(mended, state="rejected")]
     report.add([fails], known, filtered=False, would=[mended])
     assert [(line.message_id, line.verdict) for line in report.lines] == [
-        (fails.message_id, AccountMatch.NOT_RENDERED), (mended.message_id, AccountMatch.TAKEN),
-    ]  # fmt: skip
+        (fails.message_id, AccountMatch.NOT_RENDERED),
+        (mended.message_id, AccountMatch.TAKEN),
+    ]
 
 
 def test_costs_are_of_the_same_messages_and_no_two_currencies_meet() -> None:
@@ -169,17 +178,24 @@ def test_costs_are_of_the_same_messages_and_no_two_currencies_meet() -> None:
     report.add([one for one, _ in given], [stored(one, name) for one, name in given], filtered=False)
     told = report.as_object()
     assert told["cost_before"] == {
-        "by_currency": {
-            "EUR": {"amount": "0.014", "messages": 2}, "USD": {"amount": "0.0150", "messages": 2},
-        },
+        "by_currency": {"EUR": {"amount": "0.014", "messages": 2}, "USD": {"amount": "0.0150", "messages": 2}},
         "unknown_price": 3,
-    }  # fmt: skip
+    }
     assert told["cost_after"] == {"by_currency": {"EUR": {"amount": "0.042", "messages": 7}}, "unknown_price": 0}
     assert told["messages"][0] == {
-        "notification_id": NID, "message_id": given[0][0].message_id, "channel": "sms", "platform": None, "state": "sent",
-        "before": "sms-1", "verdict": "taken", "why": "", "price_before": "0.0075", "currency_before": "USD",
-        "price_after": "0.006", "currency_after": "EUR",
-    }  # fmt: skip
+        "notification_id": NID,
+        "message_id": given[0][0].message_id,
+        "channel": "sms",
+        "platform": None,
+        "state": "sent",
+        "before": "sms-1",
+        "verdict": "taken",
+        "why": "",
+        "price_before": "0.0075",
+        "currency_before": "USD",
+        "price_after": "0.006",
+        "currency_after": "EUR",
+    }
     assert (told["messages"][-1]["price_after"], told["messages"][-2]["price_before"]) == (None, None)
     json.dumps(told)
     free = asked("google", [(rendered(1, "push", "fcm"), "google-2")]).as_object()
@@ -225,7 +241,7 @@ def selection(topic: str) -> Selection:
 
 def test_a_dispatch_topic_is_compared_by_message_without_rendering(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     topic = dispatch_topic("sms", "normal")
     made = [message(notification_id=NID, message_id=rendered(n).message_id, channel="sms") for n in (1, 1, 2)]
     made.append(message(notification_id=NID, message_id=rendered(3).message_id, channel="sms", tenant="other"))
@@ -243,8 +259,9 @@ def test_a_dispatch_topic_is_compared_by_message_without_rendering(
     told = json.loads(capsys.readouterr().out)
     assert list(told) == ["provider"]
     assert [(line["before"], line["verdict"]) for line in told["provider"]["messages"]] == [
-        ("sms-1", "taken"), ("sms-2", "same_account"),
-    ]  # fmt: skip
+        ("sms-1", "taken"),
+        ("sms-2", "same_account"),
+    ]
     show_what_if(report, as_json=False)
     assert capsys.readouterr().out.endswith("Nothing was published.\n")
     with pytest.raises(UsageError, match="give a requests topic"):

@@ -81,5 +81,9 @@ def test_replay_of_what_uncount_to_its_end_may_be_asked_again() -> None:
 def test_replay_counts_anew_and_once() -> None:
     guard = RequestGuard(max_retries=0)
     assert [guard.allows(message(replay=replay)) for replay in (None, None, "r1", "r1", "r2")] == [
-        True, False, True, False, True,
-    ]  # fmt: skip
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]

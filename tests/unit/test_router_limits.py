@@ -38,32 +38,47 @@ HOSTILE = st.one_of(
 TIMES = st.one_of(st.none(), st.sampled_from([-(1 << 63), -1, 0, 1, NOW, 1 << 53, (1 << 63) - 1]))
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), HOSTILE, st.just(int("9" * 4_000))),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(HOSTILE, inner, max_size=3)), max_leaves=8,
-)  # fmt: skip
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(HOSTILE, inner, max_size=3)),
+    max_leaves=8,
+)
 PARTS = ("subject", "text", "html", "title", "body", "data", "order")
 OBJECTS = st.dictionaries(st.one_of(st.sampled_from(PARTS), HOSTILE), JSON, max_size=5)
 BYTES = st.one_of(
-    OBJECTS.map(lambda found: json.dumps(found).encode()), JSON.map(lambda found: json.dumps(found).encode()),
+    OBJECTS.map(lambda found: json.dumps(found).encode()),
+    JSON.map(lambda found: json.dumps(found).encode()),
     st.sampled_from([b"", b"{", b'{"text": "\\ud800"}', b"[" * 5_000, b'{"a":' * 500, b'{"order": NaN}', b"\xff"]),
-)  # fmt: skip
+)
 ADDRESSES = st.lists(
     st.fixed_dictionaries(
-        {"channel": st.one_of(st.sampled_from(["email", "sms", "push"]), HOSTILE), "value": HOSTILE,
-         "platform": st.one_of(st.none(), HOSTILE)}
-    ), max_size=3,
-)  # fmt: skip
+        {
+            "channel": st.one_of(st.sampled_from(["email", "sms", "push"]), HOSTILE),
+            "value": HOSTILE,
+            "platform": st.one_of(st.none(), HOSTILE),
+        }
+    ),
+    max_size=3,
+)
 REQUESTS = st.fixed_dictionaries(
     {"data": BYTES},
     optional={
-        "tenant": HOSTILE, "user_id": st.one_of(st.none(), HOSTILE), "template_id": st.one_of(st.none(), HOSTILE),
-        "content": st.one_of(st.none(), BYTES), "category": HOSTILE, "strategy": HOSTILE, "delivery": HOSTILE,
+        "tenant": HOSTILE,
+        "user_id": st.one_of(st.none(), HOSTILE),
+        "template_id": st.one_of(st.none(), HOSTILE),
+        "content": st.one_of(st.none(), BYTES),
+        "category": HOSTILE,
+        "strategy": HOSTILE,
+        "delivery": HOSTILE,
         "channels": st.lists(st.one_of(st.sampled_from(["email", "sms", "push"]), HOSTILE), max_size=3),
-        "addresses": ADDRESSES, "expires_at": TIMES, "send_at": TIMES, "locale": st.one_of(st.none(), HOSTILE),
-        "overrides": st.one_of(st.none(), BYTES), "correlation_id": st.one_of(st.none(), HOSTILE),
+        "addresses": ADDRESSES,
+        "expires_at": TIMES,
+        "send_at": TIMES,
+        "locale": st.one_of(st.none(), HOSTILE),
+        "overrides": st.one_of(st.none(), BYTES),
+        "correlation_id": st.one_of(st.none(), HOSTILE),
         "template_version": st.one_of(st.none(), st.sampled_from([-(1 << 31), -1, 0, (1 << 31) - 1])),
         "dry_run": st.booleans(),
     },
-)  # fmt: skip
+)
 
 
 def record(made: Mapping[str, Any], offset: int = 0, headers: Any = ()) -> ConsumerRecord:
@@ -95,11 +110,14 @@ def test_a_hostile_request_has_an_outcome_and_honest_ones_beside_it_are_routed(f
 @pytest.mark.parametrize(
     ("content", "channel"),
     [
-        ({"title": "t", "body": "b", "data": [1]}, "push"), ({"title": "t", "body": "b", "data": "x"}, "push"),
-        ({"title": 1, "body": "b"}, "push"), ({"text": ["x"]}, "sms"), ({"subject": {}, "text": "t"}, "email"),
+        ({"title": "t", "body": "b", "data": [1]}, "push"),
+        ({"title": "t", "body": "b", "data": "x"}, "push"),
+        ({"title": 1, "body": "b"}, "push"),
+        ({"text": ["x"]}, "sms"),
+        ({"subject": {}, "text": "t"}, "email"),
         ({"subject": "s", "html": 7}, "email"),
     ],
-)  # fmt: skip
+)
 def test_content_of_the_wrong_type_is_rejected_not_an_error_of_ours(content: Any, channel: str) -> None:
     made = request(template_id=None, content=json.dumps(content).encode(), channels=[channel])
     assert statuses(run(made)) == [(channel, "rejected", "template_error")]
@@ -116,9 +134,10 @@ SHAPES = st.one_of(
                 st.one_of(JSON, st.sampled_from(["{{ order }}", "{{ order", "{% for a in order %}", "{{ data.x.y }}"])),
                 max_size=3,
             ),
-        ), max_size=3,
+        ),
+        max_size=3,
     ),
-)  # fmt: skip
+)
 LOCALES = st.one_of(SHAPES, st.dictionaries(st.sampled_from(["de", "de-AT", ""]), SHAPES, max_size=2))
 NO_JSON = [b"", b"{", b"\xff", b'{"sms": {"text": "\\ud800"}}', b"[" * 5_000, b"NaN"]
 
@@ -151,11 +170,23 @@ def test_a_template_of_any_shape_has_an_outcome_and_no_letter(
 @pytest.mark.parametrize(
     "shape",
     [
-        *NO_JSON, b"1", b"[]", b'"x"', b"null", b'{"sms": 1}', b'{"sms": []}', b'{"sms": "x"}', b'{"sms": {"text": 1}}',
-        b'{"sms": {"text": null}}', b'{"sms": {"text": ["x"]}}', b'{"sms": {"colour": "x"}}', b'{"fax": {"text": "x"}}',
-        b'{"push": {"title": "a", "body": "b", "data": [1]}}', b'{"push": {"title": "a", "data": {"a": 1}}}',
+        *NO_JSON,
+        b"1",
+        b"[]",
+        b'"x"',
+        b"null",
+        b'{"sms": 1}',
+        b'{"sms": []}',
+        b'{"sms": "x"}',
+        b'{"sms": {"text": 1}}',
+        b'{"sms": {"text": null}}',
+        b'{"sms": {"text": ["x"]}}',
+        b'{"sms": {"colour": "x"}}',
+        b'{"fax": {"text": "x"}}',
+        b'{"push": {"title": "a", "body": "b", "data": [1]}}',
+        b'{"push": {"title": "a", "data": {"a": 1}}}',
     ],
-)  # fmt: skip
+)
 def test_a_template_of_another_shape_is_a_template_error(where: str, shape: bytes) -> None:
     fine = template()
     found = {"channels": fine["channels"], "locales": fine["locales"]}
@@ -208,10 +239,14 @@ def test_what_is_routed_fits_a_retry_timer(room: int) -> None:
             "replay": "r" * 36,
         }
         timer: Timer = {
-            "timer_id": message["message_id"], "due_at": (1 << 62), "purpose": "retry", "topic": routed.topic,
-            "key": routed.key or b"", "headers": [{"name": n, "value": v} for n, v in routed.headers],
+            "timer_id": message["message_id"],
+            "due_at": (1 << 62),
+            "purpose": "retry",
+            "topic": routed.topic,
+            "key": routed.key or b"",
+            "headers": [{"name": n, "value": v} for n, v in routed.headers],
             "value": codec("ChannelMessage").encode(again),
-        }  # fmt: skip
+        }
         assert len(codec("Timer").encode(timer)) <= MAX_VALUE_BYTES
 
 
@@ -252,8 +287,11 @@ def test_a_traceparent_that_is_none_goes_no_further() -> None:
 # -- dead letters -----------------------------------------------------------------------------------------------------
 
 
-@given(st.sampled_from([0, 10, 200_000, MAX_VALUE_BYTES, 5 << 20]), st.sampled_from([None, 0, 10, 70_000, 4 << 20]),
-       st.sampled_from([0, 1, 300_000, 4 << 20]))  # fmt: skip
+@given(
+    st.sampled_from([0, 10, 200_000, MAX_VALUE_BYTES, 5 << 20]),
+    st.sampled_from([None, 0, 10, 70_000, 4 << 20]),
+    st.sampled_from([0, 1, 300_000, 4 << 20]),
+)
 @settings(max_examples=40, deadline=None)
 def test_a_letter_always_fits_and_says_what_it_lacks(value: int, key: int | None, header: int) -> None:
     given_up = ConsumerRecord(
@@ -263,8 +301,10 @@ def test_a_letter_always_fits_and_says_what_it_lacks(value: int, key: int | None
     assert len(out.key or b"") + len(out.value or b"") <= MAX_LETTER_BYTES - 1_024
     letter = codec("DeadLetter").decode(out.value)
     whole = (letter["key"], letter["value"], letter["headers"]) == (
-        given_up.key, given_up.value, [{"name": "h", "value": bytes(header)}]
-    )  # fmt: skip
+        given_up.key,
+        given_up.value,
+        [{"name": "h", "value": bytes(header)}],
+    )
     assert is_cut(letter["detail"]) != whole
     assert (letter["topic"], letter["partition"], letter["offset"]) == (TOPIC, 1, 2)
     assert (letter["key"] is None) == (key is None)
@@ -332,10 +372,15 @@ def test_what_kafka_refuses_for_its_size_ends_in_a_verdict_and_ends_nobody(engin
     big = json.dumps({"subject": "s", "text": "x" * 50_000}).encode()
     later = request(key="later", template_id=None, content=big, send_at=NOW + 9)
     out = enrich_batch(
-        [record(request(key="a", template_id=None, content=big, channels=["email"])), record(request(key="b"), 1),
-         record(later, 2), ConsumerRecord(TOPIC, 0, 3, NOW, None, bytes(90_000))],
-        views(), NOW,
-    )  # fmt: skip
+        [
+            record(request(key="a", template_id=None, content=big, channels=["email"])),
+            record(request(key="b"), 1),
+            record(later, 2),
+            ConsumerRecord(TOPIC, 0, 3, NOW, None, bytes(90_000)),
+        ],
+        views(),
+        NOW,
+    )
     limits = {"notify.dispatch.email.normal.v1": 10_000, TIMERS: 10_000, DEAD_LETTERS: 50_000}
     kafka = Engine(limits)
     if engine == "loop":

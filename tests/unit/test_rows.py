@@ -46,12 +46,28 @@ def request(**more: Any) -> bytes:
 
 def status(**more: Any) -> bytes:
     value = {
-        "event_id": str(UUID(int=7)), "notification_id": NID, "message_id": None, "tenant": "t", "channel": None,
-        "lane": "normal", "state": "sent", "reason": None, "detail": None, "attempt": 0, "provider": None,
-        "provider_message_id": None, "possible_duplicate": False, "template_id": None, "template_version": None,
-        "preference_version": None, "occurred_at": NOW, "latency_ms": None, "source": None, "correlation_id": None,
+        "event_id": str(UUID(int=7)),
+        "notification_id": NID,
+        "message_id": None,
+        "tenant": "t",
+        "channel": None,
+        "lane": "normal",
+        "state": "sent",
+        "reason": None,
+        "detail": None,
+        "attempt": 0,
+        "provider": None,
+        "provider_message_id": None,
+        "possible_duplicate": False,
+        "template_id": None,
+        "template_version": None,
+        "preference_version": None,
+        "occurred_at": NOW,
+        "latency_ms": None,
+        "source": None,
+        "correlation_id": None,
         **more,
-    }  # fmt: skip
+    }
     return codec("DeliveryStatus").encode(value)
 
 
@@ -75,11 +91,15 @@ def test_lane_of_a_request_is_the_topics() -> None:
 def test_nothing_private_is_in_the_row() -> None:
     row = request_row(
         request(
-            addresses=[{"channel": "email", "value": "canary@x.org", "platform": None}], data=b'"canary"',
-            content=b'"canary"', metadata={"canary": "canary"}, overrides=b'"canary"', idempotency_key="canary",
+            addresses=[{"channel": "email", "value": "canary@x.org", "platform": None}],
+            data=b'"canary"',
+            content=b'"canary"',
+            metadata={"canary": "canary"},
+            overrides=b'"canary"',
+            idempotency_key="canary",
         ),
         "normal",
-    )  # fmt: skip
+    )
     assert "canary" not in repr(row)
     assert named(REQUESTS_TABLE, row)["keyed"] is True
 
@@ -133,10 +153,17 @@ def test_time_beyond_the_store_is_its_last() -> None:
 
 def test_receipt_leaves_the_providers_words_behind() -> None:
     value = {
-        "event_id": str(UUID(int=1)), "provider": "sms-1", "provider_message_id": "SM1", "message_id": None,
-        "state": "delivered", "reason": None, "code": None, "occurred_at": NOW, "received_at": NOW,
+        "event_id": str(UUID(int=1)),
+        "provider": "sms-1",
+        "provider_message_id": "SM1",
+        "message_id": None,
+        "state": "delivered",
+        "reason": None,
+        "code": None,
+        "occurred_at": NOW,
+        "received_at": NOW,
         "raw": b"To=+491700000000",
-    }  # fmt: skip
+    }
     row = receipt_row(codec("ProviderReceipt").encode(value))
     assert "4917" not in repr(row)
     assert named(RECEIPTS_TABLE, row)["provider_message_id"] == "SM1"
@@ -144,10 +171,23 @@ def test_receipt_leaves_the_providers_words_behind() -> None:
 
 def test_letter_keeps_its_bytes_whatever_its_ids_are() -> None:
     value = {
-        "dead_letter_id": str(UUID(int=1)), "topic": "t", "partition": 1, "offset": 2, "key": None, "value": b"\xff\x00",
-        "headers": [], "stage": "router", "reason": "undecodable", "error_class": "DecodeError", "detail": None,
-        "attempts": 1, "tenant": None, "notification_id": "not an id", "message_id": None, "occurred_at": NOW,
-    }  # fmt: skip
+        "dead_letter_id": str(UUID(int=1)),
+        "topic": "t",
+        "partition": 1,
+        "offset": 2,
+        "key": None,
+        "value": b"\xff\x00",
+        "headers": [],
+        "stage": "router",
+        "reason": "undecodable",
+        "error_class": "DecodeError",
+        "detail": None,
+        "attempts": 1,
+        "tenant": None,
+        "notification_id": "not an id",
+        "message_id": None,
+        "occurred_at": NOW,
+    }
     row = named(DEAD_LETTERS_TABLE, dead_letter_row(codec("DeadLetter").encode(value)))
     assert (row["value"], row["key"], row["notification_id"]) == (b"\xff\x00", b"", NO_ID)
 
@@ -182,10 +222,15 @@ def test_any_bytes_are_a_row_or_refused(value: bytes, topic: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"attempt": 1 << 31}, {"template_version": -(1 << 31) - 1}, {"latency_ms": 1 << 40},
-     {"source": {"topic": "t", "partition": 1 << 31, "offset": 0}}, {"source": {"topic": "t", "partition": -(1 << 40), "offset": 0}}],
+    [
+        {"attempt": 1 << 31},
+        {"template_version": -(1 << 31) - 1},
+        {"latency_ms": 1 << 40},
+        {"source": {"topic": "t", "partition": 1 << 31, "offset": 0}},
+        {"source": {"topic": "t", "partition": -(1 << 40), "offset": 0}},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_number_too_large_for_its_column_is_refused(wrong: dict[str, Any]) -> None:
     whole = {**codec("DeliveryStatus").decode(status()), **wrong}
     out = BytesIO(status()[:5])
@@ -210,10 +255,12 @@ _UUIDS = st.uuids().map(str)
 _ODD_IDS = st.one_of(_UUIDS, _UUIDS.map(str.upper), _UUIDS.map(lambda text: text.replace("-", "")), HOSTILE_TEXT)
 _NOTIFICATIONS = st.integers(0, (1 << 48) - 1).map(lambda moment: ids.notification_id(moment, "t"))
 _KNOWN: dict[str, st.SearchStrategy[Any]] = {
-    "notification_id": st.one_of(_NOTIFICATIONS, _NOTIFICATIONS, _ODD_IDS), "event_id": st.one_of(_UUIDS, _ODD_IDS),
-    "message_id": st.one_of(_UUIDS, _ODD_IDS), "dead_letter_id": st.one_of(_UUIDS, _ODD_IDS),
+    "notification_id": st.one_of(_NOTIFICATIONS, _NOTIFICATIONS, _ODD_IDS),
+    "event_id": st.one_of(_UUIDS, _ODD_IDS),
+    "message_id": st.one_of(_UUIDS, _ODD_IDS),
+    "dead_letter_id": st.one_of(_UUIDS, _ODD_IDS),
     "state": st.one_of(st.sampled_from(sorted(states().all)), HOSTILE_TEXT),
-}  # fmt: skip
+}
 _INTS = {"Int8": 7, "Int32": 31, "Int64": 63}
 
 

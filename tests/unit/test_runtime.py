@@ -47,8 +47,14 @@ def restored_logging() -> Any:
 def test_canaries_never_reach_the_log(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("test", "debug")
     log = get_logger("canary")
-    log.info("sent to canary@example.org", address="canary@example.org", body="s3cr3t-canary", api_key="s3cr3t-canary",
-             nested={"email": "s3cr3t-canary", "note": "call +4915112345678"}, raw=b"s3cr3t-canary")  # fmt: skip
+    log.info(
+        "sent to canary@example.org",
+        address="canary@example.org",
+        body="s3cr3t-canary",
+        api_key="s3cr3t-canary",
+        nested={"email": "s3cr3t-canary", "note": "call +4915112345678"},
+        raw=b"s3cr3t-canary",
+    )
     logging.getLogger("library").warning("GET /x Authorization: %s key=%s", "Bearer canary.token", CANARIES[2])
     try:
         raise ValueError("bad address canary@example.org")
@@ -118,9 +124,16 @@ def test_secrets_do_not_show() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["sasl.password", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem", "sasl.oauthbearer.client.secret",
-     "sasl.oauthbearer.config", "sasl.jaas.config"],
-)  # fmt: skip
+    [
+        "sasl.password",
+        "ssl.key.password",
+        "ssl.keystore.password",
+        "ssl.key.pem",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.config",
+        "sasl.jaas.config",
+    ],
+)
 def test_secrets_among_the_clients_options_do_not_show_and_reach_the_client(name: str) -> None:
     settings = Settings(kafka=KafkaSettings(options={name: "canary-of-kafka", "security.protocol": "SASL_SSL"}))
     for shown in (repr(settings), str(settings.kafka), settings.model_dump_json()):
@@ -131,11 +144,22 @@ def test_secrets_among_the_clients_options_do_not_show_and_reach_the_client(name
 
 
 def test_what_an_operator_raised_satisfies_and_what_was_lowered_does_not() -> None:
-    raised = {"min.insync.replicas": ("2", "3"), "retention.ms": ("604800000", "-1"), "max.message.bytes": ("10", "11"),
-              "segment.ms": ("86400000", "3600000"), "cleanup.policy": ("compact,delete", "delete,compact")}  # fmt: skip
-    lowered = {"min.insync.replicas": ("2", "1"), "retention.ms": ("604800000", "1"), "max.message.bytes": ("10", "9"),
-               "segment.ms": ("86400000", "604800000"), "cleanup.policy": ("compact", "delete"),
-               "max.compaction.lag.ms": ("86400000", "9223372036854775807"), "delete.retention.ms": ("2", "")}  # fmt: skip
+    raised = {
+        "min.insync.replicas": ("2", "3"),
+        "retention.ms": ("604800000", "-1"),
+        "max.message.bytes": ("10", "11"),
+        "segment.ms": ("86400000", "3600000"),
+        "cleanup.policy": ("compact,delete", "delete,compact"),
+    }
+    lowered = {
+        "min.insync.replicas": ("2", "1"),
+        "retention.ms": ("604800000", "1"),
+        "max.message.bytes": ("10", "9"),
+        "segment.ms": ("86400000", "604800000"),
+        "cleanup.policy": ("compact", "delete"),
+        "max.compaction.lag.ms": ("86400000", "9223372036854775807"),
+        "delete.retention.ms": ("2", ""),
+    }
     assert all(topics.satisfies(key, *values) for key, values in raised.items())
     assert not any(topics.satisfies(key, *values) for key, values in lowered.items())
 
@@ -162,7 +186,7 @@ class FakeAdmin:
         self.config = {
             name: {**topic.config_for(3), "min.insync.replicas": "1", "segment.ms": "604800000"}
             for name, topic in catalogue().items()
-        }  # fmt: skip
+        }
         self.config["notify.status.v1"] |= {
             "min.insync.replicas": "3",
             "retention.ms": "-1",
@@ -228,10 +252,17 @@ def test_view_keeps_the_last_value_drops_tombstones_and_reports_poison() -> None
         return codec("RecipientProfile").encode({**profile, **fields})
 
     letters = view.apply(
-        [record(b"t:a", encoded(version=1)), record(b"t:a", encoded(version=2)), record(b"t:b", encoded()),
-         record(b"t:b", None), record(b"t:c", b"poison"), record(None, encoded()), record(b"t:d", encoded()),
-         record(b"t:d", encoded(user_id="boring"))]
-    )  # fmt: skip
+        [
+            record(b"t:a", encoded(version=1)),
+            record(b"t:a", encoded(version=2)),
+            record(b"t:b", encoded()),
+            record(b"t:b", None),
+            record(b"t:c", b"poison"),
+            record(None, encoded()),
+            record(b"t:d", encoded()),
+            record(b"t:d", encoded(user_id="boring")),
+        ]
+    )
     held = view.get("t:a")
     assert held is not None
     assert held["version"] == 2

@@ -63,8 +63,17 @@ def test_every_word_has_its_bit() -> None:
     assert sorted(words) == sorted(states().all - {"replayed"})
     assert len(words) < 32
     assert list_after(VIEWS["message_state"], "bitTest(m.seen, indexOf(") == words
-    bits = {"routed": 4, "sent": 15, "undelivered": 16, "delivered": 17, "opened": 21, "clicked": 22, "complained": 23,
-            "unsubscribed": 24, "read": 25}  # fmt: skip
+    bits = {
+        "routed": 4,
+        "sent": 15,
+        "undelivered": 16,
+        "delivered": 17,
+        "opened": 21,
+        "clicked": 22,
+        "complained": 23,
+        "unsubscribed": 24,
+        "read": 25,
+    }
     assert {word: words.index(word) + 1 for word in bits} == bits
     for word in ("routed", "delivered", "opened", "clicked", "complained", "unsubscribed", "read"):
         assert f"bitTest(m.seen, {bits[word]})) AS {word}" in VIEWS["v_funnel_live"]

@@ -14,11 +14,23 @@ from vendors.sms_text import clean_text
 @pytest.mark.parametrize(
     "text",
     [
-        "Total 10\u00a0000\u00a0EUR", "1\u202f234,50\u2009€", "東京\u3000都", "a\u2003b", "tab\there", "zwnj \u200c می\u200cخواهم",
-        "क्\u200dष", "left\u200eright\u200f", "word\u2060joiner", "soft\u00adhyphen", "👩\u200d💻 ❤\ufe0f",
-        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "🩷 🫨 \U0001fae9", "unassigned \U0001faff", "\u202eabc\u202c",
+        "Total 10\u00a0000\u00a0EUR",
+        "1\u202f234,50\u2009€",
+        "東京\u3000都",
+        "a\u2003b",
+        "tab\there",
+        "zwnj \u200c می\u200cخواهم",
+        "क्\u200dष",
+        "left\u200eright\u200f",
+        "word\u2060joiner",
+        "soft\u00adhyphen",
+        "👩\u200d💻 ❤\ufe0f",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "🩷 🫨 \U0001fae9",
+        "unassigned \U0001faff",
+        "\u202eabc\u202c",
     ],
-)  # fmt: skip
+)
 def test_text_arrives_as_it_was_written(text: str) -> None:
     assert clean_text(text) == text
 
@@ -34,7 +46,14 @@ def test_only_control_characters_change(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a\r\nb", "a\nb"), ("a\rb", "a\nb"), ("a\u2028b\u2029c\x85d", "a\nb\nc\nd"), ("a\0\x1b\x7fb", "ab"), ("a\x9bb", "a b"), ("\ud800a", "a")],
-)  # fmt: skip
+    [
+        ("a\r\nb", "a\nb"),
+        ("a\rb", "a\nb"),
+        ("a\u2028b\u2029c\x85d", "a\nb\nc\nd"),
+        ("a\0\x1b\x7fb", "ab"),
+        ("a\x9bb", "a b"),
+        ("\ud800a", "a"),
+    ],
+)
 def test_line_ends_are_one_and_controls_are_gone(text: str, expected: str) -> None:
     assert clean_text(text) == expected

@@ -22,9 +22,12 @@ def ended(word: str) -> tuple[int, str]:
     """(exit status, what was said) of a run of an integration test under this stack."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/integration/test_sink.py"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "HELIOGRAPH_TEST_STACK": word, "DOCKER_HOST": "unix:///nowhere/docker.sock"},
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -101,8 +104,10 @@ def test_images_are_those_of_compose_and_ports_are_of_loopback(engines: list[Eng
     kafka, postgres, clickhouse = engines
     assert [e.image for e in engines] == [services[name]["image"] for name in ("kafka", "postgres", "clickhouse")]
     assert [e.ports for e in engines] == [
-        {"9092/tcp": ("127.0.0.1", 21_001)}, {"5432/tcp": ("127.0.0.1", 21_002)}, {"8123/tcp": ("127.0.0.1", 21_003)},
-    ]  # fmt: skip
+        {"9092/tcp": ("127.0.0.1", 21_001)},
+        {"5432/tcp": ("127.0.0.1", 21_002)},
+        {"8123/tcp": ("127.0.0.1", 21_003)},
+    ]
     assert kafka.env["KAFKA_ADVERTISED_LISTENERS"] == "INSIDE://kafka:19092,OUTSIDE://127.0.0.1:21001"
     assert kafka.options == {"hostname": "kafka"}
     assert not any("${" in value for value in {**kafka.env, **postgres.env}.values())

@@ -74,9 +74,14 @@ class World:
             facts.append(fact("", whole))
         self.broker, self.generations = FakeBroker(), FakeGenerations()
         self.request: NotificationRequest | None = {
-            "notification_id": NID, "tenant": "mine", "accepted_at": ids.accepted_at(NID), "user_id": "u",
-            "template_id": "t", "correlation_id": "old", "lane": "normal",
-        }  # fmt: skip
+            "notification_id": NID,
+            "tenant": "mine",
+            "accepted_at": ids.accepted_at(NID),
+            "user_id": "u",
+            "template_id": "t",
+            "correlation_id": "old",
+            "lane": "normal",
+        }
         self.store = FakeStore(Found(True, tuple(facts)))
         statuses = Statuses(self.store, lambda _: None, lambda: NOW)
         self.control = Control(statuses, self.broker, self.generations, self.find, lambda: NOW)
@@ -98,9 +103,7 @@ def test_wish_about_what_is_on_its_way_is_published(state: str) -> None:
     assert (stored, body["id"], body["status"]) == (True, NID, state)
     (record,) = world.broker.records
     assert (record.topic, record.key) == ("notify.cancellations.v1", NID.encode())
-    assert codec("Cancellation").decode(record.value) == {
-        "notification_id": NID, "tenant": "mine", "requested_at": NOW,
-    }  # fmt: skip
+    assert codec("Cancellation").decode(record.value) == {"notification_id": NID, "tenant": "mine", "requested_at": NOW}
 
 
 @pytest.mark.parametrize("state", sorted(states().settled - {"cancelled"}))

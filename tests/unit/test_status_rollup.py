@@ -27,12 +27,26 @@ _numbers = itertools.count(1)
 
 def fact(message_id: str, state: str, reason: str = "", *, at: int = 0, **more: Any) -> dict[str, Any]:
     return {
-        "event_id": str(UUID(int=next(_numbers))), "message_id": message_id, "channel": "email" if message_id else "",
-        "lane": "normal", "state": state, "rank": states().rank.get(state, -1), "reason": reason, "detail": "",
-        "attempt": 0, "provider": "", "provider_message_id": "", "possible_duplicate": False, "template_id": "",
-        "template_version": None, "preference_version": None, "occurred_at": NOW + at, "latency_ms": None,
-        "correlation_id": "", **more,
-    }  # fmt: skip
+        "event_id": str(UUID(int=next(_numbers))),
+        "message_id": message_id,
+        "channel": "email" if message_id else "",
+        "lane": "normal",
+        "state": state,
+        "rank": states().rank.get(state, -1),
+        "reason": reason,
+        "detail": "",
+        "attempt": 0,
+        "provider": "",
+        "provider_message_id": "",
+        "possible_duplicate": False,
+        "template_id": "",
+        "template_version": None,
+        "preference_version": None,
+        "occurred_at": NOW + at,
+        "latency_ms": None,
+        "correlation_id": "",
+        **more,
+    }
 
 
 WHOLE = ""
@@ -40,31 +54,52 @@ CASES: list[tuple[str, list[dict[str, Any]], tuple[str, str | None]]] = [
     ("nothing known yet", [], ("accepted", None)),
     ("scheduled", [fact(WHOLE, "scheduled")], ("scheduled", None)),
     ("refused as a whole", [fact(WHOLE, "rejected", "unknown_template")], ("rejected", "unknown_template")),
-    ("scheduled, then expired", [fact(WHOLE, "expired", "past_expiry"), fact(WHOLE, "scheduled", at=9)],
-     ("expired", "past_expiry")),
+    (
+        "scheduled, then expired",
+        [fact(WHOLE, "expired", "past_expiry"), fact(WHOLE, "scheduled", at=9)],
+        ("expired", "past_expiry"),
+    ),
     ("routed after scheduled", [fact(WHOLE, "scheduled"), fact(A, "routed")], ("routed", None)),
-    ("a late fact about the whole does not undo a message", [fact(A, "sent"), fact(WHOLE, "expired", "past_expiry")],
-     ("sent", None)),
+    (
+        "a late fact about the whole does not undo a message",
+        [fact(A, "sent"), fact(WHOLE, "expired", "past_expiry")],
+        ("sent", None),
+    ),
     ("least advanced of the unsettled", [fact(A, "sending"), fact(B, "routed")], ("routed", None)),
     ("one unsettled", [fact(A, "delivered"), fact(B, "sending")], ("sending", None)),
     ("best of the settled", [fact(A, "bounced", "hard_bounce"), fact(B, "delivered")], ("delivered", None)),
     ("sent is better than undelivered", [fact(A, "undelivered", "carrier"), fact(B, "sent")], ("sent", None)),
     ("common reason", [fact(A, "skipped", "opted_out"), fact(B, "skipped", "opted_out")], ("skipped", "opted_out")),
     ("different reasons", [fact(A, "skipped", "opted_out"), fact(B, "skipped", "no_address")], ("skipped", None)),
-    ("different states", [fact(A, "suppressed", "suppressed_address"), fact(B, "bounced", "hard_bounce")],
-     ("bounced", None)),
-    ("bounced after delivered", [fact(A, "bounced", "hard_bounce", at=5), fact(A, "delivered")],
-     ("bounced", "hard_bounce")),
-    ("delivered after bounced is older news", [fact(A, "delivered", at=5), fact(A, "bounced", "soft_bounce")],
-     ("bounced", "soft_bounce")),
+    (
+        "different states",
+        [fact(A, "suppressed", "suppressed_address"), fact(B, "bounced", "hard_bounce")],
+        ("bounced", None),
+    ),
+    (
+        "bounced after delivered",
+        [fact(A, "bounced", "hard_bounce", at=5), fact(A, "delivered")],
+        ("bounced", "hard_bounce"),
+    ),
+    (
+        "delivered after bounced is older news",
+        [fact(A, "delivered", at=5), fact(A, "bounced", "soft_bounce")],
+        ("bounced", "soft_bounce"),
+    ),
     ("corrected after unknown", [fact(A, "unknown", "in_doubt", at=9), fact(A, "sent")], ("sent", None)),
-    ("re-driven after dead letter", [fact(A, "dead_lettered", "internal_error"), fact(A, "failed", "retries_exhausted")],
-     ("failed", "retries_exhausted")),
+    (
+        "re-driven after dead letter",
+        [fact(A, "dead_lettered", "internal_error"), fact(A, "failed", "retries_exhausted")],
+        ("failed", "retries_exhausted"),
+    ),
     ("engagement is no state", [fact(A, "sent"), fact(A, "opened", at=9)], ("sent", None)),
     ("only a retry known", [fact(A, "retrying", attempt=1)], ("routed", None)),
-    ("equal ranks: the later", [fact(A, "skipped", "opted_out", at=1), fact(A, "suppressed", "suppressed_address", at=2)],
-     ("suppressed", "suppressed_address")),
-]  # fmt: skip
+    (
+        "equal ranks: the later",
+        [fact(A, "skipped", "opted_out", at=1), fact(A, "suppressed", "suppressed_address", at=2)],
+        ("suppressed", "suppressed_address"),
+    ),
+]
 
 
 @pytest.mark.parametrize(("events", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
@@ -97,8 +132,15 @@ def test_shape_is_the_contract() -> None:
     answer = rollup("n", NOW, [fact(A, "sent", attempt=1)])
     assert list(answer) == ["id", "status", "reason", "accepted_at", "messages", "links"]
     assert list(answer["messages"][0]) == [
-        "id", "channel", "status", "reason", "provider", "provider_message_id", "possible_duplicate", "attempts",
-    ]  # fmt: skip
+        "id",
+        "channel",
+        "status",
+        "reason",
+        "provider",
+        "provider_message_id",
+        "possible_duplicate",
+        "attempts",
+    ]
     assert list(answer["messages"][0]["attempts"][0]) == ["attempt", "provider", "state", "reason", "occurred_at"]
     assert answer["accepted_at"] == "2026-09-21T14:13:20.000Z"
 
@@ -137,9 +179,17 @@ async def ask(asgi: Any, path: str) -> tuple[int, Any, dict[str, str]]:
         sent.append(message)
 
     scope = {
-        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [],
-        "scheme": "http", "server": ("x", 80), "http_version": "1.1", "root_path": "",
-    }  # fmt: skip
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+        "scheme": "http",
+        "server": ("x", 80),
+        "http_version": "1.1",
+        "root_path": "",
+    }
     await asgi(scope, receive, send)
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], json.loads(b"".join(message.get("body", b"") for message in sent[1:])), headers

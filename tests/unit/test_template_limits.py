@@ -23,10 +23,21 @@ def world() -> Iterator[HttpWorld]:
 
 def stored(world: HttpWorld, name: str, channels: dict[str, Any], locales: dict[str, Any] | None = None) -> None:
     """A published template, also one that grew past what is taken."""
-    world.store.templates[name] = [{
-        "tenant": "shop", "template_id": name, "version": 1, "published": True, "category": "c", "channels": channels,
-        "locales": locales or {}, "variables": [], "written": None, "created_at": NOW, "updated_at": NOW,
-    }]  # fmt: skip
+    world.store.templates[name] = [
+        {
+            "tenant": "shop",
+            "template_id": name,
+            "version": 1,
+            "published": True,
+            "category": "c",
+            "channels": channels,
+            "locales": locales or {},
+            "variables": [],
+            "written": None,
+            "created_at": NOW,
+            "updated_at": NOW,
+        }
+    ]
 
 
 def refused(world: HttpWorld, body: dict[str, Any], *wanted: str) -> None:
@@ -74,7 +85,8 @@ def test_record_of_a_template_has_room_for_it_or_says_both_sizes(world: HttpWorl
     frame = '"' * (MAX_SOURCE_BYTES - 2_000) + '{% include "content" %}'
     stored(world, "grown", {"email": {"text": frame}})
     body = {
-        "channels": {"email": {"text": "a"}}, "layout": "grown",
+        "channels": {"email": {"text": "a"}},
+        "layout": "grown",
         "locales": {f"de-{n}": {"email": {"text": "a"}} for n in range(10)},
-    }  # fmt: skip
+    }
     refused(world, body, str(MAX_VALUE_BYTES), "comes to")

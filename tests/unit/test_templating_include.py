@@ -39,10 +39,14 @@ def test_include_in_a_comment_or_a_string_is_text(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "{% include name %}", '{%- include "x" %}', '{% include "x" ignore missing %}', '{% include ["x"] %}',
-        '{% include "x" without context %}', '{% include "x" + "y" %}',
+        "{% include name %}",
+        '{%- include "x" %}',
+        '{% include "x" ignore missing %}',
+        '{% include ["x"] %}',
+        '{% include "x" without context %}',
+        '{% include "x" + "y" %}',
     ],
-)  # fmt: skip
+)
 def test_any_other_form_of_include_is_refused_by_the_check(text: str) -> None:
     with pytest.raises(TemplateRefused):
         check_source(inline(text, lambda _: "y"))

@@ -101,9 +101,14 @@ def timer(
     timer_id: str | None = None,
 ) -> dict[str, Any]:
     return {
-        "timer_id": timer_id or str(uuid4()), "due_at": due_at, "purpose": purpose, "topic": topic, "key": b"t:u",
-        "headers": [{"name": "ce_id", "value": b"1"}], "value": value,
-    }  # fmt: skip
+        "timer_id": timer_id or str(uuid4()),
+        "due_at": due_at,
+        "purpose": purpose,
+        "topic": topic,
+        "key": b"t:u",
+        "headers": [{"name": "ce_id", "value": b"1"}],
+        "value": value,
+    }
 
 
 @given(st.integers(-(1 << 63), (1 << 63) - 1), st.text(max_size=40), st.text(max_size=200))
@@ -235,8 +240,9 @@ def test_timer_fires_with_its_headers_and_then_gets_its_tombstone(world: World) 
     assert world.turn() == []
     world.now += 1
     assert world.turn() == [
-        ProducerRecord(REQUESTS, b"t:u", b"v", [("ce_id", b"1")]), ProducerRecord(TIMERS, key, None, partition=0)
-    ]  # fmt: skip
+        ProducerRecord(REQUESTS, b"t:u", b"v", [("ce_id", b"1")]),
+        ProducerRecord(TIMERS, key, None, partition=0),
+    ]
     assert (world.pending, world.turn()) == (0, [])
 
 
@@ -483,8 +489,12 @@ def test_cancelled_schedule_ends_at_once_with_a_fact_and_a_tombstone(world: Worl
     fact, tombstone = world.turn()
     status = codec("DeliveryStatus").decode(fact.value)
     assert (fact.topic, status["notification_id"], status["state"], status["reason"], status["lane"]) == (
-        STATUS, nid, "cancelled", "by_caller", "normal",
-    )  # fmt: skip
+        STATUS,
+        nid,
+        "cancelled",
+        "by_caller",
+        "normal",
+    )
     assert status["event_id"] == ids.event_id(nid, "cancelled")  # the router's own would be the same fact
     assert tombstone == ProducerRecord(TIMERS, ids.timer_id(nid, "schedule").encode(), None, partition=0)
     assert (world.pending, world.turn()) == (1, [])
@@ -524,8 +534,10 @@ def test_schedule_that_is_none_of_a_request_is_not_cancelled(world: World) -> No
     request = {"notification_id": nid, "tenant": "t", "accepted_at": NOW, "user_id": "u", "template_id": "x"}
     value = codec("NotificationRequest").encode(request)
     for purpose, topic, body in (
-        ("retry", REQUESTS, value), ("schedule", DISPATCH, value), ("schedule", REQUESTS, b"\xff"),
-    ):  # fmt: skip
+        ("retry", REQUESTS, value),
+        ("schedule", DISPATCH, value),
+        ("schedule", REQUESTS, b"\xff"),
+    ):
         world.put(NOW + HOUR, purpose=purpose, topic=topic, value=body, timer_id=ids.timer_id(nid, "schedule"))
     world.give(0)
     world.cancel(nid)

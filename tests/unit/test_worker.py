@@ -345,9 +345,12 @@ def test_message_that_may_have_been_sent_never_ends_as_not_sent(why: str, doubt:
     views, fields, expected = REFUSALS[why]
     message = made(possible_duplicate=doubt, channel="push", **fields)
     world = World(
-        Provider(None), channel="push", accounts=(("fcm", frozenset({"fcm"})),), limit=1,
+        Provider(None),
+        channel="push",
+        accounts=(("fcm", frozenset({"fcm"})),),
+        limit=1,
         views=views(message) if views else None,
-    )  # fmt: skip
+    )
     world.send(made(channel="push", user_id=None, address="first"))  # keeps the only slot
     world.turn()
     world.send(message)
@@ -494,9 +497,12 @@ def test_lane_whose_messages_wait_keeps_none_of_the_others_from_being_read() -> 
     for full in LANES:
         hold = Provider(None)
         world = World(
-            hold, channel="push", accounts=(("fcm", frozenset({"fcm"})), ("apns", frozenset({"apns"}))), limit=40,
+            hold,
+            channel="push",
+            accounts=(("fcm", frozenset({"fcm"})), ("apns", frozenset({"apns"}))),
+            limit=40,
             sender=SenderSettings(read_ahead_mib=16),
-        )  # fmt: skip
+        )
         world.answer = lambda message: None if message["platform"] == "fcm" else Sent("1")
         for n in range(600):
             world.send(made(channel="push", lane=full, platform="fcm", body="x" * 60_000), partition=n % 4)

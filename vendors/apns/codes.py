@@ -46,10 +46,7 @@ CODES = Codes(
         "TooManyRequests": Reaction(ErrorClass.THROTTLED, "too many to this one device", account_wide=False),
         **same(
             ErrorClass.THROTTLED,
-            {
-                "TooManyProviderTokenUpdates": "the provider token was renewed too often",
-                "429": "too many requests",
-            },
+            {"TooManyProviderTokenUpdates": "the provider token was renewed too often", "429": "too many requests"},
         ),
         **same(
             ErrorClass.ACCOUNT,
@@ -68,10 +65,7 @@ CODES = Codes(
                 "403": "forbidden",
             },
         ),
-        **same(
-            ErrorClass.TRANSIENT,
-            {"IdleTimeout": "the connection was idle"},
-        ),
+        **same(ErrorClass.TRANSIENT, {"IdleTimeout": "the connection was idle"}),
         **same(
             ErrorClass.IN_DOUBT,
             {

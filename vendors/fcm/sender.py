@@ -64,9 +64,11 @@ def build_push(message: ChannelMessage) -> dict[str, Any]:
     # The collapse key makes a possible duplicate replace the first one on the device.
     android = messaging.AndroidConfig(collapse_key=message["message_id"])
     push = messaging.Message(
-        token=message["address"], notification=notification, android=android,
+        token=message["address"],
+        notification=notification,
+        android=android,
         data={**data, MESSAGE_ID_KEY: message["message_id"]},
-    )  # fmt: skip
+    )
     encoded: dict[str, Any] = messaging._MessagingService.encode_message(push)
     return encoded
 

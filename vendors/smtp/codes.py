@@ -29,8 +29,9 @@ _RATE = re.compile(r"rate|limit|throttl|too many|too much|slow down|too fast|bus
 # Words of a server about our EHLO, with blanks that no address of the message can bring into a reply.
 _HELO = re.compile(
     r"\b(?:helo|ehlo) (?:(?:command|name|argument|hostname|host) )*(?:rejected|invalid|refused|required)\b"
-    r"|\b(?:invalid|bad) (?:helo|ehlo) |fully[- ]qualified (?:hostname|host|domain name)\b", re.IGNORECASE,
-)  # fmt: skip
+    r"|\b(?:invalid|bad) (?:helo|ehlo) |fully[- ]qualified (?:hostname|host|domain name)\b",
+    re.IGNORECASE,
+)
 _HELO_REFUSED = Reaction(ErrorClass.ACCOUNT, "the server refuses our EHLO name: set local_hostname")
 _SENDER = Reaction(ErrorClass.ACCOUNT, "our address or our right to send is refused")
 _NO_SERVICE = Reaction(ErrorClass.ACCOUNT, "the server does not serve us")
@@ -102,16 +103,33 @@ CODES = Codes(
                 "521": "the host takes no mail",
             },
         ),
-        **{f"{key} at {phase}": _NO_SERVICE
-           for phase in ("CONNECT", "AUTH")
-           for key in ("5.1", "5.2", "5.3", "5.4", "5.5", "5.6", "5.7", "500", "501", "502", "503", "504", "521", "550", "554")},
-        **{f"{key} at MAIL": _SENDER
-           for key in ("5.1", "5.1.0", "5.1.1", "5.1.2", "5.1.3", "5.7", "550", "551", "553", "554")},
+        **{
+            f"{key} at {phase}": _NO_SERVICE
+            for phase in ("CONNECT", "AUTH")
+            for key in (
+                "5.1",
+                "5.2",
+                "5.3",
+                "5.4",
+                "5.5",
+                "5.6",
+                "5.7",
+                "500",
+                "501",
+                "502",
+                "503",
+                "504",
+                "521",
+                "550",
+                "554",
+            )
+        },
+        **{
+            f"{key} at MAIL": _SENDER
+            for key in ("5.1", "5.1.0", "5.1.1", "5.1.2", "5.1.3", "5.7", "550", "551", "553", "554")
+        },
         # -- later
-        **same(
-            ErrorClass.THROTTLED,
-            {"4.7": "asked to wait, by policy or rate", "454": "throttled (SES, after DATA)"},
-        ),
+        **same(ErrorClass.THROTTLED, {"4.7": "asked to wait, by policy or rate", "454": "throttled (SES, after DATA)"}),
         **same(
             ErrorClass.TRANSIENT,
             {
@@ -131,10 +149,7 @@ CODES = Codes(
         ),
         **same(
             ErrorClass.TRANSIENT,
-            {
-                "4.2": "the mailbox is not available now",
-                "450 at RCPT": "the mailbox is not available now",
-            },
+            {"4.2": "the mailbox is not available now", "450 at RCPT": "the mailbox is not available now"},
             account_wide=False,
         ),
         # The server failed by itself once it had the whole mail: like an HTTP 500, it says nothing of what it did before.
@@ -143,7 +158,7 @@ CODES = Codes(
         # Words decide between these two: a rate limit wears the same code.
         "4.7.1 at RCPT": GREYLISTED,
     },
-)  # fmt: skip
+)
 
 
 def enhanced_code(code: int, text: str) -> str | None:

@@ -207,9 +207,12 @@ class SmtpSender(ProviderAccount[Envelope]):
         return response
 
     async def _drain(
-        self, protocol: SMTPProtocol, transport: asyncio.WriteTransport, stuffed: bytes,
+        self,
+        protocol: SMTPProtocol,
+        transport: asyncio.WriteTransport,
+        stuffed: bytes,
         answer: asyncio.Future[aiosmtplib.SMTPResponse],
-    ) -> None:  # fmt: skip
+    ) -> None:
         try:
             _write(protocol, stuffed)
             async with asyncio.timeout(self._timeout_s):
@@ -230,9 +233,13 @@ class SmtpSender(ProviderAccount[Envelope]):
             client.close()
         settings = self._settings
         client = aiosmtplib.SMTP(
-            hostname=settings.host, port=settings.port, timeout=self._timeout_s, use_tls=settings.tls == "implicit",
-            start_tls=False, local_hostname=settings.local_hostname or self._from.domain,
-        )  # fmt: skip
+            hostname=settings.host,
+            port=settings.port,
+            timeout=self._timeout_s,
+            use_tls=settings.tls == "implicit",
+            start_tls=False,
+            local_hostname=settings.local_hostname or self._from.domain,
+        )
         try:
             await client.connect()
             await self._secure_and_log_in(client)

@@ -37,9 +37,13 @@ _MAX_FIELDS = 200
 _MAX_WORD = 64
 
 _ON_THE_WAY: Mapping[str, tuple[str, str | None]] = {
-    "accepted": ("sending", None), "scheduled": ("sending", None), "queued": ("sending", None), "sending": ("sending", None),
-    "sent": ("sent", None), "canceled": ("cancelled", "by_caller"),
-}  # fmt: skip
+    "accepted": ("sending", None),
+    "scheduled": ("sending", None),
+    "queued": ("sending", None),
+    "sending": ("sending", None),
+    "sent": ("sent", None),
+    "canceled": ("cancelled", "by_caller"),
+}
 _FINAL = {"delivered": "delivered", "read": "read"}
 
 
@@ -133,9 +137,18 @@ class TwilioReports:
         named = request.query.get("provider", "")
         provider = named if any(each.provider == named for each in accounts) else account.provider
         return DeliveryReport(
-            provider, sid, f"{sid}:{status}", "sms", state, reason, code or (status if state == "unknown" else None),
-            detail, final, form.one("To") or None, opted_out,
-        )  # fmt: skip
+            provider,
+            sid,
+            f"{sid}:{status}",
+            "sms",
+            state,
+            reason,
+            code or (status if state == "unknown" else None),
+            detail,
+            final,
+            form.one("To") or None,
+            opted_out,
+        )
 
 
 def _signer(accounts: Sequence[_Account], request: Request, form: _Form) -> _Account:

@@ -77,14 +77,22 @@ class _Transport(HttpClient):  # type: ignore[misc]
         self._http, self._base_url = http, base_url
 
     async def request(
-        self, method: str, uri: str, params: Any = None, data: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None, auth: tuple[str, str] | None = None, timeout: float | None = None,
+        self,
+        method: str,
+        uri: str,
+        params: Any = None,
+        data: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+        timeout: float | None = None,
         allow_redirects: bool = False,
-    ) -> Response:  # fmt: skip
+    ) -> Response:
         answer = await self._http.post(
-            self._base_url + uri.removeprefix(VENDOR_URL), headers=headers or {}, auth=auth,
+            self._base_url + uri.removeprefix(VENDOR_URL),
+            headers=headers or {},
+            auth=auth,
             body=urlencode(data or {}).encode(),
-        )  # fmt: skip
+        )
         if not 200 <= answer.status < 300:
             raise _RefusedError(answer.status, _error_code(answer.body), answer.headers.get("retry-after"))
         return Response(answer.status, answer.body.decode("utf-8", "replace"), answer.headers)
@@ -121,9 +129,7 @@ class TwilioSender(ProviderAccount[dict[str, str]]):
         except _RefusedError as exc:
             code = str(exc.status) if exc.code is None else f"{exc.status} {exc.code}"
             wait = parse_retry_after(exc.retry_after, self._clock())
-            return react(
-                self.name, twilio_reaction(exc.status, exc.code), unknown_http(exc.status), code, wait
-            )  # fmt: skip
+            return react(self.name, twilio_reaction(exc.status, exc.code), unknown_http(exc.status), code, wait)
         except (TwilioException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             return InDoubt(f"unreadable answer ({type(exc).__name__})")
         return Sent(created.sid) if created.sid else InDoubt("answer without a sid")
