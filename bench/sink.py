@@ -217,7 +217,7 @@ def _cpu(process: psutil.Process) -> float:
 
 
 def stream(
-    url: str, rows: int, per_insert: int, number: int, ready: Barrier, told: Queue[tuple[float, float, int, float]]
+    url: str, rows: int, per_insert: int, number: int, ready: Barrier, timings: Queue[tuple[float, float, int, float]]
 ) -> None:
     """One process of the sink's code: its batches are made first, then stored; tells (began, ended, inserts, CPU s)."""
     settings = ClickHouseSettings(url=url)
@@ -231,7 +231,7 @@ def stream(
         batch = Batch(max_rows=per_insert, max_bytes=1 << 40)
         batch.add(runs)
         inserts += store_batch(settings, client, batch)
-    told.put((began, time.time(), inserts, time.process_time() - cpu))
+    timings.put((began, time.time(), inserts, time.process_time() - cpu))
 
 
 def fill(
@@ -239,17 +239,17 @@ def fill(
 ) -> dict[str, Any]:
     """Insert that many records by so many processes; µs of CPU a row on both sides."""
     spawn = multiprocessing.get_context("spawn")
-    ready, told = spawn.Barrier(sinks + 1), spawn.Queue()
+    ready, timings = spawn.Barrier(sinks + 1), spawn.Queue()
     each = rows // sinks
     streams = [
-        spawn.Process(target=stream, args=(settings.url, each, per_insert, number, ready, told))
+        spawn.Process(target=stream, args=(settings.url, each, per_insert, number, ready, timings))
         for number in range(sinks)
     ]
     for process in streams:
         process.start()
     ready.wait()
     engine_s = _cpu(engine)
-    answers = [told.get() for _ in streams]
+    answers = [timings.get() for _ in streams]
     engine_s = _cpu(engine) - engine_s
     for process in streams:
         process.join()

@@ -78,8 +78,8 @@ async def write_reference(api: Http, reference: Mapping[str, Any], templates: Se
         status, _ = await api.call("POST", "/v1/users", body, expect=(201, 409))
         if status == 409:
             await api.call("PUT", f"/v1/users/{body['id']}", body)
-        if wishes := preferences.get(body["id"]):
-            await api.call("PUT", f"/v1/users/{body['id']}/preferences", wishes)
+        if choices := preferences.get(body["id"]):
+            await api.call("PUT", f"/v1/users/{body['id']}/preferences", choices)
 
     async def template(body: Mapping[str, Any]) -> None:
         status, _ = await api.call("POST", "/v1/templates", body, expect=(201, 409))

@@ -132,7 +132,7 @@ class To(Strict):
     device_tokens: Annotated[list[DeviceToken], Field(max_length=100, default_factory=list)]
 
     @model_validator(mode="after")
-    def _somebody(self) -> Self:
+    def _one_recipient(self) -> Self:
         if not self.user_id and not any(getattr(self, name) for name in TO_FIELDS):
             raise PydanticCustomError("no_recipient", _GIVE_ONE_OF)
         return self

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from replay.plan import Decision, Item, Plan, RecordPosition, Row, StoredMessage, decide_message, decide_request
 from replay.records import decoded_message, decoded_request
 from replay.source import scan
-from replay.store import Letter, ReplayStore
+from replay.store import ReplayStore, StoredDeadLetter
 from replay.times import UsageError
 from replay.where import Condition
 from runtime.dead_letters import is_cut
@@ -206,18 +206,18 @@ _REFUSALS = {
 }
 
 
-def refusal(letter: Letter) -> str | None:
+def refusal(dead_letter: StoredDeadLetter) -> str | None:
     """Why a dead letter cannot be published again, None when it can."""
-    if letter.stage in _REFUSALS:
-        return _REFUSALS[letter.stage]
-    topic = catalogue().get(letter.record.topic)
-    if letter.stage not in ("router", "sender") or topic is None or topic.record not in REPLAYABLE:
-        return f"nothing is known of how to redrive the stage {letter.stage}"
-    if letter.record.value is None:
+    if dead_letter.stage in _REFUSALS:
+        return _REFUSALS[dead_letter.stage]
+    topic = catalogue().get(dead_letter.record.topic)
+    if dead_letter.stage not in ("router", "sender") or topic is None or topic.record not in REPLAYABLE:
+        return f"nothing is known of how to redrive the stage {dead_letter.stage}"
+    if dead_letter.record.value is None:
         return "it has no value"
-    if is_cut(letter.detail):
+    if is_cut(dead_letter.detail):
         return "it holds only a part of its record, which was larger than a letter: publish the whole at its source"
-    if topic.record == "ChannelMessage" and decoded_message(letter.record.value) is None:
+    if topic.record == "ChannelMessage" and decoded_message(dead_letter.record.value) is None:
         return "it is no rendered message: replay the request it belongs to"
     return None
 
@@ -226,7 +226,7 @@ def refusal(letter: Letter) -> str | None:
 class _Given:
     """What counts of a letter, without its bytes: a million of them would not fit."""
 
-    letter_id: str
+    dead_letter_id: str
     position: RecordPosition
     tenant: str
     attempts: int
@@ -244,33 +244,38 @@ class _Given:
         return self.message["message_id"] if self.message is not None else self.notification_id
 
 
-def _given(letter: Letter) -> _Given:
-    message = decoded_message(letter.record.value) if letter.stage == "sender" else None
-    request = decoded_request(letter.record.value) if letter.stage == "router" else None
+def _given(dead_letter: StoredDeadLetter) -> _Given:
+    message = decoded_message(dead_letter.record.value) if dead_letter.stage == "sender" else None
+    request = decoded_request(dead_letter.record.value) if dead_letter.stage == "router" else None
     return _Given(
-        letter.letter_id,
-        RecordPosition(*letter.record[:3]),
-        letter.tenant,
-        letter.attempts,
-        letter.occurred_at,
+        dead_letter.dead_letter_id,
+        RecordPosition(*dead_letter.record[:3]),
+        dead_letter.tenant,
+        dead_letter.attempts,
+        dead_letter.occurred_at,
         None if message is None else _small_message(message),
         None if request is None else _small_request(request),
     )
 
 
-def choose_letters(store: ReplayStore, letters: Iterable[Letter], now: int) -> Plan:
+def build_redrive_plan(store: ReplayStore, dead_letters: Iterable[StoredDeadLetter], now: int) -> Plan:
     """The plan for dead letters; of several about one message or notification the latest counts."""
     plan = Plan()
     latest: dict[str, _Given] = {}
-    for letter in letters:
+    for dead_letter in dead_letters:
         plan.looked_at += 1
-        if why := refusal(letter):
-            plan.count(Row(letter.stage, "dead letter", letter.reason, Decision.REFUSED, why), letter.letter_id)
+        if why := refusal(dead_letter):
+            plan.count(
+                Row(dead_letter.stage, "dead letter", dead_letter.reason, Decision.REFUSED, why),
+                dead_letter.dead_letter_id,
+            )
             continue
-        given = _given(letter)
+        given = _given(dead_letter)
         if given.about is None:  # bytes as they were: nothing is known of them
-            plan.items.append(Item(given.position, given.tenant, None, letter_id=given.letter_id))
-            plan.count(Row(letter.stage, "dead letter", letter.reason, Decision.TRY), letter.letter_id)
+            plan.items.append(Item(given.position, given.tenant, None, dead_letter_id=given.dead_letter_id))
+            plan.count(
+                Row(dead_letter.stage, "dead letter", dead_letter.reason, Decision.TRY), dead_letter.dead_letter_id
+            )
         elif given.about not in latest or latest[given.about].occurred_at < given.occurred_at:
             latest[given.about] = given
     by_notification: dict[str, list[_Given]] = {}
@@ -283,12 +288,12 @@ def choose_letters(store: ReplayStore, letters: Iterable[Letter], now: int) -> P
         generations = store.generations(hour)
         by_message = _by_message(stored_messages)
         for given in mine:
-            plan.add(_decide_letter(given, stored_messages, by_message, generations, now))
+            plan.add(_decide_dead_letter(given, stored_messages, by_message, generations, now))
     plan.items.sort(key=lambda item: (item.position.topic, item.position.partition, item.position.offset))
     return plan
 
 
-def _decide_letter(
+def _decide_dead_letter(
     given: _Given,
     stored_messages: dict[str, list[StoredMessage]],
     by_message: dict[str, StoredMessage],
@@ -307,7 +312,7 @@ def _decide_letter(
             filtered=False,
             now=now,
             attempt=attempt,
-            letter_id=given.letter_id,
+            dead_letter_id=given.dead_letter_id,
         )
     assert given.request is not None
     nid = given.request["notification_id"]
@@ -318,6 +323,6 @@ def _decide_letter(
         resend=False,
         filtered=False,
         now=now,
-        letter_id=given.letter_id,
+        dead_letter_id=given.dead_letter_id,
         known_generation=generations.get(nid, 0),
     )

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from replay.choose import refusal
-from replay.store import Letter, ReplayStore
+from replay.store import ReplayStore, StoredDeadLetter
 from replay.times import parse_time
-from replay.where import LETTER_COLUMNS, Condition, compile_where
+from replay.where import DEAD_LETTER_COLUMNS, Condition, compile_where
 from runtime.clock import system_clock
 from runtime.status import rfc3339
 from schemas.channels import CONTACT_FIELDS, PARTS
@@ -45,16 +45,16 @@ def selected(
     tenant: str | None,
     since: str,
     until: str,
-) -> Iterator[Letter]:
+) -> Iterator[StoredDeadLetter]:
     """The letters between two times as operators write them. Raises UsageError."""
     now = system_clock()
-    return store.letters(
+    return store.dead_letters(
         parse_time(since, now), parse_time(until, now) + 1, _condition(where, stage, reason, tenant, now)
     )
 
 
 def _condition(where: str | None, stage: str | None, reason: str | None, tenant: str | None, now: int) -> Condition:
-    written = compile_where(where, LETTER_COLUMNS, now)
+    written = compile_where(where, DEAD_LETTER_COLUMNS, now)
     sql, parameters = [written.sql], dict(written.parameters)
     for column, value in (("stage", stage), ("reason", reason), ("tenant", tenant)):
         if value is not None:
@@ -69,38 +69,38 @@ def filter_words(where: str | None, stage: str | None, reason: str | None) -> st
     return " AND ".join([*words, *([f"({where})" if words else where] if where else [])])
 
 
-def listed(letters: Iterator[Letter], limit: int) -> list[dict[str, Any]]:
+def listed(dead_letters: Iterator[StoredDeadLetter], limit: int) -> list[dict[str, Any]]:
     """The first `limit` of them, a row each."""
     found: list[dict[str, Any]] = []
-    for letter in letters:
+    for dead_letter in dead_letters:
         if len(found) >= limit:
             break
         found.append(
             {
-                "id": letter.letter_id,
-                "occurred_at": rfc3339(letter.occurred_at),
-                "stage": letter.stage,
-                "topic": letter.record.topic,
-                "reason": letter.reason,
-                "error": letter.error_class,
-                "detail": letter.detail,
-                "attempts": letter.attempts,
-                "notification_id": letter.notification_id,
-                "message_id": letter.message_id,
+                "id": dead_letter.dead_letter_id,
+                "occurred_at": rfc3339(dead_letter.occurred_at),
+                "stage": dead_letter.stage,
+                "topic": dead_letter.record.topic,
+                "reason": dead_letter.reason,
+                "error": dead_letter.error_class,
+                "detail": dead_letter.detail,
+                "attempts": dead_letter.attempts,
+                "notification_id": dead_letter.notification_id,
+                "message_id": dead_letter.message_id,
             }
         )
     return found
 
 
-def counted(letters: Iterator[Letter]) -> list[dict[str, Any]]:
+def counted(dead_letters: Iterator[StoredDeadLetter]) -> list[dict[str, Any]]:
     """How many by stage, topic, reason and error, the most frequent first, with an example."""
     counts: Counter[tuple[str, str, str, str]] = Counter()
-    latest: dict[tuple[str, str, str, str], Letter] = {}
-    for letter in letters:
-        group = letter.stage, letter.record.topic, letter.reason, letter.error_class
+    latest: dict[tuple[str, str, str, str], StoredDeadLetter] = {}
+    for dead_letter in dead_letters:
+        group = dead_letter.stage, dead_letter.record.topic, dead_letter.reason, dead_letter.error_class
         counts[group] += 1
-        if group not in latest or latest[group].occurred_at < letter.occurred_at:
-            latest[group] = letter
+        if group not in latest or latest[group].occurred_at < dead_letter.occurred_at:
+            latest[group] = dead_letter
     return [
         {
             "stage": group[0],
@@ -110,31 +110,31 @@ def counted(letters: Iterator[Letter]) -> list[dict[str, Any]]:
             "count": count,
             "latest": rfc3339(latest[group].occurred_at),
             "detail": latest[group].detail,
-            "example": latest[group].letter_id,
+            "example": latest[group].dead_letter_id,
         }
         for group, count in counts.most_common()
     ]
 
 
-def described(letter: Letter, reveal: bool) -> dict[str, Any]:
+def described(dead_letter: StoredDeadLetter, reveal: bool) -> dict[str, Any]:
     """A letter for people and programs."""
-    record = letter.record
+    record = dead_letter.record
     found: dict[str, Any] = {
-        "id": letter.letter_id,
-        "occurred_at": rfc3339(letter.occurred_at),
-        "stage": letter.stage,
-        "reason": letter.reason,
-        "error": letter.error_class,
-        "detail": letter.detail,
-        "attempts": letter.attempts,
-        "tenant": letter.tenant,
-        "notification_id": letter.notification_id,
-        "message_id": letter.message_id,
+        "id": dead_letter.dead_letter_id,
+        "occurred_at": rfc3339(dead_letter.occurred_at),
+        "stage": dead_letter.stage,
+        "reason": dead_letter.reason,
+        "error": dead_letter.error_class,
+        "detail": dead_letter.detail,
+        "attempts": dead_letter.attempts,
+        "tenant": dead_letter.tenant,
+        "notification_id": dead_letter.notification_id,
+        "message_id": dead_letter.message_id,
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "key": None if record.key is None else record.key.decode("utf-8", "backslashreplace"),
-        "redrive": refusal(letter) or "possible",
+        "redrive": refusal(dead_letter) or "possible",
     }
     topic = catalogue().get(record.topic)
     try:

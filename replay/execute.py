@@ -87,15 +87,15 @@ def execute(
 
 def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[tuple[Item, ConsumerRecord]]:
     """The records of a batch that are still kept."""
-    kept = reader.read([item.position for item in items if item.letter_id is None])
-    ids = [item.letter_id for item in items if item.letter_id is not None]
-    letters = store.letters_by_id(ids, [item.position.topic for item in items]) if ids else {}
+    kept = reader.read([item.position for item in items if item.dead_letter_id is None])
+    ids = [item.dead_letter_id for item in items if item.dead_letter_id is not None]
+    dead_letters = store.dead_letters_by_id(ids, [item.position.topic for item in items]) if ids else {}
     found: list[tuple[Item, ConsumerRecord]] = []
     for item in items:
-        if item.letter_id is None:
+        if item.dead_letter_id is None:
             record = kept.get(item.position)
         else:
-            record = letters[item.letter_id].record if item.letter_id in letters else None
+            record = dead_letters[item.dead_letter_id].record if item.dead_letter_id in dead_letters else None
         if record is not None:
             found.append((item, record))
     return found

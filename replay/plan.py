@@ -82,7 +82,7 @@ class Item:
     tenant: str
     notification_id: str | None
     message_id: str | None = None
-    letter_id: str | None = None
+    dead_letter_id: str | None = None
     channels: tuple[str, ...] = ()
     """Of a request: the channels to try, () for those it names."""
     generation: int = 0
@@ -185,7 +185,7 @@ def decide_request(
     filtered: bool,
     now: int,
     known_generation: int = 0,
-    letter_id: str | None = None,
+    dead_letter_id: str | None = None,
 ) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:
     """The item, if there is anything to try, and what becomes of every selected message.
 
@@ -219,7 +219,7 @@ def decide_request(
         position,
         request["tenant"],
         nid,
-        letter_id=letter_id,
+        dead_letter_id=dead_letter_id,
         generation=generation,
         channels=() if everything else tuple(sorted(channels)),
         messages=tuple(s.message_id for s in to_try if s.message_id),
@@ -263,7 +263,7 @@ def decide_message(
     filtered: bool,
     now: int,
     attempt: int = 0,
-    letter_id: str | None = None,
+    dead_letter_id: str | None = None,
 ) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:
     """The same for a message that was rendered already."""
     if stored is None:
@@ -286,7 +286,7 @@ def decide_message(
         message["tenant"],
         message["notification_id"],
         message["message_id"],
-        letter_id,
+        dead_letter_id,
         generation=message["generation"],
         attempt=attempt,
         messages=(message["message_id"],),

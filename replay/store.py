@@ -94,10 +94,10 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredDeadLetter:
     """A dead letter as ClickHouse keeps it."""
 
-    letter_id: str
+    dead_letter_id: str
     record: ConsumerRecord
     stage: str
     reason: str
@@ -179,13 +179,13 @@ class ReplayStore:
 
     # -- dead letters -----------------------------------------------------------------------------------------------
 
-    def letters(self, since: int, until: int, condition: Condition) -> Iterator[Letter]:
+    def dead_letters(self, since: int, until: int, condition: Condition) -> Iterator[StoredDeadLetter]:
         """Every dead letter of a stretch of time that the condition selects, in the order of the table."""
         after: dict[str, Any] = {"after_topic": "", "after_partition": -1, "after_offset": -1, "after_id": ""}
         while True:
             rows = self._query("dead_letters_page", {"since": since, "until": until, "limit": PAGE, **after}, condition)
             for row in rows:
-                yield _letter(row["raw_id"], row, _ms(row["occurred_at"]))
+                yield _dead_letter(row["raw_id"], row, _ms(row["occurred_at"]))
             if len(rows) < PAGE:
                 return
             last = rows[-1]
@@ -196,12 +196,17 @@ class ReplayStore:
                 "after_id": last["raw_id"],
             }
 
-    def letters_by_id(self, letter_ids: Sequence[str], topics: Iterable[str] = ()) -> dict[str, Letter]:
+    def dead_letters_by_id(
+        self, dead_letter_ids: Sequence[str], topics: Iterable[str] = ()
+    ) -> dict[str, StoredDeadLetter]:
         """Dead letters by their ids."""
-        parameters = {"ids": [_hex(letter_id) for letter_id in letter_ids], "topics": sorted(set(topics))}
+        parameters = {
+            "ids": [_hex(dead_letter_id) for dead_letter_id in dead_letter_ids],
+            "topics": sorted(set(topics)),
+        }
         rows = self._query("dead_letters_by_id", parameters)
-        letters = [_letter(row["id"], row, row["occurred_at"]) for row in rows]
-        return {letter.letter_id: letter for letter in letters}
+        dead_letters = [_dead_letter(row["id"], row, row["occurred_at"]) for row in rows]
+        return {dead_letter.dead_letter_id: dead_letter for dead_letter in dead_letters}
 
     # -- the replay itself ------------------------------------------------------------------------------------------
 
@@ -246,7 +251,7 @@ class ReplayStore:
                     [i.tenant for i in chunk],
                     [_id(i.notification_id) for i in chunk],
                     [_id(i.message_id) for i in chunk],
-                    [_id(i.letter_id) for i in chunk],
+                    [_id(i.dead_letter_id) for i in chunk],
                     [list(i.channels) for i in chunk],
                     [i.generation for i in chunk],
                     [i.attempt for i in chunk],
@@ -314,7 +319,7 @@ class ReplayStore:
         return rows
 
 
-def _letter(hex_id: str, row: Mapping[str, Any], occurred_at: int) -> Letter:
+def _dead_letter(hex_id: str, row: Mapping[str, Any], occurred_at: int) -> StoredDeadLetter:
     record = ConsumerRecord(
         row["topic"],
         row["partition"],
@@ -323,7 +328,7 @@ def _letter(hex_id: str, row: Mapping[str, Any], occurred_at: int) -> Letter:
         bytes(row["key"]) or None,
         bytes(row["value"]) or None,
     )
-    return Letter(
+    return StoredDeadLetter(
         str(UUID(hex_id)),
         record,
         row["stage"],

@@ -42,7 +42,7 @@ MESSAGE_COLUMNS: Mapping[str, Kind] = {
     "settled_at": "time",
     "last_event_at": "time",
 }
-LETTER_COLUMNS: Mapping[str, Kind] = {
+DEAD_LETTER_COLUMNS: Mapping[str, Kind] = {
     "dead_letter_id": "id",
     "notification_id": "id",
     "message_id": "id",

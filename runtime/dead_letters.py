@@ -21,21 +21,21 @@ from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import DeadLetterSettings
 from schemas.codec import codec
 from schemas.events import DeadLetter
-from schemas.topics import DEAD_LETTERS, MAX_LETTER_BYTES
+from schemas.topics import DEAD_LETTERS, MAX_DEAD_LETTER_BYTES
 
 UNDECODABLE = "undecodable"
 INTERNAL_ERROR = "internal_error"
 CUT = "cut to fit"
 """How the detail of a letter begins that does not hold its record whole."""
 _MAX_DETAIL = 500
-_ROOM = MAX_LETTER_BYTES - 64 * 1024
+_ROOM = MAX_DEAD_LETTER_BYTES - 64 * 1024
 """For what came from elsewhere; the rest is for what we say about it, and Kafka's own framing."""
 _MAX_KEY = 64 * 1024
 _MAX_HEADERS = 256 * 1024
 _MIN_VALUE = 16 * 1024
 
 
-def dead_letter(
+def dead_letter_record(
     record: ConsumerRecord,
     *,
     stage: str,
@@ -52,7 +52,7 @@ def dead_letter(
     A letter always fits: of a record that is larger than one, what is beyond is left out and the detail says so.
     """
     COUNTER.labels(stage, reason).inc()
-    letter: DeadLetter = {
+    dead_letter: DeadLetter = {
         "dead_letter_id": ids.dead_letter_id(
             record.topic, record.partition, record.offset, record.timestamp, record.key, record.value
         ),
@@ -72,30 +72,32 @@ def dead_letter(
         "message_id": _id(message_id),
         "occurred_at": now,
     }
-    return _encoded(letter, _ROOM)
+    return _encoded(dead_letter, _ROOM)
 
 
-def smaller(letter: ProducerRecord) -> ProducerRecord | None:
+def smaller(dead_letter: ProducerRecord) -> ProducerRecord | None:
     """The same letter with a part of its record only, for a broker that takes less than we allow; None when it cannot be."""
-    found = cast(DeadLetter, codec("DeadLetter").decode(letter.value))
-    room = len(letter.value or b"") // 4
+    found = cast(DeadLetter, codec("DeadLetter").decode(dead_letter.value))
+    room = len(dead_letter.value or b"") // 4
     return _encoded(found, room) if room >= _MIN_VALUE else None
 
 
-def publish_letters(publish: Callable[[Sequence[ProducerRecord]], None], letters: Sequence[ProducerRecord]) -> None:
+def publish_dead_letters(
+    publish: Callable[[Sequence[ProducerRecord]], None], dead_letters: Sequence[ProducerRecord]
+) -> None:
     """Publish letters and wait; those that Kafka refuses for their size go again with less of their record in them.
 
     Raises what `publish` raises; TooLargeError for a letter of which nothing can be left out: rather stop than lose it.
     """
-    while letters:
+    while dead_letters:
         try:
-            publish(letters)
+            publish(dead_letters)
             return
         except TooLargeError as exc:
             cut = [smaller(refused) for refused in exc.records]
             if None in cut:
                 raise
-            letters = [letter for letter in cut if letter is not None]
+            dead_letters = [dead_letter for dead_letter in cut if dead_letter is not None]
 
 
 def is_cut(detail: str | None) -> bool:
@@ -103,9 +105,9 @@ def is_cut(detail: str | None) -> bool:
     return (detail or "").startswith(CUT)
 
 
-def _encoded(letter: DeadLetter, room: int) -> ProducerRecord:
+def _encoded(dead_letter: DeadLetter, room: int) -> ProducerRecord:
     """The letter; `room` is for key (which is the letter's own as well), headers and value, in bytes."""
-    key, value, headers = letter["key"] or b"", letter["value"] or b"", letter["headers"]
+    key, value, headers = dead_letter["key"] or b"", dead_letter["value"] or b"", dead_letter["headers"]
     around = sum(len(header["name"].encode()) + len(header["value"]) + 8 for header in headers)
     if 2 * len(key) + around + len(value) > room:
         key = key[: min(_MAX_KEY, room // 8)]
@@ -113,19 +115,19 @@ def _encoded(letter: DeadLetter, room: int) -> ProducerRecord:
         kept = value[: room - 2 * len(key) - (around if headers else 0)]
         note = f"{CUT}: {len(kept):,} of {len(value):,} bytes of the value"
         note += (
-            f", {len(key):,} of {len(letter['key'] or b''):,} of the key"
-            if len(key) < len(letter["key"] or b"")
+            f", {len(key):,} of {len(dead_letter['key'] or b''):,} of the key"
+            if len(key) < len(dead_letter["key"] or b"")
             else ""
         )
         note += ", no headers" if around and not headers else ""
-        letter = {
-            **letter,
-            "key": key if letter["key"] is not None else None,
-            "value": kept if letter["value"] is not None else None,
+        dead_letter = {
+            **dead_letter,
+            "key": key if dead_letter["key"] is not None else None,
+            "value": kept if dead_letter["value"] is not None else None,
             "headers": headers,
-            "detail": f"{note}; {letter['detail']}"[:_MAX_DETAIL],
+            "detail": f"{note}; {dead_letter['detail']}"[:_MAX_DETAIL],
         }
-    return ProducerRecord(DEAD_LETTERS, letter["key"], codec("DeadLetter").encode(letter))
+    return ProducerRecord(DEAD_LETTERS, dead_letter["key"], codec("DeadLetter").encode(dead_letter))
 
 
 def _words(error: BaseException) -> str:

@@ -29,7 +29,7 @@ _NOT_FOUND = 404
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class SchemaDifference:
     """One way in which a subject of the registry is not what our schemas want."""
 
     subject: str
@@ -123,29 +123,33 @@ def _compatibility(client: Any, subject: str) -> str:
     return level.value if level else "unset"
 
 
-def diff(client: Any) -> list[Difference]:
+def diff(client: Any) -> list[SchemaDifference]:
     """Every difference, [] when the registry is as our schemas want it."""
-    found: list[Difference] = []
+    found: list[SchemaDifference] = []
     for topic in catalogue().values():
         subject, wanted = subject_of(topic.name), compatibility_of(topic)
         actual = _compatibility(client, subject)
         if actual != wanted:
-            found.append(Difference(subject, "compatibility", wanted, actual))
+            found.append(SchemaDifference(subject, "compatibility", wanted, actual))
         versions = read_versions(topic.record)
         registered = [_lookup(client, subject, schema) for _, schema in versions]
         for (manifest_id, _), version in zip(versions, registered, strict=True):
             if version is None:
-                found.append(Difference(subject, "schema", f"{topic.record} (manifest id {manifest_id})", "missing"))
+                found.append(
+                    SchemaDifference(subject, "schema", f"{topic.record} (manifest id {manifest_id})", "missing")
+                )
         if registered[-1] is not None:
             with _own_errors(subject):
                 latest = client.get_latest_version(subject)
             if latest.schema_id != registered[-1].schema_id:
                 # Somebody registered a version that this release does not know.
-                found.append(Difference(subject, "latest", f"id {registered[-1].schema_id}", f"id {latest.schema_id}"))
+                found.append(
+                    SchemaDifference(subject, "latest", f"id {registered[-1].schema_id}", f"id {latest.schema_id}")
+                )
     return found
 
 
-def register(client: Any) -> list[Difference]:
+def register(client: Any) -> list[SchemaDifference]:
     """Set what differs and return it; nothing is done twice. Raises RegistryError when the registry refuses a version."""
     from confluent_kafka.schema_registry import ConfigCompatibilityLevel, ServerConfig
 

@@ -24,7 +24,7 @@ _FOR_EVER = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TopicDifference:
     """One way in which a topic of the cluster is not the catalogue's."""
 
     topic: str
@@ -34,22 +34,22 @@ class Difference:
     actual: str
 
 
-def diff(admin: Admin, profile: Profile) -> list[Difference]:
+def diff(admin: Admin, profile: Profile) -> list[TopicDifference]:
     """Every difference, [] when the cluster is as the catalogue says."""
     counts, replication = admin.partition_counts(), admin.replication()
     configs = admin.configs([name for name in catalogue() if name in counts])
-    found: list[Difference] = []
+    found: list[TopicDifference] = []
     for name, topic in catalogue().items():
         wanted = topic.partitions[profile]
         if name not in counts:
-            found.append(Difference(name, "missing", "topic", f"{wanted} partitions", "missing"))
+            found.append(TopicDifference(name, "missing", "topic", f"{wanted} partitions", "missing"))
             continue
         if counts[name] != wanted:
-            found.append(Difference(name, "partitions", "partitions", str(wanted), str(counts[name])))
+            found.append(TopicDifference(name, "partitions", "partitions", str(wanted), str(counts[name])))
         for key, value in topic.config_for(replication[name]).items():
             actual = configs[name].get(key, "")
             if not satisfies(key, value, actual):
-                found.append(Difference(name, "config", key, value, actual))
+                found.append(TopicDifference(name, "config", key, value, actual))
     return found
 
 
@@ -67,7 +67,7 @@ def satisfies(key: str, wanted: str, actual: str) -> bool:
     return sorted(actual.split(",")) == sorted(wanted.split(","))
 
 
-def apply(admin: Admin, profile: Profile, replication: int = 1) -> list[Difference]:
+def apply(admin: Admin, profile: Profile, replication: int = 1) -> list[TopicDifference]:
     """Create what is missing and set what differs; returns what was done.
 
     Raises TopicsError before anything is done when a partition count differs: more partitions would tear the order of

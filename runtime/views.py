@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from runtime import dead_letters
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter_record, publish_dead_letters
 from runtime.errors import PublishError, TopicsError, UnavailableError
 from runtime.health import Health
 from runtime.kafka.client import Partition
@@ -34,7 +34,7 @@ MAX_POSITION_AGE_MS = 12 * 3_600_000
 SAVE_INTERVAL_S = 60.0
 MAX_SKEW_MS = 60_000
 
-Report = Callable[[Sequence[ProducerRecord]], None]
+Publish = Callable[[Sequence[ProducerRecord]], None]
 """Publishes dead letters and returns when they are acknowledged."""
 
 
@@ -60,13 +60,13 @@ class View(Generic[T]):
         topic: str,
         *,
         store: Store | None = None,
-        report: Report | None = None,
+        publish: Publish | None = None,
         keep: Callable[[T], bool] | None = None,
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
         self.topic = topic
-        self._settings, self._report, self._keep = settings, report, keep
+        self._settings, self._publish, self._keep = settings, publish, keep
         self._clock, self._monotonic = clock, monotonic
         self._codec = codec(catalogue()[topic].record)
         fields = {field["name"] for field in read_schema(self._codec.name)["fields"]}
@@ -126,11 +126,11 @@ class View(Generic[T]):
 
     def apply(self, records: Iterable[ConsumerRecord]) -> list[ProducerRecord]:
         """Take records in; returns dead letters for those that are no record of this topic."""
-        letters = []
+        dead_letters = []
         for record in records:
             if record.key is None:
                 error = DecodeError("a record of a compacted topic needs a key")
-                letters.append(self._letter(record, error))
+                dead_letters.append(self._dead_letter(record, error))
             elif record.value is None:
                 self._store.delete(record.key)
             else:
@@ -138,17 +138,17 @@ class View(Generic[T]):
                     value = cast(T, self._codec.decode(record.value))
                     kept = self._keep is None or self._keep(value)
                 except DecodeError as exc:
-                    letters.append(self._letter(record, exc))
+                    dead_letters.append(self._dead_letter(record, exc))
                     continue
                 except Exception as exc:  # one record must not end a view
                     log.exception("dead-lettered", topic=self.topic)
-                    letters.append(self._letter(record, exc, dead_letters.INTERNAL_ERROR))
+                    dead_letters.append(self._dead_letter(record, exc, INTERNAL_ERROR))
                     continue
                 if not kept:
                     self._store.delete(record.key)
                 elif not self._superseded(record.key, value):
                     self._store.put(record.key, record.value)
-        return letters
+        return dead_letters
 
     def _superseded(self, key: bytes, value: T) -> bool:
         """Whether what is held is newer: a relay that lost its place may publish an older value late."""
@@ -160,10 +160,8 @@ class View(Generic[T]):
         except DecodeError:
             return False
 
-    def _letter(
-        self, record: ConsumerRecord, error: Exception, reason: str = dead_letters.UNDECODABLE
-    ) -> ProducerRecord:
-        return dead_letters.dead_letter(record, stage="view", reason=reason, error=error, now=self._clock())
+    def _dead_letter(self, record: ConsumerRecord, error: Exception, reason: str = UNDECODABLE) -> ProducerRecord:
+        return dead_letter_record(record, stage="view", reason=reason, error=error, now=self._clock())
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -193,9 +191,9 @@ class View(Generic[T]):
             consumer.assign({partition: positions.get(partition[1], BEGINNING) for partition in partitions})
             while not self._closed.is_set():
                 records = consumer.consume(5_000, 0.5)
-                letters = self.apply(records)
-                if letters and self._report:
-                    dead_letters.publish_letters(self._report, letters)
+                dead_letters = self.apply(records)
+                if dead_letters and self._publish:
+                    publish_dead_letters(self._publish, dead_letters)
                 for record in records:
                     positions[record.partition] = record.offset + 1
                 if records or self._monotonic() - self._kept > SAVE_INTERVAL_S:

@@ -20,7 +20,7 @@ import fastavro
 
 from schemas.events import RECORD_TYPES, RecordName
 from schemas.reader import ERRORS, compile_reader
-from schemas.topics import MAX_LETTER_BYTES, MAX_VALUE_BYTES
+from schemas.topics import MAX_DEAD_LETTER_BYTES, MAX_VALUE_BYTES
 
 _HEADER = struct.Struct(">BI")
 _INT_LIMIT = 1 << 31
@@ -121,7 +121,7 @@ class RecordCodec:
 
     def __init__(self, name: RecordName) -> None:
         self.name = name
-        self.max_bytes = MAX_LETTER_BYTES if name == "DeadLetter" else MAX_VALUE_BYTES
+        self.max_bytes = MAX_DEAD_LETTER_BYTES if name == "DeadLetter" else MAX_VALUE_BYTES
         versions = [(schema_id, _parse(schema)) for schema_id, schema in read_versions(name)]
         self._schema = versions[-1][1]
         self._ints = tuple(_int_paths(read_schema(name)))

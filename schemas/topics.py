@@ -28,7 +28,7 @@ MAX_VALUE_BYTES = 1 << 20
 """Of a record's value on any topic but the dead letters': checked where it is encoded, and again before it is decoded."""
 MAX_MESSAGE_BYTES = 2 * MAX_VALUE_BYTES + (64 << 10)
 """What a topic but the dead letters' takes at once: the largest value, a key made of what is in it, headers and framing."""
-MAX_LETTER_BYTES = 3 << 20
+MAX_DEAD_LETTER_BYTES = 3 << 20
 """Of a dead letter: it holds a record of the largest size, whose key is its own key as well, and says what was wrong."""
 
 DAY_MS = 86_400_000
@@ -71,11 +71,11 @@ class Topic:
 
     def config_for(self, replication: int) -> dict[str, str]:
         """Kafka topic configuration for a number of copies: an acknowledged record is on all of them but one at least."""
-        letters = self.name == DEAD_LETTERS  # else a record of the largest size could not be given up
+        dead_letters = self.name == DEAD_LETTERS  # else a record of the largest size could not be given up
         config = {
             "cleanup.policy": self.policy,
             "min.insync.replicas": str(max(1, replication - 1)),
-            "max.message.bytes": str(MAX_LETTER_BYTES if letters else MAX_MESSAGE_BYTES),
+            "max.message.bytes": str(MAX_DEAD_LETTER_BYTES if dead_letters else MAX_MESSAGE_BYTES),
             # Only whole segments are deleted or compacted, and Kafka closes one after a week: so long more would stay.
             "segment.ms": str(DAY_MS),
         }

@@ -24,7 +24,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from runtime import ids
-from runtime.dead_letters import dead_letter
+from runtime.dead_letters import dead_letter_record
 from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.status import fact, source_of, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
@@ -109,8 +109,8 @@ def dead_letter_records(
     """The dead letter and, where the ids can be read, the fact that the message ends here: it may have been routed long ago."""
     head = _read_head(record)
     if head is None:
-        return [dead_letter(record, stage="sender", reason=reason, error=error, now=now)]
-    letter = dead_letter(
+        return [dead_letter_record(record, stage="sender", reason=reason, error=error, now=now)]
+    dead_letter = dead_letter_record(
         record,
         stage="sender",
         reason=reason,
@@ -134,4 +134,4 @@ def dead_letter_records(
         possible_duplicate=in_doubt,
         source=source_of(record),
     )
-    return [letter, status_record(status, traceparent_of(record.headers))]
+    return [dead_letter, status_record(status, traceparent_of(record.headers))]

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 from uuid import UUID
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import UNDECODABLE, dead_letter
+from runtime.dead_letters import UNDECODABLE, dead_letter_record
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING
@@ -120,7 +120,7 @@ def place(partition: Partition) -> int:
     return LANES.index(lane) * 100_000 + partition[1]
 
 
-class Source(Protocol):
+class LedgerConsumer(Protocol):
     """The part of runtime.kafka.Consumer that is used; it notices the ends of partitions."""
 
     eof_partitions: set[Partition]
@@ -134,19 +134,24 @@ class Source(Protocol):
 class LedgerReader:
     """Reads ledger partitions of a channel into the ledger; every call on the ledger's thread.
 
-    `report` takes the dead letters of what is no entry.
+    `publish_dead_letters` publishes a dead letter for each record that is not a ledger entry.
     """
 
     def __init__(
         self,
-        consumer: Source,
+        consumer: LedgerConsumer,
         channel: str,
         ledger: Ledger,
-        report: Callable[[Sequence[ProducerRecord]], None],
+        publish_dead_letters: Callable[[Sequence[ProducerRecord]], None],
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
-        self._consumer, self._channel, self._ledger, self._report = consumer, channel, ledger, report
+        self._consumer, self._channel, self._ledger, self._publish_dead_letters = (
+            consumer,
+            channel,
+            ledger,
+            publish_dead_letters,
+        )
         self._clock, self._monotonic = clock, monotonic
         self._positions = ledger.positions()
 
@@ -182,7 +187,7 @@ class LedgerReader:
         return taken
 
     def _take(self) -> int:
-        letters = []
+        dead_letters = []
         records = self._consumer.consume(5_000, 0.2)
         for record in records:
             if record.value is None:
@@ -197,8 +202,10 @@ class LedgerReader:
                     in_doubt=LEDGER_DOUBT in record.headers,
                 )
             except (DecodeError, ValueError, struct.error) as exc:
-                letters.append(dead_letter(record, stage="ledger", reason=UNDECODABLE, error=exc, now=self._clock()))
-        self._report(letters)
+                dead_letters.append(
+                    dead_letter_record(record, stage="ledger", reason=UNDECODABLE, error=exc, now=self._clock())
+                )
+        self._publish_dead_letters(dead_letters)
         return len(records)
 
     def advance(self, partitions: Sequence[Partition]) -> None:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from runtime import ids
-from runtime.dead_letters import dead_letter
+from runtime.dead_letters import dead_letter_record
 from runtime.records import ConsumerRecord, ProducerRecord, size_of
 from runtime.retry import retry_delay_s, throttle_delay_s
 from runtime.status import Particulars, message_status, source_of, status_record, traceparent_of
@@ -244,7 +244,7 @@ def _failed(
     provider: str | None = None,
     latency_ms: int | None = None,
 ) -> Outcome:
-    letter = dead_letter(
+    dead_letter = dead_letter_record(
         record,
         stage="sender",
         reason=reason,
@@ -264,7 +264,7 @@ def _failed(
         detail=str(error),
         provider=provider,
         latency_ms=latency_ms,
-        extra=(letter,),
+        extra=(dead_letter,),
     )
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from runtime.clock import system_clock, system_monotonic
 from runtime.consent import has_opt_outs
-from runtime.dead_letters import publish_letters
+from runtime.dead_letters import publish_dead_letters
 from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
@@ -63,13 +63,13 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         looks = SenderViews(suppressions, opt_outs, cancellations)
         stage = SendStage(context, accounts, looks, system_clock, system_monotonic)
         admission = Admission(accounts, settings.sender.window)
-        letters = partial(publish_letters, producer.publish)
+        publish = partial(publish_dead_letters, producer.publish)
         worker = Worker(
             context,
             channel,
             lanes,
             consumer=dispatch_consumer(settings.kafka, channel),
-            ledgers=LedgerReader(ledger_consumer(settings.kafka, channel), channel, ledger, letters),
+            ledgers=LedgerReader(ledger_consumer(settings.kafka, channel), channel, ledger, publish),
             producer=producer,
             stage=stage,
             admission=admission,

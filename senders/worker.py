@@ -22,7 +22,7 @@ from functools import partial
 from typing import Protocol
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, publish_letters
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, publish_dead_letters
 from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, CommitError, FencedError
@@ -62,7 +62,7 @@ SAVE_POSITIONS_S = 300.0
 PRUNE_S = 3_600.0
 
 
-class Source(Protocol):
+class DispatchConsumer(Protocol):
     """The part of runtime.kafka.Consumer that is used: a member of the channel's group."""
 
     def subscribe(
@@ -154,7 +154,7 @@ class Worker:
         channel: str,
         lanes: Sequence[str],
         *,
-        consumer: Source,
+        consumer: DispatchConsumer,
         ledgers: Ledgers,
         producer: Publisher,
         stage: Sends,
@@ -545,7 +545,7 @@ class Worker:
 
     def _publish_records(self, records: Sequence[ProducerRecord]) -> None:
         """Letters first, cut where Kafka refuses them for their size: it would refuse them again after every new start."""
-        publish_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])
+        publish_dead_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])
         self._producer.publish([record for record in records if record.topic != DEAD_LETTERS])
 
     def _commit(self) -> None:

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from clickhouse_connect.driver.client import Client
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, dead_letter, publish_letters
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, dead_letter_record, publish_dead_letters
 from runtime.errors import DeadLetterFlood, HeliographError, UnavailableError
 from runtime.health import Reason
 from runtime.kafka.client import Partition
@@ -278,7 +278,7 @@ class Sink:
         elif reason := self._brake.not_ready():
             raise DeadLetterFlood(reason)
         now = self._clock()
-        letters = []
+        dead_letters = []
         for record, error in batch.poison:
             if record.topic == DEAD_LETTERS:
                 # A letter about a letter would come back here for ever.
@@ -286,8 +286,10 @@ class Sink:
                 log.error("skipped", topic=record.topic, partition=record.partition, offset=record.offset)
             else:
                 reason = UNDECODABLE if isinstance(error, DecodeError) else INTERNAL_ERROR
-                letters.append(dead_letter(record, stage=stage_of(record), reason=reason, error=error, now=now))
-        publish_letters(self._producer.publish, letters)
+                dead_letters.append(
+                    dead_letter_record(record, stage=stage_of(record), reason=reason, error=error, now=now)
+                )
+        publish_dead_letters(self._producer.publish, dead_letters)
         batch.poison.clear()
 
 

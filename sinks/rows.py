@@ -355,23 +355,23 @@ def receipt_row(value: bytes | None) -> Row:
 
 def dead_letter_row(value: bytes | None) -> Row:
     """The row of a DeadLetter, with the record's bytes. Raises DecodeError."""
-    letter = codec("DeadLetter").decode(value)
+    dead_letter = codec("DeadLetter").decode(value)
     return (
-        id_bytes(letter["dead_letter_id"]),
-        letter["topic"],
-        _int(letter["partition"]),
-        _long(letter["offset"]),
-        letter["key"] or b"",
-        letter["value"] or b"",
-        letter["stage"],
-        letter["reason"],
-        letter["error_class"],
-        letter["detail"] or "",
-        _int(letter["attempts"]),
-        letter["tenant"] or "",
-        _known_id(letter["notification_id"]),
-        _known_id(letter["message_id"]),
-        _time(letter["occurred_at"]),
+        id_bytes(dead_letter["dead_letter_id"]),
+        dead_letter["topic"],
+        _int(dead_letter["partition"]),
+        _long(dead_letter["offset"]),
+        dead_letter["key"] or b"",
+        dead_letter["value"] or b"",
+        dead_letter["stage"],
+        dead_letter["reason"],
+        dead_letter["error_class"],
+        dead_letter["detail"] or "",
+        _int(dead_letter["attempts"]),
+        dead_letter["tenant"] or "",
+        _known_id(dead_letter["notification_id"]),
+        _known_id(dead_letter["message_id"]),
+        _time(dead_letter["occurred_at"]),
     )
 
 

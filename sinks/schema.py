@@ -21,10 +21,10 @@ from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
 from sinks.clickhouse import StoreError, connect, store_errors
 from sinks.schema_files import (
-    Difference,
     MadeView,
     Migration,
     SqlView,
+    ViewDifference,
     checksum_of,
     differences,
     folder_checksum,
@@ -82,7 +82,7 @@ class StoredViews:
 class ViewsReport:
     """How the views of a store differ from the files of this version."""
 
-    differences: Mapping[str, Difference]
+    differences: Mapping[str, ViewDifference]
     """Name → difference, in the order in which they are to be made."""
     superseded: bool
     """The views of this version were there, and another version made its own since."""

@@ -28,7 +28,7 @@ from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from typing import Literal
 
-Difference = Literal["missing", "outdated", "edited", "removed"]
+ViewDifference = Literal["missing", "outdated", "edited", "removed"]
 
 _VIEW = re.compile(r"CREATE OR REPLACE VIEW (\w+) AS\b")
 _READS = re.compile(r"\b(?:FROM|JOIN)\s+(\w+)")
@@ -129,7 +129,7 @@ def folder_checksum(views: Sequence[SqlView]) -> str:
 
 def differences(
     views: Sequence[SqlView], made: Mapping[str, MadeView], stored: Mapping[str, str], once: Collection[str] = ()
-) -> dict[str, Difference]:
+) -> dict[str, ViewDifference]:
     """The rows of the table above: name → difference, files first and in their order.
 
     `made` is what was recorded at the last time, `stored` the checksums of the definitions that the store shows now (name →
@@ -140,7 +140,7 @@ def differences(
     return {**found, **dict.fromkeys(sorted(ours & stored.keys()), "removed")}
 
 
-def _difference(view: SqlView, made: Mapping[str, MadeView], stored: Mapping[str, str]) -> Difference | None:
+def _difference(view: SqlView, made: Mapping[str, MadeView], stored: Mapping[str, str]) -> ViewDifference | None:
     if view.name not in stored:
         return "missing"
     if view.name not in made or made[view.name].checksum != view.checksum:

@@ -39,7 +39,7 @@ async def gather_facts(store: Store, tenant: str, notification_id: UUID, found: 
             "messages": messages,
         }
         asked.append(store.select("explain_receipts", wanted))
-    request, generations, letters, *receipts = await asyncio.gather(*asked)
+    request, generations, dead_letters, *receipts = await asyncio.gather(*asked)
     return Facts(
         notification_id=str(notification_id),
         accepted_at=accepted_at,
@@ -47,6 +47,6 @@ async def gather_facts(store: Store, tenant: str, notification_id: UUID, found: 
         events=found.events,
         request=request[0] if request else None,
         generations=generations,
-        dead_letters=letters,
+        dead_letters=dead_letters,
         receipts=receipts[0] if receipts else (),
     )

@@ -90,8 +90,8 @@ class Listing:
                 if len(rows) > limit:
                     break
             shown = rows[:limit]
-            stand = await self._states(tenant, shown)
-        entries = [_entry(row, *stand.get(row["id"], ("accepted", ""))) for row in shown]
+            states = await self._states(tenant, shown)
+        entries = [_entry(row, *states.get(row["id"], ("accepted", ""))) for row in shown]
         # It may have moved on between the two looks.
         entries = [entry for entry in entries if not filters.state or entry["status"] == filters.state]
         return Page(entries, UUID(hex=shown[-1]["id"]) if len(rows) > limit else None)

@@ -23,7 +23,7 @@ _logged: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, slots=True)
-class Reaction:
+class CodeRule:
     """A row of a table."""
 
     error: ErrorClass
@@ -41,37 +41,37 @@ class Codes:
     """A provider's table; `source` is where the vendor documents it."""
 
     source: str
-    rows: Mapping[str, Reaction]
+    rows: Mapping[str, CodeRule]
 
-    def find(self, *keys: str) -> Reaction | None:
+    def find(self, *keys: str) -> CodeRule | None:
         """The first row there is, the most telling key first."""
         return next((self.rows[key] for key in keys if key in self.rows), None)
 
 
 def same(
     error: ErrorClass, rows: Mapping[str, str], wait_s: float | None = None, *, account_wide: bool = True
-) -> dict[str, Reaction]:
+) -> dict[str, CodeRule]:
     """Rows of one class, by code and meaning."""
-    return {code: Reaction(error, means, wait_s, account_wide) for code, means in rows.items()}
+    return {code: CodeRule(error, means, wait_s, account_wide) for code, means in rows.items()}
 
 
-def unknown_http(status: int) -> Reaction:
+def unknown_http(status: int) -> CodeRule:
     """A code no table knows in an HTTP answer: only a client error says that nothing was sent."""
     error = ErrorClass.TRANSIENT if 400 <= status < 500 else ErrorClass.IN_DOUBT
-    return Reaction(error, "not in the table")
+    return CodeRule(error, "not in the table")
 
 
-def react(
-    provider: str, found: Reaction | None, unknown: Reaction, code: str, asked_s: float | None = None
+def classify_code(
+    provider: str, found: CodeRule | None, unknown: CodeRule, code: str, asked_s: float | None = None
 ) -> SendResult:
     """What the row asks for; `asked_s` is what the provider asks for. Without a row, `unknown`, counted and logged."""
     if found is None:
         _note(provider, code)
-    reaction = found or unknown
-    wait_s = asked_s if asked_s is not None else reaction.wait_s
-    if reaction.opted_out:
+    rule = found or unknown
+    wait_s = asked_s if asked_s is not None else rule.wait_s
+    if rule.opted_out:
         code = f"{code} opted out at the provider"
-    return classify(reaction.error, code, wait_s, account_wide=reaction.account_wide, opted_out=reaction.opted_out)
+    return classify(rule.error, code, wait_s, account_wide=rule.account_wide, opted_out=rule.opted_out)
 
 
 def _note(provider: str, code: str) -> None:

@@ -14,19 +14,19 @@ from types import SimpleNamespace
 
 import aiohttp
 
-MAX_ANSWER_BYTES = 1 << 20
+MAX_RESPONSE_BYTES = 1 << 20
 
 
 class NotSentError(Exception):
     """The request never left: no connection."""
 
 
-class AnswerLostError(Exception):
+class ResponseLostError(Exception):
     """The request may have been read, its answer was not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpResponse:
     """What the provider said."""
 
     status: int
@@ -49,7 +49,7 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     """The body as far as it came: the status is an answer already, a torn body is its reader's to judge."""
     body = bytearray()
     try:
-        while len(body) < MAX_ANSWER_BYTES and (piece := await response.content.read(MAX_ANSWER_BYTES - len(body))):
+        while len(body) < MAX_RESPONSE_BYTES and (piece := await response.content.read(MAX_RESPONSE_BYTES - len(body))):
             body += piece
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         response.close()
@@ -84,7 +84,7 @@ class HttpTransport:
 
     async def post(
         self, url: str, *, headers: Mapping[str, str], body: bytes, auth: tuple[str, str] | None = None
-    ) -> Answer:
+    ) -> HttpResponse:
         """POST once. Raises NotSentError or AnswerLostError."""
         assert self._session is not None, "start() comes first"
         if auth is not None:
@@ -94,11 +94,11 @@ class HttpTransport:
             async with self._session.post(
                 url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=attempt
             ) as response:
-                return Answer(
+                return HttpResponse(
                     response.status, {k.lower(): v for k, v in response.headers.items()}, await _body(response)
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
-            error = AnswerLostError if attempt.connected else NotSentError
+            error = ResponseLostError if attempt.connected else NotSentError
             raise error(type(exc).__name__) from exc
 
     async def close(self) -> None:

@@ -37,7 +37,7 @@ from h2.exceptions import FrameTooLargeError, H2Error
 from h2.settings import SettingCodes, Settings
 
 from runtime.clock import system_monotonic
-from vendors.http import MAX_ANSWER_BYTES, Answer, AnswerLostError, NotSentError
+from vendors.http import MAX_RESPONSE_BYTES, HttpResponse, NotSentError, ResponseLostError
 
 IDLE_S = 30.0
 """A connection that was silent for longer is asked (PING) before it is trusted: middleboxes forget without a word."""
@@ -52,7 +52,7 @@ Headers = Sequence[tuple[str, str]]
 class Exchange:
     """One request and what has come back."""
 
-    answered: asyncio.Future[Answer]
+    answered: asyncio.Future[HttpResponse]
     unsent: bytes
     """What flow control has not let out yet; while there is some, the peer cannot have acted."""
     written_at: float = 0.0
@@ -62,7 +62,7 @@ class Exchange:
 
     def fail(self, why: str, *, not_sent: bool) -> None:
         if not self.answered.done():
-            self.answered.set_exception(NotSentError(why) if not_sent else AnswerLostError(why))
+            self.answered.set_exception(NotSentError(why) if not_sent else ResponseLostError(why))
 
 
 class Http2Protocol(asyncio.Protocol):
@@ -205,12 +205,12 @@ class Http2Protocol(asyncio.Protocol):
             case DataReceived(stream_id=stream_id, data=data, flow_controlled_length=length):
                 self._http2.acknowledge_received_data(length or 0, stream_id or 0)
                 exchange = self._exchanges.get(stream_id or 0)
-                if exchange is not None and len(exchange.body) < MAX_ANSWER_BYTES:
+                if exchange is not None and len(exchange.body) < MAX_RESPONSE_BYTES:
                     exchange.body += data or b""
             case StreamEnded(stream_id=stream_id):
                 exchange = self._exchanges.pop(stream_id or 0, None)
                 if exchange is not None and not exchange.answered.done():
-                    exchange.answered.set_result(Answer(exchange.status, exchange.headers, bytes(exchange.body)))
+                    exchange.answered.set_result(HttpResponse(exchange.status, exchange.headers, bytes(exchange.body)))
             case StreamReset(stream_id=stream_id, error_code=code):
                 exchange = self._exchanges.pop(stream_id or 0, None)
                 if exchange is not None:
@@ -298,7 +298,7 @@ class Http2Transport:
         self._connecting = asyncio.Lock()
         self._connection: Http2Protocol | None = None
 
-    async def post(self, path: str, *, headers: Headers, body: bytes) -> Answer:
+    async def post(self, path: str, *, headers: Headers, body: bytes) -> HttpResponse:
         """POST once. Raises NotSentError or AnswerLostError."""
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
@@ -319,7 +319,7 @@ class Http2Transport:
         except TimeoutError as exc:
             if exchange.unsent:
                 raise NotSentError("the request could not be written in time") from exc
-            raise AnswerLostError("TimeoutError") from exc
+            raise ResponseLostError("TimeoutError") from exc
         finally:
             connection.abandon(stream_id)
 

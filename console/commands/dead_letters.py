@@ -24,12 +24,12 @@ from console.commands.replay import (
     To,
     Where,
     Yes,
-    offer,
+    confirm_and_publish,
     publish_remaining,
     report,
 )
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir
-from replay.choose import choose_letters
+from replay.choose import build_redrive_plan
 from replay.dead_letters import counted, described, filter_words, listed, selected
 from replay.store import Replay, ReplayStore
 from replay.times import UsageError, parse_time
@@ -45,7 +45,7 @@ Since = Annotated[str, typer.Option("--from", metavar="TIME", help="RFC 3339, or
 
 
 @dlq_app.command("list")
-def list_letters(
+def list_dead_letters(
     where: Where = None,
     stage: Stage = None,
     reason: Reason = None,
@@ -59,30 +59,32 @@ def list_letters(
 ) -> None:
     """Count the dead letters by stage, topic and reason, or list them."""
     with closing(ReplayStore(replay_targets.settings_for(state_dir).clickhouse)) as store:
-        letters = selected(store, where, stage, reason, tenant, since, until)
-        found = listed(letters, limit) if rows else counted(letters)
+        dead_letters = selected(store, where, stage, reason, tenant, since, until)
+        found = listed(dead_letters, limit) if rows else counted(dead_letters)
     show(found, as_json, empty="there are no such dead letters")
 
 
 @dlq_app.command("show")
-def show_letter(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="Of a dead letter, as `dlq list --rows` shows it.")],
+def show_dead_letter(
+    dead_letter_id: Annotated[
+        str, typer.Argument(metavar="ID", help="Of a dead letter, as `dlq list --rows` shows it.")
+    ],
     reveal: Annotated[bool, typer.Option("--reveal", help="Addresses and contents as well.")] = False,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: AsJson = False,
 ) -> None:
     """Everything about one dead letter: the record as it decodes, else its bytes as hex."""
     try:
-        wanted = str(UUID(letter_id))
+        wanted = str(UUID(dead_letter_id))
     except ValueError as exc:
         raise UsageError(
-            f"{letter_id!r} is not the id of a dead letter; `heliograph dlq list --rows` shows them"
+            f"{dead_letter_id!r} is not the id of a dead letter; `heliograph dlq list --rows` shows them"
         ) from exc
     with closing(ReplayStore(replay_targets.settings_for(state_dir).clickhouse)) as store:
-        letter = store.letters_by_id([wanted]).get(wanted)
-    if letter is None:
+        dead_letter = store.dead_letters_by_id([wanted]).get(wanted)
+    if dead_letter is None:
         raise UsageError(f"there is no dead letter {wanted}")
-    found = described(letter, reveal)
+    found = described(dead_letter, reveal)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -113,9 +115,9 @@ def redrive(
             report(publish_remaining(settings, store, store.find(resume), rate, as_json), None, as_json)
             return
         now = system_clock()
-        letters = selected(store, where, stage, reason, tenant, since, until)
+        dead_letters = selected(store, where, stage, reason, tenant, since, until)
         with replay_screen.progress("reading", as_json):
-            plan = choose_letters(store, letters, now)
+            plan = build_redrive_plan(store, dead_letters, now)
         replay_record = Replay(
             ids.notification_id(now, "replay"),
             "redrive",
@@ -129,6 +131,6 @@ def redrive(
             parse_time(until, now),
             counts=json.dumps(plan.summary()),
         )
-        offer(
+        confirm_and_publish(
             settings, store, plan, replay_record, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="dead letters"
         )

@@ -69,7 +69,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeResult:
     """What a store or service answered to a probe: how fast, or why not."""
 
     latency_ms: float = 0.0
@@ -79,13 +79,13 @@ class Answer:
 # -- checks: pure -----------------------------------------------------------------------------------------------------
 
 
-def check_connection(name: str, where: str, answer: Answer, fix: str) -> Finding:
+def check_connection(name: str, where: str, result: ProbeResult, fix: str) -> Finding:
     """Whether a store answers, and how fast."""
-    if answer.error is not None:
+    if result.error is not None:
         # Errors for people end with advice of their own.
-        return Finding(Level.PROBLEM, name, answer.error.split("; is it running")[0], fix)
-    said = f"{where} answers in {answer.latency_ms:.0f} ms"
-    if answer.latency_ms > SLOW_MS:
+        return Finding(Level.PROBLEM, name, result.error.split("; is it running")[0], fix)
+    said = f"{where} answers in {result.latency_ms:.0f} ms"
+    if result.latency_ms > SLOW_MS:
         return Finding(Level.WARNING, name, said, "run the processes nearer to it, or look at its load")
     return Finding(Level.OK, name, said)
 
@@ -111,7 +111,7 @@ def check_channels(built: Mapping[str, str], refused: Mapping[str, str]) -> list
     return found
 
 
-def check_topics(differences: Sequence[topics.Difference], total: int) -> list[Finding]:
+def check_topics(differences: Sequence[topics.TopicDifference], total: int) -> list[Finding]:
     """The cluster against schemas/topics.yaml, one finding per kind of difference."""
     advice = {
         "missing": (Level.PROBLEM, "run `heliograph topics apply`"),
@@ -348,13 +348,13 @@ def target_of(
     return Target(local, state_dir, endpoints, api or endpoints["api"], api_key or endpoints["api_key"])
 
 
-def _timed(probe: Callable[[], T]) -> tuple[Answer, T | None]:
+def _timed(probe: Callable[[], T]) -> tuple[ProbeResult, T | None]:
     started = time.perf_counter()
     try:
         result = probe()
     except HeliographError as exc:
-        return Answer(error=str(exc)), None
-    return Answer((time.perf_counter() - started) * 1_000), result
+        return ProbeResult(error=str(exc)), None
+    return ProbeResult((time.perf_counter() - started) * 1_000), result
 
 
 def examine(target: Target) -> Iterator[Finding]:
@@ -416,10 +416,10 @@ def _registry(settings: Settings) -> Iterator[Finding]:
         with connect(settings.schema_registry) as client:
             return [difference.subject for difference in diff(client)]
 
-    answer, differing = _timed(ask)
+    result, differing = _timed(ask)
     if differing is None:
         yield Finding(
-            Level.PROBLEM, "registry", answer.error or "", "start it, or correct HELIOGRAPH_SCHEMA_REGISTRY__URL"
+            Level.PROBLEM, "registry", result.error or "", "start it, or correct HELIOGRAPH_SCHEMA_REGISTRY__URL"
         )
     else:
         yield check_registry(differing)
@@ -446,14 +446,14 @@ def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
     from schemas.topics import catalogue
 
     where, fix = settings.kafka.bootstrap_servers, "start Kafka, or correct HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS"
-    answer, admin = _timed(lambda: Admin(settings.kafka, timeout_s=_TIMEOUT_S))
+    result, admin = _timed(lambda: Admin(settings.kafka, timeout_s=_TIMEOUT_S))
     if admin is None:
-        yield check_connection("kafka", where, answer, "correct HELIOGRAPH_KAFKA__OPTIONS")
+        yield check_connection("kafka", where, result, "correct HELIOGRAPH_KAFKA__OPTIONS")
         return
-    answer, counts = _timed(admin.partition_counts)
+    result, counts = _timed(admin.partition_counts)
     if counts is not None:
-        answer, _ = _timed(admin.partition_counts)  # the first one paid for the connection
-    yield check_connection("kafka", where, answer, fix)
+        result, _ = _timed(admin.partition_counts)  # the first one paid for the connection
+    yield check_connection("kafka", where, result, fix)
     if counts is None:
         return
     asked, differences = _timed(lambda: topics.diff(admin, settings.partitions))
@@ -508,13 +508,13 @@ def _postgres(settings: Settings) -> Iterator[Finding]:
         except psycopg.Error as exc:
             raise unavailable(exc) from exc
 
-    answer, connection = _timed(connect)
+    result, connection = _timed(connect)
     if connection is None:
-        yield check_connection("postgres", "PostgreSQL", answer, fix)
+        yield check_connection("postgres", "PostgreSQL", result, fix)
         return
     with connection:
-        answer, _ = _timed(lambda: connection.execute("SELECT 1"))
-        yield check_connection("postgres", f"{connection.info.host}:{connection.info.port}", answer, fix)
+        result, _ = _timed(lambda: connection.execute("SELECT 1"))
+        yield check_connection("postgres", f"{connection.info.host}:{connection.info.port}", result, fix)
         before = time.time()
         row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
         yield check_clock(before, row[0] if row else before, time.time())
@@ -540,9 +540,9 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
     where = settings.clickhouse
     fix = "start ClickHouse, or correct HELIOGRAPH_CLICKHOUSE__URL"
     # The database may not be there before the first migration.
-    answer, client = _timed(lambda: connect(where, database="default", timeout_s=_TIMEOUT_S))
+    result, client = _timed(lambda: connect(where, database="default", timeout_s=_TIMEOUT_S))
     if client is None:
-        yield check_connection("clickhouse", where.url, answer, fix)
+        yield check_connection("clickhouse", where.url, result, fix)
         return
 
     def query(sql: str) -> list[Any]:
@@ -550,8 +550,8 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
             return list(client.query(sql).result_rows)
 
     try:
-        answer, _ = _timed(lambda: query("SELECT 1"))
-        yield check_connection("clickhouse", where.url, answer, fix)
+        result, _ = _timed(lambda: query("SELECT 1"))
+        yield check_connection("clickhouse", where.url, result, fix)
         table = f"`{where.database}`.schema_migrations"
         _, rows = _timed(lambda: query(f"SELECT number, name, checksum FROM {table} FINAL"))
         views_answer, report = _timed(lambda: compare_views(where, client))

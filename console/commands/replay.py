@@ -111,7 +111,9 @@ def replay(
             end,
             counts=json.dumps(plan.summary()),
         )
-        offer(settings, store, plan, replay_record, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="records")
+        confirm_and_publish(
+            settings, store, plan, replay_record, rate, dry_run=dry_run, yes=yes, as_json=as_json, kind="records"
+        )
 
 
 @replay_app.command("list")
@@ -143,7 +145,7 @@ def list_replays(
 # -- shared with `dlq redrive` ----------------------------------------------------------------------------------------
 
 
-def offer(
+def confirm_and_publish(
     settings: Settings,
     store: ReplayStore,
     plan: Plan,
@@ -243,7 +245,7 @@ def _listed(items: Sequence[Item]) -> list[dict[str, Any]]:
             "messages": list(item.messages),
             "channels": list(item.channels),
             "generation": item.generation,
-            "dead_letter_id": item.letter_id,
+            "dead_letter_id": item.dead_letter_id,
             "topic": item.position.topic,
             "partition": item.position.partition,
             "offset": item.position.offset,

@@ -73,13 +73,13 @@ class Callbacks:
 
     def report(self, accepted: Accepted) -> None:
         """Tell about this message from now on."""
-        for after_s, news in ((SENT_AFTER_S, {"MessageStatus": "sent"}), (END_AFTER_S, end_of(accepted.to))):
-            task = asyncio.create_task(self._tell(accepted, news, after_s))
+        for after_s, report in ((SENT_AFTER_S, {"MessageStatus": "sent"}), (END_AFTER_S, end_of(accepted.to))):
+            task = asyncio.create_task(self._post_until_taken(accepted, report, after_s))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _tell(self, accepted: Accepted, news: dict[str, str], after_s: float) -> None:
-        status = news["MessageStatus"]
+    async def _post_until_taken(self, accepted: Accepted, report: dict[str, str], after_s: float) -> None:
+        status = report["MessageStatus"]
         url, _, _ = accepted.url.partition("#")  # what follows is for Twilio, and sent to nobody
         fields = {
             "AccountSid": accepted.account_sid,
@@ -89,7 +89,7 @@ class Callbacks:
             "MessageSid": accepted.sid,
             "SmsSid": accepted.sid,
             "SmsStatus": status,
-            **news,
+            **report,
         }
         headers = {
             "Content-Type": "application/x-www-form-urlencoded",

@@ -156,11 +156,11 @@ def add_twilio_routes(app: web.Application, state: SimulatorState, callbacks: Ca
 
         return await answer(state, request, errors, accept, lambda: web.json_response(made, status=201), report)
 
-    async def told(_: web.Request) -> web.Response:
+    async def list_callbacks(_: web.Request) -> web.Response:
         answers: dict[str, dict[str, int]] = {}
         for (status, code), count in sorted(callbacks.answers.items()):
             answers.setdefault(status, {})[str(code)] = count
         return web.json_response({"pending": callbacks.pending, "answers": answers})
 
-    app.router.add_get("/callbacks", told)
+    app.router.add_get("/callbacks", list_callbacks)
     app.router.add_post("/2010-04-01/Accounts/{account_sid}/Messages.json", create_message)

@@ -27,7 +27,7 @@ from processors.router.rendering import (
 from processors.router.routing import channel_message, not_routed, request_key, routed, schedule_timer
 from runtime import ids
 from runtime.consent import Suppressions
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter_record
 from runtime.logs import get_logger
 from runtime.metrics import ROUTED
 from runtime.records import ConsumerRecord, ProducerRecord
@@ -119,7 +119,7 @@ def enrich_batch(records: Sequence[ConsumerRecord], views: RouterViews, now: int
 
 
 def enrich_some(
-    records: Sequence[ConsumerRecord], views: RouterViews, now: int, go_on: Callable[[], bool]
+    records: Sequence[ConsumerRecord], views: RouterViews, now: int, may_continue: Callable[[], bool]
 ) -> tuple[int, list[ProducerRecord]]:
     """The same for as many of the first records as `go_on` lets through, one at least; how many, and what they become."""
     out: list[ProducerRecord] = []
@@ -128,7 +128,7 @@ def enrich_some(
     for record in records:
         out += _become(record, views, now, counts)
         taken += 1
-        if not go_on():
+        if not may_continue():
             break
     for (lane, state), count in counts.items():
         ROUTED.labels(lane, state).inc(count)
@@ -141,7 +141,7 @@ def _become(
     try:
         request = decode_request(record)
     except DecodeError as exc:
-        return [dead_letter(record, stage="router", reason=UNDECODABLE, error=exc, now=now)]
+        return [dead_letter_record(record, stage="router", reason=UNDECODABLE, error=exc, now=now)]
     try:
         decided = _Decision(record, request, views, now)
         out = decided.records()
@@ -162,7 +162,7 @@ def count_dead_letters(out: Iterable[ProducerRecord]) -> int:
 def _dead_letter(
     record: ConsumerRecord, request: NotificationRequest, reason: str, error: Exception, now: int
 ) -> list[ProducerRecord]:
-    letter = dead_letter(
+    dead_letter = dead_letter_record(
         record,
         stage="router",
         reason=reason,
@@ -181,9 +181,9 @@ def _dead_letter(
         source=source_of(record),
     )
     try:
-        return [letter, status_record(status, traceparent_of(record.headers))]
+        return [dead_letter, status_record(status, traceparent_of(record.headers))]
     except RecordTooLarge:
-        return [letter]  # its tenant is a megabyte long, and nobody's
+        return [dead_letter]  # its tenant is a megabyte long, and nobody's
 
 
 class _Decision:

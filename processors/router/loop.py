@@ -27,7 +27,7 @@ from schemas.topics import requests_topic
 log = get_logger("router")
 
 
-class Source(Protocol):
+class RequestConsumer(Protocol):
     """The part of runtime.kafka.Consumer that is used: a member of the lane's group."""
 
     def subscribe(
@@ -87,7 +87,7 @@ class LaneLoop:
         lane: str,
         views: RouterViews,
         producer: Publisher,
-        consumer: Source,
+        consumer: RequestConsumer,
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:

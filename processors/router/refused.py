@@ -30,9 +30,9 @@ def instead(refused: Sequence[ProducerRecord], now: int) -> list[ProducerRecord]
 def _instead(record: ProducerRecord, now: int) -> ProducerRecord:
     detail = f"{record.topic} takes no record of {len(record.key or b'') + len(record.value or b''):,} bytes"
     if record.topic == DEAD_LETTERS:
-        letter = smaller(record)
-        if letter is not None:
-            return letter
+        dead_letter = smaller(record)
+        if dead_letter is not None:
+            return dead_letter
     elif record.topic == STATUS:
         status = cast(DeliveryStatus, codec("DeliveryStatus").decode(record.value))
         if (bare := without_names(status)) != status:

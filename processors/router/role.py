@@ -29,15 +29,15 @@ async def run_router(context: Context, lanes: Sequence[str]) -> None:
     if bulk:
         os.nice(BULK_NICENESS)  # on a machine that it shares with them, a blast takes what the other roles leave
     producer = Producer(kafka, client_id=context.role, linger_ms=5 if bulk else 1)
-    report = producer.publish
+    publish = producer.publish
 
     def store(topic: str) -> Store:
         return open_store(context.settings.views, context.role, topic)
 
-    recipients: View[RecipientProfile] = View(kafka, RECIPIENTS, store=store(RECIPIENTS), report=report)
-    templates: View[Template] = View(kafka, TEMPLATES, store=store(TEMPLATES), report=report)
-    suppressions: View[Suppression] = View(kafka, SUPPRESSIONS, store=store(SUPPRESSIONS), report=report)
-    cancellations: View[Cancellation] = View(kafka, CANCELLATIONS, store=store(CANCELLATIONS), report=report)
+    recipients: View[RecipientProfile] = View(kafka, RECIPIENTS, store=store(RECIPIENTS), publish=publish)
+    templates: View[Template] = View(kafka, TEMPLATES, store=store(TEMPLATES), publish=publish)
+    suppressions: View[Suppression] = View(kafka, SUPPRESSIONS, store=store(SUPPRESSIONS), publish=publish)
+    cancellations: View[Cancellation] = View(kafka, CANCELLATIONS, store=store(CANCELLATIONS), publish=publish)
     views = (recipients, templates, suppressions, cancellations)
     for lane in lanes:
         context.health.require(f"group {lane}", lambda: "waits for the views")  # the engine replaces it

@@ -25,7 +25,7 @@ from processors.timers.heap import Heap, MemoryBudget, PendingTimer
 from processors.timers.values import RereadConsumer, read_again
 from runtime import ids
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import UNDECODABLE, dead_letter, publish_letters
+from runtime.dead_letters import UNDECODABLE, dead_letter_record, publish_dead_letters
 from runtime.errors import TooLargeError, UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, Consumer
@@ -191,7 +191,7 @@ class Timers:
         self._polled = self._monotonic()
         self.take(records)
         self._order_what_is_read()
-        self._clear_away()
+        self._remove_finished()
         try:
             self.cancel_schedules()
             self.fire()
@@ -246,7 +246,7 @@ class Timers:
 
     def take(self, records: Iterable[ConsumerRecord]) -> None:
         """Put timers in, take cancelled ones out; dead-letter what is none, to be cleared away."""
-        letters: list[ProducerRecord] = []
+        dead_letters: list[ProducerRecord] = []
         for record in records:
             partition = (record.topic, record.partition)
             heap = self._heaps.get(partition)
@@ -263,7 +263,7 @@ class Timers:
             try:
                 due_at = due_at_of(record)
             except DecodeError as exc:
-                letters.append(self._letter(record, exc))
+                dead_letters.append(self._dead_letter(record, exc))
                 if key is not None:
                     unusable[key] = record.offset
             else:
@@ -271,9 +271,9 @@ class Timers:
                 heap.put(key, due_at, record.offset, value)
                 if key in self._known_cancellations:
                     self._late.add(key)
-        publish_letters(self._producer.publish, letters)
+        publish_dead_letters(self._producer.publish, dead_letters)
 
-    def _clear_away(self) -> None:
+    def _remove_finished(self) -> None:
         """Tombstones for keys whose last record is no timer, once their letters are acknowledged.
 
         Only at the end of a partition: a good timer of the key may follow, and a tombstone would end that one.
@@ -284,8 +284,8 @@ class Timers:
                 self._producer.publish([ProducerRecord(TIMERS, key, None, partition=partition[1]) for key in keys])
                 unusable.clear()
 
-    def _letter(self, record: ConsumerRecord, error: Exception) -> ProducerRecord:
-        return dead_letter(record, stage="timers", reason=UNDECODABLE, error=error, now=self._clock())
+    def _dead_letter(self, record: ConsumerRecord, error: Exception) -> ProducerRecord:
+        return dead_letter_record(record, stage="timers", reason=UNDECODABLE, error=error, now=self._clock())
 
     def _order_what_is_read(self) -> None:
         for partition in self._consumer.eof_partitions.intersection(self._heaps):
@@ -394,7 +394,7 @@ class Timers:
             try:
                 timer = decode_timer(cast(bytes, value))
             except DecodeError as exc:
-                out.append(self._letter(record, exc))
+                out.append(self._dead_letter(record, exc))
             else:
                 headers = [(header["name"], header["value"]) for header in timer["headers"]]
                 out.append(ProducerRecord(timer["topic"], timer["key"], timer["value"], headers))
@@ -418,11 +418,11 @@ class Timers:
         try:
             self._producer.publish(out)
         except TooLargeError as exc:
-            letters = [
-                self._letter(sources[id(refused)], exc) if id(refused) in sources else refused
+            dead_letters = [
+                self._dead_letter(sources[id(refused)], exc) if id(refused) in sources else refused
                 for refused in exc.records
             ]
-            publish_letters(self._producer.publish, letters)
+            publish_dead_letters(self._producer.publish, dead_letters)
 
 
 def create_timers(context: Context, producer: Producer, clock: Clock = system_clock) -> Timers:

@@ -163,7 +163,7 @@ class Relay:
         """How many rows were looked at."""
         cursor = await connection.execute(
             "SELECT id, topic, key, value FROM outbox WHERE id <> ALL(%s::bigint[]) ORDER BY id LIMIT %s",
-            (self.set_aside.passed_over(self._monotonic()), MAX_BATCH),
+            (self.set_aside.ids_to_skip(self._monotonic()), MAX_BATCH),
         )
         entries = await cursor.fetchall()
         if not entries:

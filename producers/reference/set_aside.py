@@ -48,7 +48,7 @@ class SetAside:
         self._tried: set[int] = set()
         self._retry_at = 0.0
 
-    def passed_over(self, now_s: float) -> list[int]:
+    def ids_to_skip(self, now_s: float) -> list[int]:
         """The ids to leave alone in the next batch; when their time has come, the smallest are not among them."""
         if self._rows and now_s >= self._retry_at:
             self._retry_at = now_s + RETRY_S

@@ -98,7 +98,7 @@ class Consumer:
         self.eof_partitions: set[Partition] = set()
         """With `detect_eof`: partitions read up to the end they had, compaction gaps included."""
         self._detect_eof, self._monotonic = detect_eof, monotonic
-        self._generation = 0
+        self._assignment_epoch = 0
         self._next: dict[Partition, int] = {}  # where each assigned partition goes on, negative before it was read
         self._committed: dict[Partition, int] = {}
         self._fenced = False
@@ -212,9 +212,9 @@ class Consumer:
         self._silent_since = None
         messages = [first]
         if max_records > 1:
-            generation = self._generation
+            epoch = self._assignment_epoch
             messages += self._consumer.consume(max_records - 1, 0)
-            if generation != self._generation:
+            if epoch != self._assignment_epoch:
                 # The partitions changed hands within that call. Nothing in it is of the new assignment, whose first fetch
                 # takes longer than the call, which does not wait.
                 return []
@@ -280,7 +280,7 @@ class Consumer:
         return None if offset < 0 else offset
 
     def _assigned(self, offsets: Mapping[Partition, int]) -> None:
-        self._generation += 1
+        self._assignment_epoch += 1
         self._next, self._silent_since = dict(offsets), None
         self._committed, self._fenced = dict(offsets), False
         self._behind = set(offsets)

@@ -17,7 +17,7 @@ from runtime.errors import PublishError, TooLargeError
 from runtime.kafka.client import EXIT_FATAL, client_config, log
 from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
-from schemas.topics import MAX_LETTER_BYTES
+from schemas.topics import MAX_DEAD_LETTER_BYTES
 
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 
@@ -79,7 +79,7 @@ class Producer:
                 "linger.ms": linger_ms,
                 "compression.type": "lz4",
                 "queue.buffering.max.messages": 200_000,
-                "message.max.bytes": MAX_LETTER_BYTES,  # the largest of ours; for the others the broker has a limit
+                "message.max.bytes": MAX_DEAD_LETTER_BYTES,  # the largest of ours; for the others the broker has a limit
                 "delivery.timeout.ms": int(delivery_timeout_s * 1_000),
                 # Less than the delivery timeout, so that a request lost with a broker is sent again in time.
                 "request.timeout.ms": int(min(10.0, delivery_timeout_s) * 1_000),

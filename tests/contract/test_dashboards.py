@@ -17,7 +17,7 @@ from runtime.metrics import RESIDUAL
 from runtime.settings import ClickHouseSettings
 from sinks import clickhouse
 from sinks.residual import Residual
-from tests.integration.test_clickhouse_schema import Store, letter, many, notification, request, status
+from tests.integration.test_clickhouse_schema import Store, dead_letter, many, notification, request, status
 from tests.support.clickhouse import Server, free_port
 from tests.support.promql import metrics_of, unknown_labels, unknown_metrics, unset_metrics
 
@@ -128,7 +128,7 @@ def store(server: Server) -> Store:
     """A day of notifications, one of them with what no sound pipeline has."""
     filled = Store(server)
     orphan = notification(3_600_000)
-    filled.insert([*many(120, seed=3), letter(1), status(orphan, "sms", "sent", attempt=1, provider="p1")])
+    filled.insert([*many(120, seed=3), dead_letter(1), status(orphan, "sms", "sent", attempt=1, provider="p1")])
     return filled
 
 

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 
-def refused_or_told_by_item(ctx: Any, response: Any, case: Any) -> Any:
+def refused_or_listed_by_item(ctx: Any, response: Any, case: Any) -> Any:
     """A wrong body is refused; of several notifications the wrong ones are, within a 202."""
     if response.status_code == 202 and b'"results"' in response.content:
         return None
@@ -46,7 +46,7 @@ CHECKS = [
     content_type_conformance,
     response_headers_conformance,
     response_schema_conformance,
-    refused_or_told_by_item,
+    refused_or_listed_by_item,
     unsupported_method,
     ignored_auth,
 ]

@@ -305,14 +305,18 @@ def test_poison_on_every_topic_ends_in_the_dead_letters_and_the_streams_go_on(ru
         os.kill(pid, signal.SIGTERM)
         until_up_again(running, role, pid)
 
-    def lettered() -> set[str]:
+    def dead_lettered() -> set[str]:
         rows = running.query(
             "SELECT DISTINCT topic FROM dead_letters WHERE value = concat(unhex('ff'), {mark:String}) AND reason = 'undecodable'",
             mark=mark.decode(),
         )
         return {topic for (topic,) in rows}
 
-    until(lambda: lettered() >= set(topics), 60, f"dead letters of all topics, missing {set(topics) - lettered()}")
+    until(
+        lambda: dead_lettered() >= set(topics),
+        60,
+        f"dead letters of all topics, missing {set(topics) - dead_lettered()}",
+    )
     name = user(running)
     request = {"to": {"user_id": name}, "template": {"id": template}, "data": {"n": 1}}
     _, body, _ = running.call("POST", "/v1/notifications", request)

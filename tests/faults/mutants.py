@@ -13,7 +13,7 @@ from typing import Any
 from senders import claims, worker
 from senders.outcomes import Outcome
 from senders.stage import SendCompletion
-from vendors.http import Answer, AnswerLostError, HttpTransport
+from vendors.http import HttpResponse, HttpTransport, ResponseLostError
 
 Patch = Callable[[Any, str, Any], None]
 """Sets an attribute, as `setattr` does; a test takes it back afterwards."""
@@ -69,10 +69,10 @@ def retry_in_the_client(patch: Patch) -> None:
     """The HTTP client tries again by itself when an answer is lost, as some vendors' SDKs do."""
     post = HttpTransport.post
 
-    async def twice(self: HttpTransport, url: str, **request: Any) -> Answer:
+    async def twice(self: HttpTransport, url: str, **request: Any) -> HttpResponse:
         try:
             return await post(self, url, **request)
-        except AnswerLostError:
+        except ResponseLostError:
             return await post(self, url, **request)
 
     patch(HttpTransport, "post", twice)

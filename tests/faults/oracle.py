@@ -45,12 +45,12 @@ def violations(
     for status in ours.values():
         if status["state"] in states().settled:
             settled.setdefault(status["message_id"] or status["notification_id"], set()).add(status["state"])
-    for id_, told in settled.items():
-        ours_alone = told - _RECEIPTS
+    for id_, reported in settled.items():
+        ours_alone = reported - _RECEIPTS
         if len(ours_alone) > 1 and frozenset(ours_alone) not in _LATE_TRUTH:
-            found.append(f"several settled states {sorted(told)}: {id_}")
-    told = {status["notification_id"] for status in ours.values() if status["state"] in states().settled}
-    if missing := set(journal) - told:
+            found.append(f"several settled states {sorted(reported)}: {id_}")
+    reported = {status["notification_id"] for status in ours.values() if status["state"] in states().settled}
+    if missing := set(journal) - reported:
         found.append(f"{len(missing)} accepted notifications have no settled state: {sorted(missing)[:5]}")
     doubts = sum("claimed by a sender that ended" in (status["detail"] or "") for status in ours.values())
     if doubts > ends * IN_FLIGHT_CAP:

@@ -80,7 +80,7 @@ def run(plan: Plan, state_dir: Path) -> list[str]:
         load.start()
         killed, paused = _rage(made, plan, load)
         made.clear_faults()
-        made.wake(everybody=True)
+        made.resume_paused(everyone=True)
         load.join()
         journal = load.journal
         say(

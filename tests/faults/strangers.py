@@ -142,7 +142,7 @@ class Kafka:
                         key=record.key,
                         headers=list(record.headers),
                         timestamp=record.timestamp,
-                        on_delivery=self._told,
+                        on_delivery=self._on_delivery,
                     )
                     break
                 except BufferError:
@@ -172,7 +172,7 @@ class Kafka:
         except (ValueError, OSError) as exc:
             self.refused[str(exc)] += 1
 
-    def _told(self, error: Any, _: Any) -> None:
+    def _on_delivery(self, error: Any, _: Any) -> None:
         if error is not None:
             self.refused[error.name()] += 1
 
@@ -205,22 +205,22 @@ class Strangers:
             thread.join()
 
     def _publish(self) -> None:
-        rng, stranger = random.Random(self._plan.seed), Stranger(self._plan.seed, system_clock())
+        rng, other_publisher = random.Random(self._plan.seed), Stranger(self._plan.seed, system_clock())
         kafka = Kafka(self._made.endpoints["kafka"])
         wanted, started = self._plan.hostile - self._calls, time.monotonic()
         while self.published < wanted:
             ahead = self.published / wanted * self._seconds - (time.monotonic() - started)
             if ahead > 0:
                 time.sleep(min(ahead, 0.5))
-            records = stranger.records(system_clock())
+            records = other_publisher.records(system_clock())
             self.published += len(records)
             kafka.publish(rng, records)
         kafka.close()
         self.answers.update({f"broker: {name}": count for name, count in kafka.refused.items()})
 
     async def _call(self) -> None:
-        endpoints, stranger = self._made.endpoints, Stranger(self._plan.seed + 1, system_clock())
-        calls, started, done = stranger.calls(), time.monotonic(), 0
+        endpoints, other_publisher = self._made.endpoints, Stranger(self._plan.seed + 1, system_clock())
+        calls, started, done = other_publisher.calls(), time.monotonic(), 0
 
         async def work(session: aiohttp.ClientSession) -> None:
             nonlocal done
@@ -302,7 +302,7 @@ def honest(made: World, mark: str, count: int, plan: Plan) -> tuple[Load, int, i
     return load, since, since_seq
 
 
-def judge(made: World, load: Load, since: int, since_seq: int, timed: bool) -> tuple[list[str], Sends]:
+def check_promises(made: World, load: Load, since: int, since_seq: int, timed: bool) -> tuple[list[str], Sends]:
     """What is wrong with the honest notifications; `timed`: nothing else keeps the machine busy."""
     ids = set(load.journal.accepted)
     made.settle(since, len(ids), SETTLE_S, say)
@@ -329,7 +329,7 @@ def run(plan: Plan, state_dir: Path, *, timed: bool = True) -> list[str]:
     with world(state_dir, seconds=()) as made:
         load, since, since_seq = honest(made, f"quiet{plan.seed}", plan.quiet, plan)
         load.join()
-        found, quiet = judge(made, load, since, since_seq, timed)
+        found, quiet = check_promises(made, load, since, since_seq, timed)
         say(
             f"quiet: {len(load.journal.accepted):,} accepted, p99 {quiet.p99_ms:.0f} ms, stood {quiet.longest_stand_s()}"
         )
@@ -346,7 +346,7 @@ def run(plan: Plan, state_dir: Path, *, timed: bool = True) -> list[str]:
         strangers.join()
         made.clear_faults()
         say(f"strangers: {strangers.published:,} records, answers {dict(strangers.answers)}")
-        more, beside = judge(made, load, since, since_seq, timed)
+        more, beside = check_promises(made, load, since, since_seq, timed)
         stood = beside.longest_stand_s()
         say(f"beside: {len(load.journal.accepted):,} accepted, p99 {beside.p99_ms:.0f} ms, stood {stood}")
         found += [*more, *(f"an answer nobody should get: {each}" for each in strangers.wrong[:5])]
@@ -360,8 +360,10 @@ def run(plan: Plan, state_dir: Path, *, timed: bool = True) -> list[str]:
         )
         if residual:
             found.append(f"residual: {residual}")
-        letters = made.query("SELECT stage, reason, count() FROM dead_letters GROUP BY stage, reason ORDER BY stage")
-        say(f"dead letters: {letters}")
+        dead_letters = made.query(
+            "SELECT stage, reason, count() FROM dead_letters GROUP BY stage, reason ORDER BY stage"
+        )
+        say(f"dead letters: {dead_letters}")
         return found
 
 

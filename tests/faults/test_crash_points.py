@@ -41,13 +41,13 @@ def test_sender_that_dies_at_every_arrow_in_turn_loses_nothing(world: World) -> 
     mails, pushes = world.accepted("smtp", prefix), world.accepted("fcm", prefix)
     assert set(mails.values()) <= {1}, "at most once came twice"
     assert all(pushes[f"{prefix}{n}"] >= 1 for n in range(EACH * len(POINTS))), "at least once did not come"
-    told = world.statuses(everything)
+    reported = world.statuses(everything)
     states = world.settled(everything)
     assert {state for nid in once[1] for state in states[nid]} <= {"sent", "unknown"}
     assert {state for nid in twice[1] for state in states[nid]} == {"sent"}
     sent_mails = sum("sent" in states[nid] for nid in once[1])
     assert sent_mails <= sum(mails.values()), "a mail is said to be sent that no provider took"
-    flagged = sum(any(event["possible_duplicate"] for event in told[nid]) for nid in twice[1])
+    flagged = sum(any(event["possible_duplicate"] for event in reported[nid]) for nid in twice[1])
     assert sum(pushes.values()) - len(pushes) <= flagged
     assert sum("unknown" in states[nid] for nid in once[1]) >= 1, "no crash left a doubt: the points were not reached"
 

@@ -34,7 +34,7 @@ def no_room(pid: int) -> None:
 
 
 def flagged(world: World, ids: set[str]) -> int:
-    return sum(any(event["possible_duplicate"] for event in told) for told in world.statuses(ids).values())
+    return sum(any(event["possible_duplicate"] for event in reported) for reported in world.statuses(ids).values())
 
 
 def test_sender_without_room_for_its_ledger_ends_and_its_successor_goes_on(world: World, tmp_path: Path) -> None:

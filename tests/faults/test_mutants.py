@@ -47,10 +47,10 @@ def violations(world: World, made: set[str]) -> set[str]:
     while time.monotonic() < until and sum(map(bool, world.settled(made).values())) < len(made):
         time.sleep(0.2)
     accepts = [entry["message_id"] for entry in world.get("/accepted?kind=twilio&limit=100000")]
-    told = world.statuses(made)
+    reported = world.statuses(made)
     # The router's events name the messages: it has told of each before a sender knows it.
-    ids = {nid: {event["message_id"] for event in told.get(nid, ()) if event["message_id"]} for nid in made}
-    return broken_promises(told, accepts, ids)
+    ids = {nid: {event["message_id"] for event in reported.get(nid, ()) if event["message_id"]} for nid in made}
+    return broken_promises(reported, accepts, ids)
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,10 @@ class World:
         self.paused[role] = (pid, time.monotonic() + for_s)
         return True
 
-    def wake(self, everybody: bool = False) -> None:
+    def resume_paused(self, everyone: bool = False) -> None:
         """SIGCONT to those whose time has come."""
         for role, (pid, until) in list(self.paused.items()):
-            if everybody or time.monotonic() >= until:
+            if everyone or time.monotonic() >= until:
                 del self.paused[role]
                 try:
                     os.kill(pid, signal.SIGCONT)
@@ -110,7 +110,7 @@ class World:
 
     def keep(self) -> None:
         """What has to be done every now and then."""
-        self.wake()
+        self.resume_paused()
         for second in self.seconds.values():
             second.keep()
 
@@ -146,7 +146,7 @@ class World:
     def settle(self, since: int, wanted: int, timeout_s: float, say: Say) -> dict[str, int]:
         """Wait until ClickHouse has everything settled; the last accounting."""
         deadline = time.monotonic() + timeout_s
-        told = 0.0
+        reported_at = 0.0
         while True:
             self.keep()
             accounting = self._accounting(since)
@@ -154,8 +154,8 @@ class World:
                 return accounting
             if time.monotonic() > deadline:
                 return accounting or {}
-            if time.monotonic() - told > 10:
-                told = time.monotonic()
+            if time.monotonic() - reported_at > 10:
+                reported_at = time.monotonic()
                 say(f"settling: {accounting}")
             time.sleep(0.5)
 
@@ -254,7 +254,7 @@ def world(state_dir: Path, *, seconds: tuple[str, ...] = SECONDS, config: Path |
     try:
         yield made
     finally:
-        made.wake(everybody=True)
+        made.resume_paused(everyone=True)
         for second in made.seconds.values():
             if second.process is not None:
                 second.process.terminate()

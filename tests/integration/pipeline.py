@@ -56,7 +56,7 @@ class World:
     simulator: str
     config: Path
     producer: Producer
-    told: StatusReader
+    status_reader: StatusReader
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.simulator + path, timeout=10) as response:
@@ -95,13 +95,13 @@ class World:
 
     def statuses(self, notification_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
         """Status events so far, by notification."""
-        self.told.read()
-        return {nid: self.told.events[nid] for nid in notification_ids if nid in self.told.events}
+        self.status_reader.read()
+        return {nid: self.status_reader.events[nid] for nid in notification_ids if nid in self.status_reader.events}
 
     def sent_messages(self, notification_ids: set[str]) -> set[str]:
         """Messages said to be sent."""
-        told = self.statuses(notification_ids).values()
-        return {s["message_id"] for events in told for s in events if s["state"] == "sent"}
+        reported = self.statuses(notification_ids).values()
+        return {s["message_id"] for events in reported for s in events if s["state"] == "sent"}
 
     def settled(self, notification_ids: set[str]) -> dict[str, set[str]]:
         return {
@@ -189,7 +189,7 @@ timeout_s = 5
     producer.publish([ProducerRecord(TEMPLATES, b"t:hello", codec("Template").encode(template))])
     yield made
     broker.stop_roles()
-    made.told.close()
+    made.status_reader.close()
     producer.close()
     simulator.terminate()
     simulator.wait(10)

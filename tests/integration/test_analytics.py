@@ -20,7 +20,7 @@ from tests.integration.test_clickhouse_schema import (
     HOUR,
     NOW,
     Store,
-    letter,
+    dead_letter,
     many,
     notification,
     receipt,
@@ -210,7 +210,7 @@ def lived_in(store: Store) -> str:
         status(nid, "email", "opened", attempt=1, provider="p1", after=9_000),
         status(notification(HOUR), "sms", "skipped", reason="opted_out"),
     ]
-    store.insert([*facts, *journey, letter(1), receipt(1)])
+    store.insert([*facts, *journey, dead_letter(1), receipt(1)])
     priced(store, provider("p1", price_per_message="0.01", currency="EUR"))
     return nid
 

@@ -62,7 +62,7 @@ def message(**fields: Any) -> ChannelMessage:
 
 
 @dataclass
-class Door:
+class CallbackServer:
     """The role as a process, and what a vendor does with it."""
 
     broker: Broker
@@ -132,7 +132,7 @@ class Door:
         }
         return self.post(url, urlencode(form).encode(), headers)
 
-    def told(self, topic: str, about: ChannelMessage) -> list[dict[str, Any]]:
+    def records_about(self, topic: str, about: ChannelMessage) -> list[dict[str, Any]]:
         """Every record of the topic about a message."""
         name: Any = {RECEIPTS: "ProviderReceipt", STATUS: "DeliveryStatus"}[topic]
         values = [codec(name).decode(record.value) for record in read_all(self.broker, topic)]
@@ -154,9 +154,9 @@ def read_all(broker: Broker, topic: str) -> list[ConsumerRecord]:
 
 
 @pytest.fixture
-def door(broker: Broker, tmp_path: Path) -> Iterator[Door]:
+def server(broker: Broker, tmp_path: Path) -> Iterator[CallbackServer]:
     ports = PortBook()
-    made = Door(broker, tmp_path, ports)
+    made = CallbackServer(broker, tmp_path, ports)
     yield made
     for process in made.processes:
         if process.poll() is None:
@@ -167,29 +167,31 @@ def door(broker: Broker, tmp_path: Path) -> Iterator[Door]:
 
 
 @pytest.mark.kafka
-def test_who_may_tell_what_over_a_real_socket(door: Door) -> None:
-    role = door.start()
+def test_who_may_tell_what_over_a_real_socket(server: CallbackServer) -> None:
+    role = server.start()
     first, second, forged = message(), message(), message()
-    assert door.tell(first) == 204
-    assert door.tell(first) == 204
-    assert door.tell(second, "undelivered", token=NEXT_TOKEN, ErrorCode="30003") == 204
-    assert door.tell(forged, token="revoked") == 403
-    assert door.tell(forged, token=OTHER_TOKEN) == 403
-    assert door.tell(forged, sid="AC" + "9" * 32) == 403
-    assert door.tell(forged, Body="x" * (MAX_BODY + 1)) == 413
-    assert door.post(f"{PUBLIC}/callbacks/twilio", b"{}", {"Content-Type": "application/json"}) == 415
-    assert [fact["state"] for fact in door.told(STATUS, first)] == ["delivered"]
-    assert [(r["provider"], r["state"]) for r in door.told(RECEIPTS, first)] == [("tw", "delivered")]
-    assert [(fact["state"], fact["reason"]) for fact in door.told(STATUS, second)] == [("undelivered", "carrier")]
-    assert (door.told(STATUS, forged), door.told(RECEIPTS, forged)) == ([], [])
-    _, metrics = door.get("/metrics")
+    assert server.tell(first) == 204
+    assert server.tell(first) == 204
+    assert server.tell(second, "undelivered", token=NEXT_TOKEN, ErrorCode="30003") == 204
+    assert server.tell(forged, token="revoked") == 403
+    assert server.tell(forged, token=OTHER_TOKEN) == 403
+    assert server.tell(forged, sid="AC" + "9" * 32) == 403
+    assert server.tell(forged, Body="x" * (MAX_BODY + 1)) == 413
+    assert server.post(f"{PUBLIC}/callbacks/twilio", b"{}", {"Content-Type": "application/json"}) == 415
+    assert [fact["state"] for fact in server.records_about(STATUS, first)] == ["delivered"]
+    assert [(r["provider"], r["state"]) for r in server.records_about(RECEIPTS, first)] == [("tw", "delivered")]
+    assert [(fact["state"], fact["reason"]) for fact in server.records_about(STATUS, second)] == [
+        ("undelivered", "carrier")
+    ]
+    assert (server.records_about(STATUS, forged), server.records_about(RECEIPTS, forged)) == ([], [])
+    _, metrics = server.get("/metrics")
     counts = {
         outcome: f'heliograph_callbacks_total{{outcome="{outcome}",vendor="twilio"}} {count}.0' in metrics
         for outcome, count in {"stated": 2, "repeated": 1, "forged": 2, "unknown_account": 1, "malformed": 2}.items()
     }
     assert all(counts.values()), (counts, metrics)
-    assert door.get("/livez")[0] == 200
-    assert urllib_status(f"http://127.0.0.1:{door.port}/metrics") == 404  # not on the public port
+    assert server.get("/livez")[0] == 200
+    assert urllib_status(f"http://127.0.0.1:{server.port}/metrics") == 404  # not on the public port
     role.terminate()
     assert role.wait(30) == 0
 
@@ -207,29 +209,29 @@ def urllib_status(url: str) -> int:
 @pytest.mark.faults
 @pytest.mark.parametrize(("point", "receipts", "statuses"), [("after_receipt", 2, 1), ("before_callback_answer", 2, 2)])
 def test_killed_between_receipt_and_status_the_vendors_retry_completes_it(
-    door: Door, point: str, receipts: int, statuses: int
+    server: CallbackServer, point: str, receipts: int, statuses: int
 ) -> None:
     about = message()
-    role = door.start(HELIOGRAPH_CRASH_AT=point)
-    assert door.tell(about) == 0
+    role = server.start(HELIOGRAPH_CRASH_AT=point)
+    assert server.tell(about) == 0
     assert role.wait(30) == -9
-    left = [len(door.told(RECEIPTS, about)), len(door.told(STATUS, about))]
+    left = [len(server.records_about(RECEIPTS, about)), len(server.records_about(STATUS, about))]
     assert left == [1, statuses - 1]
-    door.start()
-    assert door.tell(about) == 204
-    told, stated = door.told(RECEIPTS, about), door.told(STATUS, about)
-    assert (len(told), len(stated)) == (receipts, statuses)
-    assert len({receipt["event_id"] for receipt in told}) == 1
+    server.start()
+    assert server.tell(about) == 204
+    records_about, stated = server.records_about(RECEIPTS, about), server.records_about(STATUS, about)
+    assert (len(records_about), len(stated)) == (receipts, statuses)
+    assert len({receipt["event_id"] for receipt in records_about}) == 1
     assert len({fact["event_id"] for fact in stated}) == 1
 
 
 @pytest.mark.kafka
 @pytest.mark.faults
-def test_the_simulators_reports_survive_a_killed_role(door: Door, tmp_path: Path) -> None:
+def test_the_simulators_reports_survive_a_killed_role(server: CallbackServer, tmp_path: Path) -> None:
     simulator = Simulator(tmp_path / "simulator").start()
-    door.port = door.ports.reserve("callbacks")
-    door.public_url = f"http://127.0.0.1:{door.port}"
-    role = door.start()
+    server.port = server.ports.reserve("callbacks")
+    server.public_url = f"http://127.0.0.1:{server.port}"
+    role = server.start()
     keys: dict[str, Any] = {
         "name": "tw",
         "channel": "sms",
@@ -238,7 +240,7 @@ def test_the_simulators_reports_survive_a_killed_role(door: Door, tmp_path: Path
         "account_sid": SID,
         "auth_token": TOKEN,
         "from": "+15005550006",
-        "callback_url": f"{door.public_url}/callbacks/twilio#rc=5&rp=all",
+        "callback_url": f"{server.public_url}/callbacks/twilio#rc=5&rp=all",
     }
     good, unreachable = message(), message()
     unreachable["address"] = "+15005553003"
@@ -257,34 +259,34 @@ def test_the_simulators_reports_survive_a_killed_role(door: Door, tmp_path: Path
         role.kill()
         role.wait()
         time.sleep(2.5)  # every report is due now, and nobody there
-        door.start()
+        server.start()
         until(lambda: simulator.get("/callbacks")["pending"] == 0, 60, "every report taken")
         assert simulator.get("/callbacks")["answers"].get("undelivered") == {"204": 1}
     finally:
         simulator.stop()
-    (delivered,), (undelivered,) = door.told(STATUS, good), door.told(STATUS, unreachable)
+    (delivered,), (undelivered,) = server.records_about(STATUS, good), server.records_about(STATUS, unreachable)
     assert delivered["state"] == "delivered"
     assert (undelivered["state"], undelivered["reason"], undelivered["detail"]) == ("undelivered", "carrier", "30003")
     assert delivered["provider_message_id"] == results[0].provider_message_id
-    assert {receipt["state"] for receipt in door.told(RECEIPTS, good)} >= {"delivered", "sent"}
+    assert {receipt["state"] for receipt in server.records_about(RECEIPTS, good)} >= {"delivered", "sent"}
 
 
 @pytest.mark.kafka
 @pytest.mark.faults
-def test_while_the_broker_is_down_nothing_is_confirmed_and_the_retry_lands(door: Door) -> None:
-    door.start()
+def test_while_the_broker_is_down_nothing_is_confirmed_and_the_retry_lands(server: CallbackServer) -> None:
+    server.start()
     before, during = message(), message()
-    assert door.tell(before) == 204
-    door.broker.process.kill()
-    door.broker.process.wait()
+    assert server.tell(before) == 204
+    server.broker.process.kill()
+    server.broker.process.wait()
     try:
-        assert door.tell(during) == 503
+        assert server.tell(during) == 503
     finally:
-        door.broker.start()
-    until(lambda: door.tell(during) == 204, 60, "the retry taken")
-    assert {fact["state"] for fact in door.told(STATUS, during)} == {"delivered"}
-    assert len({fact["event_id"] for fact in door.told(STATUS, during)}) == 1
-    assert len(door.told(STATUS, before)) == 1
+        server.broker.start()
+    until(lambda: server.tell(during) == 204, 60, "the retry taken")
+    assert {fact["state"] for fact in server.records_about(STATUS, during)} == {"delivered"}
+    assert len({fact["event_id"] for fact in server.records_about(STATUS, during)}) == 1
+    assert len(server.records_about(STATUS, before)) == 1
 
 
 @pytest.mark.kafka
@@ -316,7 +318,7 @@ def as_read(record: ProducerRecord) -> ConsumerRecord:
     return ConsumerRecord(record.topic, 0, 0, 0, record.key, record.value)
 
 
-def told(
+def records_about(
     attempt_ref: AttemptRef, sid: str, state: str, reason: str | None, at: int, final: bool = True
 ) -> list[ConsumerRecord]:
     report = DeliveryReport("tw", sid, f"{sid}:{state}", "sms", state, reason, final=final)
@@ -336,12 +338,12 @@ def facts_of_a_day(rng: random.Random) -> tuple[list[ConsumerRecord], dict[str, 
         facts.append(
             status(nid, "sms", "sent", attempt=1, after=30, provider="tw", provider_message_id=sid, latency_ms=20)
         )
-        facts += told(attempt_ref, sid, "sent", None, accepted + 400, final=False)
+        facts += records_about(attempt_ref, sid, "sent", None, accepted + 400, final=False)
         state, reason = rng.choice(ENDS)
-        facts += told(attempt_ref, sid, state, reason, accepted + 2_000)
+        facts += records_about(attempt_ref, sid, state, reason, accepted + 2_000)
         if state == "delivered" and number % 20 == 0:  # legal, and the last word
             state = "bounced"
-            facts += told(attempt_ref, sid, state, "invalid_number", accepted + 9_000)
+            facts += records_about(attempt_ref, sid, state, "invalid_number", accepted + 9_000)
         wanted[state] += 1
     return facts, dict(wanted)
 

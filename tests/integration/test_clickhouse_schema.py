@@ -186,7 +186,7 @@ def receipt(number: int) -> ConsumerRecord:
     return record(RECEIPTS, "ProviderReceipt", value)
 
 
-def letter(number: int, value: bytes = b"\xff\x00poison") -> ConsumerRecord:
+def dead_letter(number: int, value: bytes = b"\xff\x00poison") -> ConsumerRecord:
     content = {
         "dead_letter_id": ids.dead_letter_id("t", 0, number, 0, None, b"x"),
         "topic": "t",
@@ -242,7 +242,7 @@ REQUESTS = st.lists(
     ),
     max_size=4,
 )
-OTHERS = st.lists(st.one_of(st.integers(1, 4).map(receipt), st.integers(1, 4).map(letter)), max_size=3)
+OTHERS = st.lists(st.one_of(st.integers(1, 4).map(receipt), st.integers(1, 4).map(dead_letter)), max_size=3)
 
 
 @settings(
@@ -505,7 +505,7 @@ def test_tenants_with_the_same_id_stay_apart(empty: Store) -> None:
 
 
 def test_dead_letter_keeps_its_bytes_and_a_receipt_loses_them(empty: Store) -> None:
-    empty.insert([letter(1), receipt(1)])
+    empty.insert([dead_letter(1), receipt(1)])
     (row,) = empty.client.query("SELECT key, value FROM dead_letters", query_formats={"String": "bytes"}).result_rows
     assert row == (b"k\xfe", b"\xff\x00poison")
     assert "+4917" not in repr(empty.rows("SELECT * FROM receipts_raw"))

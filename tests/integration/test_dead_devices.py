@@ -200,8 +200,8 @@ def invalid(user_id: str, token: str, provider: str) -> ProducerRecord:
     pushed = message(
         notification_id=nid, message_id=message_id, tenant="default", channel="push", user_id=user_id, address=token
     )
-    told: Particulars = {"reason": "invalid_token", "detail": "400 BadDeviceToken", "provider": provider}
-    return status_record(message_status(pushed, "bounced", now=now, attempt=1, **told))
+    particulars: Particulars = {"reason": "invalid_token", "detail": "400 BadDeviceToken", "provider": provider}
+    return status_record(message_status(pushed, "bounced", now=now, attempt=1, **particulars))
 
 
 def test_brake_keeps_the_devices_of_an_account_that_calls_all_of_them_dead(pushes: Pushes) -> None:

@@ -72,7 +72,7 @@ class World:
         ((name, partition, self.offset),) = after - before
         return name, partition
 
-    def letters(self, topic: str, stage: str) -> Counter[tuple[int, int]]:
+    def dead_letters(self, topic: str, stage: str) -> Counter[tuple[int, int]]:
         """Times that each record of a topic, by partition and offset, was given up by a stage."""
         found = (codec("DeadLetter").decode(r.value) for r in read_topic(self.broker.settings, DEAD_LETTERS))
         return Counter((x["partition"], x["offset"]) for x in found if x["topic"] == topic and x["stage"] == stage)
@@ -124,14 +124,14 @@ def test_router_stops_rather_than_lose_a_record(world: World, engine: str) -> No
         assert ended.wait(60) != 0
         world.broker.roles.remove(ended)
         assert world.committed(group, partition) <= offset
-        assert world.letters(topic, "router")[partition[1], offset] == 0
+        assert world.dead_letters(topic, "router")[partition[1], offset] == 0
     lines = [line for line in world.log(*role).splitlines() if "max.message.bytes" in line]
     assert 1 <= len(lines) <= 2  # the log's and, where the role ends in order, that on stderr
     assert all(DEAD_LETTERS in line for line in lines)
     world.run(*role, HELIOGRAPH_ROUTER__ENGINE=engine)
     until(lambda: world.committed(group, partition) > offset + 1, what="both records committed")
     world.broker.stop_roles()
-    assert world.letters(topic, "router")[partition[1], offset] == 1
+    assert world.dead_letters(topic, "router")[partition[1], offset] == 1
     (world.broker.directory / "router---lane-normal.log").unlink()
 
 
@@ -153,7 +153,7 @@ def test_sender_stops_rather_than_lose_a_record(world: World, tmp_path: Path) ->
     world.run(*role, HELIOGRAPH_CONFIG=str(config))
     until(lambda: world.committed(group, partition) > offset, what="the record committed")
     world.broker.stop_roles()
-    assert world.letters(topic, "sender")[partition[1], offset] == 1
+    assert world.dead_letters(topic, "sender")[partition[1], offset] == 1
 
 
 def test_timers_stop_rather_than_lose_a_record(world: World) -> None:
@@ -172,7 +172,7 @@ def test_timers_stop_rather_than_lose_a_record(world: World) -> None:
         what="the tombstone",
     )
     world.broker.stop_roles()
-    assert world.letters(TIMERS, "timers")[partition[1], offset] == 1
+    assert world.dead_letters(TIMERS, "timers")[partition[1], offset] == 1
 
 
 @pytest.mark.clickhouse
@@ -192,7 +192,7 @@ def test_sink_waits_rather_than_lose_a_record_and_goes_on_by_itself(world: World
         until(lambda: world.ask(("sink",), "/readyz")[0] == 200, what="readiness")
         assert end(sink) == 0
         world.broker.roles.remove(sink)
-        assert world.letters(STATUS, "sink")[partition[1], offset] == 1
+        assert world.dead_letters(STATUS, "sink")[partition[1], offset] == 1
     finally:
         assert server.stop() == 0
 
@@ -209,14 +209,14 @@ def test_a_flood_holds_the_router_until_somebody_says_to_go_on(world: World, eng
     }
     router = world.run(*role, **env)
     until(lambda: "HELIOGRAPH_DEAD_LETTERS__MAX_RATIO=1" in world.ask(role, "/readyz")[1], what="the reason")
-    held = world.letters(topic, "router")
+    held = world.dead_letters(topic, "router")
     assert 0 < len(held) < most
     time.sleep(3)
     assert router.poll() is None
     assert world.ask(role, "/readyz")[0] == 503
     assert world.ask(role, "/livez")[0] == 200
     assert 'heliograph_dead_letter_brake{stage="router"} 1.0' in world.ask(role, "/metrics")[1]
-    assert world.letters(topic, "router") == held  # and nothing more
+    assert world.dead_letters(topic, "router") == held  # and nothing more
     _, lag = world.admin.group_offsets(router_group(lane), [topic])
     assert sum(lag.values()) >= count - len(held)
     assert world.log(*role).count('"halted"') == 1
@@ -226,9 +226,9 @@ def test_a_flood_holds_the_router_until_somebody_says_to_go_on(world: World, eng
     world.run(*role, **env, HELIOGRAPH_DEAD_LETTERS__MAX_RATIO="1")
     until(lambda: not any(world.admin.group_offsets(router_group(lane), [topic])[1].values()), what="the rest given up")
     world.broker.stop_roles()
-    letters = world.letters(topic, "router")
-    assert len(letters) == count
-    assert all(letters[each] == 1 for each in letters if each not in held)
+    dead_letters = world.dead_letters(topic, "router")
+    assert len(dead_letters) == count
+    assert all(dead_letters[each] == 1 for each in dead_letters if each not in held)
 
 
 def test_a_flood_holds_the_sender_until_somebody_says_to_go_on(world: World, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_flood_holds_the_sender_until_somebody_says_to_go_on(world: World, tmp
     sender = world.run(*role, **env)
     until(lambda: "HELIOGRAPH_DEAD_LETTERS__MAX_RATIO=1" in world.ask(role, "/readyz")[1], what="the reason")
     time.sleep(2)
-    held = world.letters(topic, "sender")
+    held = world.dead_letters(topic, "sender")
     assert 0 < len(held) < most
     assert sender.poll() is None
     assert world.ask(role, "/livez")[0] == 200
@@ -255,21 +255,23 @@ def test_a_flood_holds_the_sender_until_somebody_says_to_go_on(world: World, tmp
     world.run(*role, **env, HELIOGRAPH_DEAD_LETTERS__MAX_RATIO="1")
     until(lambda: not any(world.admin.group_offsets(group, [topic])[1].values()), what="the rest given up")
     world.broker.stop_roles()
-    letters = world.letters(topic, "sender")
-    assert len(letters) == count
-    assert set(letters.values()) == {1}
+    dead_letters = world.dead_letters(topic, "sender")
+    assert len(dead_letters) == count
+    assert set(dead_letters.values()) == {1}
 
 
 def test_the_largest_record_that_a_topic_takes_has_room_in_the_dead_letters(world: World) -> None:
     role, topic, group = ("router", "--lane", "critical"), requests_topic("critical"), router_group("critical")
     # Somebody else's producer, that may send what the broker takes; ours does not.
-    stranger = confluent_kafka.Producer(
+    other_publisher = confluent_kafka.Producer(
         {"bootstrap.servers": world.broker.bootstrap_servers, "message.max.bytes": 2_000_000}
     )
-    stranger.produce(topic, key=b"big", value=POISON + os.urandom(1_048_000))
-    assert stranger.flush(30) == 0
+    other_publisher.produce(topic, key=b"big", value=POISON + os.urandom(1_048_000))
+    assert other_publisher.flush(30) == 0
     world.run(*role, HELIOGRAPH_ROUTER__ENGINE="loop", HELIOGRAPH_DEAD_LETTERS__MAX_RATIO="1")
     until(lambda: not any(world.admin.group_offsets(group, [topic])[1].values()), what="it is given up")
     world.broker.stop_roles()
-    letters = [codec("DeadLetter").decode(r.value) for r in read_topic(world.broker.settings, DEAD_LETTERS)]
-    assert [len(letter["value"]) for letter in letters if letter["key"] == b"big"] == [1_048_000 + len(POISON)]
+    dead_letters = [codec("DeadLetter").decode(r.value) for r in read_topic(world.broker.settings, DEAD_LETTERS)]
+    assert [len(dead_letter["value"]) for dead_letter in dead_letters if dead_letter["key"] == b"big"] == [
+        1_048_000 + len(POISON)
+    ]

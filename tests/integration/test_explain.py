@@ -74,7 +74,7 @@ def receipt(provider_message_id: str, message_id: str | None, state: str, number
     return record(RECEIPTS, "ProviderReceipt", value)
 
 
-def letter(nid: str, tenant: str, message_id: str | None) -> ConsumerRecord:
+def dead_letter(nid: str, tenant: str, message_id: str | None) -> ConsumerRecord:
     content = {
         "dead_letter_id": str(uuid.uuid4()),
         "topic": "notify.dispatch.sms.normal.v1",
@@ -112,8 +112,8 @@ def test_story_has_everything_the_store_has(store: Store) -> None:
             receipt("SM1", None, "undelivered", 1),
             receipt("SM1", str(uuid.uuid4()), "delivered", 2),  # says itself that it is another's
             receipt("SM2", None, "delivered", 3),
-            letter(nid, "t", sms),
-            letter(nid, "other", sms),
+            dead_letter(nid, "t", sms),
+            dead_letter(nid, "other", sms),
         ]
     )
     code, story = get(store.settings, nid)
@@ -151,11 +151,11 @@ def test_replay_is_told_where_it_happened_and_is_no_attempt(store: Store) -> Non
     (message,) = story["messages"]
     assert [attempt["attempt"] for attempt in message["attempts"]] == [1, 2]
     assert (story["status"], message["status"]) == ("sent", "sent")
-    told = [(one["stage"], one["what"]) for one in story["timeline"]]
+    reported = [(one["stage"], one["what"]) for one in story["timeline"]]
     again = ("operator", f"replayed: an operator had it published again ({words})")
-    assert [stage for stage, _ in told] == ["acceptance", "decision", "attempt", "operator", "operator", "attempt"]
-    assert told[3][1].startswith(again[1])
-    assert told[4][1].startswith(again[1])
+    assert [stage for stage, _ in reported] == ["acceptance", "decision", "attempt", "operator", "operator", "attempt"]
+    assert reported[3][1].startswith(again[1])
+    assert reported[4][1].startswith(again[1])
 
 
 def test_first_generation_is_the_acceptance_whichever_came_last_and_after_merges(store: Store) -> None:
@@ -215,13 +215,13 @@ def test_audit_counts_by_hour_and_tenant_and_finds_strays(store: Store) -> None:
     found = audit_hours(store.settings, "", day, NOW // 1000)
     assert (found.adds_up, found.totals["accepted"], found.totals["sent"]) == (True, 2, 2)
     assert audit_hours(store.settings, "", 0, NOW // 1000).totals["accepted"] == 3
-    stray = notification(HOUR, "b")
-    store.insert([status(stray, "sms", "sent", tenant="b")])
+    orphan = notification(HOUR, "b")
+    store.insert([status(orphan, "sms", "sent", tenant="b")])
     assert audit_hours(store.settings, "t", day, NOW // 1000).adds_up
     found = audit_hours(store.settings, "", day, NOW // 1000)
     assert not found.adds_up
     assert [(row["notification_id"], row["finding"]) for row in found.findings] == [
-        (stray, "a status without a request")
+        (orphan, "a status without a request")
     ]
 
 
@@ -258,9 +258,9 @@ def test_preferences_changed_later_do_not_change_the_story(running: Stack) -> No
     nid = accepted["id"]
 
     def story() -> Any:
-        code, told, _ = running.call("GET", f"/v1/notifications/{nid}/explain")
-        assert code == 200, told
-        return told
+        code, reported, _ = running.call("GET", f"/v1/notifications/{nid}/explain")
+        assert code == 200, reported
+        return reported
 
     until(lambda: story()["status"] == "sent" and story()["acceptance"] is not None, 60, "sent")
     before = story()
@@ -295,22 +295,22 @@ def test_audit_is_content_until_a_stray_status_is_published(running: Stack) -> N
     until(lambda: heliograph(running, "audit").returncode == 0, 30, "an audit without a residual")
     printed = heliograph(running, "audit")
     assert "residual 0" in printed.stdout
-    stray = ids.notification_id(NOW - 60_000, "stray")
-    (source,) = [status(stray, "sms", "sent", attempt=1, tenant="stray")]
+    orphan = ids.notification_id(NOW - 60_000, "stray")
+    (source,) = [status(orphan, "sms", "sent", attempt=1, tenant="stray")]
     producer = Producer(KafkaSettings(bootstrap_servers=running.endpoints["kafka"]), client_id="test")
-    producer.publish([ProducerRecord(STATUS, stray.encode(), source.value)])
+    producer.publish([ProducerRecord(STATUS, orphan.encode(), source.value)])
     producer.close()
     until(lambda: heliograph(running, "audit").returncode == 1, 30, "the residual")
     assert heliograph(running, "audit", "--tenant", "default").returncode == 0
     answer = json.loads(heliograph(running, "audit", "--tenant", "stray", "--json").stdout)
     assert (answer["totals"]["accepted"], answer["totals"]["residual"]) == (0, 1)
     (finding,) = answer["findings"]
-    assert (finding["notification_id"], finding["finding"]) == (stray, "a status without a request")
+    assert (finding["notification_id"], finding["finding"]) == (orphan, "a status without a request")
     # The session's stack is others' too: with its request the stray is accounted for.
     asked = {
-        "notification_id": stray,
+        "notification_id": orphan,
         "tenant": "stray",
-        "accepted_at": ids.accepted_at(stray),
+        "accepted_at": ids.accepted_at(orphan),
         "user_id": "u",
         "dry_run": True,
         "template_id": "none",

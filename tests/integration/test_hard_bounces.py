@@ -195,8 +195,8 @@ def bounce(
     sent = message(
         notification_id=nid, message_id=message_id, tenant="default", channel=channel, user_id=user_id, address=address
     )
-    told: Particulars = {"reason": reason, "detail": detail, "provider": provider, "opted_out": opted_out}
-    return status_record(message_status(sent, "bounced", now=occurred_at or now, attempt=1, **told))
+    particulars: Particulars = {"reason": reason, "detail": detail, "provider": provider, "opted_out": opted_out}
+    return status_record(message_status(sent, "bounced", now=occurred_at or now, attempt=1, **particulars))
 
 
 def test_users_address_is_found_in_the_profile_and_listed_in_clear(bounces: Bounces) -> None:

@@ -48,7 +48,7 @@ def entries(ids: list[str], next_attempt: int, state: str | None) -> list[Produc
 
 
 def reader(broker: Broker, ledger: Ledger) -> LedgerReader:
-    return LedgerReader(ledger_consumer(broker.settings, "email"), "email", ledger, lambda letters: None)
+    return LedgerReader(ledger_consumer(broker.settings, "email"), "email", ledger, lambda dead_letters: None)
 
 
 def test_a_store_on_disk_reads_on_where_it_stood(broker: Broker, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_takeover_that_is_cut_short_is_read_again(broker: Broker, tmp_path: Path
             raise KeyboardInterrupt
 
     killed = Killed(broker.settings, client_id="ledger-email", group=None, detect_eof=True)
-    reading = LedgerReader(killed, "email", ledger, lambda letters: None)
+    reading = LedgerReader(killed, "email", ledger, lambda dead_letters: None)
     with pytest.raises(KeyboardInterrupt):
         reading.read(PARTITIONS)
     reading.close()

@@ -31,7 +31,7 @@ from pydantic_core import to_json
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from tests.unit.test_outcomes import message
-from vendors.http import AnswerLostError, HttpTransport
+from vendors.http import HttpTransport, ResponseLostError
 from vendors.http2 import Http2Transport
 from vendors.registry import create_senders
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, Sender, SendResult, Sent
@@ -755,7 +755,7 @@ def twice(post: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def asked(*args: Any, **kwargs: Any) -> Any:
         try:
             return await post(*args, **kwargs)
-        except AnswerLostError:
+        except ResponseLostError:
             return await post(*args, **kwargs)
 
     return asked

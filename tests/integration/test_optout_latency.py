@@ -56,7 +56,7 @@ CASES: dict[str, tuple[Callable[[World, str], None], tuple[str, str]]] = {
 
 
 @dataclass
-class Told:
+class StatusWatcher:
     """Statuses as they come: (state, reason) per notification, in order."""
 
     consumer: Consumer
@@ -81,15 +81,15 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(world: World) -> Iterator[Told]:
+def watcher(world: World) -> Iterator[StatusWatcher]:
     consumer = Consumer(world.broker.settings, client_id="test-latency", group=None)
     consumer.assign(dict.fromkeys(consumer.partitions_for_topic(STATUS), BEGINNING))
-    yield Told(consumer)
+    yield StatusWatcher(consumer)
     consumer.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def doors(world: World) -> None:
+def api_and_relay(world: World) -> None:
     """The api and the relay, for the whole module."""
     world.run("relay")
     world.run("api")
@@ -204,27 +204,27 @@ def streamed(world: World, user: str, change: Callable[[World, str], None]) -> t
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_router_refuses_within_a_second(world: World, told: Told, tmp_path: Path, backend: str) -> None:
+def test_router_refuses_within_a_second(world: World, watcher: StatusWatcher, tmp_path: Path, backend: str) -> None:
     with running(world, tmp_path, backend, ("router", "--lane", "normal")):
         for case, (change, wanted) in CASES.items():
             user = f"r-{backend}-{case}"
             new_user(world, user)
             first = publish(world, user)
-            told.wait({first}, "routed")
+            watcher.wait({first}, "routed")
             published, changed = streamed(world, user, change)
-            told.wait({each for _, each in published}, "routed", wanted[0])
-            routed = [at for at, each in published if told.last(each)[0] == "routed"]
+            watcher.wait({each for _, each in published}, "routed", wanted[0])
+            routed = [at for at, each in published if watcher.last(each)[0] == "routed"]
             refused = [each for at, each in published if at > changed + EFFECTIVE_WITHIN_S]
             tell(f"router, {case}, {backend}: the last request routed was published at {max(routed) - changed:+.3f} s")
             assert len(routed) > 2  # the stream ran before
             assert len(refused) > 10  # and after
-            assert {told.last(each) for each in refused} == {wanted}
+            assert {watcher.last(each) for each in refused} == {wanted}
             assert max(routed) <= changed + EFFECTIVE_WITHIN_S
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_sender_refuses_what_waits_in_front_of_the_provider_within_a_second(
-    world: World, told: Told, simulator: str, tmp_path: Path, backend: str
+    world: World, watcher: StatusWatcher, simulator: str, tmp_path: Path, backend: str
 ) -> None:
     count = 80
     with running(world, tmp_path, backend, ("router", "--lane", "normal"), ("sender", "--channel", "email")):
@@ -232,14 +232,14 @@ def test_sender_refuses_what_waits_in_front_of_the_provider_within_a_second(
             user = f"s-{backend}-{case}"
             new_user(world, user)
             first = publish(world, user)
-            told.wait({first}, "sent")
+            watcher.wait({first}, "sent")
             ids = publish_many(world, user, count)
-            told.wait(ids, "routed")
+            watcher.wait(ids, "routed")
             change(world, user)
             changed = time.time()
-            told.wait(ids, "sent", wanted[0])
+            watcher.wait(ids, "sent", wanted[0])
             accepted = accept_times(simulator, user)
-            settled = [told.last(each) for each in ids]
+            settled = [watcher.last(each) for each in ids]
             late = [at - changed for at in accepted if at > changed]
             tell(
                 f"sender, {case}, {backend}: {len(late)} accepts after the answer, the last at {max(late, default=0):+.3f} s"

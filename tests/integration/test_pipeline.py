@@ -73,10 +73,10 @@ def test_transient_error_is_retried_by_a_timer_and_a_rejected_recipient_bounces(
     until(lambda: sum(bool(states) for states in world.settled(made).values()) == 3, what="settled")
     world.broker.stop_roles()
     world.clear_faults()
-    told = sorted(
+    reported = sorted(
         [s["state"] for s in sorted(events, key=lambda s: s["occurred_at"])] for events in world.statuses(made).values()
     )
-    assert told == [["routed", "bounced"], ["routed", "retrying", "retrying", "sent"], ["routed", "sent"]]
+    assert reported == [["routed", "bounced"], ["routed", "retrying", "retrying", "sent"], ["routed", "sent"]]
     assert world.accepted("smtp", "retry") == {"retry0@example.org": 1, "retry2@example.org": 1}
 
 
@@ -157,9 +157,9 @@ def test_crash_after_the_provider_accepted_is_sent_again_flagged(world: World) -
     until(lambda: world.settled(made).get(nid) == {"sent"}, what="sent at last")
     world.broker.stop_roles()
     assert world.accepted("smtp", "crash-0@") == {"crash-0@example.org": 3}
-    told = world.statuses(made)[nid]
-    assert all(s["possible_duplicate"] for s in told if s["state"] == "sent")
-    assert "in doubt: claimed by a sender that ended" in {s["detail"] for s in told}
+    reported = world.statuses(made)[nid]
+    assert all(s["possible_duplicate"] for s in reported if s["state"] == "sent")
+    assert "in doubt: claimed by a sender that ended" in {s["detail"] for s in reported}
 
 
 def test_crash_after_the_provider_accepted_at_most_once_ends_unknown(world: World) -> None:
@@ -193,11 +193,11 @@ def test_poison_on_every_topic_is_dead_lettered_and_the_stream_goes_on(world: Wo
     world.publish(records)
     until(lambda: world.settled(made).get(next(iter(made))) == {"sent"}, what="sent")
 
-    def lettered() -> set[str]:
-        letters = [codec("DeadLetter").decode(record.value) for record in world.read_all(DEAD_LETTERS)]
-        return {letter["topic"] for letter in letters if letter["value"] == b"\xff poison"}
+    def dead_lettered() -> set[str]:
+        dead_letters = [codec("DeadLetter").decode(record.value) for record in world.read_all(DEAD_LETTERS)]
+        return {dead_letter["topic"] for dead_letter in dead_letters if dead_letter["value"] == b"\xff poison"}
 
-    until(lambda: lettered() == set(topics), what=f"dead letters of {topics}")
+    until(lambda: dead_lettered() == set(topics), what=f"dead letters of {topics}")
     world.broker.stop_roles()
 
 

@@ -186,7 +186,7 @@ def test_suppression_is_published_by_hash_and_repeated_as_200(
 
 def test_tenant_neither_sees_nor_changes_what_another_has(world: World, api: Api) -> None:
     key = create_api_key(world.postgres.dsn, "stranger", "tests", pepper=PEPPER)
-    stranger = Api(api.url, key)
+    other_tenant = Api(api.url, key)
     api.call("POST", "/v1/users", {"id": "mine", "email": "a@x.de"})
     api.call("POST", "/v1/templates", {"id": "mine", "channels": {"sms": {"text": "x"}}})
     api.call("POST", "/v1/suppressions", {"channel": "email", "address": "mine@x.de"})
@@ -199,10 +199,10 @@ def test_tenant_neither_sees_nor_changes_what_another_has(world: World, api: Api
         ("POST", "/v1/templates/mine/versions", {"channels": {"sms": {"text": "x"}}}),
         ("POST", "/v1/templates/mine/publish", {"version": 1}),
     ):
-        assert stranger.call(method, path, body).status == 404, (method, path)
-    assert stranger.call("GET", "/v1/suppressions").body["entries"] == []
-    assert stranger.send({"to": {"user_id": "u"}, "template": {"id": "mine"}}).body["code"] == "unknown_template"
-    assert stranger.call("POST", "/v1/users", {"id": "mine"}).status == 201
+        assert other_tenant.call(method, path, body).status == 404, (method, path)
+    assert other_tenant.call("GET", "/v1/suppressions").body["entries"] == []
+    assert other_tenant.send({"to": {"user_id": "u"}, "template": {"id": "mine"}}).body["code"] == "unknown_template"
+    assert other_tenant.call("POST", "/v1/users", {"id": "mine"}).status == 201
     assert api.call("GET", "/v1/users/mine").body["email"] == "a@x.de"
 
 

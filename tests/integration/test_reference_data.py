@@ -40,7 +40,7 @@ def _took(api: Api) -> float:
 
 
 @pytest.fixture(scope="module")
-def stranger(world: World, api: Api) -> Api:
+def other_tenant(world: World, api: Api) -> Api:
     return Api(api.url, create_api_key(world.postgres.dsn, "stranger", "tests", pepper=PEPPER))
 
 
@@ -114,11 +114,11 @@ def test_deleted_user_is_gone_with_the_preferences_and_may_come_back(world: Worl
 
 
 @pytest.mark.parametrize("limit", [1, 3, 200])
-def test_users_are_listed_by_id_and_page(api: Api, stranger: Api, limit: int) -> None:
+def test_users_are_listed_by_id_and_page(api: Api, other_tenant: Api, limit: int) -> None:
     names = ["l-a", "l-b", "l-ü", "l-👩\u200d🚀", "l z"]
     for name in names:
-        stranger.call("POST", "/v1/users", {"id": name})
-    found = [entry["id"] for entry in pages(stranger, "/v1/users", limit)]
+        other_tenant.call("POST", "/v1/users", {"id": name})
+    found = [entry["id"] for entry in pages(other_tenant, "/v1/users", limit)]
     assert sorted(found) == sorted(names)
     assert not {entry["id"] for entry in pages(api, "/v1/users", 200)} & set(names)
 
@@ -297,7 +297,7 @@ def test_suppression_expires_and_is_deleted(world: World, api: Api) -> None:
     assert api.call("DELETE", "/v1/suppressions/nothing").status == 404
 
 
-def test_import_takes_good_lines_and_tells_the_others(world: World, api: Api, stranger: Api) -> None:
+def test_import_takes_good_lines_and_tells_the_others(world: World, api: Api, other_tenant: Api) -> None:
     lines = [
         '{"channel": "email", "address": "I1@X.de", "reason": "complaint"}',
         "",
@@ -308,26 +308,28 @@ def test_import_takes_good_lines_and_tells_the_others(world: World, api: Api, st
         '{"channel": "email", "address": "no"}',
         "7",
     ]
-    answer = stranger.call(
+    answer = other_tenant.call(
         "POST", "/v1/suppressions/import", raw="\n".join(lines).encode(), Content_Type="application/x-ndjson"
     )
     assert answer.status == 200, answer.body
     assert (answer.body["imported"], answer.body["created"], answer.body["refused"]) == (3, 2, 4)
     assert [(e["line"], e["pointer"]) for e in answer.body["errors"]] == [(3, "/address"), (4, ""), (7, ""), (8, "")]
     assert "i1@x.de" not in json.dumps(answer.body).lower()
-    stored = pages(stranger, "/v1/suppressions", 1)
+    stored = pages(other_tenant, "/v1/suppressions", 1)
     assert {(e["channel"], e["address"], e["reason"]) for e in stored} == {
         ("email", "i1@x.de", "later"),
         ("sms", "+4915112345678", "manual"),
     }
     assert latest(world, SUPPRESSIONS, f"stranger:email:{ids.address_hash('email', 'i1@x.de')}")["reason"] == "later"
-    again = stranger.call("POST", "/v1/suppressions/import", raw=lines[0].encode(), Content_Type="application/jsonl")
+    again = other_tenant.call(
+        "POST", "/v1/suppressions/import", raw=lines[0].encode(), Content_Type="application/jsonl"
+    )
     assert (again.body["imported"], again.body["created"]) == (1, 0)
-    exported = stranger.call("GET", "/v1/suppressions/export")
+    exported = other_tenant.call("GET", "/v1/suppressions/export")
     assert exported.headers["content-type"] == "application/x-ndjson"
     text = exported.body if isinstance(exported.body, str) else json.dumps(exported.body)
     assert {json.loads(line)["address"] for line in text.splitlines()} == {"i1@x.de", "+4915112345678"}
-    back = stranger.call("POST", "/v1/suppressions/import", raw=text.encode(), Content_Type="application/x-ndjson")
+    back = other_tenant.call("POST", "/v1/suppressions/import", raw=text.encode(), Content_Type="application/x-ndjson")
     assert (back.body["imported"], back.body["created"], back.body["refused"]) == (2, 0, 0)
 
 
@@ -344,17 +346,17 @@ def test_import_of_csv(api: Api) -> None:
         assert refused.status == (200 if wrong == b"" else 400), wrong
 
 
-def test_import_of_ten_thousand_lines_is_taken_and_one_more_is_not(api: Api, stranger: Api) -> None:
+def test_import_of_ten_thousand_lines_is_taken_and_one_more_is_not(api: Api, other_tenant: Api) -> None:
     lines = [json.dumps({"channel": "email", "address": f"many{n}@x.de"}) for n in range(10_000)]
     began = time.monotonic()
-    answer = stranger.call(
+    answer = other_tenant.call(
         "POST", "/v1/suppressions/import", raw="\n".join(lines).encode(), Content_Type="application/jsonl"
     )
     assert (answer.body["imported"], answer.body["refused"]) == (10_000, 0)
     assert time.monotonic() - began < 25
-    assert len(pages(stranger, "/v1/suppressions", 200)) >= 10_000
-    assert len(stranger.call("GET", "/v1/suppressions/export").body.splitlines()) >= 10_000
-    too_many = stranger.call(
+    assert len(pages(other_tenant, "/v1/suppressions", 200)) >= 10_000
+    assert len(other_tenant.call("GET", "/v1/suppressions/export").body.splitlines()) >= 10_000
+    too_many = other_tenant.call(
         "POST", "/v1/suppressions/import", raw="\n".join([*lines, lines[0]]).encode(), Content_Type="application/jsonl"
     )
     assert too_many.status == 413

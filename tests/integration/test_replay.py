@@ -105,11 +105,11 @@ class Pipeline:
             60 + count / 50,
             "every message failed",
         )
-        self.wait_letters(nids)
+        self.wait_dead_letters(nids)
         self.world.clear_faults()
         return nids
 
-    def wait_letters(self, nids: set[str]) -> None:
+    def wait_dead_letters(self, nids: set[str]) -> None:
         def known() -> bool:
             rows = self.rows(
                 "SELECT count() FROM dead_letters WHERE toString(notification_id) IN {ids:Array(String)}",
@@ -329,7 +329,7 @@ def test_after_a_provider_was_away_a_redrive_counts_the_attempts_on(pipeline: Pi
     away = start(**{**pipeline.environment, "HELIOGRAPH_CONFIG": str(config)})
     nids = pipeline.make("away", 20, channels=["sms"])
     until(lambda: pipeline.states(nids) == {("failed", "retries_exhausted"): 20}, 60, "every message failed")
-    pipeline.wait_letters(nids)
+    pipeline.wait_dead_letters(nids)
     away.terminate()
     away.wait(30)
     start(**pipeline.environment)
@@ -340,12 +340,12 @@ def test_after_a_provider_was_away_a_redrive_counts_the_attempts_on(pipeline: Pi
     assert (again["items"], again["counts"]) == ([], {"sent": 20})
     accepted = pipeline.world.accepted("twilio", "+4915")
     assert (len(accepted), set(accepted.values())) == (20, {1})
-    told = pipeline.rows(
+    reported = pipeline.rows(
         "SELECT attempts, possible_duplicate, count() FROM message_state"
         " WHERE toString(notification_id) IN {ids:Array(String)} GROUP BY attempts, possible_duplicate",
         ids=sorted(nids),
     )
-    assert told == [(2, False, 20)]
+    assert reported == [(2, False, 20)]
     assert pipeline.residual() == 0
 
 
@@ -427,13 +427,13 @@ def test_what_if_through_another_account_says_reach_and_price_and_sends_nothing(
     def asked(*options: str) -> Any:
         return json.loads(pipeline.text(*what_if, *options, "--json", HELIOGRAPH_CONFIG=str(config)))
 
-    told = asked("--provider", "mail-2")["provider"]
-    assert (told["taken"], told["same_account"], told["not_reachable"]) == (3, 0, 0)
-    assert {(m["notification_id"], m["before"], m["state"]) for m in told["messages"]} == {
+    reported = asked("--provider", "mail-2")["provider"]
+    assert (reported["taken"], reported["same_account"], reported["not_reachable"]) == (3, 0, 0)
+    assert {(m["notification_id"], m["before"], m["state"]) for m in reported["messages"]} == {
         (nid, "mail", "sent") for nid in nids
     }
-    assert told["cost_before"] == {"by_currency": {"EUR": {"amount": "0.003", "messages": 3}}, "unknown_price": 0}
-    assert told["cost_after"] == {"by_currency": {"USD": {"amount": "0.006", "messages": 3}}, "unknown_price": 0}
+    assert reported["cost_before"] == {"by_currency": {"EUR": {"amount": "0.003", "messages": 3}}, "unknown_price": 0}
+    assert reported["cost_after"] == {"by_currency": {"USD": {"amount": "0.006", "messages": 3}}, "unknown_price": 0}
     assert asked("--provider", "mail")["provider"]["same_account"] == 3
     assert asked("--provider", "text")["provider"]["not_reachable"] == 3
     both = asked("--provider", "mail-2", "--template", "hello:1")

@@ -56,8 +56,14 @@ def test_message_that_does_not_decode_is_told_and_its_neighbours_are_sent(world:
     world.publish(records)
     until(lambda: len(world.sent_messages(sent)) == 3, what="its neighbours are sent")
     until(lambda: bad["notification_id"] in world.statuses({bad["notification_id"]}), what="it is told")
-    (told,) = world.statuses({bad["notification_id"]})[bad["notification_id"]]
-    assert (told["state"], told["reason"], told["message_id"]) == ("dead_lettered", "undecodable", bad["message_id"])
-    letters = [codec("DeadLetter").decode(record.value) for record in world.read_all(DEAD_LETTERS)]
-    assert [letter["notification_id"] for letter in letters if letter["value"] == value] == [bad["notification_id"]]
+    (reported,) = world.statuses({bad["notification_id"]})[bad["notification_id"]]
+    assert (reported["state"], reported["reason"], reported["message_id"]) == (
+        "dead_lettered",
+        "undecodable",
+        bad["message_id"],
+    )
+    dead_letters = [codec("DeadLetter").decode(record.value) for record in world.read_all(DEAD_LETTERS)]
+    assert [dead_letter["notification_id"] for dead_letter in dead_letters if dead_letter["value"] == value] == [
+        bad["notification_id"]
+    ]
     broker.stop_roles()

@@ -20,7 +20,7 @@ import pytest
 
 from local.supervisor.ports import PortBook
 from runtime import ids
-from runtime.dead_letters import dead_letter
+from runtime.dead_letters import dead_letter_record
 from runtime.kafka.admin import Admin
 from runtime.kafka.consumer import Consumer
 from runtime.kafka.producer import Producer
@@ -343,7 +343,7 @@ def test_poison_is_kept_whole_with_its_reason_and_stops_nothing(world: World) ->
             ProducerRecord(requests_topic("bulk"), b"k", not_v7),
             ProducerRecord(STATUS, b"k", codec("DeliveryStatus").encode(no_state)),
             ProducerRecord(DEAD_LETTERS, b"k", b"not a letter"),
-            dead_letter(
+            dead_letter_record(
                 ConsumerRecord("notify.dispatch.sms.normal.v1", 1, 7, 0, b"k", b"raw"),
                 stage="sender",
                 reason="retries_exhausted",
@@ -356,17 +356,17 @@ def test_poison_is_kept_whole_with_its_reason_and_stops_nothing(world: World) ->
     store = world.store()
     until(lambda: len(store.rows("SELECT * FROM dead_letters")) == 5, 60, "five letters")
     world.caught_up()
-    letters = store.client.query(
+    dead_letters = store.client.query(
         "SELECT stage, topic, reason, error_class, value FROM dead_letters", query_formats={"String": "bytes"}
     ).result_rows
-    by_stage = sorted((row[0], row[2], row[3]) for row in letters)
+    by_stage = sorted((row[0], row[2], row[3]) for row in dead_letters)
     assert by_stage == [
         *[(b"router", b"undecodable", b"DecodeError")]
         * 3,  # of requests: the letter is the router's own, whoever comes first
         (b"sender", b"retries_exhausted", b"RuntimeError"),
         (b"sink", b"undecodable", b"DecodeError"),
     ]
-    assert b"\x00junk\xff" in {row[4] for row in letters}
+    assert b"\x00junk\xff" in {row[4] for row in dead_letters}
     assert store.rows("SELECT accepted, sent, residual FROM v_accounting") == [(1, 1, 0)]
     counters = [
         line for line in world.metrics().splitlines() if "unreadable_dead_letter" in line and "created" not in line

@@ -114,16 +114,16 @@ def race(running: Stack, count: int, workers: int, seed: int, kill: tuple[str, .
         (KINDS[n % len(KINDS)], "confirmed" if status == "cancelled" else "too late" if code == 409 else "stored")
         for n, (_, code, status) in cases.items()
     )
-    told = f"seed {seed}: {sorted(answers.items())}, ends {Counter(ends.values())}"
+    reported = f"seed {seed}: {sorted(answers.items())}, ends {Counter(ends.values())}"
     confirmed = {n for n, (_, _, status) in cases.items() if status == "cancelled"}
-    assert {n for n in confirmed if accepts[to(n)]} == set(), told
-    assert {n for n in confirmed if ends[n] != "cancelled"} == set(), told
-    assert {n for n, state in ends.items() if state == "cancelled" and accepts[to(n)]} == set(), told
-    assert {n for n, state in ends.items() if state in ("sent", "delivered") and not accepts[to(n)]} == set(), told
-    assert set(ends.values()) <= DECIDED, told
+    assert {n for n in confirmed if accepts[to(n)]} == set(), reported
+    assert {n for n in confirmed if ends[n] != "cancelled"} == set(), reported
+    assert {n for n, state in ends.items() if state == "cancelled" and accepts[to(n)]} == set(), reported
+    assert {n for n, state in ends.items() if state in ("sent", "delivered") and not accepts[to(n)]} == set(), reported
+    assert set(ends.values()) <= DECIDED, reported
     # It was a race: both sides won some.
-    assert confirmed, told
-    assert any(code == 409 for _, code, _ in cases.values()), told
+    assert confirmed, reported
+    assert any(code == 409 for _, code, _ in cases.values()), reported
 
 
 def test_a_hundred_cancels_race_the_claim_and_none_is_sent_after_it_was_confirmed(running: Stack) -> None:

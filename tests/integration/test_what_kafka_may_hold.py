@@ -184,7 +184,7 @@ def held(world: World, postgres: Postgres, server: Server) -> Iterator[Held]:
         (made.never.add if name.endswith("never") else made.wanted["dispatch"].add)(nid)
         return Raw(f"t:{name}".encode(), codec("ChannelMessage").encode(one))
 
-    def told(name: str) -> Raw:
+    def status_of(name: str) -> Raw:
         nid = ids.notification_id(1_790_000_000_000, "t", name)
         status = message_status({**message(), "notification_id": nid, "tenant": "t"}, "sent", now=1, attempt=1)
         return Raw(nid.encode(), codec("DeliveryStatus").encode({**status, "event_id": ids.event_id(nid, name)}))
@@ -217,7 +217,7 @@ def held(world: World, postgres: Postgres, server: Server) -> Iterator[Held]:
     made.hold(requests_topic("bulk"), lambda name: raw(made.noted("loop", name, "bulk")))
     made.hold(TIMERS, lambda name: timer(made.noted("timers", name)))
     made.hold(dispatch_topic("email", "critical"), mail)
-    made.hold(STATUS, told)
+    made.hold(STATUS, status_of)
     made.hold(RECEIPTS, report)
     made.hold(ledger_topic("email", "critical"), entry)
     made.hold(RECIPIENTS, profile)
@@ -287,16 +287,16 @@ def test_what_was_aborted_never_happened(held: Held) -> None:
 def test_a_record_that_is_none_is_one_letter_whoever_reads_it(held: Held, topic: str) -> None:
     wanted = held.histories[topic].rubbish
 
-    def letters() -> dict[int, set[str]]:
+    def dead_letters() -> dict[int, set[str]]:
         found: dict[int, set[str]] = defaultdict(set)
         for record in held.world.read_all(DEAD_LETTERS):
-            letter = codec("DeadLetter").decode(record.value)
-            if letter["topic"] == topic:
-                found[letter["offset"]].add(letter["dead_letter_id"])
+            dead_letter = codec("DeadLetter").decode(record.value)
+            if dead_letter["topic"] == topic:
+                found[dead_letter["offset"]].add(dead_letter["dead_letter_id"])
         return found
 
-    until(lambda: letters().keys() >= wanted, 30, f"the letters about {topic}")
-    assert {offset: len(each) for offset, each in letters().items()} == dict.fromkeys(wanted, 1)
+    until(lambda: dead_letters().keys() >= wanted, 30, f"the letters about {topic}")
+    assert {offset: len(each) for offset, each in dead_letters().items()} == dict.fromkeys(wanted, 1)
 
 
 def test_the_sink_has_a_row_of_every_record_and_of_no_other(held: Held) -> None:
@@ -350,11 +350,11 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
     consumer.assign({partition: BEGINNING})
     until(lambda: bool(consumer.consume(10, 0.2)), what="the record")
     if ending == "open":
-        stranger = confluent_kafka.Producer({"bootstrap.servers": servers, "transactional.id": "open"})
-        stranger.init_transactions(10)
-        stranger.begin_transaction()
-        stranger.produce(topic, record.value, record.key, partition[1])
-        stranger.flush(10)
+        other_publisher = confluent_kafka.Producer({"bootstrap.servers": servers, "transactional.id": "open"})
+        other_publisher.init_transactions(10)
+        other_publisher.begin_transaction()
+        other_publisher.produce(topic, record.value, record.key, partition[1])
+        other_publisher.flush(10)
     else:
         transaction(servers, topic, partition[1], [record], commit=ending == "committed", name=ending)
 
@@ -378,7 +378,7 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
         assert consumer.progress()[partition] == consumer.watermark_offsets(partition)[1]
         assert admin.with_records({partition: consumer.watermark_offsets(partition)[1] - 1}) == set()
     else:
-        stranger.abort_transaction(10)
+        other_publisher.abort_transaction(10)
     consumer.close()
 
 

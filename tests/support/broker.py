@@ -328,7 +328,7 @@ class Library:
         self.topics, self._on = topics, {"assign": on_assign, "revoke": on_revoke, "lost": on_lost}
         self._broker.join(self)
 
-    def _tell(self, what: Literal["assign", "revoke", "lost"], partitions: Iterable[Partition]) -> None:
+    def _notify(self, what: Literal["assign", "revoke", "lost"], partitions: Iterable[Partition]) -> None:
         self._on[what](self, [TopicPartition(*partition) for partition in partitions])
 
     def _follow_the_group(self) -> Message | None:
@@ -349,12 +349,12 @@ class Library:
                 group.leaving.discard(id(self))
             if self._broker.ready(self):
                 self.stable = True
-                self._tell("assign", self._broker.share(self))
+                self._notify("assign", self._broker.share(self))
         return None
 
     def _give_back(self, how: Literal["revoke", "lost"]) -> None:
         held, self._next = [*self._next], {}
-        self._tell(how, held)
+        self._notify(how, held)
 
     def close(self) -> None:
         if self._on:

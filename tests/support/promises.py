@@ -22,10 +22,10 @@ def broken_promises(
     taken = [*accepted]
     found = set()
     for notification, ids in message_ids.items():
-        told = events.get(notification, ())
+        reported = events.get(notification, ())
         count = sum(taken.count(message_id) for message_id in set(ids))
-        ends = {event["state"] for event in told} & states().settled
-        flagged = any(event["possible_duplicate"] for event in told)
+        ends = {event["state"] for event in reported} & states().settled
+        flagged = any(event["possible_duplicate"] for event in reported)
         if not ends:
             found.add("never told" if count else "lost")
         if count > 1 and not flagged:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NoReturn
 
-from runtime.dead_letters import publish_letters
+from runtime.dead_letters import publish_dead_letters
 from runtime.kafka.client import Partition
 from runtime.process import Context
 from runtime.records import ProducerRecord
@@ -95,7 +95,7 @@ class Process:
                 broker.consumer(detect_eof=True, monotonic=world.monotonic),
                 world.channel,
                 self.ledger,
-                partial(publish_letters, producer.publish),
+                partial(publish_dead_letters, producer.publish),
                 lambda: world.wall,
                 world.monotonic,
             ),

@@ -25,12 +25,12 @@ from vendors.apns.sender import (
     MESSAGE_ID_KEY,
     ApnsSender,
     ProviderToken,
-    apns_reaction,
+    apns_rule,
     build_headers,
     build_request,
     encode_payload,
 )
-from vendors.http import Answer, AnswerLostError, NotSentError
+from vendors.http import HttpResponse, NotSentError, ResponseLostError
 from vendors.http2 import Exchange, Http2Protocol
 from vendors.provider import UnsendableError
 from vendors.registry import create_senders
@@ -87,7 +87,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())
     ],
 )
 def test_apns_answer(status: int, reason: str | None, expected: ErrorClass | None) -> None:
-    found = apns_reaction(status, reason)
+    found = apns_rule(status, reason)
     assert (found.error if found else None) is expected
 
 
@@ -269,7 +269,7 @@ async def test_connection_lost_after_the_request_was_written_is_a_doubt() -> Non
     line = Line()
     _, exchange = line.ask()
     line.client.connection_lost(ConnectionResetError())
-    with pytest.raises(AnswerLostError, match="ConnectionResetError"):
+    with pytest.raises(ResponseLostError, match="ConnectionResetError"):
         await exchange.answered
 
 
@@ -293,7 +293,7 @@ async def test_body_goes_on_when_the_window_opens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "expected"), [(ErrorCodes.REFUSED_STREAM, NotSentError), (ErrorCodes.INTERNAL_ERROR, AnswerLostError)]
+    ("code", "expected"), [(ErrorCodes.REFUSED_STREAM, NotSentError), (ErrorCodes.INTERNAL_ERROR, ResponseLostError)]
 )
 async def test_reset_stream_is_not_sent_only_when_refused(code: ErrorCodes, expected: type[Exception]) -> None:
     line = Line()
@@ -328,7 +328,7 @@ async def test_bytes_that_are_no_http2_end_the_connection() -> None:
     line = Line()
     _, exchange = line.ask()
     line.client.data_received(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    with pytest.raises(AnswerLostError):
+    with pytest.raises(ResponseLostError):
         await exchange.answered
     assert line.wire.closed
 
@@ -347,18 +347,18 @@ def provider(tmp_path: Path, **fields: Any) -> ProviderSettings:
 class Canned:
     """A transport with one answer."""
 
-    def __init__(self, answer: Answer | Exception) -> None:
+    def __init__(self, answer: HttpResponse | Exception) -> None:
         self.answer = answer
         self.paths: list[str] = []
 
-    async def post(self, path: str, **_: Any) -> Answer:
+    async def post(self, path: str, **_: Any) -> HttpResponse:
         self.paths.append(path)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
 
-def result(tmp_path: Path, answer: Answer | Exception, **fields: Any) -> tuple[SendResult, list[str]]:
+def result(tmp_path: Path, answer: HttpResponse | Exception, **fields: Any) -> tuple[SendResult, list[str]]:
     (sender,) = create_senders("push", [provider(tmp_path)])
     assert isinstance(sender, ApnsSender)
     canned = Canned(answer)
@@ -367,16 +367,16 @@ def result(tmp_path: Path, answer: Answer | Exception, **fields: Any) -> tuple[S
     return asyncio.run(sent), canned.paths
 
 
-def said(status: int, reason: str, headers: dict[str, str] | None = None, **more: Any) -> Answer:
-    return Answer(status, headers or {}, to_json({"reason": reason, **more}))
+def said(status: int, reason: str, headers: dict[str, str] | None = None, **more: Any) -> HttpResponse:
+    return HttpResponse(status, headers or {}, to_json({"reason": reason, **more}))
 
 
 def test_accepted_push_is_sent(tmp_path: Path) -> None:
-    assert result(tmp_path, Answer(200, {"apns-id": "X"}, b"")) == (Sent("X"), ["/3/device/ab"])
+    assert result(tmp_path, HttpResponse(200, {"apns-id": "X"}, b"")) == (Sent("X"), ["/3/device/ab"])
 
 
 def test_token_cannot_leave_its_part_of_the_path(tmp_path: Path) -> None:
-    assert result(tmp_path, Answer(200, {}, b""), address="../x?y")[1] == ["/3/device/..%2Fx%3Fy"]
+    assert result(tmp_path, HttpResponse(200, {}, b""), address="../x?y")[1] == ["/3/device/..%2Fx%3Fy"]
 
 
 def test_unregistered_says_since_when(tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_expired_provider_token_is_left_to_the_next_claim_and_then_to_the_accoun
 
 
 @pytest.mark.parametrize(
-    ("failure", "expected"), [(NotSentError("x"), Retry(TRN, "x")), (AnswerLostError("x"), InDoubt("x"))]
+    ("failure", "expected"), [(NotSentError("x"), Retry(TRN, "x")), (ResponseLostError("x"), InDoubt("x"))]
 )
 def test_lost_request_is_a_retry_and_a_lost_answer_a_doubt(
     tmp_path: Path, failure: Exception, expected: SendResult

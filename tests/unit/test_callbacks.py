@@ -91,7 +91,7 @@ def signed(form: Mapping[str, str], url: str = URL, token: str = TOKEN) -> dict[
     }
 
 
-class Door:
+class CallbackClient:
     """The application with a broker of ours; the request calls its host something else than the public one."""
 
     def __init__(self, broker: Broker | None = None, **more: Any) -> None:
@@ -164,14 +164,14 @@ def test_a_query_that_cannot_be_ours_is_about_nothing(wrong: dict[str, str]) -> 
 
 
 async def test_a_delivery_is_a_receipt_with_its_bytes_and_a_fact_about_the_message() -> None:
-    door = Door()
-    answer = await door.tell()
+    client = CallbackClient()
+    answer = await client.tell()
     assert (answer.status_code, answer.content) == (204, b"")
-    (receipt,), (status,) = door.broker.values(RECEIPTS), door.broker.values(STATUS)
+    (receipt,), (status,) = client.broker.values(RECEIPTS), client.broker.values(STATUS)
     assert receipt["raw"] == urlencode(fields()).encode()
     assert (receipt["provider"], receipt["provider_message_id"], receipt["state"]) == ("tw", "SM1", "delivered")
     assert receipt["message_id"] == MESSAGE["message_id"]
-    assert [record.key for record in door.broker.records] == [b"tw:SM1", MESSAGE["notification_id"].encode()]
+    assert [record.key for record in client.broker.records] == [b"tw:SM1", MESSAGE["notification_id"].encode()]
     assert status["event_id"] == ids.event_id(MESSAGE["message_id"], "delivered", 1, "SM1:delivered")
     assert (status["state"], status["reason"], status["attempt"], status["channel"]) == ("delivered", None, 1, "sms")
     assert (status["tenant"], status["lane"], status["notification_id"]) == ("t", "normal", MESSAGE["notification_id"])
@@ -192,26 +192,26 @@ async def test_a_delivery_is_a_receipt_with_its_bytes_and_a_fact_about_the_messa
 async def test_an_end_is_a_state_with_a_reason_of_the_closed_list(
     status: str, code: str, expected: tuple[str, str | None, str | None]
 ) -> None:
-    door = Door()
-    assert (await door.tell(status, ErrorCode=code)).status_code == 204
-    (fact,) = door.broker.values(STATUS)
+    client = CallbackClient()
+    assert (await client.tell(status, ErrorCode=code)).status_code == 204
+    (fact,) = client.broker.values(STATUS)
     assert (fact["state"], fact["reason"], fact["detail"]) == expected
     assert fact["reason"] is None or fact["reason"] in states().reasons[fact["state"]]
 
 
 async def test_a_stop_at_the_provider_says_that_it_was_one() -> None:
-    door = Door()
-    await door.tell("undelivered", ErrorCode="21610")
-    (fact,) = door.broker.values(STATUS)
+    client = CallbackClient()
+    await client.tell("undelivered", ErrorCode="21610")
+    (fact,) = client.broker.values(STATUS)
     assert (fact["state"], fact["reason"], fact["opted_out"]) == ("bounced", "invalid_number", True)
 
 
 @pytest.mark.parametrize("status", ["queued", "sent", "canceled", "a-word-of-next-year"])
 async def test_news_on_the_way_is_kept_and_makes_no_status(status: str) -> None:
-    door, before = Door(), counted("noted")
-    assert (await door.tell(status)).status_code == 204
-    assert (len(door.broker.values(RECEIPTS)), door.broker.values(STATUS)) == (1, [])
-    assert door.broker.values(RECEIPTS)[0]["state"] in states().all
+    client, before = CallbackClient(), counted("noted")
+    assert (await client.tell(status)).status_code == 204
+    assert (len(client.broker.values(RECEIPTS)), client.broker.values(STATUS)) == (1, [])
+    assert client.broker.values(RECEIPTS)[0]["state"] in states().all
     assert counted("noted") == before + 1
 
 
@@ -219,27 +219,27 @@ async def test_news_on_the_way_is_kept_and_makes_no_status(status: str) -> None:
     "url", [f"{PUBLIC}/callbacks/twilio", f"{PUBLIC}/callbacks/twilio?message_id={MESSAGE['message_id']}"]
 )
 async def test_a_delivery_of_nothing_we_can_name_is_kept_and_counted(url: str) -> None:
-    door, before = Door(), counted("no_message")
-    assert (await door.tell(url=url)).status_code == 204
-    assert (len(door.broker.values(RECEIPTS)), door.broker.values(STATUS)) == (1, [])
+    client, before = CallbackClient(), counted("no_message")
+    assert (await client.tell(url=url)).status_code == 204
+    assert (len(client.broker.values(RECEIPTS)), client.broker.values(STATUS)) == (1, [])
     assert counted("no_message") == before + 1
 
 
 async def test_the_same_news_again_is_answered_and_not_published_again() -> None:
-    door, before = Door(), counted("repeated")
-    assert [(await door.tell()).status_code for _ in range(3)] == [204] * 3
-    assert len(door.broker.records) == 2
+    client, before = CallbackClient(), counted("repeated")
+    assert [(await client.tell()).status_code for _ in range(3)] == [204] * 3
+    assert len(client.broker.records) == 2
     assert counted("repeated") == before + 2
-    await door.tell("undelivered", ErrorCode="30003")
-    assert len(door.broker.records) == 4
+    await client.tell("undelivered", ErrorCode="30003")
+    assert len(client.broker.records) == 4
 
 
 async def test_what_is_forgotten_is_published_again_under_its_ids() -> None:
-    door = Door(remembered=1)
+    client = CallbackClient(remembered=1)
     for sid in ("SM1", "SM2", "SM1"):
-        await door.tell(MessageSid=sid)
-    statuses = [status["event_id"] for status in door.broker.values(STATUS)]
-    receipts = [receipt["event_id"] for receipt in door.broker.values(RECEIPTS)]
+        await client.tell(MessageSid=sid)
+    statuses = [status["event_id"] for status in client.broker.values(STATUS)]
+    receipts = [receipt["event_id"] for receipt in client.broker.values(RECEIPTS)]
     assert (statuses[0], receipts[0]) == (statuses[2], receipts[2])
     assert (len(set(statuses)), len(set(receipts))) == (2, 2)
 
@@ -249,25 +249,25 @@ async def test_what_is_forgotten_is_published_again_under_its_ids() -> None:
 
 @pytest.mark.parametrize("token", [TOKEN, NEXT_TOKEN])
 async def test_either_token_of_an_account_is_good(token: str) -> None:
-    door = Door()
-    assert (await door.tell(token=token)).status_code == 204
-    assert door.broker.values(RECEIPTS)[0]["provider"] == "tw"  # whoever signed: the account that sent it
+    client = CallbackClient()
+    assert (await client.tell(token=token)).status_code == 204
+    assert client.broker.values(RECEIPTS)[0]["provider"] == "tw"  # whoever signed: the account that sent it
 
 
 @pytest.mark.parametrize("url", [URL.replace(PUBLIC, PUBLIC + ":443"), URL])
 async def test_the_port_of_the_scheme_may_be_signed_or_not(url: str) -> None:
     form = fields()
-    assert (await Door().post(form, signed(form, url))).status_code == 204
+    assert (await CallbackClient().post(form, signed(form, url))).status_code == 204
 
 
 async def test_a_fragment_may_be_signed_or_not() -> None:
     base = f"{PUBLIC}/callbacks/twilio#rc=5"
     vendors = create_report_readers([account("tw", auth_token=TOKEN, callback_url=base)])
-    door, form = Door(), fields()
-    door.app = create_app(vendors, CallbackEndpoint(door.broker, PUBLIC, door.clock))
+    client, form = CallbackClient(), fields()
+    client.app = create_app(vendors, CallbackEndpoint(client.broker, PUBLIC, client.clock))
     for url in (URL, URL + "#rc=5"):
-        assert (await door.post(form, signed(form, url))).status_code == 204
-    assert (await door.post(form, signed(form, URL + "#rc=1"))).status_code == 403
+        assert (await client.post(form, signed(form, url))).status_code == 204
+    assert (await client.post(form, signed(form, URL + "#rc=1"))).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -300,24 +300,24 @@ async def test_a_fragment_may_be_signed_or_not() -> None:
 async def test_what_the_account_did_not_sign_is_refused_and_counted(
     headers: dict[str, str], form: dict[str, str], url: str
 ) -> None:
-    door, before = Door(), counted("forged")
+    client, before = CallbackClient(), counted("forged")
     given = {"Content-Type": "application/x-www-form-urlencoded", **headers}
     raw = {name: value.encode("latin-1") for name, value in given.items()}
-    answer = await door.post({**fields(), **form}, raw, url)  # type: ignore[arg-type]
+    answer = await client.post({**fields(), **form}, raw, url)  # type: ignore[arg-type]
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_signature")
     assert answer.headers["content-type"] == "application/problem+json"
-    assert (door.broker.records, counted("forged")) == ([], before + 1)
+    assert (client.broker.records, counted("forged")) == ([], before + 1)
 
 
 async def test_another_accounts_word_about_itself_is_its_own() -> None:
-    door = Door()
-    assert (await door.tell(token=OTHER_TOKEN, AccountSid=OTHER_SID)).status_code == 204
-    assert door.broker.values(RECEIPTS)[0]["provider"] == "tw-other"  # though the URL names tw
+    client = CallbackClient()
+    assert (await client.tell(token=OTHER_TOKEN, AccountSid=OTHER_SID)).status_code == 204
+    assert client.broker.values(RECEIPTS)[0]["provider"] == "tw-other"  # though the URL names tw
 
 
 async def test_an_account_nobody_configured_is_refused() -> None:
-    door, before = Door(), counted("unknown_account")
-    answer = await door.tell(AccountSid="AC" + "9" * 32)
+    client, before = CallbackClient(), counted("unknown_account")
+    answer = await client.tell(AccountSid="AC" + "9" * 32)
     assert (answer.status_code, answer.json()["code"]) == (403, "unknown_account")
     assert counted("unknown_account") == before + 1
 
@@ -345,15 +345,17 @@ FORM = "application/x-www-form-urlencoded"
 async def test_what_cannot_be_read_is_a_problem_and_never_ours(
     body: bytes, headers: dict[str, str], status: int
 ) -> None:
-    door, before = Door(), counted("malformed")
-    answer = await door.post(body, {"Content-Type": FORM, **headers})
+    client, before = CallbackClient(), counted("malformed")
+    answer = await client.post(body, {"Content-Type": FORM, **headers})
     assert (answer.status_code, answer.json()["status"]) == (status, status)
-    assert (door.broker.records, counted("malformed")) == ([], before + 1)
+    assert (client.broker.records, counted("malformed")) == ([], before + 1)
 
 
 @pytest.mark.parametrize("gone", [{"MessageSid": ""}, {"MessageStatus": ""}, {"MessageSid": "S" * 65}])
 async def test_signed_but_without_its_words_is_malformed(gone: dict[str, str]) -> None:
-    assert (await Door().tell(**{**fields(), **gone, "status": gone.get("MessageStatus", "sent")})).status_code == 400
+    assert (
+        await CallbackClient().tell(**{**fields(), **gone, "status": gone.get("MessageStatus", "sent")})
+    ).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -361,32 +363,32 @@ async def test_signed_but_without_its_words_is_malformed(gone: dict[str, str]) -
     [("GET", URL, 405), ("POST", "/callbacks/pigeon", 404), ("POST", "/callbacks/twilio/", 404), ("POST", "/", 404)],
 )
 async def test_elsewhere_there_is_nothing(method: str, path: str, status: int) -> None:
-    answer = await Door().post({}, {"Content-Type": FORM}, path, method)
+    answer = await CallbackClient().post({}, {"Content-Type": FORM}, path, method)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
 @given(st.binary(max_size=300), st.dictionaries(st.text(max_size=5), st.text(max_size=10), max_size=4))
 def test_no_body_makes_it_stumble(body: bytes, form: dict[str, str]) -> None:
-    door = Door()
+    client = CallbackClient()
     for given_body in (body, urlencode({**form, "AccountSid": SID}, errors="replace").encode()):
-        answer = asyncio.run(door.post(given_body, {"Content-Type": FORM, "X-Twilio-Signature": "x"}))
+        answer = asyncio.run(client.post(given_body, {"Content-Type": FORM, "X-Twilio-Signature": "x"}))
         assert answer.status_code in (400, 403)
-    assert not door.broker.records
+    assert not client.broker.records
 
 
 # ---------------------------------------------------------------- the broker
 
 
 async def test_nothing_is_confirmed_that_the_broker_does_not_have_and_the_retry_lands() -> None:
-    door, before = Door(), counted("unavailable")
-    door.broker.away = True
-    answer = await door.tell()
+    client, before = CallbackClient(), counted("unavailable")
+    client.broker.away = True
+    answer = await client.tell()
     assert (answer.status_code, answer.json()["code"]) == (503, "broker_unavailable")
     assert int(answer.headers["retry-after"]) > 0
     assert counted("unavailable") == before + 1
-    door.broker.away = False
-    assert (await door.tell()).status_code == 204
-    assert (len(door.broker.values(RECEIPTS)), len(door.broker.values(STATUS))) == (1, 1)
+    client.broker.away = False
+    assert (await client.tell()).status_code == 204
+    assert (len(client.broker.values(RECEIPTS)), len(client.broker.values(STATUS))) == (1, 1)
 
 
 async def test_a_status_that_fails_after_its_receipt_is_told_again() -> None:
@@ -395,13 +397,13 @@ async def test_a_status_that_fails_after_its_receipt_is_told_again() -> None:
             await super().send(records)
             self.away = records[0].topic == RECEIPTS and len(self.records) == 1
 
-    door = Door(Half())
-    assert (await door.tell()).status_code == 503
-    door.broker.away = False
-    assert (await door.tell()).status_code == 204
-    first, second = door.broker.values(RECEIPTS)
+    client = CallbackClient(Half())
+    assert (await client.tell()).status_code == 503
+    client.broker.away = False
+    assert (await client.tell()).status_code == 204
+    first, second = client.broker.values(RECEIPTS)
     assert first["event_id"] == second["event_id"]
-    assert len(door.broker.values(STATUS)) == 1
+    assert len(client.broker.values(STATUS)) == 1
 
 
 async def test_too_many_that_wait_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,13 +415,13 @@ async def test_too_many_that_wait_are_told_to_come_again(monkeypatch: pytest.Mon
             await release.wait()
             await super().send(records)
 
-    door = Door(Slow())
-    first = asyncio.create_task(door.tell())
+    client = CallbackClient(Slow())
+    first = asyncio.create_task(client.tell())
     await asyncio.sleep(0.05)
-    assert (await door.tell(MessageSid="SM2")).status_code == 503
+    assert (await client.tell(MessageSid="SM2")).status_code == 503
     release.set()
     assert (await first).status_code == 204
-    assert (await door.tell(MessageSid="SM2")).status_code == 204
+    assert (await client.tell(MessageSid="SM2")).status_code == 204
 
 
 # ---------------------------------------------------------------- settings
@@ -473,11 +475,11 @@ async def test_the_simulator_tells_again_until_it_is_taken(monkeypatch: pytest.M
     monkeypatch.setattr("local.simulator.callbacks.SENT_AFTER_S", 0.0)
     monkeypatch.setattr("local.simulator.callbacks.END_AFTER_S", 0.0)
     monkeypatch.setattr("local.simulator.callbacks._FIRST_WAIT_S", 0.01)
-    door, answers = Door(), iter([0, 503, 503, 0])
+    client, answers = CallbackClient(), iter([0, 503, 503, 0])
 
     async def post(_: Callbacks, url: str, body: bytes, headers: dict[str, str]) -> int:
         trouble = next(answers, None)
-        return trouble if trouble is not None else (await door.post(body, headers, url)).status_code
+        return trouble if trouble is not None else (await client.post(body, headers, url)).status_code
 
     monkeypatch.setattr(Callbacks, "_post", post)
     callbacks = Callbacks()
@@ -486,7 +488,7 @@ async def test_the_simulator_tells_again_until_it_is_taken(monkeypatch: pytest.M
     await asyncio.wait_for(asyncio.gather(*callbacks._tasks), 10)
     await callbacks.close()
     assert callbacks.answers == {("sent", 204): 1, ("delivered", 204): 1}
-    assert [status["state"] for status in door.broker.values(STATUS)] == ["delivered"]
+    assert [status["state"] for status in client.broker.values(STATUS)] == ["delivered"]
 
 
 # ---------------------------------------------------------------- any order
@@ -572,10 +574,10 @@ def test_whatever_a_signed_callback_says_it_is_recorded_or_refused(
     for name, value in pairs:
         many.setdefault(name, []).append(value)
     headers = {**signed({}), "X-Twilio-Signature": RequestValidator(TOKEN).compute_signature(url, many)}
-    door = Door()
-    answer = asyncio.run(door.post(urlencode(pairs).encode(), headers, url))
+    client = CallbackClient()
+    answer = asyncio.run(client.post(urlencode(pairs).encode(), headers, url))
     assert answer.status_code == 204 or 400 <= answer.status_code < 500
-    assert len(door.broker.values(RECEIPTS)) == (answer.status_code == 204)
+    assert len(client.broker.values(RECEIPTS)) == (answer.status_code == 204)
 
 
 @given(
@@ -589,10 +591,10 @@ def test_whatever_a_signed_callback_says_it_is_recorded_or_refused(
 @settings(deadline=None, max_examples=200)
 def test_rubbish_is_refused_and_never_a_fault_of_ours(body: bytes, headers: dict[str, str]) -> None:
     raw = {name: value.encode("latin-1").strip() for name, value in headers.items()}
-    door = Door()
-    answer = asyncio.run(door.post(body, raw))  # type: ignore[arg-type]
+    client = CallbackClient()
+    answer = asyncio.run(client.post(body, raw))  # type: ignore[arg-type]
     assert 400 <= answer.status_code < 500
-    assert door.broker.records == []
+    assert client.broker.records == []
 
 
 async def test_body_that_dribbles_is_408_and_its_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -614,6 +616,6 @@ async def test_body_that_dribbles_is_408_and_its_connection_is_given_up(monkeypa
         "root_path": "",
         "headers": [(b"content-type", b"application/x-www-form-urlencoded")],
     }
-    await asyncio.wait_for(Door().app(scope, receive, send), 5)
+    await asyncio.wait_for(CallbackClient().app(scope, receive, send), 5)
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from vendors import codes
 from vendors.apns import codes as apns_codes
-from vendors.codes import Codes, Reaction, react, unknown_http
+from vendors.codes import CodeRule, Codes, classify_code, unknown_http
 from vendors.fcm import codes as fcm_codes
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry
 from vendors.smtp import codes as smtp_codes
@@ -164,7 +164,7 @@ def test_every_table_names_its_source_and_every_row_its_meaning(kind: str) -> No
     ],
 )
 def test_smtp_reply(code: int, text: str, phase: str, expected: ErrorClass, wait_s: float | None) -> None:
-    found = smtp_codes.reaction(code, text, phase)
+    found = smtp_codes.smtp_rule(code, text, phase)
     assert found is not None
     assert (found.error, found.wait_s) == (expected, wait_s)
 
@@ -182,7 +182,7 @@ def test_smtp_reply(code: int, text: str, phase: str, expected: ErrorClass, wait
     ],
 )
 def test_what_one_mailbox_does_says_nothing_of_the_account(code: int, text: str, expected: bool) -> None:
-    found = smtp_codes.reaction(code, text, "RCPT")
+    found = smtp_codes.smtp_rule(code, text, "RCPT")
     assert found is not None
     assert found.account_wide is expected
 
@@ -194,10 +194,10 @@ def test_every_row_of_smtp_can_be_reached() -> None:
         said = form.fullmatch(key)
         assert said, key
         if said[1].isdigit():
-            reply = smtp_codes.reaction(int(said[1]), "words", said[5] or "MAIL")
+            reply = smtp_codes.smtp_rule(int(said[1]), "words", said[5] or "MAIL")
         else:
             enhanced = said[1] if said[3] else f"{said[1]}.999"
-            reply = smtp_codes.reaction(int(said[2]) * 100 + 50, f"{enhanced} words", said[5] or "MAIL")
+            reply = smtp_codes.smtp_rule(int(said[2]) * 100 + 50, f"{enhanced} words", said[5] or "MAIL")
         assert reply is not None, key
         if said[4]:
             assert reply.error is row.error, key
@@ -207,7 +207,7 @@ def test_no_reply_before_a_recipient_was_named_is_the_recipients() -> None:
     for phase in ("CONNECT", "AUTH", "MAIL"):
         for code in range(400, 600):
             for text in ("x", *(f"{code // 100}.{subject}.{detail} x" for subject in range(8) for detail in range(12))):
-                found = smtp_codes.reaction(code, text, phase)
+                found = smtp_codes.smtp_rule(code, text, phase)
                 assert found is None or found.error is not RCPT, (code, text, phase)
 
 
@@ -216,7 +216,7 @@ def test_no_reply_before_a_recipient_was_named_is_the_recipients() -> None:
     [(599, "what", "RCPT"), (499, "what", "RCPT"), (550, "5.9.9 what", "RCPT"), (451, "4.8.1 what", "BODY")],
 )
 def test_unknown_smtp_reply_has_no_row(code: int, text: str, phase: str) -> None:
-    assert smtp_codes.reaction(code, text, phase) is None
+    assert smtp_codes.smtp_rule(code, text, phase) is None
 
 
 def test_enhanced_code_is_read_at_the_head_only_and_must_fit_its_reply() -> None:
@@ -239,7 +239,7 @@ def test_unknown_code_is_counted_each_time_logged_once_and_bounded(monkeypatch: 
     lines = []
     monkeypatch.setattr(codes.log, "warning", lambda event, **fields: lines.append(fields))
     monkeypatch.setattr(codes, "_logged", set())
-    results = [react("unknowing", None, unknown_http(status), f"{status} X") for status in (400, 400, 500)]
+    results = [classify_code("unknowing", None, unknown_http(status), f"{status} X") for status in (400, 400, 500)]
     assert results == [Retry(TRN, "400 X"), Retry(TRN, "400 X"), InDoubt("500 X")]
     assert counted("unknowing") == 3
     assert lines == [{"provider": "unknowing", "code": "400 X"}, {"provider": "unknowing", "code": "500 X"}]
@@ -249,7 +249,7 @@ def test_words_of_a_server_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> No
     lines = []
     monkeypatch.setattr(codes.log, "warning", lambda event, **fields: lines.append(fields["code"]))
     monkeypatch.setattr(codes, "_logged", set())
-    react("unknowing", None, unknown_http(400), "400 someone@example.org")
+    classify_code("unknowing", None, unknown_http(400), "400 someone@example.org")
     assert lines == ["unprintable"]
 
 
@@ -262,20 +262,20 @@ def test_only_a_client_error_says_that_nothing_was_sent(status: int, expected: E
 
 def test_known_code_is_not_counted() -> None:
     before = counted("knowing")
-    assert react("knowing", Reaction(MSG, "x"), unknown_http(400), "400") == Rejected(MSG, "400")
+    assert classify_code("knowing", CodeRule(MSG, "x"), unknown_http(400), "400") == Rejected(MSG, "400")
     assert counted("knowing") == before
 
 
 def test_wait_is_what_the_provider_asks_for_and_else_the_rows() -> None:
-    row = Reaction(THR, "x", wait_s=60, account_wide=False)
-    assert react("p", row, unknown_http(429), "429") == Retry(THR, "429", 60)
-    made = react("p", row, unknown_http(429), "429", 2.0)
+    row = CodeRule(THR, "x", wait_s=60, account_wide=False)
+    assert classify_code("p", row, unknown_http(429), "429") == Retry(THR, "429", 60)
+    made = classify_code("p", row, unknown_http(429), "429", 2.0)
     assert made == Retry(THR, "429", 2.0)
     assert isinstance(made, Retry)
     assert not made.account_wide
 
 
 def test_the_most_telling_key_wins() -> None:
-    table = Codes("RFC 1", {"a": Reaction(MSG, "a"), "b": Reaction(TRN, "b")})
-    assert table.find("c", "b", "a") == Reaction(TRN, "b")
+    table = Codes("RFC 1", {"a": CodeRule(MSG, "a"), "b": CodeRule(TRN, "b")})
+    assert table.find("c", "b", "a") == CodeRule(TRN, "b")
     assert table.find("c") is None

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from console import cli
 from console.commands.doctor import (
     LAG_WARNING,
-    Answer,
     Finding,
     Level,
+    ProbeResult,
     check_api_key,
     check_channels,
     check_clock,
@@ -38,7 +38,7 @@ from console.commands.doctor import (
     target_of,
 )
 from runtime.settings import KafkaSettings, PostgresSettings, ProviderSettings, Settings, load_settings
-from runtime.topics import Difference
+from runtime.topics import TopicDifference
 
 OK, WARNING, PROBLEM = Level.OK, Level.WARNING, Level.PROBLEM
 GIB = 1 << 30
@@ -47,9 +47,9 @@ GIB = 1 << 30
 @pytest.mark.parametrize(
     ("finding", "level", "says"),
     [
-        (check_connection("kafka", "k:1", Answer(3.2), "start it"), OK, "k:1 answers in 3 ms"),
-        (check_connection("kafka", "k:1", Answer(900), "start it"), WARNING, "k:1 answers in 900 ms"),
-        (check_connection("kafka", "k:1", Answer(error="gone; is it running?"), "start it"), PROBLEM, "gone"),
+        (check_connection("kafka", "k:1", ProbeResult(3.2), "start it"), OK, "k:1 answers in 3 ms"),
+        (check_connection("kafka", "k:1", ProbeResult(900), "start it"), WARNING, "k:1 answers in 900 ms"),
+        (check_connection("kafka", "k:1", ProbeResult(error="gone; is it running?"), "start it"), PROBLEM, "gone"),
         (check_migrations("postgres", {"1.a": "", "2.b": ""}, {"1.a": "", "2.b": ""}), OK, "up to date, 2 migrations"),
         (check_migrations("postgres", {"1.a": "", "2.b": ""}, {"1.a": ""}), PROBLEM, "2.b not applied"),
         (check_migrations("postgres", {"1.a": ""}, {"1.a": "", "2.b": ""}), WARNING, "2.b from a newer version"),
@@ -98,13 +98,13 @@ def test_what_is_measured_becomes_one_finding(finding: Finding, level: Level, sa
 
 
 def test_topics_are_one_finding_per_kind_of_difference_with_the_command_that_helps() -> None:
-    missing = [Difference(f"t{n}", "missing", "topic", "4 partitions", "missing") for n in range(5)]
+    missing = [TopicDifference(f"t{n}", "missing", "topic", "4 partitions", "missing") for n in range(5)]
     found = check_topics(
         [
             *missing,
-            Difference("p", "partitions", "partitions", "4", "12"),
-            Difference("c", "config", "a", "1", "2"),
-            Difference("c", "config", "b", "1", "2"),
+            TopicDifference("p", "partitions", "partitions", "4", "12"),
+            TopicDifference("c", "config", "a", "1", "2"),
+            TopicDifference("c", "config", "b", "1", "2"),
         ],
         29,
     )
@@ -156,8 +156,8 @@ def test_no_secret_of_any_setting_is_in_a_finding() -> None:
     assert {"dsn%40pass", "dsn@pass", "kafkapass", "twiliotoken"} <= secrets
     assert "/etc/heliograph/mail" not in secrets  # where a secret is helps to find it
     assert "SASL_SSL" not in secrets
-    told = " ".join(sorted(secrets))
-    finding = redacted(Finding(PROBLEM, "x", f"a\nb {told}", told), secrets)
+    reported = " ".join(sorted(secrets))
+    finding = redacted(Finding(PROBLEM, "x", f"a\nb {reported}", reported), secrets)
     assert finding.what.startswith("a b ")
     assert not [secret for secret in secrets if len(secret) >= 4 and secret in f"{finding.what}{finding.fix}"]
 

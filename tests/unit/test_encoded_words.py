@@ -74,7 +74,7 @@ def routed(channel: str) -> Callable[[str], bool]:
     return refuses
 
 
-DOORS: dict[str, Callable[[str], bool]] = {
+ENTRY_POINTS: dict[str, Callable[[str], bool]] = {
     "notification email": over_http(Notification, lambda a: {"to": {"email": a}, **_BODY}),
     "notification phone": over_http(Notification, lambda a: {"to": {"phone": a}, **_BODY}),
     "notification token": over_http(
@@ -95,14 +95,14 @@ DOORS: dict[str, Callable[[str], bool]] = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 @given(local=LOCAL_PARTS)
-def test_no_door_takes_an_address_with_an_encoded_word(door: str, local: str) -> None:
-    assert DOORS[door](f"{local}@example.com")
+def test_no_door_takes_an_address_with_an_encoded_word(entry_point: str, local: str) -> None:
+    assert ENTRY_POINTS[entry_point](f"{local}@example.com")
 
 
 @pytest.mark.parametrize("address", ["a=b@example.com", "a?b@example.com", "who?=x@example.com", "a=?b@example.com"])
 def test_address_with_the_signs_of_one_and_none_is_taken(address: str) -> None:
     assert not has_encoded_word(address)
-    assert not DOORS["notification email"](address)
-    assert not DOORS["routed email"](address)
+    assert not ENTRY_POINTS["notification email"](address)
+    assert not ENTRY_POINTS["routed email"](address)

@@ -294,8 +294,8 @@ def test_request_that_contradicts_itself_is_dead_lettered_and_accounted_for(fiel
 def test_poison_is_dead_lettered_whole_and_its_neighbours_are_routed() -> None:
     good = codec("NotificationRequest").encode(request())
     out = enrich_batch([record(b"\xff poison"), record(good), record(None)], views(), NOW)
-    letters = [codec("DeadLetter").decode(r.value) for r in out if r.topic == DEAD_LETTERS]
-    assert [(d["value"], d["reason"], d["offset"]) for d in letters] == [
+    dead_letters = [codec("DeadLetter").decode(r.value) for r in out if r.topic == DEAD_LETTERS]
+    assert [(d["value"], d["reason"], d["offset"]) for d in dead_letters] == [
         (b"\xff poison", "undecodable", 7),
         (None, "undecodable", 7),
     ]

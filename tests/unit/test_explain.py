@@ -148,8 +148,8 @@ def test_refusal_of_the_whole_has_its_words() -> None:
 def test_just_accepted_and_stray_facts_are_told_apart() -> None:
     young = explain_facts(Facts(NID, NOW, accepted=True))
     assert (young["status"], young["acceptance"], len(young["timeline"])) == ("accepted", None, 1)
-    stray = explain_facts(facts(fact(A, "sent", attempt=1), request=None))
-    assert [line["stage"] for line in stray["timeline"]] == ["attempt"]
+    orphan = explain_facts(facts(fact(A, "sent", attempt=1), request=None))
+    assert [line["stage"] for line in orphan["timeline"]] == ["attempt"]
 
 
 def test_time_is_counted_from_send_at_where_one_was_given() -> None:
@@ -172,7 +172,7 @@ def test_receipts_dead_letters_and_resends_are_told_where_they_belong() -> None:
         "occurred_at": NOW + 9_000,
         "received_at": NOW + 9_100,
     }
-    letter = {
+    dead_letter = {
         "message": UUID(A).hex,
         "topic": "notify.dispatch.email.normal.v1",
         "partition": 1,
@@ -187,7 +187,7 @@ def test_receipts_dead_letters_and_resends_are_told_where_they_belong() -> None:
     again = fact(B, "routed", at=20_000, correlation_id="c-2")
     generation = {"generation": 1, "source": "http", "correlation_id": "c-2"}
     story = explain_facts(
-        facts(*JOURNEY[:-1], again, receipts=[receipt], dead_letters=[letter], generations=[generation])
+        facts(*JOURNEY[:-1], again, receipts=[receipt], dead_letters=[dead_letter], generations=[generation])
     )
     assert [len(message["receipts"]) for message in story["messages"]] == [1, 0]
     assert story["dead_letters"][0]["message_id"] == A

@@ -159,8 +159,8 @@ def bounce(
     """A status about a bare address."""
     message_id = ids.message_id(NID, channel, ids.address_hash(channel, address))
     made = message(channel=channel, address=address, message_id=message_id, user_id=None)
-    told = message_status(made, "bounced", now=NOW, attempt=1, reason=reason, detail=detail, provider="mail-1")
-    return {**told, **fields}  # type: ignore[typeddict-item]
+    reported = message_status(made, "bounced", now=NOW, attempt=1, reason=reason, detail=detail, provider="mail-1")
+    return {**reported, **fields}  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize(

@@ -98,8 +98,8 @@ def check_world(world: World) -> None:
         assert not status["reason"] or status["reason"] in states().words
     for timer in world.of(TIMERS):
         codec("ChannelMessage").decode(timer["value"])
-    for letter in world.of(DEAD_LETTERS):
-        assert letter["error_class"]
+    for dead_letter in world.of(DEAD_LETTERS):
+        assert dead_letter["error_class"]
     for fact in world.facts:
         assert len(fact.value or b"") < (MAX_VALUE_BYTES if fact.topic != DEAD_LETTERS else 3 * MAX_VALUE_BYTES)
 
@@ -118,8 +118,8 @@ def test_hostile_but_decodable_messages_each_have_an_outcome(
     world.send(honest)
     world.settle(3)
     check_world(world)
-    told = {status["message_id"]: status["state"] for status in world.statuses()}
-    assert told[honest["message_id"]] in ("sent", "retrying"), "its neighbours are none of its business"
+    reported = {status["message_id"]: status["state"] for status in world.statuses()}
+    assert reported[honest["message_id"]] in ("sent", "retrying"), "its neighbours are none of its business"
     nameless = 0
     for fields, _ in hostile:
         try:
@@ -128,7 +128,7 @@ def test_hostile_but_decodable_messages_each_have_an_outcome(
         except ValueError:
             nameless += 1  # nothing can be said of it but that it is a dead letter
             continue
-        assert message_id is None or message_id in told
+        assert message_id is None or message_id in reported
     assert len(world.of(DEAD_LETTERS)) >= nameless
 
 
@@ -145,12 +145,12 @@ def test_bytes_that_are_no_message_are_given_up_and_their_message_is_told(
     if not alone:
         world.send(made())
     check_world(world)
-    letters, statuses = world.of(DEAD_LETTERS), world.statuses()
-    assert len(letters) + len([s for s in statuses if s["state"] != "dead_lettered"]) == 1 + (not alone)
-    for letter in letters:
-        told = [s for s in statuses if s["state"] == "dead_lettered"]
-        assert bool(told) == bool(letter["message_id"])
-        assert all(s["reason"] == "undecodable" for s in told)
+    dead_letters, statuses = world.of(DEAD_LETTERS), world.statuses()
+    assert len(dead_letters) + len([s for s in statuses if s["state"] != "dead_lettered"]) == 1 + (not alone)
+    for dead_letter in dead_letters:
+        reported = [s for s in statuses if s["state"] == "dead_lettered"]
+        assert bool(reported) == bool(dead_letter["message_id"])
+        assert all(s["reason"] == "undecodable" for s in reported)
     head = 5 + 2 * 37 + 2
     if how == 1 and noise:
         assert [s["message_id"] for s in statuses if s["state"] == "dead_lettered"] == [message["message_id"]]
@@ -162,7 +162,7 @@ def test_bytes_that_are_no_message_are_given_up_and_their_message_is_told(
             message["tenant"],
             "normal",
         )
-        assert letters[0]["notification_id"] == message["notification_id"]
+        assert dead_letters[0]["notification_id"] == message["notification_id"]
 
 
 def test_bad_copy_of_a_good_message_does_not_keep_it_from_being_sent() -> None:
@@ -197,9 +197,9 @@ def test_unfit_message_is_rejected_with_what_it_is_and_counts_for_no_brake(field
     message: ChannelMessage = made(**fields)
     world.put(codec("ChannelMessage").encode(message))
     world.settle(3)
-    (told,) = world.statuses()
-    assert (told["state"], told["reason"]) == ("rejected", "provider_rejected")
-    assert told["detail"]
+    (reported,) = world.statuses()
+    assert (reported["state"], reported["reason"]) == ("rejected", "provider_rejected")
+    assert reported["detail"]
     assert not world.of(DEAD_LETTERS)
     assert not world.requests
     check_world(world)
@@ -229,9 +229,9 @@ def test_error_nobody_foresaw_is_one_record_s_own(monkeypatch: pytest.MonkeyPatc
     world.send(bad)
     world.send(good)
     world.settle(3)
-    told = {status["message_id"]: (status["state"], status["reason"]) for status in world.statuses()}
-    assert told == {bad["message_id"]: ("dead_lettered", "internal_error"), good["message_id"]: ("sent", None)}
-    assert [letter["error_class"] for letter in world.of(DEAD_LETTERS)] == ["RuntimeError"]
+    reported = {status["message_id"]: (status["state"], status["reason"]) for status in world.statuses()}
+    assert reported == {bad["message_id"]: ("dead_lettered", "internal_error"), good["message_id"]: ("sent", None)}
+    assert [dead_letter["error_class"] for dead_letter in world.of(DEAD_LETTERS)] == ["RuntimeError"]
     assert world.undone() == 0
 
 

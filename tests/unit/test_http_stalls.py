@@ -172,7 +172,7 @@ def test_no_body_holds_the_loop_at_any_door(world: HttpWorld, name: str) -> None
     assert len(body) <= MAX_BODY_BYTES
     world.store.users.setdefault("large-1", _user("large-1", 1))
 
-    async def every_door() -> list[str]:
+    async def every_entry_point() -> list[str]:
         wrong = []
         for method, path in DOORS:
             stall, (status, _) = await best(lambda method=method, path=path: ask(world, method, path, body))  # type: ignore[misc]
@@ -180,7 +180,7 @@ def test_no_body_holds_the_loop_at_any_door(world: HttpWorld, name: str) -> None
                 wrong.append(f"{method} {path}: {status}, {stall * 1000:.0f} ms")
         return wrong
 
-    assert asyncio.run(every_door()) == []
+    assert asyncio.run(every_entry_point()) == []
 
 
 def _user(user_id: str, devices: int) -> dict[str, Any]:

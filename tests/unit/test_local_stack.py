@@ -461,21 +461,21 @@ def test_program_that_does_not_exist_counts_as_a_death(tmp_path: Path) -> None:
 
 
 def test_stray_of_an_earlier_supervisor_is_ended_and_a_stranger_with_its_number_is_not(tmp_path: Path) -> None:
-    stray, stranger = Child(_fake(tmp_path, "kafka")), Child(_fake(tmp_path, "stranger"))
-    stray.start(0.0)
-    stranger.start(0.0)
-    assert stray.identity is not None
-    assert stranger.pid is not None
+    leftover, unrelated = Child(_fake(tmp_path, "kafka")), Child(_fake(tmp_path, "stranger"))
+    leftover.start(0.0)
+    unrelated.start(0.0)
+    assert leftover.identity is not None
+    assert unrelated.pid is not None
     files = StateFiles(tmp_path)
-    files.write_status("ready", None, {"kafka": stray.identity, "sink": Identity(stranger.pid, "another birth")})
+    files.write_status("ready", None, {"kafka": leftover.identity, "sink": Identity(unrelated.pid, "another birth")})
     try:
         assert end_leftovers(files) == ["kafka"]
-        assert wait_until_gone([stray.identity.pid], 5.0)
-        assert start_time_of(stranger.pid) is not None
+        assert wait_until_gone([leftover.identity.pid], 5.0)
+        assert start_time_of(unrelated.pid) is not None
     finally:
-        stranger.signal(signal.SIGKILL)
-        assert stranger.wait(5.0)
-        assert stray.wait(5.0)
+        unrelated.signal(signal.SIGKILL)
+        assert unrelated.wait(5.0)
+        assert leftover.wait(5.0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")

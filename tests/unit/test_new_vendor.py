@@ -22,7 +22,7 @@ CODES = Codes(source="pigeon.example/codes", rows=same(ErrorClass.PERMANENT_RECI
 """
 SENDER = """
 from runtime.settings import ProviderSettings
-from vendors.codes import react, unknown_http
+from vendors.codes import classify_code, unknown_http
 from vendors.provider import ProviderAccount
 from vendors.sender import SendResult, Sent
 from vendors.settings import parse_keys
@@ -36,7 +36,7 @@ class PigeonSender(ProviderAccount[str]):
         return message["text"] or ""
     async def deliver(self, prepared: str) -> SendResult:
         if prepared == "far":
-            return react(self.name, CODES.find("7"), unknown_http(400), "7")
+            return classify_code(self.name, CODES.find("7"), unknown_http(400), "7")
         return Sent("p-1")
 def create(provider: ProviderSettings) -> PigeonSender:
     parse_keys(PigeonKeys, provider)

@@ -32,7 +32,7 @@ from tests.faults.mutants import MUTANTS
 from tests.support.promises import broken_promises
 from tests.support.workers import Exited, Killed, Step, World
 from tests.unit.test_outcomes import message as plain_message
-from vendors.http import AnswerLostError, HttpTransport
+from vendors.http import HttpTransport, ResponseLostError
 from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 
 STEPS: tuple[Step, ...] = get_args(Step)
@@ -78,7 +78,7 @@ def finish(world: World) -> None:
         world.next_timer()
 
 
-def told(world: World, message: ChannelMessage) -> list[tuple[str, bool]]:
+def reported(world: World, message: ChannelMessage) -> list[tuple[str, bool]]:
     """(state, whether flagged) of a message's statuses, in their order."""
     own = [status for status in world.statuses() if status["message_id"] == message["message_id"]]
     return [(status["state"], status["possible_duplicate"]) for status in own]
@@ -161,7 +161,7 @@ def test_owner_killed_before_a_step_leaves_what_the_table_says(step: Step, deliv
     world.send(message)
     killed(world, step)
     finish(world)
-    assert (len(provider.accepted), told(world, message)) == ROWS[step, delivery]
+    assert (len(provider.accepted), reported(world, message)) == ROWS[step, delivery]
     assert world.undone() == 0
 
 
@@ -178,8 +178,8 @@ def test_finished_message_above_one_in_doubt_is_passed_by_the_claim_alone() -> N
     provider.answer = lambda _: Sent("1")
     world.take_over()
     finish(world)
-    assert told(world, second) == [("sent", False)]
-    assert told(world, first) == AGAIN
+    assert reported(world, second) == [("sent", False)]
+    assert reported(world, first) == AGAIN
     assert provider.accepted.count(second["message_id"]) == 1
 
 
@@ -195,9 +195,9 @@ def test_waiting_message_is_never_in_doubt() -> None:
     provider.answer = lambda _: Sent("1")
     world.take_over()
     finish(world)
-    assert told(world, sending) == AGAIN
-    assert told(world, waiting) == [("sent", False)]
-    assert told(world, done) == [("sent", False)]
+    assert reported(world, sending) == AGAIN
+    assert reported(world, waiting) == [("sent", False)]
+    assert reported(world, done) == [("sent", False)]
 
 
 def test_message_in_doubt_stays_so_through_a_second_takeover() -> None:
@@ -207,7 +207,7 @@ def test_message_in_doubt_stays_so_through_a_second_takeover() -> None:
     killed(world, "facts")
     killed(world, "facts")
     finish(world)
-    assert told(world, message) == AGAIN
+    assert reported(world, message) == AGAIN
     assert provider.accepted == [message["message_id"]] * 2
 
 
@@ -253,12 +253,12 @@ def test_owner_that_was_replaced_tells_what_it_has_sent_before_it_goes() -> None
     world.before["claim"] = replaced
     with pytest.raises(FencedError):
         world.settle()
-    assert told(world, sent) == [("sent", False)]
-    assert told(world, new) == []
+    assert reported(world, sent) == [("sent", False)]
+    assert reported(world, new) == []
     assert world.committed() == (0, "1:0"), "and nothing of it is released by who may not"
     world.take_over()
     finish(world)
-    assert told(world, sent) == [("sent", False)], "the ledger has it"
+    assert reported(world, sent) == [("sent", False)], "the ledger has it"
     assert provider.accepted == [sent["message_id"], new["message_id"]]
 
 
@@ -308,7 +308,7 @@ def test_claim_that_is_not_confirmed_is_committed_again_before_anything_is_sent(
     world.before["send"] = lambda: seen.extend(left)
     world.settle()
     assert seen == [0]
-    assert told(world, message) == [("sent", False)]
+    assert reported(world, message) == [("sent", False)]
 
 
 def test_claim_that_is_never_confirmed_ends_the_process_unsent() -> None:
@@ -344,7 +344,7 @@ def test_partitions_are_given_back_when_what_is_in_flight_is_recorded_and_releas
     assert other.consume(1, 0) == []
     assert other.position((dispatch_topic("email", "normal"), 3)) == 1
     assert world.committed(3) == (1, "1:0")
-    assert told(world, message) == [("sent", False)]
+    assert reported(world, message) == [("sent", False)]
 
 
 def test_stop_sends_nothing_more_and_waits_for_what_is_in_flight() -> None:
@@ -361,7 +361,7 @@ def test_stop_sends_nothing_more_and_waits_for_what_is_in_flight() -> None:
     assert world.ledger.positions() != {}, "the next start reads the ledger on from its end"
     world.take_over()
     world.settle()
-    assert told(world, second) == [("sent", False)], "it waited, and was never in doubt"
+    assert reported(world, second) == [("sent", False)], "it waited, and was never in doubt"
 
 
 def test_what_does_not_end_in_time_stays_claimed_and_in_doubt() -> None:
@@ -377,7 +377,7 @@ def test_what_does_not_end_in_time_stays_claimed_and_in_doubt() -> None:
     provider.answer = lambda _: Sent("1")
     world.take_over()
     finish(world)
-    assert told(world, message) == AGAIN
+    assert reported(world, message) == AGAIN
 
 
 # -- every promise, wherever it ends ----------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ class HttpAnswers:
     def __call__(self, message: ChannelMessage) -> SendResult:
         try:
             asyncio.run(self._transport.post("http://provider", headers={}, body=message["message_id"].encode()))
-        except AnswerLostError:
+        except ResponseLostError:
             return InDoubt("answer lost")
         return Sent("1")
 

@@ -17,7 +17,7 @@ from schemas.events import ChannelMessage
 from senders.outcomes import from_result
 from tests.unit.test_outcomes import NOW, RECORD, message
 from vendors.fcm.sender import FcmSender
-from vendors.http import Answer
+from vendors.http import HttpResponse
 from vendors.provider import MAX_CODE, MAX_PROVIDER_ID, ProviderAccount, UnsendableError, bounded
 from vendors.registry import VENDORS, create_senders
 from vendors.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
@@ -36,10 +36,10 @@ KINDS = sorted((vendor.channel, vendor.kind) for vendor in VENDORS)
 class Canned:
     """A transport with one answer; counts what it was asked."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: HttpResponse) -> None:
         self.answer, self.asked = answer, 0
 
-    async def post(self, *_: Any, **__: Any) -> Answer:
+    async def post(self, *_: Any, **__: Any) -> HttpResponse:
         self.asked += 1
         return self.answer
 
@@ -70,7 +70,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return made
 
 
-def through(account: Any, answer: Answer) -> Canned:
+def through(account: Any, answer: HttpResponse) -> Canned:
     """The account's transport is replaced by one that always answers this."""
     transport = Canned(answer)
     if isinstance(account, TwilioSender):
@@ -127,14 +127,14 @@ _HEADERS = st.dictionaries(
     | st.sampled_from(["99999999999999999999", "-1", "Sun, 31 Dec 9999 23:59:59 -2359", "\0", "nan"]),
 )
 _ANSWERS = st.builds(
-    Answer, st.integers(-1, 1_000) | st.sampled_from([0, 200, 201, 400, 410, 429, 500]), _HEADERS, _BODIES
+    HttpResponse, st.integers(-1, 1_000) | st.sampled_from([0, 200, 201, 400, 410, 429, 500]), _HEADERS, _BODIES
 )
 
 
 @pytest.mark.parametrize("kind", [kind for _, kind in KINDS if kind != "smtp"])
 @given(answer=_ANSWERS)
 async def test_any_answer_ends_in_a_result_that_can_be_recorded(
-    accounts: dict[str, Any], kind: str, answer: Answer
+    accounts: dict[str, Any], kind: str, answer: HttpResponse
 ) -> None:
     channel = accounts[kind].channel
     transport = through(accounts[kind], answer)
@@ -178,7 +178,7 @@ _HOSTILE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 async def test_any_message_costs_at_most_one_request(
     accounts: dict[str, Any], kind: str, fields: dict[str, Any]
 ) -> None:
-    transport = through(accounts[kind], Answer(200, {}, b'{"name": "n", "sid": "s"}'))
+    transport = through(accounts[kind], HttpResponse(200, {}, b'{"name": "n", "sid": "s"}'))
     made = await accounts[kind].send(message(channel=accounts[kind].channel, **fields))
     assert transport.asked == (0 if isinstance(made, Rejected) else 1), made
     recordable(made)
@@ -197,7 +197,7 @@ def test_any_message_is_a_mail_or_cannot_be_sent(accounts: dict[str, Any], field
 @pytest.mark.parametrize("data", [b"[1]", b'"x"', b"null", b"1", b"{", b"\xff"])
 @pytest.mark.parametrize("kind", ["fcm", "apns"])
 async def test_push_data_that_is_no_object_is_rejected(accounts: dict[str, Any], kind: str, data: bytes) -> None:
-    transport = through(accounts[kind], Answer(200, {}, b"{}"))
+    transport = through(accounts[kind], HttpResponse(200, {}, b"{}"))
     made = await accounts[kind].send(message(channel="push", address="tok", title="T", data=data))
     assert isinstance(made, Rejected)
     assert "data is not" in made.code

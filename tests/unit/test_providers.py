@@ -13,13 +13,13 @@ from pydantic_core import to_json
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from tests.unit.test_outcomes import NOW, message
-from vendors.codes import Reaction
-from vendors.fcm.sender import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code, fcm_reaction
-from vendors.http import Answer
+from vendors.codes import CodeRule
+from vendors.fcm.sender import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code, fcm_rule
+from vendors.http import HttpResponse
 from vendors.registry import create_senders
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from vendors.settings import checked_base_url
-from vendors.twilio.sender import TwilioSender, build_sms, twilio_reaction
+from vendors.twilio.sender import TwilioSender, build_sms, twilio_rule
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.PERMANENT_RECIPIENT,
@@ -31,7 +31,7 @@ RCPT, MSG, THR, TRN, DOUBT, ACCT = (
 )
 
 
-def of(found: Reaction | None) -> ErrorClass | None:
+def of(found: CodeRule | None) -> ErrorClass | None:
     return found.error if found else None
 
 
@@ -58,7 +58,7 @@ def of(found: Reaction | None) -> ErrorClass | None:
     ],
 )
 def test_twilio_answer(status: int, code: int | None, expected: ErrorClass | None) -> None:
-    assert of(twilio_reaction(status, code)) is expected
+    assert of(twilio_rule(status, code)) is expected
 
 
 def fcm(code: str | None, text: str = "") -> dict[str, Any]:
@@ -103,7 +103,7 @@ def violated(field: str) -> dict[str, Any]:
     ],
 )
 def test_fcm_answer(status: int, body: Any, expected: ErrorClass | None) -> None:
-    assert of(fcm_reaction(status, fcm_code(body))) is expected
+    assert of(fcm_rule(status, fcm_code(body))) is expected
 
 
 # -- answers through a sender -----------------------------------------------------------------------------------------
@@ -112,15 +112,15 @@ def test_fcm_answer(status: int, body: Any, expected: ErrorClass | None) -> None
 class Canned:
     """A transport with one answer."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: HttpResponse) -> None:
         self.answer = answer
 
-    async def post(self, *_: Any, **__: Any) -> Answer:
+    async def post(self, *_: Any, **__: Any) -> HttpResponse:
         return self.answer
 
 
-def said(status: int, body: Any, retry_after: str | None = None) -> Answer:
-    return Answer(status, {"retry-after": retry_after} if retry_after else {}, to_json(body))
+def said(status: int, body: Any, retry_after: str | None = None) -> HttpResponse:
+    return HttpResponse(status, {"retry-after": retry_after} if retry_after else {}, to_json(body))
 
 
 def fcm_sender(tmp_path: Path) -> FcmSender:
@@ -141,12 +141,12 @@ def fcm_sender(tmp_path: Path) -> FcmSender:
     return sender
 
 
-async def through_fcm(sender: FcmSender, answer: Answer) -> SendResult:
+async def through_fcm(sender: FcmSender, answer: HttpResponse) -> SendResult:
     sender._http = Canned(answer)  # type: ignore[assignment]
     return await sender.send(message(channel="push", address="tok", title="T"))
 
 
-async def through_twilio(answer: Answer) -> SendResult:
+async def through_twilio(answer: HttpResponse) -> SendResult:
     keys = {"account_sid": "AC1", "auth_token": "t", "from": "+1500"}
     (sender,) = create_senders("sms", [provider(channel="sms", kind="twilio", **keys)])
     assert isinstance(sender, TwilioSender)
@@ -202,7 +202,7 @@ async def test_stop_says_so_and_an_unknown_code_is_tried_again() -> None:
     assert not wrong.opted_out
     assert await through_twilio(said(400, {"code": 98765})) == Retry(TRN, "400 98765")
     assert await through_twilio(said(302, {})) == InDoubt("302")
-    assert await through_twilio(Answer(200, {}, b"{")) == InDoubt("unreadable answer (JSONDecodeError)")
+    assert await through_twilio(HttpResponse(200, {}, b"{")) == InDoubt("unreadable answer (JSONDecodeError)")
 
 
 def test_push_carries_our_id_and_collapses_possible_duplicates() -> None:

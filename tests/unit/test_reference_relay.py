@@ -147,13 +147,13 @@ def test_many_rows_that_are_set_aside_are_tried_again_by_the_smallest() -> None:
     aside = SetAside()
     rows = [_row(id_, f"k{id_}", 300 - id_) for id_ in range(1, 200)]
     assert aside.refused(rows, now_s=0) == rows
-    assert len(aside.passed_over(RETRY_S - 1)) == 199
-    tried = {row.id for row in rows} - set(aside.passed_over(RETRY_S))
+    assert len(aside.ids_to_skip(RETRY_S - 1)) == 199
+    tried = {row.id for row in rows} - set(aside.ids_to_skip(RETRY_S))
     assert tried == set(range(180, 200)), "a request each, the smallest first"
     assert aside.refused([rows[-1]], RETRY_S) == [], "told once"
     aside.forget(aside.done(rows[-3:-1]))
     assert aside.count() == 197, "the limit is still too low for others"
-    tried = {row.id for row in rows} - set(aside.passed_over(2 * RETRY_S))
+    tried = {row.id for row in rows} - set(aside.ids_to_skip(2 * RETRY_S))
     aside.forget(aside.done([row for row in rows if row.id in tried]))
     assert aside.count() == 0, "all that were tried went out: so may the rest"
 

@@ -14,9 +14,9 @@ from replay.choose import check_range, check_topic, refusal
 from replay.dead_letters import HIDDEN, described
 from replay.plan import Decision, Item, Plan, RecordPosition, StoredMessage, decide_message, decide_request
 from replay.records import Stamp, copies
-from replay.store import Letter
+from replay.store import StoredDeadLetter
 from replay.times import UsageError, parse_time
-from replay.where import LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
+from replay.where import DEAD_LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
 from runtime import ids
 from runtime.dead_letters import CUT
 from runtime.records import ConsumerRecord
@@ -120,7 +120,7 @@ def test_values_have_the_types_of_their_columns() -> None:
     assert made.parameters == {"w0": NOW - 3_600_000, "w1": True, "w2": "it's"}
     assert "(`provider` = '')" in made.sql
     assert "(`settled_at` IS NOT NULL)" in made.sql
-    found = compile_where(f"message_id not in ('{NID}')", LETTER_COLUMNS, NOW)
+    found = compile_where(f"message_id not in ('{NID}')", DEAD_LETTER_COLUMNS, NOW)
     assert found.parameters == {"w0": NID}
 
 
@@ -333,43 +333,43 @@ def test_a_message_sent_again_is_the_message_the_router_would_make() -> None:
 
 def test_bytes_that_do_not_decode_go_back_as_they_are() -> None:
     record = ConsumerRecord(REQUESTS, 1, 7, NOW, b"k", b"nothing of ours", [("a", b"b")])
-    [again] = copies(record, Item(PLACE, "t", None, letter_id=NID), STAMP)
+    [again] = copies(record, Item(PLACE, "t", None, dead_letter_id=NID), STAMP)
     assert (again.topic, again.key, again.value, again.headers) == (REQUESTS, b"k", record.value, [("a", b"b")])
 
 
 # -- dead letters -------------------------------------------------------------------------------------------------------
 
 
-def letter(stage: str, topic: str, value: bytes | None, reason: str = "undecodable") -> Letter:
+def dead_letter(stage: str, topic: str, value: bytes | None, reason: str = "undecodable") -> StoredDeadLetter:
     record = ConsumerRecord(topic, 0, 1, NOW, b"t:u1", value)
-    return Letter(str(UUID(int=7)), record, stage, reason, "DecodeError", "", 1, "t", None, None, NOW)
+    return StoredDeadLetter(str(UUID(int=7)), record, stage, reason, "DecodeError", "", 1, "t", None, None, NOW)
 
 
 @pytest.mark.parametrize("stage", ["view", "ledger", "timers", "sink"])
 def test_letters_of_stages_that_keep_values_are_refused(stage: str) -> None:
     for topic in catalogue():
-        assert refusal(letter(stage, topic, b"x")) is not None
+        assert refusal(dead_letter(stage, topic, b"x")) is not None
 
 
 def test_letters_of_router_and_sender_come_back_to_their_topics() -> None:
     whole = codec("ChannelMessage").encode(message())
     mail = dispatch_topic("email", "normal")
-    assert refusal(letter("sender", mail, whole, "retries_exhausted")) is None
-    assert refusal(letter("router", REQUESTS, b"anything")) is None
-    cut = replace(letter("router", REQUESTS, b"anything"), detail=f"{CUT}: 8 of 5,000,000 bytes of the value; x")
+    assert refusal(dead_letter("sender", mail, whole, "retries_exhausted")) is None
+    assert refusal(dead_letter("router", REQUESTS, b"anything")) is None
+    cut = replace(dead_letter("router", REQUESTS, b"anything"), detail=f"{CUT}: 8 of 5,000,000 bytes of the value; x")
     assert "only a part of its record" in (refusal(cut) or "")
-    assert "no rendered message" in (refusal(letter("sender", mail, b"anything")) or "")
-    assert "no value" in (refusal(letter("router", REQUESTS, None)) or "")
-    assert refusal(letter("sender", "notify.templates.v1", b"x")) is not None
+    assert "no rendered message" in (refusal(dead_letter("sender", mail, b"anything")) or "")
+    assert "no value" in (refusal(dead_letter("router", REQUESTS, None)) or "")
+    assert refusal(dead_letter("sender", "notify.templates.v1", b"x")) is not None
 
 
 def test_a_letter_is_shown_without_who_it_was_for() -> None:
     made = {**message(), "address": "jane@example.org", "subject": "Secret", "text": "plan"}
-    one = letter("sender", dispatch_topic("email", "normal"), codec("ChannelMessage").encode(made))
+    one = dead_letter("sender", dispatch_topic("email", "normal"), codec("ChannelMessage").encode(made))
     shown = described(one, reveal=False)
     assert not any(word in str(shown) for word in ("jane", "Secret", "plan"))
     assert shown["record"]["address"] == HIDDEN
     assert shown["record"]["message_id"] == made["message_id"]
     assert described(one, reveal=True)["record"]["address"] == "jane@example.org"
-    broken = described(letter("router", REQUESTS, b"\x00\xff"), reveal=False)
+    broken = described(dead_letter("router", REQUESTS, b"\x00\xff"), reveal=False)
     assert broken["bytes"] == "00ff"

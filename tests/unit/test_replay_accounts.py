@@ -176,13 +176,13 @@ def test_costs_are_of_the_same_messages_and_no_two_currencies_meet() -> None:
     # The mail is not reachable: its price is in neither sum.
     given.append((rendered(9, "email"), "mail"))
     report.add([one for one, _ in given], [stored(one, name) for one, name in given], filtered=False)
-    told = report.as_object()
-    assert told["cost_before"] == {
+    reported = report.as_object()
+    assert reported["cost_before"] == {
         "by_currency": {"EUR": {"amount": "0.014", "messages": 2}, "USD": {"amount": "0.0150", "messages": 2}},
         "unknown_price": 3,
     }
-    assert told["cost_after"] == {"by_currency": {"EUR": {"amount": "0.042", "messages": 7}}, "unknown_price": 0}
-    assert told["messages"][0] == {
+    assert reported["cost_after"] == {"by_currency": {"EUR": {"amount": "0.042", "messages": 7}}, "unknown_price": 0}
+    assert reported["messages"][0] == {
         "notification_id": NID,
         "message_id": given[0][0].message_id,
         "channel": "sms",
@@ -196,8 +196,8 @@ def test_costs_are_of_the_same_messages_and_no_two_currencies_meet() -> None:
         "price_after": "0.006",
         "currency_after": "EUR",
     }
-    assert (told["messages"][-1]["price_after"], told["messages"][-2]["price_before"]) == (None, None)
-    json.dumps(told)
+    assert (reported["messages"][-1]["price_after"], reported["messages"][-2]["price_before"]) == (None, None)
+    json.dumps(reported)
     free = asked("google", [(rendered(1, "push", "fcm"), "google-2")]).as_object()
     assert free["cost_after"]["by_currency"] == {"EUR": {"amount": "0", "messages": 1}}
     assert free["cost_before"] == {"by_currency": {}, "unknown_price": 1}
@@ -256,9 +256,9 @@ def test_a_dispatch_topic_is_compared_by_message_without_rendering(
     settings = Settings(providers=PROVIDERS)
     report = whatif.what_if(settings, store, selection(topic), None, lambda *_: None, provider="sms-2")
     show_what_if(report, as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert list(told) == ["provider"]
-    assert [(line["before"], line["verdict"]) for line in told["provider"]["messages"]] == [
+    reported = json.loads(capsys.readouterr().out)
+    assert list(reported) == ["provider"]
+    assert [(line["before"], line["verdict"]) for line in reported["provider"]["messages"]] == [
         ("sms-1", "taken"),
         ("sms-2", "same_account"),
     ]

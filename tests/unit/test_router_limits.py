@@ -18,7 +18,7 @@ from processors.router.enrich import MAX_ADDRESSES, MAX_BATCH_S, RouterViews, en
 from processors.router.loop import LaneLoop, publish
 from processors.router.refused import instead
 from runtime import ids
-from runtime.dead_letters import CUT, dead_letter, is_cut, publish_letters, smaller
+from runtime.dead_letters import CUT, dead_letter_record, is_cut, publish_dead_letters, smaller
 from runtime.errors import PublishError, TooLargeError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import CommitError
@@ -28,7 +28,7 @@ from runtime.settings import Settings
 from runtime.status import status_record, traceparent_of
 from schemas.codec import codec
 from schemas.events import Timer
-from schemas.topics import DEAD_LETTERS, MAX_LETTER_BYTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, STATUS, TIMERS
+from schemas.topics import DEAD_LETTERS, MAX_DEAD_LETTER_BYTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, STATUS, TIMERS
 from tests.unit.test_enrich import NOW, TOPIC, FakeView, request, run, statuses, template, views
 
 HOSTILE = st.one_of(
@@ -101,10 +101,12 @@ def test_a_hostile_request_has_an_outcome_and_honest_ones_beside_it_are_routed(f
     assert alone, "an outcome"
     assert any(r.topic in (STATUS, DEAD_LETTERS) for r in alone)
     assert len(out) - len(alone) == len(run(request())) * 2
-    letters = [codec("DeadLetter").decode(r.value) for r in alone if r.topic == DEAD_LETTERS]
-    assert [letter["error_class"] for letter in letters if letter["reason"] == "internal_error"] == []
+    dead_letters = [codec("DeadLetter").decode(r.value) for r in alone if r.topic == DEAD_LETTERS]
+    assert [
+        dead_letter["error_class"] for dead_letter in dead_letters if dead_letter["reason"] == "internal_error"
+    ] == []
     for each in alone:
-        assert len(each.value or b"") <= (MAX_LETTER_BYTES if each.topic == DEAD_LETTERS else MAX_VALUE_BYTES)
+        assert len(each.value or b"") <= (MAX_DEAD_LETTER_BYTES if each.topic == DEAD_LETTERS else MAX_VALUE_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +148,13 @@ def dumped(shapes: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
     return st.one_of(shapes.map(lambda found: json.dumps(found).encode()), st.sampled_from(NO_JSON))
 
 
-def told_of_template(
+def reported_of_template(
     channels: bytes, locales: bytes, wanted: Sequence[str] = ()
 ) -> list[tuple[str | None, str, str | None]]:
     made = request(locale="de-AT", channels=list(wanted))
     out = run(made, template={**template(), "channels": channels, "locales": locales})
-    letters = [codec("DeadLetter").decode(r.value) for r in out if r.topic == DEAD_LETTERS]
-    assert letters == [], [letter["error_class"] for letter in letters]
+    dead_letters = [codec("DeadLetter").decode(r.value) for r in out if r.topic == DEAD_LETTERS]
+    assert dead_letters == [], [dead_letter["error_class"] for dead_letter in dead_letters]
     return statuses(out)
 
 
@@ -161,9 +163,9 @@ def told_of_template(
 def test_a_template_of_any_shape_has_an_outcome_and_no_letter(
     channels: bytes, locales: bytes, wanted: list[str]
 ) -> None:
-    told = told_of_template(channels, locales, wanted)
-    assert told
-    assert all(why[1:] == ("routed", None) or why[1] in ("rejected", "skipped") for why in told)
+    reported = reported_of_template(channels, locales, wanted)
+    assert reported
+    assert all(why[1:] == ("routed", None) or why[1] in ("rejected", "skipped") for why in reported)
 
 
 @pytest.mark.parametrize("where", ["channels", "locales"])
@@ -191,7 +193,7 @@ def test_a_template_of_another_shape_is_a_template_error(where: str, shape: byte
     fine = template()
     found = {"channels": fine["channels"], "locales": fine["locales"]}
     found[where] = b'{"de": %s}' % shape if where == "locales" and shape.endswith(b"}") else shape
-    assert told_of_template(**found) == [(None, "rejected", "template_error")]
+    assert reported_of_template(**found) == [(None, "rejected", "template_error")]
 
 
 @pytest.mark.parametrize("content", [b"1", b"[]", b'"x"', b"null", b"", b'{"text": "\\ud800"}'])
@@ -204,8 +206,8 @@ def test_content_that_is_no_object_is_never_an_error_of_ours(content: bytes) -> 
 def test_a_tenant_of_a_megabyte_is_the_records_fault() -> None:
     around = len(record({**request(), "tenant": ""}).value or b"") + 2
     out = enrich_batch([record({**request(), "tenant": "x" * (MAX_VALUE_BYTES - around)})], views(), NOW)
-    letters = [codec("DeadLetter").decode(r.value) for r in out if r.topic == DEAD_LETTERS]
-    assert [letter["reason"] for letter in letters] == ["undecodable"]
+    dead_letters = [codec("DeadLetter").decode(r.value) for r in out if r.topic == DEAD_LETTERS]
+    assert [dead_letter["reason"] for dead_letter in dead_letters] == ["undecodable"]
 
 
 def test_a_rendered_message_that_is_too_large_is_rejected_with_both_sizes() -> None:
@@ -294,32 +296,35 @@ def test_a_traceparent_that_is_none_goes_no_further() -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_a_letter_always_fits_and_says_what_it_lacks(value: int, key: int | None, header: int) -> None:
-    given_up = ConsumerRecord(
-        TOPIC, 1, 2, NOW, None if key is None else bytes(key), bytes(value), [("h", bytes(header))]
-    )
-    out = dead_letter(given_up, stage="router", reason="undecodable", error=ValueError("\ud800 x" * 400), now=NOW)
-    assert len(out.key or b"") + len(out.value or b"") <= MAX_LETTER_BYTES - 1_024
-    letter = codec("DeadLetter").decode(out.value)
-    whole = (letter["key"], letter["value"], letter["headers"]) == (
-        given_up.key,
-        given_up.value,
+    record = ConsumerRecord(TOPIC, 1, 2, NOW, None if key is None else bytes(key), bytes(value), [("h", bytes(header))])
+    out = dead_letter_record(record, stage="router", reason="undecodable", error=ValueError("\ud800 x" * 400), now=NOW)
+    assert len(out.key or b"") + len(out.value or b"") <= MAX_DEAD_LETTER_BYTES - 1_024
+    dead_letter = codec("DeadLetter").decode(out.value)
+    whole = (dead_letter["key"], dead_letter["value"], dead_letter["headers"]) == (
+        record.key,
+        record.value,
         [{"name": "h", "value": bytes(header)}],
     )
-    assert is_cut(letter["detail"]) != whole
-    assert (letter["topic"], letter["partition"], letter["offset"]) == (TOPIC, 1, 2)
-    assert (letter["key"] is None) == (key is None)
+    assert is_cut(dead_letter["detail"]) != whole
+    assert (dead_letter["topic"], dead_letter["partition"], dead_letter["offset"]) == (TOPIC, 1, 2)
+    assert (dead_letter["key"] is None) == (key is None)
 
 
 def test_a_record_has_one_letter_whoever_gives_it_up_and_another_after_its_topic_was_made_anew() -> None:
-    def letter_id(stage: str = "router", **fields: Any) -> str:
+    def dead_letter_id(stage: str = "router", **fields: Any) -> str:
         one = ConsumerRecord(TOPIC, 1, 2, NOW, b"k", b"rubbish")._replace(**fields)
-        made = dead_letter(one, stage=stage, reason="undecodable", error=ValueError(), now=NOW)
+        made = dead_letter_record(one, stage=stage, reason="undecodable", error=ValueError(), now=NOW)
         return str(codec("DeadLetter").decode(made.value)["dead_letter_id"])
 
-    assert letter_id("router") == letter_id("sink") == letter_id("view")
-    others = [letter_id(timestamp=NOW + 1), letter_id(value=b"other"), letter_id(key=b"l"), letter_id(offset=3)]
-    assert len({letter_id(), *others}) == 5
-    assert letter_id(key=b"kr", value=b"ubbish") != letter_id()
+    assert dead_letter_id("router") == dead_letter_id("sink") == dead_letter_id("view")
+    others = [
+        dead_letter_id(timestamp=NOW + 1),
+        dead_letter_id(value=b"other"),
+        dead_letter_id(key=b"l"),
+        dead_letter_id(offset=3),
+    ]
+    assert len({dead_letter_id(), *others}) == 5
+    assert dead_letter_id(key=b"kr", value=b"ubbish") != dead_letter_id()
 
 
 def refusing(limit: Mapping[str, int], published: list[ProducerRecord]) -> Any:
@@ -333,8 +338,8 @@ def refusing(limit: Mapping[str, int], published: list[ProducerRecord]) -> Any:
 
 
 def test_letters_that_kafka_refuses_are_cut_until_they_fit_and_never_lost() -> None:
-    letters = [
-        dead_letter(
+    dead_letters = [
+        dead_letter_record(
             ConsumerRecord(TOPIC, 0, n, NOW, b"k", bytes(size)),
             stage="router",
             reason="undecodable",
@@ -344,13 +349,13 @@ def test_letters_that_kafka_refuses_are_cut_until_they_fit_and_never_lost() -> N
         for n, size in enumerate((10, 900_000))
     ]
     published: list[ProducerRecord] = []
-    publish_letters(refusing({DEAD_LETTERS: 100_000}, published), letters)
+    publish_dead_letters(refusing({DEAD_LETTERS: 100_000}, published), dead_letters)
     found = [codec("DeadLetter").decode(r.value) for r in published]
     assert [(f["offset"], is_cut(f["detail"])) for f in found] == [(0, False), (1, True)]
     assert CUT in found[1]["detail"]
     with pytest.raises(TooLargeError):
-        publish_letters(refusing({DEAD_LETTERS: 60}, []), letters)
-    assert smaller(letters[0]) is None
+        publish_dead_letters(refusing({DEAD_LETTERS: 60}, []), dead_letters)
+    assert smaller(dead_letters[0]) is None
 
 
 # -- what Kafka refuses for its size ----------------------------------------------------------------------------------
@@ -387,13 +392,13 @@ def test_what_kafka_refuses_for_its_size_ends_in_a_verdict_and_ends_nobody(engin
         publish(kafka, out, lambda: NOW)
     else:
         asyncio.run(send(kafka, out, lambda: NOW))
-    told = reasons(kafka.published)
-    refused = [detail for state, reason, detail in told if (state, reason) == ("rejected", "template_error")]
+    reported = reasons(kafka.published)
+    refused = [detail for state, reason, detail in reported if (state, reason) == ("rejected", "template_error")]
     assert len(refused) == 2
     assert all("takes no record of" in (detail or "") for detail in refused)
-    assert sum(state == "routed" for state, _, _ in told) == 4
-    letter = codec("DeadLetter").decode(next(r.value for r in kafka.published if r.topic == DEAD_LETTERS))
-    assert is_cut(letter["detail"])
+    assert sum(state == "routed" for state, _, _ in reported) == 4
+    dead_letter = codec("DeadLetter").decode(next(r.value for r in kafka.published if r.topic == DEAD_LETTERS))
+    assert is_cut(dead_letter["detail"])
 
 
 def test_what_cannot_be_said_any_smaller_stops_rather_than_getting_lost() -> None:

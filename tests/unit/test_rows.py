@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime import ids
-from runtime.dead_letters import dead_letter
+from runtime.dead_letters import dead_letter_record
 from runtime.records import ConsumerRecord
 from schemas.codec import DecodeError, codec, plain_schema
 from schemas.events import states
@@ -293,8 +293,8 @@ def test_hostile_record_is_a_row_that_the_store_takes_or_one_letter(topic: str, 
     try:
         table, row = row_of(record)
     except DecodeError as exc:
-        letter = dead_letter(record, stage="sink", reason="undecodable", error=exc, now=NOW)
-        assert dead_letter_row(letter.value)
+        dead_letter = dead_letter_record(record, stage="sink", reason="undecodable", error=exc, now=NOW)
+        assert dead_letter_row(dead_letter.value)
         return
     wrong = [column for (column, kind), cell in zip(table.columns.items(), row, strict=True) if not fits(cell, kind)]
     assert wrong == []

@@ -23,7 +23,7 @@ from runtime.records import ConsumerRecord
 from runtime.settings import ClickHouseSettings, KafkaSettings, Settings, load_settings
 from runtime.views import View
 from schemas.codec import codec, iter_examples
-from schemas.topics import DEAD_LETTERS, MAX_LETTER_BYTES, MAX_VALUE_BYTES, RECIPIENTS, catalogue
+from schemas.topics import DEAD_LETTERS, MAX_DEAD_LETTER_BYTES, MAX_VALUE_BYTES, RECIPIENTS, catalogue
 from sinks import clickhouse
 
 CANARIES = [
@@ -170,7 +170,7 @@ def test_every_topic_keeps_all_copies_but_one_and_its_days_are_days(replication:
         config = topic.config_for(replication)
         assert config["min.insync.replicas"] == copies, topic.name
         assert int(config["segment.ms"]) <= 86_400_000, topic.name
-        largest = MAX_LETTER_BYTES if topic.name == DEAD_LETTERS else MAX_VALUE_BYTES
+        largest = MAX_DEAD_LETTER_BYTES if topic.name == DEAD_LETTERS else MAX_VALUE_BYTES
         assert int(config["max.message.bytes"]) >= largest, topic.name
         if topic.name != DEAD_LETTERS:
             assert int(config["max.message.bytes"]) >= 2 * MAX_VALUE_BYTES, (
@@ -251,7 +251,7 @@ def test_view_keeps_the_last_value_drops_tombstones_and_reports_poison() -> None
     def encoded(**fields: Any) -> bytes:
         return codec("RecipientProfile").encode({**profile, **fields})
 
-    letters = view.apply(
+    dead_letters = view.apply(
         [
             record(b"t:a", encoded(version=1)),
             record(b"t:a", encoded(version=2)),
@@ -267,7 +267,10 @@ def test_view_keeps_the_last_value_drops_tombstones_and_reports_poison() -> None
     assert held is not None
     assert held["version"] == 2
     assert [key in view for key in ("t:a", "t:b", "t:c", "t:d")] == [True, False, False, False]
-    assert [codec("DeadLetter").decode(letter.value)["value"] for letter in letters] == [b"poison", encoded()]
+    assert [codec("DeadLetter").decode(dead_letter.value)["value"] for dead_letter in dead_letters] == [
+        b"poison",
+        encoded(),
+    ]
     assert view.not_ready() == "not started"
 
 

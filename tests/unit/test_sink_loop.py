@@ -294,8 +294,8 @@ def test_an_error_of_ours_costs_one_record(kafka: FakeKafka, monkeypatch: pytest
         lambda: [ConsumerRecord(STATUS, 0, n, 0, None, value) for n, value in enumerate((b"a", b"\0bad", b"b"))]
     ]
     run(kafka)
-    (letter,) = [codec("DeadLetter").decode(record.value) for record in kafka.published]
-    assert (letter["offset"], letter["reason"], letter["stage"]) == (1, "internal_error", "sink")
+    (dead_letter,) = [codec("DeadLetter").decode(record.value) for record in kafka.published]
+    assert (dead_letter["offset"], dead_letter["reason"], dead_letter["stage"]) == (1, "internal_error", "sink")
     assert kafka.commits == [{(STATUS, 0): 3}]
 
 

@@ -127,8 +127,8 @@ def test_throttled_are_the_codes_that_senders_call_so() -> None:
     throttled = {
         code
         for codes in (twilio_codes.CODES, smtp_codes.CODES, apns_codes.CODES, fcm_codes.CODES)
-        for code, reaction in codes.rows.items()
-        if reaction.error is ErrorClass.THROTTLED
+        for code, rule in codes.rows.items()
+        if rule.error is ErrorClass.THROTTLED
     }
     assert throttled >= {"429", "4.7", "QUOTA_EXCEEDED"}
     for code in throttled:

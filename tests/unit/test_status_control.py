@@ -193,11 +193,11 @@ def test_more_waiting_callers_than_wanted_are_told_at_once(monkeypatch: pytest.M
 
 
 def test_cancelled_in_doubt_is_unknown_because_an_attempt_may_have_been_sent() -> None:
-    wish: Any = {NID: {"notification_id": NID, "tenant": "mine", "requested_at": NOW}}
+    cancellations: Any = {NID: {"notification_id": NID, "tenant": "mine", "requested_at": NOW}}
     message: Any = {"notification_id": NID, "tenant": "mine", "expires_at": None, "possible_duplicate": True}
-    assert recheck(message, SenderViews({}, {}, wish), NOW) == ("unknown", "in_doubt")
+    assert recheck(message, SenderViews({}, {}, cancellations), NOW) == ("unknown", "in_doubt")
     message["possible_duplicate"] = False
-    assert recheck(message, SenderViews({}, {}, wish), NOW) == ("cancelled", "by_caller")
+    assert recheck(message, SenderViews({}, {}, cancellations), NOW) == ("cancelled", "by_caller")
 
 
 def test_wish_that_the_broker_does_not_confirm_is_503() -> None:

@@ -212,8 +212,8 @@ class World:
         return nid
 
     def cancel(self, nid: str, tenant: str = "t") -> None:
-        wish = codec("Cancellation").encode({"notification_id": nid, "tenant": tenant, "requested_at": NOW})
-        self.write(CANCELLATIONS, 0, nid.encode(), wish)
+        cancellation = codec("Cancellation").encode({"notification_id": nid, "tenant": tenant, "requested_at": NOW})
+        self.write(CANCELLATIONS, 0, nid.encode(), cancellation)
 
     def turn(self) -> list[ProducerRecord]:
         before = len(self.published)
@@ -362,9 +362,9 @@ def test_poison_is_dead_lettered_when_it_is_read(world: World, key: bytes | None
     world.write(TIMERS, 0, key, value)
     world.put(NOW)
     world.give(0)
-    letter, *rest = world.turn()
-    assert letter.topic == DEAD_LETTERS
-    assert codec("DeadLetter").decode(letter.value)["value"] == value
+    dead_letter, *rest = world.turn()
+    assert dead_letter.topic == DEAD_LETTERS
+    assert codec("DeadLetter").decode(dead_letter.value)["value"] == value
     assert [r.topic for r in rest] == [*([TIMERS] if key else []), REQUESTS, TIMERS]
 
 
@@ -378,8 +378,8 @@ def test_poison_behind_a_good_head_is_dead_lettered_when_it_fires(world: World) 
     world.now += 5
     out = world.turn()
     assert [r.topic for r in out] == [DEAD_LETTERS, REQUESTS, TIMERS, TIMERS]
-    letter = codec("DeadLetter").decode(out[0].value)
-    assert (letter["value"], letter["offset"], letter["reason"]) == (raw, 0, "undecodable")
+    dead_letter = codec("DeadLetter").decode(out[0].value)
+    assert (dead_letter["value"], dead_letter["offset"], dead_letter["reason"]) == (raw, 0, "undecodable")
     assert world.pending == 0
 
 
@@ -426,8 +426,8 @@ def test_what_kafka_refuses_for_its_size_is_dead_lettered_and_the_others_fire(wo
     world.give(0)
     out = world.turn()
     assert [record.topic for record in out] == [REQUESTS, DEAD_LETTERS, TIMERS, TIMERS]
-    letter = codec("DeadLetter").decode(out[1].value)
-    assert (letter["topic"], letter["error_class"]) == (TIMERS, "TooLargeError")
+    dead_letter = codec("DeadLetter").decode(out[1].value)
+    assert (dead_letter["topic"], dead_letter["error_class"]) == (TIMERS, "TooLargeError")
     assert (world.pending, world.turn()) == (0, [])
 
 

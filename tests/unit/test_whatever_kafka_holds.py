@@ -321,8 +321,10 @@ def test_equal_states_are_not_older() -> None:
 def test_a_record_that_its_filter_cannot_judge_is_one_letter_and_the_view_goes_on() -> None:
     view: View[Any] = View(KafkaSettings(), RECIPIENTS, keep=lambda record: bool(record["user_id"][0] == "u"))
     values = [codec("RecipientProfile").encode({**PROFILE, "user_id": user}) for user in ("", "u1")]
-    letters = view.apply([ConsumerRecord(RECIPIENTS, 0, n, 0, b"k%d" % n, value) for n, value in enumerate(values)])
-    assert [codec("DeadLetter").decode(r.value)["reason"] for r in letters] == ["internal_error"]
+    dead_letters = view.apply(
+        [ConsumerRecord(RECIPIENTS, 0, n, 0, b"k%d" % n, value) for n, value in enumerate(values)]
+    )
+    assert [codec("DeadLetter").decode(r.value)["reason"] for r in dead_letters] == ["internal_error"]
     assert "k1" in view
 
 

@@ -54,7 +54,7 @@ class Provider:
         return Sent("1")
 
 
-def given_up(world: World) -> list[dict[str, Any]]:
+def no_account_failures(world: World) -> list[dict[str, Any]]:
     return [status for status in world.statuses("failed") if status["detail"] == "no account works"]
 
 
@@ -102,7 +102,7 @@ def test_bad_minute_and_an_idle_hour_fail_nothing() -> None:
         while world.timers:
             world.next_timer()
         world.now += HOUR
-        assert not given_up(world), f"after {hour + 1} hours of which nobody knows anything"
+        assert not no_account_failures(world), f"after {hour + 1} hours of which nobody knows anything"
     provider.up = True
     world.now += MINUTE
     world.send(made())
@@ -124,9 +124,9 @@ def test_account_that_fails_without_a_break_is_given_up_by_those_that_waited_as_
         world.send(message)
     while world.now < START_S + 11 * MINUTE:
         world.turn(5)
-    ended = {status["message_id"] for status in given_up(world)}
+    ended = {status["message_id"] for status in no_account_failures(world)}
     assert len(ended) > 100, "who has waited for ten minutes does not wait any longer"
-    assert {status["reason"] for status in given_up(world)} == {"provider_account"}
+    assert {status["reason"] for status in no_account_failures(world)} == {"provider_account"}
     assert ended <= {message["message_id"] for message in early}
     waiting = {entry.message["message_id"] for entry in world.admission.parked}
     assert {message["message_id"] for message in late} <= waiting, "who came three minutes ago does"
@@ -219,11 +219,11 @@ def test_nobody_is_given_up_without_evidence_and_nobody_waits_for_an_account_tha
 
     def turn(after_s: float) -> None:
         before = len(world.requests)
-        known = len(given_up(world))
+        known = len(no_account_failures(world))
         world.turn(after_s)
         if not provider.up:
             failures.extend(at for at, _ in world.requests[before:])
-        for status in given_up(world)[known:]:
+        for status in no_account_failures(world)[known:]:
             assert world.now - came[status["message_id"]] >= BREAKER.give_up_s
             assert world.now - failures[-1] <= BREAKER.reset_s, "a probe has just failed"
             since = world.now - BREAKER.give_up_s
@@ -248,9 +248,9 @@ def test_nobody_is_given_up_without_evidence_and_nobody_waits_for_an_account_tha
     provider.up = True
     for _ in range(60):
         turn(2.0)
-    told = world.statuses("sent", "failed")
-    assert {status["message_id"] for status in told} == set(came), "everybody is told how it ended"
-    assert len(told) == len(came)
+    reported = world.statuses("sent", "failed")
+    assert {status["message_id"] for status in reported} == set(came), "everybody is told how it ended"
+    assert len(reported) == len(came)
     assert {status["message_id"] for status in world.statuses("sent")} == provider.sent
     assert not world.admission.parked
 
@@ -355,8 +355,8 @@ def test_message_that_may_have_been_sent_never_ends_as_not_sent(why: str, doubt:
     world.turn()
     world.send(message)
     world.settle(60)
-    (told,) = [status for status in world.statuses() if status["message_id"] == message["message_id"]]
-    assert (told["state"], told["reason"]) == (("unknown", "in_doubt") if doubt else expected)
+    (reported,) = [status for status in world.statuses() if status["message_id"] == message["message_id"]]
+    assert (reported["state"], reported["reason"]) == (("unknown", "in_doubt") if doubt else expected)
 
 
 def test_replayed_request_of_a_message_in_doubt_is_flagged() -> None:
@@ -401,8 +401,8 @@ def test_retry_that_no_timer_can_hold_ends_by_itself(short_of_limit: int, result
     world.send(message, headers=[("ce_id", b"1" * 36)])
     world.send(made())
     world.settle(3)
-    told = [s for s in world.statuses() if s["message_id"] == message["message_id"]]
-    (first,) = told[:1]
+    reported = [s for s in world.statuses() if s["message_id"] == message["message_id"]]
+    (first,) = reported[:1]
     if first["state"] == "failed":
         assert "are allowed" in first["detail"]
         assert len(world.of(DEAD_LETTERS)) == 1
@@ -434,10 +434,10 @@ def test_letter_that_kafka_refuses_for_its_size_is_cut_and_ends_no_sender(why: s
         world.send(made(text="x" * 200_000))
     world.send(made())
     world.settle()
-    letters = world.of(DEAD_LETTERS)
-    assert len(letters) == 2
-    assert [is_cut(letter["detail"]) for letter in letters].count(True) == 1
-    assert max(len(letter["value"]) for letter in letters) < 60_000
+    dead_letters = world.of(DEAD_LETTERS)
+    assert len(dead_letters) == 2
+    assert [is_cut(dead_letter["detail"]) for dead_letter in dead_letters].count(True) == 1
+    assert max(len(dead_letter["value"]) for dead_letter in dead_letters) < 60_000
     assert world.undone() == 0, "and it is done with"
 
 

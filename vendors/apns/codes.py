@@ -7,7 +7,7 @@ May import the shape of a table. Never: a request.
 
 from __future__ import annotations
 
-from vendors.codes import Codes, Reaction, same
+from vendors.codes import CodeRule, Codes, same
 from vendors.sender import ErrorClass
 
 CODES = Codes(
@@ -43,7 +43,7 @@ CODES = Codes(
                 "413": "the payload is too large",
             },
         ),
-        "TooManyRequests": Reaction(ErrorClass.THROTTLED, "too many to this one device", account_wide=False),
+        "TooManyRequests": CodeRule(ErrorClass.THROTTLED, "too many to this one device", account_wide=False),
         **same(
             ErrorClass.THROTTLED,
             {"TooManyProviderTokenUpdates": "the provider token was renewed too often", "429": "too many requests"},
@@ -80,4 +80,4 @@ CODES = Codes(
         ),
     },
 )
-RENEWED = Reaction(ErrorClass.TRANSIENT, "signed anew: the next claim carries the new provider token")
+RENEWED = CodeRule(ErrorClass.TRANSIENT, "signed anew: the next claim carries the new provider token")

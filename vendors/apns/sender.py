@@ -37,8 +37,8 @@ from runtime.settings import ProviderSettings
 from runtime.status import rfc3339
 from schemas.events import ChannelMessage
 from vendors.apns.codes import CODES, RENEWED
-from vendors.codes import Reaction, react, unknown_http
-from vendors.http import Answer, AnswerLostError, NotSentError
+from vendors.codes import CodeRule, classify_code, unknown_http
+from vendors.http import HttpResponse, NotSentError, ResponseLostError
 from vendors.http2 import Http2Transport
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.push_data import is_silent, push_data
@@ -132,7 +132,7 @@ def build_headers(request: NotificationRequest, expires_at: int | None) -> list[
     return headers
 
 
-def apns_reaction(status: int, reason: str | None) -> Reaction | None:
+def apns_rule(status: int, reason: str | None) -> CodeRule | None:
     """The row of an answer; a reason decides before its status does. None when the table does not know it."""
     return CODES.find(str(status)) if reason is None else CODES.find(reason)
 
@@ -199,29 +199,29 @@ class ApnsSender(ProviderAccount["ApnsPush"]):
         token = self._token.get()
         headers = [("authorization", f"bearer {token}"), *prepared.headers]
         try:
-            answer = await self._http.post(prepared.path, headers=headers, body=prepared.body)
+            response = await self._http.post(prepared.path, headers=headers, body=prepared.body)
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))
-        except AnswerLostError as exc:
+        except ResponseLostError as exc:
             return InDoubt(str(exc))
-        return self._read(answer, token)
+        return self._read(response, token)
 
-    def _read(self, answer: Answer, token: str) -> SendResult:
-        if answer.status == 200:
-            return Sent(answer.headers.get("apns-id"))
+    def _read(self, response: HttpResponse, token: str) -> SendResult:
+        if response.status == 200:
+            return Sent(response.headers.get("apns-id"))
         try:
-            body = from_json(answer.body)
+            body = from_json(response.body)
         except ValueError:
             body = None
         body = body if isinstance(body, Mapping) else {}
         reason = body.get("reason") if isinstance(body.get("reason"), str) else None
-        reaction = apns_reaction(answer.status, reason)
+        rule = apns_rule(response.status, reason)
         if reason == "ExpiredProviderToken" and self._token.expired(token):
-            reaction = RENEWED
-        wait = parse_retry_after(answer.headers.get("retry-after"), self._clock())
-        since = _invalid_since(answer.status, body.get("timestamp"))
-        code = _code(answer.status, reason, since)
-        result = react(self.name, reaction, unknown_http(answer.status), code, wait)
+            rule = RENEWED
+        wait = parse_retry_after(response.headers.get("retry-after"), self._clock())
+        since = _invalid_since(response.status, body.get("timestamp"))
+        code = _code(response.status, reason, since)
+        result = classify_code(self.name, rule, unknown_http(response.status), code, wait)
         return replace(result, invalid_since=since) if isinstance(result, Rejected) else result
 
     async def close(self) -> None:

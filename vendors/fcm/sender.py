@@ -32,9 +32,9 @@ from runtime.logs import redact_text
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.codes import Reaction, react, unknown_http
+from vendors.codes import CodeRule, classify_code, unknown_http
 from vendors.fcm.codes import CODES, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
-from vendors.http import Answer, AnswerLostError, HttpTransport, NotSentError
+from vendors.http import HttpResponse, HttpTransport, NotSentError, ResponseLostError
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.push_data import push_data
 from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
@@ -90,8 +90,8 @@ def fcm_code(body: Any) -> str | None:
 
 def token_refusal(exc: GoogleAuthError) -> str:
     """What Google's token endpoint said: its error and description (RFC 6749 §5.2), or the kind of error."""
-    answer = next((arg for arg in exc.args if isinstance(arg, Mapping)), {})
-    said = [answer.get(field) for field in ("error", "error_description")]
+    response = next((arg for arg in exc.args if isinstance(arg, Mapping)), {})
+    said = [response.get(field) for field in ("error", "error_description")]
     words = ": ".join(redact_text(text)[:100] for text in said if isinstance(text, str) and text.isprintable())
     return f"{type(exc).__name__}: {words}" if words else type(exc).__name__
 
@@ -100,7 +100,7 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def fcm_reaction(status: int, code: str | None) -> Reaction | None:
+def fcm_rule(status: int, code: str | None) -> CodeRule | None:
     """The row of an answer; a code decides before its status does. None when the table does not know it."""
     return CODES.find(str(status)) if code is None else CODES.find(code)
 
@@ -185,19 +185,19 @@ class FcmSender(ProviderAccount[bytes]):
             return Retry(error, f"no access token ({token_refusal(exc)})")
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         try:
-            answer = await self._http.post(self._url, headers=headers, body=prepared)
+            response = await self._http.post(self._url, headers=headers, body=prepared)
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))
-        except AnswerLostError as exc:
+        except ResponseLostError as exc:
             return InDoubt(str(exc))
-        return self._read(answer)
+        return self._read(response)
 
-    def _read(self, answer: Answer) -> SendResult:
+    def _read(self, response: HttpResponse) -> SendResult:
         try:
-            body = from_json(answer.body)
+            body = from_json(response.body)
         except ValueError:
             body = None
-        if answer.status == 200:
+        if response.status == 200:
             name = body.get("name") if isinstance(body, dict) else None
             if not name:
                 return InDoubt("unreadable answer")
@@ -206,11 +206,11 @@ class FcmSender(ProviderAccount[bytes]):
         code = fcm_code(body)
         if code == MISMATCH and not self._proven:
             code = UNPROVEN_MISMATCH
-        if answer.status == 401:
+        if response.status == 401:
             self._valid_until = 0
-        wait = parse_retry_after(answer.headers.get("retry-after"), self._clock())
-        said = str(answer.status) if code is None else f"{answer.status} {code}"
-        return react(self.name, fcm_reaction(answer.status, code), unknown_http(answer.status), said, wait)
+        wait = parse_retry_after(response.headers.get("retry-after"), self._clock())
+        said = str(response.status) if code is None else f"{response.status} {code}"
+        return classify_code(self.name, fcm_rule(response.status, code), unknown_http(response.status), said, wait)
 
     async def close(self) -> None:
         """Close the session."""

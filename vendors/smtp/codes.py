@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from vendors.codes import Codes, Reaction, same
+from vendors.codes import CodeRule, Codes, same
 from vendors.sender import ErrorClass
 
 GREYLIST_WAIT_S = 60.0
@@ -21,7 +21,7 @@ FULL_WAIT_S = 300.0
 PHASES = ("CONNECT", "AUTH", "MAIL", "RCPT", "DATA", "BODY")
 """CONNECT is banner, EHLO and STARTTLS; DATA the command; BODY the mail and the answer to its final dot."""
 
-GREYLISTED = Reaction(ErrorClass.TRANSIENT, "greylisted", GREYLIST_WAIT_S, account_wide=False)
+GREYLISTED = CodeRule(ErrorClass.TRANSIENT, "greylisted", GREYLIST_WAIT_S, account_wide=False)
 _ENHANCED = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])")
 _GREYLIST = re.compile(r"gr[ae]y-?\s?list|postgrey", re.IGNORECASE)
 _RATE = re.compile(r"rate|limit|throttl|too many|too much|slow down|too fast|busy", re.IGNORECASE)
@@ -32,16 +32,16 @@ _HELO = re.compile(
     r"|\b(?:invalid|bad) (?:helo|ehlo) |fully[- ]qualified (?:hostname|host|domain name)\b",
     re.IGNORECASE,
 )
-_HELO_REFUSED = Reaction(ErrorClass.ACCOUNT, "the server refuses our EHLO name: set local_hostname")
-_SENDER = Reaction(ErrorClass.ACCOUNT, "our address or our right to send is refused")
-_NO_SERVICE = Reaction(ErrorClass.ACCOUNT, "the server does not serve us")
+_HELO_REFUSED = CodeRule(ErrorClass.ACCOUNT, "the server refuses our EHLO name: set local_hostname")
+_SENDER = CodeRule(ErrorClass.ACCOUNT, "our address or our right to send is refused")
+_NO_SERVICE = CodeRule(ErrorClass.ACCOUNT, "the server does not serve us")
 
 CODES = Codes(
     source="RFC 5321 §4.2.3, RFC 3463 and the IANA registry of SMTP enhanced status codes, RFC 4954 §6, RFC 7504, RFC 7505",
     rows={
         # -- the mailbox: only where a recipient has been named
         **{
-            f"{code} at {phase}": Reaction(ErrorClass.PERMANENT_RECIPIENT, means)
+            f"{code} at {phase}": CodeRule(ErrorClass.PERMANENT_RECIPIENT, means)
             for phase in ("RCPT", "DATA", "BODY")
             for code, means in {
                 "5.1.0": "bad address",
@@ -54,10 +54,10 @@ CODES = Codes(
                 "5.2.1": "the mailbox is disabled",
             }.items()
         },
-        "550 at RCPT": Reaction(ErrorClass.PERMANENT_RECIPIENT, "no such mailbox"),
-        "551 at RCPT": Reaction(ErrorClass.PERMANENT_RECIPIENT, "not local"),
-        "553 at RCPT": Reaction(ErrorClass.PERMANENT_RECIPIENT, "bad mailbox name"),
-        "556 at RCPT": Reaction(ErrorClass.PERMANENT_RECIPIENT, "the domain takes no mail"),
+        "550 at RCPT": CodeRule(ErrorClass.PERMANENT_RECIPIENT, "no such mailbox"),
+        "551 at RCPT": CodeRule(ErrorClass.PERMANENT_RECIPIENT, "not local"),
+        "553 at RCPT": CodeRule(ErrorClass.PERMANENT_RECIPIENT, "bad mailbox name"),
+        "556 at RCPT": CodeRule(ErrorClass.PERMANENT_RECIPIENT, "the domain takes no mail"),
         # -- the message, or a policy about it
         **same(
             ErrorClass.PERMANENT_MESSAGE,
@@ -153,8 +153,8 @@ CODES = Codes(
             account_wide=False,
         ),
         # The server failed by itself once it had the whole mail: like an HTTP 500, it says nothing of what it did before.
-        "4.3.0 at BODY": Reaction(ErrorClass.IN_DOUBT, "the server failed while it took the mail"),
-        "4.2.2": Reaction(ErrorClass.TRANSIENT, "the mailbox is full", FULL_WAIT_S, account_wide=False),
+        "4.3.0 at BODY": CodeRule(ErrorClass.IN_DOUBT, "the server failed while it took the mail"),
+        "4.2.2": CodeRule(ErrorClass.TRANSIENT, "the mailbox is full", FULL_WAIT_S, account_wide=False),
         # Words decide between these two: a rate limit wears the same code.
         "4.7.1 at RCPT": GREYLISTED,
     },
@@ -167,7 +167,7 @@ def enhanced_code(code: int, text: str) -> str | None:
     return f"{found[1]}.{int(found[2])}.{int(found[3])}" if found and found[1] == str(code)[:1] else None
 
 
-def reaction(code: int, text: str, phase: str) -> Reaction | None:
+def smtp_rule(code: int, text: str, phase: str) -> CodeRule | None:
     """The row of a reply; None when the table does not know it."""
     if _HELO.search(text):
         return _HELO_REFUSED

@@ -31,12 +31,12 @@ from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.codes import Reaction, react
+from vendors.codes import CodeRule, classify_code
 from vendors.mime import MailError, build_mail, parse_from
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, parse_keys, read_secret
-from vendors.smtp.codes import reaction, shown
+from vendors.smtp.codes import shown, smtp_rule
 
 _IDLE_S = 20.0
 """Servers close idle connections (RFC 5321 §4.5.3.2 allows them after 5 minutes, many do sooner): older ones are renewed."""
@@ -44,7 +44,7 @@ _ONE_WRITE = 32 << 10
 """A mail up to this goes to the kernel at once, its final dot with it."""
 _DRAIN_POLL_S = 0.01
 _END = b".\r\n"
-_NOT_SENT_UNKNOWN = Reaction(ErrorClass.TRANSIENT, "not in the table")
+_NOT_SENT_UNKNOWN = CodeRule(ErrorClass.TRANSIENT, "not in the table")
 """A reply, whatever it is, says that this server does not take the mail."""
 
 
@@ -140,7 +140,7 @@ class SmtpSender(ProviderAccount[Envelope]):
     def _reply(self, code: int, text: str, phase: str) -> SendResult:
         if not 400 <= code < 600:
             return Retry(ErrorClass.TRANSIENT, f"a reply that is none at {phase}")
-        return react(self.name, reaction(code, text, phase), _NOT_SENT_UNKNOWN, shown(code, text))
+        return classify_code(self.name, smtp_rule(code, text, phase), _NOT_SENT_UNKNOWN, shown(code, text))
 
     async def _transaction(self, client: aiosmtplib.SMTP, recipient: str, mail: bytes) -> SendResult:
         phase = "MAIL"
@@ -193,15 +193,15 @@ class SmtpSender(ProviderAccount[Envelope]):
             response = await protocol.read_response(timeout=self._timeout_s)
         else:
             # A long mail is on its way for a while: only when all of it is out its final dot follows.
-            answer = asyncio.ensure_future(protocol.read_response())
+            reply = asyncio.ensure_future(protocol.read_response())
             await asyncio.sleep(0)  # it listens
             try:
-                await self._drain(protocol, transport, stuffed, answer)
-                response = await asyncio.wait_for(answer, self._timeout_s)
+                await self._drain(protocol, transport, stuffed, reply)
+                response = await asyncio.wait_for(reply, self._timeout_s)
             finally:
-                if not answer.done():
-                    answer.cancel()
-                    await asyncio.wait([answer])
+                if not reply.done():
+                    reply.cancel()
+                    await asyncio.wait([reply])
         if response.code // 100 != 2:
             raise aiosmtplib.SMTPDataError(response.code, response.message)
         return response
@@ -211,16 +211,16 @@ class SmtpSender(ProviderAccount[Envelope]):
         protocol: SMTPProtocol,
         transport: asyncio.WriteTransport,
         stuffed: bytes,
-        answer: asyncio.Future[aiosmtplib.SMTPResponse],
+        reply: asyncio.Future[aiosmtplib.SMTPResponse],
     ) -> None:
         try:
             _write(protocol, stuffed)
             async with asyncio.timeout(self._timeout_s):
                 # The transport tells its protocol, which is aiosmtplib's own: ask.
-                while transport.get_write_buffer_size() and not answer.done():  # noqa: ASYNC110
+                while transport.get_write_buffer_size() and not reply.done():  # noqa: ASYNC110
                     await asyncio.sleep(_DRAIN_POLL_S)
-            if answer.done():
-                raise _EarlyReplyError(answer.result())
+            if reply.done():
+                raise _EarlyReplyError(reply.result())
         except (aiosmtplib.SMTPException, OSError) as exc:
             raise _NotOutError(type(exc).__name__) from exc
         _write(protocol, _END)

@@ -9,7 +9,7 @@ May import the shape of a table. Never: a request.
 
 from __future__ import annotations
 
-from vendors.codes import Codes, Reaction, same
+from vendors.codes import CodeRule, Codes, same
 from vendors.sender import ErrorClass
 
 CODES = Codes(
@@ -71,8 +71,8 @@ CODES = Codes(
             },
         ),
         **same(ErrorClass.TRANSIENT, {"30017": "the carrier is congested"}),
-        "21610": Reaction(ErrorClass.PERMANENT_RECIPIENT, "the recipient sent STOP", opted_out=True),
-        "30003": Reaction(ErrorClass.TRANSIENT, "the handset is off or out of reach", wait_s=60, account_wide=False),
+        "21610": CodeRule(ErrorClass.PERMANENT_RECIPIENT, "the recipient sent STOP", opted_out=True),
+        "30003": CodeRule(ErrorClass.TRANSIENT, "the handset is off or out of reach", wait_s=60, account_wide=False),
         **same(
             ErrorClass.IN_DOUBT,
             {

@@ -28,8 +28,8 @@ from runtime.clock import Clock, system_clock
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.codes import Reaction, react, unknown_http
-from vendors.http import AnswerLostError, HttpTransport, NotSentError
+from vendors.codes import CodeRule, classify_code, unknown_http
+from vendors.http import HttpTransport, NotSentError, ResponseLostError
 from vendors.provider import ProviderAccount
 from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from vendors.settings import checked_base_url, parse_keys
@@ -38,7 +38,7 @@ from vendors.twilio.codes import CODES
 from vendors.twilio.keys import VENDOR_URL, TwilioKeys
 
 
-def twilio_reaction(status: int, code: int | None) -> Reaction | None:
+def twilio_rule(status: int, code: int | None) -> CodeRule | None:
     """The row of an answer; a code decides before its status does. None when the table does not know it."""
     return CODES.find(str(status)) if code is None else CODES.find(str(code))
 
@@ -61,10 +61,10 @@ class _RefusedError(Exception):
 
 def _error_code(body: bytes) -> int | None:
     try:
-        answer = from_json(body)
+        response = from_json(body)
     except ValueError:
         return None
-    code = answer.get("code") if isinstance(answer, dict) else None
+    code = response.get("code") if isinstance(response, dict) else None
     known = isinstance(code, int) and not isinstance(code, bool) and 0 <= code < 1_000_000
     return code if known else None
 
@@ -87,15 +87,15 @@ class _Transport(HttpClient):  # type: ignore[misc]
         timeout: float | None = None,
         allow_redirects: bool = False,
     ) -> Response:
-        answer = await self._http.post(
+        response = await self._http.post(
             self._base_url + uri.removeprefix(VENDOR_URL),
             headers=headers or {},
             auth=auth,
             body=urlencode(data or {}).encode(),
         )
-        if not 200 <= answer.status < 300:
-            raise _RefusedError(answer.status, _error_code(answer.body), answer.headers.get("retry-after"))
-        return Response(answer.status, answer.body.decode("utf-8", "replace"), answer.headers)
+        if not 200 <= response.status < 300:
+            raise _RefusedError(response.status, _error_code(response.body), response.headers.get("retry-after"))
+        return Response(response.status, response.body.decode("utf-8", "replace"), response.headers)
 
 
 class TwilioSender(ProviderAccount[dict[str, str]]):
@@ -124,12 +124,12 @@ class TwilioSender(ProviderAccount[dict[str, str]]):
             created = await self._client.messages.create_async(**prepared)
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))
-        except AnswerLostError as exc:
+        except ResponseLostError as exc:
             return InDoubt(str(exc))
         except _RefusedError as exc:
             code = str(exc.status) if exc.code is None else f"{exc.status} {exc.code}"
             wait = parse_retry_after(exc.retry_after, self._clock())
-            return react(self.name, twilio_reaction(exc.status, exc.code), unknown_http(exc.status), code, wait)
+            return classify_code(self.name, twilio_rule(exc.status, exc.code), unknown_http(exc.status), code, wait)
         except (TwilioException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             return InDoubt(f"unreadable answer ({type(exc).__name__})")
         return Sent(created.sid) if created.sid else InDoubt("answer without a sid")
