@@ -2,7 +2,7 @@
 
     read, check, find the id of the key (PostgreSQL), publish (Kafka), wait for the acknowledgement, answer
 
-A bulk, and a `to` that is an array, is that for each item: one answer tells each item's id or what is wrong with it.
+A bulk, and a `to` that is an array, does this for each item: one response gives each item's id or its error.
 
 May import pydantic, runtime, producers. Never: a framework's machinery per request, a decision of the router.
 """
@@ -51,7 +51,7 @@ ITEMS_A_TURN = 100
 MAX_COPIED_CHARS = 32 << 20
 """What an array of recipients may make of the rest of its body: a small call must not become a large memory."""
 MAX_IN_FLIGHT = 4_000
-"""Requests that wait for Kafka or PostgreSQL at once; more are told to come back, which keeps memory bounded."""
+"""Requests that wait for Kafka or PostgreSQL at once; more get 503 with Retry-After, which keeps memory bounded."""
 REMEMBER_S = 600
 MAX_REMEMBERED = 100_000
 MAX_CORRELATION_CHARS = 128
@@ -148,7 +148,7 @@ class Batcher:
 
 
 class _Flight(NamedTuple):
-    """A keyed request on its way in this process."""
+    """A keyed request that this process is handling."""
 
     body_hash: bytes
     accepted: asyncio.Future[Accepted]
@@ -264,7 +264,7 @@ class Ingest:
                 return {"index": index, "status": "refused", "error": found.document(request_id)}, found
             return {"index": index, "status": "accepted", "id": accepted.notification_id}, None
 
-        # Tasks that start in one turn of the loop publish in one batch; a turn with all of them would hold everybody else.
+        # Tasks that start in one turn of the loop publish in one batch; a turn with all of them would delay other callers.
         tasks = []
         for index, item in enumerate(items):
             tasks.append(asyncio.create_task(one(index, item)))
@@ -322,7 +322,7 @@ class Ingest:
             flight.accepted.set_result(accepted)
         finally:
             del self._flights[name]
-            flight.accepted.exception()  # seen: nobody else may wait for it
+            flight.accepted.exception()  # marks it as retrieved: other callers may not be waiting for it
         return accepted
 
     async def _reserve_and_publish(self, checked: _CheckedRequest, key: str) -> Accepted:
@@ -389,12 +389,12 @@ class _CheckedRequest(NamedTuple):
 class Bulk(Strict):
     """Many notifications in one call, each accepted or refused for itself."""
 
-    # Any: an item that is none is its own problem, not the call's.
+    # Any: an item that is not an object gets its own error; the call itself stays valid.
     notifications: Annotated[list[Any], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class _Item(NamedTuple):
-    """One notification of several: its body, where that stands in the call's, and what is known of it already."""
+    """One notification of several: its body, its position in the call's body, and what is already known about it."""
 
     body: Any
     before: str
@@ -426,7 +426,7 @@ async def _recipients(body: dict[str, Any]) -> list[_Item]:
         why = f"give 1 to {MAX_ITEMS} recipients"
         raise Problem(400, "invalid_request", why, errors=[FieldError("/to", why, "invalid_value")])
     if body.get("request_id") is not None:
-        why = "one key cannot stand for several notifications: use /v1/notifications/bulk, with a request_id per item"
+        why = "one key cannot be used for several notifications: use /v1/notifications/bulk, with a request_id per item"
         raise Problem(400, "invalid_request", why, errors=[FieldError("/request_id", why, "invalid_value")])
     shared_chars = len(json_object({name: value for name, value in body.items() if name != "to"}))
     if shared_chars * len(recipients) > MAX_COPIED_CHARS:
@@ -450,12 +450,12 @@ async def _recipients(body: dict[str, Any]) -> list[_Item]:
 
 
 def _idempotency_key(headers: Headers, notification: Notification) -> str | None:
-    """Raises Problem when header and body disagree or the header is no key."""
+    """Raises Problem when header and body disagree or the header is not a valid key."""
     raw = headers.get(b"idempotency-key")
     if raw is None:
         return notification.request_id
     try:
-        key = check_key(raw.decode("latin-1").strip(" \t"))  # RFC 9110, 5.5: blanks around a value are none of it
+        key = check_key(raw.decode("latin-1").strip(" \t"))  # RFC 9110, 5.5: surrounding blanks are not part of a value
     except ValueError as exc:
         raise Problem(400, "invalid_header", f"Idempotency-Key: {exc}") from exc
     if notification.request_id is not None and notification.request_id != key:

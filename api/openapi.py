@@ -32,7 +32,7 @@ _STATUSES = {
     413: "The body is too large",
     415: "Another media type, or a compressed body",
     429: "The API key calls too often; see `Retry-After`",
-    500: "An error of ours; quote `request_id`",
+    500: "An internal error; quote `request_id`",
     503: "A store does not confirm; nothing is promised, see `Retry-After`",
 }
 _ALWAYS = (400, 401, 429, 500, 503)
@@ -260,7 +260,7 @@ SCHEMAS: dict[str, Json] = {
     ),
     "UserPatch": {
         "type": "object",
-        "description": "RFC 7396: fields of a user to change; null takes one away.",
+        "description": "RFC 7396: fields of a user to change; null removes one.",
         "properties": {
             "name": _TEXT_OR_NULL,
             **_CONTACTS,

@@ -45,7 +45,7 @@ def read_cursor(text: str, *kinds: type) -> tuple[Any, ...] | None:
 
 
 def invalid_cursor() -> Problem:
-    """What to say to a cursor that is none."""
+    """The error for an invalid cursor."""
     why = "not a cursor of this list: take next_cursor of the page before"
     return Problem(400, "invalid_cursor", why, errors=[FieldError("", f"cursor: {why}", "invalid_cursor")])
 

@@ -1,4 +1,4 @@
-"""Ids in paths: `/v1/users/org%2F42` is the user org/42, and `/v1/users/org/42` is nobody.
+"""Ids in paths: `/v1/users/org%2F42` is the user org/42, and `/v1/users/org/42` matches no route.
 
 A server decodes a path before it is routed, and an id with a slash falls apart. So each part between the slashes that were
 sent is decoded for itself, and a slash that was encoded goes through the router as half a surrogate pair, which no id has.

@@ -25,7 +25,7 @@ from runtime.http.problems import FieldError, Problem, invalid, unavailable
 MAX_BODY_BYTES = 262_144
 BODY_TIMEOUT_S = 30.0
 MAX_ENTRIES = 100
-"""Of an object or array that is looked at to tell what is wrong; every model of ours has fewer fields."""
+"""Fields or items looked at to find the errors of an object or array; every model of the API has fewer fields."""
 JSON_TYPE = "application/json"
 MERGE_PATCH_TYPE = "application/merge-patch+json"
 _TYPE = re.compile(rb'([\w.+-]+/[\w.+-]+)\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE | re.ASCII)
@@ -36,7 +36,7 @@ _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"ide
 
 
 def read_headers(scope: Scope) -> Headers:
-    """Headers by lower-case name. Raises Problem when one that decides something stands twice."""
+    """Headers by lower-case name. Raises Problem when a header that matters is repeated."""
     headers: Headers = {}
     for name, value in scope["headers"]:
         if name in headers and name in _SINGLE and headers[name] != value:
@@ -74,7 +74,7 @@ def _too_large(limit: int) -> Problem:
 
 
 async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
-    """The raw body. Raises Problem when it is too large or the caller went away."""
+    """The raw body. Raises Problem when it is too large or the caller disconnected."""
     message = await receive()
     body: bytes = message.get("body", b"")
     if not message.get("more_body") and message["type"] == "http.request":
@@ -111,7 +111,7 @@ class Authenticator:
         self._keys, self._limiter = keys, limiter
 
     async def caller(self, authorization: bytes | None) -> Caller:
-        """Raises Problem: 401, 429, or 503 when it cannot be told; before anything of a body is read."""
+        """Raises Problem: 401, 429, or 503 when the key cannot be checked; before the body is read."""
         scheme, _, text = (authorization or b"").decode("latin-1").partition(" ")
         try:
             caller = await self._keys.find(text.strip()) if scheme.lower() == "bearer" else None

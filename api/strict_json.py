@@ -53,7 +53,7 @@ def _explain(raw: bytes, why: str) -> tuple[str, str]:
     if why.startswith("recursion limit"):
         return "", f"it is nested deeper than {MAX_DEPTH}"
     if len(raw) > MAX_EXPLAINED_BYTES and why.startswith("Detected duplicate key"):
-        return "", f"a key stands twice in its object, at line {why.rpartition(' at line ')[2][:40]}"
+        return "", f"a key is repeated in its object, at line {why.rpartition(' at line ')[2][:40]}"
     why = why[:200]
     if len(raw) > MAX_EXPLAINED_BYTES:
         return "", why
@@ -83,7 +83,7 @@ def _refused(root: Any) -> Iterator[tuple[str, str]]:
     while left:
         path, value = left.pop()
         if isinstance(value, _Duplicate):
-            yield pointer((*path, value.key)), "the key stands twice in its object"
+            yield pointer((*path, value.key)), "the key is repeated in its object"
         if isinstance(value, _Number):
             yield pointer(path), f"{value.text} is not a JSON number"
         if len(path) <= MAX_DEPTH and isinstance(value, dict | list):

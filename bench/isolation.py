@@ -1,7 +1,7 @@
 """Does one thing hold up another? `python -m bench.isolation hang|blast`, each against its own idle value in one run.
 
     hang    a provider that hangs for --seconds, and the messages of another account on the same partitions
-    blast   --messages bulk mails at once, and critical mails that come meanwhile
+    blast   --messages bulk mails at once, and critical mails that arrive at the same time
 
 Latency is accepted → the vendor's own log, in milliseconds.
 May import every layer. Never: an assertion.
@@ -103,7 +103,7 @@ def latencies(vendors: Vendors, kind: str, published: Mapping[str, float], patie
 
 def row(what: str, published: Mapping[str, float], waits: list[float]) -> dict[str, Any]:
     if not waits:
-        raise SystemExit(f"{what}: none of {len(published)} messages came to the vendor's log in time")
+        raise SystemExit(f"{what}: none of {len(published)} messages is in the vendor's log in time")
     return {
         "during": what,
         "messages": len(published),

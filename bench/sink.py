@@ -219,7 +219,7 @@ def _cpu(process: psutil.Process) -> float:
 def stream(
     url: str, rows: int, per_insert: int, number: int, ready: Barrier, timings: Queue[tuple[float, float, int, float]]
 ) -> None:
-    """One process of the sink's code: its batches are made first, then stored; tells (began, ended, inserts, CPU s)."""
+    """One process of the sink's code: its batches are made first, then stored; reports (began, ended, inserts, CPU s)."""
     settings = ClickHouseSettings(url=url)
     client = clickhouse.connect(settings, timeout_s=300)
     facts = Records(number).facts(_now() - (number + 1) * rows * STEP_MS * 10 // 36)

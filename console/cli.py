@@ -54,7 +54,7 @@ class Lane(StrEnum):
     bulk = "bulk"
 
 
-_AnyLane = Annotated[Lane | None, typer.Option(help="One lane; all three unless given.")]
+_AnyLane = Annotated[Lane | None, typer.Option(help="One lane. [default: all three]")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _StateDir = Annotated[Path, typer.Option(help="A local stack's directory; what runs there is used.")]
 _STATE_DIR = Path(".heliograph")
@@ -124,7 +124,7 @@ def run_sink() -> None:
 
 @run_app.command("callbacks")
 def run_callbacks() -> None:
-    """What providers report later: receipts, and the statuses they tell."""
+    """What providers report after they accepted: receipts, and the status events made of them."""
     from producers.callbacks.role import run_callbacks as body
     from runtime.process import run_role
 

@@ -135,7 +135,7 @@ class Dice:
 
 
 def phone(index: int) -> str:
-    """The index-th number that belongs to nobody."""
+    """The index-th number of a range that no subscriber has."""
     block, rest = divmod(index, 100)
     prefixes = (
         "+120255501",

@@ -1,6 +1,6 @@
 """The embedded stack: a real Kafka, PostgreSQL and ClickHouse engine, a vendor simulator and every role, on one machine.
 
-    LocalStackError            the stack cannot start, stop or go on; one line that says what to do
+    LocalStackError            the stack cannot start, stop or continue; one line that says what to do
     ├── PortError              a port is taken, or cannot be used as a fixed port
     ├── ArtifactError          a downloaded part is missing or is not the one that was pinned
     ├── AlreadyRunningError    another supervisor holds the state directory
@@ -17,7 +17,7 @@ class LocalStackError(HeliographError):
 
 
 class PortError(LocalStackError):
-    """A port is taken, or lies where it cannot be fixed."""
+    """A port is taken, or is in a range where it cannot be fixed."""
 
 
 class ArtifactError(LocalStackError):

@@ -13,7 +13,7 @@ import typer
 
 from local import stack
 
-_Port = Annotated[int | None, typer.Option(help="A fixed port below 32768; a free one unless given.")]
+_Port = Annotated[int | None, typer.Option(help="A fixed port below 32768. [default: a free one]")]
 _StateDir = Annotated[Path, typer.Option(help="Where the stack keeps its data, logs and endpoints.json.")]
 
 

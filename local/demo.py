@@ -1,9 +1,9 @@
 """`heliograph demo`: a stack, reference data over HTTP, examples/requests.jsonl published, and every message accounted for.
 
-    up ──► users, preferences, suppressions, templates ──► publish ──► watch ClickHouse ──► hold it against the vendors' log
+    up ──► users, preferences, suppressions, templates ──► publish ──► watch ClickHouse ──► compare it with the vendors' log
 
-The verdict is not ours alone: what ClickHouse says was sent is compared, message by message, with what the simulated vendors
-accepted and with the mails that lie in the mailbox (local/verification.py).
+    The verdict has an independent source: what ClickHouse says was sent is compared, message by message, with what the simulated
+    vendors accepted and with the mails in the mailbox (local/verification.py).
 May import every layer, rich and aiohttp. Never: a way for a message to be sent that others do not have.
 """
 
@@ -50,21 +50,21 @@ FAULTS: tuple[Mapping[str, Any], ...] = (
     {"kind": "smtp", "mode": "429", "times": 20},
     {"kind": "twilio", "mode": "429", "times": 10, "retry_after_s": 1},
 )
-"""What the vendors do wrong meanwhile: one mailbox does not exist, and thirty sends are told to come back later."""
+"""The vendors' faults during the demo: one mailbox does not exist, and thirty sends are asked to retry later."""
 
 POLL_S = 0.5
 STALLED_S = 60.0
-"""Nothing moved for so long: a retry waits 60 s at most, the faults above ask for one or two."""
+"""The demo ends when nothing has moved for this long: a retry waits 60 s at most, the faults above ask for one or two."""
 AGREE_S = 10.0
 """How long the comparison may lag behind the last status: a sink's flush and its retry, and what vendors report later."""
 STORED_S = 1.5
-"""How long a report that was taken may be on its way to ClickHouse."""
+"""How long an accepted delivery report may take until it is in ClickHouse."""
 _CONNECTIONS = 64
 """A write is answered when the relay has published it: they wait together."""
 
 
 class DemoError(HeliographError):
-    """The demo cannot go on, or what it saw does not agree."""
+    """The demo cannot continue, or its two sides differ."""
 
 
 # -- reference data ----------------------------------------------------------------------------------------------------
@@ -128,14 +128,14 @@ async def prepare(
         if endpoints.simulator is None:
             return 0
         simulator = Http(session, endpoints.simulator)
-        if not (await simulator.call("GET", "/faults"))[1]:  # else somebody has scripted their own
+        if not (await simulator.call("GET", "/faults"))[1]:  # otherwise a user has scripted faults of their own
             for fault in FAULTS:
                 await simulator.call("POST", "/faults", fault)
         return int((await simulator.call("GET", "/accepted/count"))[1]["count"])
 
 
 async def calm(endpoints: DemoEndpoints) -> None:
-    """Take the scripted faults back, unless somebody has added their own."""
+    """Remove the demo's scripted faults, unless a user has added their own."""
     if endpoints.simulator is None:
         return
     async with aiohttp.ClientSession() as session:
@@ -203,7 +203,7 @@ class Screen:
 
     @contextmanager
     def progress(self, wanted: int) -> Iterator[Callable[[dict[str, int], list[dict[str, Any]]], None]]:
-        """A function that shows where the run stands."""
+        """A function that shows the run's progress."""
         from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
         from rich.table import Column
 
@@ -403,7 +403,7 @@ def demo(
         closing = [("running", f"API {endpoints['api']}, mails {endpoints['mailbox']}; stop it with heliograph down")]
         agrees = run(local_endpoints(endpoints), examples, screen, closing if keep else ())
     finally:
-        # a stack that was running before is somebody's
+        # a stack that was running before belongs to the user
         if running.started_here and not keep:
             stack.down(state_dir)
     raise typer.Exit(0 if agrees else 1)

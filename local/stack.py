@@ -189,7 +189,7 @@ def _start_supervisor(
     cap_log(log_path)
     root = str(Path(__file__).resolve().parent.parent.parent)
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    # Safe path: a schemas.py in the folder where somebody runs `up` is not ours.
+    # Safe path: do not import a schemas.py from the folder where a user runs `up`.
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}
     spare_loopback(environment)
     with log_path.open("ab") as log:

@@ -1,4 +1,4 @@
-"""Both sides of a run: what Heliograph says became of every message, and what the vendors and the mailbox have.
+"""Both sides of a run: the outcome of every message in ClickHouse, and what the vendors and the mailbox have.
 
 `compare` is pure and says what does not agree; the demo and the fault tests end with it.
 May import sinks, vendors.registry and aiohttp. Never: publishing, a fault, a way to make the two sides agree.
@@ -23,7 +23,7 @@ from vendors.registry import VENDORS, channel_of
 CHANNELS = {vendor.kind: vendor.channel for vendor in VENDORS}
 """The kind under which the simulator logs an accept → its channel."""
 _MAILED = channel_of("smtp")
-"""The channel whose accepts lie in the mailbox."""
+"""The channel whose accepts are mails in the mailbox."""
 _TAKEN = ("sent", "delivered", "undelivered")
 """States of a message that a vendor took."""
 _PAGE = 1_000
@@ -93,7 +93,7 @@ class Verification:
     mails: list[str] = field(default_factory=list)
     """Message ids of the mails that came since the start."""
     others: set[str] = field(default_factory=set)
-    """Message ids that are none of this run's but known to ClickHouse: an earlier run's late retries."""
+    """Message ids that do not belong to this run but are in ClickHouse: an earlier run's late retries."""
 
 
 def compare(verification: Verification) -> list[Finding]:
@@ -103,7 +103,7 @@ def compare(verification: Verification) -> list[Finding]:
     |----------------------------------|---------------------------------|
     | sent, delivered, undelivered     | exactly 1                       |
     | the same, flagged as possibly twice | 1 or more                    |
-    | bounced                          | 0 (refused) or 1 (told later)   |
+    | bounced                          | 0 (refused) or 1 (reported later) |
     | unknown; failed and flagged      | any number                      |
     | any other                        | 0                               |
     """
@@ -123,7 +123,7 @@ def compare(verification: Verification) -> list[Finding]:
             unrecorded.append(message.id)
     strange = [id_ for kind, id_ in accepts if (kind, id_) not in expected and id_ not in verification.others]
     mails = Counter(verification.mails)
-    # A mail lies in the mailbox as often as the SMTP side accepted it.
+    # A mail is in the mailbox as often as the SMTP side accepted it.
     unfiled = [id_ for (kind, id_), count in accepts.items() if kind == _MAILED and mails[id_] != count]
     requests = Counter(verification.requests)
     found = {
@@ -134,7 +134,7 @@ def compare(verification: Verification) -> list[Finding]:
         "messages were accepted twice without a recorded reason": doubled,
         "messages were accepted by a vendor, but are recorded as not sent": unrecorded,
         "accepts at a vendor belong to no message": strange,
-        "mails were accepted, but do not lie in the mailbox once per accept": unfiled,
+        "mails were accepted, but are not in the mailbox once per accept": unfiled,
     }
     return [Finding(text, tuple(ids)) for text, ids in found.items() if ids]
 
@@ -178,7 +178,7 @@ class Http:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     async def call(self, method: str, path: str, body: Any = None, *, expect: Sequence[int] = (200, 201)) -> Any:
-        """(status, JSON); asks again, up to ten times, where it is told to. Raises VerificationError for any other status."""
+        """(status, JSON); repeats, up to ten times, if the response asks for it. Raises VerificationError for any other status."""
         for _ in range(9):
             status, answer = await self._once(method, path, body, (*expect, 503))
             if status != 503 or 503 in expect:
@@ -267,7 +267,7 @@ async def gather_accepts(endpoints: DemoEndpoints, since_seq: int) -> tuple[list
 
 
 async def reports_pending(endpoints: DemoEndpoints) -> int | None:
-    """Reports of the simulated vendors that nobody has taken yet; None where none were ever due."""
+    """Reports of the simulated vendors that were not accepted yet; None if there were none to send."""
     if endpoints.simulator is None:
         return None
     async with aiohttp.ClientSession() as session:

@@ -90,7 +90,7 @@ def device_token(text: str) -> str:
 
 
 def display_name(text: str) -> str:
-    """A name that may stand in a header. Raises ValueError."""
+    """A name that may be used in a header. Raises ValueError."""
     if len(text) > 255 or has_control(text) or "=?" in text:
         raise ValueError("a name has at most 255 characters, none of them a control, and no =?")
     return text

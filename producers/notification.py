@@ -1,6 +1,6 @@
 """One notification as a caller writes it: the body of POST /v1/notifications, and what the publisher takes.
 
-One model serves both doors, so both refuse the same things; `to_request` makes the record, pure.
+One model serves the HTTP API and the publisher, so both refuse the same things; `to_request` makes the record, pure.
 May import pydantic, schemas and runtime values. Never: HTTP, a Kafka client, a clock read.
 """
 
@@ -58,7 +58,7 @@ def to_milliseconds(value: Any) -> Any:
         since = value - datetime(1970, 1, 1, tzinfo=UTC)
         milliseconds = since.days * 86_400_000 + since.seconds * 1_000 + since.microseconds // 1_000
         if milliseconds < 0:
-            raise ValueError("a time lies after 1970")
+            raise ValueError("a time must be after 1970")
         return milliseconds
     if value is None:
         return None

@@ -49,7 +49,9 @@ def scan(
                 heard = system_monotonic()
                 on_progress(read, total)
             elif system_monotonic() > heard + TIMEOUT_S:
-                raise UnavailableError(f"{topic} gives nothing more within {TIMEOUT_S:.0f} s; is Kafka well?")
+                raise UnavailableError(
+                    f"no record from {topic} for {TIMEOUT_S:.0f} s, but more are expected; check Kafka: `heliograph doctor`"
+                )
     finally:
         consumer.close()
 
@@ -91,7 +93,10 @@ class Reader:
                 if not self._read and partition in self._consumer.eof_partitions:
                     return
                 if not self._read and system_monotonic() > heard + TIMEOUT_S:
-                    raise UnavailableError(f"{partition[0]} gives nothing within {TIMEOUT_S:.0f} s; is Kafka well?")
+                    raise UnavailableError(
+                        f"no record from {partition[0]} for {TIMEOUT_S:.0f} s, but more are expected; "
+                        "check Kafka: `heliograph doctor`"
+                    )
                 continue
             heard = system_monotonic()
             if self._read[0].offset > last:  # a gap: what was wanted is not there

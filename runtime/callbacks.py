@@ -1,9 +1,9 @@
-"""What a provider is told to tell us back: the query of the URL to which it reports a delivery, written and read here.
+"""The query of the URL to which a provider reports deliveries, written and read here.
 
     https://notify.shop.example/callbacks/twilio?message_id=…&notification_id=…&tenant=…&lane=…&attempt=…&provider=…
 
-A message's id alone does not lead to its notification. A vendor that signs the whole URL makes the query as good as a look-up,
-and no store is asked. A fragment of the URL stays at its end: vendors take their own options from there.
+The notification cannot be found from a message's id alone, so the query carries it. A vendor that signs the whole URL makes the
+query trustworthy, so no store is read. A fragment of the URL stays at its end: vendors take their own options from there.
 May import schemas. Never: an address, a signature, a vendor's word.
 """
 

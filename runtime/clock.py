@@ -1,9 +1,9 @@
 """Time as a value, of two kinds that are never mixed.
 
     Clock      when something happens: milliseconds since 1970, UTC. It may jump, forward and back.
-    Monotonic  how long something takes, and when to give it up: seconds from no particular moment on, never back.
+    Monotonic  how long something takes, and timeouts: seconds from an arbitrary start, never back.
 
-Whoever needs either takes it as an argument, so that a test sets it; the only reader of the system's is this module.
+Code takes either as an argument, so that a test sets it; only this module reads the system's clocks.
 May import the standard library. Never: sleeping.
 """
 

@@ -1,8 +1,8 @@
 """Dead letters: a record that cannot be processed is kept whole, with the reason, before its offset is committed.
 
-A few are an accident, a flood is a mistake (the wrong producer, the wrong schema): the brake then holds the stage, which
-gives up nothing and commits nothing until somebody has looked.
-May import schemas. Never: a decision to give up (the stage takes it), a Kafka client.
+A few are an accident; many are a mistake (a wrong producer or schema). Then the brake halts the stage, which dead-letters and
+commits no more records until an operator has fixed the cause.
+May import schemas. Never: a decision to dead-letter (the stage takes it), a Kafka client.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from schemas.topics import DEAD_LETTERS, MAX_DEAD_LETTER_BYTES
 UNDECODABLE = "undecodable"
 INTERNAL_ERROR = "internal_error"
 CUT = "cut to fit"
-"""How the detail of a letter begins that does not hold its record whole."""
+"""Begins the detail of a dead letter that holds only a part of its record."""
 _MAX_DETAIL = 500
 _ROOM = MAX_DEAD_LETTER_BYTES - 64 * 1024
 """For what came from elsewhere; the rest is for what we say about it, and Kafka's own framing."""
@@ -47,9 +47,9 @@ def dead_letter_record(
     notification_id: str | None = None,
     message_id: str | None = None,
 ) -> ProducerRecord:
-    """The record for notify.deadletters.v1. Publish it and wait for the acknowledgement before going on.
+    """The record for notify.deadletters.v1. Publish it and wait for the acknowledgement before committing the original.
 
-    A letter always fits: of a record that is larger than one, what is beyond is left out and the detail says so.
+    It always fits: of a record that is too large, the rest is left out and the detail says so.
     """
     COUNTER.labels(stage, reason).inc()
     dead_letter: DeadLetter = {
@@ -76,7 +76,7 @@ def dead_letter_record(
 
 
 def smaller(dead_letter: ProducerRecord) -> ProducerRecord | None:
-    """The same letter with a part of its record only, for a broker that takes less than we allow; None when it cannot be."""
+    """The same dead letter with less of its record, for a broker with a lower limit; None if it cannot be smaller."""
     found = cast(DeadLetter, codec("DeadLetter").decode(dead_letter.value))
     room = len(dead_letter.value or b"") // 4
     return _encoded(found, room) if room >= _MIN_VALUE else None
@@ -85,9 +85,9 @@ def smaller(dead_letter: ProducerRecord) -> ProducerRecord | None:
 def publish_dead_letters(
     publish: Callable[[Sequence[ProducerRecord]], None], dead_letters: Sequence[ProducerRecord]
 ) -> None:
-    """Publish letters and wait; those that Kafka refuses for their size go again with less of their record in them.
+    """Publish dead letters and wait; those that Kafka refuses for their size are published with less of their record.
 
-    Raises what `publish` raises; TooLargeError for a letter of which nothing can be left out: rather stop than lose it.
+    Raises what `publish` raises; TooLargeError for one that cannot be cut further: the stage stops rather than lose it.
     """
     while dead_letters:
         try:
@@ -101,12 +101,12 @@ def publish_dead_letters(
 
 
 def is_cut(detail: str | None) -> bool:
-    """Whether a letter with this detail holds only a part of its record."""
+    """Whether a dead letter with this detail holds only a part of its record."""
     return (detail or "").startswith(CUT)
 
 
 def _encoded(dead_letter: DeadLetter, room: int) -> ProducerRecord:
-    """The letter; `room` is for key (which is the letter's own as well), headers and value, in bytes."""
+    """The dead letter; `room` is for its key (which becomes the Kafka key too), headers and value, in bytes."""
     key, value, headers = dead_letter["key"] or b"", dead_letter["value"] or b"", dead_letter["headers"]
     around = sum(len(header["name"].encode()) + len(header["value"]) + 8 for header in headers)
     if 2 * len(key) + around + len(value) > room:
@@ -131,22 +131,22 @@ def _encoded(dead_letter: DeadLetter, room: int) -> ProducerRecord:
 
 
 def _words(error: BaseException) -> str:
-    # Half a character, which a message may quote, is no text that can be written.
+    # A message may quote a lone surrogate, which cannot be encoded.
     text = str(error)[: 10 * _MAX_DETAIL].encode(errors="replace").decode()
     return redact_text(text)[:_MAX_DETAIL]
 
 
 def _id(text: str | None) -> str | None:
-    """What names the subject; nothing of ours is this long."""
+    """An id, cut: other publishers may write longer ones than Heliograph does."""
     return None if text is None else text[:1_000]
 
 
 class DeadLetterBrake:
-    """Counts what a stage looked at and what it could not use; holds it when that is too much. Pure but for its clock.
+    """Counts what a stage read and what it could not use; halts the stage at too many. Pure but for its clock.
 
-    Ask with every batch, before its letters are published. Once it holds it holds until the process ends: a window that
-    empties while the stage stands still says nothing about the records that wait. A new process starts counting anew,
-    so a restart lets less than `min_count` records through. Messages whose retries are exhausted are not its business.
+    Call it with every batch, before the batch's dead letters are published. Once halted it stays halted until the process
+    ends: while the stage does not read, an emptying window says nothing about the records that wait. A new process counts
+    from 0, so each restart lets fewer than `min_count` records through. Messages whose retries are exhausted do not count.
     """
 
     def __init__(self, settings: DeadLetterSettings, stage: str, *, monotonic: Monotonic = system_monotonic) -> None:
@@ -157,22 +157,22 @@ class DeadLetterBrake:
         DEAD_LETTER_BRAKE.labels(stage).set(0)
 
     def check(self, looked_at: int, unusable: int) -> None:
-        """Count a batch, `unusable` of it undecodable or our own error. Raises DeadLetterFlood: do not give it up."""
+        """Count a batch, `unusable` of it undecodable or our own error. Raises DeadLetterFlood: do not dead-letter the batch."""
         if self._flood is None:
             self._count(looked_at, unusable)
             many = self._looked_at >= self._settings.min_count
             if unusable and many and self._unusable > self._settings.max_ratio * self._looked_at:
                 self._flood = DeadLetterFlood(
-                    f"{self._unusable} of the last {self._looked_at} records cannot be used: a wrong producer or schema? "
-                    "Held with nothing more given up or committed; mend it and start again, or give them up with "
-                    "HELIOGRAPH_DEAD_LETTERS__MAX_RATIO=1"
+                    f"{self._unusable} of the last {self._looked_at} records are unusable, so the stage halted; it dead-letters "
+                    "and commits no more records. Fix the producer or schema and restart; or restart with "
+                    "HELIOGRAPH_DEAD_LETTERS__MAX_RATIO=1 to dead-letter them"
                 )
                 DEAD_LETTER_BRAKE.labels(self._stage).set(1)
         if self._flood is not None:
             raise self._flood
 
     def not_ready(self) -> str | None:
-        """For readiness: why the stage is held, None while it is not."""
+        """For readiness: why the stage is halted, None while it is not."""
         return str(self._flood) if self._flood is not None else None
 
     def _count(self, looked_at: int, unusable: int) -> None:

@@ -3,14 +3,14 @@
     HeliographError            one line that says what is wrong and what to do; the CLI prints it and exits 1
     ├── SettingsError          a setting is missing or wrong
     ├── UnavailableError       a store or broker cannot be reached
-    ├── PublishError           the broker did not acknowledge; nothing may be assumed about the record
-    │   └── TooLargeError      it refuses some for their size, and has all others
-    ├── TopicsError            the topics of the cluster are not those of schemas/topics.yaml
+    ├── PublishError           the broker did not acknowledge; the record may or may not be in Kafka
+    │   └── TooLargeError      it refuses some for their size, and has acknowledged all others
+    ├── TopicsError            the topics of the cluster differ from schemas/topics.yaml
     ├── RegistryError          the Schema Registry lacks or refuses a schema
-    ├── DeadLetterFlood        so many records cannot be used that none is given up any more
-    └── RefusedError           a question or wish cannot be met as it stands: what kind of no, and a code for programs
+    ├── DeadLetterFlood        too many unusable records: the stage halts and dead-letters no more
+    └── RefusedError           a request that cannot be met: the kind of refusal, and a code for programs
 
-May import records as types. Never: errors that one module raises to itself.
+May import records as types. Never: errors that a module uses only internally.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RegistryError(HeliographError):
 
 
 class DeadLetterFlood(HeliographError):
-    """Too large a share of the records cannot be used: a mistake somebody must look at, not an accident."""
+    """Too large a share of the records is unusable: a mistake an operator must fix, not an accident."""
 
 
 class Refusal(StrEnum):
@@ -68,18 +68,18 @@ class Refusal(StrEnum):
     INVALID = "invalid"
     """It can never be met as it was asked."""
     UNKNOWN = "unknown"
-    """There is no such thing, or not for this caller."""
+    """It does not exist, or not for this caller."""
     CONFLICT = "conflict"
-    """How things stand forbids it now."""
+    """The current state forbids it."""
     BUSY = "busy"
     """Nothing is promised; the same may be asked again."""
 
 
 class RefusedError(HeliographError):
-    """A question or wish that is refused. `code` is what programs look at, the message is for people.
+    """A request that is refused. `code` is for programs, the message is for people.
 
-    `field` is (a JSON pointer into what was asked, a code of its own) where one part of it is to blame; `extra` are facts
-    that belong to the answer.
+    `field` is (a JSON pointer into the request, a code of its own) if one part of it is to blame; `extra` are facts
+    that belong to the response.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class Health:
     notes: dict[str, Callable[[], Reason]] = field(default_factory=dict)
 
     def note(self, name: str, condition: Callable[[], Reason]) -> None:
-        """Tell of `condition` beside readiness, which does not depend on it."""
+        """Report `condition` beside readiness, which does not depend on it."""
         self.notes[name] = condition
 
     def degraded(self) -> dict[str, str]:

@@ -52,7 +52,7 @@ def event_id(subject_id: str, state: str, attempt: int = 0, provider_event_id: s
 
 
 def receipt_id(provider: str, provider_message_id: str, provider_event_id: str) -> str:
-    """Id of what a provider says later: the same news told again has one."""
+    """Id of a provider's report: a repetition gets the same id."""
     return str(uuid5(UUID(int=0), f"receipt:{provider}:{provider_message_id}:{provider_event_id}"))
 
 
@@ -64,9 +64,9 @@ def timer_id(subject_id: str, purpose: str, attempt: int = 0) -> str:
 def dead_letter_id(
     topic: str, partition: int, offset: int, timestamp: int, key: bytes | None, value: bytes | None
 ) -> str:
-    """Id of a dead letter: one record has one, whoever gives it up and however often.
+    """Id of a dead letter: a record has one, whichever stage dead-letters it and however often.
 
-    A topic that was deleted and made again counts from 0 again: time (ms) and bytes tell its records from the old ones.
+    A topic that was deleted and created again counts from 0 again: time (ms) and bytes distinguish its records from the old ones.
     """
     # Beyond 2^53 ms not every reader has the time to the millisecond.
     time = timestamp if 0 <= timestamp < 1 << 53 else -1

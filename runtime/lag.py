@@ -24,7 +24,7 @@ Positions = Callable[[], Mapping[Partition, int]]
 
 
 class StuckOffsets:
-    """Seconds for which a partition's committed offset has stood still although there is lag."""
+    """Seconds for which a partition's committed offset has not moved although there is lag."""
 
     def __init__(self) -> None:
         self._since: dict[Partition, tuple[int, float]] = {}
@@ -51,7 +51,7 @@ def unread(admin: Admin, committed: Mapping[Partition, int], lag: Mapping[Partit
 def _measured(
     admin: Admin, group: str, topics: Sequence[str], before: Mapping[Partition, int], positions: Positions | None = None
 ) -> tuple[dict[Partition, int], dict[Partition, int]]:
-    """Committed offsets (or positions) and lag; a partition that stands where it stood `before` is looked into."""
+    """Committed offsets (or positions) and lag; a partition whose offset equals the one in `before` is looked into."""
     if positions is None:
         committed, lag = admin.group_offsets(group, topics)
     else:
@@ -68,7 +68,7 @@ async def report_lag(
     stopping: asyncio.Event,
     positions: Positions | None = None,
 ) -> None:
-    """Set the lag gauges of a group every ten seconds until told to stop.
+    """Set the lag gauges of a group every ten seconds until stopped.
 
     Without `positions` the group's committed offsets count, of all its processes; with them, those of this process.
     """

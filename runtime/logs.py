@@ -109,7 +109,7 @@ def configure_logs(role: str, level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Chatty libraries: their records cost more than they tell, and some print addresses at debug level.
+    # Chatty libraries: their records are mostly noise, and some print addresses at debug level.
     for noisy in ("aiokafka", "faust", "mode", "aiohttp.access", "uvicorn.access", "urllib3", "google", "twilio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

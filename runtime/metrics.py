@@ -16,9 +16,7 @@ REFUSED = Counter("heliograph_requests_refused_total", "HTTP requests answered w
 INGEST_SECONDS = Histogram("heliograph_ingest_seconds", "HTTP request to answer.", ["route"], buckets=_FAST)
 
 # Callbacks
-CALLBACKS = Counter(
-    "heliograph_callbacks_total", "Callbacks of providers, by what became of them.", ["vendor", "outcome"]
-)
+CALLBACKS = Counter("heliograph_callbacks_total", "Callbacks of providers, by outcome.", ["vendor", "outcome"])
 CALLBACK_SECONDS = Histogram("heliograph_callback_seconds", "Callback to answer.", ["vendor"], buckets=_FAST)
 
 # Relay
@@ -26,7 +24,7 @@ RELAYED = Counter("heliograph_relay_published_total", "Outbox rows published to 
 OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait to be published.")
 OUTBOX_SET_ASIDE = Gauge("heliograph_relay_outbox_set_aside", "Outbox rows that Kafka refuses for their size.")
 DEAD_DEVICES = Counter(
-    "heliograph_dead_devices_total", "Devices that a provider calls dead, by what became of them.", ["outcome"]
+    "heliograph_dead_devices_total", "Devices that a provider reported as invalid, by outcome.", ["outcome"]
 )
 FEEDBACK_RUNNING = Gauge(
     "heliograph_feedback_running", "1 while the relay's process reads what providers call invalid, 0 while it cannot."
@@ -41,7 +39,7 @@ DROP_BRAKE = Gauge(
 )
 BOUNCED_ADDRESSES = Counter(
     "heliograph_bounced_addresses_total",
-    "Addresses a provider calls invalid, by what became of them.",
+    "Addresses that a provider reported as invalid, by outcome.",
     ["channel", "outcome"],
 )
 
@@ -84,7 +82,7 @@ DUPLICATES_DROPPED = Counter(
 IN_DOUBT = Counter("heliograph_sender_in_doubt_total", "Claimed messages without an outcome at takeover.", ["channel"])
 REQUEST_GUARD = Counter(
     "heliograph_sender_request_guard_total",
-    "Provider requests refused by the guard below all retries: page somebody.",
+    "Provider requests refused by the guard below all retries: page the on-call engineer.",
     ["channel"],
 )
 PARKED = Gauge("heliograph_sender_parked", "Messages that wait for an account or a recipient, unclaimed.", ["channel"])
@@ -104,14 +102,14 @@ INSERT_SECONDS = Histogram("heliograph_sink_insert_seconds", "One insert.", ["ta
 RESIDUAL = Gauge("heliograph_accounting_residual", "What of the last two days does not add up.", ["finding"])
 
 # Everywhere
-DEAD_LETTERS = Counter("heliograph_dead_letters_total", "Records given up.", ["stage", "reason"])
+DEAD_LETTERS = Counter("heliograph_dead_letters_total", "Records dead-lettered.", ["stage", "reason"])
 DEAD_LETTER_BRAKE = Gauge(
     "heliograph_dead_letter_brake", "1 while a stage is held by a flood of records that cannot be used.", ["stage"]
 )
 CONSUMER_LAG = Gauge("heliograph_consumer_lag_records", "End offset minus committed offset.", ["group", "topic"])
 CONSUMER_STUCK_SECONDS = Gauge(
     "heliograph_consumer_stuck_seconds",
-    "Longest time a committed offset stood still while its partition has lag.",
+    "Longest time a committed offset did not move while its partition has lag.",
     ["group"],
 )
 BUILD = Gauge("heliograph_build_info", "Always 1.", ["version", "role"])

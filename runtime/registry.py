@@ -44,7 +44,7 @@ def subject_of(topic: str) -> str:
 
 
 def compatibility_of(topic: Topic) -> str:
-    """Values of a compacted topic live for ever, so there both directions hold against every version."""
+    """Values of a compacted topic are kept without limit, so there both directions hold against every version."""
     return "FULL_TRANSITIVE" if "compact" in topic.policy else "BACKWARD_TRANSITIVE"
 
 
@@ -142,7 +142,7 @@ def diff(client: Any) -> list[SchemaDifference]:
             with _own_errors(subject):
                 latest = client.get_latest_version(subject)
             if latest.schema_id != registered[-1].schema_id:
-                # Somebody registered a version that this release does not know.
+                # Another client registered a version that this release does not know.
                 found.append(
                     SchemaDifference(subject, "latest", f"id {registered[-1].schema_id}", f"id {latest.schema_id}")
                 )

@@ -19,7 +19,7 @@ MAX_RETRY_AFTER_S = 3_600.0
 def retry_delay_s(retries: int, jitter: float, retry_after_s: float | None = None) -> float:
     """Seconds before the next attempt: [0.5, 1] × min(60, 2^retries), never less than the provider asked for.
 
-    `jitter` lies in [0, 1). The asked-for time gets up to 10 % on top, so that waiters do not come back as one.
+    `jitter` is in [0, 1). The asked-for time gets up to 10 % on top, so that waiters do not all come back at once.
     """
     backoff = (0.5 + jitter / 2) * _doubled_s(retries)
     return backoff if retry_after_s is None else max(backoff, asked_s(retry_after_s) * (1 + jitter / 10))
@@ -34,7 +34,7 @@ def throttle_delay_s(attempt: int, jitter: float, retry_after_s: float | None = 
 
 
 def asked_s(seconds: float) -> float:
-    """What a provider asked for, in [0, MAX_RETRY_AFTER_S]; 0 for what is no number."""
+    """The wait a provider asked for, in [0, MAX_RETRY_AFTER_S]; 0 for a text that is not a number."""
     return min(MAX_RETRY_AFTER_S, seconds) if seconds > 0 else 0.0
 
 

@@ -87,7 +87,7 @@ class ClickHouseSettings(_Section):
     database: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "heliograph"
     username: str = "default"
     password: SecretStr = SecretStr("")
-    # For https: whom to trust (the system's authorities unless given), and who we are where the server asks for it.
+    # For https: whom to trust (default: the system's authorities), and who we are where the server asks for it.
     ca_file: Path | None = None
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
@@ -106,7 +106,7 @@ class ApiSettings(_Section):
 
 
 class CallbackSettings(_Section):
-    """Where providers report what became of a message. `public_url` is what they are told, and what they sign."""
+    """Where providers report deliveries. `public_url` is the address that they are given, and that they sign."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8088
@@ -146,7 +146,7 @@ class SinkSettings(_Section):
 
 
 class DeadLetterSettings(_Section):
-    """When a stage stops giving up records: at `min_count` in `window_s`, if more than `max_ratio` are no use; 1 is never."""
+    """The dead-letter brake: halts at `min_count` in `window_s`, if more than `max_ratio` are unusable; 1 switches it off."""
 
     max_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     min_count: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
@@ -164,7 +164,7 @@ class ViewSettings(_Section):
 
 
 class BreakerSettings(_Section):
-    """Open after `failures` in a row, one probe every `reset_s`; after `give_up_s` of failing nobody waits for it any more."""
+    """Open after `failures` in a row, one probe every `reset_s`; after failing for `give_up_s` no message waits for it."""
 
     failures: Annotated[int, Field(ge=1)] = 10
     reset_s: Annotated[float, Field(gt=0)] = 30.0
@@ -201,7 +201,7 @@ class ProviderSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Everything a process may be told. An unknown key is refused."""
+    """All settings of a process. An unknown key is refused."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,

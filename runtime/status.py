@@ -23,11 +23,11 @@ _FIXED_HEADERS: tuple[tuple[str, bytes], ...] = (
 
 _MAX_DETAIL = 1_000
 MAX_TRACEPARENT_BYTES = 256
-"""Version 00 has 55, a later one may append to that; a stranger's may be anything."""
+"""Version 00 has 55, a later one may append to that; other publishers may write any length."""
 
 
 def source_of(record: ConsumerRecord) -> Source:
-    """Where a record stands, for DeliveryStatus.source."""
+    """A record's position, for DeliveryStatus.source."""
     return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
 
 
@@ -43,7 +43,7 @@ _LAST_MS = 253_402_300_799_999
 
 
 def rfc3339(milliseconds: int) -> str:
-    """2026-03-01T12:00:00.000Z; what lies outside the years 1970 to 9999, as a stranger may write it, as the nearest of them."""
+    """2026-03-01T12:00:00.000Z; a time outside the years 1970 to 9999, which other publishers may write, becomes the nearest."""
     if not 0 <= milliseconds <= _LAST_MS:
         milliseconds = 0 if milliseconds < 0 else _LAST_MS
     moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
@@ -164,8 +164,8 @@ def message_status(
 def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> ProducerRecord:
     """The record for notify.status.v1, with the CloudEvents headers of a public topic.
 
-    A status that would be too large, by what a stranger calls things, goes without those names. Raises RecordTooLarge when
-    the tenant alone is.
+    A status that is too large because of another publisher's long names is written without them. Raises RecordTooLarge when
+    the tenant alone is too large.
     """
     headers: list[tuple[str, bytes]] = [
         ("ce_id", status["event_id"].encode()),

@@ -16,7 +16,7 @@ from runtime.errors import SettingsError
 Positions = dict[int, int]
 """Partition → next offset to read."""
 
-_POSITION_KEY = b"\0position"  # no Kafka key of ours begins with NUL
+_POSITION_KEY = b"\0position"  # no Kafka key that Heliograph writes begins with NUL
 
 
 class Store(Protocol):

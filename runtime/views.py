@@ -39,10 +39,10 @@ Publish = Callable[[Sequence[ProducerRecord]], None]
 
 
 def is_older(value: Mapping[str, int], held: Mapping[str, int]) -> bool:
-    """Whether a record is an earlier state of what `held` is a later state of.
+    """Whether a record is older than `held`, the value the view has.
 
-    Versions count up, but start anew with what was deleted and made again, and an older version of a template may be
-    published; times are of several clocks. So it is older by both, or by more time than clocks differ.
+    Versions count up, but start from 1 again when an entity is deleted and created again, and an older version of a template
+    may be published; times come from several clocks. So older means older by both, or by more time than clocks differ.
     """
     behind = held["updated_at"] - value["updated_at"]
     return behind > 0 and (value["version"] < held["version"] or behind > MAX_SKEW_MS)
@@ -103,7 +103,7 @@ class View(Generic[T]):
         try:
             return cast(T, self._codec.decode(raw))
         except DecodeError:
-            # Reported when it was read: bytes that do not decode are no value.
+            # Reported when it was read: an undecodable record has no value.
             return None
 
     def raw(self, key: str) -> bytes | None:
@@ -125,7 +125,7 @@ class View(Generic[T]):
             self._store.close()
 
     def apply(self, records: Iterable[ConsumerRecord]) -> list[ProducerRecord]:
-        """Take records in; returns dead letters for those that are no record of this topic."""
+        """Apply records; returns dead letters for those that are not valid records of this topic."""
         dead_letters = []
         for record in records:
             if record.key is None:
@@ -239,7 +239,7 @@ def start_views(views: Iterable[View[Any]], health: Health) -> None:
 
 
 async def caught_up(views: Iterable[View[Any]], stopping: asyncio.Event) -> bool:
-    """Wait until every view is ready; False when the process is told to stop first."""
+    """Wait until every view is ready; False when the process is stopped first."""
     for view in views:
         while view.not_ready() and not stopping.is_set():
             with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""Work that takes CPU time by somebody else's input, in processes of its own: an event loop must not wait for it.
+"""CPU-heavy work on callers' input, in processes of its own: the event loop must not wait for it.
 
     workers = Workers(count=1, cpu_s=3)
     result = await workers.run("package.module:function", argument, owner=tenant)
@@ -45,7 +45,7 @@ class BusyError(Exception):
 
 
 class WorkerError(Exception):
-    """The process ended, or its function raised: a fault of ours."""
+    """The process ended, or its function raised: an internal error."""
 
 
 class Workers:
@@ -181,7 +181,7 @@ def main() -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     os.nice(_NICE)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints must not look like a response
     while (body := _read(requests)) is not None:
         _write(answers, to_json(_answer(from_json(body))))
 

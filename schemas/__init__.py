@@ -1,4 +1,4 @@
 """The contracts as data: Avro schemas, topics, reasons, the wire codec.
 
-Imports nothing of ours and opens no socket. Never: settings, clients, clocks, decisions.
+Imports no other package of the project and opens no socket. Never: settings, clients, clocks, decisions.
 """

@@ -54,7 +54,7 @@ def document() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The document as YAML, as it stands in docs/asyncapi.yaml."""
+    """The document as YAML, as stored in docs/asyncapi.yaml."""
     return _HEAD + yaml.dump(document(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -167,7 +167,7 @@ class RecordCodec:
             raise DecodeError(f"not a {self.name}: {type(exc).__name__}") from exc
         if body.tell() != len(raw):
             raise DecodeError(f"{len(raw) - body.tell()} bytes follow the {self.name}")
-        # fastavro reads an int of any size, and nobody behind us has a place for it: neither our writer nor ClickHouse.
+        # fastavro reads an int of any size, but neither our writer nor ClickHouse can store it: refuse it here.
         for path in self._ints:
             value: Any = record
             for name in path:

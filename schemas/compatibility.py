@@ -1,10 +1,9 @@
 """Whether two versions of a schema read each other's records, in both directions; pure.
 
-Backward: what was written with the old version is read with the new one (replay, a topic's retention, a compacted topic's
-values that live for ever). Forward: what is written with the new one is read with the old one (a roll-back, a consumer that
-is not deployed yet). Found by resolving records, not by a list of rules: the stored examples, and records made from the
-schema so that every branch of every union, every symbol and an item of every collection is tried.
-
+Backward: what was written with the old version is read with the new one (replay, a topic's retention, compacted topics'
+values, which are kept without limit). Forward: what is written with the new one is read with the old one (a roll-back, a
+consumer that is not deployed yet). Found by resolving records, not by a list of rules: the stored examples, and records made
+from the schema so that every branch of every union, every symbol and an item of every collection is tried.
 May import schemas.codec. Never: a registry, a file.
 """
 

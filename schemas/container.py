@@ -34,7 +34,7 @@ class Container:
         self._parts: list[bytes] = []
 
     def add(self, framed: Sequence[bytes], lane: str) -> None:
-        """Add records of the codec's latest version (`framed` tells), which came by a topic of this lane ('' for none)."""
+        """Add framed records of the codec's latest version, from a topic of this lane ('' for none)."""
         if framed:
             trailer = self.mark + _text(lane.encode())
             self._parts += (trailer.join(framed), trailer)

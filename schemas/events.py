@@ -258,7 +258,7 @@ class States:
     engagement: frozenset[str]
     best_first: tuple[str, ...]
     retriable: frozenset[str]
-    """Settled states in which nobody has, or may have, the message: a replay may try again."""
+    """Settled states in which the recipient does not, and cannot, have the message: a replay may try again."""
     means: dict[str, str]
     """What each state, event and engagement says, in words."""
     words: dict[str, str]
@@ -266,7 +266,7 @@ class States:
 
     @property
     def all(self) -> frozenset[str]:
-        """Every word that may stand in DeliveryStatus.state."""
+        """Every value of DeliveryStatus.state."""
         return frozenset(self.rank) | self.events | self.engagement
 
 

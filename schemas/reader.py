@@ -1,8 +1,8 @@
-"""A decoder of some fields of a record, made for a schema once: for who reads every record of a topic and keeps a part of each.
+"""A decoder of some fields of a record, built once per schema: for code that reads every record and keeps a part of each.
 
 fastavro reads a field at a time through a file object, 12 µs for a status; this is a function written out for the one schema,
-5 µs. Both take and refuse the same bytes (tests/unit/test_reader.py holds one against the other), which matters: a record that
-one stage takes and another gives up would never be accounted for.
+5 µs. Both take and refuse the same bytes (tests/unit/test_reader.py compares them), which matters: a record that one
+stage takes and another dead-letters would never be accounted for.
 
     null, boolean, int, long, string, bytes, records, arrays, maps, and unions of null with one of these
 

@@ -71,12 +71,12 @@ class Topic:
 
     def config_for(self, replication: int) -> dict[str, str]:
         """Kafka topic configuration for a number of copies: an acknowledged record is on all of them but one at least."""
-        dead_letters = self.name == DEAD_LETTERS  # else a record of the largest size could not be given up
+        dead_letters = self.name == DEAD_LETTERS  # otherwise a record of the largest size could not be dead-lettered
         config = {
             "cleanup.policy": self.policy,
             "min.insync.replicas": str(max(1, replication - 1)),
             "max.message.bytes": str(MAX_DEAD_LETTER_BYTES if dead_letters else MAX_MESSAGE_BYTES),
-            # Only whole segments are deleted or compacted, and Kafka closes one after a week: so long more would stay.
+            # Only whole segments are deleted or compacted, and Kafka closes one after a week: records would stay longer.
             "segment.ms": str(DAY_MS),
         }
         if self.retention_days is not None:

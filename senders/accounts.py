@@ -1,8 +1,8 @@
 """Provider accounts: limits, breaker and throttling of each, and which of them a message goes to.
 
-Order is failover order: a message goes to the first account that works, and waits for it when it has no room. One that is
-being probed is passed by while its probes are under way, where another works. After a definite not-sent the next account is
-tried at once; a message in doubt stays with the account that may have sent it.
+Order is failover order: a message goes to the first account that is available, and waits for it when it has no capacity. One
+that is being probed is skipped during its probes if another is available. After a definite not-sent the next account is tried
+at once; a message in doubt stays with the account that may have sent it.
 Every method is called on the Kafka thread. May import runtime and the protocol. Never: Kafka, a claim.
 """
 
@@ -67,7 +67,7 @@ class Account:
         return self.is_available and (self._breaker.state == "closed" or self.in_flight < min(PROBES, self._limit))
 
     def given_up(self, waited_s: float = math.inf) -> bool:
-        """Whether a message that has waited for so long need not wait any more: the account has not worked all that time."""
+        """Whether a message that has waited for `waited_s` stops waiting: the account has been failing all that time."""
         return waited_s >= self._give_up_s and self._breaker.given_up
 
     def has_capacity(self, lane: str) -> bool:
@@ -93,7 +93,7 @@ class Account:
         self.in_flight -= 1
 
     def observe(self, result: SendResult | None, began: float) -> None:
-        """What a request came to that began at `began` by the clock; None where none was made after all."""
+        """Record the result of a request that began at `began` by the clock; None if no request was made after all."""
         if result is None:
             return
         if isinstance(result, Retry) and not result.account_wide:
@@ -118,7 +118,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class AccountChoice:
-    """`account` to use or to wait for; `given_up` when none works, nor has for so long that waiting is no answer."""
+    """`account` to use or to wait for; `given_up` when all have been failing for so long that waiting is pointless."""
 
     account: int
     given_up: bool = False
@@ -161,7 +161,7 @@ class Accounts:
         return [i for i, sender in enumerate(senders) if sender.platforms is None or platform in sender.platforms]
 
     def select_account(self, message: ChannelMessage, waited_s: float = math.inf) -> AccountChoice | None:
-        """Where a message goes that has waited for so long, None when no account reaches it."""
+        """The account for a message that has waited for `waited_s`, None when no account reaches it."""
         indices = self.accounts_for(message)
         if not indices:
             return None

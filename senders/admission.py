@@ -1,7 +1,7 @@
 """Who may be sent now: the window, the lanes' shares of it, the accounts' limits, and a bound per recipient; pure.
 
-A message that may not go yet is parked: nothing is claimed for it, so that it is never in doubt, and what stands behind it
-on its partition goes on. One slow or throttled account or recipient therefore stops only what needs it.
+A message that may not be sent yet is parked: nothing is claimed for it, so it is never in doubt, and the messages behind it
+on its partition continue. One slow or throttled account or recipient therefore delays only its own messages.
 Every method is called on the Kafka thread. May import accounts. Never: Kafka, a claim, a provider request.
 """
 
@@ -19,7 +19,7 @@ from senders.accounts import LANE_SHARE, Accounts
 PER_RECIPIENT = 8
 """In flight per address: an address that hangs keeps this many slots of an account and no more."""
 LOOKAHEAD = 2_000
-"""Parked by a lane while no account has any room: enough to settle what expires meanwhile."""
+"""Parked by a lane while no account has any capacity: enough to settle messages that expire while they wait."""
 MAX_PARKED = 20_000
 """Parked by a lane while another account has room; what they hold is bounded by senders/read_ahead.py."""
 
@@ -35,7 +35,7 @@ class QueuedMessage:
     record: ConsumerRecord
     message: ChannelMessage
     waits_since: int = 0
-    """When it came to its topic or, should that not be true, to this process; milliseconds since 1970."""
+    """When it arrived on its topic, or in this process if the topic's time is not plausible; milliseconds since 1970."""
     account: int = -1
     probe: bool = False
     """Whether the account was half-open when this was let through."""
@@ -153,7 +153,7 @@ class Admission:
         self.accounts[queued.account].release()
 
     def clear_parked(self) -> None:
-        """The partitions are somebody else's now, and so is what is parked."""
+        """The partitions belong to another owner now, and so do their parked messages."""
         for queued in self._parked.values():
             queued.wait_key = None
         self._parked.clear()

@@ -4,12 +4,12 @@
                                      ▲                      │
                                      └──(PROBES failures)───┘
 
-A failure counts only when nothing has succeeded since its request began: a few recipients that hang say nothing of an
-account that serves the others meanwhile. Nothing is sent while it is open, and a message behind it uses no attempt.
+A failure counts only if no request has succeeded since its own began: a few recipients that time out prove nothing about an
+account that serves others at the same time. Nothing is sent while it is open, and a message behind it uses no attempt.
 
 An account is given up while it is open and has failed for `give_up_s` without a break: every probe of that time failed. Time
-alone is no evidence. Half-open, the next request may well succeed, so nothing is given up before it was made; and after
-an idle hour, in which nobody asked, the next failure is the first of a new time of failing.
+alone proves nothing. Half-open, the next request may succeed, so the account is not given up before it; and after an idle
+hour without a request, the next failure starts a new period of failing.
 May import settings. Never: a provider, a message, waiting.
 """
 
@@ -24,8 +24,8 @@ State = Literal["closed", "half_open", "open"]
 PROBES = 3
 """Requests in flight while half-open: a single one might be about a recipient that fails anyway."""
 SLACK_S = 10.0
-"""Where messages wait, a probe starts every reset_s. Failures further apart than twice that and this are not one time of
-failing: nobody asked in between."""
+"""While messages wait, a probe starts every reset_s. Failures further apart than twice that plus this belong to two
+periods of failing: no request was made in between."""
 
 
 class Breaker:
@@ -46,7 +46,7 @@ class Breaker:
         return "open" if self._monotonic() - self._opened_at < self._settings.reset_s else "half_open"
 
     def record(self, ok: bool, began: float) -> None:
-        """What a request came to that began at `began`."""
+        """Record the result of a request that began at `began`."""
         now = self._monotonic()
         if ok:
             self._failures, self._opened_at, self._failed_at = 0, None, None
@@ -65,5 +65,5 @@ class Breaker:
 
     @property
     def given_up(self) -> bool:
-        """Whether the account does not work now, and has not for so long that nobody should wait for it any more."""
+        """Whether the account has been failing for so long that no message should wait for it any more."""
         return self.state == "open" and self._monotonic() - self._failing_since >= self._settings.give_up_s

@@ -2,9 +2,9 @@
 
     committed offset = lo, metadata = "<hi>:<finished>" or "<hi>:<finished>:<waiting>", both masks in hex
 
-[lo, hi) was looked at by whoever committed it. Bit i of `finished` says that offset lo+i is recorded, bit i of `waiting`
-that it was passed over unsent, because its account or its recipient had no room. Every other offset of [lo, hi) is claimed:
-after a takeover, what is neither finished nor in the ledger is in doubt. Offsets from hi on were never touched.
+[lo, hi) was read by the process that committed it. Bit i of `finished` says that offset lo+i is recorded, bit i of `waiting`
+that it waits unsent, because its account or its recipient had no capacity. Every other offset of [lo, hi) is claimed: after a
+takeover, it is in doubt unless it is finished or in the ledger. Offsets from hi on were never touched.
 May import the standard library. Never: Kafka, a message.
 """
 
@@ -61,7 +61,7 @@ def parse_claim(offset: int, metadata: str) -> Claim:
 
 
 class ClaimTracker:
-    """The running claim of one partition. Offsets are passed over or claimed in rising order, then finished in any."""
+    """The running claim of one partition. Offsets are claimed or marked waiting in rising order, then finished in any."""
 
     def __init__(self, claim: Claim) -> None:
         self._lo, self._hi, self._mask, self._waiting = claim.lo, claim.hi, claim.mask, claim.waiting
@@ -76,7 +76,7 @@ class ClaimTracker:
             self._beyond.append(offset)
 
     def claim(self, offset: int) -> None:
-        """Claim an offset; those between it and hi that were not passed over are gaps in the log, and so finished."""
+        """Claim an offset; offsets between it and hi that are not waiting are gaps in the log, and so finished."""
         if offset < self._hi:
             self._waiting &= ~(1 << (offset - self._lo))
             return

@@ -11,7 +11,7 @@ from runtime.settings import KafkaSettings
 MAX_POLL_INTERVAL_MS = 300_000
 """A takeover reads the ledger within one call: see senders/ledger.py, READ_TIMEOUT_S."""
 QUEUED_KBYTES = 4_096
-"""Fetched and not handed over yet, beside what is held: more would only be thrown away when a partition is paused."""
+"""Records fetched ahead, beside those held: more would only be thrown away when a partition is paused."""
 FETCH_BYTES = 131_072
 """Fetched of a partition at a time, as the broker keeps it: mails are compressed to a fifth and less there. One batch may be
 more. The client's own default of 1 MiB is 5 MiB and more of mails, of each partition."""

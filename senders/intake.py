@@ -1,18 +1,18 @@
-"""What a dispatch record says: a message, or why it is none; pure.
+"""Reads a dispatch record: a message, or the reason why it is not one; pure.
 
-The topic is ours, but strangers write to it. Whatever they put into a record, it ends by itself:
+Other publishers may write to the topic. Whatever a record holds, it has an outcome of its own:
 
-    | the record                                        | ends                                              |
+    | the record                                        | outcome                                           |
     |---------------------------------------------------|---------------------------------------------------|
-    | does not decode, its ids cannot be read           | in the dead letters                               |
-    | does not decode, its ids can be read              | in the dead letters, `dead_lettered / undecodable`|
-    | decodes, is not its topic's or nobody could go on | `rejected / provider_rejected`, with what it is   |
-    |   with what it holds                              |                                                   |
+    | does not decode, its ids cannot be read           | dead letter                                       |
+    | does not decode, its ids can be read              | dead letter, `dead_lettered / undecodable`        |
+    | decodes, but is on the wrong topic or has values  | `rejected / provider_rejected`, with the fault    |
+    |   that cannot be used                             |                                                   |
 
-Only the first two are for the brake of the dead letters: a flood of them is a wrong producer or schema. A message is one
-tenant's, however many there are.
+Only the first two count for the dead-letter brake: many of them mean a wrong producer or schema. A rejected message is the
+fault of its tenant alone, however many there are.
 
-Ids are taken in their one spelling: to the ledger and to whoever is in flight, two spellings are one message.
+Ids are normalised to one spelling: the ledger and the in-flight table would take two spellings for two messages.
 May import runtime values and schemas. Never: a decision to send, Kafka.
 """
 
@@ -31,7 +31,7 @@ from schemas.codec import DecodeError, codec
 from schemas.events import ChannelMessage
 
 MAX_COUNT = 10_000
-"""Attempts and retries: replays go on counting, but nobody comes this far."""
+"""Attempts and retries: replays continue the count, but no real message reaches this."""
 MAX_STATED = 16_384
 """Bytes of what a status repeats of its message. Ours are of 255 characters each; a status is one record as well."""
 _STATED = ("tenant", "user_id", "template_id", "correlation_id")
@@ -41,7 +41,7 @@ _head = codec("ChannelMessage").head_decoder(3)  # message_id, notification_id, 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What tells whose message a record was to be."""
+    """The ids that say which message the record was meant to be."""
 
     message_id: str
     notification_id: str

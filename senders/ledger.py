@@ -1,8 +1,8 @@
 """The ledger: which attempts of which message were made, for as long as its topic keeps them (`ledger_ms`, 7 days).
 
 A dispatch record whose attempt was made, or whose message is settled, is a duplicate: router redeliveries, repeated
-requests, replays and second firings of a timer end here. Its owner writes each entry to the ledger topic before the commit
-that releases the message; a process that takes a partition over reads the topic from where its own store stands.
+requests, replays and second firings of a timer end here. A partition's owner writes each entry to the ledger topic before the
+commit that releases the message; a process that takes over reads the topic from the position of its own store.
 May import runtime. Never: a decision to send.
 """
 
@@ -34,7 +34,7 @@ _VALUE = struct.Struct(">II")
 """next_attempt × 4 + how it ended, seconds since 1970."""
 _FAILED, _FINAL, _FAILED_IN_DOUBT = 1, 2, 3
 _LAST_WINS = (0, 1, 3, 2)
-"""Of two endings of one attempt the higher of these stays: nothing undoes that somebody has it."""
+"""Of two outcomes of one attempt the higher of these is kept: a recipient who may have the message still may."""
 
 
 class Ledger:
@@ -49,9 +49,9 @@ class Ledger:
         return len(self._store)
 
     def record(self, message_id: str, next_attempt: int, state: str | None, at: int, in_doubt: bool = False) -> None:
-        """Take in an entry of the time `at` (ms), `state` None while unsettled; an older one never undoes a newer one.
+        """Apply an entry of the time `at` (ms), `state` None while unsettled; an older one never overwrites a newer one.
 
-        Raises ValueError or struct.error for numbers that are none of an attempt or a time.
+        Raises ValueError or struct.error for numbers that cannot be an attempt or a time.
         """
         key = UUID(message_id).bytes
         value = next_attempt * 4 + _ending(state, in_doubt)
@@ -67,19 +67,19 @@ class Ledger:
         return int(_VALUE.unpack(kept)[0]) if kept is not None else 0
 
     def duplicate(self, message_id: str, attempt: int) -> str | None:
-        """Why a dispatch record is a duplicate (`settled`, `attempt`), None when it is none."""
+        """Why a dispatch record is a duplicate (`settled`, `attempt`), None when it is not."""
         known = self._known(UUID(message_id).bytes)
         if known & (_FAILED | _FINAL):
             return "settled"
         return "attempt" if attempt < known >> 2 else None
 
     def resumes_at(self, message_id: str) -> int | None:
-        """The attempt with which a replay may go on: the message failed for good, and nobody is known to have it."""
+        """The attempt with which a replay may continue: the message failed, and no attempt can have been delivered."""
         known = self._known(UUID(message_id).bytes)
         return known >> 2 if known & _FAILED else None
 
     def in_doubt(self, message_id: str) -> bool:
-        """Whether the message failed, and an earlier attempt may have reached somebody all the same."""
+        """Whether the message failed, but an earlier attempt may have reached the recipient."""
         return self._known(UUID(message_id).bytes) & 3 == _FAILED_IN_DOUBT
 
     def flush(self, positions: Mapping[int, int], now: int) -> None:
@@ -88,7 +88,7 @@ class Ledger:
         self._fresh.clear()
 
     def positions(self) -> dict[int, int]:
-        """Where the store stands, by `place`."""
+        """The store's position, by `place`."""
         return dict(self._store.positions()[0])
 
     def forget_before(self, moment: int) -> int:

@@ -12,7 +12,7 @@ from runtime.clock import Monotonic, system_monotonic
 Cell = tuple[str, int]
 """(lane, partition) of a channel's dispatch topics."""
 _MIN_RATE = 1e-9
-"""Below it nothing is ever sent, and its inverse is no number to count with."""
+"""Smallest rate: below it no message would ever be sent, and its inverse is too large to calculate with."""
 
 
 class TokenBucket:

@@ -43,11 +43,11 @@ CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
 RETRIES_EXHAUSTED = "retries_exhausted"
 PROVIDER_ACCOUNT = "provider_account"
 MAX_ATTEMPTS = 72
-"""Attempts of any kind, those that cost no retry included: with the minute that lies between the later of these, more than an
-hour of them is not a wait any longer."""
+"""Limit of attempts of any kind, including those that cost no retry: later ones are at least a minute apart, so more than an
+hour of them is no longer a wait."""
 LEDGER_DOUBT = ("in-doubt", b"1")
-"""Header of a ledger entry whose message may have been sent: a replay of its request, which knows nothing of it, is flagged.
-No field of the entry, because a sender of the version before has to go on reading the ledger while the others are replaced."""
+"""Header of a ledger entry whose message may have been sent: a replay of its request, which cannot know this, is flagged.
+A header and not a field, because during an upgrade senders of the previous version still read the ledger."""
 RECORD_OVERHEAD = 512
 """What Kafka adds to a record alone in its batch, and what a next attempt may add to a message, rounded up."""
 
@@ -62,7 +62,7 @@ class Outcome:
     """Attempts below it are done."""
     records: tuple[ProducerRecord, ...]
     ledger_record: ProducerRecord
-    """The ledger's, to be published once the facts are acknowledged: with it the attempt counts as told and provided for."""
+    """To be published once the records are acknowledged: with it the attempt counts as recorded."""
     in_doubt: bool = False
     """Whether the message may have been sent all the same."""
 
@@ -77,7 +77,7 @@ class RetriesExhausted(Exception):
 
 
 class NoAccountWorks(Exception):
-    """Every account that reaches the address has failed for too long to go on waiting."""
+    """Every account that reaches the address has been failing for too long."""
 
 
 def costs_nothing(result: SendResult, *, probe: bool) -> bool:
@@ -91,7 +91,7 @@ def costs_nothing(result: SendResult, *, probe: bool) -> bool:
 
 
 def last_attempt(message: ChannelMessage) -> bool:
-    """Whether no attempt may follow this one, throttled or not. A replay goes on counting, and gets as many anew."""
+    """Whether no attempt may follow this one, throttled or not. A replay continues the count, with as many more attempts."""
     attempt = message["attempt"]
     return attempt % MAX_ATTEMPTS == 0 if message["replay"] else attempt >= MAX_ATTEMPTS
 
@@ -119,7 +119,7 @@ def settle(
 def refuse(
     message: ChannelMessage, record: ConsumerRecord, state: str, reason: str, *, now: int, detail: str | None = None
 ) -> Outcome:
-    """The message ends in `state` before a request was made: in doubt nobody may say so."""
+    """The message ends in `state` before a request was made; not for messages in doubt."""
     if message["possible_duplicate"]:
         state, reason = "unknown", "in_doubt"
     return settle(message, record, state, now=now, reason=reason, detail=detail)
@@ -345,7 +345,7 @@ def _retry(
 
 
 def _timer(again: ChannelMessage, record: ConsumerRecord, due_at: int) -> ProducerRecord:
-    """The timer that publishes the next attempt where its record stood. Raises RecordTooLarge."""
+    """The timer that publishes the next attempt to the topic of its record. Raises RecordTooLarge."""
     timer_id = ids.timer_id(again["message_id"], "retry", again["attempt"])
     timer: Timer = {
         "timer_id": timer_id,

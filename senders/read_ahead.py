@@ -1,13 +1,13 @@
-"""How much a sender holds in memory: bytes of records that are queued, parked or in flight; pure.
+"""Limits a sender's memory: bytes of records that are queued, parked or in flight; pure.
 
-One budget per process. A lane stops reading at its share of it, as with the window, so that a blast leaves room for what is
-above it; but a part of the budget is each lane's own, and of that a part each partition's, whatever the others hold:
+One budget per process. A lane stops reading at its share of it, as with the window, so that a bulk load leaves capacity for
+the lanes above it; but a part of the budget is each lane's own, and of that a part each partition's, whatever the others hold:
 
     total held ≥ share of the lane    and lane's held ≥ RESERVED    and partition's held ≥ its part of RESERVED → paused
     all three at less than half, or any one of them → read on
 
 The wide gap is on purpose: a paused partition's fetched records are thrown away, and at small gaps everything is fetched three
-times. All partitions together hold no more than the budget, and a slice of records each that was taken before it was noticed.
+times. Together the partitions hold at most the budget plus one slice of records each.
 May import records. Never: Kafka, a message.
 """
 
@@ -51,7 +51,7 @@ class Held:
         return size
 
     def let_go(self, record: ConsumerRecord) -> None:
-        """What was held is recorded, or somebody else's."""
+        """The bytes of a record that is recorded, or that belongs to another owner now, are free again."""
         self.size -= size_of(record.key, record.value, record.headers)
 
 

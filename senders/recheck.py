@@ -32,7 +32,7 @@ class SenderViews:
 def recheck(message: ChannelMessage, views: SenderViews, now: int) -> tuple[str, str] | None:
     """(state, reason) that forbids the send, None when nothing does.
 
-    Each of them says that nothing was sent. Of a message that an earlier attempt may have sent, nobody knows.
+    Each of these states says that nothing was sent, so none is used for a message that an earlier attempt may have sent.
     """
     refusal = _refusal(message, views, now)
     return ("unknown", "in_doubt") if refusal and message["possible_duplicate"] else refusal

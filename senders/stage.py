@@ -27,12 +27,12 @@ from vendors.sender import InDoubt, Sender, SendResult
 log = get_logger("sender")
 
 LEASE_S = 5.0
-"""A claim is sent at once: where it was not for half a session, the process stood still and may have a successor."""
+"""A claim must be sent at once: after half a session without running, another process may own the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class SendCompletion:
-    """What became of an entry: a provider's result, or the refusal (state, reason) that forbade the request."""
+    """The end of a queued message: a provider's result, or the refusal (state, reason) that forbade the request."""
 
     queued: QueuedMessage
     at: int
@@ -53,8 +53,8 @@ def _key(message: ChannelMessage) -> _Key:
 class RequestGuard:
     """Below all retry logic: whatever goes wrong above, one message costs a bounded number of provider requests.
 
-    What costs no retry (outcomes.costs_nothing) is no send and not counted here; MAX_ATTEMPTS bounds it. A replay is somebody's decision to
-    try again, and counts anew. Of what is not in flight the last REMEMBERED are remembered.
+    Requests that cost no retry (outcomes.costs_nothing) are not counted here; MAX_ATTEMPTS bounds them. A replay is a
+    deliberate decision to try again, and starts a new count. Counts of the last REMEMBERED finished messages are kept.
     """
 
     REMEMBERED = 100_000
@@ -67,7 +67,7 @@ class RequestGuard:
     def allows(self, message: ChannelMessage) -> bool:
         """Count a request that is about to be made; False when it may not be.
 
-        Only what was counted here is alarming: of its attempts and retries a record, which may be a stranger's, says what it likes.
+        Only what was counted here raises the alarm: the attempts and retries in a record may be another publisher's invention.
         """
         attempts = message["attempt"] <= MAX_ATTEMPTS or message["replay"] is not None
         if message["retries"] >= self._allowed or not attempts:
@@ -87,7 +87,7 @@ class RequestGuard:
             self._in_flight[_key(message)] = count - 1
 
     def ended(self, message: ChannelMessage) -> None:
-        """Whatever `allows` said, the message is no longer in flight."""
+        """The message is no longer in flight, whether or not `allows` permitted it."""
         key = _key(message)
         if (count := self._in_flight.pop(key, 0)) > 0:
             self._requests[key] = count
@@ -147,7 +147,7 @@ class SendStage:
         if refusal := recheck(message, self._views, now):
             return SendCompletion(queued, now, refusal=(*refusal, None))
         if self._monotonic() - claimed_at > LEASE_S:
-            self._exit_now("the process stood still for too long to be sure that it still owns its messages")
+            self._exit_now("this process did not run for too long to be sure that it still owns its messages")
         if not self._guard.allows(message):
             return SendCompletion(queued, now, refusal=("failed", "retries_exhausted", "request guard"))
         crash_point("before_send", self._crash_at)
@@ -164,7 +164,7 @@ class SendStage:
 
 
 async def _result(sender: Sender, message: ChannelMessage) -> SendResult:
-    """What the send came to. A sender that raises may have called its provider: the message is in doubt."""
+    """The result of a send. A sender that raises may have called its provider: the message is in doubt."""
     try:
         return await sender.send(message)
     except Exception as exc:

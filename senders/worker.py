@@ -1,13 +1,12 @@
-"""The one loop of every channel and provider: the claim, then the sends; the facts, then the release.
-
-    new dispatch records ───────────► 1. one commit per partition: claims them, and releases what the last turn recorded
-                                      2. only now the newly claimed messages are sent, concurrently
-    outcomes of finished messages ──► 3. status and timers, acknowledged; then the ledger, acknowledged
-
-A new message so waits for one commit, not for the facts of those before it. The commit is fenced by the consumer group: an
-owner that was replaced learns it there, before it sends, and exits. Every Kafka call is made on one thread; sends run on the
-event loop. Any doubt ends the process: the next owner finds the claim in the committed metadata and the ledger, and sends
-again only what is in doubt, flagged.
+"""The send loop of every channel and provider. It commits a claim before it sends, and records an outcome before it
+releases the claim. Each iteration:
+    1. Commit once per partition: claim new records, release those recorded in the last iteration.
+    2. Submit the newly claimed messages. They are sent concurrently.
+    3. Publish finished outcomes: status events and timers, wait for acks; then ledger entries, wait for acks.
+A new message therefore waits for one commit, not for earlier outcomes. The consumer group fences the commit: a
+replaced owner gets the error before it sends, and exits. Kafka calls run on one thread, sends on the event loop.
+On any doubt the process exits. The next owner reads the claim (commit metadata) and the ledger, and sends only
+in-doubt messages again, flagged possible_duplicate.
 May import runtime. Never: a provider's name, a channel's payload.
 """
 
@@ -47,7 +46,7 @@ from vendors.sender import SendResult
 log = get_logger("sender")
 
 COMMIT_TIMEOUT_S = 45.0
-"""How long a commit is tried again while the broker is away; the group's fence decides whether it still counts."""
+"""How long a commit is retried while the broker is unavailable; the group's fence decides whether it still counts."""
 BACKLOG = 8_000
 """Records read ahead per partition: at the size of a login code they cost more by their number than by their bytes."""
 MAX_RECORDS = 2_000
@@ -57,7 +56,7 @@ MAX_RECORD_BYTES = 16 << 20
 SWEEP_S = 1.0
 """How often parked messages are looked at: they expire and are cancelled while they wait."""
 SWEPT = 200
-"""Of them in one turn: 12,000 at once held a turn up by 200 ms, and everybody with it."""
+"""Most of them in one iteration: 12,000 at once delayed an iteration by 200 ms, and with it every send."""
 SAVE_POSITIONS_S = 300.0
 PRUNE_S = 3_600.0
 
@@ -129,7 +128,7 @@ class Iteration:
     ledger_records: list[ProducerRecord] = field(default_factory=list)
     """The ledger's."""
     finished: list[tuple[Owned, int]] = field(default_factory=list)
-    """Offsets decided without a request: passed over until their facts are acknowledged, so that they are never in doubt."""
+    """Offsets decided without a request: marked waiting until their facts are acknowledged, so that they are never in doubt."""
     claims: list[QueuedMessage] = field(default_factory=list)
     size: int = 0
     """Bytes of the facts."""
@@ -239,9 +238,9 @@ class Worker:
         return starts
 
     def _take_share(self) -> None:
-        """Every lane counts, whoever serves it, so that all processes together never exceed an account's limits.
+        """Count the processes of every lane, so that all processes together never exceed an account's limits.
 
-        Raises SettingsError when there are more processes than an account has slots: its messages here would wait for ever.
+        Raises SettingsError when there are more processes than an account has slots: its messages here would never be sent.
         """
         partitions = {
             lane: len(self._consumer.partitions_for_topic(dispatch_topic(self._channel, lane))) for lane in LANES
@@ -262,7 +261,7 @@ class Worker:
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         if self._admission.in_flight:
-            self._context.exit_now("the group gave our partitions away while messages were in flight")
+            self._context.exit_now("the group revoked our partitions while messages were in flight")
         self._forget()
 
     def _forget(self) -> None:
@@ -344,7 +343,7 @@ class Worker:
             return True
         try:
             decided = self._decision(owned, record, message)
-        # Whatever a record can raise that nobody foresaw, the ones behind it are not to wait for it.
+        # An unforeseen error in one record must not delay the records behind it.
         except Exception as exc:
             log.exception("dead-lettered", notification_id=message["notification_id"])
             self._dead_letter(owned, record, INTERNAL_ERROR, exc, iteration)
@@ -368,7 +367,7 @@ class Worker:
             message = cut(message, self._channel, owned.lane)
         message_id = message["message_id"]
         if message["replay"] and (attempt := self._ledger.resumes_at(message_id)):
-            # A replayed request comes back rendered anew, and knows nothing of what its attempts came to.
+            # A replayed request is rendered again, and carries no outcome of its earlier attempts.
             doubt = message["possible_duplicate"] or self._ledger.in_doubt(message_id)
             message = {**message, "attempt": attempt, "possible_duplicate": doubt}
         elif cause := self._ledger.duplicate(message_id, message["attempt"]):
@@ -401,9 +400,9 @@ class Worker:
     def _dead_letter(
         self, owned: Owned, record: ConsumerRecord, reason: str, error: Exception, iteration: Iteration
     ) -> None:
-        """The record, which is the backlog's first, is no use: a dead letter, and a fact where its ids can be read.
+        """Dead-letter the record, the backlog's first, with a status event if its ids can be read.
 
-        The ledger is not told: the record may be a bad copy of a good one.
+        No ledger entry: the record may be a bad copy of a good one.
         """
         self._count(unusable=1)  # raises in a flood: the record is not taken then, and neither is what follows
         self._next(owned)
@@ -429,7 +428,7 @@ class Worker:
         self._ledger.record(message_id, outcome.next_attempt, outcome.settled_state, self._clock(), outcome.in_doubt)
 
     def _unsendable(self, queued: QueuedMessage, now: int) -> Outcome | None:
-        """What becomes of a message that no account reaches, or none that works; None when there is one to wait for."""
+        """The outcome of a message that no account reaches, or whose accounts are all failing; None if it can wait for one."""
         message, record = queued.message, queued.record
         choice = self._admission.accounts.select_account(message, (now - queued.waits_since) / 1000)
         if choice is None:
@@ -448,7 +447,7 @@ class Worker:
         iteration.claims.append(queued)
 
     def _sweep(self, iteration: Iteration) -> None:
-        """Settle parked messages that must not be sent any more, or that nobody can send."""
+        """Settle parked messages that must not be sent any more, or that no account can send."""
         now = self._clock()
         for _ in range(min(SWEPT, len(self._to_sweep))):
             if iteration.full:
@@ -464,7 +463,7 @@ class Worker:
                 self._decide(self._owned[queued.partition], record, message["message_id"], outcome, iteration)
 
     def _skip_gap(self, owned: Owned, offset: int) -> None:
-        """Offsets the log no longer has (retention) can never be finished by anybody: they count as finished."""
+        """Offsets the log no longer has (retention) can never be finished: they count as finished."""
         if 0 <= owned.next_offset < offset:
             claim = owned.tracker.current
             for missing in range(owned.next_offset, min(offset, claim.hi)):
@@ -505,7 +504,7 @@ class Worker:
         try:
             self._commit()
         except FencedError:
-            # Sent is sent, whoever owns the partition now.
+            # We lost the partition, but these sends happened. Publish their outcomes: event ids make copies harmless.
             self._publish_outcomes(iteration)
             raise
         if iteration.claims:
@@ -525,8 +524,8 @@ class Worker:
         outcomes = [(it, self._outcome_of(it)) for it in ended]
         crash_point("before_facts", self._context.settings.crash_at if ended else None)
         self._publish_records([*iteration.records, *(record for _, outcome in outcomes for record in outcome.records)])
-        # Never together: partitions acknowledge one by one, and a message that the ledger knows is settled for everybody,
-        # whether its status and its timer got through or not.
+        # Never together: partitions acknowledge one by one, and a message that is in the ledger counts as settled, whether its
+        # status and its timer were acknowledged or not.
         crash_point("before_ledger", self._context.settings.crash_at if ended else None)
         self._producer.publish([*iteration.ledger_records, *(outcome.ledger_record for _, outcome in outcomes)])
         crash_point("after_facts", self._context.settings.crash_at if ended else None)
@@ -544,7 +543,7 @@ class Worker:
             self._ledgers.flush()
 
     def _publish_records(self, records: Sequence[ProducerRecord]) -> None:
-        """Letters first, cut where Kafka refuses them for their size: it would refuse them again after every new start."""
+        """Dead letters first, cut if Kafka refuses them for their size: it would refuse them again after every restart."""
         publish_dead_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])
         self._producer.publish([record for record in records if record.topic != DEAD_LETTERS])
 

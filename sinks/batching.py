@@ -130,7 +130,7 @@ def container_of(chunk: Chunk) -> Container:
 
 
 def decoded(chunk: Chunk) -> tuple[list[Row], list[Poison]]:
-    """The rows of a piece, and the records that are none."""
+    """The rows of a chunk, and the records that are not valid rows."""
     rows: list[Row] = []
     poison: list[Poison] = []
     for run in chunk.runs:

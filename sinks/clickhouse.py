@@ -89,7 +89,7 @@ def connect(
 ) -> Client:
     """A client that any thread may use; `database` None is the settings' one. Raises UnavailableError or SettingsError."""
     address = urlsplit(settings.url)
-    # Both tell every failed try, and the caller tells it once.
+    # Both log every failed try, and the caller logs it once.
     for chatty in ("urllib3.connectionpool", "clickhouse_connect"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     with store_errors(settings):
@@ -139,7 +139,7 @@ def select(
 
 
 INSERT_SETTINGS: Mapping[str, Any] = {
-    # Identity is in the rows: a block that looks like an earlier one must not be dropped on its way to the views.
+    # Identity is in the rows: a block that looks like an earlier one must not be dropped before it reaches the views.
     "insert_deduplicate": 0,
     # Hostile ids may name 241 months (see migrations/0001): more parts, but never a refused insert.
     "max_partitions_per_insert_block": 0,

@@ -1,7 +1,7 @@
-"""The kept sums of hours: the store is asked now and then which it lacks, and sums them up a piece at a time.
+"""Stored sums of closed hours: from time to time, computes those that are missing, a chunk at a time.
 
-Nothing depends on it but time: an hour without kept sums, or with sums of other states than there are now, is summed up
-when somebody asks. So a round may be killed, run twice at once, or never come.
+Nothing but speed depends on it: an hour without stored sums, or with sums of other states than now, is summed up by the
+query that needs it. So a round may be killed, run twice at once, or never run.
 May import runtime. Never: what is summed up (views/ and queries/ say it), when a kept sum holds.
 """
 
@@ -37,7 +37,7 @@ Hour = tuple[str, int]
 
 
 class HourlySums:
-    """Sums up what has come to rest; one thread at a time."""
+    """Sums up closed hours; one thread at a time."""
 
     def __init__(self, settings: ClickHouseSettings) -> None:
         self._settings = settings
@@ -57,7 +57,7 @@ class HourlySums:
         resting = [
             (hour, touches) for hour, touches in changed.items() if touches and self._before.get(hour) == touches
         ]
-        # One that is too much for the store must not keep the others waiting for ever.
+        # One hour that is too large for ClickHouse must not delay the others without end.
         resting.sort(key=lambda each: each[0] in self._failed)
         self._before = changed
         self._failed.intersection_update(changed)

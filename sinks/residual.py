@@ -54,7 +54,7 @@ class Residual:
 
 
 async def report_residual(settings: ClickHouseSettings, stopping: asyncio.Event) -> None:
-    """Keep the gauge true until told to stop."""
+    """Update the gauge until stopped."""
     residual = Residual(settings)
     try:
         while not stopping.is_set():

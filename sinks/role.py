@@ -2,24 +2,24 @@
 
     consume ──► batch ──► rows inserted ──► dead letters published ──► offsets committed
 
-The commit comes last: what is lost in between is read again and collapses by its identity.
+The commit comes last: after a crash records are read again, and copies are dropped by their identity.
 
-    | what happens                                    | what becomes of the records                                     |
+    | event                                           | the records                                                     |
     |-------------------------------------------------|-----------------------------------------------------------------|
     | one does not decode, or its id is no UUIDv7     | a dead letter, acknowledged before the commit; others are stored|
-    | ClickHouse cannot read a piece of the batch     | the piece is decoded here, to find the record; as above         |
-    | an undecodable one is itself a dead letter      | counted, logged, skipped: its letter would come back for ever   |
+    | ClickHouse cannot read a chunk of the batch     | the chunk is decoded here, to find the record; as above         |
+    | an undecodable one is itself a dead letter      | counted, logged, skipped: its own dead letter would return here |
     | too many do not decode                          | rows are stored, nothing is committed; `/readyz` says why       |
-    | ClickHouse is away or refuses                   | kept, tried again every 0.1 to 5 s; polling goes on, and a full |
+    | ClickHouse is unavailable or refuses            | kept, retried every 0.1 to 5 s; polling continues, and a full   |
     |                                                 | batch pauses the partitions, so that the group keeps us         |
     | the same at the start, for 10 s                 | none was read; the process ends with the reason                 |
-    | Kafka takes no dead letter or no commit         | rows are stored; only what is left is tried again               |
+    | Kafka takes no dead letter or no commit         | rows are stored; only the missing step is retried               |
     | the process is killed at any line               | read again from the last commit, by us or the next owner        |
     | partitions are revoked                          | stored and committed within 1 s, else read by the next owner    |
     | they are revoked while a flush waits            | dropped here, read by the next owner                            |
     | the commit is fenced: another owns them         | dropped here, read by it; 21 in a row end the process           |
     | positions cannot be read at a takeover          | none was read; the process exits                                |
-    | SIGTERM                                         | tried for 8 s, then read again at the next start                |
+    | SIGTERM                                         | retried for 8 s, then read again at the next start              |
 
 All Kafka and ClickHouse calls of the loop are made on one thread.
 May import runtime. Never: a column, a decision about a notification.
@@ -74,7 +74,7 @@ PUBLISH_TIMEOUT_S = 20.0
 BACKOFF_S = (0.1, 5.0)
 POLL_S = 0.25
 START_TIMEOUT_S = 10.0
-"""A store that is away at the start is more often a wrong setting than an outage: after this the sink says so and ends."""
+"""A store that is unavailable at the start is more often a wrong setting than an outage: after this the sink reports it and ends."""
 REVOKE_TIMEOUT_S = 1.0
 STOP_TIMEOUT_S = 8.0
 """How long the last flush may be tried after SIGTERM; what it does not get done is read again."""
@@ -145,7 +145,7 @@ class Sink:
         log.info("partitions assigned", partitions=len(partitions))
 
     def _on_revoke(self, partitions: list[Partition]) -> None:
-        # In the middle of a flush that waits for a store nobody can tell how long: the next owner reads it again.
+        # A flush that waits for a store may take any time: leave the batch to the next owner, which reads it again.
         if not self._flushing:
             self.flush(REVOKE_TIMEOUT_S)
         self._on_lost(partitions)
@@ -171,7 +171,7 @@ class Sink:
             self._fenced(exc)
             return
         except UnavailableError as exc:
-            self._context.exit_now(f"took partitions over and cannot read where they stand: {exc}")
+            self._context.exit_now(f"cannot read the positions of the assigned partitions: {exc}")
         if runs:
             self._fences = 0
         self._batch.add(runs)
@@ -179,7 +179,7 @@ class Sink:
             self._commit_what_was_passed()
 
     def _commit_what_was_passed(self) -> None:
-        """With nothing in hand: the end of a log may be no record (a transaction's marker), and is read all the same."""
+        """With an empty batch: the end of a log may hold no record (a transaction's marker), but counts as read."""
         try:
             self._consumer.commit(self._consumer.progress())
         except FencedError as exc:
@@ -226,7 +226,7 @@ class Sink:
         return True
 
     def _try(self, step: Callable[[], None]) -> bool:
-        """False when the step is to be tried again; readiness then tells why."""
+        """False when the step must be retried; readiness then says why."""
         try:
             step()
         except (HeliographError, CommitError) as exc:
@@ -242,7 +242,7 @@ class Sink:
         return True
 
     def _wait(self, seconds: float, *, poll: bool) -> None:
-        """Let time pass. With `poll` the group hears of us meanwhile, and what comes joins the batch while that has room."""
+        """Let time pass. With `poll` the consumer polls, and new records join the batch while it has capacity."""
         if not poll:  # inside a callback of the group, or at the end
             time.sleep(seconds)
             return
@@ -281,7 +281,7 @@ class Sink:
         dead_letters = []
         for record, error in batch.poison:
             if record.topic == DEAD_LETTERS:
-                # A letter about a letter would come back here for ever.
+                # A dead letter about a dead letter would come back here, without end.
                 DEAD_LETTERS_COUNTER.labels("sink", "unreadable_dead_letter").inc()
                 log.error("skipped", topic=record.topic, partition=record.partition, offset=record.offset)
             else:
@@ -294,7 +294,7 @@ class Sink:
 
 
 def stage_of(record: ConsumerRecord) -> str:
-    """The stage that gives up a record: what is no request to the sink is none to the router, and is one letter, its."""
+    """The stage that dead-letters a record: the router rejects an invalid request too, and both make the same dead letter."""
     return "router" if catalogue()[record.topic].record == "NotificationRequest" else "sink"
 
 

@@ -376,7 +376,7 @@ def dead_letter_row(value: bytes | None) -> Row:
 
 
 def _known_id(text: str | None) -> bytes:
-    """An id of a record that was given up: it may be the very thing that is wrong, and the letter must not get lost."""
+    """An id of a dead-lettered record: it may be the very thing that is wrong, and the dead letter must still be stored."""
     try:
         return _id_or_none(text)
     except DecodeError:

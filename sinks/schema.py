@@ -35,7 +35,7 @@ from sinks.schema_files import (
 log = get_logger("clickhouse")
 
 OLDEST = (25, 12)
-"""Older ones answer one question from several states of the tables: an hour that changes meanwhile would count twice."""
+"""Older versions answer one query from several states of the tables: an hour that changes during it would count twice."""
 _ATTEMPTS = 5
 _TIMEOUT_S = 120
 _MIGRATIONS_TABLE = """

@@ -98,7 +98,7 @@ def sql_views() -> tuple[SqlView, ...]:
 
 
 def read_views(texts: Mapping[str, str], tables: str) -> tuple[SqlView, ...]:
-    """Views out of files (name → text), each after those it reads; `tables` is a checksum of what lies below all of them.
+    """Views out of files (name → text), each after those it reads; `tables` is a checksum of all tables.
 
     Raises ValueError for a file that is not one view of its name, and for views that read each other in a circle.
     """

@@ -1,7 +1,7 @@
 """A batch into its tables, piece by piece: decoded by ClickHouse, or here.
 
-Both ways make the same row of the same bytes (inserts/*.sql and rows.py; tests/integration/test_storing.py holds one against
-the other), so which of them a record took is nobody's concern.
+Both ways make the same row of the same bytes (inserts/*.sql and rows.py; tests/integration/test_storing.py compares them), so
+it makes no difference which of them a record took.
 May import batching and clickhouse. Never: Kafka, what is tried again.
 """
 
@@ -22,9 +22,9 @@ log = get_logger("sink")
 
 
 def store_batch(settings: ClickHouseSettings, client: Client, batch: Batch) -> int:
-    """Store what is left of a batch, and keep aside in it what is no row; the number of inserts.
+    """Store what is left of a batch, and keep records that are not valid rows apart; returns the number of inserts.
 
-    What is done is taken out of the batch, so that a second try does the rest only. Raises StoreError or UnavailableError.
+    Stored rows leave the batch, so that a retry handles only the rest. Raises StoreError or UnavailableError.
     """
     inserts = 0
     for chunk in batch.chunks():
@@ -43,7 +43,7 @@ def store_batch(settings: ClickHouseSettings, client: Client, batch: Batch) -> i
 
 
 def store_piece(settings: ClickHouseSettings, client: Client, chunk: Chunk) -> tuple[int, list[Poison]]:
-    """How many rows were stored, and what is none. Raises UnreadableError, StoreError or UnavailableError."""
+    """(rows stored, records that are not valid rows). Raises UnreadableError, StoreError or UnavailableError."""
     table = chunk.table
     if not chunk.decode:
         container = container_of(chunk)

@@ -5,8 +5,8 @@
     | cancel | refused, nothing when `cancelled` | stored, a Cancellation | refused               |
     | resend | published, the next generation    | refused                | refused               |
 
-A cancel is confirmed when its answer says `"status": "cancelled"`: the timers stage, the router or a sender has decided so,
-and nothing was or will be sent. Another status says that the wish is stored and nobody has decided yet.
+A cancel is confirmed when the response says `"status": "cancelled"`: the timers stage, the router or a sender decided it, and
+nothing was or will be sent. Another status says that the cancellation is stored and not decided yet.
 May import producers and tracking.status. Never: HTTP, a decision of the router or a sender.
 """
 
@@ -32,9 +32,9 @@ log = get_logger("control")
 MAX_LOOKUPS = 2
 """Topics read at once; more callers wait for their turn."""
 PAUSES_S = (0.2, 0.2, 0.3, 0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
-"""Between looks at what a wish came to. Four seconds: a schedule that is about to fire is decided after it has."""
+"""Between checks of the cancellation's outcome. Four seconds: a schedule that is about to fire is decided after it fired."""
 MAX_UNDECIDED = 64
-"""Callers that wait for a decision at once; the next ones are told that the wish is stored."""
+"""Callers that wait for a decision at once; further ones are answered right away that the cancellation is stored."""
 
 
 class Broker(Protocol):
@@ -73,7 +73,7 @@ FindRequest = Callable[[str, str, str], Original | None]
 
 
 def cancellation_record(tenant: str, notification_id: str, now: int) -> ProducerRecord:
-    """The wish as routers and senders read it."""
+    """Cancellations as routers and senders read them."""
     value: Cancellation = {"notification_id": notification_id, "tenant": tenant, "requested_at": now}
     return ProducerRecord(CANCELLATIONS, notification_id.encode(), codec("Cancellation").encode(value))
 
@@ -99,11 +99,11 @@ class Control:
         return str(found_id), found, rollup(str(found_id), accepted_at_of(found_id), found.events)
 
     async def cancel(self, tenant: str, text: str) -> tuple[bool, dict[str, Any]]:
-        """(whether a cancellation was stored now, how it stands). Raises RefusedError, UnavailableError.
+        """(whether a cancellation was stored now, the current status). Raises RefusedError, UnavailableError.
 
-        The wish is all that is written here. To end a notification here at once would be a lie now and then: a sender may
-        have it on the wire. Whoever holds it decides, the timers stage, the router, or a sender at its claim, and says so
-        in a fact; this waits a while for that fact and hands it on, also when it says that the wish came too late.
+        Only the cancellation is written here. Ending the notification here would sometimes be wrong: a sender may be sending
+        it. The stage that holds it (timers, router, or a sender at its claim) decides, and publishes a status event; this
+        waits a while for that event and returns it, also when the notification settled before the cancellation.
         """
         notification_id, _, current = await self._current_status(tenant, text)
         if current["status"] == "cancelled":
@@ -112,11 +112,11 @@ class Control:
         await self._publish(cancellation_record(tenant, notification_id, self._clock()), notification_id)
         current = await self._decided(tenant, text, current)
         if current["status"] != "cancelled":
-            _refuse_settled(current, "the wish came too late")
+            _refuse_settled(current, "the cancellation came too late")
         return True, _cancel_body(notification_id, current)
 
     async def _decided(self, tenant: str, text: str, current: dict[str, Any]) -> dict[str, Any]:
-        """How it stands once it is settled, or when patience ends."""
+        """The status once it is settled, or after the wait."""
         if self._undecided.locked():
             return current
         async with self._undecided:
@@ -164,7 +164,7 @@ class Control:
         }
         try:
             record = request_record(request, traceparent)
-        except ValueError as exc:  # it was published by somebody else, up to the last byte that a topic takes
+        except ValueError as exc:  # another publisher wrote it, at the topic's limit: a resend does not fit
             raise RefusedError(
                 Refusal.CONFLICT, "not_publishable", f"the request cannot be published again: {exc}"
             ) from exc
@@ -178,7 +178,7 @@ class Control:
         return notification_id, generation
 
     async def _original(self, tenant: str, notification_id: str, found: Found) -> Original:
-        # A fact is anybody's word: only lanes that there are have a topic.
+        # Other publishers may write any lane: only known lanes have a topic.
         lanes = sorted({event["lane"] for event in found.events}.intersection(LANES)) or ["normal"]
         for lane in lanes:
             async with self._turns:

@@ -1,7 +1,7 @@
 """A tenant's notifications, the newest first, by status, user and tag.
 
-An id sorts by its time, so a page goes on below the last id of the one before. The store is looked through in windows that
-grow, newest first: a page is mostly found in the first, and a rare filter costs one pass over what there is.
+An id sorts by its time, so a page continues below the last id of the one before. The store is searched in windows that grow,
+newest first: a page is mostly found in the first, and a rare filter costs one pass over all of them.
 May import tracking.status. Never: HTTP, a tenant that is not the key's; a user's addresses.
 """
 
@@ -44,7 +44,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Entries, and the id to go on below; None at the end."""
+    """Entries, and the id below which the next page starts; None at the end."""
 
     entries: list[dict[str, Any]]
     next_id: UUID | None
@@ -72,7 +72,7 @@ class Listing:
         self._turns = asyncio.Semaphore(MAX_QUERIES_AT_ONCE)
 
     async def page(self, tenant: str, filters: Filters, before: UUID | None, limit: int) -> Page:
-        """The `limit` newest below `before`. Raises UnavailableError when the store is away."""
+        """The `limit` newest below `before`. Raises UnavailableError when the store is unavailable."""
         until = LAST_HOUR_S if before is None else hour_of(accepted_at_of(before))
         parameters = {
             "tenant": tenant,

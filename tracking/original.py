@@ -1,7 +1,7 @@
 """The request that made a notification, read back from its topic: by the time in the id, then by the id.
 
-A request is published within moments of the time in its id, so a short stretch around it is read first, a longer one for
-clocks that differ and for publishers that took their time. May import runtime and schemas. Never: HTTP, a
+A request is published within moments of the time in its id, so a short time range around it is read first, then a longer one,
+for clocks that differ and for slow publishers. May import runtime and schemas. Never: HTTP, a
 group, a commit.
 """
 
@@ -21,7 +21,7 @@ from schemas.events import NotificationRequest
 from schemas.topics import requests_topic
 
 STRETCHES_MS = ((5_000, 30_000), (600_000, 3_600_000))
-"""Before and after the id's time; the second stretch is read when the first does not have it."""
+"""Before and after the id's time; the second range is read when the first does not have it."""
 MAX_RECORDS = 1_000_000
 """Read in one look-up; at 1 kB a record about 10 s."""
 TIMEOUT_S = 15.0
@@ -71,7 +71,7 @@ def _scan(
             raise UnavailableError("there is too much around the request's time to find it now; try again later")
         for record in consumer.consume(5_000, 0.2):
             read += 1
-            # An id stands in a record as text: most records need not be decoded.
+            # A record holds the id as text: most records need not be decoded.
             if record.value is not None and needle in record.value:
                 found = _matching(record, tenant, notification_id)
                 if found is not None:

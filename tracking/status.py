@@ -30,7 +30,7 @@ from sinks.rows import MAX_TIME_MS
 log = get_logger("status")
 PREFIX = "/v1/notifications"
 YOUNG_MS = 30_000
-"""An id of this age may be on its way to ClickHouse."""
+"""A notification accepted this recently may not be in ClickHouse yet."""
 WAIT_S = 3.0
 POLL_S = 0.15
 READERS = 8
@@ -116,7 +116,7 @@ def _message(message_id: str, facts: Sequence[Event]) -> dict[str, Any]:
 
 
 def _attempts(facts: Sequence[Event]) -> list[dict[str, Any]]:
-    """What each attempt came to: its greatest state, or `retrying` where it only led to the next."""
+    """The result of each attempt: its highest state, or `retrying` if it only led to the next."""
     known = states()
 
     def order(event: Event) -> tuple[int, int, str]:
@@ -205,7 +205,7 @@ class StatusStore:
         try:
             return clickhouse.select(self._settings, self._connected(), name, parameters)
         except clickhouse.StoreError as exc:
-            # A table that is missing, a right, too much memory: the operator's to mend, and a caller's to try again.
+            # A missing table, a missing right, too little memory: the operator must fix it, the caller may retry.
             log.error("ClickHouse refuses a question", query=name, error=str(exc))
             raise UnavailableError("analytics cannot answer this now") from exc
         except UnavailableError as exc:
@@ -239,7 +239,7 @@ class Statuses:
         self._waiting = asyncio.Semaphore(MAX_WAITING)
 
     async def find(self, tenant: str, text: str) -> tuple[UUID, Found]:
-        """The id and what is known. Raises RefusedError, and UnavailableError when the store is away."""
+        """The id and what is known. Raises RefusedError, and UnavailableError when the store is unavailable."""
         try:
             notification_id = UUID(text)
         except ValueError as exc:

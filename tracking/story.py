@@ -1,6 +1,6 @@
-"""The whole story of a notification, told from stored facts and nothing else; pure.
+"""The whole story of a notification, from stored facts only; pure.
 
-    acceptance ─► decision per channel ─► attempts, each with what it came to and how long the next one waited ─► reports
+    acceptance ─► decision per channel ─► attempts, each with its result and how long the next one waited ─► reports
 
 A fact names the versions of template and preferences that it was made with, so the story stays the same whatever is changed
 afterwards.
@@ -45,7 +45,7 @@ def in_words(state: str, reason: str, detail: str = "") -> str:
 
 
 def explain_facts(facts: Facts) -> dict[str, Any]:
-    """The story as the API tells it."""
+    """The story as the API returns it."""
     whole = rollup(facts.notification_id, facts.accepted_at, facts.events)
     by_message: dict[str, list[Event]] = {}
     for event in sorted(facts.events, key=_order):
@@ -166,7 +166,7 @@ def _attempts(events: Sequence[Event], decided_at: int | None) -> list[dict[str,
     found: list[dict[str, Any]] = []
     before = decided_at
     for attempt, of_attempt in sorted(by_attempt.items()):
-        # What the request came to, not what was reported later about it.
+        # The result of the request, not what was reported later about it.
         made = [event for event in of_attempt if event["state"] not in _REPORTS] or of_attempt
         end = max(made, key=lambda e: (e["latency_ms"] is not None, *_order(e)))
         started_at = end["occurred_at"] - (end["latency_ms"] or 0)
@@ -200,7 +200,7 @@ def _next_because(end: Event) -> str | None:
     if end["state"] != "retrying":
         return None
     if end["detail"].startswith(_IN_DOUBT):
-        return "nobody knows whether it was sent: after a pause the same account is asked again, flagged as a possible duplicate"
+        return "it is unknown whether it was sent: after a pause the same account tries again, flagged as a possible duplicate"
     return "nothing was sent: a pause that grows with every retry, or as long as the provider asked for"
 
 

@@ -29,11 +29,11 @@ class CodeRule:
     error: ErrorClass
     means: str
     wait_s: float | None = None
-    """At least so long before another attempt, where the provider names no time itself."""
+    """The least wait before another attempt, if the provider names no time itself."""
     account_wide: bool = True
     """Whether it says something of the account; False where it is about this recipient alone (too often, greylisted)."""
     opted_out: bool = False
-    """Whether it says that the recipient told the provider to stop: true whatever the account's setup is."""
+    """Whether the code says that the recipient sent STOP: true whatever the account's setup is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Codes:
     rows: Mapping[str, CodeRule]
 
     def find(self, *keys: str) -> CodeRule | None:
-        """The first row there is, the most telling key first."""
+        """The first row found; pass the most specific key first."""
         return next((self.rows[key] for key in keys if key in self.rows), None)
 
 

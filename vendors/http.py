@@ -1,7 +1,7 @@
-"""HTTP for providers: one request, no retry, no redirect, and the answer to the question "was it written?".
+"""HTTP for providers: one request, no retry, no redirect; an error says whether the request may have been read.
 
-aiohttp repeats a lost request of an idempotent method only, so never a POST. "Written" is told by its own trace: before a
-connection was there nothing was; after that the request may have been read.
+aiohttp repeats a lost request of an idempotent method only, so never a POST. Its trace says when a connection exists: before
+that nothing was written; after it the request may have been read.
 May import aiohttp. Never: a provider, a body's meaning.
 """
 
@@ -36,7 +36,7 @@ class HttpResponse:
 
 @dataclass(slots=True)
 class _Attempt:
-    """What became of one request; aiohttp's trace writes it."""
+    """The state of one request, set by aiohttp's trace."""
 
     connected: bool = False
 
@@ -46,7 +46,7 @@ async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, 
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
-    """The body as far as it came: the status is an answer already, a torn body is its reader's to judge."""
+    """The body as far as it was read: the status alone is a response; the caller decides about an incomplete body."""
     body = bytearray()
     try:
         while len(body) < MAX_RESPONSE_BYTES and (piece := await response.content.read(MAX_RESPONSE_BYTES - len(body))):
@@ -65,7 +65,7 @@ class HttpTransport:
         self._session: aiohttp.ClientSession | None = None
 
     def start(self, session: aiohttp.ClientSession | None = None) -> None:
-        """Make the session, unless one is given; opens no connection."""
+        """Make the session (default: a new one); opens no connection."""
         if session is not None:
             self._session = session
             return

@@ -1,13 +1,13 @@
-"""HTTP/2 for a provider: one request, no retry, and the answer to the question "was it sent?".
+"""HTTP/2 for a provider: one request, no retry; an error says whether the request was sent.
 
     | the request                                        | is                |
     |----------------------------------------------------|-------------------|
     | not written to its end: no connection, no stream   | definitely not sent |
     | on a stream above a GOAWAY's last_stream_id        | definitely not sent |
     | on a stream reset with REFUSED_STREAM              | definitely not sent |
-    | written, its answer lost or late                   | in doubt          |
+    | written, its response lost or late                 | in doubt          |
 
-RFC 9113 §6.8 and §8.7 say so. One kept connection carries every stream; a new one is made when it is on its way out.
+RFC 9113 §6.8 and §8.7 say so. One kept connection carries every stream; when it starts to close, a new one is opened.
 May import h2 (the only module of the senders that does) and vendors.http. Never: a provider, a retry.
 """
 
@@ -40,7 +40,7 @@ from runtime.clock import system_monotonic
 from vendors.http import MAX_RESPONSE_BYTES, HttpResponse, NotSentError, ResponseLostError
 
 IDLE_S = 30.0
-"""A connection that was silent for longer is asked (PING) before it is trusted: middleboxes forget without a word."""
+"""A connection that was silent for longer is checked with a PING before use: middleboxes drop idle ones silently."""
 PING_TIMEOUT_S = 2.0
 _FRAME_HEADER = 9
 _GOAWAY = 0x7
@@ -78,7 +78,7 @@ class Http2Protocol(asyncio.Protocol):
         self._received = b""
         self.last_received = system_monotonic()
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the peer's SETTINGS are there: before, nobody knows how many streams it takes."""
+        """Done when the peer's SETTINGS have arrived: before that the number of streams it takes is unknown."""
         self.retired = False
         """No new request: the peer said GOAWAY, or does not answer."""
 
@@ -94,7 +94,7 @@ class Http2Protocol(asyncio.Protocol):
         self._received += data
         try:
             for frame in self._frames():
-                # h2 ends the whole connection at a GOAWAY, although the streams up to last_stream_id go on.
+                # h2 ends the whole connection at a GOAWAY, although the streams up to last_stream_id continue.
                 if frame[3] == _GOAWAY:
                     self._on_goaway(frame[_FRAME_HEADER:])
                     continue
@@ -128,7 +128,7 @@ class Http2Protocol(asyncio.Protocol):
                 self._free_slots()  # it may have been this one's turn
                 raise
         if not self.usable:
-            raise NotSentError("the connection is on its way out")
+            raise NotSentError("the connection is closing")
 
     def request(self, headers: Headers, body: bytes) -> tuple[int, Exchange]:
         """Write a request as far as flow control lets it; a slot must be free. Raises NotSentError."""
@@ -145,7 +145,7 @@ class Http2Protocol(asyncio.Protocol):
         return stream_id, exchange
 
     def abandon(self, stream_id: int) -> None:
-        """Nobody waits for this answer any more."""
+        """The caller no longer waits for this response."""
         exchange = self._exchanges.pop(stream_id, None)
         if exchange is None:
             return
@@ -231,7 +231,7 @@ class Http2Protocol(asyncio.Protocol):
         self._retire()
 
     def _retire(self) -> None:
-        """Let what is on its way end, take nothing new."""
+        """Let streams in flight end, open no new one."""
         self.retired = True
         self._wake_all()
         if not self._exchanges and self._transport is not None:
@@ -280,7 +280,7 @@ class Http2Protocol(asyncio.Protocol):
             exchange.fail(why, not_sent=bool(exchange.unsent))
         if not self.ready.done():
             self.ready.set_exception(NotSentError(why))
-            self.ready.exception()  # seen: nobody may be waiting for it any more
+            self.ready.exception()  # marks it as retrieved: there may be no waiter left
         for answered in self._pings.values():
             if not answered.done():
                 answered.set_exception(NotSentError(why))

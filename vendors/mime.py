@@ -15,7 +15,7 @@ from email.utils import format_datetime
 from schemas.events import ChannelMessage
 
 _LINE = 57  # bytes that become one base64 line of 76 characters (RFC 2045 §6.8)
-_FOLD = 76  # characters of a line in which an encoded-word stands (RFC 2047 §2)
+_FOLD = 76  # characters of a line that holds an encoded-word (RFC 2047 §2)
 _WORD_FRAME = len("=?utf-8?b??=")
 _MAX_WORD = 75
 _FROM = re.compile(r'(?:(?P<name>"(?:[^"\\]|\\.)*"|[^"<>]*?)\s*<(?P<inner>[^<>]*)>|(?P<bare>[^<>"]*))')
@@ -128,7 +128,7 @@ def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> byt
         raise MailError("the subject holds a control character")
     message_id = message["message_id"]
     if not _MESSAGE_ID.fullmatch(message_id):
-        raise MailError("the message id is not one of ours")
+        raise MailError("the message id is not a Heliograph id")
     head = (
         f"From: {sender.header}\r\nTo: {message['address']}\r\nSubject: {encode_words(subject, 'Subject')}\r\n"
         f"Date: {format_datetime(datetime.fromtimestamp(now_ms / 1000, UTC))}\r\n"

@@ -23,7 +23,7 @@ from vendors.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
 log = get_logger("sender")
 
 MAX_PROVIDER_ID = 255
-"""Characters of a provider's message id that are kept: a longer one is no id."""
+"""Longest id of a message that is kept, in characters: providers' ids are shorter."""
 MAX_CODE = 200
 """Characters of a code; more is a provider's prose."""
 

@@ -37,7 +37,7 @@ VENDORS = [
 
 
 def channel_of(kind: str) -> str:
-    """The channel of a kind of account. Raises KeyError for a kind that is none."""
+    """The channel of a kind of account. Raises KeyError for an unknown kind."""
     return {vendor.kind: vendor.channel for vendor in VENDORS}[kind]
 
 

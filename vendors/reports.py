@@ -1,4 +1,4 @@
-"""What a vendor's file offers: a request it can tell is genuine, read into a report.
+"""What a vendor's reports.py offers: check that a request is genuine, and read it into a report.
 
 May import the standard library. Never: HTTP answers, Kafka.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 
 class Request(NamedTuple):
-    """A request as it came. `url` begins with the configured public address: what the request calls its host is anybody's word."""
+    """A request as received. `url` begins with the configured public address, because the Host header can be forged."""
 
     url: str
     query: Mapping[str, str]
@@ -27,7 +27,7 @@ class DeliveryReport:
     provider: str
     provider_message_id: str
     provider_event_id: str
-    """The same for a repetition of the same news."""
+    """Equal for repetitions of the same report."""
     channel: str
     state: str
     """A word of schemas/reasons.yaml."""
@@ -35,11 +35,11 @@ class DeliveryReport:
     code: str | None = None
     detail: str | None = None
     final: bool = True
-    """False for news on the way: kept as a receipt, no status is made of it."""
+    """False for intermediate states: kept as a receipt, no status event is made."""
     address: str | None = None
     """Whom the message went to; only its fingerprint leaves this process."""
     opted_out: bool = False
-    """The recipient told the vendor to stop."""
+    """The recipient sent STOP to the vendor."""
 
 
 class MalformedError(Exception):

@@ -48,7 +48,7 @@ class Rejected:
     error: ErrorClass
     code: str
     opted_out: bool = False
-    """The recipient told the provider to stop."""
+    """The recipient sent STOP to the provider."""
     invalid_since: int | None = None
     """Since when the address is invalid, where the provider says so (milliseconds since 1970)."""
 

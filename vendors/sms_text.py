@@ -1,6 +1,6 @@
 """An SMS's text as it goes out: as it was written, but for control characters; pure.
 
-Every space, joiner, direction mark, variation selector, tag and emoji is somebody's spelling. May import the standard
+Spaces, joiners, direction marks, variation selectors, tags and emoji are part of the author's text. May import the standard
 library. Never: a provider's alphabet or limits.
 """
 

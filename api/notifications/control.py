@@ -25,14 +25,14 @@ def control_router(control: Control, authenticate: Authenticate) -> APIRouter:
 
     @router.post(f"{PREFIX}/{{notification_id}}/cancel", status_code=202, summary="Cancel what is not sent yet")
     async def cancel(notification_id: PathId, caller: Who) -> JSONResponse:
-        """200 or 202 with status `cancelled`: nothing was or will be sent. 202 with another status: the wish is stored and
-        wins over every message that no sender has claimed yet; `GET` tells what it came to. 409: it came too late."""
+        """200 or 202 with status `cancelled`: nothing was or will be sent. 202 with another status: the cancellation is
+        stored and applies to every message that no sender has claimed yet; `GET` shows the outcome. 409: it is too late."""
         stored, body = await control.cancel(caller.tenant, notification_id)
         return JSONResponse(body, 202 if stored else 200)
 
     @router.post(f"{PREFIX}/{{notification_id}}/resend", status_code=202, summary="Send a settled one again")
     async def resend(notification_id: PathId, request: Request, caller: Who) -> JSONResponse:
-        """The same request as the next generation: new messages under the same id, decided and rendered anew."""
+        """The same request as the next generation: new messages under the same id, decided and rendered again."""
         headers = read_headers(request.scope)
         correlation_id = correlation_id_of(headers) or new_request_id()
         found_id, generation = await control.resend(

@@ -23,8 +23,8 @@ def explain_router(store: Store, statuses: Statuses, authenticate: Authenticate)
 
     @router.get(f"{PREFIX}/{{notification_id}}/explain", summary="The whole story, with the reasons in words")
     async def explain_notification(notification_id: PathId, caller: Who) -> JSONResponse:
-        """Told from stored facts only: a preference or template that is changed later does not change it. `acceptance` is null
-        for the second until analytics have the request."""
+        """From stored facts only: a preference or template that is changed later does not change it. `acceptance` is null
+        for about a second, until ClickHouse has the request."""
         found_id, found = await statuses.find(caller.tenant, notification_id)
         return JSONResponse(explain_facts(await gather_facts(store, caller.tenant, found_id, found)))
 

@@ -44,7 +44,7 @@ def listing_router(store: Store, authenticate: Authenticate, clock: Clock = syst
     @router.get(PREFIX, summary="Notifications, the newest first")
     async def list_notifications(
         caller: Who,
-        status: Annotated[str, Query(description="Of notifications that stand here now.", max_length=32)] = "",
+        status: Annotated[str, Query(description="Notifications that have this status now.", max_length=32)] = "",
         user_id: Annotated[str, Query(max_length=255)] = "",
         tag: Annotated[str, Query(max_length=64)] = "",
         cursor: Annotated[str, Query(description="next_cursor of the page before.", max_length=64)] = "",

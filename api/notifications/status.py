@@ -19,7 +19,7 @@ def status_router(statuses: Statuses, authenticate: Authenticate) -> APIRouter:
     router = APIRouter(tags=["notifications"])
     Who = Annotated[Caller, Depends(authenticate)]
 
-    @router.get(f"{PREFIX}/{{notification_id}}", summary="What became of a notification")
+    @router.get(f"{PREFIX}/{{notification_id}}", summary="Status of a notification and of its messages")
     async def read_notification(notification_id: PathId, caller: Who) -> JSONResponse:
         found_id, found = await statuses.find(caller.tenant, notification_id)
         return JSONResponse(rollup(str(found_id), accepted_at_of(found_id), found.events))

@@ -95,7 +95,7 @@ class TemplateCatalogue:
             return await self._store.find_template(tenant, template_id, version)
 
     async def check(self, tenant: str, template: TemplateRef, data: dict[str, Any]) -> None:
-        """Raises Problem: 400 unknown_template or missing_variable, 503 when it cannot be told."""
+        """Raises Problem: 400 unknown_template or missing_variable, 503 when the template cannot be looked up."""
         key = f"{tenant}:{template.id}"
         known = self.find(key if template.version is None else f"{key}:{template.version}")
         if known is None:

@@ -175,7 +175,7 @@ def read_import(raw: bytes, kind: str) -> Imported:
 
 
 def _hashes(address: str) -> list[str]:
-    """The fingerprints an address may have; [] for a text that is no address."""
+    """The fingerprints an address may have; [] for a text that is not an address."""
     found = []
     for channel, normal in NORMAL_FORMS.items():
         try:
@@ -256,7 +256,7 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
     @router.get("/export")
     async def export_suppressions(caller: Who) -> StreamingResponse:
         """Everything, one JSON object per line, in the form that import takes."""
-        # The first page before the answer begins: a store that is down is a 503, not a torn stream.
+        # Read the first page before the response begins: with ClickHouse or PostgreSQL down it is a 503, not a cut stream.
         first = await store.list_suppressions(caller.tenant, limit=_EXPORT_PAGE)
 
         async def lines() -> AsyncIterator[str]:

@@ -239,7 +239,7 @@ def _check_size(tenant: str, name: str, version: Row) -> None:
         template_rows(row, new=True, published=False, updated_at=2**48)
     except RecordTooLarge as exc:
         raise TemplateRefused(
-            f"with its layout and locales it comes to {exc.size} bytes; {exc.limit} are allowed", where="channels"
+            f"with its layout and locales it has {exc.size} bytes; {exc.limit} are allowed", where="channels"
         ) from exc
 
 
@@ -272,7 +272,7 @@ def reference_router(
 ) -> APIRouter:
     """The routes; templates are checked by `workers`."""
     router = APIRouter(prefix="/v1", default_response_class=JSONResponse)
-    # The caller comes first: nothing of a stranger's body is read.
+    # Authenticate first: the body of an unknown caller is not read.
     Who = Annotated[Caller, Depends(authenticate)]
 
     async def answer(written: Written, body: dict[str, Any], where: str | None = None) -> JSONResponse:
@@ -313,7 +313,7 @@ def reference_router(
 
     @router.patch("/users/{user_id}", tags=["users"])
     async def change_user(user_id: PathId, request: Request, caller: Who) -> JSONResponse:
-        """Change some of what is known (JSON merge patch, RFC 7396): null takes a field away, devices are replaced whole."""
+        """Change fields of a user (JSON merge patch, RFC 7396): null removes a field, devices are replaced whole."""
         patch = await read_json(request, MERGE_PATCH_TYPE, JSON_TYPE)
         if not isinstance(patch, dict):
             raise Problem(400, "invalid_request", "a merge patch of a user is an object")

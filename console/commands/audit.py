@@ -42,22 +42,20 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def audit(
-    tenant: Annotated[str, typer.Option(help="One tenant; all unless given.")] = "",
+    tenant: Annotated[str, typer.Option(help="One tenant. [default: all]")] = "",
     from_: Annotated[
         str,
         typer.Option(
             "--from",
             metavar="TIME",
-            help="First hour of acceptance, such as 2026-03-01 or -2h; a day ago unless given.",
+            help="First hour of acceptance, such as 2026-03-01 or -2h. [default: a day ago]",
         ),
     ] = "",
-    to: Annotated[
-        str, typer.Option("--to", metavar="TIME", help="Last hour of acceptance; unless given, there is no last one.")
-    ] = "",
+    to: Annotated[str, typer.Option("--to", metavar="TIME", help="Last hour of acceptance. [default: now]")] = "",
     state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Hold what was accepted against what became of it, by hour; exit status 1 when something is left over."""
+    """Compare accepted notifications with their outcomes, by hour; exit status 1 when some are not accounted for."""
     since = moment(from_) if from_ else system_clock() // 1_000 - DEFAULT_HOURS * HOUR_S
     found = audit_hours(settings_for(state_dir).clickhouse, tenant, since, moment(to) if to else LAST_HOUR_S)
     if as_json:

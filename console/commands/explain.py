@@ -1,4 +1,4 @@
-"""`heliograph explain`: the whole story of a notification, as the API tells it.
+"""`heliograph explain`: the whole story of a notification, as the API returns it.
 
 May import console.commands.client and rich. Never: a fact, a reason's words.
 """
@@ -28,7 +28,7 @@ def explain(
     ] = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell the whole story of a notification: who, what was decided and why, every attempt, how long each took."""
+    """Show the whole story of a notification: who, what was decided and why, every attempt, how long each took."""
     story = client(api, api_key, state_dir).call("GET", f"/v1/notifications/{notification_id}/explain")
     if as_json:
         typer.echo(json.dumps(story, indent=2, ensure_ascii=False))

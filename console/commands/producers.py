@@ -25,9 +25,9 @@ _TIMEOUT_S = 60
 FileOrDash = Annotated[
     str, typer.Argument(metavar="FILE|-", help="JSON (one body, or a list) or JSONL; - reads stdin.")
 ]
-Api = Annotated[str | None, typer.Option("--api", help="URL of the API; the local stack's unless given.")]
+Api = Annotated[str | None, typer.Option("--api", help="URL of the API. [default: the local stack's]")]
 ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="HELIOGRAPH_API_KEY", help="The local stack's unless given.")
+    str | None, typer.Option("--api-key", envvar="HELIOGRAPH_API_KEY", help="[default: the local stack's]")
 ]
 Endpoints = Callable[[], Mapping[str, Any]]
 """Gives the local stack's endpoints.json; raises HeliographError when no stack is up."""

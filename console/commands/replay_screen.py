@@ -59,11 +59,13 @@ def show_plan(plan: Plan, kind: str) -> None:
 
 
 def confirm(records: int, rate: float, yes: bool, as_json: bool) -> bool:
-    """Whether the operator agrees. Raises UsageError where nobody can be asked."""
+    """Whether the operator agrees. Raises UsageError without a terminal to ask at."""
     if yes:
         return True
     if as_json or not sys.stdin.isatty():
-        raise UsageError("nothing was published: give --yes, or --dry-run to only look (nobody is here to be asked)")
+        raise UsageError(
+            "nothing was published: give --yes, or --dry-run to only look (there is no terminal to ask at)"
+        )
     seconds = records / rate
     return typer.confirm(f"Publish {records} records at {rate:g} a second (about {seconds:.0f} s)?")
 

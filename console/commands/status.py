@@ -31,14 +31,14 @@ def send(source: FileOrDash, api: Api = None, api_key: ApiKey = None, state_dir:
 def status(
     notification_id: Annotated[str, typer.Argument(metavar="ID")],
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Print every event until nothing is on its way.")
+        bool, typer.Option("--follow", "-f", help="Print every event until no message is in flight.")
     ] = False,
     api: Api = None,
     api_key: ApiKey = None,
     state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what became of a notification."""
+    """Show the status of a notification and of its messages."""
     calls = client(api, api_key, state_dir)
     path = f"/v1/notifications/{notification_id}"
     body = calls.call("GET", path)

@@ -2,7 +2,7 @@
 
 Grafana reads dashboards/*.json alone. `$__fromTime` and `$__toTime` are macros of the ClickHouse data source, `tenant` and
 `notification` variables of the dashboard.
-May import nothing of the project. Never: thresholds that wake somebody (deploy/prometheus/rules.yml).
+May import nothing of the project. Never: thresholds that page an engineer (deploy/prometheus/rules.yml).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def table(title: str, query: str, size: tuple[int, int], about: str = "") -> Pan
     panel = _sql(_panel("table", title, size, CLICKHOUSE, about), query)
     if "notification_id" in query.split("FROM")[0]:
         link = {
-            "title": "What became of it",
+            "title": "Outcome",
             "url": "/d/heliograph-delivery?${tenant:queryparam}&${__url_time_range}&var-notification=${__value.raw}",
         }
         panel["fieldConfig"]["overrides"] = [
@@ -222,7 +222,7 @@ def pipeline() -> list[Panel]:
                 "{{channel}} duplicate {{cause}}",
             ),
             ("sum by (channel) (heliograph_sender_request_guard_total)", "{{channel}} guard"),
-            about="In doubt and duplicates in five minutes; the guard since its process started, anything above 0 is a fault of ours.",
+            about="In doubt and duplicates in five minutes; the guard since its process started, anything above 0 is our own fault.",
         ),
         graph("Timers that wait", ("sum(heliograph_timers_pending)", "pending")),
         graph(
@@ -258,7 +258,7 @@ def pipeline() -> list[Panel]:
             about="Of the relay: while it does not read, dead devices and bounced addresses are sent to.",
         ),
         graph(
-            "Feedback passed over in an hour",
+            "Feedback skipped in an hour",
             ("sum by (cause) (increase(heliograph_feedback_passed_over_total[1h]))", "{{cause}}"),
         ),
         graph(
@@ -296,7 +296,7 @@ def pipeline() -> list[Panel]:
 
 
 def delivery() -> list[Panel]:
-    """What became of what was accepted, out of ClickHouse; docs/analytics.md says what each column means."""
+    """Outcomes of accepted notifications, from ClickHouse; docs/analytics.md says what each column means."""
     return [
         figures(
             "Accepted in the time shown",
@@ -309,7 +309,7 @@ def delivery() -> list[Panel]:
             about="Notifications, by the hour of acceptance. Residual must be 0.",
         ),
         bars(
-            "Accepted per hour, by what became of it",
+            "Accepted per hour, by outcome",
             'SELECT hour AS time, sum(delivered) AS delivered, sum(sent) AS sent, sum(in_flight) AS "in flight",\n'
             '    sum(skipped + suppressed + expired + cancelled) AS "not wanted", sum(simulated) AS simulated,\n'
             "    sum(rejected) AS rejected, sum(failed + dead_lettered) AS failed, sum(bounced + undelivered) AS bounced,\n"
@@ -349,7 +349,7 @@ def delivery() -> list[Panel]:
             "    argMax(f.example_detail, f.last_at) AS example, argMax(f.example_notification_id, f.last_at) AS example_notification_id\n"
             f"FROM v_failures AS f\nWHERE {_IN_RANGE}\nGROUP BY channel, provider, state, reason\nORDER BY failures DESC\nLIMIT 100",
             (24, 9),
-            about="What to do about each: docs/operations.md, What became of it.",
+            about="What to do about each: docs/operations.md, Outcome of a message.",
         ),
         bars(
             "Failures per hour, by reason",

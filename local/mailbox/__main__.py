@@ -2,10 +2,10 @@
 
 `python -m local.mailbox --port N --maildir MD` reads a Maildir and never writes to it. Every mail is hostile
 input: templates escape everything, HTML is shown in a frame without scripts, forms, links out or network, and a header
-that cannot be decoded is shown as it came.
+that cannot be decoded is shown as received.
 
 The directory is indexed incrementally: a request costs a look at its modification time, new mail is read once (its
-headers only), and nothing else is read again until somebody opens it.
+headers only), and nothing else is read again until a person opens it.
 
 May import runtime (health, logs) and the simulator's reading of message ids. Never: sending, deleting,
 a script on the page.
@@ -449,7 +449,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     args = parser.parse_args()
     if not ipaddress.ip_address(args.host).is_loopback:
-        parser.error("everybody's mail is shown to everybody: --host must be a loopback address")
+        parser.error("every mail is shown to every client: --host must be a loopback address")
     configure_logs("mailbox")
     try:
         asyncio.run(serve(args.host, args.port, args.maildir))

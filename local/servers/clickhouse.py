@@ -5,7 +5,7 @@ sinks, migrations, console and people all use clickhouse-connect over HTTP, as t
 in an engine session of its own (opening one takes 0.2 ms), so settings, `USE` and temporary tables cannot leak from one
 request to the next; a `session_id` gets a lasting engine session once it has state to keep.
 
-The only importer of chdb. May import runtime (health, logs). Never: a table, a view, a query of ours; users
+The only importer of chdb. May import runtime (health, logs). Never: a table, a view, a query of the product; users
 and passwords (it listens on loopback only); replication, which the embedded engine does not have.
 """
 
@@ -295,7 +295,7 @@ def decompress(body: bytes, encoding: str) -> bytes:
 
 
 class Compressor:
-    """Compresses an answer piece by piece in the first encoding of ours that the client takes."""
+    """Compresses a response chunk by chunk in the first encoding we know that the client takes."""
 
     def __init__(self, accepted: str) -> None:
         offered = {part.split(";")[0].strip().lower() for part in accepted.split(",")}
@@ -753,7 +753,7 @@ class ClickHouseServer:
     async def _streamed(
         self, request: web.Request, query: QueryRequest, compressor: Compressor, headers: dict[str, str]
     ) -> web.StreamResponse:
-        """Send blocks as the engine makes them; an error after the first block is told in the body, as ClickHouse does."""
+        """Send blocks as the engine makes them; an error after the first block is reported in the body, as ClickHouse does."""
         loop = asyncio.get_running_loop()
         blocks = self._engine.stream(query)
         tag = secrets.token_hex(8)

@@ -132,7 +132,7 @@ def ensure_jars(jars: Sequence[Jar], cache: Path, fetch: Fetch | None = None) ->
     directory.mkdir(parents=True, exist_ok=True)
     with (cache / f"kafka-{version}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in cache.glob(f".fetch-{version}-*"):  # of a fetch that was killed: the lock says nobody uses it
+        for leftover in cache.glob(f".fetch-{version}-*"):  # of a killed fetch: the lock shows that no process uses it
             shutil.rmtree(leftover, ignore_errors=True)
         missing = [jar for jar in jars if not _is_verified(directory / jar.file_name, jar)]
         if missing:
@@ -158,7 +158,7 @@ def _fetch_all(jars: Iterable[Jar], directory: Path, scratch: Path, fetch: Fetch
         if actual != jar.sha256:
             raise ArtifactError(
                 f"{jar.coordinate} has SHA-256 {actual[:16]}… but {LOCK_FILE} pins {jar.sha256[:16]}…:"
-                " the download was altered or the lock is wrong; it was thrown away"
+                " the download was altered or the lock is wrong; it was deleted"
             )
         path.replace(directory / jar.file_name)
 
@@ -257,7 +257,7 @@ class KafkaServer:
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": 8,
             "offsets.topic.replication.factor": 1,
-            "transaction.max.timeout.ms": 60_000,  # the clients' own default: what is left open holds a lane for so long
+            "transaction.max.timeout.ms": 60_000,  # the clients' own default: an open transaction blocks a lane for this long
             "transaction.state.log.num.partitions": 4,
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,

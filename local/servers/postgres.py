@@ -197,7 +197,7 @@ def _give_to_server_user(directory: Path) -> None:
 
 
 def _can_enter(path: Path) -> bool:
-    """Whether a stranger may go down to `path`."""
+    """Whether any user may enter `path`."""
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)
 
 
@@ -221,7 +221,7 @@ def become_server_user(paths: Sequence[Path]) -> None:
     if keep:
         _keep_capability(libc, _CAP_DAC_OVERRIDE)
     if linux:
-        # the kernel forgets this at every change of user, so it cannot be inherited from the supervisor
+        # the kernel clears this at every change of user, so it cannot be inherited from the supervisor
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             sys.exit("the parent process ended")

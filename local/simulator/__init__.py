@@ -10,7 +10,7 @@ a sender's identity, a network beyond loopback.
 from __future__ import annotations
 
 APNS_KEY_FILE = "apns-key.p8"
-"""In the data directory; what an account of kind apns must be told of the simulator's team and app follows."""
+"""In the data directory. Below: what an account of kind apns needs to know of the simulator's team and app."""
 APNS_KEY_ID = "SIMULATOR1"
 APNS_TEAM_ID = "HELIOGRAPH"
 APNS_TOPIC = "localhost.heliograph.app"

@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     args = parser.parse_args()
     if not ipaddress.ip_address(args.host).is_loopback:
-        parser.error("everybody may send through the simulator: --host must be a loopback address")
+        parser.error("any client may send through the simulator: --host must be a loopback address")
     configure_logs("simulator")
     try:
         uvloop.run(serve(args.host, args.http_port, args.smtp_port, args.apns_port, args.data_dir, args.maildir))

@@ -79,9 +79,9 @@ class ProviderKey:
             try:
                 key = serialization.load_pem_private_key(path.read_bytes(), None)
             except (ValueError, TypeError) as exc:
-                raise ApnsKeyError(f"{path} is not a key file: move it away") from exc
+                raise ApnsKeyError(f"{path} is not a key file: move it to another place") from exc
             if not isinstance(key, ec.EllipticCurvePrivateKey):
-                raise ApnsKeyError(f"{path} holds a key that is not EC: move it away")
+                raise ApnsKeyError(f"{path} holds a key that is not EC: move it to another place")
             return cls(key)
         key = ec.generate_private_key(ec.SECP256R1())
         pem = key.private_bytes(

@@ -1,10 +1,10 @@
-"""What Twilio tells later about a message it took: `sent`, then its end, signed and told again until somebody takes it.
+"""Delivery reports of the simulated Twilio: `sent`, then the final status, signed and repeated until accepted.
 
     POST StatusCallback   form, X-Twilio-Signature: base64(HMAC-SHA1(auth token, URL + sorted fields))
 
-`sent` goes out 0.1 s after the accept and its end after 2 s, each by itself. A callback that is not taken (5xx, no
-connection) is told again after 0.25 s, then twice as long each time up to 5 s, for two minutes: more patient than Twilio,
-which gives up after 15 s. What is refused (4xx) is not told again. Nothing is kept through a restart of the simulator.
+`sent` goes out 0.1 s after the accept and the final status after 2 s, independently. A callback that is not accepted (5xx, no
+connection) is repeated after 0.25 s, then twice as long each time up to 5 s, for two minutes: more patient than Twilio,
+which stops after 15 s. A refused one (4xx) is not repeated. Nothing is kept through a restart of the simulator.
 Recipients that are not reached: +1500555 and the last four digits of the error code, +15005553003 is `undelivered` with 30003.
 
 May import aiohttp. Never: a twilio SDK, the log of accepts.
@@ -59,7 +59,7 @@ def signature(auth_token: str, url: str, fields: dict[str, str]) -> str:
 
 @dataclass(slots=True)
 class Callbacks:
-    """Tells senders what became of their messages. `answers` counts by status and answer, 0 is a callback nobody took."""
+    """Posts delivery reports. `answers` counts by status and HTTP status; 0 is a callback that was never accepted."""
 
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     _session: aiohttp.ClientSession | None = None
@@ -68,11 +68,11 @@ class Callbacks:
 
     @property
     def pending(self) -> int:
-        """Callbacks that nobody has taken yet."""
+        """Callbacks not accepted yet."""
         return len(self._tasks)
 
     def report(self, accepted: Accepted) -> None:
-        """Tell about this message from now on."""
+        """Report this message's deliveries from now on."""
         for after_s, report in ((SENT_AFTER_S, {"MessageStatus": "sent"}), (END_AFTER_S, end_of(accepted.to))):
             task = asyncio.create_task(self._post_until_taken(accepted, report, after_s))
             self._tasks.add(task)
@@ -80,7 +80,7 @@ class Callbacks:
 
     async def _post_until_taken(self, accepted: Accepted, report: dict[str, str], after_s: float) -> None:
         status = report["MessageStatus"]
-        url, _, _ = accepted.url.partition("#")  # what follows is for Twilio, and sent to nobody
+        url, _, _ = accepted.url.partition("#")  # the fragment is for Twilio, and never sent
         fields = {
             "AccountSid": accepted.account_sid,
             "ApiVersion": "2010-04-01",
@@ -114,11 +114,11 @@ class Callbacks:
         try:
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 return response.status
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):  # ValueError: a URL that is none
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):  # ValueError: an invalid URL
             return 0
 
     async def close(self) -> None:
-        """Stop telling."""
+        """Stop reporting."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -10,7 +10,7 @@ Modes, over HTTP / over SMTP:
     bad_json             accepts, then answers garbage
     reject               vendor's permanent error for the recipient / 550 5.1.1 at RCPT
 
-Faults are tried in the order they were added. Slowness adds up and goes on to the next; the first other mode that
+Faults are tried in the order they were added. Slowness adds up and the search continues; the first other mode that
 applies ends the search. Pure: no network, no clock. Never: a vendor's wire format.
 """
 

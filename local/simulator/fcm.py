@@ -61,9 +61,9 @@ class Credentials:
                 key = serialization.load_pem_private_key(stored["private_key"].encode(), None)
                 key_id = stored["private_key_id"]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise CredentialsError(f"{path} is not a service account file: move it away") from error
+                raise CredentialsError(f"{path} is not a service account file: move it to another place") from error
             if not isinstance(key, rsa.RSAPrivateKey):
-                raise CredentialsError(f"{path} holds a key that is not RSA: move it away")
+                raise CredentialsError(f"{path} holds a key that is not RSA: move it to another place")
         else:
             key, key_id = rsa.generate_private_key(65537, 2048), secrets.token_hex(20)
         credentials = cls(key, key_id)

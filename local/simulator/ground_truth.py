@@ -1,7 +1,7 @@
-"""What the vendors accepted: an append-only log, on disk before anybody is told "accepted".
+"""The vendors' log of accepts: append-only, on disk before the client gets "accepted".
 
 One JSON object a line, `seq` counting from 1. Accepts that arrive together share one write and one fsync, so the log
-follows thousands of accepts a second. A torn last line (the machine stopped in a write nobody was told of) is cut off.
+follows thousands of accepts a second. An incomplete last line (the machine stopped before the client was answered) is cut off.
 
 May import the standard library only. Never: refused requests, a way to delete or to change a line.
 """
@@ -27,7 +27,7 @@ _READ_BYTES = 1 << 20
 
 
 class GroundTruthError(Exception):
-    """The log cannot be trusted or written: the simulator must not go on."""
+    """The log cannot be trusted or written: the simulator must stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class GroundTruth:
         self._path, self._now = path, now
         self._kinds: list[str] = []
         self._kind_of = array("B")  # per line, index into _kinds
-        self._bounds = array("Q", [0])  # line n lies between bounds n-1 and n
+        self._bounds = array("Q", [0])  # line n is between bounds n-1 and n
         self._counts: dict[str, int] = {}
         self._last_seq = 0
         self._pending: list[tuple[bytes, str, asyncio.Future[int]]] = []
@@ -96,7 +96,7 @@ class GroundTruth:
     # ------------------------------------------------------------ start
 
     def _load(self) -> None:
-        """Index the log and cut off a torn last line."""
+        """Index the log and cut off an incomplete last line."""
         size = os.fstat(self._file).st_size
         position = 0
         last = b""
@@ -115,14 +115,16 @@ class GroundTruth:
             self._last_seq -= 1
         end = self._bounds[-1]
         if end != size:
-            log.warning("the log of accepts ended in a torn line of %d bytes: cut off", size - end)
+            log.warning("the log of accepts ended in an incomplete line of %d bytes: cut off", size - end)
             os.ftruncate(self._file, end)
             os.fsync(self._file)
 
     def _index(self, line: bytes) -> None:
         head = _HEAD.match(line)
         if head is None or int(head.group(1)) != self._last_seq + 1:
-            raise GroundTruthError(f"{self._path}: line {self._last_seq + 1} is not an accept; move the file away")
+            raise GroundTruthError(
+                f"{self._path}: line {self._last_seq + 1} is not an accept; move the file to another place"
+            )
         self._add(self._last_seq + 1, head.group(2).decode(), len(line) + 1)
 
     def _add(self, seq: int, kind: str, length: int) -> None:

@@ -1,4 +1,4 @@
-"""An SMTP server (RFC 5321) with PIPELINING, 8BITMIME, SMTPUTF8 and SIZE that accepts every mail for everybody.
+"""An SMTP server (RFC 5321) with PIPELINING, 8BITMIME, SMTPUTF8 and SIZE that accepts every mail for every recipient.
 
 A tight asyncio protocol: the common library for this answers 3,000 mails a second on a core without storing anything,
 which would make the simulator, not the sender, what a benchmark measures. A mail is answered when the log has it.

@@ -5,7 +5,7 @@ after a short wait, on the same ports; a healthy child is never touched, because
 before the broker does, else their group memberships outlive them. Files in DIR:
 
     endpoints.json    where everything listens (public contract); exists only while the stack is up
-    supervisor.json   phase, reason of a failure, and every child's pid with its birth, so that strays can be told apart
+    supervisor.json   phase, reason of a failure, and every child's pid with its start time, to recognise leftovers
     supervisor.lock   held while the supervisor lives
     secrets.json      made at the first start, kept for the next
     heliograph.toml   the settings file of every role

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class StoppedEarlyError(LocalStackError):
-    """The stack was told to stop before it was ready."""
+    """The stack was stopped before it was ready."""
 
 
 class Supervisor:

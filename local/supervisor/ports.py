@@ -1,7 +1,7 @@
 """Free ports on loopback for the embedded stack, kept for as long as the stack lives.
 
 A port is reserved twice: by a lock file that every stack of this user honours (so two stacks that start at once never
-choose the same one, and a port is not given away while its process restarts), and by a test bind (for everyone else).
+choose the same one, and a port stays reserved while its process restarts), and by a test bind (for everyone else).
 
 May import the standard library and local. Never: which process gets which port.
 """

@@ -108,7 +108,7 @@ def start_time_of(pid: int) -> str | None:
 
 
 def wait_until_gone(pids: Sequence[int], timeout_s: float) -> bool:
-    """Whether none of the processes runs any more, within a time. Zombies are gone: nobody may be there to reap them."""
+    """Whether all processes have ended, within a time. Zombies count as ended: their parent may never reap them."""
     deadline = system_monotonic() + timeout_s
     while any(start_time_of(pid) is not None for pid in pids):
         if system_monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The router: what becomes of each request, decided, rendered and routed, under Faust or a plain loop.
+"""The router: decides, renders and routes each request, under Faust or a plain loop.
 
 May import runtime and schemas. Never: a provider, a database.
 """

@@ -91,9 +91,9 @@ async def send(producer: Publisher, out: Sequence[ProducerRecord], clock: Clock)
 
 
 async def _watch_assignment(app: Any, context: Context, lane: str) -> None:
-    """End a process that owns nothing while its lane stands still.
+    """End a process that owns no partition while no process routes its lane.
 
-    After a broker's restart Faust's assignor may miss the topic in stale metadata, own no partition and stay content.
+    After a broker's restart Faust's assignor may miss the topic in stale metadata, own no partition and report no error.
     """
     topics, admin = [requests_topic(lane)], Admin(context.settings.kafka, timeout_s=5)
     idle, before = 0, None
@@ -110,10 +110,10 @@ async def _watch_assignment(app: Any, context: Context, lane: str) -> None:
             if committed == before:
                 lag = await asyncio.to_thread(unread, admin, committed, lag)
         except UnavailableError as exc:
-            log.debug("assignment not judged", error=str(exc))
+            log.debug("assignment not checked", error=str(exc))
             continue
         if any(lag.values()) and committed == before:
-            context.exit_now("no partition is ours and nobody routes the lane")
+            context.exit_now("this process owns no partition, and no process routes the lane")
         before = committed
 
 
@@ -141,7 +141,7 @@ class LaneAgent:
         try:
             await self.route_queue(stream.channel.queue)
         except (asyncio.CancelledError, StopAsyncIteration):
-            raise  # SIGTERM: the batch in hand stays unacknowledged
+            raise  # SIGTERM: the current batch stays unacknowledged
         except DeadLetterFlood as exc:
             log.critical("halted", lane=self._lane, reason=str(exc))
             await asyncio.Event().wait()  # with its place in the group and nothing acknowledged, until SIGTERM
@@ -152,7 +152,7 @@ class LaneAgent:
             self._context.exit_now("an error the router does not know; nothing of the batch is acknowledged")
 
     async def route_queue(self, queue: Any) -> None:
-        """Route what is queued, for ever. Raises DeadLetterFlood and PublishError with the batch unacknowledged."""
+        """Route what is queued, without end. Raises DeadLetterFlood and PublishError with the batch unacknowledged."""
         while True:
             events = await _next_batch(queue, self._context.settings.router.batch_size)
             while events:

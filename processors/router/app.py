@@ -1,8 +1,8 @@
-"""The Faust app of one lane's router: settings under which nothing was lost, and what the library does otherwise.
+"""The Faust app of one lane's router: settings under which no event was lost, and changes to the library's behaviour.
 
-    faster      `wait_first` per message halves the throughput: the drain hands over directly while that cannot block
+    faster      `wait_first` per message halves the throughput: the drain takes messages directly while that cannot block
     committed   the library reads records of aborted transactions unless it writes in one itself
-    tolerant    one header name that is not UTF-8 would end the consumer, for good (tolerant.py)
+    tolerant    one header name that is not UTF-8 would end the consumer permanently (tolerant.py)
 
 Settings and drain come from measurements on a real broker (docs/architecture.md, "Router"): stock settings lost
 acknowledged events on SIGTERM. All of it leans on private API, so the version is pinned exactly and a test fails when

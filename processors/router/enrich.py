@@ -1,7 +1,7 @@
-"""The router's one function: a batch of request records becomes dispatch, status, timer and dead-letter records; pure.
+"""Turn a batch of request records into dispatch, status, timer and dead-letter records; pure.
 
-`enrich_batch` runs unchanged under Faust (agents.py) and under the plain loop (loop.py). The same records, views and time
-give the same output, so a redelivered batch collapses downstream.
+Faust (agents.py) and the plain loop (loop.py) both call `enrich_batch`. The same records, views and time give the same
+output, so copies from a redelivered batch are dropped downstream.
 May import schemas and runtime values. Never: Faust, a Kafka client, a clock read.
 """
 
@@ -75,7 +75,7 @@ def lane_of(topic: str) -> str:
 
 
 def decode_request(record: ConsumerRecord) -> NotificationRequest:
-    """The request. Raises DecodeError for bytes that are none, and for one whose id is not an id."""
+    """The request. Raises DecodeError for undecodable bytes, and for an id that is not well-formed."""
     request = cast(NotificationRequest, codec("NotificationRequest").decode(record.value))
     try:
         ids.accepted_at(request["notification_id"])
@@ -121,7 +121,7 @@ def enrich_batch(records: Sequence[ConsumerRecord], views: RouterViews, now: int
 def enrich_some(
     records: Sequence[ConsumerRecord], views: RouterViews, now: int, may_continue: Callable[[], bool]
 ) -> tuple[int, list[ProducerRecord]]:
-    """The same for as many of the first records as `go_on` lets through, one at least; how many, and what they become."""
+    """The same, one record after the other while `may_continue` allows; how many were taken (one at least), and the output."""
     out: list[ProducerRecord] = []
     counts: Counter[tuple[str, str]] = Counter()
     taken = 0
@@ -145,7 +145,7 @@ def _become(
     try:
         decided = _Decision(record, request, views, now)
         out = decided.records()
-    except (DecodeError, RecordTooLarge) as exc:  # too large to tell: its tenant is a megabyte long
+    except (DecodeError, RecordTooLarge) as exc:  # too large for a status: for example, a tenant of a megabyte
         return _dead_letter(record, request, UNDECODABLE, exc, now)
     except Exception as exc:  # one record is one dead letter, whatever we did not think of
         log.exception("dead-lettered", notification_id=request["notification_id"])
@@ -183,7 +183,7 @@ def _dead_letter(
     try:
         return [dead_letter, status_record(status, traceparent_of(record.headers))]
     except RecordTooLarge:
-        return [dead_letter]  # its tenant is a megabyte long, and nobody's
+        return [dead_letter]  # a tenant of a megabyte, which is no tenant's name: no status event
 
 
 class _Decision:
@@ -304,5 +304,5 @@ class _Decision:
             detail=verdict.detail,
             source=source_of(self._record),
         )
-        # The timer first: a status without its timer would be a promise nobody keeps.
+        # The timer first: a status without its timer would announce an attempt that never happens.
         return [*timers, status_record(status, traceparent_of(self._record.headers))]

@@ -96,7 +96,7 @@ class LaneLoop:
         self._clock, self._monotonic = clock, monotonic
         self._assigned = False
         self._owned: set[Partition] = set()
-        self._in_hand: list[ConsumerRecord] = []
+        self._buffered: list[ConsumerRecord] = []
         """Read and not routed yet: what a slow batch left over."""
         self._brake = DeadLetterBrake(context.settings.dead_letters, "router", monotonic=monotonic)
         self._batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
@@ -121,13 +121,13 @@ class LaneLoop:
             self._consumer.close()
 
     def run_once(self) -> None:
-        """Read, route for a second at most, commit. Raises DeadLetterFlood with nothing given up, and PublishError."""
+        """Read, route for a second at most, commit. Raises DeadLetterFlood before it dead-letters, and PublishError."""
         self._read()
-        done = self._in_hand[: self._route()]
-        del self._in_hand[: len(done)]
+        done = self._buffered[: self._route()]
+        del self._buffered[: len(done)]
         try:
-            # With nothing in hand also without a record: what was passed over (a transaction's end) is read, too.
-            self._consumer.commit(next_offsets(done) if self._in_hand else self._consumer.progress())
+            # With nothing buffered, also without a record: offsets without a record (a transaction's end) count as read.
+            self._consumer.commit(next_offsets(done) if self._buffered else self._consumer.progress())
         except (FencedError, CommitError) as exc:
             # Published but not committed: whoever owns the partition does it again, under the same ids.
             log.warning("commit not confirmed", error=str(exc))
@@ -138,24 +138,24 @@ class LaneLoop:
 
     def _on_revoke(self, partitions: list[Partition]) -> None:
         self._owned.difference_update(partitions)
-        self._in_hand.clear()
+        self._buffered.clear()
 
     def _read(self) -> None:
-        if not self._in_hand:
-            self._in_hand.extend(self._consumer.consume(self._context.settings.router.batch_size, 0.2))
+        if not self._buffered:
+            self._buffered.extend(self._consumer.consume(self._context.settings.router.batch_size, 0.2))
             return
         # The group hears of us between the pieces of a batch; nothing more is taken until it is done.
         self._consumer.pause(self._owned)
-        self._in_hand.extend(self._consumer.consume(1, 0))
+        self._buffered.extend(self._consumer.consume(1, 0))
         self._consumer.resume(self._owned)
 
     def _route(self) -> int:
-        """Publish what the first records in hand become; how many that were."""
-        if not self._in_hand:
+        """Publish the output of the first buffered records; how many records that were."""
+        if not self._buffered:
             return 0
         started = self._monotonic()
         taken, out = enrich_some(
-            self._in_hand, self._views, self._clock(), lambda: self._monotonic() - started < MAX_BATCH_S
+            self._buffered, self._views, self._clock(), lambda: self._monotonic() - started < MAX_BATCH_S
         )
         self._brake.check(taken, count_dead_letters(out))
         publish(self._producer, out, self._clock)

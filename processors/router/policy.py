@@ -5,7 +5,7 @@
     | 1 | expires_at has passed                       | expired / past_expiry           | notification |
     | 2 | the caller cancelled it                     | cancelled / by_caller           | notification |
     | 3 | dry run                                     | simulated / dry_run             | notification |
-    | 4 | send_at lies ahead                          | scheduled                       | notification |
+    | 4 | send_at is in the future                    | scheduled                       | notification |
     | 5 | user unknown and no address given           | rejected / unknown_recipient    | notification |
     | 6 | template or version unknown                 | rejected / unknown_template     | notification |
     | 7 | no address for the channel                  | skipped / no_address            | message      |
@@ -110,7 +110,7 @@ def may_send(
 
 
 def _default_channels(request: NotificationRequest, available: Sequence[str]) -> list[str]:
-    """Without a wish: what there is to say; for a bare address only its own channels."""
+    """Without a wanted channel: all that can be rendered; for a bare address only its own channels."""
     given = {address["channel"] for address in request.get("addresses", ())}
     if given and not request.get("user_id"):
         return [channel for channel in CHANNELS if channel in given]

@@ -1,7 +1,7 @@
 """What is published in place of a record that Kafka refuses for its size: a verdict, or a smaller dead letter; pure.
 
 Our own limits hold before anything is published (schemas/topics.py), so this is for a topic whose limit an operator has
-lowered. What was refused would be refused again, for ever: it gets an outcome instead of ending the process.
+lowered. Kafka would refuse the record again each time: it gets an outcome instead of ending the process.
 May import runtime values and schemas. Never: a Kafka client, a decision about anything that fits.
 """
 
@@ -19,7 +19,7 @@ from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest, 
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS, catalogue
 
 ROUNDS = 8
-"""A letter is cut to a quarter each time."""
+"""A dead letter is cut to a quarter each time."""
 
 
 def instead(refused: Sequence[ProducerRecord], now: int) -> list[ProducerRecord]:

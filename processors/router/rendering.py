@@ -20,7 +20,7 @@ from schemas.codec import DecodeError, codec
 from schemas.events import Template
 
 _MAX_WORDS = 500
-"""Of what is wrong with a template, which may name what a stranger put into it."""
+"""Longest error text about a template, which may quote text of another publisher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ParsedTemplate:
 
 @lru_cache(maxsize=4096)
 def parse_template(raw: bytes) -> ParsedTemplate:
-    """A template record's bytes as objects, with parts of the right types. Raises RenderError for bytes that are none."""
+    """A template record's bytes as objects, with parts of the right types. Raises RenderError for invalid bytes."""
     try:
         record: Template = codec("Template").decode(raw)  # type: ignore[assignment]
     except DecodeError as exc:
@@ -67,7 +67,7 @@ def parse_template(raw: bytes) -> ParsedTemplate:
     _check_shape(channels, "")
     for locale, parts in locales.items():
         if not isinstance(parts, dict):
-            raise RenderError(f"the locale {locale[:32]} of the template is no object of channels")
+            raise RenderError(f"the locale {locale[:32]} of the template is not an object of channels")
         _check_shape(parts, f"{locale}.")
     return ParsedTemplate(record["template_id"], record["version"], record["category"], channels, locales)
 
@@ -124,7 +124,7 @@ def literal_channels(content: Mapping[str, Any]) -> list[str]:
 def literal_parts(channel: str, content: Mapping[str, Any]) -> Parts | None:
     """Inline content as it is; None when it has no part for the channel.
 
-    Raises RenderError on a subject of two lines, and on a part that is no text or, for `data`, no object.
+    Raises RenderError on a subject of two lines, and on a part that is not a text or, for `data`, not an object.
     """
     row = ROWS[channel]
     texts = {part: _literal(content, part) for part in row.parts if part != "data"}
@@ -139,7 +139,7 @@ def literal_parts(channel: str, content: Mapping[str, Any]) -> Parts | None:
 def _literal(content: Mapping[str, Any], part: str) -> str | None:
     text = content.get(part)
     if text is not None and not isinstance(text, str):
-        raise RenderError(f"{part} of the content is no text")
+        raise RenderError(f"{part} of the content is not a text")
     return text
 
 

@@ -21,7 +21,7 @@ _AROUND = 1_024
 
 
 def request_key(request: NotificationRequest) -> bytes:
-    """The key `tenant:recipient`; computed, because a stranger's record may carry any."""
+    """The key `tenant:recipient`; computed, because another publisher's record may carry any key."""
     addresses = [(a["channel"], a["value"]) for a in request.get("addresses", ())]
     return ids.request_key(request["tenant"], request.get("user_id"), addresses)
 
@@ -111,7 +111,7 @@ def not_routed(message: ChannelMessage, verdict: Verdict, record: ConsumerRecord
 def schedule_timer(request: NotificationRequest, key: bytes, record: ConsumerRecord) -> ProducerRecord:
     """The timer that brings the request back to its topic when send_at has come, with send_at cleared.
 
-    A stranger's headers come back with it where there is room. Raises RecordTooLarge when there is none for the request.
+    Other publishers' headers are kept if they fit. Raises RecordTooLarge when the request itself does not fit.
     """
     timer_id = ids.timer_id(request["notification_id"], "schedule", request.get("generation", 0))
     due_at = request.get("send_at")

@@ -1,8 +1,8 @@
-"""Header names that are not UTF-8, for aiokafka: it raises in the middle of a batch, and again at every further try.
+"""Header names that are not UTF-8, for aiokafka: it raises in the middle of a batch, and again at every retry.
 
 Kafka takes any bytes for a header's name, and other clients write them. A batch is read as the library reads it, in C; only
-where that raises, the rest of the batch is read by the library's own slow reader, and records with such a name go on
-without headers, as they do in runtime/kafka/consumer.py.
+where that raises, the rest of the batch is read by the library's own slow reader, and records with such a name are used
+without headers, as in runtime/kafka/consumer.py.
 May import aiokafka; a test fails when what is replaced here changes. Never: Faust, what is in a record.
 """
 

@@ -43,9 +43,9 @@ from schemas.topics import CANCELLATIONS, TIMERS, catalogue
 log = get_logger("timers")
 
 SESSION_TIMEOUT_MS = 6_000
-"""A successor of a killed owner waits for so long before it may read: the least that brokers allow."""
+"""The least that brokers allow. The successor of a killed owner waits this long before it may read."""
 LEASE_S = 3.0
-"""A process that stood still for half a session asks the group again before it fires."""
+"""A process that did not run for half a session asks the group again before it fires."""
 CANCEL_BEFORE_MS = 2_000
 """A timer nearer than this to its time is fired, cancelled or not: with some skew of clocks another owner may have done so."""
 HELD_BYTES = 96 << 20
@@ -97,7 +97,7 @@ class Producer(Protocol):
 
 
 def due_at_of(record: ConsumerRecord) -> int:
-    """When a timer is due. Raises DecodeError for what is none, and for one that points where timers have no business."""
+    """When a timer is due. Raises DecodeError for an invalid timer, and for one whose target topic is not allowed."""
     head = _head(record.value)
     if head["topic"] not in _topics:
         raise DecodeError(f"timers publish to {' and '.join(_TARGETS)} only")
@@ -114,7 +114,7 @@ def decode_timer(value: bytes) -> Timer:
 def cancelled_records(
     partition: Partition, entry: PendingTimer, cancellation: Cancellation, now: int
 ) -> list[ProducerRecord]:
-    """The fact that ends a schedule, [] when the wish is not about it. Raises ValueError for what is none."""
+    """The status event that ends a schedule, [] when the cancellation is for another. Raises ValueError for an invalid one."""
     timer = decode_timer(cast(bytes, entry[3]))
     if timer["purpose"] != "schedule" or not timer["topic"].startswith("notify.requests."):
         return []
@@ -155,7 +155,7 @@ class Timers:
         self._heaps: dict[Partition, Heap] = {}
         self._revoked: dict[Partition, Heap] = {}
         self._budget = MemoryBudget(held_bytes)
-        self._unusable: dict[Partition, dict[bytes, int]] = {}  # keys whose last record is no timer, and its offset
+        self._unusable: dict[Partition, dict[bytes, int]] = {}  # keys whose last record is not a timer, and its offset
         self._assigned = self._cancellations_read = False
         self._polled = 0.0
         self._known_cancellations: dict[
@@ -207,15 +207,15 @@ class Timers:
         return None if all(heap.ordered for heap in self._heaps.values()) else "reading the timers"
 
     def _on_assign(self, partitions: list[Partition]) -> dict[Partition, int]:
-        # Every rebalance takes all partitions away and gives most of them back: those are read on, not read again.
-        # An empty heap is a heap: nothing is pending in it, and it is known how far it was read.
+        # Every rebalance takes all partitions and gives most of them back: those are read on, not read again.
+        # An empty heap counts as read: no timer is pending in it, and its position is known.
         self._heaps = {p: self._revoked.pop(p) if p in self._revoked else Heap(self._budget) for p in partitions}
         self._forget_revoked()
         self._consumer.eof_partitions.clear()
         self._assigned = True
         if not all(heap.ordered for heap in self._heaps.values()):
             self._cancellations_read = False
-            # A million live objects and no cycle: each full collection meanwhile would walk over all of them in vain.
+            # A million live objects and no cycle: each full collection during the read would scan all of them in vain.
             gc.disable()
         log.info("partitions assigned", partitions=len(partitions))
         return {p: heap.next_offset if heap.next_offset else BEGINNING for p, heap in self._heaps.items()}
@@ -225,7 +225,7 @@ class Timers:
         self._unusable.clear()
 
     def _on_lost(self, _: list[Partition]) -> None:
-        # Nobody knows for how long: tombstones are kept for a day only, so this starts from the beginning.
+        # For an unknown time: tombstones are kept for a day only, so this starts from the beginning.
         self._revoked, self._heaps = self._revoked | self._heaps, {}
         self._unusable.clear()
         self._forget_revoked()
@@ -245,7 +245,7 @@ class Timers:
         return min(0.1, max(0.001, (min(upcoming) - self._clock()) / 1000))
 
     def take(self, records: Iterable[ConsumerRecord]) -> None:
-        """Put timers in, take cancelled ones out; dead-letter what is none, to be cleared away."""
+        """Add timers, remove cancelled ones; dead-letter invalid records, whose keys then get a tombstone."""
         dead_letters: list[ProducerRecord] = []
         for record in records:
             partition = (record.topic, record.partition)
@@ -274,9 +274,9 @@ class Timers:
         publish_dead_letters(self._producer.publish, dead_letters)
 
     def _remove_finished(self) -> None:
-        """Tombstones for keys whose last record is no timer, once their letters are acknowledged.
+        """Tombstones for keys whose last record is not a timer, once their dead letters are acknowledged.
 
-        Only at the end of a partition: a good timer of the key may follow, and a tombstone would end that one.
+        Only at the end of a partition: a valid timer of the key may follow, and a tombstone would end that one.
         """
         for partition, unusable in self._unusable.items():
             if unusable and partition in self._consumer.eof_partitions:
@@ -372,7 +372,7 @@ class Timers:
                 except UnavailableError:
                     heap.again(due)
                     raise
-                if self._monotonic() - self._polled > LEASE_S:  # reading took that long, or we stood still meanwhile
+                if self._monotonic() - self._polled > LEASE_S:  # reading took that long, or the process did not run
                     heap.again(due)
                     return
                 self._fire(partition, heap, whole)
@@ -389,7 +389,7 @@ class Timers:
         sources: dict[int, ConsumerRecord] = {}
         for _, offset, key, value in due:
             if not value:
-                continue  # a newer record of its key is on its way to us
+                continue  # a newer record of its key is still to be read
             record = ConsumerRecord(partition[0], partition[1], offset, 0, key, cast(bytes, value))
             try:
                 timer = decode_timer(cast(bytes, value))
@@ -414,7 +414,7 @@ class Timers:
             TIMER_LATENESS_SECONDS.observe(max(0, done - timer["due_at"]) / 1000)
 
     def _publish(self, out: Sequence[ProducerRecord], sources: Mapping[int, ConsumerRecord]) -> None:
-        """What fires and what is given up; a timer whose record Kafka refuses for its size is given up, too."""
+        """Fired records and dead letters; a timer whose record Kafka refuses for its size is dead-lettered, too."""
         try:
             self._producer.publish(out)
         except TooLargeError as exc:

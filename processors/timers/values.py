@@ -1,6 +1,6 @@
 """The bytes of timers that were not held, read again from their offsets.
 
-A partition is read from the lowest offset that is wanted on; over a long stretch of what is not wanted it is started anew.
+A partition is read from the lowest wanted offset on; a long gap without wanted offsets is skipped by a new assignment.
 May import runtime. Never: what is in a record, a heap.
 """
 
@@ -15,9 +15,9 @@ from runtime.kafka.client import Partition
 from runtime.records import ConsumerRecord
 
 TIMEOUT_S = 2.0
-"""Well below the session: a broker that gives nothing for so long is asked again in the next turn."""
+"""Well below the session: if the broker sends nothing for this long, the next iteration asks again."""
 _FAR = 2_000
-"""Offsets worth reading over rather than starting anew."""
+"""Longest gap, in offsets, that is read through rather than skipped by a new assignment."""
 
 
 class RereadConsumer(Protocol):
@@ -75,4 +75,6 @@ def _records(
         if records:
             heard = monotonic()
         elif monotonic() > heard + TIMEOUT_S:
-            raise UnavailableError(f"{partition[0]} gives nothing within {TIMEOUT_S:.0f} s; is Kafka well?")
+            raise UnavailableError(
+                f"no record from {partition[0]} for {TIMEOUT_S:.0f} s, but more are expected; check Kafka: `heliograph doctor`"
+            )

@@ -1,15 +1,15 @@
-"""POST /callbacks/<kind>: a provider's callback is answered 204 when the broker has it, and never before.
+"""POST /callbacks/<kind>: a provider's callback is answered 204 only after the broker has acknowledged its records.
 
-    | the request                                                        | answer                   |
+    | the request                                                        | response                 |
     |--------------------------------------------------------------------|--------------------------|
-    | genuine; its receipt, and the fact it tells, are acknowledged      | 204                      |
-    | genuine, and told before                                           | 204                      |
+    | genuine; its receipt, and its status event, are acknowledged       | 204                      |
+    | genuine, but a repetition                                          | 204                      |
     | the broker does not acknowledge, or too many callbacks wait for it | 503 + Retry-After        |
-    | not signed by the account, or by none that is configured           | 403                      |
-    | cannot be read                                                     | 400, 405, 408, 413, 415  |
+    | not signed by the account, or the account is not configured        | 403                      |
+    | unreadable                                                         | 400, 405, 408, 413, 415  |
 
-The receipt goes first, the status after it. A process that dies in between has not answered: the vendor tells it again, and
-both have the ids they had. Whoever repeats a genuine callback repeats what is known.
+The receipt is published first, then the status event. If the process dies in between it has not answered: the vendor repeats
+the callback, and both records get the same ids again. A repeated genuine callback therefore adds nothing.
 May import starlette. Never: a vendor's field, a Kafka client.
 """
 
@@ -44,7 +44,7 @@ BODY_TIMEOUT_S = 10.0
 MAX_WAITING = 1_000
 """Callbacks that wait for the broker at once."""
 REMEMBERED = 65_536
-"""Receipts told lately; one that is forgotten is published again under its id."""
+"""Ids of recent receipts kept to recognise repetitions; an older one is published again, under the same id."""
 RETRY_AFTER_S = 2
 
 log = get_logger("callbacks")
@@ -67,14 +67,14 @@ class _Recent:
         return event_id in self._ids
 
     def add(self, event_id: str) -> None:
-        """Remember it, and forget the oldest where there is no room."""
+        """Remember it; forget the oldest if the memory is full."""
         self._ids[event_id] = None
         if len(self._ids) > self._size:
             self._ids.popitem(last=False)
 
 
 class CallbackEndpoint:
-    """Takes callbacks in. `crash_here` is told where in a callback the process stands: the fault tests end it there."""
+    """Handles callbacks. `crash_here` gets the name of each step: the fault tests end the process there."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class CallbackEndpoint:
             outcome = "unavailable"
             outcome = await self._publish(report, request)
         except ClientDisconnect as exc:
-            raise Problem(400, "malformed_callback", "the body did not come to its end") from exc
+            raise Problem(400, "malformed_callback", "the body is incomplete") from exc
         except MalformedError as exc:
             raise Problem(400, "malformed_callback", str(exc)) from exc
         except UnknownAccountError as exc:
@@ -113,7 +113,7 @@ class CallbackEndpoint:
             ) from exc
         except PublishError as exc:
             raise unavailable(
-                "broker_unavailable", "the broker did not acknowledge; tell it again", RETRY_AFTER_S
+                "broker_unavailable", "the broker did not acknowledge; send the callback again", RETRY_AFTER_S
             ) from exc
         finally:
             CALLBACKS.labels(kind, outcome).inc()

@@ -17,7 +17,7 @@ from vendors.reports import DeliveryReport
 
 
 def receipt_of(report: DeliveryReport, message_id: str | None, body: bytes, received_at: int) -> ProviderReceipt:
-    """The receipt, with the body as it came. Callbacks carry no time of their own: it happened when we heard of it."""
+    """The receipt, with the body as received. Callbacks carry no time of their own: `now` is when this one arrived."""
     return {
         "event_id": ids.receipt_id(report.provider, report.provider_message_id, report.provider_event_id),
         "provider": report.provider,

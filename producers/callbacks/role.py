@@ -28,7 +28,7 @@ def public_url(settings: CallbackSettings) -> str:
     parts = urlsplit(settings.public_url or "")
     try:
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         usable = False
     if not usable or parts.query or parts.fragment:
         raise SettingsError(
@@ -39,7 +39,7 @@ def public_url(settings: CallbackSettings) -> str:
 
 
 def misdirected(settings: Settings, public: str) -> list[str]:
-    """Names of the accounts that are told to report elsewhere than here."""
+    """Names of the accounts whose settings send callbacks to another URL than this one."""
     reporting = {vendor.kind for vendor in VENDORS if vendor.has_reports}
     return [
         provider.name

@@ -122,7 +122,7 @@ class Database:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._left.discard(task)
         if not task.cancelled():
-            task.exception()  # seen: the caller was told that the outcome is unknown
+            task.exception()  # marks it as retrieved: the caller was answered that the outcome is unknown
 
     def _went_down(self, why: str) -> None:
         if self.available:

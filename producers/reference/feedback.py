@@ -1,4 +1,4 @@
-"""What providers call invalid is not sent to again: dead devices leave the profile, bounced addresses are suppressed.
+"""Stops sending to recipients that a provider reported as invalid: removes devices, suppresses bounced addresses.
 
     | status                                       | becomes                                                     |
     |----------------------------------------------|-------------------------------------------------------------|
@@ -9,13 +9,13 @@
     | any other                                    | nothing                                                     |
 
 A status has no address. It names the user (`recipient`) or the fingerprint, and the message, whose id is a function of the
-fingerprint: the device, address or number that gives that id is the one. A device that registered after its provider calls
-it dead stays; an address that a person took off the list after it bounced stays off.
-The brake: while more than 5 % (and at least 20) of an account's messages of the last minute are called invalid, nothing of
-that account is dropped or suppressed; then a topic, a key or a setting is wrong, not the recipients. A STOP is a person's
-wish: it neither counts nor waits.
-Anybody may write a status: one whose ids are not of our forms calls nothing invalid, an account that is not configured has no
-window and no label of its own, and one that cannot be processed is counted and passed over. Processing again changes nothing.
+fingerprint: the device, address or number that gives that id is the one. A device that registered after its provider reported
+it as invalid is kept; an address that an operator removed from the list after it bounced is not suppressed again.
+The brake: while more than 5 % (and at least 20) of an account's messages of the last minute are reported invalid, nothing of
+that account is removed or suppressed; then a topic, a key or a setting is wrong, not the recipients. A STOP is the recipient's
+own decision: the brake neither counts nor delays it.
+Any client of the broker can write a status. One with malformed ids is ignored, an account that is not configured has no
+window and no label of its own, and one that cannot be processed is counted and skipped. Processing again changes nothing.
 May import runtime and the store. Never: a provider, an address or a token in a log.
 """
 
@@ -51,7 +51,7 @@ UNSUBSCRIBE = "unsubscribe"
 _SUPPRESSED = frozenset((row.name, row.bounce_reason) for row in ROWS.values() if row.suppressible)
 _INVALID = frozenset(row.bounce_reason for row in ROWS.values())
 OTHER = "other"
-"""The window and label of every account that is not configured: their names are a stranger's to invent."""
+"""The window and label of every account that is not configured: any publisher can invent such names."""
 _ADDRESS = re.compile(r"addr:[0-9a-f]{32}")
 _MAX_RECIPIENT = 255
 _MAX_TIME_MS = 1 << 48
@@ -76,7 +76,7 @@ class DeadDevice(NamedTuple):
 
 
 class BouncedAddress(NamedTuple):
-    """An address or number that a provider calls invalid, or whose owner told it to stop."""
+    """An address or number that a provider reported as invalid, or whose owner sent STOP."""
 
     status: DeliveryStatus
     message_id: str
@@ -100,7 +100,7 @@ class SuppressionBrake:
 
     def __init__(self) -> None:
         self._windows: dict[str, deque[tuple[float, int, int]]] = {}
-        """(when, messages, of them invalid), one entry per time that is told."""
+        """(when, messages, of them invalid), one entry per time that is reported."""
 
     def saw(self, provider: str, invalid: bool, now_s: float) -> None:
         """A message of this account ended."""
@@ -123,7 +123,7 @@ class SuppressionBrake:
 
 
 def is_plausible(status: DeliveryStatus) -> bool:
-    """Whether the ids of a status have our forms: a stranger's may be anything that Avro can say. It may name nobody."""
+    """Whether the ids of a status are well-formed: other publishers may write any text. The ids may still match nothing."""
     try:
         check_tenant(status["tenant"])
         ids.accepted_at(status["notification_id"])
@@ -183,7 +183,7 @@ def bounced_address(status: DeliveryStatus) -> BouncedAddress | None:
 
 
 def is_stop(status: DeliveryStatus) -> bool:
-    """Whether the recipient told the provider to stop."""
+    """Whether the recipient sent STOP to the provider."""
     return status["reason"] == "invalid_number" and status["opted_out"]
 
 
@@ -221,12 +221,12 @@ class Feedback:
                 raise
             except InputRefused as exc:
                 self._pass_over(status, "refused", exc)
-            except Exception as exc:  # noqa: BLE001 one status of anybody's must not stop the feedback of all others
+            except Exception as exc:  # noqa: BLE001 one bad status must not stop the feedback of all others
                 self._pass_over(status, "error", exc)
 
     def _pass_over(self, status: DeliveryStatus, cause: str, exc: Exception) -> None:
         FEEDBACK_PASSED_OVER.labels(cause).inc()
-        log.error("status passed over", notification_id=status["notification_id"][:64], error=str(exc), exc_info=exc)
+        log.error("status skipped", notification_id=status["notification_id"][:64], error=str(exc), exc_info=exc)
 
     async def _process_one(self, status: DeliveryStatus) -> None:
         if (dead := dead_device(status)) is not None:

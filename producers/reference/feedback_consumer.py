@@ -1,13 +1,13 @@
-"""The life of the feedback consumer beside the relay: a thread and an event loop of its own, started again when it ends.
+"""Runs the feedback consumer beside the relay: in a thread and an event loop of its own, restarted when it ends.
 
-    | what happens                                        | what becomes of it                                          |
-    |-----------------------------------------------------|-------------------------------------------------------------|
-    | a status that PostgreSQL or our code cannot take    | passed over and counted (feedback.py)                        |
-    | PostgreSQL or Kafka is away, the group is rebalanced| the same statuses are processed again after a pause            |
-    | anything else                                       | logged; the consumer is made anew after a pause that grows  |
+    | event                                                 | result                                                        |
+    |-------------------------------------------------------|---------------------------------------------------------------|
+    | PostgreSQL or our code cannot process a status        | skipped and counted (feedback.py)                             |
+    | PostgreSQL or Kafka is unavailable, or a rebalance    | the same statuses are processed again after a pause           |
+    | anything else                                         | logged; the consumer is restarted after a pause that grows    |
 
-Nothing of it ends the relay or takes its readiness: reference data goes out although no bounce comes in. It says so in
-`/readyz` (`degraded`) and in heliograph_feedback_running.
+None of this ends the relay or its readiness: reference data is published even if no bounce can be read. `/readyz`
+(`degraded`) and heliograph_feedback_running report it.
 At least once: offsets are committed after PostgreSQL has committed, and doing it again changes nothing.
 May import runtime and the store. Never: what a status means.
 """
@@ -62,7 +62,7 @@ class FeedbackConsumer:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """Finish the batch in hand; one that does not end in time is processed again by whoever comes next."""
+        """Finish the current batch; one that does not end in time is processed again by the next owner."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
@@ -92,7 +92,7 @@ class FeedbackConsumer:
         FEEDBACK_RUNNING.set(0)
 
     async def _process_all(self) -> None:
-        """Judge until told to stop. Raises UnavailableError when PostgreSQL does not answer, and what ends a membership."""
+        """Process until stopped. Raises UnavailableError when PostgreSQL does not answer, and errors that end a membership."""
         settings = self._settings
         database = Database(settings.postgres.model_copy(update={"pool_size": _POOL_SIZE}))
         await database.open()
@@ -115,10 +115,10 @@ class FeedbackConsumer:
                 records = await loop.run_in_executor(thread, _gather, consumer)
                 if records:
                     await feedback.process(records, system_monotonic())
-                # Everything that was taken is judged; what is no record (a transaction's marker) counts as read.
+                # Everything read is processed; an offset without a record (a transaction's marker) counts as read.
                 await loop.run_in_executor(thread, _commit, consumer)
         except _EXPECTED as exc:
-            # The brake's memory and the connections are kept: only the membership is made anew.
+            # The brake's memory and the connections are kept: only the group membership is renewed.
             self._is_down(str(exc))
             log.warning("statuses will be processed again", error=str(exc))
             await asyncio.to_thread(self._stopping.wait, FIRST_PAUSE_S)

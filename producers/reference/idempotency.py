@@ -16,7 +16,7 @@ from runtime.logs import get_logger
 log = get_logger("idempotency")
 MAX_BATCH = 500
 WRITERS = 2
-"""Batches on the way at once: one waits for the disk while the other fills."""
+"""Batches in flight at once: one waits for the disk while the other fills."""
 MAX_UNCONFIRMED = 100_000
 CONFIRM_DELAY_S = 0.05
 RESERVE_TIMEOUT_S = 5.0

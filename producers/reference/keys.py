@@ -1,7 +1,7 @@
 """API keys: `hg_<id>_<secret>`, shown once, stored as HMAC-SHA-256 under the pepper; and who a key belongs to.
 
-A key that is known is checked again every 0.8 s, so a revocation takes effect within a second. While PostgreSQL is down
-known keys go on: nobody can revoke one then, and ingest does not depend on PostgreSQL.
+A known key is checked again every 0.8 s, so a revocation takes effect within a second. While PostgreSQL is down known keys
+stay valid: no key can be revoked then, and ingest does not depend on PostgreSQL.
 May import psycopg. Never: a secret in a log, a line of HTTP.
 """
 

@@ -1,10 +1,10 @@
-"""The relay: outbox rows to the compacted topics, in order, acknowledged by all replicas, and only then deleted.
+"""The relay publishes outbox rows to the compacted topics, in order, and deletes them once all replicas acknowledged.
 
-One relay is active (advisory lock), others stand by. A row is found by looking, never by a remembered position, so one
+One relay is active (advisory lock), others wait for the lock. Rows are found by query, never by a remembered position, so one
 that becomes visible late is not skipped; writers hold the lock of their entity's row, so per key the ids are in order.
 Of several rows of a key in a batch only the last is published: a batch that is published again after a crash then shows
-no older value after a newer one. A row that Kafka refuses for its size stays, and the others go on (set_aside.py).
-Beside it, in the same process: what providers call invalid is not sent to again (feedback.py). It cannot end this.
+no older value after a newer one. A row that Kafka refuses for its size stays, and the others continue (set_aside.py).
+The same process runs feedback (feedback.py): it handles recipients reported as invalid. Its errors do not end the relay.
 May import psycopg. Never: what a row means.
 """
 
@@ -43,7 +43,7 @@ KEPT_DAYS = 8
 
 
 def _forgotten(now: int) -> dict[str, tuple[LiteralString, object]]:
-    """Per table what of it nobody may ask for any more: a condition, and its parameter."""
+    """Per table which of its rows have expired: a condition, and its parameter."""
     return {
         "idempotency_keys": ("accepted_at < %s", now - KEPT_DAYS * 86_400_000),
         "resends": ("notification_id < %s", forgotten_below(now)),
@@ -77,7 +77,7 @@ class Publisher(Protocol):
 
 
 class Relay:
-    """Publishes until told to stop."""
+    """Publishes until stopped."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class Relay:
             return 0
         published = await self._publish(entries)
         crash_point("relay_after_publish", self._settings.crash_at)
-        # By id, never "all up to": a row with a lower id may have become visible meanwhile.
+        # By id, never "all up to": a row with a lower id may have become visible in between.
         ids = [*(entry.id for entry in published), *self.set_aside.done(published)]
         await connection.execute("DELETE FROM outbox WHERE id = ANY(%s)", (ids,))
         self.set_aside.forget(ids)
@@ -198,7 +198,7 @@ class Relay:
         return entries
 
     async def _look_after(self, connection: psycopg.AsyncConnection[OutboxEntry]) -> None:
-        """Count what waits, and forget what is old."""
+        """Count waiting rows, and delete expired ones."""
         now = self._monotonic()
         if now - self._census_at > _CENSUS_S:
             self._census_at = now
@@ -247,7 +247,7 @@ async def run_relay(context: Context) -> None:
         await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         context.stopping.set()
-        # A batch on its way is finished; a server that never answers is left.
+        # A batch in flight is finished; if the server never answers, it is abandoned.
         done, late = await asyncio.wait([serving], timeout=_STOP_S)
         for task in late:
             task.cancel()

@@ -12,7 +12,7 @@ from runtime import ids
 from runtime.clock import Clock, system_clock
 
 RESENDABLE_MS = 400 * 86_400_000
-"""A notification older than this is not sent again. Its row lives longer: a generation that was used is never given anew."""
+"""A notification older than this is not resent. Its row is kept longer, so that a used generation is never reused."""
 _KEPT_MS = RESENDABLE_MS + 86_400_000
 
 

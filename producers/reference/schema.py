@@ -18,7 +18,7 @@ _LOCK = 0x68656C696F01
 """Advisory lock of whoever migrates. yoyo's own lock is a row that outlives a killed process."""
 CONNECT_TIMEOUT_S = 5
 WRITABLE = "read-write"
-"""libpq's target_session_attrs: a server that only reads (a standby, a primary set so) is as good as away; of several hosts the one that writes is taken."""
+"""libpq's target_session_attrs: a read-only server (a standby, a primary set so) counts as unavailable; of several hosts the one that writes is taken."""
 
 
 class MigrationError(HeliographError):

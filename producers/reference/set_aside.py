@@ -1,12 +1,12 @@
-"""Outbox rows that Kafka refuses for their size, set aside so that the others go on: kept, told of, and tried again.
+"""Outbox rows that Kafka refuses for their size: kept, reported and retried, while the other rows continue.
 
-    | what happens                                   | what becomes of the row                                      |
-    |------------------------------------------------|--------------------------------------------------------------|
-    | Kafka refuses it: its topic's limit is lowered | stays in the outbox, passed over; logged, counted, `degraded`|
-    | a newer row of its key is published            | deleted with that: the newer one says everything             |
-    | its time comes                                 | the smallest of them are tried again, all of them if they go |
+    | event                                          | the row                                                       |
+    |------------------------------------------------|---------------------------------------------------------------|
+    | Kafka refuses it: its topic's limit is lowered | stays in the outbox, is skipped; logged, counted, `degraded`  |
+    | a newer row of its key is published            | is deleted with that: the newer one replaces it               |
+    | RETRY_S have passed                            | the smallest are tried again, all of them if those succeed    |
 
-Nothing is lost: the row is what every router needs to know, so it waits for the operator's hand and not in a dead letter.
+Nothing is lost: every router needs the row, so it stays for an operator to fix and is not dead-lettered.
 May import the standard library. Never: Kafka, SQL.
 """
 
@@ -41,7 +41,7 @@ class _Refused(NamedTuple):
 
 
 class SetAside:
-    """The rows that are passed over, by id; `now_s` is of a monotonic clock."""
+    """The rows to skip, by id; `now_s` is of a monotonic clock."""
 
     def __init__(self) -> None:
         self._rows: dict[int, _Refused] = {}
@@ -69,7 +69,7 @@ class SetAside:
         return new
 
     def done(self, published: Sequence[OutboxEntry]) -> list[int]:
-        """Ids of rows that are over with these published ones: of the same key and older. To be forgotten with `forget`."""
+        """Ids of rows that these published ones replace: of the same key and older. Pass them to `forget`."""
         if not self._rows:
             return []
         newest: dict[tuple[str, str], int] = {}

@@ -27,7 +27,7 @@ class ExistsError(Exception):
 
 
 class NotFoundError(Exception):
-    """There is no such thing of this tenant."""
+    """The tenant has no such entity."""
 
 
 class Listed(NamedTuple):
@@ -38,7 +38,7 @@ class Listed(NamedTuple):
 
 
 class NewSuppression(NamedTuple):
-    """An address in its normal form, or its fingerprint alone, that must not be sent to; `expires_at` in ms, None is for ever."""
+    """An address in its normal form, or its fingerprint alone, that must not be sent to; `expires_at` in ms, None: never."""
 
     channel: str
     address: str | None
@@ -53,7 +53,7 @@ class NewSuppression(NamedTuple):
 
 
 class Bounced(NamedTuple):
-    """An address that its provider calls invalid; `is_address` tells it by its fingerprint."""
+    """An address that its provider reported as invalid; `is_address` recognises it by its fingerprint."""
 
     tenant: str
     channel: str
@@ -156,7 +156,7 @@ class ReferenceStore:
         return await self._database.run(operation)
 
     async def change_user(self, tenant: str, user_id: str, change: Callable[[Row], Mapping[str, Any]]) -> Written:
-        """Replace a user by `change` of what it is now, with nobody in between. Raises NotFoundError, and what `change` does."""
+        """Replace a user by `change` of its current value, in one transaction. Raises NotFoundError, and what `change` does."""
         now = self._clock()
 
         async def operation(connection: Connection) -> Written:
@@ -410,9 +410,9 @@ class ReferenceStore:
         return await self._database.run(operation) if values else []
 
     async def suppress_bounced(self, bounced: Bounced) -> str:
-        """Suppress an address that bounced; what became of it: suppressed, known, lifted, unknown.
+        """Suppress an address that bounced. Returns suppressed, known, lifted or unknown.
 
-        One that is suppressed already stays as it is, and so does one that a person took off the list after the bounce.
+        An address that is already suppressed keeps its entry; one that an operator removed after the bounce stays removed.
         """
         tenant, channel = bounced.tenant, bounced.channel
         now = self._clock()
@@ -476,7 +476,7 @@ class ReferenceStore:
         )
 
     async def unsuppress(self, tenant: str, suppression_id: UUID) -> Written:
-        """The address may be sent to again, until it bounces anew. Raises NotFoundError."""
+        """The address may be sent to again, until it bounces again. Raises NotFoundError."""
         now = self._clock()
 
         async def operation(connection: Connection) -> Written:

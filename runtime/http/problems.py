@@ -53,7 +53,7 @@ class Problem(Exception):
         self.headers, self.extra = dict(headers or {}), dict(extra or {})
 
     def moved(self, move: Callable[[str], str]) -> Problem:
-        """The same problem with its pointers moved: its body stands within a larger one."""
+        """The same problem with its pointers moved, for a body that is a part of a larger one."""
         errors = [error._replace(pointer=move(error.pointer)[:_MAX_POINTER]) for error in self.errors]
         return Problem(
             self.status,
@@ -160,4 +160,4 @@ PROBLEM_HANDLERS: Mapping[int | type[Exception], Handler] = {
     HTTPException: _on_http_error,
     Exception: _on_bug,
 }
-"""What every application of ours answers when an endpoint raises."""
+"""What every application of the project answers when an endpoint raises."""

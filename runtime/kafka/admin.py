@@ -149,7 +149,7 @@ class Admin:
             raise UnavailableError(f"cannot read the ends of partitions: {exc.args[0].str()}") from exc
 
     def held_back(self, topics: Sequence[str]) -> dict[Partition, int]:
-        """Partitions of which nobody may read on because a transaction is open, and the records behind its beginning.
+        """Partitions that cannot be read past an open transaction, and the number of records behind its beginning.
 
         Blocks. Raises UnavailableError.
         """
@@ -168,9 +168,9 @@ class Admin:
         return {partition: end - stable[partition] for partition, end in all_of_it.items() if end > stable[partition]}
 
     def with_records(self, places: Mapping[Partition, int]) -> set[Partition]:
-        """The partitions that have a record at or after an offset; one that does not tell in time counts as such.
+        """The partitions that have a record at or after an offset; one that does not answer in time counts as such.
 
-        The end of a log may be no record: the marker of a transaction, or records of one that was aborted. Blocks for a
+        The end of a log may hold no record: the marker of a transaction, or records of one that was aborted. Blocks for a
         fetch. Raises UnavailableError.
         """
         reader = _Consumer(
@@ -197,7 +197,7 @@ class Admin:
                 if message.error() is None:
                     if (
                         message.offset() >= places[partition]
-                    ):  # else the log was made anew, and is read from its beginning
+                    ):  # else the topic was created again, and is read from its beginning
                         found.add(partition)
                 elif message.error().code() != KafkaError._PARTITION_EOF:
                     continue

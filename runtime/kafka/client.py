@@ -22,7 +22,7 @@ EXIT_FATAL = 70
 
 
 def ignore_error(_: KafkaError) -> None:
-    """Connection trouble is retried by librdkafka for ever and shows as lag; a line per refused connect helps nobody."""
+    """librdkafka retries connections without limit, and trouble shows as lag; a line per refused connect would only add noise."""
 
 
 def client_config(settings: KafkaSettings, client_id: str) -> dict[str, Any]:

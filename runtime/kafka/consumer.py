@@ -32,13 +32,13 @@ _FENCED = frozenset(
     }
 )
 START_TIMEOUT_S = 30.0
-"""Below every max.poll.interval: heartbeats go on meanwhile."""
+"""Below every max.poll.interval: heartbeats continue in the background."""
 STALL_CHECK_S = 15.0
 """Silence after which a consumer asks whether there is something to read; after twice that it has stalled."""
 
 
 class FencedError(Exception):
-    """The group no longer counts us as the owner: whatever we were about to do belongs to somebody else now."""
+    """The group no longer counts us as the owner: another member owns the partition and may already work on it."""
 
 
 class CommitError(Exception):
@@ -54,8 +54,8 @@ def _consumer_record(message: Message) -> ConsumerRecord:
     try:
         headers: Headers = _headers_of(message) or ()
     except (UnicodeDecodeError, SystemError):
-        # A header's name is not UTF-8, which Kafka does not mind. The record goes on without headers. The client keeps the
-        # list it could not finish, with a hole where the name should be: who touches that dies of a null pointer.
+        # A header's name is not UTF-8, which Kafka allows. The record is used without headers. The client keeps the list it could
+        # not finish, with a null pointer where the name should be: reading it would crash the process.
         message.set_headers([])
         headers = ()
     return ConsumerRecord(
@@ -99,7 +99,7 @@ class Consumer:
         """With `detect_eof`: partitions read up to the end they had, compaction gaps included."""
         self._detect_eof, self._monotonic = detect_eof, monotonic
         self._assignment_epoch = 0
-        self._next: dict[Partition, int] = {}  # where each assigned partition goes on, negative before it was read
+        self._next: dict[Partition, int] = {}  # the next offset of each assigned partition, negative before it was read
         self._committed: dict[Partition, int] = {}
         self._fenced = False
         self._behind: set[Partition] = set()
@@ -124,8 +124,8 @@ class Consumer:
                 "fetch.min.bytes": fetch_min_bytes,
                 "queued.max.messages.kbytes": queued_kbytes,
                 "fetch.error.backoff.ms": 50,
-                # Not only for `eof_partitions`: what is no record (a transaction's marker, its aborted records, what compaction
-                # took away) comes as no message, and the end of the partition is how we hear that it was passed.
+                # Not only for `eof_partitions`: offsets without a record (a transaction's marker, its aborted records, compacted
+                # ones) yield no message, and only the end-of-partition event shows that they were passed.
                 "enable.partition.eof": True,
                 "error_cb": ignore_error,
             }
@@ -164,8 +164,8 @@ class Consumer:
         self._consumer.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
     def _committed_starts(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
-        """Where the group stands. Asked for here because librdkafka 2.16 asks once: when the broker answers that it is no
-        longer the coordinator (a restart at the wrong moment), the partitions are owned and never read."""
+        """The group's committed position. Asked for here because librdkafka 2.16 asks once: if the broker answers that it is not
+        the coordinator (a restart at the wrong moment), the partitions are owned and never read."""
         deadline = self._monotonic() + START_TIMEOUT_S
         while True:
             try:
@@ -201,9 +201,9 @@ class Consumer:
         ]
 
     def _fetch(self, max_records: int, timeout_s: float) -> list[list[Message]]:
-        """Runs of messages of one partition each.
+        """Batches of messages, each of one partition.
 
-        What an assignment brought that ended meanwhile is left out: whoever owns its partition now reads it.
+        Messages of an assignment that has ended are left out: the partition's new owner reads them.
         """
         first = self._consumer.poll(timeout_s)
         if first is None:
@@ -265,17 +265,17 @@ class Consumer:
         log.debug("consumer: %s", error.str())
 
     def progress(self) -> dict[Partition, int]:
-        """Where partitions go on that were read further than was committed: what is no record counts as read.
+        """The next offsets of partitions read further than was committed: offsets without a record count as read.
 
-        To be committed when everything that was taken is done, and at no other time. {} after a FencedError, until the
-        group gives partitions again: the owner has forgotten what it took.
+        Commit them only when everything that was read is processed. {} after a FencedError, until the group assigns partitions
+        again: by then the consumer has discarded what it had read.
         """
         if self._fenced:
             return {}
         return {p: offset for p, offset in self._next.items() if offset > max(0, self._committed.get(p, 0))}
 
     def position(self, partition: Partition) -> int | None:
-        """Where an assigned partition goes on, None before it was read or once it is another's."""
+        """The next offset of an assigned partition, None before it was read or once another member owns it."""
         offset = self._next.get(partition, -1)
         return None if offset < 0 else offset
 
@@ -288,10 +288,10 @@ class Consumer:
         self._missed.clear()
 
     def _watch(self) -> None:
-        """End the process when partitions of ours have records that librdkafka does not fetch.
+        """End the process when our partitions have records that librdkafka does not fetch.
 
-        After a broker's restart 2.16 was seen to own partitions, send heartbeats and never a fetch, through every further
-        rebalance (the sink stood still so, with no error). A new process reads on.
+        After a broker's restart 2.16 was seen to own partitions and send heartbeats but never a fetch, through every further
+        rebalance (the sink stopped reading, with no error). A new process reads on.
         """
         now = self._monotonic()
         if self._silent_since is None:

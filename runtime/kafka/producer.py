@@ -1,4 +1,4 @@
-"""The producer: idempotent, acks=all, and records that Kafka refuses for their size told apart from the rest.
+"""The producer: idempotent, acks=all; reports records that Kafka refuses for their size apart from other failures.
 
 May import confluent_kafka. Never: Avro, what a record is for.
 """
@@ -79,7 +79,7 @@ class Producer:
                 "linger.ms": linger_ms,
                 "compression.type": "lz4",
                 "queue.buffering.max.messages": 200_000,
-                "message.max.bytes": MAX_DEAD_LETTER_BYTES,  # the largest of ours; for the others the broker has a limit
+                "message.max.bytes": MAX_DEAD_LETTER_BYTES,  # the largest of our records; for the others the broker has a limit
                 "delivery.timeout.ms": int(delivery_timeout_s * 1_000),
                 # Less than the delivery timeout, so that a request lost with a broker is sent again in time.
                 "request.timeout.ms": int(min(10.0, delivery_timeout_s) * 1_000),

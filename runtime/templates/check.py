@@ -83,7 +83,7 @@ def all_sources(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> Iter
 def too_large(size: int) -> TemplateRefused:
     """What to say of sources of this size so far."""
     return TemplateRefused(
-        f"all parts in all locales with their layout come to {size} bytes and more; {MAX_SOURCES_BYTES} are allowed",
+        f"all parts in all locales with their layout have {size} bytes or more; {MAX_SOURCES_BYTES} are allowed",
         where="channels",
     )
 

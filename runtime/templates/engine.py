@@ -61,7 +61,7 @@ def _plain_path(expression: str) -> tuple[str, ...] | None:
 
 
 def _guard(match: re.Match[str]) -> str:
-    """An output that reports a missing path: minijinja prints undefined as nothing and cannot tell it from null."""
+    """An output that reports a missing path: minijinja prints undefined as nothing and cannot distinguish it from null."""
     expression = match["expr"]
     if expression is None:
         return match[0]
@@ -87,7 +87,7 @@ def _needed_path(expression: str) -> tuple[str, ...] | None:
 
 
 def _guard_loop(tag: str) -> str:
-    """A loop that every rendering comes to, behind a look whether what it loops over is there: to minijinja it would be empty."""
+    """A loop that every rendering reaches, after a check that its list exists: to minijinja a missing list would be empty."""
     loop = _LOOP.fullmatch(tag)
     path = _needed_path(loop[2]) if loop else None
     if loop is None or path is None:
@@ -96,7 +96,7 @@ def _guard_loop(tag: str) -> str:
 
 
 def _guarded(source: str) -> str:
-    """The source with its outputs and loops guarded, and with the length of long text in a loop told at every turn."""
+    """The source with its outputs and loops guarded; long text in a loop reports its length at every iteration."""
     parts: list[str] = []
     loops = depth = end = 0
     close = ""
@@ -115,7 +115,7 @@ def _guarded(source: str) -> str:
 
 
 def _count_long_text(text: str, close: str | None) -> str:
-    """Text behind a tag that ends with `close` ("", "-" or "+"), which our own output hands on; None outside loops."""
+    """Text behind a tag that ends with `close` ("", "-" or "+"), written out by our own code; None outside loops."""
     if close is None or len(text) < LONG_TEXT:
         return text
     return f"{{{{ _text({size_in_bytes(text)}) {close}}}}}{text}"

@@ -1,4 +1,4 @@
-"""Includes: `{% include "name" %}` replaced by what the name stands for, bounded in number, depth and size.
+"""Includes: `{% include "name" %}` is replaced by the named source; number, depth and size are bounded.
 
 May import runtime.templates.language. Never: where the sources come from.
 """
@@ -19,7 +19,7 @@ MAX_INCLUDES_DEEP = 8
 _INCLUDE = re.compile(r"""\{%\s*include\s+(?:"([^"\\]*)"|'([^'\\]*)')\s*%\}""")
 
 
-@functools.lru_cache(maxsize=128)  # a layout stands around every part in every locale
+@functools.lru_cache(maxsize=128)  # a layout surrounds every part in every locale
 def _parsed(source: str) -> None:
     """Raises TemplateRefused. What parses has every tag closed, which the search for tags relies on for its speed."""
     try:

@@ -1,4 +1,4 @@
-"""The template language: a subset of Jinja, and the walk that holds a source to it.
+"""The template language: a subset of Jinja, and the check that a source stays within it.
 
 Text, output of paths with a few filters, if, for, comparisons, `is defined`, `is none`. Nothing calls, assigns, builds a
 list or does arithmetic.
@@ -29,7 +29,7 @@ MAX_UNSEEN = 32
 MAX_DIGITS = 400
 """Of a number that the filter `number` writes out."""
 LONG_TEXT = 256
-"""Plain text in a loop from this length on is counted at every turn; the fuel bounds what shorter text can come to."""
+"""Plain text in a loop from this length on is counted at every iteration; the fuel bounds the total of shorter text."""
 
 FILTERS = frozenset(
     {
@@ -125,7 +125,7 @@ def _path(node: nodes.Node) -> tuple[str, ...] | None:
 
 
 def printed_path(expression: nodes.Node) -> tuple[str, ...] | None:
-    """The path an output needs: its name through all filters, None when `default` stands in or nothing is needed."""
+    """The path an output needs: its name through all filters, None when `default` provides a value or nothing is needed."""
     while isinstance(expression, nodes.Filter):
         if expression.name == "default" or expression.node is None:
             return None

@@ -1,7 +1,7 @@
 """A template with its layout and partials in place: what is stored beside the written form, published and rendered.
 
-`{% include "name" %}` stands for the same part (email.html, ...) of the published template of that name, in the same
-locale. A layout includes "content", which stands for the template that uses it. Both are put in place when the version is
+`{% include "name" %}` is replaced by the same part (email.html, ...) of the published template of that name, in the same
+locale. A layout includes "content", which is replaced by the template that uses it. Both happen when the version is
 written, so a version never changes; a new partial shows in versions written after it.
 May import runtime.templates.engine. Never: a check of the template language, rendering.
 """

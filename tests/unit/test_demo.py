@@ -51,7 +51,7 @@ def test_two_sides_that_agree_have_no_findings() -> None:
         ),
         ({"accepts": [("smtp", "m1"), ("fcm", "m7")]}, "accepts at a vendor belong to no message", ("m7",)),
         ({"accepts": [("smtp", "m1"), ("fcm", "m1")]}, "accepts at a vendor belong to no message", ("m1",)),
-        ({"mails": []}, "mails were accepted, but do not lie in the mailbox once per accept", ("m1",)),
+        ({"mails": []}, "mails were accepted, but are not in the mailbox once per accept", ("m1",)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -89,4 +89,4 @@ def test_record_of_a_template_has_room_for_it_or_says_both_sizes(world: HttpWorl
         "layout": "grown",
         "locales": {f"de-{n}": {"email": {"text": "a"}} for n in range(10)},
     }
-    refused(world, body, str(MAX_VALUE_BYTES), "comes to")
+    refused(world, body, str(MAX_VALUE_BYTES), "locales it has")

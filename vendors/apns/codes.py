@@ -18,7 +18,7 @@ CODES = Codes(
             {
                 "BadDeviceToken": "not a token, or one of the other environment",
                 "Unregistered": "the app is gone, since the time that is given",
-                "ExpiredToken": "the token is no longer good",
+                "ExpiredToken": "the token has expired",
                 "410": "the device is gone",
             },
         ),
@@ -26,7 +26,7 @@ CODES = Codes(
             ErrorClass.PERMANENT_MESSAGE,
             {
                 "BadCollapseId": "the collapse id is too long",
-                "BadExpirationDate": "the expiry is no time",
+                "BadExpirationDate": "the expiry is not a valid time",
                 "BadMessageId": "the id is no UUID",
                 "BadPath": "the path is wrong",
                 "BadPriority": "the priority is wrong",
@@ -80,4 +80,4 @@ CODES = Codes(
         ),
     },
 )
-RENEWED = CodeRule(ErrorClass.TRANSIENT, "signed anew: the next claim carries the new provider token")
+RENEWED = CodeRule(ErrorClass.TRANSIENT, "signed again: the next claim carries the new provider token")

@@ -1,13 +1,13 @@
 """Push through APNs: HTTP/2, a provider token (ES256 JWT), one request per claim.
 
-    | answer                                              | reaction                                        |
-    |-----------------------------------------------------|-------------------------------------------------|
-    | an error with a reason, or a status alone           | its row in codes.py                             |
-    | ExpiredProviderToken                                | transient: signed anew, sent by the next claim  |
-    | ExpiredProviderToken again within 20 minutes        | account: this machine's clock is wrong          |
-    | a reason no row knows                               | transient (4xx) or in_doubt, counted            |
-    | answer lost, 1xx to 3xx                             | in_doubt                                        |
-    | no connection, no stream, GOAWAY or REFUSED_STREAM  | transient                                       |
+    | response                                            | result                                          |
+        |-----------------------------------------------------|-------------------------------------------------|
+        | an error with a reason, or a status alone           | its row in codes.py                             |
+        | ExpiredProviderToken                                | transient: signed again, sent by the next claim |
+        | ExpiredProviderToken again within 20 minutes        | account: this machine's clock is wrong          |
+        | a reason that is not in the table                   | transient (4xx) or in_doubt, counted            |
+        | response lost, 1xx to 3xx                           | in_doubt                                        |
+        | no connection, no stream, GOAWAY or REFUSED_STREAM  | transient                                       |
 
 A 500 does not say that nothing was sent; the collapse id lets a possible duplicate replace the first one on the device.
 aioapns gives the model of a push (NotificationRequest, PushType, priorities). Its connection pool sends again by itself
@@ -138,9 +138,9 @@ def apns_rule(status: int, reason: str | None) -> CodeRule | None:
 
 
 class ProviderToken:
-    """The JWT of an account: signed anew before Apple's hour is over, and once when Apple calls it expired."""
+    """The JWT of an account: signed again before Apple's limit of an hour, and once when Apple calls it expired."""
 
-    # Not aioapns's JWTAuthorizationHeaderProvider: it reads time.time() itself, and cannot be made to sign anew.
+    # Not aioapns's JWTAuthorizationHeaderProvider: it reads time.time() itself, and cannot be made to sign again.
 
     def __init__(self, key: EllipticCurvePrivateKey, key_id: str, team_id: str, clock: Clock) -> None:
         self._key, self._key_id, self._team_id, self._clock = key, key_id, team_id, clock

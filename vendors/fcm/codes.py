@@ -1,6 +1,6 @@
 """FCM's error codes, and the HTTP statuses that come without one; data.
 
-The same INVALID_ARGUMENT means our payload or the device's token: fcm.py tells them apart before it looks here.
+The same INVALID_ARGUMENT means our payload or the device's token: sender.py distinguishes them before it looks here.
 May import the shape of a table. Never: a request.
 """
 

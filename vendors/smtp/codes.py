@@ -1,7 +1,7 @@
 """SMTP's reply codes and enhanced status codes; data.
 
 A key is an enhanced code (`5.1.1`), its subject (`5.7`) or a reply code (`550`), with ` at PHASE` where it means something
-else there. The most telling row wins; an enhanced code that no row knows is unknown, whatever its reply code says.
+else there. The most specific row wins; an enhanced code that no row knows is unknown, whatever its reply code says.
 Only what is about the mailbox is the recipient's, and only once the recipient was named: everything about the sender's
 address, at the banner or at MAIL is the account's. A full mailbox, a policy, a size and a route are never a reason to
 suppress an address.
@@ -64,7 +64,7 @@ CODES = Codes(
             {
                 "5.1": "an address of the message",
                 "5.2": "the mailbox refuses this message",
-                "5.2.2": "the mailbox is full: not for ever, so nobody is suppressed",
+                "5.2.2": "the mailbox is full: this may pass, so the address is not suppressed",
                 "5.2.3": "too long for the mailbox",
                 "5.3": "the system refuses this message",
                 "5.3.4": "too large",

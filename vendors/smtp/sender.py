@@ -1,14 +1,14 @@
 """SMTP through aiosmtplib: kept connections, one transaction per message, the phase of every failure known.
 
-    | answer                                                      | reaction                           |
-    |-------------------------------------------------------------|------------------------------------|
-    | any reply 2xx to the mail (RFC 5321 §4.2: the first digit   | sent                               |
-    |     decides where the other two are not known)              |                                    |
-    | a reply 4xx or 5xx, before or after the mail                | its row in codes.py                |
-    | one no row knows                                            | transient (not sent), counted      |
-    | connect to DATA, and while the mail is not out: loss, hang, | transient (not sent)               |
-    |     a reply that is none                                    |                                    |
-    | the final dot is out: loss, hang, a reply that is none      | in_doubt (RFC 1047)                |
+    | response                                                    | result                             |
+        |-------------------------------------------------------------|------------------------------------|
+        | any reply 2xx to the mail (RFC 5321 §4.2: the first digit   | sent                               |
+        |     decides where the other two are not known)              |                                    |
+        | a reply 4xx or 5xx, before or after the mail                | its row in codes.py                |
+        | one that is not in the table                                | transient (not sent), counted      |
+        | connect to DATA, and before the mail's end: loss, hang,     | transient (not sent)               |
+        |     an invalid reply                                        |                                    |
+        | after the final dot: loss, hang, an invalid reply           | in_doubt (RFC 1047)                |
 
 The only module that imports aiosmtplib.
 Never: a retry, Kafka.
@@ -61,7 +61,7 @@ class SmtpKeys(ProviderKeys):
     local_hostname: str | None = Field(
         None, pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9A-Fa-f:.]+\]|\[IPv6:[0-9A-Fa-f:.]+\])$"
     )
-    """What EHLO says we are: a full host name or an address literal; the domain of from_address unless given."""
+    """Our name in EHLO: a full host name or an address literal (default: the domain of from_address)."""
 
 
 class _EarlyReplyError(Exception):
@@ -139,7 +139,7 @@ class SmtpSender(ProviderAccount[Envelope]):
 
     def _reply(self, code: int, text: str, phase: str) -> SendResult:
         if not 400 <= code < 600:
-            return Retry(ErrorClass.TRANSIENT, f"a reply that is none at {phase}")
+            return Retry(ErrorClass.TRANSIENT, f"invalid reply at {phase}")
         return classify_code(self.name, smtp_rule(code, text, phase), _NOT_SENT_UNKNOWN, shown(code, text))
 
     async def _transaction(self, client: aiosmtplib.SMTP, recipient: str, mail: bytes) -> SendResult:
@@ -160,16 +160,16 @@ class SmtpSender(ProviderAccount[Envelope]):
             return Retry(ErrorClass.TRANSIENT, f"{exc} at {phase}")
         except aiosmtplib.SMTPResponseException as exc:
             if not 400 <= exc.code < 600:
-                _abort(client)  # nobody knows which command the next reply belongs to
+                _abort(client)  # the next reply could belong to another command
                 if phase == "BODY":
-                    return InDoubt("a reply that is none to the mail")
+                    return InDoubt("invalid reply to the mail")
             elif exc.code == 421:
                 client.close()
             else:
                 await self._reset(client)
             return self._reply(exc.code, exc.message, phase)
         except (aiosmtplib.SMTPException, OSError) as exc:
-            # Not close(): that would go on writing what waits to a server that is given up.
+            # Not close(): that would first write the waiting data to a server that has failed.
             _abort(client)
             code = f"{type(exc).__name__} at {phase}"
             return InDoubt(code) if phase == "BODY" else Retry(ErrorClass.TRANSIENT, code)
@@ -192,7 +192,7 @@ class SmtpSender(ProviderAccount[Envelope]):
             _write(protocol, stuffed + _END)
             response = await protocol.read_response(timeout=self._timeout_s)
         else:
-            # A long mail is on its way for a while: only when all of it is out its final dot follows.
+            # A long mail takes a while to write: its final dot follows only when all of it is written.
             reply = asyncio.ensure_future(protocol.read_response())
             await asyncio.sleep(0)  # it listens
             try:
@@ -216,7 +216,7 @@ class SmtpSender(ProviderAccount[Envelope]):
         try:
             _write(protocol, stuffed)
             async with asyncio.timeout(self._timeout_s):
-                # The transport tells its protocol, which is aiosmtplib's own: ask.
+                # The transport reports to its protocol, which is aiosmtplib's own: ask it.
                 while transport.get_write_buffer_size() and not reply.done():  # noqa: ASYNC110
                     await asyncio.sleep(_DRAIN_POLL_S)
             if reply.done():

@@ -1,8 +1,8 @@
 """Twilio's error codes, and the HTTP statuses that come without one; data.
 
-A number that is no mobile number, or whose owner sent STOP, is the recipient's: it is suppressed, every further try would
-be paid for or refused. A pair of numbers that do not reach each other (21612), a region that is switched off (21408) or
-our own sender is not: another account may reach the same number.
+A number that is not a mobile number, or whose owner sent STOP, is a fault of the recipient: it is suppressed, every further
+try would be paid for or refused. A pair of numbers that do not reach each other (21612), a region that is switched off
+(21408) or our own sender is not: another account may reach the same number.
 Codes of the 30000s come in delivery reports as well, where nothing is sent again.
 May import the shape of a table. Never: a request.
 """
@@ -18,9 +18,9 @@ CODES = Codes(
         **same(
             ErrorClass.PERMANENT_RECIPIENT,
             {
-                "21211": "To is no valid phone number",
+                "21211": "To is not a valid phone number",
                 "21217": "To does not appear to be a phone number",
-                "21614": "To is no mobile number",
+                "21614": "To is not a mobile number",
                 "21635": "To is a landline",
                 "30005": "unknown handset, the number may no longer exist",
                 "30006": "a landline, or a carrier that cannot be reached",
@@ -29,7 +29,7 @@ CODES = Codes(
         **same(
             ErrorClass.PERMANENT_MESSAGE,
             {
-                "21212": "From is no valid sender",
+                "21212": "From is not a valid sender",
                 "21266": "To and From are the same",
                 "21408": "the recipient's region is not switched on",
                 "21602": "no body",
@@ -41,7 +41,7 @@ CODES = Codes(
                 "21612": "From does not reach To",
                 "21617": "the body has over 1,600 characters",
                 "21619": "no body and no media",
-                "21659": "From is no number of Twilio's",
+                "21659": "From is not a Twilio number",
                 "21660": "From is not this account's",
                 "30004": "blocked by the carrier or the handset",
                 "30007": "filtered as spam: sending it again makes it worse",

@@ -10,10 +10,10 @@
     | canceled                                    | cancelled / by_caller                             | no                |
     | a word not known yet                        | unknown                                           | no                |
 
-`failed` comes after the request was taken, so it is no `failed` of ours, which would rank below `sent`.
+Twilio reports `failed` after it accepted the request, so it is not our `failed`, which would rank below `sent`.
 Two accounts of one account_sid are two valid tokens: how a token is changed. HMAC-SHA1 is fixed here: a header that asks for
 another algorithm is the sender's word. The signature has no time; a repetition makes the same ids.
-The only module here that imports twilio. Never: the Host header, an HTTP answer.
+The only module here that imports twilio. Never: the Host header, an HTTP response.
 """
 
 from __future__ import annotations

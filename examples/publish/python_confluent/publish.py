@@ -1,4 +1,4 @@
-"""Publishes one NotificationRequest with nothing of ours but the schema: confluent-kafka and its AvroSerializer.
+"""Publishes one NotificationRequest with nothing of the project but the schema: confluent-kafka and its AvroSerializer.
 
     pip install -r requirements.txt
     python publish.py 127.0.0.1:9092 u1 order-shipped '{"order": "A1"}'
@@ -29,7 +29,7 @@ TOPIC = "notify.requests.normal.v1"
 
 
 def serializer() -> Any:
-    """Never registers: a producer that may register can change what everybody reads."""
+    """Never registers: a producer that may register can change the schema for every reader."""
     fixed = {"auto.register.schemas": False, "subject.name.strategy.type": "TOPIC"}
     url = os.environ.get("SCHEMA_REGISTRY")
     if url:
