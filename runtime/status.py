@@ -6,6 +6,7 @@ May import schemas. Never: the decision what the fact is.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypedDict, Unpack, cast
 
 from runtime import ids
@@ -42,6 +43,7 @@ def traceparent_of(headers: Headers) -> bytes | None:
 _LAST_MS = 253_402_300_799_999
 
 
+@lru_cache(maxsize=1_024)  # the times of a batch are one
 def rfc3339(milliseconds: int) -> str:
     """2026-03-01T12:00:00.000Z; a time outside the years 1970 to 9999, which other publishers may write, becomes the nearest."""
     if not 0 <= milliseconds <= _LAST_MS:
@@ -108,7 +110,7 @@ def fact(
     attempt: int = 0,
     **more: Unpack[Particulars],
 ) -> DeliveryStatus:
-    """A DeliveryStatus; the only place that makes one."""
+    """A DeliveryStatus. Its builders are here, and nowhere else."""
     said: dict[str, Any] = {
         "event_id": event_id,
         "notification_id": notification_id,
@@ -144,21 +146,27 @@ def message_status(
     message: ChannelMessage, state: str, *, now: int, attempt: int, **more: Unpack[Particulars]
 ) -> DeliveryStatus:
     """A fact about one message."""
-    about: Particulars = {
-        "message_id": message["message_id"],
+    message_id = message["message_id"]
+    said: dict[str, Any] = {
+        **_NOTHING,
+        "event_id": ids.event_id(message_id, state, attempt),
+        "notification_id": message["notification_id"],
+        "tenant": message["tenant"],
+        "lane": message["lane"],
+        "state": state,
+        "occurred_at": now,
+        "attempt": attempt,
+        "message_id": message_id,
         "channel": message["channel"],
         "possible_duplicate": message["possible_duplicate"],
         "template_id": message["template_id"],
         "template_version": message["template_version"],
         "preference_version": message["preference_version"],
         "correlation_id": message["correlation_id"],
-        "recipient": _recipient(message["user_id"], [(message["channel"], message["address"])]),
+        "recipient": message["user_id"] or _recipient(None, [(message["channel"], message["address"])]),
+        **more,
     }
-    event_id = ids.event_id(message["message_id"], state, attempt)
-    said: Particulars = {**about, **more}
-    return fact(
-        event_id, message["notification_id"], message["tenant"], message["lane"], state, now, attempt=attempt, **said
-    )
+    return cast(DeliveryStatus, said)
 
 
 def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> ProducerRecord:

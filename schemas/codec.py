@@ -19,8 +19,10 @@ from typing import Any, cast
 import fastavro
 
 from schemas.events import RECORD_TYPES, RecordName
-from schemas.reader import ERRORS, compile_reader
+from schemas.reader import ERRORS, compile_reader, compile_record_reader
 from schemas.topics import MAX_DEAD_LETTER_BYTES, MAX_VALUE_BYTES
+from schemas.writer import ERRORS as WRITE_ERRORS
+from schemas.writer import compile_writer
 
 _HEADER = struct.Struct(">BI")
 _INT_LIMIT = 1 << 31
@@ -128,6 +130,7 @@ class RecordCodec:
         # (writer's schema, reader's schema); no reader's schema where both are one: resolution costs time.
         self._versions = [(schema, None if schema is self._schema else self._schema) for _, schema in versions]
         self._by_prefix: dict[bytes, tuple[Any, Any]] = {}
+        self._read, self._write = compile_record_reader(plain_schema(name)), compile_writer(plain_schema(name))
         self.use_ids([schema_id for schema_id, _ in versions])
 
     def use_ids(self, schema_ids: Sequence[int]) -> None:
@@ -143,11 +146,17 @@ class RecordCodec:
     def encode(self, record: Mapping[str, Any]) -> bytes:
         """Framed bytes. Raises RecordTooLarge beyond `max_bytes`; ValueError, TypeError or KeyError when the record does
         not fit its schema."""
+        try:
+            value = self._prefix + b"".join(self._write(record))
+        except WRITE_ERRORS:  # a default, a number of another type, or a mistake: fastavro knows which
+            value = self._prefix + self._write_by_fastavro(record)
+        if len(value) > self.max_bytes:
+            raise RecordTooLarge(self.name, len(value), self.max_bytes)
+        return value
+
+    def _write_by_fastavro(self, record: Mapping[str, Any]) -> bytes:
         out = BytesIO()
-        out.write(self._prefix)
         fastavro.schemaless_writer(out, self._schema, record)
-        if out.tell() > self.max_bytes:
-            raise RecordTooLarge(self.name, out.tell(), self.max_bytes)
         return out.getvalue()
 
     def decode(self, raw: bytes | None) -> dict[str, Any]:
@@ -159,6 +168,15 @@ class RecordCodec:
         schemas = self._by_prefix.get(raw[:5])
         if schemas is None:
             raise DecodeError(self._wrong_prefix(raw))
+        if schemas[1] is None:  # the latest version, as almost always
+            try:
+                return self._read(raw, 5)
+            except ERRORS:  # fastavro says what is wrong with it
+                pass
+        return self._read_by_fastavro(raw, schemas)
+
+    def _read_by_fastavro(self, raw: bytes, schemas: tuple[Any, Any]) -> dict[str, Any]:
+        """The record, an earlier version resolved into the latest. Raises DecodeError."""
         body = BytesIO(raw)
         body.seek(5)
         try:

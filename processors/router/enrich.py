@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
-from uuid import UUID
 
 from pydantic_core import from_json
 
@@ -88,7 +87,7 @@ def check_request(request: NotificationRequest) -> None:
     """Raises DecodeError when the fields of a decodable request contradict the contract."""
     if ids.accepted_at(request["notification_id"]) != request["accepted_at"]:
         raise DecodeError("accepted_at is not the time in notification_id")
-    if str(UUID(request["notification_id"])) != request["notification_id"]:
+    if not ids.is_canonical(request["notification_id"]):
         raise DecodeError("notification_id is not in its canonical form")
     if not request["tenant"] or ":" in request["tenant"]:
         raise DecodeError("tenant is empty or contains a colon")

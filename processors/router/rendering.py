@@ -5,6 +5,7 @@ May import runtime.templates.engine. Never: a recipient's address, a decision wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ from schemas.channels import LINE_PARTS, ROWS
 from schemas.codec import DecodeError, codec
 from schemas.events import Template
 
+_ENDS_LINE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _MAX_WORDS = 500
 """Longest error text about a template, which may quote text of another publisher."""
 
@@ -94,7 +96,7 @@ def _check_shape(channels: Mapping[str, Any], prefix: str) -> None:
 def one_line(text: str) -> str:
     """A subject or title: without the newline at its end. Raises RenderError on any other control character."""
     line = text.rstrip("\r\n")
-    if any(ord(char) < 32 or 127 <= ord(char) < 160 or char in "\u2028\u2029" for char in line):
+    if _ENDS_LINE.search(line):
         raise RenderError("a subject or title is one line without control characters")
     return line
 

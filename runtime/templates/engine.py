@@ -7,7 +7,6 @@ meaning.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -184,7 +183,8 @@ class Engine:
 
     def __init__(self) -> None:
         self._length = 0
-        self._names: set[str] = set()
+        self._names: dict[tuple[str, bool], str] = {}
+        """(source, whether HTML) → the name it is compiled under. A string keeps its hash: no digest of it is made again."""
         self._environment = minijinja.Environment(
             undefined_behavior="chainable",
             keep_trailing_newline=True,
@@ -196,12 +196,14 @@ class Engine:
         )
 
     def _finalize(self, value: Any) -> Any:
-        if value is None:
-            return ""
         if isinstance(value, str):
             if len(value) > MAX_VALUE_CHARS:
                 raise RenderError(f"a value is longer than {MAX_VALUE_CHARS} characters")
-            self._spend(size_in_bytes(value))
+            self._length += len(value) if value.isascii() else size_in_bytes(value)
+            if self._length > MAX_OUTPUT_BYTES:
+                self._spend(0)
+        elif value is None:
+            return ""
         elif isinstance(value, dict | list | tuple):
             raise RenderError("a list or an object cannot be printed; loop over it or name one of its fields")
         return value
@@ -214,14 +216,14 @@ class Engine:
 
     def compile(self, source: str, *, html: bool) -> str:
         """Compile once; returns the name to render under. Raises minijinja.TemplateError."""
-        name = hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-        name += ".html" if html else ".txt"
-        if name not in self._names:
+        name = self._names.get((source, html))
+        if name is None:
             if len(self._names) >= self._MAX_COMPILED:
                 self._environment.clear_templates()
                 self._names.clear()
+            name = f"{len(self._names)}.{'html' if html else 'txt'}"
             self._environment.add_template(name, _guarded(source))
-            self._names.add(name)
+            self._names[source, html] = name
         return name
 
     def render(self, source: str, data: Mapping[str, Any], *, html: bool = False) -> str:

@@ -1,0 +1,158 @@
+"""What the router's decision costs: `python -m bench.enrich --requests 20000`.
+
+`enrich_batch` over requests for the demo's `order-shipped` mail (subject, text and HTML, two items), to recipients with a profile; beside
+it the floor: the same records decoded and two as large encoded. One process, no Kafka. Prints CPU µs a request, the
+median of the rounds and the spread.
+May import every layer. Never: an assertion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import json
+import pstats
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from console.commands.output import show
+from processors.router.enrich import RouterViews, enrich_batch
+from runtime import ids
+from runtime.records import ConsumerRecord
+from schemas.codec import codec
+from schemas.topics import requests_topic
+
+TENANT = "bench"
+TEMPLATES = Path(__file__).parent.parent / "examples" / "templates.json"
+
+
+class Views:
+    """Reference data in dictionaries."""
+
+    def __init__(self, records: dict[str, Any]) -> None:
+        self._records = records
+
+    def get(self, key: str) -> Any:
+        return self._records.get(key)
+
+    raw = get
+
+
+def profile(user: int) -> dict[str, Any]:
+    """A recipient with an address and a few preferences."""
+    return {
+        "tenant": TENANT,
+        "user_id": f"u{user}",
+        "version": 3,
+        "locale": "en",
+        "time_zone": None,
+        "email": f"u{user}@example.org",
+        "phone": None,
+        "devices": [],
+        "channels": {"sms": False},
+        "categories": {"marketing": False},
+        "updated_at": 1_760_000_000_000,
+    }
+
+
+def views(users: int) -> RouterViews:
+    """`users` profiles, one template, nothing suppressed or cancelled."""
+    shipped = next(it for it in json.loads(TEMPLATES.read_text("utf-8")) if it["id"] == "order-shipped")
+    template = codec("Template").encode(
+        {
+            "tenant": TENANT,
+            "template_id": shipped["id"],
+            "version": 4,
+            "category": shipped["category"],
+            "channels": json.dumps({"email": shipped["channels"]["email"]}).encode(),
+            "locales": b"{}",
+            "updated_at": 1_760_000_000_000,
+        }
+    )
+    return RouterViews(
+        Views({f"{TENANT}:u{n}": profile(n) for n in range(users)}),
+        Views({f"{TENANT}:order-shipped": template}),
+        Views({}),  # type: ignore[arg-type]
+        Views({}),
+    )
+
+
+def requests(count: int, users: int, now: int) -> list[ConsumerRecord]:
+    """Requests for the template, one recipient each."""
+    items = [{"title": "éclair tin", "quantity": 5}, {"title": "折り紙セット", "quantity": 3}]
+    records = []
+    for n in range(count):
+        user = n % users
+        order = {"name": f"User {user}", "order": f"A-{n:07}", "items": items, "total": 243.4, "currency": "GBP"}
+        request: Any = {
+            "notification_id": ids.notification_id(now, TENANT),
+            "tenant": TENANT,
+            "accepted_at": now,
+            "user_id": f"u{user}",
+            "template_id": "order-shipped",
+            "data": json.dumps(order).encode(),
+        }
+        value = codec("NotificationRequest").encode(request)
+        records.append(ConsumerRecord(requests_topic("normal"), n % 4, n, now, f"{TENANT}:u{user}".encode(), value, []))
+    return records
+
+
+def floor(records: Sequence[ConsumerRecord]) -> None:
+    """Decode each request and encode a record twice as its message is: what Avro alone costs."""
+    decode, encode = codec("NotificationRequest").decode, codec("NotificationRequest").encode
+    for record in records:
+        request = decode(record.value)
+        encode(request)
+        encode(request)
+
+
+def cpu_us(work: Callable[[], object], count: int) -> float:
+    """CPU µs of one of `count`."""
+    started = time.process_time()
+    work()
+    return (time.process_time() - started) / count * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--users", type=int, default=1_000)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="where the time goes, by function")
+    options = parser.parse_args()
+    now = int(time.time() * 1000)
+    reference = views(options.users)
+    records = requests(options.requests, options.users, now)
+    batches = [records[n : n + options.batch] for n in range(0, len(records), options.batch)]
+
+    def enrich() -> None:
+        for batch in batches:
+            enrich_batch(batch, reference, now)
+
+    if options.profile:
+        with cProfile.Profile() as profiler:
+            enrich()
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
+        return
+    enrich()
+    rounds: dict[str, list[float]] = {"enrich_batch": [], "Avro alone": []}
+    for _ in range(options.rounds):
+        rounds["enrich_batch"].append(cpu_us(enrich, len(records)))
+        rounds["Avro alone"].append(cpu_us(lambda: floor(records), len(records)))
+    rows = [
+        {
+            "what": what,
+            "cpu_us": round(statistics.median(values), 1),
+            "spread": f"{min(values):.1f} to {max(values):.1f}",
+        }
+        for what, values in rounds.items()
+    ]
+    show(rows, as_json=False)
+
+
+if __name__ == "__main__":
+    main()
