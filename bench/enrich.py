@@ -75,7 +75,7 @@ def views(users: int) -> RouterViews:
     return RouterViews(
         Views({f"{TENANT}:u{n}": profile(n) for n in range(users)}),
         Views({f"{TENANT}:order-shipped": template}),
-        Views({}),  # type: ignore[arg-type]
+        Views({}),
         Views({}),
     )
 

@@ -133,12 +133,16 @@ class _Writer:
 
 def compile_reader(schema: Mapping[str, Any], wanted: Sequence[str]) -> Read:
     """A reader of these fields of a record, in this order. Raises ValueError for a schema with anything else in it."""
-    return _compile(schema, wanted, dicts=False)
+    read: Read = _compile(schema, wanted, dicts=False)
+    return read
 
 
 def compile_record_reader(schema: Mapping[str, Any]) -> Callable[[bytes, int], dict[str, Any]]:
     """A reader of the whole record as a dictionary. Raises ValueError for a schema with anything else in it."""
-    return _compile(schema, [field["name"] for field in schema["fields"]], dicts=True)
+    read: Callable[[bytes, int], dict[str, Any]] = _compile(
+        schema, [field["name"] for field in schema["fields"]], dicts=True
+    )
+    return read
 
 
 def _compile(schema: Mapping[str, Any], wanted: Sequence[str], *, dicts: bool) -> Any:
