@@ -61,7 +61,7 @@ class Stack:
             client.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: a stack that idles takes a third of a core from all other tests
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     state_dir = tmp_path_factory.mktemp("stack")
     started = stack.up(state_dir, detach=True)

@@ -59,10 +59,13 @@ def violations(world: World, made: set[str]) -> set[str]:
         ("unchanged", "before_send", None, set()),
         ("unchanged", None, "drop_after_accept", set()),
         ("commit_before_send", "before_send", None, {"lost"}),
-        ("commit_past_in_flight", "before_send", None, {"lost"}),
-        ("missing_outcome", None, None, {"never told"}),
+        pytest.param(*("commit_past_in_flight", "before_send", None, {"lost"}), marks=pytest.mark.slow),
+        pytest.param(*("missing_outcome", None, None, {"never told"}), marks=pytest.mark.slow),
         ("ledger_before_facts", "before_ledger", None, {"never told"}),
-        ("retry_in_the_client", None, "drop_after_accept", {"at most once came twice", "twice without a flag"}),
+        pytest.param(
+            *("retry_in_the_client", None, "drop_after_accept", {"at most once came twice", "twice without a flag"}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_broken_promise_is_caught(

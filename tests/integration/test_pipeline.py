@@ -84,7 +84,7 @@ def test_scheduled_request_is_sent_when_its_time_has_come_and_not_before(world: 
     world.publish(profiles("later", 1))
     for arguments in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("timers",)):
         world.run(*arguments)
-    send_at = int(time.time() * 1000) + 9_000
+    send_at = int(time.time() * 1000) + 15_000  # the router must have started before
     records, made = requests("later", 1, send_at=send_at)
     world.publish(records)
     until(lambda: world.settled(made).get(next(iter(made))) == {"sent"}, what="sent")

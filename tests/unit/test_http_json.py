@@ -97,7 +97,9 @@ def test_duplicate_keys_are_found_in_a_time_that_grows_with_the_body(shape: str)
             took.append(time.process_time() - started)
         return min(took)
 
-    assert seconds(16_000) < 8 * max(seconds(4_000), 0.002), "four times the body, not sixteen times the time"
+    # Three chances: other tests share the caches of these cores.
+    ratios = [seconds(16_000) / max(seconds(4_000), 0.002) for _ in range(3)]
+    assert min(ratios) < 8, "four times the body, not sixteen times the time"
 
 
 @pytest.mark.parametrize(
