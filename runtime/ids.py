@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import lru_cache
 from uuid import UUID
 
 from schemas.channels import ROWS
@@ -50,6 +51,7 @@ def is_canonical(notification_id: str) -> bool:
 
 
 # UUID objects cost 2 µs each, and a mail has ten ids: these three lines are what `str(uuid5(UUID(a), b))` does.
+@lru_cache(maxsize=1_024)
 def _bytes_of(text: str) -> bytes:
     """The 16 bytes of a UUID in any form that UUID() reads. Raises ValueError."""
     if len(text) == _UUID_CHARS:
@@ -107,6 +109,7 @@ def normal_address(channel: str, value: str) -> str:
     return value.strip().lower() if channel in _FOLDS_CASE else value.strip()
 
 
+@lru_cache(maxsize=1_024)  # a decision asks for that of each address three times
 def address_hash(channel: str, value: str) -> str:
     """Fingerprint of an address: 32 hex digits of SHA-256 over channel and normal form."""
     return hashlib.sha256(f"{channel}:{normal_address(channel, value)}".encode()).hexdigest()[:32]

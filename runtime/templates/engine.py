@@ -174,6 +174,7 @@ def _exact(value: Any) -> Any:
 
 _HELPERS = ("_missing", "_text")
 """What guarded sources call. No template can name them, and no data may."""
+_HELPER_NAMES = frozenset(_HELPERS)
 
 
 class Engine:
@@ -229,7 +230,7 @@ class Engine:
     def render(self, source: str, data: Mapping[str, Any], *, html: bool = False) -> str:
         """The text. Raises MissingVariable or RenderError; nothing a template or its data does ends the process."""
         self._length = 0
-        if any(name in data for name in _HELPERS):  # they would take our helpers' place
+        if not _HELPER_NAMES.isdisjoint(data):  # they would take our helpers' place
             data = {name: value for name, value in data.items() if name not in _HELPERS}
         try:
             text: str = self._environment.render_template(self.compile(source, html=html), **data)
