@@ -151,7 +151,7 @@ async def started(sender: Sender) -> AsyncIterator[Sender]:
 def to_send(kind: str, **fields: Any) -> ChannelMessage:
     match kind:
         case "smtp":
-            return message(channel="email", address="you@example.org", subject="S", **{"text": "T", **fields})
+            return message(channel="email", subject="S", **{"address": "you@example.org", "text": "T", **fields})
         case "twilio":
             return message(channel="sms", address="+4915112345678", text="T", **fields)
         case _:
@@ -542,8 +542,12 @@ SMTP_PHASES = ("banner", "EHLO", "MAIL", "RCPT", "DATA", "long body", "short bod
 _REPLIES = {"EHLO": b"250-x\r\n250 SIZE\r\n", "MAIL": b"250 ok\r\n", "RCPT": b"250 ok\r\n", "RSET": b"250 ok\r\n"}
 
 
-def smtp_server(at: str, fault: str) -> Handler:
+_PIPELINING = b"250-x\r\n250-PIPELINING\r\n250 SIZE\r\n"
+
+
+def smtp_server(at: str, fault: str, pipelining: bool = False) -> Handler:
     """A server that behaves up to a phase; `requests` counts MAIL, `finished_mails` final dots that arrived."""
+    replies = {**_REPLIES, "EHLO": _PIPELINING} if pipelining else _REPLIES
 
     async def fail(wire: Wire, reader: Reader, writer: Writer) -> None:
         match fault:
@@ -576,7 +580,7 @@ def smtp_server(at: str, fault: str) -> Handler:
             if word == at:
                 return await fail(wire, reader, writer)
             if word != "DATA":
-                writer.write(_REPLIES.get(word, b"221 bye\r\n"))
+                writer.write(replies.get(word, b"221 bye\r\n"))
                 continue
             writer.write(b"354 go on\r\n")
             if at.endswith("body"):
@@ -601,8 +605,9 @@ LONG = "x" * (6 << 20)
 
 @pytest.mark.parametrize("fault", ["reset", "close", "hang", "drip", "garbage", "421"])
 @pytest.mark.parametrize("at", SMTP_PHASES)
-async def test_smtp_fault(at: str, fault: str, tmp_path: Path) -> None:
-    handler = smtp_server(at, fault)
+@pytest.mark.parametrize("pipelining", [False, True])
+async def test_smtp_fault(at: str, fault: str, pipelining: bool, tmp_path: Path) -> None:
+    handler = smtp_server(at, fault, pipelining)
     async with served(handler, receive_buffer=8_192) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
         made = await sender.send(to_send("smtp", text=LONG if at == "long body" else "short"))
         # The final dot is out: only a reply that is one tells. A short mail leaves at once, and its dot with it.
@@ -615,6 +620,92 @@ async def test_smtp_fault(at: str, fault: str, tmp_path: Path) -> None:
         assert wire.connections == 1
         assert wire.requests == (at not in ("banner", "EHLO"))
         assert wire.finished_mails == (at == "dot")
+
+
+def smtp_cut(after: int) -> Handler:
+    """A server with PIPELINING that resets its first connection once it has read so many bytes of it."""
+
+    async def handle(wire: Wire, reader: Reader, writer: Writer) -> None:
+        left = after if wire.connections == 1 else 1 << 30
+        writer.write(b"220 x ESMTP\r\n")
+        line, in_mail = b"", False
+        while left and (byte := await reader.read(1)):
+            left -= 1
+            line += byte
+            if not line.endswith(b"\r\n"):
+                continue
+            word = line[:4].decode().upper().strip()
+            if in_mail:
+                if line == b".\r\n":
+                    in_mail = False
+                    wire.finished_mails += 1
+                    writer.write(b"250 2.0.0 Ok: queued as Q1\r\n")
+            elif word == "DATA":
+                in_mail = True
+                writer.write(b"354 go on\r\n")
+            else:
+                writer.write(_PIPELINING if word == "EHLO" else _REPLIES.get(word, b"221 bye\r\n"))
+            line = b""
+        if not left:
+            reset(writer)
+
+    return handle
+
+
+async def test_only_the_mail_whose_final_dot_was_written_is_in_doubt_wherever_the_connection_ends(
+    tmp_path: Path,
+) -> None:
+    """A reset after every so many bytes of three mails: what is called not sent never reached its end at the server."""
+    after, kinds = 1, set()
+    while True:
+        async with served(smtp_cut(after)) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
+            made = [await sender.send(to_send("smtp", text=f"mail {n}")) for n in range(3)]
+            finished = wire.finished_mails
+            assert sum(type(each) is InDoubt for each in made) <= 1, (after, made)
+            assert sum(type(each) is Retry for each in made) <= 1, (after, made)
+            doubt = sum(type(each) is InDoubt for each in made)
+            sent = sum(type(each) is Sent for each in made)
+            assert sent <= finished <= sent + doubt, (after, made, finished)
+            kinds |= {type(each) for each in made}
+            if wire.connections == 1:
+                break
+        after += 7
+    assert kinds == {Sent, InDoubt, Retry}
+
+
+@pytest.mark.parametrize("data", [b"354 go on\r\n", b"554 5.5.1 no valid recipients\r\n"])
+async def test_refused_recipient_of_a_pipelined_envelope_gets_nothing_and_the_connection_is_kept(
+    data: bytes, tmp_path: Path
+) -> None:
+    """A server may say 354 although nobody is to get the mail (RFC 2920 §3.1): a lone dot ends it."""
+    bodies: list[bytes] = []
+
+    async def handle(wire: Wire, reader: Reader, writer: Writer) -> None:
+        writer.write(b"220 x ESMTP\r\n")
+        refused = False
+        while line := await reader.readline():
+            word = line[:4].decode().upper()
+            if word == "RCPT":
+                refused = b"gone@" in line
+                writer.write(b"550 5.1.1 no such user\r\n" if refused else b"250 ok\r\n")
+            elif word == "DATA":
+                writer.write(data if refused else b"354 go on\r\n")
+                if refused and data.startswith(b"554"):
+                    continue
+                bodies.append(b"")
+                while (line := await reader.readline()) != b".\r\n":
+                    bodies[-1] += line
+                writer.write(b"554 5.5.1 no valid recipients\r\n" if refused else b"250 2.0.0 Ok: queued as Q1\r\n")
+            else:
+                writer.write(_PIPELINING if word == "EHLO" else _REPLIES.get(word, b"221 bye\r\n"))
+
+    async with served(handle) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
+        refusal = await sender.send(to_send("smtp", address="gone@example.org"))
+        assert type(refusal) is Rejected
+        assert refusal.error is ErrorClass.PERMANENT_RECIPIENT
+        assert await sender.send(to_send("smtp")) == Sent("Q1")
+        assert wire.connections == 1
+    assert [bool(body) for body in bodies] == ([False, True] if data.startswith(b"354") else [True])
 
 
 def smtp_words(replies: dict[str, bytes], after_dot: bytes = b"250 2.0.0 Ok: queued as Q1\r\n") -> Handler:

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import aiosmtplib
-from aiosmtplib.protocol import SMTPProtocol
 from pydantic import Field, SecretStr
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
@@ -37,13 +36,16 @@ from vendors.provider import ProviderAccount, UnsendableError
 from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, parse_keys, read_secret
 from vendors.smtp.codes import shown, smtp_rule
+from vendors.smtp.dialogue import ConnectionEnded, Dialogue, InvalidReply, Reply
 
 _IDLE_S = 20.0
 """Servers close idle connections (RFC 5321 §4.5.3.2 allows them after 5 minutes, many do sooner): older ones are renewed."""
 _ONE_WRITE = 32 << 10
 """A mail up to this goes to the kernel at once, its final dot with it."""
-_DRAIN_POLL_S = 0.01
 _END = b".\r\n"
+_ADDRESS = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]+")
+_PHASES, _EXPECTED = ("MAIL", "RCPT", "DATA"), (2, 2, 3)
+"""The commands before a mail, and the first digit of the reply that each needs; the other two digits only refine it."""
 _NOT_SENT_UNKNOWN = CodeRule(ErrorClass.TRANSIENT, "not in the table")
 """A reply, whatever it is, says that this server does not take the mail."""
 
@@ -67,7 +69,7 @@ class SmtpKeys(ProviderKeys):
 class _EarlyReplyError(Exception):
     """The server answered before it had the whole mail, which it can therefore not have taken."""
 
-    def __init__(self, reply: aiosmtplib.SMTPResponse) -> None:
+    def __init__(self, reply: Reply) -> None:
         super().__init__(reply.code)
         self.reply = reply
 
@@ -108,13 +110,15 @@ class SmtpSender(ProviderAccount[Envelope]):
         except MailError as exc:
             raise SettingsError(f"provider {provider.name}: {exc}") from exc
         self._password = read_secret(provider, "password", settings.password, settings.password_file)
-        self._idle: list[tuple[float, aiosmtplib.SMTP]] = []
+        self._idle: list[tuple[float, Dialogue]] = []
 
     async def start(self) -> None:
         """Nothing is opened before it is needed: the server may come up later."""
 
     def prepare(self, message: ChannelMessage) -> Envelope:
         """The mail and its recipient."""
+        if not _ADDRESS.fullmatch(message["address"]):
+            raise UnsendableError("the address has characters that no SMTP command may hold")
         try:
             return Envelope(message["address"], build_mail(message, self._from, self._clock()))
         except MailError as exc:
@@ -123,7 +127,7 @@ class SmtpSender(ProviderAccount[Envelope]):
     async def deliver(self, prepared: Envelope) -> SendResult:
         """One SMTP transaction."""
         try:
-            client = await self._connection()
+            dialogue = await self._connection()
         except _AccountError as exc:
             return Retry(ErrorClass.ACCOUNT, str(exc))
         except aiosmtplib.SMTPAuthenticationError as exc:
@@ -132,105 +136,100 @@ class SmtpSender(ProviderAccount[Envelope]):
             return self._reply(exc.code, exc.message, "CONNECT")
         except (aiosmtplib.SMTPException, OSError) as exc:
             return Retry(ErrorClass.TRANSIENT, type(exc).__name__)
-        result = await self._transaction(client, prepared.recipient, prepared.mail)
-        if client.is_connected:
-            self._idle.append((self._monotonic(), client))
+        result = await self._transaction(dialogue, prepared.recipient, prepared.mail)
+        if dialogue.is_open:
+            self._idle.append((self._monotonic(), dialogue))
         return result
 
     def _reply(self, code: int, text: str, phase: str) -> SendResult:
         if not 400 <= code < 600:
-            return Retry(ErrorClass.TRANSIENT, f"invalid reply at {phase}")
+            return _invalid(phase)
         return classify_code(self.name, smtp_rule(code, text, phase), _NOT_SENT_UNKNOWN, shown(code, text))
 
-    async def _transaction(self, client: aiosmtplib.SMTP, recipient: str, mail: bytes) -> SendResult:
+    async def _transaction(self, dialogue: Dialogue, recipient: str, mail: bytes) -> SendResult:
         phase = "MAIL"
+        envelope = (f"MAIL FROM:<{self._from.address}>\r\n", f"RCPT TO:<{recipient}>\r\n", "DATA\r\n")
+        commands = [command.encode("ascii") for command in envelope]
         try:
-            await self._command(client, f"MAIL FROM:<{self._from.address}>", 2)
-            phase = "RCPT"
-            await self._command(client, f"RCPT TO:<{recipient}>", 2)
-            phase = "DATA"
-            await self._command(client, "DATA", 3)
+            if dialogue.pipelining:
+                dialogue.write(b"".join(commands), replies=len(commands))
+            for phase, command, expected in zip(_PHASES, commands, _EXPECTED, strict=True):
+                if not dialogue.pipelining:
+                    dialogue.write(command, replies=1)
+                reply = await dialogue.reply()
+                if reply.code // 100 != expected:
+                    return await self._refused(dialogue, reply, phase)
             phase = "BODY"
-            response = await self._mail(client, mail)
+            reply = await self._mail(dialogue, mail)
         except _EarlyReplyError as exc:
-            _abort(client)
-            return self._reply(exc.reply.code, exc.reply.message, phase)
+            dialogue.abort()
+            return self._reply(*exc.reply, phase)
         except _NotOutError as exc:
-            _abort(client)
+            dialogue.abort()
             return Retry(ErrorClass.TRANSIENT, f"{exc} at {phase}")
-        except aiosmtplib.SMTPResponseException as exc:
-            if not 400 <= exc.code < 600:
-                _abort(client)  # the next reply could belong to another command
-                if phase == "BODY":
-                    return InDoubt("invalid reply to the mail")
-            elif exc.code == 421:
-                client.close()
-            else:
-                await self._reset(client)
-            return self._reply(exc.code, exc.message, phase)
-        except (aiosmtplib.SMTPException, OSError) as exc:
+        except InvalidReply:
+            dialogue.abort()  # the next reply could belong to another command
+            return InDoubt("invalid reply to the mail") if phase == "BODY" else _invalid(phase)
+        except (ConnectionEnded, OSError) as exc:  # a TimeoutError is an OSError
             # Not close(): that would first write the waiting data to a server that has failed.
-            _abort(client)
-            code = f"{type(exc).__name__} at {phase}"
+            dialogue.abort()
+            code = f"{_name(exc)} at {phase}"
             return InDoubt(code) if phase == "BODY" else Retry(ErrorClass.TRANSIENT, code)
-        return Sent(_queue_id(response.message))
+        if reply.code // 100 == 2:
+            return Sent(_queue_id(reply.text))
+        if not 400 <= reply.code < 600:
+            dialogue.abort()
+            return InDoubt("invalid reply to the mail")
+        return await self._refused(dialogue, reply, phase)
 
-    async def _command(self, client: aiosmtplib.SMTP, command: str, expected: int) -> None:
-        """Raises SMTPResponseException for a reply of another first digit; the other two digits only refine it."""
-        response = await client.execute_command(command.encode("ascii"), timeout=self._timeout_s)
-        if response.code // 100 != expected:
-            raise aiosmtplib.SMTPResponseException(response.code, response.message)
+    async def _refused(self, dialogue: Dialogue, reply: Reply, phase: str) -> SendResult:
+        """The result of a reply that ends the transaction; the connection is ready for the next one, or closed."""
+        if not 400 <= reply.code < 600:
+            dialogue.abort()  # the next reply could belong to another command
+        elif reply.code == 421:
+            dialogue.close()
+        else:
+            try:
+                await self._reset(dialogue)
+            except (ConnectionEnded, InvalidReply, OSError):
+                dialogue.abort()
+        return self._reply(reply.code, reply.text, phase)
 
-    async def _mail(self, client: aiosmtplib.SMTP, mail: bytes) -> aiosmtplib.SMTPResponse:
+    async def _reset(self, dialogue: Dialogue) -> None:
+        """Read what is still to come of the commands that went out together, and begin anew."""
+        while dialogue.outstanding:
+            reply = await dialogue.reply()
+            if not dialogue.outstanding and reply.code // 100 == _EXPECTED[-1]:
+                # DATA is taken although nobody is to get it (RFC 2920 §3.1): nothing is said, so that nothing is sent.
+                dialogue.write(_END, replies=1)
+                await dialogue.reply()
+        dialogue.write(b"RSET\r\n", replies=1)
+        await dialogue.reply()
+
+    async def _mail(self, dialogue: Dialogue, mail: bytes) -> Reply:
         """Write the mail and read what is said to it.
 
         Raises _EarlyReplyError and _NotOutError, which say that it is not sent; any other loss leaves that open.
         """
-        protocol, transport = _connected(client)
         stuffed = _stuffed(mail)
-        if len(mail) <= _ONE_WRITE:
-            _write(protocol, stuffed + _END)
-            response = await protocol.read_response(timeout=self._timeout_s)
-        else:
-            # A long mail takes a while to write: its final dot follows only when all of it is written.
-            reply = asyncio.ensure_future(protocol.read_response())
-            await asyncio.sleep(0)  # it listens
-            try:
-                await self._drain(protocol, transport, stuffed, reply)
-                response = await asyncio.wait_for(reply, self._timeout_s)
-            finally:
-                if not reply.done():
-                    reply.cancel()
-                    await asyncio.wait([reply])
-        if response.code // 100 != 2:
-            raise aiosmtplib.SMTPDataError(response.code, response.message)
-        return response
-
-    async def _drain(
-        self,
-        protocol: SMTPProtocol,
-        transport: asyncio.WriteTransport,
-        stuffed: bytes,
-        reply: asyncio.Future[aiosmtplib.SMTPResponse],
-    ) -> None:
         try:
-            _write(protocol, stuffed)
-            async with asyncio.timeout(self._timeout_s):
-                # The transport reports to its protocol, which is aiosmtplib's own: ask it.
-                while transport.get_write_buffer_size() and not reply.done():  # noqa: ASYNC110
-                    await asyncio.sleep(_DRAIN_POLL_S)
-            if reply.done():
-                raise _EarlyReplyError(reply.result())
-        except (aiosmtplib.SMTPException, OSError) as exc:
-            raise _NotOutError(type(exc).__name__) from exc
-        _write(protocol, _END)
+            if len(mail) <= _ONE_WRITE:
+                dialogue.write(stuffed + _END, replies=1)
+            else:
+                # A long mail takes a while to write: its final dot follows only when all of it is written.
+                if await dialogue.write_slowly(stuffed):
+                    raise _EarlyReplyError(await dialogue.reply())
+                dialogue.write(_END, replies=0)
+        except (ConnectionEnded, InvalidReply, OSError) as exc:
+            raise _NotOutError(_name(exc)) from exc
+        return await dialogue.reply()
 
-    async def _connection(self) -> aiosmtplib.SMTP:
+    async def _connection(self) -> Dialogue:
         while self._idle:
-            since, client = self._idle.pop()
-            if client.is_connected and self._monotonic() - since < _IDLE_S:
-                return client
-            client.close()
+            since, dialogue = self._idle.pop()
+            if dialogue.is_open and self._monotonic() - since < _IDLE_S:
+                return dialogue
+            dialogue.close()
         settings = self._settings
         client = aiosmtplib.SMTP(
             hostname=settings.host,
@@ -251,7 +250,8 @@ class SmtpSender(ProviderAccount[Envelope]):
         except BaseException:
             client.close()
             raise
-        return client
+        pipelining = client.supports_extension("pipelining")
+        return Dialogue(_transport(client), pipelining=pipelining, timeout_s=self._timeout_s)
 
     async def _secure_and_log_in(self, client: aiosmtplib.SMTP) -> None:
         """Step by step, so that what the server does not offer is said. Raises _AccountError."""
@@ -268,47 +268,35 @@ class SmtpSender(ProviderAccount[Envelope]):
                 raise _AccountError(f"the server offers no way to log in with a password (it offers {offered})")
             await client.login(settings.username, self._password or "")
 
-    async def _reset(self, client: aiosmtplib.SMTP) -> None:
-        """Ready for the next transaction, or closed."""
-        try:
-            await client.rset()
-        except (aiosmtplib.SMTPException, OSError):
-            client.close()
-
     async def close(self) -> None:
         """Close kept connections."""
-        for _, client in self._idle:
-            client.close()
+        for _, dialogue in self._idle:
+            dialogue.close()
         self._idle.clear()
 
 
-def _connected(client: aiosmtplib.SMTP) -> tuple[SMTPProtocol, asyncio.WriteTransport]:
-    """Raises _NotOutError."""
-    protocol, transport = client.protocol, client.transport
-    if protocol is None or transport is None:
-        raise _NotOutError("SMTPServerDisconnected")
-    return protocol, cast(asyncio.WriteTransport, transport)
+def _transport(client: aiosmtplib.SMTP) -> asyncio.Transport:
+    """Raises SMTPServerDisconnected."""
+    if client.transport is None:
+        raise aiosmtplib.SMTPServerDisconnected("Connection lost")
+    return cast(asyncio.Transport, client.transport)
 
 
-def _write(protocol: SMTPProtocol, data: bytes) -> None:
-    """Raises _NotOutError when the connection is gone already."""
-    try:
-        protocol.write(data)
-    except aiosmtplib.SMTPException as exc:
-        raise _NotOutError(type(exc).__name__) from exc
+def _invalid(phase: str) -> SendResult:
+    return Retry(ErrorClass.TRANSIENT, f"invalid reply at {phase}")
+
+
+def _name(exc: Exception) -> str:
+    """What went wrong, in a word."""
+    if isinstance(exc, ConnectionEnded):
+        return str(exc)
+    return "SMTPReadTimeoutError" if isinstance(exc, TimeoutError) else type(exc).__name__
 
 
 def _stuffed(mail: bytes) -> bytes:
     """As DATA wants it (RFC 5321 §4.5.2); build_mail's lines end in CRLF and none begins with a dot, but who knows."""
     stuffed = mail.replace(b"\r\n.", b"\r\n..")
     return stuffed if stuffed.endswith(b"\r\n") else stuffed + b"\r\n"
-
-
-def _abort(client: aiosmtplib.SMTP) -> None:
-    """Close without writing what still waits to be written."""
-    if client.transport is not None:
-        cast(asyncio.WriteTransport, client.transport).abort()
-    client.close()
 
 
 async def _greet(client: aiosmtplib.SMTP) -> None:

@@ -1,0 +1,155 @@
+"""Commands and replies over a connection that aiosmtplib has opened, several commands in one write (RFC 2920).
+
+aiosmtplib asks for a reply at a time and drops what comes before it asks, so it connects, greets, secures and logs in, and then
+hands its transport over. From there on replies are kept in their order, one for each command.
+May import asyncio. Never: the meaning of a reply, a mail's content.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+MAX_LINE_BYTES = 8_192
+MAX_REPLY_BYTES = 4 * MAX_LINE_BYTES
+_DRAIN_POLL_S = 0.01
+
+
+class Reply(NamedTuple):
+    """What a server says to one command; the lines of a longer one are joined by line feeds."""
+
+    code: int
+    text: str
+
+
+class ConnectionEnded(Exception):
+    """The connection is gone; how, in a word."""
+
+
+class InvalidReply(Exception):
+    """The server says something that is no SMTP reply."""
+
+
+class Dialogue(asyncio.Protocol):
+    """One connection, for one transaction at a time."""
+
+    def __init__(self, transport: asyncio.Transport, *, pipelining: bool, timeout_s: float) -> None:
+        self._transport, self._timeout_s = transport, timeout_s
+        self.pipelining = pipelining
+        self._buffer = bytearray()
+        self._replies: deque[Reply] = deque()
+        self._outstanding = 0
+        """Commands that have no reply yet, read or not."""
+        self._failed: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        transport.set_protocol(self)
+
+    # -- the event loop's side ------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        try:
+            while self._failed is None and (reply := self._parse()) is not None:
+                if self._outstanding <= len(self._replies):
+                    raise InvalidReply  # nobody asked: the next command's reply could not be told from it
+                self._replies.append(reply)
+            if len(self._buffer) > MAX_REPLY_BYTES:
+                raise InvalidReply
+        except InvalidReply as exc:
+            self._fail(exc)
+            self._transport.abort()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._fail(ConnectionEnded("SMTPServerDisconnected"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(ConnectionEnded(type(exc).__name__ if exc else "SMTPServerDisconnected"))
+
+    def _parse(self) -> Reply | None:
+        """The first whole reply of the buffer. Raises InvalidReply."""
+        start, lines = 0, []
+        while (end := self._buffer.find(b"\n", start)) >= 0:
+            line = bytes(self._buffer[start : end + 1])
+            code = line[:3]
+            if len(line) > MAX_LINE_BYTES or not (code.isdigit() and len(code) == 3):
+                raise InvalidReply
+            lines.append(line[4:].strip(b" \t\r\n"))
+            start = end + 1
+            if line[3:4] != b"-":
+                del self._buffer[:start]
+                return Reply(int(code), b"\n".join(lines).decode("utf-8", "surrogateescape"))
+        return None
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = self._failed or error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done() and (self._replies or self._failed):
+            self._waiter.set_result(None)
+
+    # -- the sender's side ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another transaction may begin: it is connected, and every command has had its reply."""
+        return self._failed is None and not self._transport.is_closing() and not self._outstanding
+
+    @property
+    def outstanding(self) -> int:
+        """Replies that are still to be read."""
+        return self._outstanding
+
+    def write(self, data: bytes, *, replies: int) -> None:
+        """Write what is answered by so many replies. Raises ConnectionEnded when it certainly does not get out."""
+        if self._failed is not None or self._transport.is_closing():
+            raise ConnectionEnded("SMTPServerDisconnected") from self._failed
+        self._outstanding += replies
+        self._transport.write(data)
+
+    async def reply(self) -> Reply:
+        """The next reply. Raises ConnectionEnded, InvalidReply, and TimeoutError when it takes longer than `timeout_s`."""
+        if not self._replies:
+            await self._wait()
+        if self._replies:
+            self._outstanding -= 1
+            return self._replies.popleft()
+        assert self._failed is not None, "woken by a reply or a failure"
+        raise self._failed
+
+    async def _wait(self) -> None:
+        if self._failed is not None:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._waiter
+        finally:
+            self._waiter = None
+
+    async def write_slowly(self, data: bytes) -> bool:
+        """Write a long text to its end; whether the server said something before that.
+
+        Raises ConnectionEnded and TimeoutError when it did not get out whole.
+        """
+        self.write(data, replies=0)
+        self._outstanding += 1  # to the text's end, or to a part of it
+        async with asyncio.timeout(self._timeout_s):
+            while self._transport.get_write_buffer_size() and not self._replies and self._failed is None:  # noqa: ASYNC110
+                await asyncio.sleep(_DRAIN_POLL_S)
+        if self._replies:
+            return True
+        if self._failed is not None:
+            raise self._failed
+        return False
+
+    def abort(self) -> None:
+        """Close without writing what still waits to be written."""
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Close it."""
+        self._transport.close()
