@@ -673,6 +673,26 @@ async def test_only_the_mail_whose_final_dot_was_written_is_in_doubt_wherever_th
     assert kinds == {Sent, InDoubt, Retry}
 
 
+@pytest.mark.parametrize("pipelining", [False, True])
+@pytest.mark.parametrize(("reset_reply", "connections"), [(b"250 ok\r\n", 1), (b"502 5.5.1 unknown\r\n", 2)])
+async def test_connection_is_kept_only_if_the_server_took_the_reset(
+    reset_reply: bytes, connections: int, pipelining: bool, tmp_path: Path
+) -> None:
+    replies = {"RCPT": b"550 5.1.1 no such user\r\n", "DATA": b"503 5.5.1 no recipient\r\n", "RSET": reset_reply}
+
+    async def handle(wire: Wire, reader: Reader, writer: Writer) -> None:
+        writer.write(b"220 x ESMTP\r\n")
+        while line := await reader.readline():
+            word = line[:4].decode().upper()
+            ehlo = _PIPELINING if pipelining else _REPLIES["EHLO"]
+            writer.write(ehlo if word == "EHLO" else {**_REPLIES, **replies}.get(word, b"221 bye\r\n"))
+
+    async with served(handle) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
+        for _ in range(2):
+            assert type(await sender.send(to_send("smtp"))) is Rejected
+        assert wire.connections == connections
+
+
 @pytest.mark.parametrize("data", [b"354 go on\r\n", b"554 5.5.1 no valid recipients\r\n"])
 async def test_refused_recipient_of_a_pipelined_envelope_gets_nothing_and_the_connection_is_kept(
     data: bytes, tmp_path: Path

@@ -1,13 +1,13 @@
 """Push through APNs: HTTP/2, a provider token (ES256 JWT), one request per claim.
 
     | response                                            | result                                          |
-        |-----------------------------------------------------|-------------------------------------------------|
-        | an error with a reason, or a status alone           | its row in codes.py                             |
-        | ExpiredProviderToken                                | transient: signed again, sent by the next claim |
-        | ExpiredProviderToken again within 20 minutes        | account: this machine's clock is wrong          |
-        | a reason that is not in the table                   | transient (4xx) or in_doubt, counted            |
-        | response lost, 1xx to 3xx                           | in_doubt                                        |
-        | no connection, no stream, GOAWAY or REFUSED_STREAM  | transient                                       |
+    |-----------------------------------------------------|-------------------------------------------------|
+    | an error with a reason, or a status alone           | its row in codes.py                             |
+    | ExpiredProviderToken                                | transient: signed again, sent by the next claim |
+    | ExpiredProviderToken again within 20 minutes        | account: this machine's clock is wrong          |
+    | a reason that is not in the table                   | transient (4xx) or in_doubt, counted            |
+    | response lost, 1xx to 3xx                           | in_doubt                                        |
+    | no connection, no stream, GOAWAY or REFUSED_STREAM  | transient                                       |
 
 A 500 does not say that nothing was sent; the collapse id lets a possible duplicate replace the first one on the device.
 aioapns gives the model of a push (NotificationRequest, PushType, priorities). Its connection pool sends again by itself

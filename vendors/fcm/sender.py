@@ -1,13 +1,13 @@
 """Push through FCM HTTP v1: firebase-admin checks and encodes the payload and holds the credentials, our transport carries it.
 
     | response                                             | result                             |
-        |------------------------------------------------------|------------------------------------|
-        | an error with an FcmError's code, or a status alone  | its row in codes.py                |
-        | INVALID_ARGUMENT about the token, not our payload    | permanent_recipient                |
-        | SENDER_ID_MISMATCH before this account ever sent     | account: our project may be wrong  |
-        | a code that is not in the table                      | transient (4xx) or in_doubt        |
-        | unreadable 2xx, response lost                        | in_doubt                           |
-        | no connection, no access token                       | transient, or account if refused   |
+    |------------------------------------------------------|------------------------------------|
+    | an error with an FcmError's code, or a status alone  | its row in codes.py                |
+    | INVALID_ARGUMENT about the token, not our payload    | permanent_recipient                |
+    | SENDER_ID_MISMATCH before this account ever sent     | account: our project may be wrong  |
+    | a code that is not in the table                      | transient (4xx) or in_doubt        |
+    | unreadable 2xx, response lost                        | in_doubt                           |
+    | no connection, no access token                       | transient, or account if refused   |
 
 Asking for an access token is no provider request: nothing is sent by it. firebase-admin's own client retries a 500 four
 times, so it is not used. The only module that imports firebase_admin. Never: a retry, Kafka.

@@ -23,8 +23,8 @@ class Reply(NamedTuple):
     text: str
 
 
-class ConnectionEnded(Exception):
-    """The connection is gone; how, in a word."""
+class DialogueEnded(Exception):
+    """The connection is gone, or does not answer; how, in a word of aiosmtplib's."""
 
 
 class InvalidReply(Exception):
@@ -62,11 +62,11 @@ class Dialogue(asyncio.Protocol):
         self._wake()
 
     def eof_received(self) -> bool:
-        self._fail(ConnectionEnded("SMTPServerDisconnected"))
+        self._fail(DialogueEnded("SMTPServerDisconnected"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(ConnectionEnded(type(exc).__name__ if exc else "SMTPServerDisconnected"))
+        self._fail(DialogueEnded("SMTPServerDisconnected"))
 
     def _parse(self) -> Reply | None:
         """The first whole reply of the buffer. Raises InvalidReply."""
@@ -104,15 +104,15 @@ class Dialogue(asyncio.Protocol):
         return self._outstanding
 
     def write(self, data: bytes, *, replies: int) -> None:
-        """Write what is answered by so many replies. Raises ConnectionEnded when it certainly does not get out."""
+        """Write what is answered by so many replies. Raises DialogueEnded when it certainly does not get out."""
         if self._failed is not None or self._transport.is_closing():
-            raise ConnectionEnded("SMTPServerDisconnected") from self._failed
+            raise DialogueEnded("SMTPServerDisconnected") from self._failed
         self._outstanding += replies
         self._transport.write(data)
 
     async def reply(self) -> Reply:
-        """The next reply. Raises ConnectionEnded, InvalidReply, and TimeoutError when it takes longer than `timeout_s`."""
-        if not self._replies:
+        """The next reply. Raises InvalidReply, and DialogueEnded, also when it takes longer than `timeout_s`."""
+        if not self._replies and self._failed is None:
             await self._wait()
         if self._replies:
             self._outstanding -= 1
@@ -121,30 +121,31 @@ class Dialogue(asyncio.Protocol):
         raise self._failed
 
     async def _wait(self) -> None:
-        if self._failed is not None:
-            return
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._waiter
+        except TimeoutError as exc:
+            raise DialogueEnded("SMTPReadTimeoutError") from exc
         finally:
             self._waiter = None
 
     async def write_slowly(self, data: bytes) -> bool:
         """Write a long text to its end; whether the server said something before that.
 
-        Raises ConnectionEnded and TimeoutError when it did not get out whole.
+        The one reply is to the text's end, written after this. Raises InvalidReply, and DialogueEnded when it did not get
+        out whole, also when that takes longer than `timeout_s`.
         """
-        self.write(data, replies=0)
-        self._outstanding += 1  # to the text's end, or to a part of it
-        async with asyncio.timeout(self._timeout_s):
-            while self._transport.get_write_buffer_size() and not self._replies and self._failed is None:  # noqa: ASYNC110
-                await asyncio.sleep(_DRAIN_POLL_S)
-        if self._replies:
-            return True
-        if self._failed is not None:
+        self.write(data, replies=1)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while self._transport.get_write_buffer_size() and not self._replies and self._failed is None:  # noqa: ASYNC110
+                    await asyncio.sleep(_DRAIN_POLL_S)
+        except TimeoutError as exc:
+            raise DialogueEnded("TimeoutError") from exc
+        if self._failed is not None and not self._replies:
             raise self._failed
-        return False
+        return bool(self._replies)
 
     def abort(self) -> None:
         """Close without writing what still waits to be written."""

@@ -1,14 +1,14 @@
 """SMTP through aiosmtplib: kept connections, one transaction per message, the phase of every failure known.
 
     | response                                                    | result                             |
-        |-------------------------------------------------------------|------------------------------------|
-        | any reply 2xx to the mail (RFC 5321 §4.2: the first digit   | sent                               |
-        |     decides where the other two are not known)              |                                    |
-        | a reply 4xx or 5xx, before or after the mail                | its row in codes.py                |
-        | one that is not in the table                                | transient (not sent), counted      |
-        | connect to DATA, and before the mail's end: loss, hang,     | transient (not sent)               |
-        |     an invalid reply                                        |                                    |
-        | after the final dot: loss, hang, an invalid reply           | in_doubt (RFC 1047)                |
+    |-------------------------------------------------------------|------------------------------------|
+    | any reply 2xx to the mail (RFC 5321 §4.2: the first digit   | sent                               |
+    |     decides where the other two are not known)              |                                    |
+    | a reply 4xx or 5xx, before or after the mail                | its row in codes.py                |
+    | one that is not in the table                                | transient (not sent), counted      |
+    | connect to DATA, and before the mail's end: loss, hang,     | transient (not sent)               |
+    |     an invalid reply                                        |                                    |
+    | after the final dot: loss, hang, an invalid reply           | in_doubt (RFC 1047)                |
 
 The only module that imports aiosmtplib.
 Never: a retry, Kafka.
@@ -36,14 +36,13 @@ from vendors.provider import ProviderAccount, UnsendableError
 from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, parse_keys, read_secret
 from vendors.smtp.codes import shown, smtp_rule
-from vendors.smtp.dialogue import ConnectionEnded, Dialogue, InvalidReply, Reply
+from vendors.smtp.dialogue import Dialogue, DialogueEnded, InvalidReply, Reply
 
 _IDLE_S = 20.0
 """Servers close idle connections (RFC 5321 §4.5.3.2 allows them after 5 minutes, many do sooner): older ones are renewed."""
 _ONE_WRITE = 32 << 10
 """A mail up to this goes to the kernel at once, its final dot with it."""
 _END = b".\r\n"
-_ADDRESS = re.compile(r"[\x21-\x3b\x3d\x3f-\x7e]+")
 _PHASES, _EXPECTED = ("MAIL", "RCPT", "DATA"), (2, 2, 3)
 """The commands before a mail, and the first digit of the reply that each needs; the other two digits only refine it."""
 _NOT_SENT_UNKNOWN = CodeRule(ErrorClass.TRANSIENT, "not in the table")
@@ -117,8 +116,6 @@ class SmtpSender(ProviderAccount[Envelope]):
 
     def prepare(self, message: ChannelMessage) -> Envelope:
         """The mail and its recipient."""
-        if not _ADDRESS.fullmatch(message["address"]):
-            raise UnsendableError("the address has characters that no SMTP command may hold")
         try:
             return Envelope(message["address"], build_mail(message, self._from, self._clock()))
         except MailError as exc:
@@ -170,10 +167,10 @@ class SmtpSender(ProviderAccount[Envelope]):
         except InvalidReply:
             dialogue.abort()  # the next reply could belong to another command
             return InDoubt("invalid reply to the mail") if phase == "BODY" else _invalid(phase)
-        except (ConnectionEnded, OSError) as exc:  # a TimeoutError is an OSError
+        except DialogueEnded as exc:
             # Not close(): that would first write the waiting data to a server that has failed.
             dialogue.abort()
-            code = f"{_name(exc)} at {phase}"
+            code = f"{exc} at {phase}"
             return InDoubt(code) if phase == "BODY" else Retry(ErrorClass.TRANSIENT, code)
         if reply.code // 100 == 2:
             return Sent(_queue_id(reply.text))
@@ -190,21 +187,23 @@ class SmtpSender(ProviderAccount[Envelope]):
             dialogue.close()
         else:
             try:
-                await self._reset(dialogue)
-            except (ConnectionEnded, InvalidReply, OSError):
+                ready = await self._reset(dialogue)
+            except (DialogueEnded, InvalidReply):
+                ready = False
+            if not ready:
                 dialogue.abort()
         return self._reply(reply.code, reply.text, phase)
 
-    async def _reset(self, dialogue: Dialogue) -> None:
-        """Read what is still to come of the commands that went out together, and begin anew."""
+    async def _reset(self, dialogue: Dialogue) -> bool:
+        """Read what is still to come of the commands that went out together; whether the server takes another transaction."""
         while dialogue.outstanding:
             reply = await dialogue.reply()
             if not dialogue.outstanding and reply.code // 100 == _EXPECTED[-1]:
-                # DATA is taken although nobody is to get it (RFC 2920 §3.1): nothing is said, so that nothing is sent.
+                # DATA is accepted although no recipient was (RFC 2920 §3.1): end it with no content.
                 dialogue.write(_END, replies=1)
                 await dialogue.reply()
         dialogue.write(b"RSET\r\n", replies=1)
-        await dialogue.reply()
+        return (await dialogue.reply()).code == 250
 
     async def _mail(self, dialogue: Dialogue, mail: bytes) -> Reply:
         """Write the mail and read what is said to it.
@@ -220,8 +219,10 @@ class SmtpSender(ProviderAccount[Envelope]):
                 if await dialogue.write_slowly(stuffed):
                     raise _EarlyReplyError(await dialogue.reply())
                 dialogue.write(_END, replies=0)
-        except (ConnectionEnded, InvalidReply, OSError) as exc:
-            raise _NotOutError(_name(exc)) from exc
+        except DialogueEnded as exc:
+            raise _NotOutError(str(exc)) from exc
+        except InvalidReply as exc:
+            raise _NotOutError("invalid reply") from exc
         return await dialogue.reply()
 
     async def _connection(self) -> Dialogue:
@@ -284,13 +285,6 @@ def _transport(client: aiosmtplib.SMTP) -> asyncio.Transport:
 
 def _invalid(phase: str) -> SendResult:
     return Retry(ErrorClass.TRANSIENT, f"invalid reply at {phase}")
-
-
-def _name(exc: Exception) -> str:
-    """What went wrong, in a word."""
-    if isinstance(exc, ConnectionEnded):
-        return str(exc)
-    return "SMTPReadTimeoutError" if isinstance(exc, TimeoutError) else type(exc).__name__
 
 
 def _stuffed(mail: bytes) -> bytes:
