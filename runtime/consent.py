@@ -1,13 +1,12 @@
 """What a recipient allows: suppressions and opt-outs; asked by the router and once more before each send; pure.
 
-May import runtime.ids and schemas. Never: an address' shape, a template, a provider.
+May import schemas. Never: an address' shape, a template, a provider.
 """
 
 from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from runtime import ids
 from schemas.events import RecipientProfile, Suppression
 
 
@@ -17,9 +16,9 @@ class Suppressions(Protocol):
     def get(self, key: str) -> Suppression | None: ...
 
 
-def suppressed(tenant: str, channel: str, address: str, suppressions: Suppressions, now: int) -> bool:
-    """Whether the address is on the suppression list at `now`."""
-    suppression = suppressions.get(f"{tenant}:{channel}:{ids.address_hash(channel, address)}")
+def suppressed(tenant: str, channel: str, address_hash: str, suppressions: Suppressions, now: int) -> bool:
+    """Whether the address of this hash is on the suppression list at `now`."""
+    suppression = suppressions.get(f"{tenant}:{channel}:{address_hash}")
     return suppression is not None and (suppression["expires_at"] is None or suppression["expires_at"] > now)
 
 

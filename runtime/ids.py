@@ -14,7 +14,7 @@ from schemas.channels import ROWS
 
 _RAND_MASK = (1 << 80) - 1
 _NIL = bytes(16)
-_UUID_CHARS, _UUID_BYTES = 36, 16
+_UUID_CHARS = 36
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _FOLDS_CASE = frozenset(row.name for row in ROWS.values() if row.shape.folds_case)
 
@@ -50,14 +50,14 @@ def is_canonical(notification_id: str) -> bool:
     return _text_of(_bytes_of(notification_id).hex()) == notification_id
 
 
-# UUID objects cost 2 µs each, and a mail has ten ids: these three lines are what `str(uuid5(UUID(a), b))` does.
-@lru_cache(maxsize=1_024)
 def _bytes_of(text: str) -> bytes:
     """The 16 bytes of a UUID in any form that UUID() reads. Raises ValueError."""
-    if len(text) == _UUID_CHARS:
-        raw = bytes.fromhex(text.replace("-", ""))
-        if len(raw) == _UUID_BYTES:
-            return raw
+    # UUID() passes over any number of hyphens: only what has the length of an id may be kept.
+    return _recent_bytes_of(text) if len(text) == _UUID_CHARS else UUID(text).bytes
+
+
+@lru_cache(maxsize=1_024)  # a UUID object costs 2 µs, and the ids of one mail are asked for five times
+def _recent_bytes_of(text: str) -> bytes:
     return UUID(text).bytes
 
 
@@ -66,9 +66,9 @@ def _text_of(digits: str) -> str:
 
 
 def _named(namespace: bytes, name: str) -> str:
-    """A UUIDv5 (RFC 9562 §5.5)."""
+    """A UUIDv5 (RFC 9562 §5.5), as `uuid5` makes it, without an object for each."""
     digits = hashlib.sha1(namespace + name.encode(), usedforsecurity=False).hexdigest()
-    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:32]}"
+    return _text_of(f"{digits[:12]}5{digits[13:16]}{_VARIANT[digits[16]]}{digits[17:32]}")
 
 
 def message_id(notification_id: str, channel: str, fingerprint: str, generation: int = 0) -> str:
@@ -109,7 +109,6 @@ def normal_address(channel: str, value: str) -> str:
     return value.strip().lower() if channel in _FOLDS_CASE else value.strip()
 
 
-@lru_cache(maxsize=1_024)  # a decision asks for that of each address three times
 def address_hash(channel: str, value: str) -> str:
     """Fingerprint of an address: 32 hex digits of SHA-256 over channel and normal form."""
     return hashlib.sha256(f"{channel}:{normal_address(channel, value)}".encode()).hexdigest()[:32]

@@ -106,11 +106,11 @@ def fact(
     lane: str,
     state: str,
     now: int,
+    particulars: Particulars,
     *,
     attempt: int = 0,
-    **more: Unpack[Particulars],
 ) -> DeliveryStatus:
-    """A DeliveryStatus. Its builders are here, and nowhere else."""
+    """A DeliveryStatus; the only place that makes one. `now` in milliseconds."""
     said: dict[str, Any] = {
         "event_id": event_id,
         "notification_id": notification_id,
@@ -120,7 +120,7 @@ def fact(
         "occurred_at": now,
         "attempt": attempt,
         **_NOTHING,
-        **more,
+        **particulars,
     }
     return cast(DeliveryStatus, said)
 
@@ -137,36 +137,30 @@ def request_status(
         "recipient": _recipient(
             request.get("user_id"), [(a["channel"], a["value"]) for a in request.get("addresses", ())]
         ),
+        **more,
     }
-    said: Particulars = {**about, **more}
-    return fact(ids.event_id(nid, state), nid, request["tenant"], lane, state, now, **said)
+    return fact(ids.event_id(nid, state), nid, request["tenant"], lane, state, now, about)
 
 
 def message_status(
     message: ChannelMessage, state: str, *, now: int, attempt: int, **more: Unpack[Particulars]
 ) -> DeliveryStatus:
     """A fact about one message."""
-    message_id = message["message_id"]
-    said: dict[str, Any] = {
-        **_NOTHING,
-        "event_id": ids.event_id(message_id, state, attempt),
-        "notification_id": message["notification_id"],
-        "tenant": message["tenant"],
-        "lane": message["lane"],
-        "state": state,
-        "occurred_at": now,
-        "attempt": attempt,
-        "message_id": message_id,
+    about: Particulars = {
+        "message_id": message["message_id"],
         "channel": message["channel"],
         "possible_duplicate": message["possible_duplicate"],
         "template_id": message["template_id"],
         "template_version": message["template_version"],
         "preference_version": message["preference_version"],
         "correlation_id": message["correlation_id"],
-        "recipient": message["user_id"] or _recipient(None, [(message["channel"], message["address"])]),
+        "recipient": _recipient(message["user_id"], [(message["channel"], message["address"])]),
         **more,
     }
-    return cast(DeliveryStatus, said)
+    event_id = ids.event_id(message["message_id"], state, attempt)
+    return fact(
+        event_id, message["notification_id"], message["tenant"], message["lane"], state, now, about, attempt=attempt
+    )
 
 
 def status_record(status: DeliveryStatus, traceparent: bytes | None = None) -> ProducerRecord:

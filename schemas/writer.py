@@ -42,8 +42,8 @@ class _Recent(dict[int, bytes]):
     """Numbers beyond the table as they were written last: the times of a batch are one."""
 
     def __missing__(self, value: int) -> bytes:
-        if value.__class__ is not int or not -_LONG_LIMIT <= value < _LONG_LIMIT:
-            raise TypeError("not a long")
+        if not -_LONG_LIMIT <= value < _LONG_LIMIT:
+            raise OverflowError("not a long")
         if len(self) >= _SHORT:
             self.clear()
         self[value] = written = _varint(value)

@@ -127,11 +127,13 @@ def dead_letter_records(
         lane,
         "dead_lettered",
         now,
-        message_id=head.message_id,
-        channel=channel,
-        reason=reason,
-        detail=type(error).__name__,
-        possible_duplicate=in_doubt,
-        source=source_of(record),
+        {
+            "message_id": head.message_id,
+            "channel": channel,
+            "reason": reason,
+            "detail": type(error).__name__,
+            "possible_duplicate": in_doubt,
+            "source": source_of(record),
+        },
     )
     return [dead_letter, status_record(status, traceparent_of(record.headers))]

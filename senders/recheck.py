@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from runtime import ids
 from runtime.consent import Suppressions, opted_out, suppressed
 from schemas.events import Cancellation, ChannelMessage, RecipientProfile
 
@@ -44,7 +45,8 @@ def _refusal(message: ChannelMessage, views: SenderViews, now: int) -> tuple[str
     cancellation = views.cancellations.get(message["notification_id"])
     if cancellation is not None and cancellation["tenant"] == message["tenant"]:
         return "cancelled", "by_caller"
-    if suppressed(message["tenant"], message["channel"], message["address"], views.suppressions, now):
+    address_hash = ids.address_hash(message["channel"], message["address"])
+    if suppressed(message["tenant"], message["channel"], address_hash, views.suppressions, now):
         return "suppressed", "suppressed_address"
     if message["user_id"]:
         profile = views.opt_outs.get(f"{message['tenant']}:{message['user_id']}")

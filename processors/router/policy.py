@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 from runtime import ids
@@ -39,7 +40,7 @@ class Verdict:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """One address of a channel."""
 
@@ -47,8 +48,9 @@ class Target:
     address: str
     platform: str | None = None
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
+        """The address' hash, which a decision asks for three times."""
         return ids.address_hash(self.channel, self.address)
 
 
@@ -102,7 +104,7 @@ def may_send(
     # The API stores what passed stricter checks; a direct publisher's addresses meet only this one.
     if not ROWS[target.channel].shape.pattern.fullmatch(target.address) or has_encoded_word(target.address):
         return Verdict("rejected", "invalid_address", "the address is malformed")
-    if suppressed(tenant, target.channel, target.address, suppressions, now):
+    if suppressed(tenant, target.channel, target.fingerprint, suppressions, now):
         return Verdict("suppressed", "suppressed_address")
     if refused := opted_out(profile, target.channel, category, lane):
         return Verdict("skipped", "opted_out", refused)

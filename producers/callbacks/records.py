@@ -48,15 +48,17 @@ def status_of(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int)
         attempt_ref.lane,
         report.state,
         received_at,
-        message_id=attempt_ref.message_id,
-        channel=report.channel,
-        reason=report.reason,
-        detail=report.detail,
+        {
+            "message_id": attempt_ref.message_id,
+            "channel": report.channel,
+            "reason": report.reason,
+            "detail": report.detail,
+            "provider": report.provider,
+            "provider_message_id": report.provider_message_id,
+            "recipient": ids.recipient(None, report.channel, report.address) if report.address else None,
+            "opted_out": report.opted_out,
+        },
         attempt=attempt_ref.attempt,
-        provider=report.provider,
-        provider_message_id=report.provider_message_id,
-        recipient=ids.recipient(None, report.channel, report.address) if report.address else None,
-        opted_out=report.opted_out,
     )
 
 

@@ -200,9 +200,7 @@ class Engine:
         if isinstance(value, str):
             if len(value) > MAX_VALUE_CHARS:
                 raise RenderError(f"a value is longer than {MAX_VALUE_CHARS} characters")
-            self._length += len(value) if value.isascii() else size_in_bytes(value)
-            if self._length > MAX_OUTPUT_BYTES:
-                self._spend(0)
+            self._spend(size_in_bytes(value))
         elif value is None:
             return ""
         elif isinstance(value, dict | list | tuple):
