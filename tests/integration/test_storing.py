@@ -156,6 +156,8 @@ def test_hostile_records_are_rows_or_letters_and_the_same_both_ways(
     refused: list[list[int]] = []
     for way, into in enumerate(ways):
         into.client.command(f"TRUNCATE TABLE {table.name}")  # what other tests have left, in one way or the other
+        # Most of these records are older than the table keeps them: a merge takes them away, in one of the two or in both.
+        into.client.command(f"SYSTEM STOP MERGES {table.name}")
         batch = Batch(max_rows=len(records))
         batch.add(group_by_partition(records))
         for chunk in batch._chunks:
