@@ -14,6 +14,7 @@ from typing import Protocol
 
 from replay.plan import Item
 from replay.records import Stamp, copies
+from replay.redrive import refusal
 from replay.source import Reader
 from replay.store import Replay, ReplayStore
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
@@ -86,7 +87,7 @@ def execute(
 
 
 def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[tuple[Item, ConsumerRecord]]:
-    """The records of a batch that are still kept."""
+    """The records of a batch that are still kept, and can still be published."""
     kept = reader.read([item.position for item in items if item.dead_letter_id is None])
     ids = [item.dead_letter_id for item in items if item.dead_letter_id is not None]
     dead_letters = store.dead_letters_by_id(ids, [item.position.topic for item in items]) if ids else {}
@@ -95,7 +96,9 @@ def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[
         if item.dead_letter_id is None:
             record = kept.get(item.position)
         else:
-            record = dead_letters[item.dead_letter_id].record if item.dead_letter_id in dead_letters else None
+            dead_letter = dead_letters.get(item.dead_letter_id)
+            # An earlier version's plan may name letters that do not decode.
+            record = dead_letter.record if dead_letter is not None and refusal(dead_letter) is None else None
         if record is not None:
             found.append((item, record))
     return found

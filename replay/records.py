@@ -12,6 +12,7 @@ from typing import cast
 
 from replay.plan import Item
 from runtime import ids
+from runtime.dead_letters import REDRIVEN, redriven
 from runtime.records import ConsumerRecord, Headers, ProducerRecord
 from runtime.status import message_status, request_status, source_of, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
@@ -34,11 +35,12 @@ class Stamp:
 
 
 def copies(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[ProducerRecord]:
-    """The record again, and the event on its timeline; a record that does not decode goes as it is, without an event."""
+    """The record again, with the id of the letter it was in, and the event on its timeline. Raises DecodeError."""
+    if item.dead_letter_id is not None:
+        header = redriven(item.dead_letter_id, item.position.offset)
+        record = record._replace(headers=[*(h for h in record.headers if h[0] != REDRIVEN), header])
     if catalogue()[record.topic].record == "ChannelMessage":
         return _message_again(record, item, stamp)
-    if item.notification_id is None:
-        return [ProducerRecord(record.topic, record.key, record.value, record.headers, record.partition)]
     return _request_again(record, item, stamp)
 
 

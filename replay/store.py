@@ -43,6 +43,7 @@ _REPLAY_COLUMNS = {
     "counts": "String",
     "state": "LowCardinality(String)",
     "error": "String",
+    "note": "String",
     "started_at": "DateTime64(3, 'UTC')",
     "updated_at": "DateTime64(3, 'UTC')",
     "finished_at": "DateTime64(3, 'UTC')",
@@ -85,6 +86,8 @@ class Replay:
     counts: str = "{}"
     state: str = "running"
     error: str = ""
+    note: str = ""
+    """Why, in the words of who asked for it."""
     updated_at: int = 0
     finished_at: int = 0
 
@@ -108,6 +111,8 @@ class StoredDeadLetter:
     notification_id: str | None
     message_id: str | None
     occurred_at: int
+    state: str = "open"
+    """What became of it: open, redriven, sent_since, failed_again or dismissed."""
 
 
 class ReplayStore:
@@ -227,6 +232,7 @@ class ReplayStore:
             replay.counts,
             replay.state,
             replay.error,
+            replay.note,
             replay.started_at,
             replay.updated_at,
             replay.finished_at,
@@ -305,6 +311,7 @@ class ReplayStore:
             "counts",
             "state",
             "error",
+            "note",
         )
         return Replay(replay_id, **fields, **{name: row[name] for name in words})
 
@@ -340,6 +347,7 @@ def _dead_letter(hex_id: str, row: Mapping[str, Any], occurred_at: int) -> Store
         _or_none(row["notification_id"]),
         _or_none(row["message_id"]),
         occurred_at,
+        row["letter_state"],
     )
 
 

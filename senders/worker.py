@@ -21,7 +21,7 @@ from functools import partial
 from typing import Protocol
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, publish_dead_letters
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, is_redriven, publish_dead_letters
 from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, CommitError, FencedError
@@ -404,7 +404,8 @@ class Worker:
 
         No ledger entry: the record may be a bad copy of a good one.
         """
-        self._count(unusable=1)  # raises in a flood: the record is not taken then, and neither is what follows
+        # Raises in a flood: the record is not taken then, and neither is what follows.
+        self._count(unusable=0 if is_redriven(record.headers) else 1)
         self._next(owned)
         doubt = owned.takeover.in_doubt(record.offset)
         iteration.add(

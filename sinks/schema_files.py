@@ -86,8 +86,8 @@ def migrations() -> tuple[Migration, ...]:
         found.append(Migration(int(match[1]), match[2], split_statements(text), checksum_of(text)))
     found.sort(key=lambda migration: migration.number)
     numbers = [migration.number for migration in found]
-    if numbers != list(range(1, len(found) + 1)):
-        raise ValueError(f"migrations are numbered {numbers}, not 1, 2, 3, ...")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"migrations are numbered {numbers}: one number is used twice")
     return tuple(found)
 
 

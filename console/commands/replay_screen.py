@@ -59,15 +59,18 @@ def show_plan(plan: Plan, kind: str) -> None:
 
 
 def confirm(records: int, rate: float, yes: bool, as_json: bool) -> bool:
+    """Whether the operator agrees to publish them. Raises UsageError without a terminal to ask at."""
+    seconds = records / rate
+    return agreed(f"Publish {records} records at {rate:g} a second (about {seconds:.0f} s)?", yes, as_json)
+
+
+def agreed(question: str, yes: bool, as_json: bool) -> bool:
     """Whether the operator agrees. Raises UsageError without a terminal to ask at."""
     if yes:
         return True
     if as_json or not sys.stdin.isatty():
-        raise UsageError(
-            "nothing was published: give --yes, or --dry-run to only look (there is no terminal to ask at)"
-        )
-    seconds = records / rate
-    return typer.confirm(f"Publish {records} records at {rate:g} a second (about {seconds:.0f} s)?")
+        raise UsageError("nothing was done: give --yes, or --dry-run to only look (there is no terminal to ask at)")
+    return typer.confirm(question)
 
 
 def show_what_if(report: WhatIfResult, as_json: bool) -> None:

@@ -1,4 +1,4 @@
--- One row per dead letter, ids as UUID; key and value are its bytes.
+-- One row per dead letter, ids as UUID; key and value are its bytes, letter_state is what became of it since.
 CREATE OR REPLACE VIEW dead_letters AS
 SELECT
     toUUID(UUIDNumToString(d.dead_letter_id)) AS dead_letter_id,
@@ -15,5 +15,7 @@ SELECT
     if(d.message_id = toFixedString('', 16), NULL, toUUID(UUIDNumToString(d.message_id))) AS message_id,
     d.occurred_at AS occurred_at,
     d.key AS key,
-    d.value AS value
-FROM dead_letters_raw AS d FINAL;
+    d.value AS value,
+    s.letter_state AS letter_state
+FROM dead_letters_raw AS d FINAL
+INNER JOIN dead_letter_states AS s ON s.dead_letter_id = d.dead_letter_id;

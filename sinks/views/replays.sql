@@ -15,6 +15,7 @@ SELECT
     r.counts AS counts,
     r.state AS state,
     r.error AS error,
+    r.note AS note,
     r.started_at AS started_at,
     r.updated_at AS updated_at,
     nullIf(r.finished_at, toDateTime64(0, 3, 'UTC')) AS finished_at

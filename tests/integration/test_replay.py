@@ -189,7 +189,10 @@ def redriven_by_filter_twice(pipeline: Pipeline, prefix: str, count: int, rate: 
     pipeline.all_sent(nids)
     assert pipeline.residual() == 0
 
-    again = pipeline.json("dlq", "redrive", *where, "--yes")
+    assert pipeline.json("dlq", "list", *where) == []
+    [handled] = pipeline.json("dlq", "list", *where, "--all")
+    assert (handled["state"], handled["count"]) == ("sent_since", count)
+    again = pipeline.json("dlq", "redrive", *where, "--all", "--yes")
     assert (again["counts"], again["items"]) == ({"sent": count}, [])
     # Resuming what is finished publishes nothing either.
     assert pipeline.json("dlq", "redrive", "--resume", replay["replay_id"])["published"] == count
@@ -336,7 +339,7 @@ def test_after_a_provider_was_away_a_redrive_counts_the_attempts_on(pipeline: Pi
     where = ("--where", f"topic = '{dispatch_topic('sms', 'normal')}'")
     assert pipeline.json("dlq", "redrive", *where, "--yes")["published"] == 20
     pipeline.all_sent(nids)
-    again = pipeline.json("dlq", "redrive", *where, "--yes")
+    again = pipeline.json("dlq", "redrive", *where, "--all", "--yes")
     assert (again["items"], again["counts"]) == ([], {"sent": 20})
     accepted = pipeline.world.accepted("twilio", "+4915")
     assert (len(accepted), set(accepted.values())) == (20, {1})
@@ -367,9 +370,9 @@ def test_letters_that_must_not_come_back_are_refused_and_one_can_be_looked_at(pi
     [one] = pipeline.json(*of_router)
     shown = pipeline.json("dlq", "show", one["id"])
     assert bytes.fromhex(shown["bytes"]) == strange.value
-    # Its bytes are still undecodable: the router dead-letters it again, under another id.
-    assert pipeline.json("dlq", "redrive", "--where", f"dead_letter_id = '{one['id']}'", "--yes")["published"] == 1
-    until(lambda: len(pipeline.json(*of_router)) == 2, 30, "dead-lettered again")
+    refused = pipeline.json("dlq", "redrive", "--where", f"dead_letter_id = '{one['id']}'", "--yes")
+    assert (refused["items"], refused["counts"]) == ([], {"refused": 1})
+    assert "still does not decode" in refused["rows"][0]["note"]
 
     # By id: --rows shows the oldest 1,000 only, and the slow test above leaves 10,000.
     [nid] = nids
@@ -377,6 +380,66 @@ def test_letters_that_must_not_come_back_are_refused_and_one_can_be_looked_at(pi
     hidden = pipeline.text("dlq", "show", dead_letter["id"])
     assert "seen0@example.org" not in hidden
     assert "seen0@example.org" in pipeline.text("dlq", "show", dead_letter["id"], "--reveal")
+
+
+def test_undecodable_letters_are_one_each_however_often_they_are_redriven_and_go_when_dismissed(
+    pipeline: Pipeline,
+) -> None:
+    started = rfc3339(int(time.time() * 1000))
+    count = 500
+    pipeline.world.publish([ProducerRecord(TOPIC, b"t:junk", b"junk %d" % n) for n in range(count)])
+    of_these = ("--stage", "router", "--where", "reason = 'undecodable'", "--from", started)
+
+    def letters(*more: str) -> dict[str, int]:
+        return {row["state"]: row["count"] for row in pipeline.json("dlq", "list", *of_these, *more)}
+
+    until(lambda: letters() == {"open": count}, 60, "every record is a letter")
+    ends = pipeline.world.ends(TOPIC)
+    for _ in range(5):
+        tried = pipeline.json("dlq", "redrive", *of_these, "--yes")
+        assert (tried["counts"], tried["items"]) == ({"refused": count}, [])
+    assert (letters(), letters("--all")) == ({"open": count}, {"open": count})
+    assert pipeline.world.ends(TOPIC) == ends  # nothing was published
+    fine = pipeline.make("behind", 5)
+    pipeline.all_sent(fine)
+
+    few = ("dlq", "dismiss", "--stage", "router", "--from", started)
+    assert "--reason" in pipeline.text(*few, "--reason", "  ", "--yes", status=1)
+    assert pipeline.json(*few, "--reason", "a test's junk", "--dry-run")["dismissed"] == 0
+    dismissed = pipeline.json(*few, "--reason", "a test's junk", "--yes")
+    assert dismissed["dismissed"] == count
+    assert (letters(), letters("--all")) == ({}, {"dismissed": count})
+    recorded = pipeline.json("replay", "list")[0]
+    assert (recorded["replay_id"], recorded["command"], recorded["note"], recorded["planned"]) == (
+        dismissed["replay_id"],
+        "dismiss",
+        "a test's junk",
+        count,
+    )
+
+
+def test_letter_whose_message_fails_again_is_the_same_letter_and_open_again(pipeline: Pipeline) -> None:
+    nids = pipeline.fail("relapse", 3)
+    listed = ", ".join(f"'{nid}'" for nid in sorted(nids))
+    of_these = ("--where", f"notification_id in ({listed})")
+
+    def rows() -> dict[str, tuple[str, int]]:
+        found = pipeline.json("dlq", "list", *of_these, "--all", "--rows")
+        return {row["id"]: (row["state"], row["attempts"]) for row in found}
+
+    before = rows()
+    assert set(before.values()) == {("open", 1)}
+    pipeline.world.fault(kind="smtp", mode="500", rate=1, match="relapse")
+    assert pipeline.json("dlq", "redrive", *of_these, "--yes")["published"] == 3
+    until(lambda: set(rows().values()) == {("failed_again", 2)}, 60, "each failed again")
+    assert rows().keys() == before.keys()
+    assert pipeline.json("dlq", "list", *of_these)[0]["count"] == 3
+    pipeline.world.clear_faults()
+    assert pipeline.json("dlq", "redrive", *of_these, "--yes")["published"] == 3
+    pipeline.all_sent(nids)
+    assert {state for state, _ in rows().values()} == {"sent_since"}
+    accepted = pipeline.world.accepted("smtp", "relapse")
+    assert (len(accepted), set(accepted.values())) == (3, {1})
 
 
 def test_what_if_renders_with_another_version_and_sends_nothing(pipeline: Pipeline) -> None:

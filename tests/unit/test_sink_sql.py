@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import pytest
 
+from replay.where import LETTER_STATES
 from schemas.events import states
 from sinks.clickhouse import query_text
 from sinks.rows import DEAD_LETTERS_TABLE, EVENTS_TABLE, RECEIPTS_TABLE, REQUESTS_TABLE, Table
@@ -37,8 +38,18 @@ QUERIES = {
     for path in files("sinks").joinpath("queries").iterdir()
     if path.name.endswith(".sql")
 }
-OTHER_WORDS = {"millisecond", "account", "message", "recipient", "throttled", "transient"}
-"""Words in quotes that are no states and no reasons: a unit of time, and classes of errors."""
+OTHER_WORDS = {
+    "millisecond",
+    "account",
+    "message",
+    "recipient",
+    "throttled",
+    "transient",
+    *LETTER_STATES,
+    "redrive",
+    "dismiss",
+}
+"""Words in quotes that are no states and no reasons: a unit of time, classes of errors, states of dead letters, commands."""
 IDEMPOTENT = re.compile(
     r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW) "
     r"|ALTER TABLE \w+ (MODIFY COLUMN|MODIFY SETTING|ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|MATERIALIZE PROJECTION) "
@@ -103,6 +114,12 @@ def test_kept_sums_of_the_accounting_are_those_of_the_view() -> None:
 
     assert counts(query_text("hour_sums")) == counts(VIEWS["v_accounting_live"])
     assert len(counts(query_text("hour_sums"))) == len(states().reasons) + 2
+
+
+def test_letters_have_the_states_that_a_condition_may_name() -> None:
+    view = VIEWS["dead_letter_states"]
+    branches = view[view.index("multiIf(") : view.index("AS letter_state")]
+    assert set(re.findall(r"'(\w+)'(?:,\n|\) $)", branches)) == LETTER_STATES
 
 
 def test_settled_begins_at_rank_ten() -> None:
