@@ -3,6 +3,7 @@
 SMTP with PIPELINING, FCM's messages:send, Twilio's Messages.json. It keeps when each recipient's messages arrived, and answers
 
     GET /arrivals   {"recipient": [seconds since the epoch, ...]}
+    GET /count      how many messages have arrived
     DELETE /arrivals    forgets them
 
 It costs as little as it can, for it shares the cores with what is measured.
@@ -97,6 +98,8 @@ class HttpPeer(_Peer):
             self._transport.write(b"".join(out))
 
     def _answer(self, request: bytes, body: bytes) -> bytes:
+        if request.startswith(b"GET /count"):
+            return b"%d" % sum(map(len, self._arrivals.times.values()))
         if request.startswith(b"GET "):
             return json.dumps(self._arrivals.times).encode()
         if request.startswith(b"DELETE "):

@@ -78,6 +78,11 @@ class Bench:
             found: dict[str, list[float]] = json.load(answer)
         return found
 
+    def count(self) -> int:
+        """How many messages have arrived."""
+        with urllib.request.urlopen(f"{self.provider}/count", timeout=60) as answer:
+            return int(answer.read())
+
     def forget(self) -> None:
         """Start the next phase with no arrivals."""
         urllib.request.urlopen(urllib.request.Request(f"{self.provider}/arrivals", method="DELETE"), timeout=10).close()
@@ -143,10 +148,9 @@ def settled(bench: Bench) -> dict[str, int]:
 def wait_for(bench: Bench, published: Mapping[str, float], accepted: int) -> dict[str, float]:
     """When each recipient's message arrived, once all are there and settled. Raises WrongRunError."""
     deadline = time.monotonic() + PATIENCE_S
-    while True:
-        counts = settled(bench)
-        if counts["settled"] >= accepted or time.monotonic() > deadline:
-            break
+    while bench.count() < len(published) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    while (counts := settled(bench))["settled"] < accepted and time.monotonic() < deadline:
         time.sleep(0.5)
     arrived = bench.arrivals()
     missing, twice = published.keys() - arrived.keys(), [to for to, times in arrived.items() if len(times) > 1]
