@@ -125,7 +125,8 @@ class NewVersion(Strict):
     """The sources of a template. Parts by channel, and again by locale."""
 
     id: Id | None = None
-    category: Category = "default"
+    category: Category | None = None
+    """None: that of the published version, or else of the latest."""
     channels: dict[str, Any]
     locales: Annotated[dict[Locale, dict[str, Any]], Field(max_length=100, default_factory=dict)]
     layout: Id | None = None
@@ -136,6 +137,7 @@ class NewTemplate(NewVersion):
     """A template with its first version."""
 
     id: Id
+    category: Category = "default"
 
 
 class Published(Strict):
@@ -234,7 +236,8 @@ async def _checked(tenant: str, name: str, body: NewVersion, fetch: Fetch, worke
 
 def _check_size(tenant: str, name: str, version: Row) -> None:
     """Raises TemplateRefused for a template that its record has no room for."""
-    row = {**version, "tenant": tenant, "template_id": name, "version": 2**31 - 1}
+    category = version["category"] or "x" * 64  # an inherited one is no longer
+    row = {**version, "category": category, "tenant": tenant, "template_id": name, "version": 2**31 - 1}
     try:
         template_rows(row, new=True, published=False, updated_at=2**48)
     except RecordTooLarge as exc:
