@@ -14,6 +14,7 @@ from replay.plan import Item, Plan, RecordPosition, StoredMessage, decide_messag
 from replay.records import decoded_message, decoded_request
 from replay.source import scan
 from replay.store import ReplayStore
+from replay.template import TemplateVersion
 from replay.times import UsageError
 from replay.where import Condition
 from runtime.ids import accepted_at
@@ -37,6 +38,8 @@ class Selection:
     where: str | None = None
     tenant: str | None = None
     resend: bool = False
+    template: TemplateVersion | None = None
+    """Only requests of this template, rendered with this version."""
 
     @property
     def filtered(self) -> bool:
@@ -78,9 +81,11 @@ class _Message:
 def build_plan(
     kafka: KafkaSettings, store: ReplayStore, selection: Selection, now: int, on_progress: ProgressCallback
 ) -> Plan:
-    """The plan for a stretch of a topic."""
+    """The plan for a stretch of a topic. Raises UsageError, UnavailableError."""
     topic = check_topic(selection.topic)
     plan = Plan()
+    if selection.template is not None and topic.record != "NotificationRequest":
+        raise UsageError("--template renders requests: give a requests topic")
     if topic.record == "NotificationRequest":
         requests = _requests(kafka, selection, plan, on_progress)
         _plan_requests(store, selection, requests, plan, now)
@@ -103,6 +108,9 @@ def _requests(
             plan.unreadable += 1
             continue
         if request.get("replay") is not None or (selection.tenant and request["tenant"] != selection.tenant):
+            continue
+        if selection.template is not None and request.get("template_id") != selection.template.template_id:
+            plan.other_templates += 1
             continue
         known = found.get(request["notification_id"])
         if known is None or known.request.get("generation", 0) < request.get("generation", 0):
@@ -161,6 +169,8 @@ def _plan_requests(store: ReplayStore, selection: Selection, found: dict[str, _R
                 known_generation=known,
             )
             plan.add((_above(item, known, selection), decided))
+            if item is not None and selection.template is not None:
+                plan.pinned += one.request.get("template_version") not in (None, selection.template.version)
 
 
 def _plan_messages(store: ReplayStore, selection: Selection, found: dict[str, _Message], plan: Plan, now: int) -> None:

@@ -17,6 +17,7 @@ from replay.records import Stamp, copies
 from replay.redrive import refusal
 from replay.source import Reader
 from replay.store import Replay, ReplayStore
+from replay.template import TemplateVersion
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import HeliographError
 from runtime.kafka.producer import Producer
@@ -48,6 +49,7 @@ def execute(
     """Publish what is left of a replay; the replay as it ended. Raises the error that stopped it, after writing it down."""
     reader, producer = Reader(kafka), Producer(kafka, client_id="replay")
     size = max(1, min(MAX_BATCH, int(rate / 4)))
+    template = TemplateVersion.parse(replay.template) if replay.template else None
     due = monotonic()
     try:
         while replay.published < replay.planned:
@@ -57,7 +59,7 @@ def execute(
             time.sleep(max(0.0, due - monotonic()))
             due = max(due, monotonic()) + len(items) / rate
             records = _records(store, reader, items)
-            stamp = Stamp(replay.replay_id, replay.requested_by, replay.command == "resend", clock())
+            stamp = Stamp(replay.replay_id, replay.requested_by, replay.command == "resend", clock(), template)
             out: list[ProducerRecord] = []
             for item, record in records:
                 out += copies(record, item, stamp)

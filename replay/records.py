@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from replay.plan import Item
+from replay.template import TemplateVersion
 from runtime import ids
 from runtime.dead_letters import REDRIVEN, redriven
 from runtime.records import ConsumerRecord, Headers, ProducerRecord
@@ -28,6 +29,7 @@ class Stamp:
     by: str
     resend: bool
     now: int
+    template: TemplateVersion | None = None
 
     @property
     def words(self) -> str:
@@ -49,8 +51,13 @@ def _request_again(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[Pro
     request = {**request, "replay": stamp.replay_id, "generation": item.generation}
     if item.channels:
         request["channels"] = list(item.channels)
+    words = stamp.words
+    if stamp.template is not None and request.get("template_id") == stamp.template.template_id:
+        named = request.get("template_version")
+        words += f", rendered with {stamp.template}" + (f" instead of version {named}" if named is not None else "")
+        request["template_version"] = stamp.template.version
     status = request_status(
-        request, record.topic.split(".")[2], "replayed", now=stamp.now, detail=stamp.words, source=source_of(record)
+        request, record.topic.split(".")[2], "replayed", now=stamp.now, detail=words, source=source_of(record)
     )
     value = codec("NotificationRequest").encode(request)
     return [

@@ -35,6 +35,7 @@ _REPLAY_COLUMNS = {
     "from_at": "DateTime64(3, 'UTC')",
     "to_at": "DateTime64(3, 'UTC')",
     "filter": "String",
+    "template": "String",
     "tenant": "LowCardinality(String)",
     "requested_by": "String",
     "planned": "UInt64",
@@ -86,6 +87,8 @@ class Replay:
     counts: str = "{}"
     state: str = "running"
     error: str = ""
+    template: str = ""
+    """ID:VERSION that its requests are rendered with, "" for their own."""
     note: str = ""
     """Why, in the words of who asked for it."""
     updated_at: int = 0
@@ -224,6 +227,7 @@ class ReplayStore:
             replay.from_at,
             replay.to_at,
             replay.filter,
+            replay.template,
             replay.tenant,
             replay.requested_by,
             replay.planned,
@@ -303,6 +307,7 @@ class ReplayStore:
             "command",
             "topic",
             "filter",
+            "template",
             "tenant",
             "requested_by",
             "planned",

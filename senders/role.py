@@ -17,6 +17,7 @@ from runtime.dead_letters import publish_dead_letters
 from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
+from runtime.provider_files import follow
 from runtime.stores import Store
 from runtime.views import View, caught_up, open_store, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression
@@ -26,6 +27,7 @@ from senders.admission import Admission
 from senders.consumers import dispatch_consumer, ledger_consumer, sender_group
 from senders.ledger import Ledger, LedgerReader
 from senders.recheck import SenderViews
+from senders.renewal import AccountRenewal
 from senders.stage import SendStage
 from senders.worker import Worker
 from vendors.registry import create_senders
@@ -53,13 +55,14 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
     context.health.require("group", lambda: "waits for the views")
     start_views(views, context.health)
     context.health.started()
+    breakers = {provider.name: provider.breaker for provider in settings.providers}
+    accounts = Accounts([Account(sender, breakers[sender.name]) for sender in senders])
+    renewal = AccountRenewal(channel, accounts, settings.providers)
     try:
         for sender in senders:
             await sender.start()
         if not await caught_up(views, context.stopping):
             return
-        breakers = {provider.name: provider.breaker for provider in settings.providers}
-        accounts = Accounts([Account(sender, breakers[sender.name]) for sender in senders])
         looks = SenderViews(suppressions, opt_outs, cancellations)
         stage = SendStage(context, accounts, looks, system_clock, system_monotonic)
         admission = Admission(accounts, settings.sender.window)
@@ -80,11 +83,12 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         context.health.require("group", lambda: None if worker.assigned else "joining the group")
         topics = [dispatch_topic(channel, lane) for lane in lanes]
         lag = asyncio.create_task(report_lag(settings.kafka, sender_group(channel), topics, context.stopping))
+        following = asyncio.create_task(follow(settings.providers, renewal.apply, context.health))
         await asyncio.to_thread(worker.run)
+        following.cancel()
         await lag
     finally:
-        for sender in senders:
-            await sender.close()
+        await renewal.close()
         for view in views:
             view.close()
         ledger.close()

@@ -21,6 +21,7 @@ from replay.execute import execute
 from replay.generations import Generations
 from replay.plan import Item, Plan
 from replay.store import Replay, ReplayStore
+from replay.template import TemplateVersion, check_templates
 from replay.times import UsageError, parse_time
 from replay.where import MESSAGE_COLUMNS, compile_where
 from runtime import ids
@@ -62,7 +63,10 @@ def replay(
     what_if: Annotated[
         bool, typer.Option("--what-if", help="Send nothing: show what --template or --provider would change.")
     ] = False,
-    template: Annotated[str | None, typer.Option(metavar="ID:VERSION", help="Of --what-if: render with it.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="ID:VERSION", help="Only requests of this template, rendered with this version."),
+    ] = None,
     provider: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of --what-if: an account; what it could take, at what price.")
     ] = None,
@@ -79,25 +83,30 @@ def replay(
         return
     if topic is None or since is None:
         raise UsageError("give --topic and --from (and --to), or --resume ID")
-    if what_if != (template is not None or provider is not None):
+    if what_if and template is None and provider is None:
         raise UsageError("--what-if belongs with --template ID:VERSION, --provider NAME, or both")
+    if provider is not None and not what_if:
+        raise UsageError("--provider belongs with --what-if")
     now = system_clock()
     check_topic(topic)
     start, end = parse_time(since, now), min(parse_time(until, now), now)
     check_range(start, end, now, resend or what_if)
     condition = compile_where(where, MESSAGE_COLUMNS, now)
-    selection = Selection(topic, start, end, condition, where, tenant, resend)
+    version = TemplateVersion.parse(template) if template is not None else None
+    selection = Selection(topic, start, end, condition, where, tenant, resend, version)
     settings = replay_targets.settings_for(state_dir)
     with closing(ReplayStore(settings.clickhouse)) as store:
         if what_if:
             from replay.whatif import what_if as compare  # loads the router's code
 
             with replay_screen.progress("rendering", as_json) as on_progress:
-                found = compare(settings, store, selection, template, on_progress, provider=provider)
+                found = compare(settings, store, selection, now, on_progress, provider=provider)
             replay_screen.show_what_if(found, as_json)
             return
         with replay_screen.progress("reading", as_json) as on_progress:
             plan = build_plan(settings.kafka, store, selection, now, on_progress)
+        if version is not None:
+            check_templates(settings.kafka, {item.tenant for item in plan.items}, version)
         replay_record = Replay(
             ids.notification_id(now, "replay"),
             "resend" if resend else "replay",
@@ -109,6 +118,7 @@ def replay(
             now,
             start,
             end,
+            template=str(version or ""),
             counts=json.dumps(plan.summary()),
         )
         confirm_and_publish(
@@ -222,6 +232,8 @@ def as_object(replay_record: Replay | None, plan: Plan | None) -> dict[str, Any]
             "dry_run": replay_record is None,
             "looked_at": plan.looked_at,
             "unreadable": plan.unreadable,
+            "other_templates": plan.other_templates,
+            "pinned": plan.pinned,
             "counts": plan.summary(),
             "rows": plan.rows(),
             "items": _listed(plan.items),

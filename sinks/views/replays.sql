@@ -7,6 +7,7 @@ SELECT
     nullIf(r.from_at, toDateTime64(0, 3, 'UTC')) AS from_at,
     nullIf(r.to_at, toDateTime64(0, 3, 'UTC')) AS to_at,
     r.filter AS filter,
+    r.template AS template,
     r.tenant AS tenant,
     r.requested_by AS requested_by,
     r.planned AS planned,

@@ -35,6 +35,7 @@ TOPIC = requests_topic("normal")
 PEOPLE = {
     **{"letters": 300, "tenk": 10_000, "fine": 40, "halt": 120, "anew": 30},
     **{"rendered": 20, "away": 20, "seen": 1, "maybe": 3, "other": 3},
+    **{"behind": 5, "relapse": 3, "mendfree": 90, "mendpin": 10, "mendnone": 2},
 }
 """Users of each test by the prefix of their ids: the router has them before its first request."""
 
@@ -478,6 +479,49 @@ def test_what_if_renders_with_another_version_and_sends_nothing(pipeline: Pipeli
     assert "no template hello:9" in pipeline.text(*what_if, "--template", "hello:9", status=1)
     assert pipeline.world.accepted("smtp", "maybe") == before
     assert pipeline.replayed(nids) == []
+
+
+def test_what_if_of_a_mended_template_is_what_the_replay_does_also_for_pinned_versions(pipeline: Pipeline) -> None:
+    def template(version: int, text: str) -> None:
+        made = {
+            "tenant": "t",
+            "template_id": "mended",
+            "version": version,
+            "category": "default",
+            "channels": json.dumps({"email": {"subject": "s", "text": text}}).encode(),
+            "locales": b"{}",
+            "variables": [],
+            "updated_at": version,
+        }
+        value = codec("Template").encode(made)
+        keys = (b"t:mended", f"t:mended:{version}".encode())
+        pipeline.world.publish([ProducerRecord(TEMPLATES, key, value) for key in keys])
+
+    template(1, "{{ gone }}")
+    started = rfc3339(int(time.time() * 1000))
+    free = pipeline.make("mendfree", 90, template_id="mended")
+    pinned = pipeline.make("mendpin", 10, template_id="mended", template_version=1)
+    unknown = pipeline.make("mendnone", 2, template_id="mended", template_version=7)
+    everyone = free | pinned
+    until(lambda: pipeline.states(everyone) == {("rejected", "missing_variable"): 100}, 60, "all are rejected")
+    template(2, "mended")
+    of_them = ("replay", "--topic", TOPIC, "--from", started, "--template", "mended:2")
+    # What was rejected as a whole has no messages, and is found by its template all the same.
+    whole = ("--where", "template_id = 'mended' AND reason = 'unknown_template'")
+    until(lambda: len(pipeline.json(*of_them[:5], *whole, "--dry-run")["items"]) == 2, 60, "the two of no version")
+    found = pipeline.json(*of_them, "--what-if")
+    assert (found["mended"], found["would_publish"], found["pinned"]) == (102, 102, 12)
+    replayed = pipeline.json(*of_them, "--yes")
+    assert (len(replayed["items"]), replayed["pinned"]) == (102, 12)
+    pipeline.all_sent(everyone | unknown, 102)
+    for prefix, count in (("mendfree", 90), ("mendpin", 10), ("mendnone", 2)):
+        accepted = pipeline.world.accepted("smtp", prefix)
+        assert (len(accepted), set(accepted.values())) == (count, {1})
+    assert all("rendered with mended:2" in detail for _, detail in pipeline.replayed(everyone))
+    recorded = next(r for r in pipeline.json("replay", "list") if r["replay_id"] == replayed["replay_id"])
+    assert recorded["template"] == "mended:2"
+    again = pipeline.json(*of_them, "--yes")
+    assert again["items"] == []
 
 
 def test_what_if_through_another_account_says_reach_and_price_and_sends_nothing(pipeline: Pipeline) -> None:

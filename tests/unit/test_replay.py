@@ -16,6 +16,7 @@ from replay.plan import Decision, Item, Plan, RecordPosition, StoredMessage, dec
 from replay.records import Stamp, copies
 from replay.redrive import refusal
 from replay.store import StoredDeadLetter
+from replay.template import TemplateVersion
 from replay.times import UsageError, parse_time
 from replay.where import DEAD_LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
 from runtime import ids
@@ -347,6 +348,31 @@ def test_copy_of_a_letter_carries_its_id_and_place(headers: list[tuple[str, byte
         assert event.topic == STATUS
         without = copies(record._replace(headers=[]), replace(item, dead_letter_id=None), STAMP)[0]
         assert REDRIVEN not in dict(without.headers)
+
+
+@pytest.mark.parametrize(
+    ("template_id", "named", "then", "says"),
+    [
+        ("hello", None, 3, ", rendered with hello:3"),
+        ("hello", 2, 3, ", rendered with hello:3 instead of version 2"),
+        ("other", 2, 2, ""),
+    ],
+)
+def test_copy_of_a_replay_with_a_template_names_its_version_and_the_event_says_so(
+    template_id: str, named: int | None, then: int, says: str
+) -> None:
+    value = codec("NotificationRequest").encode(request(template_id=template_id, template_version=named))
+    record = ConsumerRecord(REQUESTS, 1, 7, NOW, b"k", value)
+    stamp = replace(STAMP, template=TemplateVersion.parse("hello:3"))
+    again, event = copies(record, Item(PLACE, "t", NID), stamp)
+    assert codec("NotificationRequest").decode(again.value)["template_version"] == then
+    assert codec("DeliveryStatus").decode(event.value)["detail"] == stamp.words + says
+
+
+@pytest.mark.parametrize("text", ["hello", "hello:", ":1", "hello:x", "hello:-1", "hello:1234567890"])
+def test_template_without_a_version_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="ID:VERSION"):
+        TemplateVersion.parse(text)
 
 
 def test_record_that_was_redriven_and_is_given_up_again_replaces_its_letter() -> None:
