@@ -1,21 +1,22 @@
 """What a replay reads from ClickHouse, and what it writes down about itself there.
 
-May import sinks.clickhouse. Never: Kafka, a decision.
+May import sinks.clickhouse. Never: a Kafka client, a decision.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
 from typing import Any
 from uuid import UUID
 
+from replay.journal import item_records, state_record
 from replay.plan import Item, RecordPosition, StoredMessage
 from replay.times import UsageError
 from replay.where import Condition
-from runtime.records import ConsumerRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from sinks import clickhouse
@@ -119,10 +120,16 @@ class StoredDeadLetter:
 
 
 class ReplayStore:
-    """Questions and notes; one thread. Every call raises UnavailableError or StoreError."""
+    """Questions and notes; one thread. Every call raises UnavailableError or StoreError.
 
-    def __init__(self, settings: ClickHouseSettings) -> None:
-        self._settings = settings
+    What is written down goes to its topic first, by `publish` (which waits and may raise PublishError), and then to ClickHouse:
+    the sink stores it once more, which changes nothing, and a rebuilt store has it.
+    """
+
+    def __init__(
+        self, settings: ClickHouseSettings, publish: Callable[[Sequence[ProducerRecord]], None] | None = None
+    ) -> None:
+        self._settings, self._publish = settings, publish
         self._client = clickhouse.connect(settings, timeout_s=120)
 
     def close(self) -> None:
@@ -220,6 +227,8 @@ class ReplayStore:
 
     def write(self, replay: Replay) -> None:
         """The replay as it stands now."""
+        assert self._publish is not None, "a store that was opened for questions"
+        self._publish([state_record(replay)])
         row = [
             UUID(replay.replay_id).bytes,
             replay.command,
@@ -246,9 +255,11 @@ class ReplayStore:
 
     def write_items(self, replay_id: str, items: Sequence[Item], now: int) -> None:
         """The plan. Written before the replay's own row: a replay that is known has a whole plan."""
+        assert self._publish is not None, "a store that was opened for questions"
         for start in range(0, len(items), 50_000):
             chunk = items[start : start + 50_000]
             count = len(chunk)
+            self._publish(list(item_records(replay_id, chunk, start, now)))
             self._insert(
                 "replay_items",
                 _ITEM_COLUMNS,

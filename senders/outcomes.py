@@ -25,6 +25,7 @@ May import runtime values and schemas. Never: a clock read, a random number, Kaf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -37,6 +38,7 @@ from schemas.channels import ROWS
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
+from senders.accounts import AccountTrouble
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
@@ -229,9 +231,17 @@ def from_result(
     )
 
 
-def no_account_works(message: ChannelMessage, record: ConsumerRecord, *, now: int) -> Outcome:
-    """The message waited for accounts that have failed for too long; no request was made, no attempt used."""
-    return _failed(message, record, PROVIDER_ACCOUNT, NoAccountWorks("no account works"), now=now)
+def no_account_works(
+    message: ChannelMessage, record: ConsumerRecord, troubles: Sequence[AccountTrouble], *, now: int
+) -> Outcome:
+    """The message waited for accounts that have failed for too long; no request was made, no attempt used.
+
+    The detail names each of them with its last code; the first counts as the message's account.
+    """
+    words = "; ".join(trouble.words for trouble in troubles)
+    error = NoAccountWorks(f"no account works: {words}" if words else "no account works")
+    provider = message["provider"] or (troubles[0].name if troubles else None)
+    return _failed(message, record, PROVIDER_ACCOUNT, error, now=now, provider=provider)
 
 
 def no_next_attempt(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from runtime.clock import system_clock, system_monotonic
+from runtime.conditions import ConditionReporter, Down
 from runtime.consent import has_opt_outs
 from runtime.dead_letters import publish_dead_letters
 from runtime.kafka.producer import Producer
@@ -35,6 +36,17 @@ from vendors.registry import create_senders
 SWITCH_INTERVAL_S = 0.0005
 """The Kafka thread and the event loop share one interpreter: with Python's 5 ms a conversation of six answers, each of which
 waits for the other's turn to end, took 30 ms of a busy sender."""
+
+
+def what_is_down(context: Context, channel: str, accounts: Accounts) -> Iterator[Down]:
+    """The accounts that do not work, and this process itself while its brake holds it."""
+    now = system_clock()
+    for i in range(len(accounts)):
+        if (trouble := accounts[i].trouble) is not None:
+            since, next_at = now - int(trouble.failing_for_s * 1000), now + int(trouble.next_probe_in_s * 1000)
+            yield Down("account", trouble.name, trouble.code, since, next_at, channel)
+    if reason := context.health.conditions["dead letters"]():
+        yield Down("sender", channel, reason, channel=channel)
 
 
 async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> None:
@@ -83,9 +95,12 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         context.health.require("group", lambda: None if worker.assigned else "joining the group")
         topics = [dispatch_topic(channel, lane) for lane in lanes]
         lag = asyncio.create_task(report_lag(settings.kafka, sender_group(channel), topics, context.stopping))
+        reporter = ConditionReporter(producer, context.role, lambda: what_is_down(context, channel, accounts))
+        reporting = asyncio.create_task(reporter.run())
         following = asyncio.create_task(follow(settings.providers, renewal.apply, context.health))
         await asyncio.to_thread(worker.run)
         following.cancel()
+        reporting.cancel()
         await lag
     finally:
         await renewal.close()

@@ -438,7 +438,9 @@ class Worker:
         if choice is None:
             detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
             return refuse(message, record, "rejected", "provider_rejected", now=now, detail=detail)
-        return no_account_works(message, record, now=now) if choice.given_up else None
+        if not choice.given_up:
+            return None
+        return no_account_works(message, record, self._admission.accounts.troubles(message), now=now)
 
     def _try_admit(self, owned: Owned, queued: QueuedMessage, iteration: Iteration) -> None:
         if self._admission.try_admit(queued):

@@ -121,7 +121,7 @@ def redrive(
 ) -> None:
     """Publish dead letters again where they were given up: shows what it will do, asks, and can be resumed."""
     settings = replay_targets.settings_for(state_dir)
-    with closing(ReplayStore(settings.clickhouse)) as store:
+    with replay_targets.writing_store(settings) as store:
         if resume is not None:
             report(publish_remaining(settings, store, store.find(resume), rate, as_json), None, as_json)
             return
@@ -165,7 +165,7 @@ def dismiss_dead_letters(
     """Set open dead letters aside: recorded with who and why, kept for as long as any, listed by --all only."""
     if where is None and stage is None:
         raise UsageError("say which: --where CONDITION, --stage STAGE, or both")
-    with closing(ReplayStore(replay_targets.settings_for(state_dir).clickhouse)) as store:
+    with replay_targets.writing_store(replay_targets.settings_for(state_dir)) as store:
         now = system_clock()
         chosen = list(selected(store, where, stage, None, tenant, since, until))
         if not as_json:

@@ -78,7 +78,7 @@ def replay(
         return
     if resume is not None:
         settings = replay_targets.settings_for(state_dir)
-        with closing(ReplayStore(settings.clickhouse)) as store:
+        with replay_targets.writing_store(settings) as store:
             report(publish_remaining(settings, store, store.find(resume), rate, as_json), None, as_json)
         return
     if topic is None or since is None:
@@ -95,7 +95,7 @@ def replay(
     version = TemplateVersion.parse(template) if template is not None else None
     selection = Selection(topic, start, end, condition, where, tenant, resend, version)
     settings = replay_targets.settings_for(state_dir)
-    with closing(ReplayStore(settings.clickhouse)) as store:
+    with replay_targets.writing_store(settings) as store:
         if what_if:
             from replay.whatif import what_if as compare  # loads the router's code
 

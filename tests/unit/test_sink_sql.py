@@ -48,6 +48,7 @@ OTHER_WORDS = {
     *LETTER_STATES,
     "redrive",
     "dismiss",
+    "down",
 }
 """Words in quotes that are no states and no reasons: a unit of time, classes of errors, states of dead letters, commands."""
 IDEMPOTENT = re.compile(
