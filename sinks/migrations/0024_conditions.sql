@@ -5,7 +5,7 @@ CREATE TABLE IF NOT EXISTS conditions_raw
     name String COMMENT 'the account, or the lane or channel of the stage',
     channel LowCardinality(String),
     process String,
-    state LowCardinality(String) COMMENT 'down or up',
+    condition LowCardinality(String) COMMENT 'down or up',
     detail String,
     since DateTime64(3, 'UTC'),
     next_at DateTime64(3, 'UTC') COMMENT 'tried again then; 0: not known',

@@ -11,5 +11,5 @@ SELECT
     max(c.stated_at) AS stated_at,
     count() AS processes
 FROM conditions_raw AS c FINAL
-WHERE c.state = 'down' AND c.stated_at > now64(3, 'UTC') - INTERVAL 90 SECOND
+WHERE c.condition = 'down' AND c.stated_at > now64(3, 'UTC') - INTERVAL 90 SECOND
 GROUP BY c.subject, c.name;
