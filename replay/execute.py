@@ -8,13 +8,13 @@ May import runtime and replay. Never: what is chosen.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from replay.plan import Item
 from replay.records import Stamp, copies
 from replay.redrive import refusal
+from replay.running import Stop, Stopped
 from replay.source import Reader
 from replay.store import Replay, ReplayStore
 from replay.template import TemplateVersion
@@ -40,13 +40,17 @@ def execute(
     replay: Replay,
     rate: float,
     on_progress: Callable[[int], None],
+    stop: Stop,
     *,
     confirm: Confirm | None = None,
     crash_at: str | None = None,
     clock: Clock = system_clock,
     monotonic: Monotonic = system_monotonic,
 ) -> Replay:
-    """Publish what is left of a replay; the replay as it ended. Raises the error that stopped it, after writing it down."""
+    """Publish what is left of a replay; the replay as it ended: finished, or stopped by whoever asked `stop`.
+
+    Raises the error that stopped it, after writing it down. The caller has the replay's lease.
+    """
     reader, producer = Reader(kafka), Producer(kafka, client_id="replay")
     size = max(1, min(MAX_BATCH, int(rate / 4)))
     template = TemplateVersion.parse(replay.template) if replay.template else None
@@ -56,7 +60,7 @@ def execute(
             items = store.items(replay.replay_id, replay.published, size)
             if not items:
                 raise HeliographError(f"the plan of replay {replay.replay_id} is not kept any more: start a new one")
-            time.sleep(max(0.0, due - monotonic()))
+            stop.wait(due - monotonic())
             due = max(due, monotonic()) + len(items) / rate
             records = _records(store, reader, items)
             stamp = Stamp(replay.replay_id, replay.requested_by, replay.command == "resend", clock(), template)
@@ -80,7 +84,11 @@ def execute(
         replay = replay.moved(clock(), state="finished", finished_at=clock())
         store.write(replay)
         return replay
-    except (HeliographError, KeyboardInterrupt) as exc:
+    except Stopped as exc:
+        replay = replay.moved(clock(), state="stopped", error=str(exc)[:500])
+        store.write(replay)
+        return replay
+    except HeliographError as exc:
         store.write(replay.moved(clock(), state="stopped", error=str(exc)[:500] or type(exc).__name__))
         raise
     finally:

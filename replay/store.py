@@ -331,6 +331,17 @@ class ReplayStore:
         )
         return Replay(replay_id, **fields, **{name: row[name] for name in words})
 
+    def outcomes(self, replay: Replay) -> dict[str, int]:
+        """Messages by what became of them since, and `twice`: those that somebody has a second time."""
+        parameters = {
+            "replay": _hex(replay.replay_id),
+            "published": replay.published,
+            "started": replay.started_at,
+            "resend": replay.command == "resend",
+        }
+        rows = self._query("replay_outcomes", parameters)
+        return {**{row["outcome"]: row["messages"] for row in rows}, "twice": rows[0]["twice"] if rows else 0}
+
     def replays(self, limit: int) -> list[dict[str, Any]]:
         """The latest replays as people read them."""
         rows = self._query("replays", {"id": "", "limit": limit})

@@ -25,8 +25,8 @@ from console.commands.replay import (
     Where,
     Yes,
     confirm_and_publish,
+    ended,
     publish_remaining,
-    report,
 )
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir
 from replay.dead_letters import counted, described, filter_words, listed, selected
@@ -123,7 +123,7 @@ def redrive(
     settings = replay_targets.settings_for(state_dir)
     with replay_targets.writing_store(settings) as store:
         if resume is not None:
-            report(publish_remaining(settings, store, store.find(resume), rate, as_json), None, as_json)
+            ended(publish_remaining(settings, store, store.find(resume), rate, as_json), None, as_json)
             return
         now = system_clock()
         dead_letters = selected(store, where, stage, reason, tenant, since, until, closed=everything)

@@ -35,7 +35,7 @@ TOPIC = requests_topic("normal")
 PEOPLE = {
     **{"letters": 300, "tenk": 10_000, "fine": 40, "halt": 120, "anew": 30},
     **{"rendered": 20, "away": 20, "seen": 1, "maybe": 3, "other": 3},
-    **{"behind": 5, "relapse": 3, "mendfree": 90, "mendpin": 10, "mendnone": 2},
+    **{"stopme": 40, "behind": 5, "relapse": 3, "mendfree": 90, "mendpin": 10, "mendnone": 2},
 }
 """Users of each test by the prefix of their ids: the router has them before its first request."""
 
@@ -388,6 +388,60 @@ def test_letters_that_must_not_come_back_are_refused_and_one_can_be_looked_at(pi
     assert "seen0@example.org" in pipeline.text("dlq", "show", dead_letter["id"], "--reveal")
 
 
+def test_replay_is_stopped_from_elsewhere_resumed_by_one_alone_and_shown_as_the_vendor_saw_it(
+    pipeline: Pipeline,
+) -> None:
+    nids = pipeline.make("stopme", 40)
+    pipeline.all_sent(nids)
+    listed = ", ".join(f"'{nid}'" for nid in sorted(nids))
+    selection = ("replay", "--topic", TOPIC, "--from", "-10m", "--where", f"notification_id in ({listed})", "--resend")
+    process = pipeline.heliograph(*selection, "--yes", "--rate", "4")
+
+    def replay() -> dict[str, Any]:
+        found: list[dict[str, Any]] = pipeline.json("replay", "list", "--limit", "1")
+        return found[0] if found else {"command": "", "published": 0}
+
+    until(lambda: replay()["command"] == "resend" and replay()["published"] >= 3, 60, "some batches")
+    replay_id = replay()["replay_id"]
+    refused = pipeline.text("replay", "--resume", replay_id, status=1)
+    assert "is run by" in refused
+    assert f"replay stop {replay_id}" in refused
+    stopped = pipeline.json("replay", "stop", replay_id)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, stopped["state"]) == (1, "stopped"), (out, err)
+    done = stopped["published"]
+    assert 3 <= done < 40
+    assert f"stopped: {done} of 40 records; stopped by " in out
+    assert "nobody runs it" in pipeline.text("replay", "stop", replay_id, status=1)
+
+    def shown() -> tuple[dict[str, int], int]:
+        found = pipeline.json("replay", "show", replay_id)
+        return found["outcomes"], found["people_with_a_second_message"]
+
+    until(lambda: shown() == ({"sent": done}, done), 60, "what was published is sent")
+    assert sorted(pipeline.world.accepted("smtp", "stopme").values()) == [1] * (40 - done) + [2] * done
+
+    # SIGTERM, as an evicted pod gets it, is a stop like any other; the rest is sent once.
+    process = pipeline.heliograph("replay", "--resume", replay_id, "--rate", "4")
+    until(lambda: replay()["published"] > done, 60, "it goes on")
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1, (out, err)
+    assert "SIGTERM" in out
+    assert (replay()["state"], replay()["error"]) == ("stopped", "SIGTERM")
+    # Killed, it is nobody's as soon as its lease has ended.
+    process = pipeline.heliograph("replay", "--resume", replay_id, "--rate", "4")
+    before = replay()["published"]
+    until(lambda: replay()["published"] > before, 60, "it goes on")
+    process.kill()
+    process.communicate(timeout=30)
+    until(lambda: replay()["state"] == "abandoned", 60, "nobody runs it")
+    assert pipeline.json("replay", "--resume", replay_id)["state"] == "finished"
+    until(lambda: shown() == ({"sent": 40}, 40), 60, "everything is sent")
+    assert sorted(pipeline.world.accepted("smtp", "stopme").values()) == [2] * 40
+    assert pipeline.residual() == 0
+
+
 def test_undecodable_letters_are_one_each_however_often_they_are_redriven_and_go_when_dismissed(
     pipeline: Pipeline,
 ) -> None:
@@ -444,6 +498,9 @@ def test_letter_whose_message_fails_again_is_the_same_letter_and_open_again(pipe
     assert pipeline.json("dlq", "redrive", *of_these, "--yes")["published"] == 3
     pipeline.all_sent(nids)
     assert {state for state, _ in rows().values()} == {"sent_since"}
+    redriven = pipeline.json("replay", "list")[0]
+    until(lambda: pipeline.json("replay", "show", redriven["replay_id"])["outcomes"] == {"sent": 3}, 60, "its outcomes")
+    assert pipeline.json("replay", "show", redriven["replay_id"])["people_with_a_second_message"] == 0
     accepted = pipeline.world.accepted("smtp", "relapse")
     assert (len(accepted), set(accepted.values())) == (3, {1})
 
