@@ -37,7 +37,7 @@ from clickhouse_connect.driver.client import Client
 
 from bench.broker import broker
 from console.commands.output import show
-from local.supervisor.ports import LOOPBACK, PortBook
+from local.ports import LOOPBACK, PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import ConsumerRecord, ProducerRecord, group_by_partition

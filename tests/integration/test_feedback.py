@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from local.supervisor.ports import PortBook
+from local.ports import PortBook
 from producers.reference.database import Database, InputRefused
 from producers.reference.feedback import Feedback
 from producers.reference.resends import RESENDABLE_MS, forgotten_below
