@@ -30,11 +30,16 @@ def pytest_collection_finish() -> None:
     stack.on_containers()
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 60.0, what: str = "condition") -> None:
-    """Wait until `condition` holds; fails the test when it does not in time."""
+def until(
+    condition: Callable[[], bool],
+    timeout_s: float = 60.0,
+    what: str = "condition",
+    found: Callable[[], object] = lambda: "",
+) -> None:
+    """Wait until `condition` holds; fails the test when it does not in time, and says what is `found` instead."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:.0f} s"
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s:.0f} s: {found()}"
         time.sleep(0.05)
 
 

@@ -32,6 +32,11 @@ pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse, p
 __all__ = ["postgres", "world"]
 
 TOPIC = requests_topic("normal")
+PEOPLE = {
+    **{"letters": 300, "tenk": 10_000, "fine": 40, "halt": 120, "anew": 30},
+    **{"rendered": 20, "away": 20, "seen": 1, "maybe": 3, "other": 3},
+}
+"""Users of each test by the prefix of their ids: the router has them before its first request."""
 
 
 @dataclass
@@ -89,9 +94,8 @@ class Pipeline:
         ]
 
     def make(self, prefix: str, count: int, **fields: Any) -> set[str]:
-        """Publish requests to users of that prefix."""
-        self.world.publish(profiles(prefix, count))
-        time.sleep(1.5)  # the router's view has them
+        """Publish requests to the first of PEOPLE's users of that prefix."""
+        assert count <= PEOPLE[prefix]
         records, nids = requests(prefix, count, **fields)
         self.world.publish(records)
         return nids
@@ -120,9 +124,8 @@ class Pipeline:
         until(known, 60, "the dead letters are in ClickHouse")
 
     def all_sent(self, nids: set[str], count: int | None = None) -> None:
-        until(
-            lambda: self.states(nids) == {("sent", ""): count or len(nids)}, 60 + len(nids) / 50, "every message sent"
-        )
+        wanted = {("sent", ""): count or len(nids)}
+        until(lambda: self.states(nids) == wanted, 60 + len(nids) / 50, "every message sent", lambda: self.states(nids))
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +146,8 @@ def pipeline(world: World, postgres: Postgres, tmp_path_factory: pytest.TempPath
         "HELIOGRAPH_CONFIG": str(world.config),
         "COLUMNS": "200",
     }
+    for prefix, count in PEOPLE.items():
+        world.publish(profiles(prefix, count))
     for role in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sink",)):
         world.broker.run(*role, **environment)
     client = clickhouse.connect(settings)
