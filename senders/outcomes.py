@@ -234,6 +234,14 @@ def no_account_works(message: ChannelMessage, record: ConsumerRecord, *, now: in
     return _failed(message, record, PROVIDER_ACCOUNT, NoAccountWorks("no account works"), now=now)
 
 
+def no_next_attempt(
+    message: ChannelMessage, record: ConsumerRecord, error: Exception, *, in_doubt: bool, now: int
+) -> Outcome:
+    """Kafka does not take the record that would bring the next attempt, which fails; the last one has its own outcome already."""
+    message = _next_attempt(message, message["retries"], None, in_doubt)
+    return _failed(message, record, RETRIES_EXHAUSTED, error, now=now)
+
+
 def _failed(
     message: ChannelMessage,
     record: ConsumerRecord,
