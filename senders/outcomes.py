@@ -10,7 +10,7 @@
     | Retry that costs_nothing      | the same, and no retry is used up      | the same            |
     | Retry, none left              | failed + dead letter                   | the same            |
     | Retry, its record too large   | failed + dead letter                   | the same            |
-    | InDoubt                       | retrying, possible_duplicate + timer   | unknown / in_doubt  |
+    | InDoubt                       | retrying / in_doubt, flagged + timer   | unknown / in_doubt  |
     | no account works for long     | failed / provider_account + dead letter| the same            |
     | refused before a request      | what refused it; in doubt unknown      | the same            |
 
@@ -234,6 +234,14 @@ def no_account_works(message: ChannelMessage, record: ConsumerRecord, *, now: in
     return _failed(message, record, PROVIDER_ACCOUNT, NoAccountWorks("no account works"), now=now)
 
 
+def no_next_attempt(
+    message: ChannelMessage, record: ConsumerRecord, error: Exception, *, in_doubt: bool, now: int
+) -> Outcome:
+    """Kafka does not take the record that would bring the next attempt, which fails; the last one has its own outcome already."""
+    message = _next_attempt(message, message["retries"], None, in_doubt)
+    return _failed(message, record, RETRIES_EXHAUSTED, error, now=now)
+
+
 def _failed(
     message: ChannelMessage,
     record: ConsumerRecord,
@@ -334,6 +342,7 @@ def _retry(
         "retrying",
         now=now,
         attempt=message["attempt"],
+        reason="in_doubt" if doubt else None,
         detail=f"in doubt: {result.code}" if doubt else result.code,
         provider=provider,
         latency_ms=latency_ms,

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, publish_dead_letters
-from runtime.errors import DeadLetterFlood, SettingsError, UnavailableError
+from runtime.errors import DeadLetterFlood, SettingsError, TooLargeError, UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, CommitError, FencedError
 from runtime.logs import get_logger
@@ -31,13 +31,13 @@ from runtime.process import Context, crash_point
 from runtime.records import ConsumerRecord, ProducerRecord, size_of
 from schemas.codec import DecodeError
 from schemas.events import LANES, ChannelMessage
-from schemas.topics import DEAD_LETTERS, dispatch_topic, ledger_ms
+from schemas.topics import DEAD_LETTERS, STATUS, dispatch_topic, ledger_ms
 from senders.admission import Admission, QueuedMessage
 from senders.claims import Claim, ClaimTracker, parse_claim
 from senders.intake import cut, dead_letter_records, read_message, unfit
 from senders.ledger import Ledger
 from senders.limits import part_of
-from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, refuse, settle
+from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, no_next_attempt, refuse, settle
 from senders.read_ahead import Held, ReadAhead
 from senders.recheck import SenderViews, recheck
 from senders.stage import SendCompletion
@@ -120,13 +120,16 @@ class Owned(Held):
     size: int = 0
 
 
+_Made = tuple[ConsumerRecord, Outcome]
+
+
 @dataclass(slots=True)
 class Iteration:
     """What one turn records and claims."""
 
     records: list[ProducerRecord] = field(default_factory=list)
-    ledger_records: list[ProducerRecord] = field(default_factory=list)
-    """The ledger's."""
+    decided: list[_Made] = field(default_factory=list)
+    """Outcomes known without a request; `records` has theirs."""
     finished: list[tuple[Owned, int]] = field(default_factory=list)
     """Offsets decided without a request: marked waiting until their facts are acknowledged, so that they are never in doubt."""
     claims: list[QueuedMessage] = field(default_factory=list)
@@ -419,7 +422,7 @@ class Worker:
     ) -> None:
         """The message's outcome is known without a request."""
         iteration.add(outcome.records)
-        iteration.ledger_records.append(outcome.ledger_record)
+        iteration.decided.append((record, outcome))
         # At once, before its facts are acknowledged: a copy that follows in the same turn is a duplicate already.
         self._remember(message_id, outcome)
         self._finish(owned, record, iteration)
@@ -523,29 +526,51 @@ class Worker:
             self._admission.accounts[it.queued.account].observe(it.result, it.began)
         outcomes = [(it, self._outcome_of(it)) for it in ended]
         crash_point("before_facts", self._context.settings.crash_at if ended else None)
-        self._publish_records([*iteration.records, *(record for _, outcome in outcomes for record in outcome.records)])
+        made = [*iteration.decided, *((it.queued.record, outcome) for it, outcome in outcomes)]
+        records = [*iteration.records, *(record for _, outcome in outcomes for record in outcome.records)]
+        recorded = self._publish_records(records, made)
         # Never together: partitions acknowledge one by one, and a message that is in the ledger counts as settled, whether its
         # status and its timer were acknowledged or not.
         crash_point("before_ledger", self._context.settings.crash_at if ended else None)
-        self._producer.publish([*iteration.ledger_records, *(outcome.ledger_record for _, outcome in outcomes)])
+        self._producer.publish([outcome.ledger_record for _, outcome in recorded])
         crash_point("after_facts", self._context.settings.crash_at if ended else None)
-        for it, outcome in outcomes:
+        for it, (record, outcome) in zip(ended, recorded[len(iteration.decided) :], strict=True):
             queued = it.queued
             self._remember(queued.message["message_id"], outcome)
             owned = self._owned[queued.partition]
-            owned.tracker.finish(queued.record.offset)
-            owned.let_go(queued.record)
+            owned.tracker.finish(record.offset)
+            owned.let_go(record)
             self._admission.release(queued)
         for owned, offset in iteration.finished:
             owned.tracker.claim(offset)
             owned.tracker.finish(offset)
-        if outcomes or iteration.finished:
+        if ended or iteration.finished:
             self._ledgers.flush()
 
-    def _publish_records(self, records: Sequence[ProducerRecord]) -> None:
-        """Dead letters first, cut if Kafka refuses them for their size: it would refuse them again after every restart."""
+    def _publish_records(self, records: Sequence[ProducerRecord], made: Sequence[_Made]) -> Sequence[_Made]:
+        """Dead letters first, cut if Kafka refuses them for their size: it would refuse them again after every restart.
+
+        `made` are the outcomes that `records` tell of; returns them as they are now: one whose next attempt Kafka refuses,
+        since an operator lowered that topic's limit, has failed. Raises TooLargeError for a status.
+        """
         publish_dead_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])
-        self._producer.publish([record for record in records if record.topic != DEAD_LETTERS])
+        try:
+            self._producer.publish([record for record in records if record.topic != DEAD_LETTERS])
+        except TooLargeError as exc:
+            if any(record.topic == STATUS for record in exc.records):
+                raise
+            refused = set(map(id, exc.records))
+            return [it if refused.isdisjoint(map(id, it[1].records)) else self._without_next(it, exc) for it in made]
+        return made
+
+    def _without_next(self, made: _Made, error: TooLargeError) -> _Made:
+        """The record, and the outcome in place of one whose next attempt Kafka refuses; its facts are published."""
+        record, outcome = made
+        message = read_message(record)
+        failed = no_next_attempt(message, record, error, in_doubt=outcome.in_doubt, now=self._clock())
+        self._publish_records(failed.records, ())
+        self._remember(message["message_id"], failed)
+        return record, failed
 
     def _commit(self) -> None:
         changed = {o.partition: o.tracker.current for o in self._owned.values() if o.tracker.changed}

@@ -520,3 +520,23 @@ def test_ledger_entry_says_of_which_partition_it_is() -> None:
     world.send(made(), partition=3)
     world.settle(2)
     assert [fact.partition for fact in world.facts if fact.topic == ledger_topic("email", "normal")] == [3]
+
+
+# -- a topic whose limit was lowered --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", [AWAY, InDoubt("timeout")], ids=["not sent", "in doubt"])
+def test_next_attempt_that_kafka_refuses_for_its_size_fails_its_message_alone(result: SendResult) -> None:
+    large, small = made(text="x" * 50_000), made()
+    world = World(lambda message: result, breaker=BreakerSettings(failures=100))
+    world.broker.limit(TIMERS, 20_000)
+    for message in (large, small):
+        world.send(message)
+    world.settle(3)
+    (failed,) = world.statuses("failed")
+    assert (failed["message_id"], failed["reason"]) == (large["message_id"], "retries_exhausted")
+    assert failed["possible_duplicate"] == isinstance(result, InDoubt)
+    assert failed["attempt"] == 2, "one attempt has one outcome"
+    assert [letter.topic for letter in world.broker.published if letter.topic == DEAD_LETTERS] == [DEAD_LETTERS]
+    assert [status["message_id"] for status in world.statuses("retrying")].count(small["message_id"]) == 1
+    assert len(world.requests) == 2, "nobody asks again for what cannot be brought again"
