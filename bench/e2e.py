@@ -139,7 +139,9 @@ def settled(bench: Bench) -> dict[str, int]:
     """Notifications of the bench, as ClickHouse accounts for them."""
     client = clickhouse.connect(ClickHouseSettings(url=bench.endpoints["clickhouse"]))
     try:
-        rows = client.query("SELECT sum(accepted), sum(accepted) - sum(in_flight), sum(residual) FROM v_accounting").result_rows
+        rows = client.query(
+            "SELECT sum(accepted), sum(accepted) - sum(in_flight), sum(residual) FROM v_accounting"
+        ).result_rows
     finally:
         client.close()
     return dict(zip(("accepted", "settled", "residual"), map(int, rows[0]), strict=True))
