@@ -31,8 +31,8 @@ from bench.processes import cpu_s, pss_mib, tree
 from bench.sender import quantile
 from console.commands.output import show
 from local import stack
+from local.ports import LOOPBACK, PortBook
 from local.supervisor.layout import to_toml
-from local.supervisor.ports import LOOPBACK, PortBook
 from local.supervisor.state import StateFiles
 from producers.publisher import Publication, Publisher
 from runtime.kafka.producer import Producer
@@ -139,7 +139,9 @@ def settled(bench: Bench) -> dict[str, int]:
     """Notifications of the bench, as ClickHouse accounts for them."""
     client = clickhouse.connect(ClickHouseSettings(url=bench.endpoints["clickhouse"]))
     try:
-        rows = client.query("SELECT sum(accepted), sum(accepted) - sum(in_flight), sum(residual) FROM v_accounting").result_rows
+        rows = client.query(
+            "SELECT sum(accepted), sum(accepted) - sum(in_flight), sum(residual) FROM v_accounting"
+        ).result_rows
     finally:
         client.close()
     return dict(zip(("accepted", "settled", "residual"), map(int, rows[0]), strict=True))
