@@ -1,6 +1,6 @@
 """The ASGI application: ingest in front, FastAPI for the rest.
 
-    create_app(deps, extra_routes=[...])   deps are made by api/role.py, extra routes come from console/api
+    create_app(deps, extra_routes=[...])   deps are made by api/role.py, extra routes are those of api/notifications
 
 May import fastapi and starlette. Never: settings, the life of a client.
 """

@@ -19,11 +19,19 @@ from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from api.reference.catalogue import TemplateCatalogue
-from api.requests import Authenticator, Headers, check_form, check_model, read_body, read_headers
+from api.requests import (
+    Authenticator,
+    Headers,
+    check_form,
+    check_model,
+    correlation_id_of,
+    read_body,
+    read_headers,
+    traceparent_of,
+)
 from api.strict_json import body_hash, parse_json
 from producers.notification import (
     HTTP_SOURCE,
-    TRACEPARENT,
     Notification,
     Strict,
     check_key,
@@ -55,7 +63,6 @@ MAX_IN_FLIGHT = 4_000
 """Requests that wait for Kafka or PostgreSQL at once; more get 503 with Retry-After, which keeps memory bounded."""
 REMEMBER_S = 600
 MAX_REMEMBERED = 100_000
-MAX_CORRELATION_CHARS = 128
 
 
 class Broker(Protocol):
@@ -469,21 +476,3 @@ def _idempotency_key(headers: Headers, notification: Notification) -> str | None
         why = "Idempotency-Key and request_id differ: give one of them"
         raise Problem(400, "invalid_request", why, errors=[FieldError("/request_id", why, "invalid_value")])
     return key
-
-
-def correlation_id_of(headers: Headers) -> str | None:
-    """What the caller calls this; None when it does not say. Raises Problem (400)."""
-    raw = headers.get(b"x-correlation-id")
-    if raw is None or raw == b"":
-        return None
-    if len(raw) > MAX_CORRELATION_CHARS or not all(0x21 <= byte <= 0x7E for byte in raw):
-        raise Problem(
-            400, "invalid_header", f"X-Correlation-ID has at most {MAX_CORRELATION_CHARS} visible ASCII characters"
-        )
-    return raw.decode("ascii")
-
-
-def traceparent_of(headers: Headers) -> str | None:
-    """The caller's trace; one that is malformed is dropped, as W3C's Trace Context asks for."""
-    text = headers.get(b"traceparent", b"").decode("latin-1")
-    return text if TRACEPARENT.fullmatch(text) else None

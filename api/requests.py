@@ -18,11 +18,13 @@ from starlette.types import Message, Receive, Scope
 
 from api.rate_limit import RateLimiter
 from api.strict_json import parse_json
+from producers.notification import TRACEPARENT
 from producers.reference.keys import Caller, Keys
 from runtime.errors import UnavailableError
 from runtime.http.problems import FieldError, Problem, invalid, unavailable
 
 MAX_BODY_BYTES = 262_144
+MAX_CORRELATION_CHARS = 128
 BODY_TIMEOUT_S = 30.0
 MAX_ENTRIES = 100
 """Fields or items looked at to find the errors of an object or array; every model of the API has fewer fields."""
@@ -43,6 +45,24 @@ def read_headers(scope: Scope) -> Headers:
             raise Problem(400, "invalid_header", f"{name.decode('latin-1')} is given twice with different values")
         headers[name] = value
     return headers
+
+
+def correlation_id_of(headers: Headers) -> str | None:
+    """What the caller calls this; None when it does not say. Raises Problem (400)."""
+    raw = headers.get(b"x-correlation-id")
+    if raw is None or raw == b"":
+        return None
+    if len(raw) > MAX_CORRELATION_CHARS or not all(0x21 <= byte <= 0x7E for byte in raw):
+        raise Problem(
+            400, "invalid_header", f"X-Correlation-ID has at most {MAX_CORRELATION_CHARS} visible ASCII characters"
+        )
+    return raw.decode("ascii")
+
+
+def traceparent_of(headers: Headers) -> str | None:
+    """The caller's trace; one that is malformed is dropped, as W3C's Trace Context asks for."""
+    text = headers.get(b"traceparent", b"").decode("latin-1")
+    return text if TRACEPARENT.fullmatch(text) else None
 
 
 def media_type(headers: Headers) -> str:

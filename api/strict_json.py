@@ -13,7 +13,8 @@ from typing import Any
 
 import jiter
 
-from runtime.http.problems import FieldError, Problem, pointer
+from runtime.http.problems import FieldError, Problem
+from runtime.json_pointer import pointer
 
 MAX_DEPTH = 200
 """Objects and arrays inside each other, as the parser has it."""

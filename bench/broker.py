@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from local.ports import PortBook
 from local.servers.kafka import KafkaServer
-from local.supervisor.ports import PortBook
 from runtime import topics
 from runtime.kafka.admin import Admin, wait_for_broker
 from runtime.settings import KafkaSettings

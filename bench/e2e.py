@@ -31,8 +31,8 @@ from bench.processes import cpu_s, pss_mib, tree
 from bench.sender import quantile
 from console.commands.output import show
 from local import stack
+from local.ports import LOOPBACK, PortBook
 from local.supervisor.layout import to_toml
-from local.supervisor.ports import LOOPBACK, PortBook
 from local.supervisor.state import StateFiles
 from producers.publisher import Publication, Publisher
 from runtime.kafka.producer import Producer

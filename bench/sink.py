@@ -37,8 +37,9 @@ from clickhouse_connect.driver.client import Client
 
 from bench.broker import broker
 from console.commands.output import show
-from local.supervisor.ports import LOOPBACK, PortBook
+from local.ports import LOOPBACK, PortBook
 from runtime import ids
+from runtime.clock import system_monotonic
 from runtime.kafka.producer import Producer
 from runtime.records import ConsumerRecord, ProducerRecord, group_by_partition
 from runtime.settings import ClickHouseSettings, KafkaSettings
@@ -204,9 +205,9 @@ def _text(url: str) -> str | None:
 
 
 def _until(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
-    deadline = time.monotonic() + timeout_s
+    deadline = system_monotonic() + timeout_s
     while not condition():
-        if time.monotonic() > deadline:
+        if system_monotonic() > deadline:
             raise SystemExit(f"{what} did not come within {timeout_s:.0f} s")
         time.sleep(0.05)
 
@@ -426,9 +427,9 @@ def sink_run(
         ]
     try:
         _until(lambda: metric("heliograph_sink_rows_total").total() > 0, 120, "the first row")
-        began, had = time.monotonic(), metric("heliograph_sink_rows_total").total()
+        began, had = system_monotonic(), metric("heliograph_sink_rows_total").total()
         _until(lambda: metric("heliograph_sink_rows_total").total() >= count, 900, "the last row")
-        seconds = time.monotonic() - began
+        seconds = system_monotonic() - began
         inserts = metric("heliograph_sink_insert_seconds_count")
         return {
             "sinks": sinks,

@@ -25,6 +25,7 @@ import psutil
 from bench.broker import broker
 from console.commands.output import show
 from runtime import ids
+from runtime.clock import system_monotonic
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.kafka.producer import Producer
 from runtime.records import ProducerRecord
@@ -90,12 +91,12 @@ class Fired:
     def take(self, prefix: str, count: int, timeout_s: float) -> tuple[list[int], float]:
         """How late each of `count` came (ms), and when the last of them came (monotonic)."""
         late: dict[bytes, int] = {}
-        deadline, last = time.monotonic() + timeout_s, time.monotonic()
-        while len(late) < count and time.monotonic() < deadline:
+        deadline, last = system_monotonic() + timeout_s, system_monotonic()
+        while len(late) < count and system_monotonic() < deadline:
             for record in self._consumer.consume(5_000, 0.2):
                 key = record.key or b""
                 if key.startswith(prefix.encode()) and key not in late:
-                    late[key], last = _now() - int(key.rpartition(b":")[2]), time.monotonic()
+                    late[key], last = _now() - int(key.rpartition(b":")[2]), system_monotonic()
         if len(late) < count:
             raise SystemExit(f"{count - len(late)} of {count} timers did not fire in {timeout_s:.0f} s")
         return sorted(late.values()), last
@@ -117,12 +118,12 @@ def start_role(settings: KafkaSettings, directory: Path) -> subprocess.Popen[byt
 
 def trickle(producer: Producer, rate: int, seconds: int, rng: random.Random) -> None:
     """Publish `rate` timers a second, due two to three seconds later."""
-    started = time.monotonic()
+    started = system_monotonic()
     for tick in range(seconds * 10):
         now = _now()
         many = range(rate // 10)
         producer.publish([timer(f"late-{tick}-{n}", now + 2_000 + rng.randrange(1_000), rng) for n in many])
-        time.sleep(max(0.0, started + (tick + 1) / 10 - time.monotonic()))
+        time.sleep(max(0.0, started + (tick + 1) / 10 - system_monotonic()))
 
 
 def main() -> None:
@@ -145,7 +146,7 @@ def main() -> None:
                     role.wait()
                 due = _now()
                 producer.publish([timer(f"{start}-{n}", due, rng) for n in range(_MARKERS)])
-                began = time.monotonic()
+                began = system_monotonic()
                 role = start_role(settings, Path(name))
                 _, last = fired.take(f"{start}-", _MARKERS, 300)
                 memory = psutil.Process(role.pid).memory_info().rss

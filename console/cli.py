@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -198,8 +199,9 @@ def _add_commands() -> None:
     from console.commands.keys import keys_app
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
+    from console.commands.send import send
     from console.commands.stack import has_local
-    from console.commands.status import send, status
+    from console.commands.status import status
 
     if has_local():
         from local.cli import down, up
@@ -218,17 +220,20 @@ def _add_commands() -> None:
 
 def migrate(state_dir: _StateDir = _STATE_DIR) -> None:
     """Bring the tables of PostgreSQL and ClickHouse, and ClickHouse's views, up to date."""
-    from console.commands.producers import migrate as migrate_postgres
     from console.commands.stack import settings_for
+    from producers.reference.schema import migrate as migrate_postgres
     from sinks.schema import migrate as migrate_clickhouse
 
     settings = settings_for(state_dir)
-    migrate_postgres(settings.postgres)
-    applied = migrate_clickhouse(settings.clickhouse, replace_newer=True)
-    for name in applied:
+    _say_applied("PostgreSQL", migrate_postgres(settings.postgres.dsn.get_secret_value()))
+    _say_applied("ClickHouse", migrate_clickhouse(settings.clickhouse, replace_newer=True))
+
+
+def _say_applied(store: str, names: Sequence[str]) -> None:
+    for name in names:
         typer.echo(f"applied {name}")
-    if not applied:
-        typer.echo("ClickHouse is up to date")
+    if not names:
+        typer.echo(f"{store} is up to date")
 
 
 def main() -> None:

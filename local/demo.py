@@ -4,7 +4,7 @@
 
     The verdict has an independent source: what ClickHouse says was sent is compared, message by message, with what the simulated
     vendors accepted and with the mails in the mailbox (local/verification.py).
-May import every layer, rich and aiohttp. Never: a way for a message to be sent that others do not have.
+May import every layer, rich, aiohttp for the metrics of roles. Never: a way for a message to be sent that others do not have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from local.verification import (
     ClickHouseResults,
     DemoEndpoints,
     Finding,
-    Http,
     compare,
     gather,
     local_endpoints,
@@ -38,6 +37,7 @@ from producers.notification import Notification
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_clock, system_monotonic
 from runtime.errors import HeliographError
+from runtime.http.client import ApiClient
 from runtime.settings import load_settings
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ STORED_S = 1.5
 """How long an accepted delivery report may take until it is in ClickHouse."""
 _CONNECTIONS = 64
 """A write is answered when the relay has published it: they wait together."""
+_TRIES = 10
+"""Of a write that is answered 503: the relay may just have started."""
 
 
 class DemoError(HeliographError):
@@ -70,7 +72,7 @@ class DemoError(HeliographError):
 # -- reference data ----------------------------------------------------------------------------------------------------
 
 
-async def write_reference(api: Http, reference: Mapping[str, Any], templates: Sequence[Mapping[str, Any]]) -> None:
+async def write_reference(api: ApiClient, reference: Mapping[str, Any], templates: Sequence[Mapping[str, Any]]) -> None:
     """Users, their preferences, suppressions, templates; what is there already is replaced or left as it is."""
     preferences = reference["preferences"]
 
@@ -96,51 +98,49 @@ async def write_reference(api: Http, reference: Mapping[str, Any], templates: Se
 _VIEW_KEYS = re.compile(r'^heliograph_view_keys\{topic="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 
-async def wait_for_views(
-    session: aiohttp.ClientSession, metrics: Mapping[str, str], wanted: Mapping[str, int], timeout_s: float = 10.0
-) -> None:
+async def wait_for_views(metrics: Mapping[str, str], wanted: Mapping[str, int], timeout_s: float = 10.0) -> None:
     """Return when every router holds that many keys; the gauges are a second behind."""
     deadline = system_monotonic() + timeout_s
-    for role, url in metrics.items():
-        while role.startswith("router-") and system_monotonic() < deadline:
-            async with session.get(url) as answer:
-                held = {topic: float(count) for topic, count in _VIEW_KEYS.findall(await answer.text())}
-            if all(held.get(topic, 0) >= count for topic, count in wanted.items()):
-                break
-            await asyncio.sleep(0.2)
+    async with aiohttp.ClientSession() as session:
+        for role, url in metrics.items():
+            while role.startswith("router-") and system_monotonic() < deadline:
+                async with session.get(url) as answer:
+                    held = {topic: float(count) for topic, count in _VIEW_KEYS.findall(await answer.text())}
+                if all(held.get(topic, 0) >= count for topic, count in wanted.items()):
+                    break
+                await asyncio.sleep(0.2)
 
 
 async def prepare(
     endpoints: DemoEndpoints, reference: Mapping[str, Any], templates: Sequence[Mapping[str, Any]]
 ) -> int:
     """Write the reference data, script the faults; returns the last seq of the vendors' log."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS)) as session:
-        await write_reference(Http(session, endpoints.api, endpoints.api_key), reference, templates)
-        wanted = {
-            "notify.recipients.v1": len(reference["users"]),
-            "notify.suppressions.v1": len(reference["suppressions"]),
-            "notify.templates.v1": 2 * len(templates),  # the version, and the published one
-        }
-        if endpoints.metrics:
-            await wait_for_views(session, endpoints.metrics, wanted)
-        else:
-            await asyncio.sleep(3)
-        if endpoints.simulator is None:
-            return 0
-        simulator = Http(session, endpoints.simulator)
-        if not (await simulator.call("GET", "/faults"))[1]:  # otherwise a user has scripted faults of their own
+    async with ApiClient(endpoints.api, endpoints.api_key, connections=_CONNECTIONS, tries=_TRIES) as api:
+        await write_reference(api, reference, templates)
+    wanted = {
+        "notify.recipients.v1": len(reference["users"]),
+        "notify.suppressions.v1": len(reference["suppressions"]),
+        "notify.templates.v1": 2 * len(templates),  # the version, and the published one
+    }
+    if endpoints.metrics:
+        await wait_for_views(endpoints.metrics, wanted)
+    else:
+        await asyncio.sleep(3)
+    if endpoints.simulator is None:
+        return 0
+    async with ApiClient(endpoints.simulator) as simulator:
+        if not (await simulator.call("GET", "/faults")).body:  # otherwise a user has scripted faults of their own
             for fault in FAULTS:
                 await simulator.call("POST", "/faults", fault)
-        return int((await simulator.call("GET", "/accepted/count"))[1]["count"])
+        return int((await simulator.call("GET", "/accepted/count")).body["count"])
 
 
 async def calm(endpoints: DemoEndpoints) -> None:
     """Remove the demo's scripted faults, unless a user has added their own."""
     if endpoints.simulator is None:
         return
-    async with aiohttp.ClientSession() as session:
-        simulator = Http(session, endpoints.simulator)
-        _, faults = await simulator.call("GET", "/faults")
+    async with ApiClient(endpoints.simulator) as simulator:
+        faults = (await simulator.call("GET", "/faults")).body
         if [(fault["kind"], fault["mode"]) for fault in faults] == [(fault["kind"], fault["mode"]) for fault in FAULTS]:
             await simulator.call("DELETE", "/faults")
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from local import LocalStackError, PortError, StartError
+from local.ports import FIRST_EPHEMERAL_PORT
+from local.processes import Identity, cap_log, die_with_parent, last_line
 from local.supervisor.layout import PORT_NAMES
-from local.supervisor.ports import FIRST_EPHEMERAL_PORT
-from local.supervisor.processes import Identity, cap_log, die_with_parent, last_line
 from local.supervisor.state import StateFiles, end_leftovers, make_directory
 from runtime.clock import system_monotonic
 from runtime.proxies import spare_loopback

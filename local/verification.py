@@ -1,21 +1,18 @@
 """Both sides of a run: the outcome of every message in ClickHouse, and what the vendors and the mailbox have.
 
 `compare` is pure and says what does not agree; the demo and the fault tests end with it.
-May import sinks, vendors.registry and aiohttp. Never: publishing, a fault, a way to make the two sides agree.
+May import sinks, vendors.registry and runtime.http.client. Never: publishing, a fault, a way to make the two sides agree.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
-
-from runtime.errors import HeliographError
+from runtime.http.client import ApiClient
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from sinks.clickhouse import connect, select, store_errors
 from vendors.registry import VENDORS, channel_of
@@ -49,10 +46,6 @@ SELECT toString(message_id)
 FROM message_state
 WHERE tenant = {tenant:String} AND toString(message_id) IN {ids:Array(String)}
 """
-
-
-class VerificationError(HeliographError):
-    """One of the sides does not answer."""
 
 
 # -- what is compared --------------------------------------------------------------------------------------------------
@@ -170,35 +163,6 @@ def local_endpoints(endpoints: Mapping[str, Any]) -> DemoEndpoints:
     )
 
 
-class Http:
-    """JSON over HTTP with the demo's key."""
-
-    def __init__(self, session: aiohttp.ClientSession, base: str, key: str | None = None) -> None:
-        self._session, self._base = session, base.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-
-    async def call(self, method: str, path: str, body: Any = None, *, expect: Sequence[int] = (200, 201)) -> Any:
-        """(status, JSON); repeats, up to ten times, if the response asks for it. Raises VerificationError for any other status."""
-        for _ in range(9):
-            status, answer = await self._once(method, path, body, (*expect, 503))
-            if status != 503 or 503 in expect:
-                return status, answer
-            await asyncio.sleep(1)  # what Retry-After says
-        return await self._once(method, path, body, expect)
-
-    async def _once(self, method: str, path: str, body: Any, expect: Sequence[int]) -> Any:
-        try:
-            async with self._session.request(
-                method, self._base + path, headers=self._headers, json=body, timeout=aiohttp.ClientTimeout(60)
-            ) as answer:
-                text = await answer.text()
-                if answer.status not in expect:
-                    raise VerificationError(f"{method} {self._base}{path} answered {answer.status}: {text[:300]}")
-                return answer.status, json.loads(text) if text else None
-        except aiohttp.ClientError as exc:
-            raise VerificationError(f"{method} {self._base}{path} failed: {exc or type(exc).__name__}") from exc
-
-
 # -- both sides --------------------------------------------------------------------------------------------------------
 
 
@@ -250,15 +214,15 @@ async def gather_accepts(endpoints: DemoEndpoints, since_seq: int) -> tuple[list
     """(kind, message id) of every accept since, and the message id of every mail since."""
     accepts: list[tuple[str, str]] = []
     mails: list[str] = []
-    async with aiohttp.ClientSession() as session:
-        if endpoints.simulator is not None:
-            simulator = Http(session, endpoints.simulator)
-            _, entries = await simulator.call("GET", f"/accepted?since_seq={since_seq}")
-            accepts = [(e["kind"], e["message_id"] or "") for e in entries if e["kind"] in CHANNELS]
-        if endpoints.mailbox is not None:
-            mailbox, offset, older = Http(session, endpoints.mailbox), 0, False
+    if endpoints.simulator is not None:
+        async with ApiClient(endpoints.simulator) as simulator:
+            entries = (await simulator.call("GET", f"/accepted?since_seq={since_seq}")).body
+        accepts = [(e["kind"], e["message_id"] or "") for e in entries if e["kind"] in CHANNELS]
+    if endpoints.mailbox is not None:
+        offset, older = 0, False
+        async with ApiClient(endpoints.mailbox) as mailbox:
             while not older:
-                _, page = await mailbox.call("GET", f"/api/messages?limit={_PAGE}&offset={offset}")
+                page = (await mailbox.call("GET", f"/api/messages?limit={_PAGE}&offset={offset}")).body
                 new = [mail for mail in page["entries"] if (mail["seq"] or 0) > since_seq]
                 mails += [mail["message_id"] or "" for mail in new]
                 older = len(new) < _PAGE
@@ -270,9 +234,9 @@ async def reports_pending(endpoints: DemoEndpoints) -> int | None:
     """Reports of the simulated vendors that were not accepted yet; None if there were none to send."""
     if endpoints.simulator is None:
         return None
-    async with aiohttp.ClientSession() as session:
-        _, response = await Http(session, endpoints.simulator).call("GET", "/callbacks")
-    return int(response["pending"]) if response["pending"] or response["answers"] else None
+    async with ApiClient(endpoints.simulator) as simulator:
+        reports = (await simulator.call("GET", "/callbacks")).body
+    return int(reports["pending"]) if reports["pending"] or reports["answers"] else None
 
 
 def gather(results: ClickHouseResults, endpoints: DemoEndpoints, published: set[str], since_seq: int) -> Verification:

@@ -1,4 +1,4 @@
-"""Records of a topic: all of a stretch of time, or just those at given places.
+"""Records of a topic: all of a range of time, or just those at given positions.
 
 May import runtime.kafka. Never: a group, a commit, a decision.
 """
@@ -13,6 +13,7 @@ from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import Consumer
+from runtime.kafka.time_range import TimeRange
 from runtime.records import ConsumerRecord
 from runtime.settings import KafkaSettings
 
@@ -28,26 +29,15 @@ def scan(
     """Every record that the topic took in [since, until); `on_progress(read, of)` hears how far it is. Raises UnavailableError."""
     consumer = Consumer(settings, client_id="replay-scan", group=None, queued_kbytes=65_536, detect_eof=True)
     try:
-        partitions = consumer.partitions_for_topic(topic)
-        starts = consumer.offsets_for_times(dict.fromkeys(partitions, since))
-        ends = consumer.offsets_for_times(dict.fromkeys(partitions, until))
-        left = {partition for partition in partitions if starts[partition] < ends[partition]}
-        total, read = sum(max(0, ends[p] - starts[p]) for p in partitions), 0
-        consumer.assign({partition: starts[partition] for partition in left})
+        found = TimeRange(consumer, topic, since, until)
+        read = 0
         heard = system_monotonic()
-        while left:
-            records = consumer.consume(5_000, 0.2)
-            for record in records:
-                partition = (record.topic, record.partition)
-                if record.offset < ends[partition]:
-                    read += 1
-                    yield record
-                if record.offset + 1 >= ends[partition]:
-                    left.discard(partition)
-            left -= consumer.eof_partitions
+        for records in found:
             if records:
                 heard = system_monotonic()
-                on_progress(read, total)
+                yield from records
+                read += len(records)
+                on_progress(read, found.total)
             elif system_monotonic() > heard + TIMEOUT_S:
                 raise UnavailableError(
                     f"no record from {topic} for {TIMEOUT_S:.0f} s, but more are expected; check Kafka: `heliograph doctor`"
@@ -57,7 +47,7 @@ def scan(
 
 
 class Reader:
-    """Reads single records; places are asked for in the order of partitions and offsets."""
+    """Reads single records; positions are asked for in the order of partitions and offsets."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._consumer = Consumer(settings, client_id="replay", group=None, queued_kbytes=16_384, detect_eof=True)

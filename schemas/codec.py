@@ -19,7 +19,7 @@ from typing import Any, cast
 import fastavro
 
 from schemas.events import RECORD_TYPES, RecordName
-from schemas.reader import ERRORS, compile_reader, compile_record_reader
+from schemas.reader import ERRORS, compile_head_reader, compile_reader, compile_record_reader
 from schemas.topics import MAX_DEAD_LETTER_BYTES, MAX_VALUE_BYTES
 from schemas.writer import ERRORS as WRITE_ERRORS
 from schemas.writer import compile_writer
@@ -200,22 +200,19 @@ class RecordCodec:
         It checks size, schema id and those fields, and never looks at what follows: whoever acts on a record decodes the
         whole of it then, and is ready for a DecodeError.
         """
-        heads: dict[int, Any] = {}
-        wanted = read_schema(self.name)["fields"][:fields]
-        assert not any(_int_paths({"type": "record", "fields": wanted})), "an int in the head is not checked"
+        heads: dict[int, Callable[[bytes, int], dict[str, Any]]] = {}
+        wanted = plain_schema(self.name)["fields"][:fields]
         for (schema, _), (_, version) in zip(self._versions, read_versions(self.name), strict=True):
-            head = version["fields"][:fields]
-            assert _plain(head) == _plain(wanted), f"the first fields of {self.name} differ between its versions"
-            heads[id(schema)] = _parse({**version, "fields": head})
+            head = _plain(version)["fields"][:fields]
+            assert head == wanted, f"the first fields of {self.name} differ between its versions"
+            heads[id(schema)] = compile_head_reader({**version, "fields": head})
 
         def decode(raw: bytes | None) -> dict[str, Any]:
             if raw is None or len(raw) > MAX_VALUE_BYTES or (schemas := self._by_prefix.get(raw[:5])) is None:
                 return self.decode(raw)  # which says why not
-            body = BytesIO(raw)
-            body.seek(5)
             try:
-                return cast(dict[str, Any], fastavro.schemaless_reader(body, heads[id(schemas[0])], None))
-            except _UNDECODABLE as exc:
+                return heads[id(schemas[0])](raw, 5)
+            except ERRORS as exc:
                 raise DecodeError(f"not a {self.name}: {type(exc).__name__}") from exc
 
         return decode

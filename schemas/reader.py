@@ -1,4 +1,4 @@
-"""Decoders built once per schema: of some fields of a record, as a tuple, or of the whole record, as a dictionary.
+"""Decoders built once per schema: of some fields of a record, as a tuple, or of the whole record or its head, as a dictionary.
 
 fastavro reads a field at a time through a file object, 12 µs for a status; this is a function written out for the one schema,
 5 µs. Both take and refuse the same bytes (tests/unit/test_reader.py compares them), which matters: a record that one
@@ -145,12 +145,20 @@ def compile_record_reader(schema: Mapping[str, Any]) -> Callable[[bytes, int], d
     return read
 
 
-def _compile(schema: Mapping[str, Any], wanted: Sequence[str], *, dicts: bool) -> Any:
+def compile_head_reader(schema: Mapping[str, Any]) -> Callable[[bytes, int], dict[str, Any]]:
+    """A reader of a record that more bytes may follow. Raises ValueError for a schema with anything else in it."""
+    names = [field["name"] for field in schema["fields"]]
+    read: Callable[[bytes, int], dict[str, Any]] = _compile(schema, names, dicts=True, whole=False)
+    return read
+
+
+def _compile(schema: Mapping[str, Any], wanted: Sequence[str], *, dicts: bool, whole: bool = True) -> Any:
     out = _Writer(dicts=dicts)
     out.put(0, "def read(raw, i):")
     out.put(1, "odd = 0")
     names = {field["name"]: out.value(field["type"], 1, kept=field["name"] in wanted) for field in schema["fields"]}
-    out.put(1, "if odd & 1 or i != len(raw): raise ValueError('not exactly one record')")
+    ends_wrong = "i != len(raw)" if whole else "i > len(raw)"
+    out.put(1, f"if odd & 1 or {ends_wrong}: raise ValueError('not exactly one record')")
     out.put(1, f"return {out.record([(name, names[name]) for name in wanted])}")
     scope: dict[str, Any] = {"long": _long}
     exec("\n".join(out.lines), scope)  # the text is made of the packaged schema alone

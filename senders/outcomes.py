@@ -10,7 +10,7 @@
     | Retry that costs_nothing      | the same, and no retry is used up      | the same            |
     | Retry, none left              | failed + dead letter                   | the same            |
     | Retry, its record too large   | failed + dead letter                   | the same            |
-    | InDoubt                       | retrying, possible_duplicate + timer   | unknown / in_doubt  |
+    | InDoubt                       | retrying / in_doubt, flagged + timer   | unknown / in_doubt  |
     | no account works for long     | failed / provider_account + dead letter| the same            |
     | refused before a request      | what refused it; in doubt unknown      | the same            |
 
@@ -352,6 +352,7 @@ def _retry(
         "retrying",
         now=now,
         attempt=message["attempt"],
+        reason="in_doubt" if doubt else None,
         detail=f"in doubt: {result.code}" if doubt else result.code,
         provider=provider,
         latency_ms=latency_ms,

@@ -1,8 +1,8 @@
 """The request that made a notification, read back from its topic: by the time in the id, then by the id.
 
 A request is published within moments of the time in its id, so a short time range around it is read first, then a longer one,
-for clocks that differ and for slow publishers. May import runtime and schemas. Never: HTTP, a
-group, a commit.
+for clocks that differ and for slow publishers.
+May import runtime and schemas. Never: HTTP, a group, a commit.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import NamedTuple, cast
 from runtime import ids
 from runtime.clock import system_monotonic
 from runtime.errors import UnavailableError
-from runtime.kafka.client import Partition
 from runtime.kafka.consumer import Consumer
+from runtime.kafka.time_range import TimeRange
 from runtime.records import ConsumerRecord
 from runtime.settings import KafkaSettings
 from schemas.codec import DecodeError, codec
 from schemas.events import NotificationRequest
 from schemas.topics import requests_topic
 
-STRETCHES_MS = ((5_000, 30_000), (600_000, 3_600_000))
+RANGES_MS = ((5_000, 30_000), (600_000, 3_600_000))
 """Before and after the id's time; the second range is read when the first does not have it."""
 MAX_RECORDS = 1_000_000
 """Read in one look-up; at 1 kB a record about 10 s."""
@@ -40,11 +40,9 @@ def find_request(settings: KafkaSettings, tenant: str, notification_id: str, lan
     deadline = system_monotonic() + TIMEOUT_S
     consumer = Consumer(settings, client_id="lookup", group=None, detect_eof=True)
     try:
-        partitions = consumer.partitions_for_topic(requests_topic(lane))
-        for before, after in STRETCHES_MS:
-            starts = consumer.offsets_for_times(dict.fromkeys(partitions, max(0, accepted_at - before)))
-            ends = consumer.offsets_for_times(dict.fromkeys(partitions, accepted_at + after))
-            found = _scan(consumer, starts, ends, tenant, notification_id, deadline)
+        for before, after in RANGES_MS:
+            around = TimeRange(consumer, requests_topic(lane), max(0, accepted_at - before), accepted_at + after)
+            found = _scan(around, tenant, notification_id, deadline)
             if found is not None:
                 return Original(found, lane)
         return None
@@ -52,33 +50,19 @@ def find_request(settings: KafkaSettings, tenant: str, notification_id: str, lan
         consumer.close()
 
 
-def _scan(
-    consumer: Consumer,
-    starts: dict[Partition, int],
-    ends: dict[Partition, int],
-    tenant: str,
-    notification_id: str,
-    deadline: float,
-) -> NotificationRequest | None:
-    left = {partition for partition, start in starts.items() if start < ends[partition]}
-    if not left:
-        return None
-    consumer.eof_partitions.clear()
-    consumer.assign({partition: starts[partition] for partition in left})
-    needle, read = notification_id.encode(), 0
-    while left:
-        if system_monotonic() > deadline or read > MAX_RECORDS:
-            raise UnavailableError("there is too much around the request's time to find it now; try again later")
-        for record in consumer.consume(5_000, 0.2):
-            read += 1
+def _scan(around: TimeRange, tenant: str, notification_id: str, deadline: float) -> NotificationRequest | None:
+    needle = notification_id.encode()
+    read = 0
+    for records in around:
+        for record in records:
             # A record holds the id as text: most records need not be decoded.
             if record.value is not None and needle in record.value:
                 found = _matching(record, tenant, notification_id)
                 if found is not None:
                     return found
-            if record.offset + 1 >= ends[record.topic, record.partition]:
-                left.discard((record.topic, record.partition))
-        left -= consumer.eof_partitions
+        read += len(records)
+        if system_monotonic() > deadline or read > MAX_RECORDS:
+            raise UnavailableError("there is too much around the request's time to find it now; try again later")
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from processors.router.rendering import ParsedTemplate
 from runtime.errors import Refusal, RefusedError
-from runtime.http.problems import pointer
+from runtime.json_pointer import pointer
 from runtime.workers import BusyError, OverBudgetError, Workers
 
 _RENDER = "tracking.preview_work:render"

@@ -19,7 +19,7 @@ from schemas.events import states
 from tracking.status import Event, links, rollup
 
 Row = Mapping[str, Any]
-_IN_DOUBT = "in doubt"
+_IN_DOUBT = "in_doubt"
 _REPORTS = frozenset({"delivered", "undelivered"})
 
 
@@ -245,13 +245,13 @@ def _next_because(end: Event) -> str | None:
         return "nothing was sent, so another account is asked at once"
     if end["state"] != "retrying":
         return None
-    if end["detail"].startswith(_IN_DOUBT):
+    if end["reason"] == _IN_DOUBT:
         return "it is unknown whether it was sent: after a pause the same account tries again, flagged as a possible duplicate"
     return "nothing was sent: a pause that grows with every retry, or as long as the provider asked for"
 
 
 def _duplicate_because(events: Sequence[Event]) -> str:
-    doubts = [event for event in events if event["detail"].startswith(_IN_DOUBT)]
+    doubts = [event for event in events if event["state"] == "retrying" and event["reason"] == _IN_DOUBT]
     if doubts:
         return "; ".join(
             f"attempt {event['attempt']} is {event['detail']}, and at_least_once means sending again"

@@ -9,10 +9,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse
 
-from api.ingest import correlation_id_of, traceparent_of
-from api.notifications.caller import Authenticate, Caller
+from api.caller import Authenticate, Caller
 from api.path_ids import PathId
-from api.requests import read_headers
+from api.requests import correlation_id_of, read_headers, traceparent_of
 from runtime.http.problems import new_request_id
 from tracking.control import Control
 from tracking.status import PREFIX, links

@@ -12,7 +12,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse
 
-from api.notifications.caller import Authenticate, Caller
+from api.caller import Authenticate, Caller
 from runtime.clock import Clock, system_clock
 from runtime.http.problems import FieldError, Problem
 from schemas.events import states

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
-from api.notifications.caller import Authenticate, Caller
+from api.caller import Authenticate, Caller
 from api.path_ids import PathId
 from tracking.status import PREFIX, Statuses, accepted_at_of, event_entry, rollup
 

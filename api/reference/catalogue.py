@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 from producers.notification import TemplateRef
 from producers.reference.store import ReferenceStore, Row
 from runtime.errors import UnavailableError
-from runtime.http.problems import FieldError, Problem, pointer, unavailable
+from runtime.http.problems import FieldError, Problem, unavailable
+from runtime.json_pointer import pointer
 from runtime.templates.engine import has_path
 from schemas.codec import codec
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from api.notifications.caller import Authenticate, Caller
+from api.caller import Authenticate, Caller
 from api.path_ids import PathId
 from api.requests import JSON_TYPE, read_model
 from processors.router.rendering import ParsedTemplate

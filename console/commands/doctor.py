@@ -24,8 +24,8 @@ from urllib.parse import unquote, urlsplit
 import typer
 from pydantic import BaseModel, SecretStr
 
+from console.commands.client import Api, ApiKey
 from console.commands.output import show
-from console.commands.producers import Api, ApiKey
 from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints, stack_settings
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError

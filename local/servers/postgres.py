@@ -26,8 +26,8 @@ from pathlib import Path
 import psutil
 
 from local import LocalStackError, StartError
-from local.supervisor.ports import LOOPBACK
-from local.supervisor.processes import PR_SET_PDEATHSIG, die_with_parent, wait_until_gone
+from local.ports import LOOPBACK
+from local.processes import PR_SET_PDEATHSIG, die_with_parent, wait_until_gone
 
 USER = "heliograph"
 DATABASE = "heliograph"

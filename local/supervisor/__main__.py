@@ -24,8 +24,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from local.ports import PortBook
 from local.supervisor.layout import PORT_NAMES, Stack, StackOptions
-from local.supervisor.ports import PortBook
 from local.supervisor.state import StateFiles, end_leftovers
 from runtime.errors import HeliographError
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
 
 from local import LocalStackError, StartError
-from local.supervisor.processes import Child, ChildSpec, cap_log
+from local.processes import Child, ChildSpec, cap_log
 from local.supervisor.state import Phase
 from runtime.clock import Monotonic, system_monotonic
 from runtime.errors import HeliographError

@@ -23,12 +23,12 @@ from typing import Any
 
 import local
 from local import LocalStackError
+from local.ports import LOOPBACK, PortBook
+from local.processes import ChildSpec, Identity, start_time_of
 from local.servers.kafka import KafkaServer
 from local.servers.postgres import PostgresServer
 from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
 from local.supervisor.children import Supervisor
-from local.supervisor.ports import LOOPBACK, PortBook
-from local.supervisor.processes import ChildSpec, Identity, start_time_of
 from local.supervisor.state import StateFiles, write_atomically
 from runtime.settings import load_settings, read_toml
 from schemas.channels import CHANNELS

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from local import AlreadyRunningError, LocalStackError
-from local.supervisor.processes import Identity, start_time_of
+from local.processes import Identity, start_time_of
 from runtime.clock import system_monotonic
 
 Phase = Literal["starting", "ready", "stopping", "failed"]

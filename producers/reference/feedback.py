@@ -22,7 +22,7 @@ May import runtime and the store. Never: a provider, an address or a token in a 
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 from uuid import UUID
@@ -34,7 +34,6 @@ from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.logs import get_logger
 from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_PASSED_OVER
-from runtime.records import ConsumerRecord
 from schemas.channels import DEVICE_CHANNEL, ROWS
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
@@ -55,6 +54,7 @@ OTHER = "other"
 _ADDRESS = re.compile(r"addr:[0-9a-f]{32}")
 _MAX_RECIPIENT = 255
 _MAX_TIME_MS = 1 << 48
+_head = codec("DeliveryStatus").head_decoder(11)  # up to provider
 
 
 class DeadDevice(NamedTuple):
@@ -102,11 +102,11 @@ class SuppressionBrake:
         self._windows: dict[str, deque[tuple[float, int, int]]] = {}
         """(when, messages, of them invalid), one entry per time that is reported."""
 
-    def saw(self, provider: str, invalid: bool, now_s: float) -> None:
-        """A message of this account ended."""
+    def saw(self, provider: str, now_s: float, *, messages: int = 1, invalid: int = 0) -> None:
+        """So many messages of this account ended, of them so many invalid."""
         window = self._windows.setdefault(provider, deque())
         _, seen, bad = window.pop() if window and window[-1][0] == now_s else (now_s, 0, 0)
-        window.append((now_s, seen + 1, bad + invalid))
+        window.append((now_s, seen + messages, bad + invalid))
 
     def holds(self, provider: str, now_s: float) -> bool:
         """Whether nothing of this account may be dropped or suppressed now."""
@@ -140,16 +140,24 @@ def is_plausible(status: DeliveryStatus) -> bool:
     )
 
 
-def decoded(records: Iterable[ConsumerRecord]) -> list[DeliveryStatus]:
-    """The statuses of messages that an account has ended; what does not decode is the sink's to report."""
+def decoded(values: Iterable[bytes | None], ended: Counter[str]) -> list[DeliveryStatus]:
+    """The statuses that call a recipient invalid; those that say another end of a message are counted in `ended`, by account.
+
+    Almost all are neither, and only their first fields are read. What does not decode is the sink's to report.
+    """
     found: list[DeliveryStatus] = []
-    for record in records:
+    settled = states().settled
+    for value in values:
         try:
-            status = cast(DeliveryStatus, codec("DeliveryStatus").decode(record.value))
+            head = _head(value)
+            if head["state"] not in settled or not head["channel"] or not (provider := head["provider"]):
+                continue
+            if head["reason"] in _INVALID:
+                found.append(cast(DeliveryStatus, codec("DeliveryStatus").decode(value)))
+            else:
+                ended[provider] += 1
         except DecodeError:
             continue
-        if status["channel"] and status["provider"] and status["state"] in states().settled:
-            found.append(status)
     return found
 
 
@@ -202,17 +210,18 @@ class Feedback:
     def _account(self, provider: str | None) -> str:
         return provider if provider in self._accounts else OTHER
 
-    async def process(self, records: Sequence[ConsumerRecord], now_s: float) -> None:
+    async def process(self, values: Sequence[bytes | None], now_s: float) -> None:
         """Drop and suppress what a batch calls invalid. Raises UnavailableError alone; then the batch may be processed again."""
-        statuses = []
-        for status in decoded(records):
-            invalid = status["reason"] in _INVALID
-            if invalid and not is_plausible(status):
+        statuses, ended = [], Counter[str]()
+        for status in decoded(values, ended):
+            if not is_plausible(status):
                 FEEDBACK_PASSED_OVER.labels("implausible").inc()
                 continue
             statuses.append(status)
             if not is_stop(status):
-                self._brake.saw(self._account(status["provider"]), invalid, now_s)
+                self._brake.saw(self._account(status["provider"]), now_s, invalid=1)
+        for provider, messages in ended.items():
+            self._brake.saw(self._account(provider), now_s, messages=messages)
         self._report(now_s)
         for status in statuses:
             try:

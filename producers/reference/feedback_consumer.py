@@ -26,7 +26,6 @@ from runtime.errors import UnavailableError
 from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.logs import get_logger
 from runtime.metrics import FEEDBACK_RUNNING
-from runtime.records import ConsumerRecord
 from runtime.settings import Settings
 from schemas.topics import STATUS
 
@@ -112,9 +111,9 @@ class FeedbackConsumer:
         self._is_up()
         try:
             while not self._stopping.is_set():
-                records = await loop.run_in_executor(thread, _gather, consumer)
-                if records:
-                    await feedback.process(records, system_monotonic())
+                values = await loop.run_in_executor(thread, _gather, consumer)
+                if values:
+                    await feedback.process(values, system_monotonic())
                 # Everything read is processed; an offset without a record (a transaction's marker) counts as read.
                 await loop.run_in_executor(thread, _commit, consumer)
         except _EXPECTED as exc:
@@ -130,10 +129,14 @@ def _commit(consumer: Consumer) -> None:
     consumer.commit(consumer.progress())
 
 
-def _gather(consumer: Consumer) -> list[ConsumerRecord]:
-    """What comes within a second of the first record; [] when none comes for half of one."""
-    records = consumer.consume(MAX_BATCH, 0.5)
+def _gather(consumer: Consumer) -> list[bytes | None]:
+    """The values of what comes within a second of the first record; [] when none comes for half of one."""
+    values = _values(consumer, MAX_BATCH, 0.5)
     until = system_monotonic() + GATHER_S
-    while records and len(records) < MAX_BATCH and (left := until - system_monotonic()) > 0:
-        records += consumer.consume(MAX_BATCH - len(records), left)
-    return records
+    while values and len(values) < MAX_BATCH and (left := until - system_monotonic()) > 0:
+        values += _values(consumer, MAX_BATCH - len(values), left)
+    return values
+
+
+def _values(consumer: Consumer, max_records: int, timeout_s: float) -> list[bytes | None]:
+    return [value for batch in consumer.consume_batches(max_records, timeout_s) for value in batch.values]

@@ -18,13 +18,13 @@ from starlette.responses import Response
 
 from runtime.errors import Refusal, RefusedError
 from runtime.http.wording import describe
+from runtime.json_pointer import MAX_POINTER_CHARS, pointer
 from runtime.logs import get_logger
 from runtime.metrics import REFUSED
 
 log = get_logger("http")
 
 MAX_ERRORS = 20
-_MAX_POINTER = 300
 
 
 class FieldError(NamedTuple):
@@ -54,7 +54,7 @@ class Problem(Exception):
 
     def moved(self, move: Callable[[str], str]) -> Problem:
         """The same problem with its pointers moved, for a body that is a part of a larger one."""
-        errors = [error._replace(pointer=move(error.pointer)[:_MAX_POINTER]) for error in self.errors]
+        errors = [error._replace(pointer=move(error.pointer)[:MAX_POINTER_CHARS]) for error in self.errors]
         return Problem(
             self.status,
             self.code,
@@ -90,12 +90,6 @@ def unavailable(code: str, detail: str, retry_after_s: int = 1) -> Problem:
 def new_request_id() -> str:
     """Names one HTTP request."""
     return os.urandom(12).hex()
-
-
-def pointer(path: Sequence[Any]) -> str:
-    """A JSON pointer (RFC 6901)."""
-    parts = [str(part).replace("~", "~0").replace("/", "~1") for part in path if part != "[key]"]
-    return "".join(f"/{part}" for part in parts)[:_MAX_POINTER]
 
 
 def invalid(exc: ValidationError) -> Problem:

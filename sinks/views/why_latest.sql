@@ -25,7 +25,7 @@ SELECT
              'unknown_recipient', 'missing_variable', 'template_error', 'invalid_address', 'provider_rejected',
              'retries_exhausted', 'provider_account', 'carrier', 'hard_bounce', 'soft_bounce', 'invalid_number',
              'invalid_token'],
-            ['', ': an answer was lost, so it may have arrived, and it is not sent again',
+            ['', ': an answer was lost, so it may have arrived',
              ': the record is not what its topic holds',
              ': an error of ours', ': it was asked for as a dry run', ': the recipient has opted out', ': there is no address for this channel',
              ': the recipient has had enough for now', ': it would have arrived in quiet hours',

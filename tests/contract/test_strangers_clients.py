@@ -35,8 +35,8 @@ from firebase_admin import credentials, messaging
 from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client
 
+from local.ports import LOOPBACK, PortBook
 from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
-from local.supervisor.ports import LOOPBACK, PortBook
 from tests.integration.conftest import until
 
 HOSTS = ("localhost", "api.twilio.com", "fcm.googleapis.com")

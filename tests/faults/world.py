@@ -18,7 +18,7 @@ from typing import Any
 
 from console.commands.doctor import consumer_groups
 from local import stack
-from local.supervisor.ports import LOOPBACK
+from local.ports import LOOPBACK
 from local.verification import ClickHouseResults, DemoEndpoints, Verification, gather, local_endpoints, reports_pending
 from runtime.errors import HeliographError
 from runtime.kafka.admin import Admin

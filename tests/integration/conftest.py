@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from local.ports import LOOPBACK, PortBook
 from local.servers.kafka import KafkaServer
-from local.supervisor.ports import LOOPBACK, PortBook
 from runtime import topics
 from runtime.kafka.admin import Admin, wait_for_broker
 from runtime.settings import KafkaSettings

@@ -19,8 +19,8 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
+from local.ports import PortBook
 from local.servers.postgres import PostgresServer
-from local.supervisor.ports import PortBook
 from producers.reference.keys import create_api_key
 from producers.reference.schema import migrate
 from runtime.kafka.consumer import BEGINNING, Consumer

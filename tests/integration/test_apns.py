@@ -18,8 +18,8 @@ import pytest
 import pytest_asyncio
 from pydantic_core import to_json
 
+from local.ports import PortBook
 from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
-from local.supervisor.ports import PortBook
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from tests.integration.conftest import until

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import pytest
 from twilio.request_validator import RequestValidator
 
-from local.supervisor.ports import PortBook
+from local.ports import PortBook
 from producers.callbacks.app import MAX_BODY
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
 from runtime import ids

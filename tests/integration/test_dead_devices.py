@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from local.ports import PortBook
 from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
-from local.supervisor.ports import PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import ProducerRecord

@@ -16,7 +16,7 @@ from pathlib import Path
 import confluent_kafka
 import pytest
 
-from local.supervisor.ports import PortBook
+from local.ports import PortBook
 from processors.groups import TIMERS_GROUP, router_group
 from runtime import ids
 from runtime.kafka.admin import Admin

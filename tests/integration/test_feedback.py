@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from local.supervisor.ports import PortBook
+from local.ports import PortBook
 from producers.reference.database import Database, InputRefused
 from producers.reference.feedback import Feedback
 from producers.reference.resends import RESENDABLE_MS, forgotten_below
@@ -24,7 +24,7 @@ from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.kafka.producer import Producer
-from runtime.records import ConsumerRecord, ProducerRecord
+from runtime.records import ProducerRecord
 from runtime.settings import PostgresSettings
 from schemas.codec import codec
 from schemas.topics import STATUS
@@ -60,8 +60,8 @@ def forged() -> list[dict[str, Any]]:
     return made
 
 
-def encoded(*statuses: Any) -> list[ConsumerRecord]:
-    return [ConsumerRecord("s", 0, n, NOW, b"k", codec("DeliveryStatus").encode(s), []) for n, s in enumerate(statuses)]
+def encoded(*statuses: Any) -> list[bytes | None]:
+    return [codec("DeliveryStatus").encode(each) for each in statuses]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from local.supervisor.ports import PortBook
+from local.ports import PortBook
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import ProducerRecord

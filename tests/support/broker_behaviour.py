@@ -6,14 +6,17 @@ May import pytest and the clients of runtime/kafka. Never: what a record means.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pytest
 
+from runtime.clock import system_clock
 from runtime.errors import TooLargeError, TopicsError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, Consumer, FencedError
+from runtime.kafka.time_range import TimeRange
 from runtime.records import ConsumerRecord, ProducerRecord
 
 PATIENCE = 300
@@ -127,6 +130,26 @@ class BrokerBehaviour:
             (topic, 0, 2, b"k", b""),
         ]
         assert [list(record.headers) for record in found] == [headers, [], []]
+
+    def test_member_that_asks_anew_reads_on_commits_and_gives_back(self, cluster: Cluster) -> None:
+        topic = cluster.topic(2)
+        cluster.producer.publish([*some(topic, b"1", b"2"), *some(topic, b"a", partition=1)])
+        member = Member(cluster, "anew", topic)
+        until(lambda: len(member.records) == 3, member.poll)
+        member.consumer.pause([(topic, 1)])
+        member.consumer._read_again()
+        cluster.producer.publish([*some(topic, b"3"), *some(topic, b"b", partition=1)])
+        until(lambda: len(member.records) == 4, member.poll)
+        member.poll()
+        assert values(member.records)[3:] == [b"3"], "nothing twice, and what is paused stays so"
+        member.consumer.resume([(topic, 1)])
+        until(lambda: len(member.records) == 5, member.poll)
+        member.consumer.commit(member.consumer.progress())
+        other = Member(cluster, "anew", topic)
+        until(lambda: len(other.owned) == len(member.owned) == 1, member.poll, other.poll)
+        cluster.producer.publish([*some(topic, b"4"), *some(topic, b"c", partition=1)])
+        until(lambda: len(member.records) + len(other.records) == 7, member.poll, other.poll)
+        assert sorted(values([*member.records[5:], *other.records]), key=str) == [b"4", b"c"]
 
     def test_key_chooses_the_partition_by_its_murmur2(self, cluster: Cluster) -> None:
         topic = cluster.topic(4)
@@ -282,6 +305,24 @@ class BrokerBehaviour:
         assert consumer.offsets_for_times({(topic, 0): at + 3_600_000}) == {(topic, 0): 2}, (
             "the end, where nothing is that late"
         )
+
+    def test_range_of_time_is_read_to_its_end_across_partitions(self, cluster: Cluster) -> None:
+        topic, consumer = cluster.topic(3), cluster.consumer()
+        for value, partition in ((b"before", 0), (b"first", 1), (b"second", 0), (b"after", 0), (b"later", 1)):
+            cluster.producer.publish(some(topic, value, partition=partition))
+            written_at = system_clock()
+            until(lambda at=written_at: system_clock() > at + 1, lambda: time.sleep(0.001))  # type: ignore[misc]
+        cluster.transaction(some(topic, b"aborted"))(False)
+        at = {record.value: record.timestamp for record in read(cluster.consumer(), [(topic, 0), (topic, 1)])}
+        for since, until_, expected in (
+            (at[b"first"], at[b"after"], [b"first", b"second"]),
+            (at[b"after"], at[b"later"] + 3_600_000, [b"after", b"later"]),  # to the end, which is an aborted record
+            (0, at[b"before"], []),
+            (at[b"later"] + 3_600_000, at[b"later"] + 7_200_000, []),
+        ):
+            found = TimeRange(consumer, topic, since, until_)
+            assert sorted(value for records in found for value in values(records) if value) == expected
+            assert found.total >= len(expected)
 
 
 PARTITIONS: dict[bytes | None, int] = {

@@ -21,7 +21,7 @@ import yaml
 from docker.errors import APIError, DockerException
 from testcontainers.core.container import DockerContainer
 
-from local.supervisor.ports import LOOPBACK
+from local.ports import LOOPBACK
 
 COMPOSE = Path(__file__).resolve().parents[2] / "docker-compose.yml"
 _DEFAULT = re.compile(r"\$\{[A-Z_]+:-([^}]*)\}")

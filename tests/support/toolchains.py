@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from local.supervisor.ports import cache_dir
+from local.ports import cache_dir
 
 _BUILD_TIMEOUT_S = 240
 

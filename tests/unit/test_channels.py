@@ -1,13 +1,13 @@
-"""schemas/channels.py is the one list of channels: its rows fit what they name, every reader reads it, no module has its own."""
+"""schemas/channels.py is the one list of channels: its rows fit what they name, and every reader reads it.
+
+That no module has a list of its own is tested in test_one_place.py.
+"""
 
 from __future__ import annotations
 
-import ast
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -23,24 +23,6 @@ from schemas.events import ChannelMessage, RecipientProfile, states
 from vendors.registry import VENDORS
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = (
-    "schemas",
-    "runtime",
-    "vendors",
-    "producers",
-    "processors",
-    "senders",
-    "sinks",
-    "tracking",
-    "replay",
-    "api",
-    "local",
-    "console",
-)
-# A vendor says which channel it serves; the simulator plays the vendors.
-MAY_NAME_CHANNELS = ("schemas/channels.py", "vendors/registry.py", "vendors/*/*.py", "local/simulator/*.py")
-# One word without spaces: a name, a key, a topic. Prose, SQL (users.email is a column) and headers of a vendor are none.
-_NAMES_A_CHANNEL = re.compile(rf"[\w.,:/{{}}-]*\b({'|'.join(CHANNELS)})\b[\w.,:/{{}}-]*")
 
 
 # -- the rows ---------------------------------------------------------------------------------------------------------
@@ -77,51 +59,6 @@ def test_every_channel_has_a_sender_in_the_compose_file_and_among_the_scraped() 
     for channel in CHANNELS:
         assert services[f"sender-{channel}"]["command"] == ["run", "sender", "--channel", channel]
         assert f"sender-{channel}" in scraped
-
-
-# -- no other list ----------------------------------------------------------------------------------------------------
-
-
-def named_channels(source: str) -> list[str]:
-    """The string literals of a module that name a channel; docstrings aside."""
-    tree = ast.parse(source)
-    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    return [
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and id(node) not in docs
-        and _NAMES_A_CHANNEL.fullmatch(node.value)
-    ]
-
-
-def _modules() -> Iterator[Path]:
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            relative = path.relative_to(ROOT)
-            if not any(relative.match(pattern) for pattern in MAY_NAME_CHANNELS):
-                yield relative
-
-
-@pytest.mark.parametrize("source", ['A = {"email": 1}', 'B = f"sender-sms"', 'if c == "push": pass', 'T = "a.email.b"'])
-def test_guard_finds_a_channel_that_is_named(source: str) -> None:
-    assert named_channels(source)
-
-
-@pytest.mark.parametrize("source", ['"""email"""', "import email", "f(email=1)", 'T = "the email of a user"'])
-def test_guard_leaves_prose_modules_and_fields_alone(source: str) -> None:
-    assert not named_channels(source)
-
-
-def test_no_module_names_a_channel_but_the_rows_and_the_vendors() -> None:
-    found = {str(path): names for path in _modules() if (names := named_channels((ROOT / path).read_text("utf-8")))}
-    assert found == {}
-
-
-def test_no_other_contract_lists_the_channels() -> None:
-    for path in (*ROOT.glob("schemas/*.yaml"), *(p for name in PACKAGES for p in (ROOT / name).rglob("*.sql"))):
-        assert not re.search(rf"['\"\[]({'|'.join(CHANNELS)})['\",\]]", path.read_text("utf-8")), path
 
 
 # -- a fourth row -----------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ JOURNEY = (
     fact(
         A,
         "retrying",
+        "in_doubt",
         at=2_300,
         attempt=2,
         provider="mail-1",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -24,7 +24,6 @@ from producers.reference.store import Bounced, ReferenceStore
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
-from runtime.records import ConsumerRecord
 from runtime.status import message_status
 from schemas.codec import codec
 from schemas.events import DeliveryStatus
@@ -45,8 +44,8 @@ def sent(token: str = "tok") -> DeliveryStatus:
     return status(token, state="sent", reason=None)
 
 
-def records(*statuses: DeliveryStatus) -> list[ConsumerRecord]:
-    return [ConsumerRecord("s", 0, n, NOW, b"k", codec("DeliveryStatus").encode(s), []) for n, s in enumerate(statuses)]
+def records(*statuses: DeliveryStatus) -> list[bytes | None]:
+    return [codec("DeliveryStatus").encode(each) for each in statuses]
 
 
 def dead(**fields: Any) -> DeadDevice:
@@ -103,7 +102,7 @@ def test_brake_holds_above_its_share_and_its_least_number(invalid: int, fine: in
     brake = SuppressionBrake()
     for said, count in ((True, invalid), (False, fine)):
         for _ in range(count):
-            brake.saw("apple", said, 0.0)
+            brake.saw("apple", 0.0, invalid=said)
     assert brake.holds("apple", 59.9) is expected
     assert not brake.holds("google", 0.0)
     assert not brake.holds("apple", 60.0)
@@ -148,8 +147,7 @@ async def test_brake_stops_drops_from_the_first_device_of_a_batch_on_and_lets_go
 
 async def test_strangers_status_is_passed_over() -> None:
     store = Store("tok")
-    rubbish = ConsumerRecord("s", 0, 0, NOW, b"k", b"\xff", [])
-    await Feedback(store).process([rubbish, *records(status(notification_id="x", message_id="y"))], 0.0)
+    await Feedback(store).process([b"\xff", None, *records(status(notification_id="x", message_id="y"))], 0.0)
     assert store.tokens == ["tok"]
 
 
@@ -260,9 +258,8 @@ def test_no_status_that_decodes_stops_the_feedback(
     hostile: dict[str, Any], what: tuple[str, str], honest: dict[str, Any]
 ) -> None:
     forged = {**hostile, "channel": what[0], "reason": what[1], **honest}
-    record = ConsumerRecord("s", 0, 0, NOW, b"k", codec("DeliveryStatus").encode(forged), [])
     store = StrictStore("tok", "other")
-    asyncio.run(Feedback(store, ["apple"]).process([record, *records(status("other"))], 0.0))
+    asyncio.run(Feedback(store, ["apple"]).process(records(cast(DeliveryStatus, forged), status("other")), 0.0))
     assert "other" not in store.tokens, "the honest status behind it is judged"
 
 
@@ -336,7 +333,7 @@ def test_windows_of_the_brake_are_bounded_by_their_time_not_by_what_is_told() ->
     brake = SuppressionBrake()
     for second in range(200):
         for _ in range(500):
-            brake.saw("apple", True, float(second))
+            brake.saw("apple", float(second), invalid=1)
         brake.holds("apple", float(second))
     assert len(brake._windows["apple"]) <= 60
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from console.commands.client import ApiClient
 from console.commands.status import _follow
+from runtime.http.client import Answer, ApiClient
 from tracking.status import event_entry
 
 
-def test_every_event_is_printed_once_until_the_notification_settles(
+async def test_every_event_is_printed_once_until_the_notification_settles(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     facts = [
@@ -40,16 +40,16 @@ def test_every_event_is_printed_once_until_the_notification_settles(
     polls = iter([1, 2])
     body: dict[str, Any] = {"status": "routed"}
 
-    def call(_self: ApiClient, _method: str, path: str, _body: Any = None) -> Any:
+    async def call(_self: ApiClient, _method: str, path: str) -> Answer:
         if not path.endswith("/events"):
-            return body
+            return Answer(200, body)
         seen = next(polls)
         body["status"] = "sent" if seen == 2 else "routed"
-        return {"entries": [event_entry(fact) for fact in facts[:seen]]}
+        return Answer(200, {"entries": [event_entry(fact) for fact in facts[:seen]]})
 
     monkeypatch.setattr(ApiClient, "call", call)
     monkeypatch.setattr("console.commands.status._POLL_S", 0)
     # The last look at the events comes after the state was seen, so nothing is missed.
-    _follow(ApiClient("http://a", "k"), "/v1/notifications/x", False)
+    await _follow(ApiClient("http://a", "k"), "/v1/notifications/x", False)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1] for line in lines] == ["sms retrying (throttled) via p", "sms sent via p"]

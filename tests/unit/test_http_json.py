@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.strict_json import body_hash, parse_json
-from runtime.http.problems import Problem, pointer
+from runtime.http.problems import Problem
+from runtime.json_pointer import pointer
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 _JSON = st.recursive(

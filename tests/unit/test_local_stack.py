@@ -17,12 +17,8 @@ from pathlib import Path
 import pytest
 
 from local import AlreadyRunningError, ArtifactError, LocalStackError, PortError, StartError, stack
-from local.servers.kafka import Jar, KafkaServer, ensure_jars, packaged_lock, parse_lock
-from local.supervisor.__main__ import parse_arguments
-from local.supervisor.children import Supervisor
-from local.supervisor.layout import ROLES, merge_providers, to_toml
-from local.supervisor.ports import PortBook, cache_dir
-from local.supervisor.processes import (
+from local.ports import PortBook, cache_dir
+from local.processes import (
     Backoff,
     Child,
     ChildSpec,
@@ -32,6 +28,10 @@ from local.supervisor.processes import (
     start_time_of,
     wait_until_gone,
 )
+from local.servers.kafka import Jar, KafkaServer, ensure_jars, packaged_lock, parse_lock
+from local.supervisor.__main__ import parse_arguments
+from local.supervisor.children import Supervisor
+from local.supervisor.layout import ROLES, merge_providers, to_toml
 from local.supervisor.state import StateFiles, end_leftovers, write_atomically
 
 # --- Backoff ----------------------------------------------------------------------------------------------------------
@@ -483,7 +483,7 @@ def test_killed_supervisor_takes_its_children_with_it(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(
         textwrap.dedent(f"""
         import pathlib, sys, time
-        from local.supervisor.processes import Child, ChildSpec
+        from local.processes import Child, ChildSpec
         spec = ChildSpec("c", lambda: (sys.executable, "-S", "-c", "import time; time.sleep(60)"), lambda: True,
                          pathlib.Path({str(tmp_path / "c.log")!r}))
         child = Child(spec)

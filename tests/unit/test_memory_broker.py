@@ -17,7 +17,8 @@ class InMemory:
     """A cluster for the suite."""
 
     def __init__(self) -> None:
-        self._broker, self._names = MemoryBroker(), count()
+        moments = count(1)
+        self._broker, self._names = MemoryBroker(lambda: next(moments)), count()
         self.producer = self._broker.producer()
 
     def topic(self, partitions: int = 1, max_bytes: int | None = None) -> str:

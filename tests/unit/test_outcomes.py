@@ -137,7 +137,7 @@ def test_message_claimed_by_a_sender_that_ended_costs_a_retry_and_is_flagged_wit
     )
     status = facts(made)[STATUS]
     again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
-    assert (status["state"], status["possible_duplicate"]) == ("retrying", True)
+    assert (status["state"], status["reason"], status["possible_duplicate"]) == ("retrying", "in_doubt", True)
     assert status["detail"] == "in doubt: claimed by a sender that ended"
     assert (again["retries"], again["possible_duplicate"]) == (1, True)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from vendors.codes import CodeRule, Codes, same
 from vendors.sender import ErrorClass
 
+EXPIRED = "ExpiredProviderToken"
+
 CODES = Codes(
     source="developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns",
     rows={
@@ -55,7 +57,7 @@ CODES = Codes(
                 "BadCertificateEnvironment": "the certificate is of the other environment",
                 "BadEnvironmentKeyIdInToken": "the key is of the other environment",
                 "DeviceTokenNotForTopic": "the topic is not the token's: ours is wrong",
-                "ExpiredProviderToken": "the provider token is over an hour old",
+                EXPIRED: "the provider token is over an hour old",
                 "Forbidden": "this action is not allowed",
                 "InvalidProviderToken": "the provider token is wrong, or its key was revoked",
                 "MissingProviderToken": "no provider token",

@@ -36,7 +36,7 @@ from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from runtime.status import rfc3339
 from schemas.events import ChannelMessage
-from vendors.apns.codes import CODES, RENEWED
+from vendors.apns.codes import CODES, EXPIRED, RENEWED
 from vendors.codes import CodeRule, classify_code, unknown_http
 from vendors.http import HttpResponse, NotSentError, ResponseLostError
 from vendors.http2 import Http2Transport
@@ -216,7 +216,7 @@ class ApnsSender(ProviderAccount["ApnsPush"]):
         body = body if isinstance(body, Mapping) else {}
         reason = body.get("reason") if isinstance(body.get("reason"), str) else None
         rule = apns_rule(response.status, reason)
-        if reason == "ExpiredProviderToken" and self._token.expired(token):
+        if reason == EXPIRED and self._token.expired(token):
             rule = RENEWED
         wait = parse_retry_after(response.headers.get("retry-after"), self._clock())
         since = _invalid_since(response.status, body.get("timestamp"))

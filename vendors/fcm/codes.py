@@ -9,6 +9,7 @@ from __future__ import annotations
 from vendors.codes import Codes, same
 from vendors.sender import ErrorClass
 
+INVALID_ARGUMENT = "INVALID_ARGUMENT"
 INVALID_TOKEN = "INVALID_ARGUMENT token"
 """The key of an INVALID_ARGUMENT that is about the token."""
 MISMATCH = "SENDER_ID_MISMATCH"
@@ -30,7 +31,7 @@ CODES = Codes(
         **same(
             ErrorClass.PERMANENT_MESSAGE,
             {
-                "INVALID_ARGUMENT": "the payload is wrong",
+                INVALID_ARGUMENT: "the payload is wrong",
                 "400": "the request is wrong",
                 "413": "the request is too large",
             },

@@ -33,7 +33,7 @@ from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.codes import CodeRule, classify_code, unknown_http
-from vendors.fcm.codes import CODES, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
+from vendors.fcm.codes import CODES, INVALID_ARGUMENT, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
 from vendors.http import HttpResponse, HttpTransport, NotSentError, ResponseLostError
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.push_data import push_data
@@ -81,7 +81,7 @@ def fcm_code(body: Any) -> str | None:
     details = error.get("details")
     details = [d for d in details if isinstance(d, Mapping)] if isinstance(details, list) else []
     code = next((d.get("errorCode") for d in details if str(d.get("@type", "")).endswith("FcmError")), None)
-    if code == "INVALID_ARGUMENT" and "registration token" in str(error.get("message", "")).lower():
+    if code == INVALID_ARGUMENT and "registration token" in str(error.get("message", "")).lower():
         violations = [v for d in details for v in _list(d.get("fieldViolations")) if isinstance(v, Mapping)]
         if all(v.get("field") == "message.token" for v in violations):
             return INVALID_TOKEN

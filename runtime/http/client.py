@@ -1,0 +1,109 @@
+"""A client of the HTTP API: JSON with one key, over one session. It speaks to the local stack's simulator and mailbox, too.
+
+    async with ApiClient(url, key) as api:
+        answer = await api.call("GET", f"/v1/notifications/{id}")
+
+    ApiError            an answer with a status that was not expected; says what the API says
+    UnavailableError    no answer in time, or one of more than MAX_ANSWER_BYTES
+May import aiohttp. Never: a route, an endpoint of a stack, a screen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Container
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import aiohttp
+
+from runtime.errors import HeliographError, UnavailableError
+
+TIMEOUT_S = 60
+MAX_ANSWER_BYTES = 64 << 20
+SUCCESS = range(200, 300)
+RETRY_AFTER_S = 1.0
+"""Between two tries of a call that is answered 503: what the API's Retry-After says."""
+_SHOWN = 300
+
+
+class Answer(NamedTuple):
+    """`body` is the JSON value, None for an empty body or another form."""
+
+    status: int
+    body: Any
+
+
+class ApiError(HeliographError):
+    """The API refused: its `status`, and its own `words` (the detail of its problem document)."""
+
+    def __init__(self, url: str, status: int, raw: bytes) -> None:
+        problem = _json(raw)
+        words = problem.get("detail") or problem.get("title") if isinstance(problem, dict) else None
+        self.status = status
+        self.words = str(words or raw[:_SHOWN].decode("utf-8", "replace") or "without a reason")
+        super().__init__(f"{url} answered {status}: {self.words}")
+
+
+class ApiClient:
+    """Calls with one key, several at once; an async context."""
+
+    def __init__(self, url: str, api_key: str | None = None, *, connections: int = 32, tries: int = 1) -> None:
+        """`tries`: how often a call is made that is answered 503, where 503 is not expected."""
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._connections, self._tries = connections, tries
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> ApiClient:
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(limit=self._connections),
+            timeout=aiohttp.ClientTimeout(TIMEOUT_S),
+            trust_env=True,  # proxies of the environment; runtime/proxies.py spares this machine
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def call(self, method: str, path: str, body: Any = None, *, expect: Container[int] = SUCCESS) -> Answer:
+        """The answer, whose status is in `expect`. Raises ApiError or UnavailableError."""
+        for _ in range(self._tries - 1):
+            status, raw = await self._once(method, path, body)
+            if status != 503 or status in expect:
+                break
+            await asyncio.sleep(RETRY_AFTER_S)
+        else:
+            status, raw = await self._once(method, path, body)
+        if status not in expect:
+            raise ApiError(f"{method} {self.url}{path}", status, raw)
+        return Answer(status, _json(raw))
+
+    async def _once(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
+        assert self._session is not None, "use it as an async context"
+        try:
+            async with self._session.request(method, self.url + path, json=body) as response:
+                return response.status, await self._read(response)
+        except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+            why = str(exc) or type(exc).__name__
+            raise UnavailableError(f"cannot reach {self.url}: {why}; is it running?") from exc
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        raw = bytearray()
+        async for chunk in response.content.iter_any():
+            raw += chunk
+            if len(raw) > MAX_ANSWER_BYTES:
+                raise UnavailableError(f"{self.url} answers with more than {MAX_ANSWER_BYTES >> 20} MiB")
+        return bytes(raw)
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw) if raw else None
+    except ValueError:
+        return None
