@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from replay.plan import Item, RecordPosition
-from replay.store import Replay, ReplayStore, StoredDeadLetter
+from replay.progress import Replay
+from replay.store import ReplayStore, StoredDeadLetter
 from replay.times import UsageError
 from runtime import ids
 from runtime.clock import Clock, system_clock

@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from replay.plan import Item
+from replay.progress import Replay
 from replay.records import Stamp, copies
 from replay.redrive import refusal
 from replay.running import Stop, Stopped
 from replay.source import Reader
-from replay.store import Replay, ReplayStore
+from replay.store import ReplayStore
 from replay.template import TemplateVersion
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import HeliographError

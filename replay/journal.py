@@ -6,16 +6,13 @@ May import schemas. Never: Kafka, a store.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from replay.plan import Item
+from replay.progress import Replay
 from runtime.records import ProducerRecord
 from schemas.codec import codec
 from schemas.events import ReplayItem, ReplayState
 from schemas.topics import REPLAY_ITEMS, REPLAYS
-
-if TYPE_CHECKING:
-    from replay.store import Replay
 
 
 def state_record(replay: Replay) -> ProducerRecord:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 from uuid import UUID
 
 from replay.journal import item_records, state_record
 from replay.plan import Item, RecordPosition, StoredMessage
+from replay.progress import Replay
 from replay.times import UsageError
 from replay.where import Condition
 from runtime.records import ConsumerRecord, ProducerRecord
@@ -67,37 +68,6 @@ _ITEM_COLUMNS = {
     "possible_duplicate": "Bool",
     "planned_at": "DateTime64(3, 'UTC')",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """One replay as it is written down; times in ms, 0 for none."""
-
-    replay_id: str
-    command: str
-    topic: str
-    filter: str
-    tenant: str
-    requested_by: str
-    planned: int
-    started_at: int
-    from_at: int = 0
-    to_at: int = 0
-    published: int = 0
-    gone: int = 0
-    counts: str = "{}"
-    state: str = "running"
-    error: str = ""
-    template: str = ""
-    """ID:VERSION that its requests are rendered with, "" for their own."""
-    note: str = ""
-    """Why, in the words of who asked for it."""
-    updated_at: int = 0
-    finished_at: int = 0
-
-    def moved(self, now: int, **changes: Any) -> Replay:
-        """The same a moment later; its rows are ordered by that moment."""
-        return replace(self, updated_at=max(now, self.updated_at + 1), **changes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,9 @@ from console.commands.replay import (
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir
 from replay.dead_letters import counted, described, filter_words, listed, selected
 from replay.dismiss import dismiss
+from replay.progress import Replay
 from replay.redrive import build_redrive_plan
-from replay.store import Replay, ReplayStore
+from replay.store import ReplayStore
 from replay.times import UsageError, parse_time
 from runtime import ids
 from runtime.clock import system_clock

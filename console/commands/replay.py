@@ -24,8 +24,9 @@ from replay.choose import Selection, build_plan, check_range, check_topic
 from replay.execute import execute
 from replay.generations import Generations
 from replay.plan import Item, Plan
+from replay.progress import Replay
 from replay.running import Lease, Stop
-from replay.store import Replay, ReplayStore
+from replay.store import ReplayStore
 from replay.template import TemplateVersion, check_templates
 from replay.times import UsageError, parse_time
 from replay.where import MESSAGE_COLUMNS, compile_where
