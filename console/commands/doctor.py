@@ -235,6 +235,14 @@ def check_lag(group: str, lag: int) -> Finding:
     return Finding(Level.OK, "lag", what)
 
 
+def check_completeness(records: int, missing: int) -> Finding:
+    """Whether ClickHouse has the requests that its sink has committed; `records` is how many those are, as far as they are kept."""
+    if missing:
+        said = f"at least {missing:,} of {records:,} requests that the sink has stored are not in ClickHouse"
+        return Finding(Level.PROBLEM, "clickhouse rows", said, "run `heliograph sink rebuild`")
+    return Finding(Level.OK, "clickhouse rows", f"a sample of the {records:,} committed requests is there")
+
+
 def check_held_back(held: Mapping[tuple[str, int], int]) -> list[Finding]:
     """Partitions that nobody reads on because somebody's transaction is open."""
     return [
@@ -366,6 +374,7 @@ def examine(target: Target) -> Iterator[Finding]:
     yield from _kafka(target.settings, bool(target.endpoints))
     yield from _postgres(target.settings)
     yield from _clickhouse(target.settings)
+    yield from _completeness(target.settings)
     metrics = target.endpoints.get("metrics", {})
     if metrics:
         not_ready = {role: why for role, url in metrics.items() if (why := _not_ready(url)) is not None}
@@ -564,6 +573,15 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
         yield Finding(Level.PROBLEM, "clickhouse views", views_answer.error or "they cannot be read", fix)
     else:
         yield check_views(report.differences, len(sql_views()), superseded=report.superseded)
+
+
+def _completeness(settings: Settings) -> Iterator[Finding]:
+    """Nothing where a store does not answer: that is a finding already."""
+    from sinks.completeness import compare
+
+    _, found = _timed(lambda: compare(settings))
+    if found is not None:
+        yield check_completeness(found.records, found.missing)
 
 
 def _not_ready(metrics_url: str) -> str | None:

@@ -18,11 +18,12 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from runtime.records import ProducerRecord
-from runtime.settings import ClickHouseSettings
+from runtime.settings import ClickHouseSettings, Settings
 from runtime.status import rfc3339
 from schemas.codec import codec
 from schemas.topics import TEMPLATES, dispatch_topic, requests_topic
 from sinks import clickhouse, schema
+from sinks.completeness import compare
 from tests.integration.conftest import until
 from tests.integration.pipeline import World, profiles, requests, world
 from tests.integration.reference_stack import Postgres, postgres
@@ -35,7 +36,7 @@ TOPIC = requests_topic("normal")
 PEOPLE = {
     **{"letters": 300, "tenk": 10_000, "fine": 40, "halt": 120, "anew": 30},
     **{"rendered": 20, "away": 20, "seen": 1, "maybe": 3, "other": 3},
-    **{"stopme": 40, "behind": 5, "relapse": 3, "mendfree": 90, "mendpin": 10, "mendnone": 2},
+    **{"stopme": 40, "behind": 5, "lostrows": 30, "relapse": 3, "mendfree": 90, "mendpin": 10, "mendnone": 2},
 }
 """Users of each test by the prefix of their ids: the router has them before its first request."""
 
@@ -611,3 +612,51 @@ def test_what_if_through_another_account_says_reach_and_price_and_sends_nothing(
     assert "there are: mail (email), text (sms), push (push)" in words
     assert pipeline.world.accepted("smtp", "other") == before
     assert pipeline.replayed(nids) == []
+
+
+def test_store_that_lost_everything_is_named_and_filled_again_with_replays_and_letters(pipeline: Pipeline) -> None:
+    """The last test here: it empties ClickHouse."""
+    nids = pipeline.make("lostrows", 30)
+    pipeline.all_sent(nids)
+    settings = Settings(
+        kafka=pipeline.world.broker.settings,
+        clickhouse=ClickHouseSettings(url=pipeline.environment["HELIOGRAPH_CLICKHOUSE__URL"]),
+    )
+    whole = compare(settings)
+    assert whole.missing == 0
+    assert whole.sampled > 0
+
+    def seen() -> tuple[Any, ...]:
+        letters = {
+            row["id"]: row["state"] for row in pipeline.json("dlq", "list", "--all", "--rows", "--limit", "9999")
+        }
+        accounted = pipeline.rows("SELECT sum(accepted), sum(in_flight), sum(residual) FROM v_accounting")
+        return pipeline.json("replay", "list", "--limit", "999"), letters, pipeline.states(nids), accounted
+
+    before = seen()
+    for table in (
+        "requests_raw",
+        "delivery_events_raw",
+        "receipts_raw",
+        "dead_letters_raw",
+        "replays_raw",
+        "replay_items",
+    ):
+        pipeline.client.command(f"TRUNCATE TABLE {table}")
+    for table in ("message_states", "notification_states", "hour_sums"):
+        pipeline.client.command(f"TRUNCATE TABLE {table}")
+    assert compare(settings).missing >= 30
+    audited = pipeline.text("audit", status=1)
+    assert audited == ""  # the exit status and stdout say it; stderr is for errors
+    found = json.loads(pipeline.heliograph("audit", "--json").communicate(timeout=60)[0])
+    assert found["missing"] >= 30
+    looked = pipeline.json("sink", "rebuild", "--dry-run")
+    assert looked["dry_run"]
+    assert pipeline.states(nids) == {}
+    stored = pipeline.json("sink", "rebuild")["stored"]
+    assert stored["requests_raw"] >= 30
+    assert seen() == before
+    assert compare(settings).missing == 0
+    # Once more changes nothing.
+    pipeline.json("sink", "rebuild")
+    assert seen() == before

@@ -49,8 +49,10 @@ OTHER_WORDS = {
     "redrive",
     "dismiss",
     "down",
+    "on_its_way",
+    "sent_before",
 }
-"""Words in quotes that are no states and no reasons: a unit of time, classes of errors, states of dead letters, commands."""
+"""Words in quotes that are no states and no reasons: a unit of time, classes of errors, states of dead letters, commands, outcomes of replays."""
 IDEMPOTENT = re.compile(
     r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW) "
     r"|ALTER TABLE \w+ (MODIFY COLUMN|MODIFY SETTING|ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS|MATERIALIZE PROJECTION) "
