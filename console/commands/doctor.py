@@ -244,7 +244,7 @@ def check_lag(group: str, lag: int, behind_s: float | None, members: int | None)
 def role_of(group: str) -> str:
     """What to start for a consumer group."""
     kind, _, which = group.removeprefix("heliograph-").partition("-")
-    return {"router": f"router --lane {which}", "sender": f"sender --channel {which}", "feedback": "relay"}.get(
+    return {"router": f"router --lane {which}", "sender": f"sender --channel {which}", "hygiene": "relay"}.get(
         kind, kind
     )
 

@@ -105,7 +105,8 @@ def _become(
     except Exception as exc:  # one record is one dead letter, whatever we did not think of
         log.exception("dead-lettered", notification_id=request["notification_id"])
         return _dead_letter(record, request, INTERNAL_ERROR, exc, now)
-    counts.update(decided.counted)
+    for counted in decided.counted:
+        counts[counted] += 1
     return out
 
 

@@ -32,10 +32,11 @@ def decode_request(record: ConsumerRecord) -> NotificationRequest:
 
 def check_request(request: NotificationRequest) -> None:
     """Raises DecodeError when the fields of a decodable request contradict the contract."""
-    if ids.accepted_at(request["notification_id"]) != request["accepted_at"]:
-        raise DecodeError("accepted_at is not the time in notification_id")
-    if not ids.is_canonical(request["notification_id"]):
+    nid = request["notification_id"]
+    if not ids.is_canonical(nid):
         raise DecodeError("notification_id is not in its canonical form")
+    if ids.accepted_at(nid) != request["accepted_at"]:
+        raise DecodeError("accepted_at is not the time in notification_id")
     if not request["tenant"] or ":" in request["tenant"]:
         raise DecodeError("tenant is empty or contains a colon")
     if not request.get("user_id") and not request.get("addresses"):
