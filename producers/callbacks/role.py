@@ -76,7 +76,13 @@ async def run_callbacks(context: Context) -> None:
         endpoint = CallbackEndpoint(producer, public, crash_here=lambda name: crash_point(name, settings.crash_at))
         following = asyncio.create_task(follow(settings.providers, take_over, context.health))
         context.health.started()
-        await serve(create_app(accounts.readers(), endpoint), listener, context.stopping)
+        await serve(
+            create_app(accounts.readers(), endpoint),
+            listener,
+            context.stopping,
+            context.health,
+            settings.callbacks.drain_s,
+        )
         following.cancel()
     finally:
         listener.close()
