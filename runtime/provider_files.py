@@ -47,28 +47,41 @@ def tell(providers: Iterable[ProviderSettings]) -> None:
         PROVIDER_SETTINGS.labels(provider.name).set(fingerprint(provider))
 
 
+class ProviderFiles:
+    """The settings file and the files that it names, as they were when they were read last."""
+
+    def __init__(self, providers: Sequence[ProviderSettings]) -> None:
+        self._providers, self._seen = providers, _stamp(providers)
+
+    def changed(self) -> Sequence[ProviderSettings] | None:
+        """The accounts of files that changed since, None where none did. Raises SettingsError, once, for files that are wrong."""
+        stamp = _stamp(self._providers)
+        if stamp == self._seen:
+            return None
+        self._seen = stamp
+        self._providers = load_settings().providers
+        self._seen = _stamp(self._providers)
+        return self._providers
+
+
 async def follow(providers: Sequence[ProviderSettings], apply: Apply, health: Health, look_s: float = LOOK_S) -> None:
     """Look at the files until cancelled, and apply what they say when they change. `/readyz` notes what could not be applied."""
     trouble: str | None = None
     health.note("providers", lambda: trouble)
     tell(providers)
-    seen = _stamp(providers)
+    files = ProviderFiles(providers)
     while True:
         await asyncio.sleep(look_s)
-        stamp = _stamp(providers)
-        if stamp == seen:
-            continue
-        seen = stamp
         try:
-            changed = load_settings().providers
+            if (changed := files.changed()) is None:
+                continue
             trouble = await apply(changed)
         except HeliographError as exc:
             trouble = f"the changed settings are not used: {exc}"
             log.error("settings of accounts not taken over", error=str(exc))
             continue
-        providers, seen = changed, _stamp(changed)
-        tell(providers)
-        log.info("settings of accounts read again", providers=[provider.name for provider in providers], note=trouble)
+        tell(changed)
+        log.info("settings of accounts read again", providers=[provider.name for provider in changed], note=trouble)
 
 
 def _files(providers: Iterable[ProviderSettings]) -> list[Path]:

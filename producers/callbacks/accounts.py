@@ -1,7 +1,8 @@
 """The accounts whose callbacks are taken: those of the settings now, and for a day those that the settings had.
 
 A message that was sent with one token may be reported under another: when the vendor signs with the new one is the vendor's affair.
-So a report is refused as forged only if no account of the last day signed it. What a process forgets is what it had before it started.
+So a report is refused as forged only if no account of the last day signed it, nor one of a file that changed a moment ago: a sender
+may have read it already. What a process forgets is what it had before it started.
 May import vendors. Never: HTTP, Kafka.
 """
 
@@ -12,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from runtime.clock import Monotonic, system_monotonic
+from runtime.errors import SettingsError
+from runtime.provider_files import ProviderFiles
 from runtime.settings import ProviderSettings
 from vendors.registry import create_report_readers
 from vendors.reports import DeliveryReport, ForgedError, ReportReader, Request, UnknownAccountError
@@ -31,7 +34,7 @@ class ReportAccounts:
 
     def __init__(self, providers: Sequence[ProviderSettings], monotonic: Monotonic = system_monotonic) -> None:
         """Raises SettingsError."""
-        self._monotonic = monotonic
+        self._monotonic, self._files = monotonic, ProviderFiles(providers)
         self._readers: Mapping[str, ReportReader] = create_report_readers(providers)
         self._former: deque[_Former] = deque(maxlen=MAX_KEPT)
 
@@ -47,6 +50,19 @@ class ReportAccounts:
 
     def read(self, kind: str, request: Request) -> DeliveryReport:
         """The report, by the first set of accounts that signed it. Raises what ReportReader.read raises."""
+        try:
+            return self._read(kind, request)
+        except (ForgedError, UnknownAccountError):
+            try:
+                changed = self._files.changed()
+                if changed is None:
+                    raise
+                self.replace(changed)
+            except SettingsError:
+                raise ForgedError from None  # whoever follows the file says why it is not used
+            return self._read(kind, request)
+
+    def _read(self, kind: str, request: Request) -> DeliveryReport:
         now = self._monotonic()
         while self._former and self._former[-1].until <= now:
             self._former.pop()

@@ -54,6 +54,27 @@ def test_report_under_a_token_of_the_last_day_is_taken_and_under_an_older_one_is
         reader.read(signed("old"))
 
 
+def test_report_under_the_token_of_a_file_that_changed_a_moment_ago_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, token = tmp_path / "heliograph.toml", tmp_path / "token"
+    token.write_text("old")
+    config.write_text(
+        f'[[providers]]\nname = "sms-1"\nchannel = "sms"\nkind = "twilio"\naccount_sid = "{SID}"\nauth_token_file = "token"\nfrom = "+15005550006"\n'
+    )
+    monkeypatch.setenv("HELIOGRAPH_CONFIG", str(config))
+    reader = ReportAccounts(load_settings().providers).readers()["twilio"]
+    with pytest.raises(ForgedError):
+        reader.read(signed("newer"))
+    token.write_text("newer")
+    assert reader.read(signed("newer")).state == "delivered"
+    assert reader.read(signed("old")).state == "delivered"
+    config.write_text("[[providers]\n")
+    with pytest.raises(ForgedError):
+        reader.read(signed("strange"))
+    assert reader.read(signed("newer")).state == "delivered"
+
+
 def test_settings_that_make_no_reader_change_nothing(tmp_path: Path) -> None:
     accounts = ReportAccounts([account()])
     with pytest.raises(SettingsError):
@@ -78,7 +99,7 @@ async def test_changed_file_is_read_again_and_a_broken_one_is_noted(
     config, token = tmp_path / "heliograph.toml", tmp_path / "token"
     token.write_text("one")
     config.write_text(
-        f'[[providers]]\nname = "sms-1"\nchannel = "sms"\nkind = "twilio"\naccount_sid = "{SID}"\nauth_token_file = "token"\n'
+        f'[[providers]]\nname = "sms-1"\nchannel = "sms"\nkind = "twilio"\naccount_sid = "{SID}"\nauth_token_file = "token"\nfrom = "+15005550006"\n'
     )
     monkeypatch.setenv("HELIOGRAPH_CONFIG", str(config))
     taken: list[Sequence[ProviderSettings]] = []
