@@ -81,7 +81,7 @@ exec(compile(sys.stdin.read(), "channels.py", "exec"), module.__dict__)
 from typer.testing import CliRunner
 from api.openapi import MODELS
 from api.reference.suppressions import NewSuppression
-from api.reference.users_and_templates import Preferences
+from api.reference.preferences import Preferences
 from console.cli import app
 from console.commands.doctor import consumer_groups
 from local.supervisor.layout import ROLES
