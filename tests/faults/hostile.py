@@ -33,6 +33,7 @@ from schemas.topics import (
     ledger_topic,
     requests_topic,
 )
+from tests.support.made import made
 
 TENANT = "stranger"
 MARK = "stranger"
@@ -161,35 +162,17 @@ class Stranger:
         return codec(name).encode(record)
 
     def _plain_request(self, id_: str, **fields: Any) -> dict[str, Any]:
-        return {
+        about = {
             "notification_id": id_,
             "tenant": TENANT,
             "accepted_at": UUID(id_).int >> 80,
-            "idempotency_key": None,
-            "user_id": None,
             "addresses": [{"channel": "email", "value": f"{MARK}-{self._count}@example.org", "platform": None}],
-            "template_id": None,
-            "template_version": None,
             "data": b"{}",
             "content": b'{"subject": "S", "text": "T"}',
-            "category": "default",
-            "lane": "normal",
             "channels": ["email"],
-            "strategy": "all",
-            "locale": None,
-            "send_at": None,
-            "expires_at": None,
-            "delivery": "at_least_once",
-            "tags": [],
-            "metadata": {},
-            "overrides": None,
-            "generation": 0,
-            "replay": None,
-            "dry_run": False,
-            "correlation_id": None,
             "source": MARK,
-            **fields,
         }
+        return made("NotificationRequest", **{**about, **fields})
 
     def _paired(self, id_: str) -> Sent:
         """A request that ends as unknown_recipient: the id of another record is a notification's then."""
@@ -262,7 +245,7 @@ class Stranger:
             "sms": f"+4916{self._count:09d}",
             "push": f"{MARK}-{self._count}",
         }
-        return {
+        about = {
             "message_id": self._id(),
             "notification_id": id_,
             "tenant": TENANT,
@@ -270,31 +253,16 @@ class Stranger:
             "channel": channel,
             "lane": lane,
             "category": "default",
-            "user_id": None,
             "address": address[channel],
             "platform": "fcm" if channel == "push" else None,
             "subject": "S",
             "text": "T",
-            "html": None,
             "title": "T",
             "body": "B",
-            "data": None,
             "attempt": 1,
-            "retries": 0,
-            "generation": 0,
-            "delivery": "at_least_once",
-            "expires_at": None,
-            "template_id": None,
-            "template_version": None,
-            "preference_version": None,
-            "possible_duplicate": False,
-            "correlation_id": None,
-            "overrides": None,
-            "provider": None,
-            "replay": None,
             "routed_at": self._now,
-            **fields,
         }
+        return made("ChannelMessage", **{**about, **fields})
 
     def _dispatch(self) -> list[Sent]:
         id_, channel, lane = self._id(), self._one(*CHANNELS), self._one(*LANES)
@@ -351,7 +319,7 @@ class Stranger:
             {"state": "bounced", "reason": "hard_bounce", "recipient": text},
             {"state": "bounced", "reason": "invalid_token", "recipient": text},
         ]
-        status = {
+        about = {
             "event_id": self._id(),
             "notification_id": id_,
             "message_id": self._id(),
@@ -359,22 +327,11 @@ class Stranger:
             "channel": "push",
             "lane": "normal",
             "state": "opened",
-            "reason": None,
-            "detail": None,
             "attempt": 1,
             "provider": "p",
-            "provider_message_id": None,
-            "possible_duplicate": False,
-            "template_id": None,
-            "template_version": None,
-            "preference_version": None,
             "occurred_at": self._now,
-            "latency_ms": None,
-            "source": None,
-            "correlation_id": None,
-            "recipient": None,
-            **self._rng.choice(changes),
         }
+        status = made("DeliveryStatus", **{**about, **self._rng.choice(changes)})
         return [
             self._paired(id_),
             Sent(STATUS, self._one(None, b"", id_.encode()), self._encoded("DeliveryStatus", status)),

@@ -23,7 +23,7 @@ from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from tests.integration.conftest import until
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 from vendors.apns.sender import ApnsSender, create
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 

@@ -99,7 +99,7 @@ from schemas.asyncapi import document
 from schemas.codec import codec
 from schemas.topics import catalogue
 from senders.outcomes import from_result
-from tests.unit.test_outcomes import NOW, RECORD, message
+from tests.support.made import NOW, RECORD, message
 from vendors.sender import ErrorClass, Rejected
 
 number = "+4915112345678"

@@ -27,8 +27,8 @@ from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
 from runtime.status import message_status
 from schemas.codec import codec
 from schemas.events import DeliveryStatus
+from tests.support.made import NOW, message
 from tests.support.records import hostile_records
-from tests.unit.test_outcomes import NOW, message
 
 NID = message()["notification_id"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.settings import ProviderSettings
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 from vendors import registry
 from vendors.registry import Vendor, create_report_readers, create_senders, platforms_of
 from vendors.reports import Request

@@ -24,8 +24,8 @@ from senders.outcomes import MAX_ATTEMPTS
 from senders.read_ahead import SLICE
 from senders.recheck import SenderViews
 from senders.worker import SAVE_POSITIONS_S
+from tests.support.made import message as plain_message
 from tests.support.workers import START_S, World
-from tests.unit.test_outcomes import message as plain_message
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 BREAKER = BreakerSettings(failures=3, reset_s=30, give_up_s=3_600)
