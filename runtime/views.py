@@ -224,11 +224,11 @@ class View(Generic[T]):
         return dict(positions)
 
 
-def open_store(settings: ViewSettings, role: str, name: str, kept_s: int | None = None) -> Store:
+def open_store(settings: ViewSettings, role: str, name: str, retention_s: int | None = None) -> Store:
     """The store of a role's view by the settings. Raises SettingsError when its directory is taken."""
     if settings.backend == "memory":
         return MemoryStore()
-    return RocksStore(settings.directory / role / name, kept_s)
+    return RocksStore(settings.directory / role / name, retention_s)
 
 
 def start_views(views: Iterable[View[Any]], health: Health) -> None:

@@ -113,11 +113,11 @@ class _Worker:
         """The answer. Raises OverBudgetError, WorkerError."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
-        patience = cpu_s * _TIMEOUT_FACTOR + (_START_S if self._new else 0)
+        timeout_s = cpu_s * _TIMEOUT_FACTOR + (_START_S if self._new else 0)
         self._new = False
         try:
             _write(stdin, to_json(request))
-            ready, _, _ = select.select([stdout], [], [], patience)
+            ready, _, _ = select.select([stdout], [], [], timeout_s)
             answer = _read(stdout) if ready else None
         except OSError:
             answer = None

@@ -88,7 +88,7 @@ class Ledger:
         self._fresh.clear()
 
     def positions(self) -> dict[int, int]:
-        """The store's position, by `place`."""
+        """The store's position, by `partition_index`."""
         return dict(self._store.positions()[0])
 
     def forget_before(self, moment: int) -> int:
@@ -114,7 +114,7 @@ def _order(value: int) -> int:
     return value - (value & 3) + _LAST_WINS[value & 3]
 
 
-def place(partition: Partition) -> int:
+def partition_index(partition: Partition) -> int:
     """A number for a ledger partition within its channel."""
     lane = partition[0].rsplit(".", 2)[1]
     return LANES.index(lane) * 100_000 + partition[1]
@@ -165,10 +165,10 @@ class LedgerReader:
         starts, ends = {}, {}
         for partition in partitions:
             first, end = self._consumer.watermark_offsets(partition)
-            kept = self._positions.get(place(partition), -1)
+            kept = self._positions.get(partition_index(partition), -1)
             # Beyond the end is another topic of the same name; below the first the rest is past its seven days.
             starts[partition] = kept if first <= kept <= end else BEGINNING
-            ends[place(partition)] = end
+            ends[partition_index(partition)] = end
         self._consumer.eof_partitions.clear()
         self._consumer.assign(starts)
         taken = 0
@@ -211,7 +211,7 @@ class LedgerReader:
     def advance(self, partitions: Sequence[Partition]) -> None:
         """Move the kept positions to the ends of partitions whose every entry their owner, this process, has recorded."""
         for partition in partitions:
-            self._positions[place(partition)] = self._consumer.watermark_offsets(partition)[1]
+            self._positions[partition_index(partition)] = self._consumer.watermark_offsets(partition)[1]
         self.flush()
 
     def flush(self) -> None:

@@ -32,7 +32,7 @@ _SHARED = 1 - RESERVED * (2 * len(LANES) - 1)
 the reserve; the lane that filled what is shared only the latter."""
 
 
-class Held:
+class PartitionBuffer:
     """What is held of one partition; the fields are the owner's."""
 
     partition: Partition
@@ -73,7 +73,7 @@ class ReadAhead:
         if records:
             self._mean = (self._mean + max(1.0, size / records)) / 2
 
-    def watch(self, held: Collection[Held]) -> tuple[list[Partition], list[Partition]]:
+    def watch(self, held: Collection[PartitionBuffer]) -> tuple[list[Partition], list[Partition]]:
         """(partitions to pause, partitions to resume), marked as such already."""
         total = sum(it.size for it in held)
         lanes = {lane: [it for it in held if it.lane == lane] for lane in LANES}

@@ -1,4 +1,4 @@
-"""What a stranger with a Kafka producer and an API key may send: hostile, but decodable; from a seed.
+"""What a hostile tenant with a Kafka producer and an API key may send: hostile, but decodable; from a seed.
 
 Nothing here pretends to be another tenant: that is a matter of access rights. Every record about a notification belongs to
 one that was requested too, so that the accounting of a tenant that tries everything still adds up.
@@ -35,8 +35,8 @@ from schemas.topics import (
 )
 from tests.support.made import made
 
-TENANT = "stranger"
-MARK = "stranger"
+TENANT = "hostile"
+MARK = "hostile"
 """In every address of theirs, so that vendors' faults meet nobody else."""
 FAR = 253_402_300_800_000
 """Milliseconds: the year 10000."""
@@ -96,7 +96,7 @@ INTS = (-(1 << 31), (1 << 31) - 1, -1, 0, 1, 60, 61)
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A record as a stranger publishes it; `timestamp` 0 is now."""
+    """A record as a hostile tenant publishes it; `timestamp` 0 is now."""
 
     topic: str
     key: bytes | None
@@ -115,7 +115,7 @@ class Call:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Stranger:
+class HostileRecords:
     """An endless supply, the same for the same seed but for ids, which carry the time."""
 
     def __init__(self, seed: int, now: int) -> None:
@@ -138,7 +138,7 @@ class Stranger:
         return [self._dressed(record) for record in make()]
 
     def _dressed(self, record: Sent) -> Sent:
-        """With headers and a time of the stranger's choice."""
+        """With headers and a time of the hostile tenant's choice."""
         rng = self._rng
         headers: list[tuple[str, bytes | None]] = []
         if rng.random() < 0.3:
