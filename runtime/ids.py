@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from functools import lru_cache
+import re
 from uuid import UUID
 
 from schemas.channels import ROWS
 
 _RAND_MASK = (1 << 80) - 1
 _NIL = bytes(16)
-_UUID_CHARS = 36
+_CANONICAL = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _FOLDS_CASE = frozenset(row.name for row in ROWS.values() if row.shape.folds_case)
 
@@ -39,7 +39,7 @@ def notification_id(accepted_at_ms: int, tenant: str, idempotency_key: str | Non
 
 def accepted_at(notification_id: str) -> int:
     """The time in a notification id, in milliseconds. Raises ValueError when it is not a UUIDv7."""
-    raw = _bytes_of(notification_id)
+    raw = bytes_of(notification_id)
     if raw[6] >> 4 != 7 or raw[8] >> 6 != 2:
         raise ValueError("a notification id is a UUIDv7")
     return int.from_bytes(raw[:6], "big")
@@ -47,18 +47,17 @@ def accepted_at(notification_id: str) -> int:
 
 def is_canonical(notification_id: str) -> bool:
     """Whether an id is written as we write it: five groups of lower-case digits."""
-    return _text_of(_bytes_of(notification_id).hex()) == notification_id
+    return canonical(notification_id) == notification_id
 
 
-def _bytes_of(text: str) -> bytes:
+def canonical(text: str) -> str:
+    """A UUID in any form that UUID() reads, as we write it. Raises ValueError."""
+    return text if _CANONICAL(text) else str(UUID(text))
+
+
+def bytes_of(text: str) -> bytes:
     """The 16 bytes of a UUID in any form that UUID() reads. Raises ValueError."""
-    # UUID() passes over any number of hyphens: only what has the length of an id may be kept.
-    return _recent_bytes_of(text) if len(text) == _UUID_CHARS else UUID(text).bytes
-
-
-@lru_cache(maxsize=1_024)  # a UUID object costs 2 µs, and the ids of one mail are asked for five times
-def _recent_bytes_of(text: str) -> bytes:
-    return UUID(text).bytes
+    return bytes.fromhex(text.replace("-", "")) if _CANONICAL(text) else UUID(text).bytes
 
 
 def _text_of(digits: str) -> str:
@@ -73,12 +72,12 @@ def _named(namespace: bytes, name: str) -> str:
 
 def message_id(notification_id: str, channel: str, fingerprint: str, generation: int = 0) -> str:
     """Id of the message to one address; `fingerprint` is "" where no address was found."""
-    return _named(_bytes_of(notification_id), f"{channel}:{fingerprint}:{generation}")
+    return _named(bytes_of(notification_id), f"{channel}:{fingerprint}:{generation}")
 
 
 def event_id(subject_id: str, state: str, attempt: int = 0, provider_event_id: str = "") -> str:
     """Id of a fact; `subject_id` is the message id, or the notification id where no message exists."""
-    return _named(_bytes_of(subject_id), f"{state}:{attempt}:{provider_event_id}")
+    return _named(bytes_of(subject_id), f"{state}:{attempt}:{provider_event_id}")
 
 
 def receipt_id(provider: str, provider_message_id: str, provider_event_id: str) -> str:
@@ -88,7 +87,7 @@ def receipt_id(provider: str, provider_message_id: str, provider_event_id: str) 
 
 def timer_id(subject_id: str, purpose: str, attempt: int = 0) -> str:
     """Id of a wait."""
-    return _named(_bytes_of(subject_id), f"timer:{purpose}:{attempt}")
+    return _named(bytes_of(subject_id), f"timer:{purpose}:{attempt}")
 
 
 def dead_letter_id(

@@ -128,6 +128,15 @@ class Accounts:
     """A channel's accounts in failover order."""
 
     def __init__(self, accounts: Sequence[Account]) -> None:
+        senders = [account.sender for account in accounts]
+        self._of_first = [i for i, sender in enumerate(senders) if sender.platforms == senders[0].platforms]
+        self._of_any = [i for i, sender in enumerate(senders) if sender.platforms is None]
+        self._of_platform = {
+            platform: [
+                i for i, sender in enumerate(senders) if sender.platforms is None or platform in sender.platforms
+            ]
+            for platform in frozenset().union(*(sender.platforms or () for sender in senders))
+        }
         self._accounts = list(accounts)
 
     def __getitem__(self, index: int) -> Account:
@@ -154,29 +163,30 @@ class Accounts:
 
         An address without a platform (a direct publisher may leave it out) is one of the first account's kind.
         """
-        senders = [account.sender for account in self._accounts]
         platform = message["platform"]
-        if platform is None:
-            return [i for i, sender in enumerate(senders) if sender.platforms == senders[0].platforms]
-        return [i for i, sender in enumerate(senders) if sender.platforms is None or platform in sender.platforms]
+        return self._of_first if platform is None else self._of_platform.get(platform, self._of_any)
 
     def select_account(self, message: ChannelMessage, waited_s: float = math.inf) -> AccountChoice | None:
         """The account for a message that has waited for `waited_s`, None when no account reaches it."""
         indices = self.accounts_for(message)
         if not indices:
             return None
-        named = [i for i in indices if self._accounts[i].sender.name == message["provider"]]
-        if named and message["possible_duplicate"]:
-            indices = named
-        elif named:
-            first = indices.index(named[0])
-            indices = indices[first:] + indices[:first]
+        if (provider := message["provider"]) is not None:
+            indices = self._first(provider, indices, alone=message["possible_duplicate"])
         for i in indices:
             if self._accounts[i].is_preferred:
                 return AccountChoice(i)
         working = [i for i in indices if self._accounts[i].is_available]
         given_up = all(self._accounts[i].given_up(waited_s) for i in indices)
         return AccountChoice((working or indices)[0], given_up)
+
+    def _first(self, provider: str, indices: list[int], *, alone: bool) -> list[int]:
+        """The indices with that account, where it is among them, at their head or alone."""
+        named = [i for i in indices if self._accounts[i].sender.name == provider]
+        if not named or alone:
+            return named or indices
+        first = indices.index(named[0])
+        return indices[first:] + indices[:first]
 
     def next_after(self, message: ChannelMessage, index: int) -> str | None:
         """The account that takes over after a definite not-sent by `index`; None when the round is over."""

@@ -39,6 +39,8 @@ class QueuedMessage:
     account: int = -1
     probe: bool = False
     """Whether the account was half-open when this was let through."""
+    answered: bool = False
+    """Whether its request has ended, and its account and recipient are free."""
     wait_key: WaitKey | None = None
     """What it waits for while it is parked."""
 
@@ -48,7 +50,7 @@ class QueuedMessage:
 
 
 class Admission:
-    """Admits entries one by one; `release` each when it has ended."""
+    """Admits entries one by one; `answer` each when its request has ended, `release` it when that is recorded."""
 
     def __init__(self, accounts: Accounts, window: int) -> None:
         self.accounts = accounts
@@ -140,17 +142,25 @@ class Admission:
         if not queue:
             del self._queues[wait_key]
 
+    def answer(self, queued: QueuedMessage) -> None:
+        """Its request has ended: the account and the recipient can take another, the window when this one is recorded."""
+        if queued.answered:
+            return
+        queued.answered = True
+        address = queued.message["address"]
+        left = self._by_recipient[address] - 1
+        if left:
+            self._by_recipient[address] = left
+        else:
+            del self._by_recipient[address]
+        self.accounts[queued.account].release()
+
     def release(self, queued: QueuedMessage) -> None:
         """An entry in flight has ended and is recorded."""
+        self.answer(queued)
         message = queued.message
         del self.in_flight[message["message_id"]]
         self._by_lane[message["lane"]] -= 1
-        left = self._by_recipient[message["address"]] - 1
-        if left:
-            self._by_recipient[message["address"]] = left
-        else:
-            del self._by_recipient[message["address"]]
-        self.accounts[queued.account].release()
 
     def clear_parked(self) -> None:
         """The partitions belong to another owner now, and so do their parked messages."""

@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from uuid import UUID
 
 from runtime import ids
 from runtime.dead_letters import dead_letter_record
@@ -67,7 +66,7 @@ def _read_head(record: ConsumerRecord) -> Head | None:
 
 def _ids(record: Mapping[str, Any]) -> tuple[str, str]:
     try:
-        return str(UUID(record["message_id"])), str(UUID(record["notification_id"]))
+        return ids.canonical(record["message_id"]), ids.canonical(record["notification_id"])
     except ValueError as exc:
         raise DecodeError("message_id or notification_id is no UUID") from exc
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, cast
-from uuid import UUID
 
+from runtime import ids
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import UNDECODABLE, dead_letter_record
 from runtime.errors import UnavailableError
@@ -53,7 +53,7 @@ class Ledger:
 
         Raises ValueError or struct.error for numbers that cannot be an attempt or a time.
         """
-        key = UUID(message_id).bytes
+        key = ids.bytes_of(message_id)
         value = next_attempt * 4 + _ending(state, in_doubt)
         if _order(value) >= _order(self._known(key)):
             self._store.put(key, _VALUE.pack(value, at // 1000))
@@ -68,19 +68,19 @@ class Ledger:
 
     def duplicate(self, message_id: str, attempt: int) -> str | None:
         """Why a dispatch record is a duplicate (`settled`, `attempt`), None when it is not."""
-        known = self._known(UUID(message_id).bytes)
+        known = self._known(ids.bytes_of(message_id))
         if known & (_FAILED | _FINAL):
             return "settled"
         return "attempt" if attempt < known >> 2 else None
 
     def resumes_at(self, message_id: str) -> int | None:
         """The attempt with which a replay may continue: the message failed, and no attempt can have been delivered."""
-        known = self._known(UUID(message_id).bytes)
+        known = self._known(ids.bytes_of(message_id))
         return known >> 2 if known & _FAILED else None
 
     def in_doubt(self, message_id: str) -> bool:
         """Whether the message failed, but an earlier attempt may have reached the recipient."""
-        return self._known(UUID(message_id).bytes) & 3 == _FAILED_IN_DOUBT
+        return self._known(ids.bytes_of(message_id)) & 3 == _FAILED_IN_DOUBT
 
     def flush(self, positions: Mapping[int, int], now: int) -> None:
         """Make what was recorded visible and, with the positions of the topic, as durable as the store is."""

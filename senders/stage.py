@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from runtime.clock import Clock, Monotonic
 from runtime.logs import get_logger
@@ -30,7 +30,7 @@ LEASE_S = 5.0
 """A claim must be sent at once: after half a session without running, another process may own the message."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendCompletion:
     """The end of a queued message: a provider's result, or the refusal (state, reason) that forbade the request."""
 
@@ -110,6 +110,8 @@ class SendStage:
         self._guard = RequestGuard(self._settings.max_retries)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._delay = cache(partial(STAGE_DELAY_SECONDS.labels, "sender"))
+        self._seconds, self._sends = cache(PROVIDER_SECONDS.labels), cache(SENDS.labels)
 
     def submit(self, messages: Sequence[QueuedMessage]) -> None:
         """Send; called after the claim was committed."""
@@ -119,11 +121,7 @@ class SendStage:
         for queued in messages:
             task = self._loop.create_task(self._run(queued, claimed_at))
             self._tasks.add(task)
-            task.add_done_callback(partial(self._end, queued))
-
-    def _end(self, queued: QueuedMessage, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._guard.ended(queued.message)
+            task.add_done_callback(self._tasks.discard)
 
     async def _run(self, queued: QueuedMessage, claimed_at: float) -> None:
         try:
@@ -133,8 +131,11 @@ class SendStage:
             log.exception("message cannot be sent", notification_id=queued.message["notification_id"])
             refusal = ("rejected", "provider_rejected", f"the message cannot be sent ({type(exc).__name__})")
             ended = SendCompletion(queued, self._clock(), refusal=refusal)
+        finally:
+            self._guard.ended(queued.message)
         self.done.append(ended)
-        self._ended.set()
+        if not self._ended.is_set():
+            self._ended.set()
 
     def wait(self, timeout_s: float) -> None:
         """Block the Kafka thread until a message has ended, `timeout_s` at most."""
@@ -151,15 +152,15 @@ class SendStage:
         if not self._guard.allows(message):
             return SendCompletion(queued, now, refusal=("failed", "retries_exhausted", "request guard"))
         crash_point("before_send", self._crash_at)
-        STAGE_DELAY_SECONDS.labels("sender", message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
+        self._delay(message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
         began = self._monotonic()
         result = await _result(sender, message)
         elapsed = self._monotonic() - began
         crash_point("after_provider_accept", self._crash_at)
         if costs_nothing(result, probe=queued.probe):
             self._guard.was_throttled(message)
-        PROVIDER_SECONDS.labels(message["channel"], sender.name).observe(elapsed)
-        SENDS.labels(message["channel"], sender.name, _outcome_label(result)).inc()
+        self._seconds(message["channel"], sender.name).observe(elapsed)
+        self._sends(message["channel"], sender.name, _outcome_label(result)).inc()
         return SendCompletion(queued, self._clock(), result=result, latency_ms=int(elapsed * 1000), began=began)
 
 

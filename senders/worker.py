@@ -177,6 +177,8 @@ class Worker:
         self._read_ahead = ReadAhead(self._settings.read_ahead_mib << 20, BACKLOG)
         self._last_iteration = self._last_sweep = -math.inf
         self._to_sweep: deque[QueuedMessage] = deque()
+        self._ended: list[SendCompletion] = []
+        """Their requests have ended; they are recorded next."""
         self._positions_saved = self._pruned = monotonic()
         self.assigned = False
         self._brake, self._looked_at = DeadLetterBrake(context.settings.dead_letters, "sender", monotonic=monotonic), 0
@@ -207,7 +209,10 @@ class Worker:
     def run_once(self) -> None:
         """Read what is there, claim and send what may go, record what has ended."""
         busy = self._admission.in_flight or any(o.backlog or o.tracker.changed for o in self._owned.values())
-        wait_s = self._settings.commit_interval_ms / 1000 if busy or self._admission.parked else 0.25
+        wait_s = 0.25
+        if busy or self._admission.parked:
+            next_turn = self._last_iteration + self._settings.commit_interval_ms / 1000
+            wait_s = max(0.0, next_turn - self._monotonic())
         self._take(self._consumer.consume(self._read_ahead.slice, wait_s))
         self._work()
         self._maintain_ledger()
@@ -304,6 +309,7 @@ class Worker:
         if now - self._last_iteration < self._settings.commit_interval_ms / 1000:
             return
         self._last_iteration = now
+        self._collect()
         iteration = Iteration()
         if self._brake.not_ready():
             self._record(iteration)
@@ -517,13 +523,18 @@ class Worker:
         IN_FLIGHT.labels(self._channel).set(len(self._admission.in_flight))
         PARKED.labels(self._channel).set(len(self._admission.parked))
 
+    def _collect(self) -> None:
+        """Free the accounts of what has ended, before it is recorded: they would be idle for a turn each time."""
+        while self._stage.done:
+            ended = self._stage.done.popleft()
+            self._admission.accounts[ended.queued.account].observe(ended.result, ended.began)
+            self._admission.answer(ended.queued)
+            self._ended.append(ended)
+
     def _publish_outcomes(self, iteration: Iteration) -> None:
         """Publish what ended and what was decided; the next commit releases it."""
-        ended = []
-        while self._stage.done:
-            ended.append(self._stage.done.popleft())
-        for it in ended:
-            self._admission.accounts[it.queued.account].observe(it.result, it.began)
+        self._collect()
+        ended, self._ended = self._ended, []
         outcomes = [(it, self._outcome_of(it)) for it in ended]
         crash_point("before_facts", self._context.settings.crash_at if ended else None)
         made = [*iteration.decided, *((it.queued.record, outcome) for it, outcome in outcomes)]

@@ -11,16 +11,20 @@ from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import lru_cache
 
 from schemas.events import ChannelMessage
 
-_LINE = 57  # bytes that become one base64 line of 76 characters (RFC 2045 §6.8)
+_LINE = 76  # characters of a base64 line (RFC 2045 §6.8)
 _FOLD = 76  # characters of a line that holds an encoded-word (RFC 2047 §2)
 _WORD_FRAME = len("=?utf-8?b??=")
 _MAX_WORD = 75
 _FROM = re.compile(r'(?:(?P<name>"(?:[^"\\]|\\.)*"|[^"<>]*?)\s*<(?P<inner>[^<>]*)>|(?P<bare>[^<>"]*))')
 _ENCODED_WORD = re.compile(r"=\?.*\?=")
 """Some servers decode one inside an address, to another address."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NOT_PLAIN = re.compile(r'[\x00-\x20\x7f<>,;:"()\[\]\\@]')
+"""What means something in a header or a command, or nothing that is printed."""
 _MESSAGE_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
 _SPECIAL = re.compile(r'[<>,;:@"\\]')
 """What an unquoted display name must not hold (RFC 5322 §3.2.3), or it would read as another address."""
@@ -75,12 +79,19 @@ def is_plain_address(address: str) -> bool:
         and 0 < len(domain) <= 253
         and address.isascii()
         and not _ENCODED_WORD.search(address)
-        and not any(char <= " " or char == "\x7f" or char in '<>,;:"()[]\\@' for char in local + domain)
+        and not _NOT_PLAIN.search(local)
+        and not _NOT_PLAIN.search(domain)
     )
 
 
 def _has_control(text: str) -> bool:
-    return any(ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029" or 0xD800 <= ord(c) < 0xE000 for c in text)
+    return _CONTROL.search(text) is not None
+
+
+@lru_cache(maxsize=16)
+def _date(second: int) -> str:
+    """Of the Date header: the mails of a second share it."""
+    return format_datetime(datetime.fromtimestamp(second, UTC))
 
 
 def encode_words(text: str, header: str, *, quote: bool = False) -> str:
@@ -109,7 +120,8 @@ def encode_words(text: str, header: str, *, quote: bool = False) -> str:
 
 def _part(subtype: str, text: str) -> bytes:
     raw = text.replace("\r\n", "\n").replace("\n", "\r\n").encode("utf-8", "replace")
-    lines = [b64encode(raw[i : i + _LINE]) for i in range(0, len(raw), _LINE)] or [b""]
+    encoded = b64encode(raw)
+    lines = [encoded[i : i + _LINE] for i in range(0, len(encoded), _LINE)] or [b""]
     return (
         b"Content-Type: text/"
         + subtype.encode()
@@ -131,7 +143,7 @@ def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> byt
         raise MailError("the message id is not a Heliograph id")
     head = (
         f"From: {sender.header}\r\nTo: {message['address']}\r\nSubject: {encode_words(subject, 'Subject')}\r\n"
-        f"Date: {format_datetime(datetime.fromtimestamp(now_ms / 1000, UTC))}\r\n"
+        f"Date: {_date(now_ms // 1000)}\r\n"
         f"Message-ID: <{message_id}@{sender.domain}>\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n"
     ).encode("ascii")
     text, html = message["text"], message["html"]

@@ -34,7 +34,7 @@ _FENCED = frozenset(
 START_TIMEOUT_S = 30.0
 """Below every max.poll.interval: heartbeats continue in the background."""
 STALL_CHECK_S = 15.0
-"""Silence after which a consumer asks whether there is something to read; after twice that it has stalled."""
+"""Silence after which a consumer asks whether there is something to read, and asks anew for it; after twice that it has stalled."""
 
 
 class FencedError(Exception):
@@ -215,8 +215,8 @@ class Consumer:
             epoch = self._assignment_epoch
             messages += self._consumer.consume(max_records - 1, 0)
             if epoch != self._assignment_epoch:
-                # The partitions changed hands within that call. Nothing in it is of the new assignment, whose first fetch
-                # takes longer than the call, which does not wait.
+                # The partitions changed hands within that call, so these may be of either assignment.
+                self._read_again()
                 return []
         runs: list[list[Message]] = []
         ends: list[Message] = []
@@ -287,11 +287,18 @@ class Consumer:
         self._paused.clear()
         self._missed.clear()
 
-    def _watch(self) -> None:
-        """End the process when our partitions have records that librdkafka does not fetch.
+    def _read_again(self) -> None:
+        """Fetch anew from where each partition has been read to; what is fetched already is dropped by the client."""
+        if self._next:
+            self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in self._next.items()])
+        if self._paused:
+            self._consumer.pause([TopicPartition(t, p) for t, p in self._paused])
 
-        After a broker's restart 2.16 was seen to own partitions and send heartbeats but never a fetch, through every further
-        rebalance (the sink stopped reading, with no error). A new process reads on.
+    def _watch(self) -> None:
+        """Ask anew for records of our partitions that librdkafka does not fetch; end the process when that does not help.
+
+        2.16 was seen to own partitions and send heartbeats but never a fetch, after a broker's restart through every further
+        rebalance, and once without one. A new process reads on.
         """
         now = self._monotonic()
         if self._silent_since is None:
@@ -310,6 +317,9 @@ class Consumer:
         if still := waiting & self._missed:
             log.critical("stalled: %s partitions have records that are not fetched; exiting", len(still))
             os._exit(EXIT_FATAL)
+        if waiting:
+            log.warning("%s partitions have records that are not fetched: asking for them anew", len(waiting))
+            self._read_again()
         self._missed = waiting
 
     def _has_more(self, partition: Partition) -> bool:

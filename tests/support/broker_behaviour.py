@@ -131,6 +131,26 @@ class BrokerBehaviour:
         ]
         assert [list(record.headers) for record in found] == [headers, [], []]
 
+    def test_member_that_asks_anew_reads_on_commits_and_gives_back(self, cluster: Cluster) -> None:
+        topic = cluster.topic(2)
+        cluster.producer.publish([*some(topic, b"1", b"2"), *some(topic, b"a", partition=1)])
+        member = Member(cluster, "anew", topic)
+        until(lambda: len(member.records) == 3, member.poll)
+        member.consumer.pause([(topic, 1)])
+        member.consumer._read_again()
+        cluster.producer.publish([*some(topic, b"3"), *some(topic, b"b", partition=1)])
+        until(lambda: len(member.records) == 4, member.poll)
+        member.poll()
+        assert values(member.records)[3:] == [b"3"], "nothing twice, and what is paused stays so"
+        member.consumer.resume([(topic, 1)])
+        until(lambda: len(member.records) == 5, member.poll)
+        member.consumer.commit(member.consumer.progress())
+        other = Member(cluster, "anew", topic)
+        until(lambda: len(other.owned) == len(member.owned) == 1, member.poll, other.poll)
+        cluster.producer.publish([*some(topic, b"4"), *some(topic, b"c", partition=1)])
+        until(lambda: len(member.records) + len(other.records) == 7, member.poll, other.poll)
+        assert sorted(values([*member.records[5:], *other.records]), key=str) == [b"4", b"c"]
+
     def test_key_chooses_the_partition_by_its_murmur2(self, cluster: Cluster) -> None:
         topic = cluster.topic(4)
         keys = [b"t:u%d" % n for n in range(12)] + [b"", b"x", "tenant:käufer".encode()]

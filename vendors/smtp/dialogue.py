@@ -43,6 +43,7 @@ class Dialogue(asyncio.Protocol):
         """Commands that have no reply yet, read or not."""
         self._failed: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
         transport.set_protocol(self)
 
     # -- the event loop's side ------------------------------------------------------------------------------------------
@@ -121,13 +122,12 @@ class Dialogue(asyncio.Protocol):
         raise self._failed
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
+        timer = self._loop.call_later(self._timeout_s, self._fail, DialogueEnded("SMTPReadTimeoutError"))
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._waiter
-        except TimeoutError as exc:
-            raise DialogueEnded("SMTPReadTimeoutError") from exc
+            await self._waiter
         finally:
+            timer.cancel()
             self._waiter = None
 
     async def write_slowly(self, data: bytes) -> bool:
