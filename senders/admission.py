@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from runtime.kafka.client import Partition
 from runtime.records import ConsumerRecord
 from schemas.events import LANES, ChannelMessage
-from senders.accounts import LANE_SHARE, Accounts
+from senders.accounts import Accounts
+from senders.lane_share import LANE_SHARE
 
 PER_RECIPIENT = 8
 """In flight per address: an address that hangs keeps this many slots of an account and no more."""

@@ -19,7 +19,7 @@ from collections.abc import Collection
 from runtime.kafka.client import Partition
 from runtime.records import ConsumerRecord, size_of
 from schemas.events import LANES
-from senders.accounts import LANE_SHARE
+from senders.lane_share import LANE_SHARE
 
 RESERVED = 1 / 16
 """Of the budget, of each lane."""
