@@ -20,7 +20,8 @@ class ByteCache(Generic[Result]):
 
     def __init__(self, function: Callable[[bytes], Result], max_bytes: int) -> None:
         """`max_bytes`: of the arguments together. Results are some multiple of them, which the limit has to allow for."""
-        self._function, self._max_bytes = function, max_bytes
+        self._function = function
+        self._max_bytes = max_bytes
         self._results: OrderedDict[bytes, Result] = OrderedDict()
         self.bytes_kept = 0
 

@@ -66,8 +66,11 @@ class View(Generic[T]):
         monotonic: Monotonic = system_monotonic,
     ) -> None:
         self.topic = topic
-        self._settings, self._publish, self._keep = settings, publish, keep
-        self._clock, self._monotonic = clock, monotonic
+        self._settings = settings
+        self._publish = publish
+        self._keep = keep
+        self._clock = clock
+        self._monotonic = monotonic
         self._codec = codec(catalogue()[topic].record)
         fields = {field["name"] for field in read_schema(self._codec.name)["fields"]}
         self._versioned = {"version", "updated_at"} <= fields

@@ -107,7 +107,8 @@ class Admission:
 
     def _admit(self, queued: QueuedMessage) -> WaitKey | None:
         """Take the entry in flight, or say what it has to wait for."""
-        lane, address = queued.message["lane"], queued.message["address"]
+        lane = queued.message["lane"]
+        address = queued.message["address"]
         choice = self.accounts.select_account(queued.message)
         if choice is None:
             raise ValueError("no account reaches the address")
@@ -132,7 +133,8 @@ class Admission:
 
     def remove(self, queued: QueuedMessage) -> None:
         """Forget that an entry is parked: it goes, or was settled without a request."""
-        wait_key, message_id = queued.wait_key, queued.message["message_id"]
+        wait_key = queued.wait_key
+        message_id = queued.message["message_id"]
         if wait_key is None:
             raise ValueError("the entry is not parked")
         queued.wait_key = None

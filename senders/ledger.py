@@ -32,7 +32,9 @@ READ_TIMEOUT_S = 280.0
 """Below the sender's max.poll.interval (senders/consumers.py): a takeover that takes longer starts over. A million entries take 3 s."""
 _VALUE = struct.Struct(">II")
 """next_attempt × 4 + how it ended, seconds since 1970."""
-_FAILED, _FINAL, _FAILED_IN_DOUBT = 1, 2, 3
+_FAILED = 1
+_FINAL = 2
+_FAILED_IN_DOUBT = 3
 _LAST_WINS = (0, 1, 3, 2)
 """Of two outcomes of one attempt the higher of these is kept: a recipient who may have the message still may."""
 
@@ -146,13 +148,12 @@ class LedgerReader:
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
-        self._consumer, self._channel, self._ledger, self._publish_dead_letters = (
-            consumer,
-            channel,
-            ledger,
-            publish_dead_letters,
-        )
-        self._clock, self._monotonic = clock, monotonic
+        self._consumer = consumer
+        self._channel = channel
+        self._ledger = ledger
+        self._publish_dead_letters = publish_dead_letters
+        self._clock = clock
+        self._monotonic = monotonic
         self._positions = ledger.positions()
 
     def partition(self, dispatch: Partition, lane: str) -> Partition:
@@ -162,7 +163,8 @@ class LedgerReader:
     def read(self, partitions: Sequence[Partition]) -> int:
         """Take in every partition to the end it has now; the number of entries read. Raises UnavailableError."""
         started = self._monotonic()
-        starts, ends = {}, {}
+        starts = {}
+        ends = {}
         for partition in partitions:
             first, end = self._consumer.watermark_offsets(partition)
             kept = self._positions.get(partition_index(partition), -1)

@@ -60,7 +60,8 @@ class ReadAhead:
 
     def __init__(self, budget: int, records: int) -> None:
         """`budget` is in bytes, `records` the longest backlog of a partition."""
-        self._budget, self._records = budget, records
+        self._budget = budget
+        self._records = records
         self._mean = 65_536.0  # until something is known: rather too few
 
     @property

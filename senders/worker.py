@@ -561,7 +561,7 @@ class Worker:
     def _publish_records(self, records: Sequence[ProducerRecord], made: Sequence[_Made]) -> Sequence[_Made]:
         """Dead letters first, cut if Kafka refuses them for their size: it would refuse them again after every restart.
 
-        `made` are the outcomes that `records` tell of; returns them as they are now: one whose next attempt Kafka refuses,
+        `made` are the outcomes that `records` belong to; returns them as they are now: one whose next attempt Kafka refuses,
         since an operator lowered that topic's limit, has failed. Raises TooLargeError for a status.
         """
         publish_dead_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])

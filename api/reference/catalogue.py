@@ -48,7 +48,8 @@ class TemplateCatalogue:
     """Required variables by template."""
 
     def __init__(self, view: TemplateView, store: ReferenceStore) -> None:
-        self._view, self._store = view, store
+        self._view = view
+        self._store = store
         self._written: dict[str, Known] = {}
         self._asking: dict[tuple[str, str, int | None], asyncio.Task[Row | None]] = {}
         self._askers = asyncio.Semaphore(_MAX_ASKING)

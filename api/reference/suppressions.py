@@ -243,7 +243,8 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
         raw = await read_body(request.receive, MAX_IMPORT_BYTES)
         async with imports:
             read = await asyncio.to_thread(read_import, raw, media_type(headers))
-        outbox_id, created = None, 0
+        outbox_id = None
+        created = 0
         for start in range(0, len(read.taken), _CHUNK):
             written = await store.suppress(caller.tenant, read.taken[start : start + _CHUNK])
             created += sum(one.created for one in written)

@@ -23,7 +23,8 @@ class TemplateCheck:
     """Checks in `workers`; partials are read from the store."""
 
     def __init__(self, store: ReferenceStore, workers: Workers) -> None:
-        self._store, self._workers = store, workers
+        self._store = store
+        self._workers = workers
 
     async def version(self, tenant: str, category: str, template: Written) -> Row:
         """The version with its required variables. Raises Problem: 400 template_invalid with line and reason, 503 when too many

@@ -62,7 +62,8 @@ class Device(Strict):
         if wanted is None or other is not None:
             raise PydanticCustomError("device", _TOKEN_OR_SUBSCRIPTION)
         if self.subscription is not None:
-            endpoint, keys = self.subscription.get("endpoint"), self.subscription.get("keys")
+            endpoint = self.subscription.get("endpoint")
+            keys = self.subscription.get("keys")
             if not isinstance(endpoint, str) or not endpoint.startswith("https://") or not isinstance(keys, dict):
                 raise PydanticCustomError("subscription", "a subscription has an https endpoint and keys")
         return self

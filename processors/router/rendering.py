@@ -90,7 +90,7 @@ def _object(raw: bytes, name: str) -> dict[str, Any]:
 
 
 def _check_shape(channels: Mapping[str, Any], prefix: str) -> None:
-    # The API checks what it writes; whoever writes to the topic himself need not have.
+    # The API checks what it writes; other publishers to the topic may not have.
     try:
         for _ in sources_in(channels, prefix):
             pass

@@ -50,7 +50,8 @@ CANCEL_BEFORE_MS = 2_000
 """A timer nearer than this to its time is fired, cancelled or not: with some skew of clocks another owner may have done so."""
 MAX_BUFFERED_BYTES = 96 << 20
 """Of timers' records in memory; a million small ones need as much again for their keys and times."""
-_MAX_FIRE, _MAX_FIRE_BYTES = 1_000, 16 << 20
+_MAX_FIRE = 1_000
+_MAX_FIRE_BYTES = 16 << 20
 _MAX_CANCELLATIONS = 100_000
 _CANCELLED_AT_ONCE = 500
 _TARGETS = ("notify.requests.", "notify.dispatch.")
@@ -149,9 +150,13 @@ class Timers:
         buffered_bytes: int = MAX_BUFFERED_BYTES,
     ) -> None:
         """`consumer` is the group's member, `cancellations` reads the cancellations, `again` timers whose bytes are not held."""
-        self._context, self._producer = context, producer
-        self._consumer, self._cancellations, self._again = consumer, cancellations, again
-        self._clock, self._monotonic = clock, monotonic
+        self._context = context
+        self._producer = producer
+        self._consumer = consumer
+        self._cancellations = cancellations
+        self._again = again
+        self._clock = clock
+        self._monotonic = monotonic
         self._heaps: dict[Partition, Heap] = {}
         self._revoked: dict[Partition, Heap] = {}
         self._budget = MemoryBudget(buffered_bytes)
@@ -221,12 +226,14 @@ class Timers:
         return {p: heap.next_offset if heap.next_offset else BEGINNING for p, heap in self._heaps.items()}
 
     def _on_revoke(self, _: list[Partition]) -> None:
-        self._revoked, self._heaps = self._heaps, {}
+        self._revoked = self._heaps
+        self._heaps = {}
         self._unusable.clear()
 
     def _on_lost(self, _: list[Partition]) -> None:
         # For an unknown time: tombstones are kept for a day only, so this starts from the beginning.
-        self._revoked, self._heaps = self._revoked | self._heaps, {}
+        self._revoked = self._revoked | self._heaps
+        self._heaps = {}
         self._unusable.clear()
         self._forget_revoked()
 
@@ -253,7 +260,8 @@ class Timers:
             if heap is None:
                 continue
             heap.next_offset = record.offset + 1
-            key, value = record.key, record.value
+            key = record.key
+            value = record.value
             unusable = self._unusable.setdefault(partition, {})
             if key is not None:
                 unusable.pop(key, None)
@@ -445,7 +453,8 @@ async def run_timers(context: Context) -> None:
     """Fire timers until the context stops."""
     producer = KafkaProducer(context.settings.kafka, client_id="timers", linger_ms=1)
     try:
-        timers, kafka = create_timers(context, producer), context.settings.kafka
+        timers = create_timers(context, producer)
+        kafka = context.settings.kafka
         lag = asyncio.create_task(report_lag(kafka, TIMERS_GROUP, [TIMERS], context.stopping, timers.positions))
         try:
             await asyncio.to_thread(timers.run)

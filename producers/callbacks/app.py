@@ -61,7 +61,8 @@ class _Recent:
     """The `size` ids that were added last."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._ids = size, OrderedDict[str, None]()
+        self._size = size
+        self._ids = OrderedDict[str, None]()
 
     def __contains__(self, event_id: str) -> bool:
         return event_id in self._ids
@@ -84,7 +85,9 @@ class CallbackEndpoint:
         crash_here: Callable[[str], None] | None = None,
         remembered: int = REMEMBERED,
     ) -> None:
-        self._broker, self._public_url, self._clock = broker, public_url.rstrip("/"), clock
+        self._broker = broker
+        self._public_url = public_url.rstrip("/")
+        self._clock = clock
         self._crash_here = crash_here or (lambda _: None)
         self._published_receipts = _Recent(remembered)
         self._waiting = 0

@@ -174,7 +174,9 @@ class Feedback:
     """Judges batches of statuses; `accounts` are the configured ones, by name."""
 
     def __init__(self, store: ReferenceStore, accounts: Iterable[str] = ()) -> None:
-        self._store, self._brake, self._accounts = store, SuppressionBrake(), frozenset(accounts)
+        self._store = store
+        self._brake = SuppressionBrake()
+        self._accounts = frozenset(accounts)
         self._braked: set[str] = set()
 
     def _account(self, provider: str | None) -> str:
@@ -182,7 +184,8 @@ class Feedback:
 
     async def process(self, values: Sequence[bytes | None], now_s: float) -> None:
         """Drop and suppress what a batch calls invalid. Raises UnavailableError alone; then the batch may be processed again."""
-        statuses, ended = [], Counter[str]()
+        statuses = []
+        ended = Counter[str]()
         for status in decoded(values, ended):
             if not is_plausible(status):
                 FEEDBACK_PASSED_OVER.labels("implausible").inc()
@@ -223,7 +226,8 @@ class Feedback:
             log.info("device dropped", notification_id=dead.notification_id, provider=dead.provider)
 
     async def _process_address(self, bounced: BouncedAddress) -> None:
-        channel, provider = bounced.status["channel"] or "", bounced.status["provider"] or ""
+        channel = bounced.status["channel"] or ""
+        provider = bounced.status["provider"] or ""
         if self._account(provider) in self._braked and bounced.reason != UNSUBSCRIBE:
             BOUNCED_ADDRESSES.labels(channel, "braked").inc()
             return
