@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from runtime.byte_cache import ByteCache
 from runtime.templates.check import sources as sources_in
 from runtime.templates.engine import Engine, RenderError
 from runtime.templates.language import TemplateRefused
@@ -21,6 +21,8 @@ from schemas.codec import DecodeError, codec
 from schemas.events import Template
 
 _ENDS_LINE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+MAX_PARSED_BYTES = 32 << 20
+"""Of template records that are kept parsed: parsed they take about as much again."""
 _MAX_WORDS = 500
 """Longest error text about a template, which may quote text of another publisher."""
 
@@ -63,8 +65,7 @@ class ParsedTemplate:
         return self.channels.get(channel), None
 
 
-@lru_cache(maxsize=4096)
-def parse_template(raw: bytes) -> ParsedTemplate:
+def _parse_template(raw: bytes) -> ParsedTemplate:
     """A template record's bytes as objects, with parts of the right types. Raises RenderError for invalid bytes."""
     try:
         record: Template = codec("Template").decode(raw)  # type: ignore[assignment]
@@ -79,6 +80,10 @@ def parse_template(raw: bytes) -> ParsedTemplate:
     return ParsedTemplate(record["template_id"], record["version"], record["category"], channels, locales)
 
 
+parse_template = ByteCache(_parse_template, MAX_PARSED_BYTES)
+"""The same, for records that were parsed lately."""
+
+
 def _object(raw: bytes, name: str) -> dict[str, Any]:
     try:
         value = from_json(raw)
@@ -90,7 +95,7 @@ def _object(raw: bytes, name: str) -> dict[str, Any]:
 
 
 def _check_shape(channels: Mapping[str, Any], prefix: str) -> None:
-    # The API checks what it writes; whoever writes to the topic himself need not have.
+    # The API checks what it writes; other publishers to the topic may not have.
     try:
         for _ in sources_in(channels, prefix):
             pass

@@ -1,8 +1,7 @@
 """Render a checked template with minijinja, within bounds of work and output.
 
 The subset of the language (language.py) is the defence: fuel counts instructions, not work.
-May import minijinja. Never: Kafka, a channel's
-meaning.
+May import minijinja. Never: Kafka, a channel's meaning.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from runtime.templates.language import LONG_TEXT, MAX_DIGITS, TAG, environment, 
 MAX_VALUE_CHARS = 64 * 1024
 MAX_OUTPUT_BYTES = 1 << 20
 FUEL = 50_000
+MAX_COMPILED_BYTES = 16 << 20
+"""Of guarded sources that an engine keeps compiled: compiled they take two to ten times as much."""
 
 _PLAIN = re.compile(r"\s*([a-zA-Z]\w*(?:\.[a-zA-Z]\w*)*)\s*", re.ASCII)
 _CONSTANTS = ("true", "false", "none")
@@ -138,6 +139,10 @@ def _date(value: Any, style: str = "%Y-%m-%d") -> str:
 def _number(value: Any, decimals: int = 0) -> str:
     """1234.5 as 1,234.50 (decimals 2); every digit as it is, halves to the even neighbour."""
     text = str(int(value)) if isinstance(value, bool) else str(value).strip()
+    if type(value) is float and type(decimals) is int and 0 <= decimals <= _FEW:
+        digits = _PLAIN_NUMBER(text)
+        if digits and len(digits[1]) <= decimals:
+            return f"{value:,.{decimals}f}"  # fewer digits than a float holds, and all are shown: nothing is rounded
     try:
         number = Decimal(text)
         places = min(max(int(decimals), 0), 12)
@@ -150,7 +155,10 @@ def _number(value: Any, decimals: int = 0) -> str:
     return f"{number:,.{places}f}"
 
 
-_MANY_DIGITS = re.compile(rb"[0-9]{38}")
+_FEW = 5
+_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,9}\.([0-9]{1,5})").fullmatch
+_AS_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
+_MANY_DIGITS = b"0" * 38
 _SMALL = 1 << 127
 
 
@@ -159,7 +167,7 @@ def exact_numbers(data: dict[str, Any], raw: bytes | None = None) -> dict[str, A
 
     `raw`, the JSON it was read from, says in a moment that there is none.
     """
-    if raw is not None and not _MANY_DIGITS.search(raw):
+    if raw is not None and _MANY_DIGITS not in raw.translate(_AS_ZERO):
         return data
     return {name: _exact(value) for name, value in data.items()}
 
@@ -172,6 +180,10 @@ def _exact(value: Any) -> Any:
     return [_exact(item) for item in value] if isinstance(value, list) else value
 
 
+def _too_long() -> RenderError:
+    return RenderError(f"the text is longer than {MAX_OUTPUT_BYTES} bytes")
+
+
 _HELPERS = ("_missing", "_text")
 """What guarded sources call. No template can name them, and no data may."""
 _HELPER_NAMES = frozenset(_HELPERS)
@@ -180,12 +192,15 @@ _HELPER_NAMES = frozenset(_HELPERS)
 class Engine:
     """Compiled templates of one process, by content; not for use from several threads."""
 
-    _MAX_COMPILED = 10_000
-
-    def __init__(self) -> None:
+    def __init__(self, max_compiled_bytes: int = MAX_COMPILED_BYTES) -> None:
+        self._max_compiled_bytes = max_compiled_bytes
+        self.compiled_bytes = 0
+        """Of the guarded sources that are kept compiled."""
+        self._compiled = 0
         self._length = 0
-        self._names: dict[tuple[str, bool], str] = {}
-        """(source, whether HTML) → the name it is compiled under. A string keeps its hash: no digest of it is made again."""
+        self._names: dict[tuple[str, bool], tuple[str, int]] = {}
+        """(source, whether HTML) → the name it is compiled under, and the bytes it counts for; the oldest first. A string keeps
+        its hash: no digest of it is made again."""
         self._environment = minijinja.Environment(
             undefined_behavior="chainable",
             keep_trailing_newline=True,
@@ -197,10 +212,13 @@ class Engine:
         )
 
     def _finalize(self, value: Any) -> Any:
+        # Called for every value that is printed, 19 times a mail: hence nothing is called from it.
         if isinstance(value, str):
             if len(value) > MAX_VALUE_CHARS:
                 raise RenderError(f"a value is longer than {MAX_VALUE_CHARS} characters")
-            self._spend(size_in_bytes(value))
+            self._length += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+            if self._length > MAX_OUTPUT_BYTES:
+                raise _too_long()
         elif value is None:
             return ""
         elif isinstance(value, dict | list | tuple):
@@ -210,19 +228,25 @@ class Engine:
     def _spend(self, size: int) -> str:
         self._length += size
         if self._length > MAX_OUTPUT_BYTES:
-            raise RenderError(f"the text is longer than {MAX_OUTPUT_BYTES} bytes")
+            raise _too_long()
         return ""
 
     def compile(self, source: str, *, html: bool) -> str:
         """Compile once; returns the name to render under. Raises minijinja.TemplateError."""
-        name = self._names.get((source, html))
-        if name is None:
-            if len(self._names) >= self._MAX_COMPILED:
-                self._environment.clear_templates()
-                self._names.clear()
-            name = f"{len(self._names)}.{'html' if html else 'txt'}"
-            self._environment.add_template(name, _guarded(source))
-            self._names[source, html] = name
+        known = self._names.get((source, html))
+        if known is not None:
+            return known[0]
+        guarded = _guarded(source)
+        self._compiled += 1
+        name = f"{self._compiled}.{'html' if html else 'txt'}"
+        self._environment.add_template(name, guarded)
+        size = size_in_bytes(guarded)
+        self._names[source, html] = name, size
+        self.compiled_bytes += size
+        while self.compiled_bytes > self._max_compiled_bytes and len(self._names) > 1:
+            oldest, freed = self._names.pop(next(iter(self._names)))
+            self._environment.remove_template(oldest)
+            self.compiled_bytes -= freed
         return name
 
     def render(self, source: str, data: Mapping[str, Any], *, html: bool = False) -> str:
@@ -242,5 +266,5 @@ class Engine:
                 raise cause from None
             raise RenderError(str(exc).splitlines()[0] if str(exc) else type(exc).__name__) from exc
         if size_in_bytes(text) > MAX_OUTPUT_BYTES:
-            raise RenderError(f"the text is longer than {MAX_OUTPUT_BYTES} bytes")
+            raise _too_long()
         return text

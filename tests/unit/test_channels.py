@@ -81,11 +81,11 @@ exec(compile(sys.stdin.read(), "channels.py", "exec"), module.__dict__)
 from typer.testing import CliRunner
 from api.openapi import MODELS
 from api.reference.suppressions import NewSuppression
-from api.reference.users_and_templates import Preferences
+from api.reference.preferences import Preferences
 from console.cli import app
 from console.commands.doctor import consumer_groups
 from local.supervisor.layout import ROLES
-from processors.router.policy import Target, may_send, targets
+from processors.router.policy import target, may_send, targets
 from processors.router.rendering import literal_channels, literal_parts
 from producers.addresses import NORMAL_FORMS
 from producers.notification import Content, Notification, To
@@ -99,7 +99,7 @@ from schemas.asyncapi import document
 from schemas.codec import codec
 from schemas.topics import catalogue
 from senders.outcomes import from_result
-from tests.unit.test_outcomes import NOW, RECORD, message
+from tests.support.made import NOW, RECORD, message
 from vendors.sender import ErrorClass, Rejected
 
 number = "+4915112345678"
@@ -126,7 +126,7 @@ print(json.dumps({
     "preferences": Preferences.model_validate({"channels": {"chat": False}}).channels,
     "suppression": NewSuppression.model_validate({"channel": "chat", "address": number}).stored().channel,
     "targets": [target.address for target in targets({}, profile, "chat")],
-    "malformed": may_send("t", "normal", "c", profile, Target("chat", "no number"), {}, NOW).reason,
+    "malformed": may_send("t", "normal", "c", profile, target("chat", "no number"), {}, NOW).reason,
     "meant": literal_channels({"text": "hi"}),
     "parts": literal_parts("chat", {"text": "hi"}).text,
     "template": check_template({"chat": {"text": "{{ order }}"}}, {}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ from runtime import ids
 from runtime.records import ConsumerRecord, ProducerRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
+from tests.support.made import profile
+from tests.support.made import template as any_template
 
 NOW = 1_800_000_000_000
 TOPIC = "notify.requests.normal.v1"
@@ -28,43 +29,12 @@ class FakeView(dict[str, Any]):
 
 
 def template(**fields: Any) -> dict[str, Any]:
-    channels = fields.pop(
-        "channels",
-        {
-            "email": {"subject": "S {{ order }}", "text": "T"},
-            "sms": {"text": "sms {{ order }}"},
-            "push": {"title": "P", "body": "B"},
-        },
-    )
-    return {
-        "tenant": "t",
-        "template_id": "shipped",
-        "version": 3,
-        "category": "orders",
-        "channels": json.dumps(channels).encode(),
-        "locales": json.dumps(fields.pop("locales", {})).encode(),
-        "variables": ["order"],
-        "updated_at": 1,
-        **fields,
+    channels = {
+        "email": {"subject": "S {{ order }}", "text": "T"},
+        "sms": {"text": "sms {{ order }}"},
+        "push": {"title": "P", "body": "B"},
     }
-
-
-def profile(**fields: Any) -> dict[str, Any]:
-    return {
-        "tenant": "t",
-        "user_id": "u",
-        "name": None,
-        "email": "u@example.org",
-        "phone": "+4915112345678",
-        "locale": None,
-        "time_zone": None,
-        "devices": [{"platform": "fcm", "token": "tok", "subscription": None}],
-        "channels": {},
-        "categories": {},
-        "version": 9,
-        "updated_at": 1,
-        **fields,
-    }
+    return any_template(fields.pop("channels", channels), **{"variables": ["order"], **fields})
 
 
 def views(**fields: Any) -> RouterViews:
