@@ -146,7 +146,8 @@ class QueryError(Exception):
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
-        self.code, self.text = code, text
+        self.code = code
+        self.text = text
 
     @property
     def status(self) -> int:
@@ -221,7 +222,8 @@ def split_insert(sql: bytes) -> Insert | None:
     After the format's name exactly one line break belongs to the statement: a Native block of ten columns starts with
     a line break of its own.
     """
-    depth, selects = 0, False
+    depth = 0
+    selects = False
     for index, (token, start, end) in enumerate(_tokens(sql)):
         word = token.upper()
         if index == 0 and word != b"INSERT":
@@ -309,12 +311,15 @@ class Compressor:
             self._flush = lambda: b"" if not self._started else frame.flush()
         elif self.encoding == "zstd":
             stream = zstandard.ZstdCompressor(level=1).compressobj()
-            self._compress, self._flush = stream.compress, stream.flush
+            self._compress = stream.compress
+            self._flush = stream.flush
         elif self.encoding:
             deflate = zlib.compressobj(1, wbits=31 if self.encoding == "gzip" else 15)
-            self._compress, self._flush = deflate.compress, deflate.flush
+            self._compress = deflate.compress
+            self._flush = deflate.flush
         else:
-            self._compress, self._flush = lambda data: data, lambda: b""
+            self._compress = lambda data: data
+            self._flush = lambda: b""
 
     def _lz4(self, frame: lz4.frame.LZ4FrameCompressor, data: bytes) -> bytes:
         head = b"" if self._started else bytes(frame.begin())
@@ -479,7 +484,8 @@ class Engine:
     """The one owner of a data directory. Opens sessions, runs statements; every method may be called from any thread."""
 
     def __init__(self, path: Path, memory_bytes: int = MEMORY_BYTES) -> None:
-        self._path, self._memory_bytes = path, memory_bytes
+        self._path = path
+        self._memory_bytes = memory_bytes
         self._connect: Callable[[str], EngineConnection]
         self._address = ""
         self._keeper: EngineConnection | None = None  # the engine stops with its last session
@@ -605,9 +611,12 @@ class Engine:
             else:
                 result = connection.query(request.sql, request.default_format, params=request.params)
                 answer = result.bytes()
-            summary.written_rows, summary.written_bytes = result.rows_written(), result.bytes_written()
-            summary.read_rows, summary.read_bytes = result.storage_rows_read(), result.storage_bytes_read()
-            summary.result_rows, summary.result_bytes = result.rows_read(), len(answer)
+            summary.written_rows = result.rows_written()
+            summary.written_bytes = result.bytes_written()
+            summary.read_rows = result.storage_rows_read()
+            summary.read_bytes = result.storage_bytes_read()
+            summary.result_rows = result.rows_read()
+            summary.result_bytes = len(answer)
         if answer:
             answer = compressor.feed(answer) + compressor.finish()
         return answer, summary
@@ -634,7 +643,8 @@ class Engine:
 
 async def _whole_body(request: web.Request) -> bytes:
     """As `request.read()`, which copies a body twice: a tenth of what a large insert costs."""
-    chunks, size = [], 0
+    chunks = []
+    size = 0
     async for chunk in request.content.iter_any():
         chunks.append(chunk)
         size += len(chunk)

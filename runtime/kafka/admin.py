@@ -30,7 +30,8 @@ class Admin:
     """Topics of the cluster."""
 
     def __init__(self, settings: KafkaSettings, timeout_s: float = 15) -> None:
-        self._settings, self._timeout_s = settings, timeout_s
+        self._settings = settings
+        self._timeout_s = timeout_s
         try:
             self._admin = AdminClient({**client_config(settings, "admin"), "error_cb": ignore_error})
         except KafkaException as exc:
@@ -185,7 +186,8 @@ class Admin:
                 "error_cb": ignore_error,
             }
         )
-        left, found = set(places), set()
+        left = set(places)
+        found = set()
         deadline = system_monotonic() + self._timeout_s
         try:
             reader.assign([TopicPartition(t, p, offset) for (t, p), offset in places.items()])
