@@ -44,7 +44,7 @@ check: $(READY) ## Format, lint, types, imports, texts of columns, containers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m sinks.columns
+	$(BIN)/python -m sinks.columns_page
 	$(BIN)/yamllint --strict docker-compose.yml deploy .yamllint .hadolint.yaml .pre-commit-config.yaml .github && $(BIN)/hadolint --config .hadolint.yaml deploy/Dockerfile
 
 lock: ## Resolve pyproject.toml into requirements.lock again (needs uv)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from schemas.events import states
-from sinks import columns
+from sinks import columns_page
 from sinks.clickhouse import query_text
 from sinks.rows import (
     DEAD_LETTERS_TABLE,
@@ -369,14 +369,14 @@ def test_query_is_packaged_and_names_its_parameters(name: str) -> None:
 
 
 def test_every_public_column_has_a_text_and_the_page_is_made_of_them() -> None:
-    assert columns.problems(VIEWS) == []
-    assert (Path(__file__).resolve().parents[2] / columns.PAGE).read_text("utf-8") == columns.page(VIEWS)
+    assert columns_page.problems(VIEWS) == []
+    assert (Path(__file__).resolve().parents[2] / columns_page.PAGE).read_text("utf-8") == columns_page.page(VIEWS)
 
 
 def test_new_column_without_a_text_is_a_problem() -> None:
     new = VIEWS["v_why"].replace("    w.why AS why,", "    w.why AS why,\n    1 AS brand_new,")
-    assert columns.problems({**VIEWS, "v_why": new}) == ["v_why.brand_new has no text in sinks/columns.yaml"]
+    assert columns_page.problems({**VIEWS, "v_why": new}) == ["v_why.brand_new has no text in sinks/columns.yaml"]
     gone = VIEWS["v_why"].replace("    w.why AS why,\n", "")
-    assert columns.problems({**VIEWS, "v_why": gone}) == ["v_why.why of columns.yaml is no column"]
+    assert columns_page.problems({**VIEWS, "v_why": gone}) == ["v_why.why of columns.yaml is no column"]
     others = {name: text for name, text in VIEWS.items() if name != "v_residual"}
-    assert "v_residual of columns.yaml is no view" in columns.problems(others)
+    assert "v_residual of columns.yaml is no view" in columns_page.problems(others)
