@@ -25,9 +25,13 @@ from api.ingest import BULK_PATH, PATH, Ingest
 from api.openapi import describe
 from api.path_ids import keep_slashes
 from api.reference.catalogue import TemplateCatalogue
+from api.reference.preferences import preferences_router
 from api.reference.propagation import Propagation
+from api.reference.responses import WriteResponses
 from api.reference.suppressions import suppressions_router
-from api.reference.users_and_templates import reference_router
+from api.reference.template_check import TemplateCheck
+from api.reference.templates import templates_router
+from api.reference.users import users_router
 from api.requests import Authenticator
 from producers.reference.database import InputRefused
 from producers.reference.store import ReferenceStore
@@ -119,6 +123,17 @@ def _health_router(health: Health) -> APIRouter:
     return router
 
 
+def _reference_routers(deps: Deps) -> list[APIRouter]:
+    store, who = deps.store, deps.authenticator
+    responses = WriteResponses(deps.propagation)
+    return [
+        users_router(store, responses, who),
+        preferences_router(store, responses, who),
+        templates_router(store, deps.templates, TemplateCheck(store, deps.workers), responses, who),
+        suppressions_router(store, deps.propagation, who),
+    ]
+
+
 def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -> ASGIApp:
     """The application. Extra routes may raise Problem, and may depend on `deps.authenticator`."""
     app = FastAPI(
@@ -137,8 +152,8 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
             app.include_router(extra)
         else:
             app.router.routes.append(extra)
-    app.include_router(reference_router(deps.store, deps.templates, deps.propagation, deps.authenticator, deps.workers))
-    app.include_router(suppressions_router(deps.store, deps.propagation, deps.authenticator))
+    for router in _reference_routers(deps):
+        app.include_router(router)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
 
     async def docs(_: Request) -> Response:

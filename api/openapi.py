@@ -14,8 +14,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from api.ingest import BULK_PATH, MAX_ITEMS, PATH, Bulk
+from api.reference.preferences import Preferences
 from api.reference.suppressions import CSV_TYPE, JSONL_TYPES, NewSuppression
-from api.reference.users_and_templates import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
+from api.reference.templates import NewTemplate, NewVersion, Published
+from api.reference.users import NewUser, ReplacedUser
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE
 from producers.notification import Notification
 from schemas.channels import CHANNELS, CONTACT_FIELDS, DEVICE_CHANNEL, ROWS, TOKEN_PLATFORMS

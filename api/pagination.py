@@ -24,24 +24,24 @@ Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Entries of a page.
 Cursor = Annotated[str, Query(max_length=2_000, description="next_cursor of the page before.")]
 
 
-def write_cursor(*place: str | int) -> str:
-    """The place as text."""
-    return base64.urlsafe_b64encode(json.dumps(place, ensure_ascii=False).encode()).decode().rstrip("=")
+def write_cursor(*position: str | int) -> str:
+    """The position as text."""
+    return base64.urlsafe_b64encode(json.dumps(position, ensure_ascii=False).encode()).decode().rstrip("=")
 
 
 def read_cursor(text: str, *kinds: type) -> tuple[Any, ...] | None:
-    """The place, of these kinds; None for the start. Raises Problem (400)."""
+    """The position, of these kinds; None for the start. Raises Problem (400)."""
     if not text:
         return None
     try:
-        place = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
+        position = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except (ValueError, RecursionError, binascii.Error) as exc:
         raise invalid_cursor() from exc
-    if not isinstance(place, list) or [type(part) for part in place] != list(kinds):
+    if not isinstance(position, list) or [type(part) for part in position] != list(kinds):
         raise invalid_cursor()
-    if any(has_control(part) if isinstance(part, str) else abs(part) >= 1 << 62 for part in place):
+    if any(has_control(part) if isinstance(part, str) else abs(part) >= 1 << 62 for part in position):
         raise invalid_cursor()
-    return tuple(place)
+    return tuple(position)
 
 
 def invalid_cursor() -> Problem:
@@ -50,11 +50,11 @@ def invalid_cursor() -> Problem:
     return Problem(400, "invalid_cursor", why, errors=[FieldError("", f"cursor: {why}", "invalid_cursor")])
 
 
-def page(rows: Sequence[T], limit: int, show: Callable[[T], Any], place: Callable[[T], str]) -> dict[str, Any]:
+def page(rows: Sequence[T], limit: int, show: Callable[[T], Any], position: Callable[[T], str]) -> dict[str, Any]:
     """The answer, out of up to `limit` + 1 rows."""
-    return page_of(rows[:limit], len(rows) > limit, show, place)
+    return page_of(rows[:limit], len(rows) > limit, show, position)
 
 
-def page_of(rows: Sequence[T], more: bool, show: Callable[[T], Any], place: Callable[[T], str]) -> dict[str, Any]:
+def page_of(rows: Sequence[T], more: bool, show: Callable[[T], Any], position: Callable[[T], str]) -> dict[str, Any]:
     """The answer that shows these rows, with a cursor when there are more."""
-    return {"entries": [show(row) for row in rows], "next_cursor": place(rows[-1]) if more else None}
+    return {"entries": [show(row) for row in rows], "next_cursor": position(rows[-1]) if more else None}

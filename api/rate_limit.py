@@ -16,7 +16,8 @@ class RateLimiter:
     """`rate_per_s` calls a second, and up to `burst` at once after a pause."""
 
     def __init__(self, rate_per_s: float, burst: float | None = None, monotonic: Monotonic = system_monotonic) -> None:
-        self._rate, self._monotonic = rate_per_s, monotonic
+        self._rate = rate_per_s
+        self._monotonic = monotonic
         self._burst = max(1.0, rate_per_s * 2 if burst is None else burst)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 

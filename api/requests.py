@@ -128,7 +128,8 @@ class Authenticator:
     """Finds the caller of a request; as a FastAPI dependency too."""
 
     def __init__(self, keys: Keys, limiter: RateLimiter | None = None) -> None:
-        self._keys, self._limiter = keys, limiter
+        self._keys = keys
+        self._limiter = limiter
 
     async def caller(self, authorization: bytes | None) -> Caller:
         """Raises Problem: 401, 429, or 503 when the key cannot be checked; before the body is read."""

@@ -63,7 +63,8 @@ def _explain(raw: bytes, why: str) -> tuple[str, str]:
         found = dict(items)
         if len(found) == len(items):
             return found
-        twice, seen = _Duplicate(found), set[str]()
+        twice = _Duplicate(found)
+        seen = set[str]()
         for key, _ in items:
             if key in seen:
                 twice.key = key

@@ -115,7 +115,7 @@ def child(bootstrap: str, count: int, answers_after_s: float, read_ahead_mib: in
 
     def taken(self: Worker, records: list[ConsumerRecord]) -> None:
         take(self, records)
-        provider.held = max(provider.held, self.held_bytes)
+        provider.held = max(provider.held, self.buffered_bytes)
 
     Worker._take = taken  # type: ignore[method-assign,assignment]
     vars(senders.role)["create_senders"] = lambda *_: [provider]

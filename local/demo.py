@@ -174,13 +174,15 @@ def watch(
     moved = system_monotonic()
     last: tuple[object, ...] = ()
     while True:
-        accounting, report = results.accounting(), results.report()
+        accounting = results.accounting()
+        report = results.report()
         show(accounting, report)
         if accounting["accepted"] >= wanted and accounting["in_flight"] == 0:
             return accounting
         now = (accounting, [tuple(row.values()) for row in report])
         if now != last:
-            last, moved = now, system_monotonic()
+            last = now
+            moved = system_monotonic()
         if system_monotonic() - moved > STALLED_S:
             return accounting
         time.sleep(POLL_S)
@@ -198,7 +200,8 @@ class Screen:
 
     def line(self, what: str, text: str) -> None:
         """A step that is done, with the time since the last one."""
-        elapsed, self._started = system_monotonic() - self._started, system_monotonic()
+        elapsed = system_monotonic() - self._started
+        self._started = system_monotonic()
         self._console.print(f"[bold]{what:<10}[/bold] {text} [dim]({elapsed:.1f} s)[/dim]", soft_wrap=True)
 
     @contextmanager
@@ -320,9 +323,11 @@ def _conclude(
     complete = system_monotonic() + (STORED_S if pending is not None else 0)
     while True:
         if pending:
-            pending, complete = asyncio.run(reports_pending(endpoints)), system_monotonic() + STORED_S
+            pending = asyncio.run(reports_pending(endpoints))
+            complete = system_monotonic() + STORED_S
         verification = gather(results, endpoints, published, since_seq)
-        findings, accounting = compare(verification), results.accounting()
+        findings = compare(verification)
+        accounting = results.accounting()
         balanced = (
             accounting["accepted"] == accounting["settled"] == len(published)
             and accounting["in_flight"] == accounting["residual"] == 0

@@ -101,7 +101,9 @@ def compare(verification: Verification) -> list[Finding]:
     | any other                        | 0                               |
     """
     accepts = Counter((CHANNELS.get(kind, kind), id_) for kind, id_ in verification.accepts)
-    lost, doubled, unrecorded = [], [], []
+    lost = []
+    doubled = []
+    unrecorded = []
     expected: set[tuple[str, str]] = set()
     for message in verification.messages:
         key = (message.channel, message.id)
@@ -170,7 +172,8 @@ class ClickHouseResults:
     """What ClickHouse says about everything accepted since the start of the run."""
 
     def __init__(self, endpoints: DemoEndpoints, since: int) -> None:
-        self._settings, self._tenant = endpoints.clickhouse, endpoints.tenant
+        self._settings = endpoints.clickhouse
+        self._tenant = endpoints.tenant
         self._client = connect(endpoints.clickhouse)
         self._parameters = {"tenant": endpoints.tenant, "since": since}
 
@@ -219,7 +222,8 @@ async def gather_accepts(endpoints: DemoEndpoints, since_seq: int) -> tuple[list
             entries = (await simulator.call("GET", f"/accepted?since_seq={since_seq}")).body
         accepts = [(e["kind"], e["message_id"] or "") for e in entries if e["kind"] in CHANNELS]
     if endpoints.mailbox is not None:
-        offset, older = 0, False
+        offset = 0
+        older = False
         async with ApiClient(endpoints.mailbox) as mailbox:
             while not older:
                 page = (await mailbox.call("GET", f"/api/messages?limit={_PAGE}&offset={offset}")).body

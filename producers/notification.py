@@ -1,4 +1,4 @@
-"""One notification as a caller writes it: the body of POST /v1/notifications, and what the publisher takes.
+"""The model of a notification: the body of POST /v1/notifications, and what the publisher takes.
 
 One model serves the HTTP API and the publisher, so both refuse the same things; `to_request` makes the record, pure.
 May import pydantic, schemas and runtime values. Never: HTTP, a Kafka client, a clock read.
@@ -73,7 +73,7 @@ def plain_text(text: str) -> str:
 
 
 def json_object(value: Mapping[Any, Any]) -> bytes:
-    """An object as UTF-8 JSON. Raises ValueError on what JSON cannot say."""
+    """An object as UTF-8 JSON. Raises ValueError for a value that JSON cannot represent."""
     try:
         return _ENCODER.encode(value).encode() if value else b"{}"
     except (TypeError, ValueError, RecursionError) as exc:
@@ -82,7 +82,7 @@ def json_object(value: Mapping[Any, Any]) -> bytes:
         ) from exc
 
 
-def _sayable(value: dict[str, Any]) -> dict[str, Any]:
+def _check_json(value: dict[str, Any]) -> dict[str, Any]:
     json_object(value)
     return value
 
@@ -92,7 +92,7 @@ Id = Annotated[str, Field(pattern=_ID)]
 UserId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(plain_text)]
 Category = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Locale = Annotated[str, Field(max_length=35, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
-JsonObject = Annotated[dict[str, Any], AfterValidator(_sayable)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_check_json)]
 # In the schema a time is text; in the model it is milliseconds.
 Time = Annotated[
     int,

@@ -44,7 +44,9 @@ class _Requests:
     """Notifications to records; pure but for the clock."""
 
     def __init__(self, tenant: str, source: str, clock: Clock) -> None:
-        self._tenant, self._source, self._clock = check_tenant(tenant), source, clock
+        self._tenant = check_tenant(tenant)
+        self._source = source
+        self._clock = clock
 
     def record(self, publication: Publication) -> tuple[str, str, ProducerRecord]:
         """(id, lane, record). Raises ValueError (pydantic's ValidationError is one) for what may not be published."""

@@ -57,8 +57,11 @@ def message_id_of(query: Mapping[str, str]) -> str | None:
 
 def attempt_ref_of(query: Mapping[str, str]) -> AttemptRef | None:
     """What a query that is trusted is about; None when it lacks a part, or has one that cannot be ours."""
-    message_id, notification_id = message_id_of(query), _canonical(query.get("notification_id", ""))
-    tenant, lane, attempt = query.get("tenant", ""), query.get("lane", ""), query.get("attempt", "")
+    message_id = message_id_of(query)
+    notification_id = _canonical(query.get("notification_id", ""))
+    tenant = query.get("tenant", "")
+    lane = query.get("lane", "")
+    attempt = query.get("attempt", "")
     if message_id is None or notification_id is None or lane not in LANES:
         return None
     if not TENANT.fullmatch(tenant) or not _ATTEMPT.fullmatch(attempt):

@@ -40,7 +40,7 @@ class Down(NamedTuple):
     subject: str
     """account, router or sender."""
     name: str
-    detail: str
+    why: str
     since: int | None = None
     next_at: int | None = None
     channel: str | None = None
@@ -69,9 +69,9 @@ class ConditionReporter:
         down = {(found.subject, found.name): found for found in self._look()}
         records = []
         for key, found in down.items():
-            detail, said_at = self._said.get(key, ("", 0))
-            if detail != found.detail or now - said_at >= REPEAT_S * 1000:
-                self._said[key] = found.detail, now
+            why, said_at = self._said.get(key, ("", 0))
+            if why != found.why or now - said_at >= REPEAT_S * 1000:
+                self._said[key] = found.why, now
                 records.append(self._record(found, "down", now))
         for key in [key for key in self._said if key not in down]:
             del self._said[key]
@@ -85,7 +85,7 @@ class ConditionReporter:
             "channel": found.channel,
             "process": self._process,
             "state": state,
-            "detail": found.detail[:_MAX_DETAIL] or None,
+            "detail": found.why[:_MAX_DETAIL] or None,
             "since": found.since,
             "next_at": found.next_at,
             "stated_at": now,

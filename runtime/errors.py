@@ -92,4 +92,7 @@ class RefusedError(HeliographError):
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
-        self.kind, self.code, self.field, self.extra = kind, code, field, dict(extra or {})
+        self.kind = kind
+        self.code = code
+        self.field = field
+        self.extra = dict(extra or {})

@@ -80,7 +80,8 @@ class HealthServer:
     """The health endpoint of a role that serves no other HTTP."""
 
     def __init__(self, health: Health, host: str, port: int) -> None:
-        self._host, self._port = host, port
+        self._host = host
+        self._port = port
         app = web.Application()
         add_health_routes(app, health.not_ready, health.degraded)
         self._runner = web.AppRunner(app, access_log=None)

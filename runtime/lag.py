@@ -73,7 +73,8 @@ async def report_lag(
     Without `positions` the group's committed offsets count, of all its processes; with them, those of this process.
     """
     admin = Admin(settings, timeout_s=5)
-    stuck, before = StuckOffsets(), dict[Partition, int]()
+    stuck = StuckOffsets()
+    before = dict[Partition, int]()
     while not stopping.is_set():
         try:
             committed, lag = await asyncio.to_thread(_measured, admin, group, topics, before, positions)

@@ -40,7 +40,8 @@ class PartitionBatch:
 
     def some(self, indices: Sequence[int]) -> PartitionBatch:
         """These of them. Where to read on stays as it is."""
-        values, record = [self.values[i] for i in indices], self.record
+        values = [self.values[i] for i in indices]
+        record = self.record
         return PartitionBatch(self.topic, self.partition, values, lambda i: record(indices[i]), self.next_offset)
 
 

@@ -127,7 +127,8 @@ def diff(client: Any) -> list[SchemaDifference]:
     """Every difference, [] when the registry is as our schemas want it."""
     found: list[SchemaDifference] = []
     for topic in catalogue().values():
-        subject, wanted = subject_of(topic.name), compatibility_of(topic)
+        subject = subject_of(topic.name)
+        wanted = compatibility_of(topic)
         actual = _compatibility(client, subject)
         if actual != wanted:
             found.append(SchemaDifference(subject, "compatibility", wanted, actual))

@@ -82,14 +82,14 @@ class MemoryStore:
 class RocksStore:
     """Bytes in RocksDB under `path`, which belongs to one process. Raises SettingsError when another one has it.
 
-    With `kept_s`, compaction drops what was written longer ago.
+    With `retention_s`, compaction drops what was written longer ago.
     """
 
-    def __init__(self, path: Path, kept_s: int | None = None) -> None:
+    def __init__(self, path: Path, retention_s: int | None = None) -> None:
         from rocksdict import AccessType, Options, Rdict, WriteBatch  # heavy, and wanted by few
 
         self._path = path
-        access = AccessType.with_ttl(kept_s) if kept_s else AccessType.read_write()
+        access = AccessType.with_ttl(retention_s) if retention_s else AccessType.read_write()
         self._new_batch: Callable[[], Any] = lambda: WriteBatch(raw_mode=True)
         self._open: Callable[[], Any] = lambda: Rdict(str(path), Options(raw_mode=True), access_type=access)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,8 @@ class TopicDifference:
 
 def diff(admin: Admin, profile: Profile) -> list[TopicDifference]:
     """Every difference, [] when the cluster is as the catalogue says."""
-    counts, replication = admin.partition_counts(), admin.replication()
+    counts = admin.partition_counts()
+    replication = admin.replication()
     configs = admin.configs([name for name in catalogue() if name in counts])
     found: list[TopicDifference] = []
     for name, topic in catalogue().items():
@@ -57,7 +58,8 @@ def satisfies(key: str, wanted: str, actual: str) -> bool:
     """Whether a topic's configuration entry does what the catalogue wants of it."""
     if key in _FLOORS or key in _CEILINGS:
         try:
-            has, wants = int(actual), int(wanted)
+            has = int(actual)
+            wants = int(wanted)
         except ValueError:
             return False
         if key in _FLOORS:

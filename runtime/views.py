@@ -66,8 +66,11 @@ class View(Generic[T]):
         monotonic: Monotonic = system_monotonic,
     ) -> None:
         self.topic = topic
-        self._settings, self._publish, self._keep = settings, publish, keep
-        self._clock, self._monotonic = clock, monotonic
+        self._settings = settings
+        self._publish = publish
+        self._keep = keep
+        self._clock = clock
+        self._monotonic = monotonic
         self._codec = codec(catalogue()[topic].record)
         fields = {field["name"] for field in read_schema(self._codec.name)["fields"]}
         self._versioned = {"version", "updated_at"} <= fields
@@ -224,11 +227,11 @@ class View(Generic[T]):
         return dict(positions)
 
 
-def open_store(settings: ViewSettings, role: str, name: str, kept_s: int | None = None) -> Store:
+def open_store(settings: ViewSettings, role: str, name: str, retention_s: int | None = None) -> Store:
     """The store of a role's view by the settings. Raises SettingsError when its directory is taken."""
     if settings.backend == "memory":
         return MemoryStore()
-    return RocksStore(settings.directory / role / name, kept_s)
+    return RocksStore(settings.directory / role / name, retention_s)
 
 
 def start_views(views: Iterable[View[Any]], health: Health) -> None:

@@ -111,13 +111,14 @@ class _Worker:
 
     def call(self, request: Any, cpu_s: float) -> Any:
         """The answer. Raises OverBudgetError, WorkerError."""
-        stdin, stdout = self._process.stdin, self._process.stdout
+        stdin = self._process.stdin
+        stdout = self._process.stdout
         assert stdin is not None and stdout is not None
-        patience = cpu_s * _TIMEOUT_FACTOR + (_START_S if self._new else 0)
+        timeout_s = cpu_s * _TIMEOUT_FACTOR + (_START_S if self._new else 0)
         self._new = False
         try:
             _write(stdin, to_json(request))
-            ready, _, _ = select.select([stdout], [], [], patience)
+            ready, _, _ = select.select([stdout], [], [], timeout_s)
             answer = _read(stdout) if ready else None
         except OSError:
             answer = None
@@ -180,7 +181,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the parent says when it is over
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     os.nice(_NICE)
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    requests = sys.stdin.buffer
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not look like a response
     while (body := _read(requests)) is not None:
         _write(answers, to_json(_answer(from_json(body))))

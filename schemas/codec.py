@@ -46,7 +46,8 @@ class RecordTooLarge(ValueError):
 
     def __init__(self, name: str, size: int, limit: int) -> None:
         super().__init__(f"the {name} has {size:,} bytes, {limit:,} are allowed")
-        self.size, self.limit = size, limit
+        self.size = size
+        self.limit = limit
 
 
 class DecodeError(ValueError):
@@ -130,7 +131,8 @@ class RecordCodec:
         # (writer's schema, reader's schema); no reader's schema where both are one: resolution costs time.
         self._versions = [(schema, None if schema is self._schema else self._schema) for _, schema in versions]
         self._by_prefix: dict[bytes, tuple[Any, Any]] = {}
-        self._read, self._write = compile_record_reader(plain_schema(name)), compile_writer(plain_schema(name))
+        self._read = compile_record_reader(plain_schema(name))
+        self._write = compile_writer(plain_schema(name))
         self.use_ids([schema_id for schema_id, _ in versions])
 
     def use_ids(self, schema_ids: Sequence[int]) -> None:
@@ -268,7 +270,8 @@ def resolve(record: Mapping[str, Any], writer: Mapping[str, Any], reader: Mappin
 
     Raises DecodeError when it cannot, ValueError, TypeError or KeyError when the record does not fit the writer's schema.
     """
-    written, out = _parse(writer), BytesIO()
+    written = _parse(writer)
+    out = BytesIO()
     fastavro.schemaless_writer(out, written, record)
     out.seek(0)
     try:

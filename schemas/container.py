@@ -63,7 +63,8 @@ def _head(name: RecordName) -> bytes:
 
 def long_bytes(value: int) -> bytes:
     """A number that is not negative, as Avro writes it."""
-    left, out = value << 1, bytearray()
+    left = value << 1
+    out = bytearray()
     while left >= 128:
         out.append(left & 127 | 128)
         left >>= 7

@@ -27,7 +27,8 @@ _LONG_MASK = (1 << 64) - 1
 
 def _long(raw: bytes, i: int, first: int) -> tuple[int, int]:
     """The rest of an unsigned number whose first byte has a successor, and where it ends; 64 bits, as fastavro reads it."""
-    value, shift = first & 127, 7
+    value = first & 127
+    shift = 7
     while True:
         byte = raw[i]
         i += 1

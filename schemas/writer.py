@@ -5,7 +5,7 @@ schemas/events.py. Anything else makes it raise: the caller asks fastavro then, 
 
     null, boolean, int, long, string, bytes, records, arrays, maps, and unions of null with one of these
 
-May import the standard library. Never: a logical type; a default; an error that a caller of ours sees.
+May import the standard library. Never: a logical type; a default; an error that a caller sees.
 """
 
 from __future__ import annotations

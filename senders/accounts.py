@@ -18,11 +18,10 @@ from runtime.retry import asked_s
 from runtime.settings import BreakerSettings
 from schemas.events import ChannelMessage
 from senders.breaker import PROBES, Breaker
+from senders.lane_share import LANE_SHARE
 from senders.limits import TokenBucket
 from vendors.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
 
-LANE_SHARE = {"critical": 1.0, "normal": 0.75, "bulk": 0.5}
-"""Share of a window that a lane may fill: a blast on bulk always leaves room for the others."""
 THROTTLES_IN_A_ROW = 3
 """One throttled answer may be about its recipient (greylisting, a device's own quota); several are about the account."""
 MAX_PAUSE_S = 60.0
@@ -91,7 +90,7 @@ class Account:
         return self.in_flight < capacity and (self._bucket is None or self._bucket.ready())
 
     def acquire(self) -> bool:
-        """Take room for one request; whether it is a probe, made to see whether the account is back."""
+        """Take capacity for one request; whether it is a probe, made to see whether the account is back."""
         self.in_flight += 1
         if self._bucket:
             self._bucket.take()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from runtime.kafka.client import Partition
 from runtime.records import ConsumerRecord
 from schemas.events import LANES, ChannelMessage
-from senders.accounts import LANE_SHARE, Accounts
+from senders.accounts import Accounts
+from senders.lane_share import LANE_SHARE
 
 PER_RECIPIENT = 8
 """In flight per address: an address that hangs keeps this many slots of an account and no more."""
@@ -106,7 +107,8 @@ class Admission:
 
     def _admit(self, queued: QueuedMessage) -> WaitKey | None:
         """Take the entry in flight, or say what it has to wait for."""
-        lane, address = queued.message["lane"], queued.message["address"]
+        lane = queued.message["lane"]
+        address = queued.message["address"]
         choice = self.accounts.select_account(queued.message)
         if choice is None:
             raise ValueError("no account reaches the address")
@@ -131,7 +133,8 @@ class Admission:
 
     def remove(self, queued: QueuedMessage) -> None:
         """Forget that an entry is parked: it goes, or was settled without a request."""
-        wait_key, message_id = queued.wait_key, queued.message["message_id"]
+        wait_key = queued.wait_key
+        message_id = queued.message["message_id"]
         if wait_key is None:
             raise ValueError("the entry is not parked")
         queued.wait_key = None

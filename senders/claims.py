@@ -49,7 +49,8 @@ def parse_claim(offset: int, metadata: str) -> Claim:
     hi_text, _, masks = metadata.partition(":")
     mask_text, separator, waiting_text = masks.partition(":")
     try:
-        hi, mask = int(hi_text), int(mask_text, 16)
+        hi = int(hi_text)
+        mask = int(mask_text, 16)
         waiting = int(waiting_text, 16) if separator else 0
     except ValueError:
         return Claim(offset, offset)
@@ -64,7 +65,10 @@ class ClaimTracker:
     """The running claim of one partition. Offsets are claimed or marked waiting in rising order, then finished in any."""
 
     def __init__(self, claim: Claim) -> None:
-        self._lo, self._hi, self._mask, self._waiting = claim.lo, claim.hi, claim.mask, claim.waiting
+        self._lo = claim.lo
+        self._hi = claim.hi
+        self._mask = claim.mask
+        self._waiting = claim.waiting
         self._beyond: deque[int] = deque()
         """Passed over at or above hi, rising: nothing has to be said of them until a later offset is claimed."""
         self._committed: Claim | None = None

@@ -32,7 +32,9 @@ READ_TIMEOUT_S = 280.0
 """Below the sender's max.poll.interval (senders/consumers.py): a takeover that takes longer starts over. A million entries take 3 s."""
 _VALUE = struct.Struct(">II")
 """next_attempt × 4 + how it ended, seconds since 1970."""
-_FAILED, _FINAL, _FAILED_IN_DOUBT = 1, 2, 3
+_FAILED = 1
+_FINAL = 2
+_FAILED_IN_DOUBT = 3
 _LAST_WINS = (0, 1, 3, 2)
 """Of two outcomes of one attempt the higher of these is kept: a recipient who may have the message still may."""
 
@@ -88,7 +90,7 @@ class Ledger:
         self._fresh.clear()
 
     def positions(self) -> dict[int, int]:
-        """The store's position, by `place`."""
+        """The store's position, by `partition_index`."""
         return dict(self._store.positions()[0])
 
     def forget_before(self, moment: int) -> int:
@@ -114,7 +116,7 @@ def _order(value: int) -> int:
     return value - (value & 3) + _LAST_WINS[value & 3]
 
 
-def place(partition: Partition) -> int:
+def partition_index(partition: Partition) -> int:
     """A number for a ledger partition within its channel."""
     lane = partition[0].rsplit(".", 2)[1]
     return LANES.index(lane) * 100_000 + partition[1]
@@ -146,13 +148,12 @@ class LedgerReader:
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
-        self._consumer, self._channel, self._ledger, self._publish_dead_letters = (
-            consumer,
-            channel,
-            ledger,
-            publish_dead_letters,
-        )
-        self._clock, self._monotonic = clock, monotonic
+        self._consumer = consumer
+        self._channel = channel
+        self._ledger = ledger
+        self._publish_dead_letters = publish_dead_letters
+        self._clock = clock
+        self._monotonic = monotonic
         self._positions = ledger.positions()
 
     def partition(self, dispatch: Partition, lane: str) -> Partition:
@@ -162,13 +163,14 @@ class LedgerReader:
     def read(self, partitions: Sequence[Partition]) -> int:
         """Take in every partition to the end it has now; the number of entries read. Raises UnavailableError."""
         started = self._monotonic()
-        starts, ends = {}, {}
+        starts = {}
+        ends = {}
         for partition in partitions:
             first, end = self._consumer.watermark_offsets(partition)
-            kept = self._positions.get(place(partition), -1)
+            kept = self._positions.get(partition_index(partition), -1)
             # Beyond the end is another topic of the same name; below the first the rest is past its seven days.
             starts[partition] = kept if first <= kept <= end else BEGINNING
-            ends[place(partition)] = end
+            ends[partition_index(partition)] = end
         self._consumer.eof_partitions.clear()
         self._consumer.assign(starts)
         taken = 0
@@ -211,7 +213,7 @@ class LedgerReader:
     def advance(self, partitions: Sequence[Partition]) -> None:
         """Move the kept positions to the ends of partitions whose every entry their owner, this process, has recorded."""
         for partition in partitions:
-            self._positions[place(partition)] = self._consumer.watermark_offsets(partition)[1]
+            self._positions[partition_index(partition)] = self._consumer.watermark_offsets(partition)[1]
         self.flush()
 
     def flush(self) -> None:

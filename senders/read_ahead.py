@@ -19,7 +19,7 @@ from collections.abc import Collection
 from runtime.kafka.client import Partition
 from runtime.records import ConsumerRecord, size_of
 from schemas.events import LANES
-from senders.accounts import LANE_SHARE
+from senders.lane_share import LANE_SHARE
 
 RESERVED = 1 / 16
 """Of the budget, of each lane."""
@@ -32,7 +32,7 @@ _SHARED = 1 - RESERVED * (2 * len(LANES) - 1)
 the reserve; the lane that filled what is shared only the latter."""
 
 
-class Held:
+class PartitionBuffer:
     """What is held of one partition; the fields are the owner's."""
 
     partition: Partition
@@ -60,7 +60,8 @@ class ReadAhead:
 
     def __init__(self, budget: int, records: int) -> None:
         """`budget` is in bytes, `records` the longest backlog of a partition."""
-        self._budget, self._records = budget, records
+        self._budget = budget
+        self._records = records
         self._mean = 65_536.0  # until something is known: rather too few
 
     @property
@@ -73,7 +74,7 @@ class ReadAhead:
         if records:
             self._mean = (self._mean + max(1.0, size / records)) / 2
 
-    def watch(self, held: Collection[Held]) -> tuple[list[Partition], list[Partition]]:
+    def watch(self, held: Collection[PartitionBuffer]) -> tuple[list[Partition], list[Partition]]:
         """(partitions to pause, partitions to resume), marked as such already."""
         total = sum(it.size for it in held)
         lanes = {lane: [it for it in held if it.lane == lane] for lane in LANES}

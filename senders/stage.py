@@ -104,14 +104,19 @@ class SendStage:
     ) -> None:
         self.done: deque[SendCompletion] = deque()
         self._ended = threading.Event()
-        self._settings, self._crash_at = context.settings.sender, context.settings.crash_at
+        self._settings = context.settings.sender
+        self._crash_at = context.settings.crash_at
         self._exit_now = context.exit_now
-        self._accounts, self._views, self._clock, self._monotonic = accounts, views, clock, monotonic
+        self._accounts = accounts
+        self._views = views
+        self._clock = clock
+        self._monotonic = monotonic
         self._guard = RequestGuard(self._settings.max_retries)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._delay = cache(partial(STAGE_DELAY_SECONDS.labels, "sender"))
-        self._seconds, self._sends = cache(PROVIDER_SECONDS.labels), cache(SENDS.labels)
+        self._seconds = cache(PROVIDER_SECONDS.labels)
+        self._sends = cache(SENDS.labels)
 
     def submit(self, messages: Sequence[QueuedMessage]) -> None:
         """Send; called after the claim was committed."""
@@ -143,7 +148,8 @@ class SendStage:
         self._ended.clear()
 
     async def _send(self, queued: QueuedMessage, claimed_at: float) -> SendCompletion:
-        message, sender = queued.message, self._accounts[queued.account].sender
+        message = queued.message
+        sender = self._accounts[queued.account].sender
         now = self._clock()
         if refusal := recheck(message, self._views, now):
             return SendCompletion(queued, now, refusal=(*refusal, None))

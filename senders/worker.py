@@ -38,7 +38,7 @@ from senders.intake import cut, dead_letter_records, read_message, unfit
 from senders.ledger import Ledger
 from senders.limits import part_of
 from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, no_next_attempt, refuse, settle
-from senders.read_ahead import Held, ReadAhead
+from senders.read_ahead import PartitionBuffer, ReadAhead
 from senders.recheck import SenderViews, recheck
 from senders.stage import SendCompletion
 from vendors.sender import SendResult
@@ -107,7 +107,7 @@ class Publisher(Protocol):
 
 
 @dataclass(slots=True)
-class Owned(Held):
+class Owned(PartitionBuffer):
     """What the owner of one dispatch partition knows."""
 
     partition: Partition
@@ -218,7 +218,7 @@ class Worker:
         self._maintain_ledger()
 
     @property
-    def held_bytes(self) -> int:
+    def buffered_bytes(self) -> int:
         """Bytes of the records that are read ahead, parked or in flight."""
         return sum(owned.size for owned in self._owned.values())
 
@@ -564,7 +564,7 @@ class Worker:
     def _publish_records(self, records: Sequence[ProducerRecord], made: Sequence[_Made]) -> Sequence[_Made]:
         """Dead letters first, cut if Kafka refuses them for their size: it would refuse them again after every restart.
 
-        `made` are the outcomes that `records` tell of; returns them as they are now: one whose next attempt Kafka refuses,
+        `made` are the outcomes that `records` belong to; returns them as they are now: one whose next attempt Kafka refuses,
         since an operator lowered that topic's limit, has failed. Raises TooLargeError for a status.
         """
         publish_dead_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])

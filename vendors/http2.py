@@ -244,7 +244,8 @@ class Http2Protocol(asyncio.Protocol):
                 room = min(self._http2.local_flow_control_window(stream_id), self._http2.max_outbound_frame_size)
                 if room <= 0:
                     break
-                piece, rest = exchange.unsent[:room], exchange.unsent[room:]
+                piece = exchange.unsent[:room]
+                rest = exchange.unsent[room:]
                 self._http2.send_data(stream_id, piece, end_stream=not rest)
                 exchange.unsent = rest
 
@@ -275,7 +276,8 @@ class Http2Protocol(asyncio.Protocol):
 
     def _fail_all(self, why: str) -> None:
         self.retired = True
-        exchanges, self._exchanges = self._exchanges, {}
+        exchanges = self._exchanges
+        self._exchanges = {}
         for exchange in exchanges.values():
             exchange.fail(why, not_sent=bool(exchange.unsent))
         if not self.ready.done():
@@ -292,8 +294,11 @@ class Http2Transport:
 
     def __init__(self, base_url: str, timeout_s: float) -> None:
         url = urlsplit(base_url)
-        self._scheme, self._authority, self._prefix = url.scheme, url.netloc, url.path
-        self._host, self._port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+        self._scheme = url.scheme
+        self._authority = url.netloc
+        self._prefix = url.path
+        self._host = url.hostname or ""
+        self._port = url.port or (443 if url.scheme == "https" else 80)
         self._timeout_s = timeout_s
         self._connecting = asyncio.Lock()
         self._connection: Http2Protocol | None = None

@@ -48,7 +48,8 @@ def parse_from(text: str) -> FromAddress:
     found = _FROM.fullmatch(text.strip())
     if not found or "=?" in text or _has_control(text):
         raise MailError("from_address must be an e-mail address, with or without a display name")
-    name, address = found["name"] or "", found["bare"] if found["inner"] is None else found["inner"]
+    name = found["name"] or ""
+    address = found["bare"] if found["inner"] is None else found["inner"]
     if name.startswith('"'):
         name = re.sub(r"\\(.)", r"\1", name[1:-1])
     elif special := _SPECIAL.search(name):
@@ -146,7 +147,8 @@ def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> byt
         f"Date: {_date(now_ms // 1000)}\r\n"
         f"Message-ID: <{message_id}@{sender.domain}>\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n"
     ).encode("ascii")
-    text, html = message["text"], message["html"]
+    text = message["text"]
+    html = message["html"]
     if html is None:
         return head + _part("plain", text or "")
     if text is None:

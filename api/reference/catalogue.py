@@ -8,11 +8,11 @@ May import schemas and runtime. Never: rendering.
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from producers.notification import TemplateRef
 from producers.reference.store import ReferenceStore, Row
+from runtime.byte_cache import ByteCache
 from runtime.errors import UnavailableError
 from runtime.http.problems import FieldError, Problem, unavailable
 from runtime.json_pointer import pointer
@@ -36,17 +36,20 @@ class TemplateView(Protocol):
     def raw(self, key: str) -> bytes | None: ...
 
 
-@lru_cache(maxsize=10_000)
-def _decode(raw: bytes) -> Known:
+def _known(raw: bytes) -> Known:
     record = codec("Template").decode(raw)
     return Known(tuple(record["variables"]), record["updated_at"])
+
+
+_decode = ByteCache(_known, 16 << 20)
 
 
 class TemplateCatalogue:
     """Required variables by template."""
 
     def __init__(self, view: TemplateView, store: ReferenceStore) -> None:
-        self._view, self._store = view, store
+        self._view = view
+        self._store = store
         self._written: dict[str, Known] = {}
         self._asking: dict[tuple[str, str, int | None], asyncio.Task[Row | None]] = {}
         self._askers = asyncio.Semaphore(_MAX_ASKING)

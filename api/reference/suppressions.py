@@ -185,16 +185,16 @@ def _hashes(address: str) -> list[str]:
     return found
 
 
-def _place(row: Row) -> str:
+def _cursor_of(row: Row) -> str:
     return write_cursor(row["created_at"], str(row["suppression_id"]))
 
 
 def _before(cursor: str) -> tuple[int, UUID] | None:
-    place = read_cursor(cursor, int, str)
-    if place is None:
+    position = read_cursor(cursor, int, str)
+    if position is None:
         return None
     try:
-        return int(place[0]), UUID(place[1])
+        return int(position[0]), UUID(position[1])
     except ValueError as exc:
         raise invalid_cursor() from exc
 
@@ -224,7 +224,7 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
     ) -> JSONResponse:
         """The newest first; an expired one stays in the list until it is deleted."""
         if reason is not None and has_control(reason):
-            return JSONResponse(page([], limit, show_suppression, _place))
+            return JSONResponse(page([], limit, show_suppression, _cursor_of))
         rows = await store.list_suppressions(
             caller.tenant,
             channel=channel,
@@ -233,7 +233,7 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
             before=_before(cursor),
             limit=limit + 1,
         )
-        return JSONResponse(page(rows, limit, show_suppression, _place))
+        return JSONResponse(page(rows, limit, show_suppression, _cursor_of))
 
     @router.post("/import")
     async def import_suppressions(request: Request, caller: Who) -> JSONResponse:
@@ -243,7 +243,8 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
         raw = await read_body(request.receive, MAX_IMPORT_BYTES)
         async with imports:
             read = await asyncio.to_thread(read_import, raw, media_type(headers))
-        outbox_id, created = None, 0
+        outbox_id = None
+        created = 0
         for start in range(0, len(read.taken), _CHUNK):
             written = await store.suppress(caller.tenant, read.taken[start : start + _CHUNK])
             created += sum(one.created for one in written)

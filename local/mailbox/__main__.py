@@ -225,13 +225,15 @@ class MailIndex:
             changed = False
             for folder, known in self._names.items():
                 path = self._maildir / folder
-                scanned_ns, mtime_ns = time.time_ns(), path.stat().st_mtime_ns
+                scanned_ns = time.time_ns()
+                mtime_ns = path.stat().st_mtime_ns
                 last = self._scanned.get(folder)
                 # a scan within the clock's tick of a change may have missed a later change of that tick
                 if last is not None and last[0] == mtime_ns and last[1] - mtime_ns > _SETTLED_NS:
                     continue
                 names = {name for name in os.listdir(path) if not name.startswith(".")}  # noqa: PTH208 # names only
-                gone, come = known - names, names - known
+                gone = known - names
+                come = names - known
                 self._names[folder] = names
                 self._scanned[folder] = (mtime_ns, scanned_ns)
                 changed = changed or bool(gone or come)
@@ -272,7 +274,8 @@ class MailIndex:
         """Mails whose recipient and subject contain these, oldest first."""
         if not to and not subject:
             return self.newest_last
-        to, subject = to.lower(), subject.lower()
+        to = to.lower()
+        subject = subject.lower()
         return [
             mail
             for mail in self.newest_last
@@ -323,7 +326,8 @@ class Mailbox:
             await asyncio.to_thread(self._index.refresh)
 
     async def _search(self, request: web.Request) -> tuple[list[Mail], int, int]:
-        limit, offset = _number(request, "limit", PAGE_SIZE), _number(request, "offset", 0)
+        limit = _number(request, "limit", PAGE_SIZE)
+        offset = _number(request, "offset", 0)
         await self.refresh()
         mails = self._index.search(request.query.get("to", "").strip(), request.query.get("subject", "").strip())
         return mails, min(limit, MAX_LIMIT), offset

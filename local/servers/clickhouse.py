@@ -5,8 +5,8 @@ sinks, migrations, console and people all use clickhouse-connect over HTTP, as t
 in an engine session of its own (opening one takes 0.2 ms), so settings, `USE` and temporary tables cannot leak from one
 request to the next; a `session_id` gets a lasting engine session once it has state to keep.
 
-The only importer of chdb. May import runtime (health, logs). Never: a table, a view, a query of the product; users
-and passwords (it listens on loopback only); replication, which the embedded engine does not have.
+The only importer of chdb. May import runtime (health, logs). Never: a table, a view, a query of the product;
+passwords, and users but `analyst` (it listens on loopback only); replication, which the embedded engine does not have.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any, Protocol
 
 import lz4.frame
 import zstandard
-from aiohttp import BodyPartReader, hdrs, web
+from aiohttp import BasicAuth, BodyPartReader, hdrs, web
 from prometheus_client import Counter, Gauge
 
 from runtime.clock import system_monotonic
@@ -96,6 +96,8 @@ STREAMED_FORMATS = frozenset({"Native", "TabSeparated", "TSV", "CSV", "RowBinary
 _RESULT_VERBS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXISTS", "EXPLAIN", "CHECK", "FROM", "("})
 
 SESSION_IS_LOCKED = 373
+ANALYST = "analyst"
+"""The one name that means something: who uses it can only read."""
 _STATUS_OF_CODE = {
     194: 401,  # REQUIRED_PASSWORD
     497: 403,
@@ -146,7 +148,8 @@ class QueryError(Exception):
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
-        self.code, self.text = code, text
+        self.code = code
+        self.text = text
 
     @property
     def status(self) -> int:
@@ -221,7 +224,8 @@ def split_insert(sql: bytes) -> Insert | None:
     After the format's name exactly one line break belongs to the statement: a Native block of ten columns starts with
     a line break of its own.
     """
-    depth, selects = 0, False
+    depth = 0
+    selects = False
     for index, (token, start, end) in enumerate(_tokens(sql)):
         word = token.upper()
         if index == 0 and word != b"INSERT":
@@ -309,12 +313,15 @@ class Compressor:
             self._flush = lambda: b"" if not self._started else frame.flush()
         elif self.encoding == "zstd":
             stream = zstandard.ZstdCompressor(level=1).compressobj()
-            self._compress, self._flush = stream.compress, stream.flush
+            self._compress = stream.compress
+            self._flush = stream.flush
         elif self.encoding:
             deflate = zlib.compressobj(1, wbits=31 if self.encoding == "gzip" else 15)
-            self._compress, self._flush = deflate.compress, deflate.flush
+            self._compress = deflate.compress
+            self._flush = deflate.flush
         else:
-            self._compress, self._flush = lambda data: data, lambda: b""
+            self._compress = lambda data: data
+            self._flush = lambda: b""
 
     def _lz4(self, frame: lz4.frame.LZ4FrameCompressor, data: bytes) -> bytes:
         head = b"" if self._started else bytes(frame.begin())
@@ -376,10 +383,29 @@ def _external_table(name: str, params: Mapping[str, str], data: bytes) -> Extern
     return ExternalTable(name, structure, params.get(f"{name}_format", "TabSeparated"), data)
 
 
+def user_of(params: Mapping[str, str], headers: Mapping[str, str]) -> str:
+    """The name a client gives, in any of the three ways there are; passwords are not looked at."""
+    if name := params.get("user") or headers.get("X-ClickHouse-User"):
+        return name
+    try:
+        return str(BasicAuth.decode(headers.get(hdrs.AUTHORIZATION, "")).login)
+    except ValueError:
+        return ""
+
+
 def build_request(
-    params: Mapping[str, str], body: bytes, files: Mapping[str, bytes], *, read_only: bool, default_format: str
+    params: Mapping[str, str],
+    body: bytes,
+    files: Mapping[str, bytes],
+    *,
+    read_only: bool,
+    default_format: str,
+    user: str = "",
 ) -> QueryRequest:
-    """Sort parameters into statement, settings, query parameters and transport. Raises QueryError."""
+    """Sort parameters into statement, settings, query parameters and transport. Raises QueryError.
+
+    The user `analyst` only reads, as a server's does that is set up so, and keeps no session.
+    """
     if params.get("compress") in ("1", "true") or params.get("decompress") in ("1", "true"):
         text = "Code: 48. DB::Exception: ClickHouse's own block compression is not supported here. (NOT_IMPLEMENTED)"
         raise QueryError(48, text)
@@ -406,10 +432,10 @@ def build_request(
         settings=settings,
         params=bound,
         database=params.get("database") or None,
-        session_id=params.get("session_id") or None,
+        session_id=(params.get("session_id") or None) if user != ANALYST else None,
         session_timeout_s=timeout,
         default_format=params.get("default_format") or default_format,
-        read_only=read_only,
+        read_only=read_only or user == ANALYST,
         external=tuple(_external_table(name, params, data) for name, data in files.items()),
     )
 
@@ -479,7 +505,8 @@ class Engine:
     """The one owner of a data directory. Opens sessions, runs statements; every method may be called from any thread."""
 
     def __init__(self, path: Path, memory_bytes: int = MEMORY_BYTES) -> None:
-        self._path, self._memory_bytes = path, memory_bytes
+        self._path = path
+        self._memory_bytes = memory_bytes
         self._connect: Callable[[str], EngineConnection]
         self._address = ""
         self._keeper: EngineConnection | None = None  # the engine stops with its last session
@@ -605,9 +632,12 @@ class Engine:
             else:
                 result = connection.query(request.sql, request.default_format, params=request.params)
                 answer = result.bytes()
-            summary.written_rows, summary.written_bytes = result.rows_written(), result.bytes_written()
-            summary.read_rows, summary.read_bytes = result.storage_rows_read(), result.storage_bytes_read()
-            summary.result_rows, summary.result_bytes = result.rows_read(), len(answer)
+            summary.written_rows = result.rows_written()
+            summary.written_bytes = result.bytes_written()
+            summary.read_rows = result.storage_rows_read()
+            summary.read_bytes = result.storage_bytes_read()
+            summary.result_rows = result.rows_read()
+            summary.result_bytes = len(answer)
         if answer:
             answer = compressor.feed(answer) + compressor.finish()
         return answer, summary
@@ -634,7 +664,8 @@ class Engine:
 
 async def _whole_body(request: web.Request) -> bytes:
     """As `request.read()`, which copies a body twice: a tenth of what a large insert costs."""
-    chunks, size = [], 0
+    chunks = []
+    size = 0
     async for chunk in request.content.iter_any():
         chunks.append(chunk)
         size += len(chunk)
@@ -688,6 +719,7 @@ class ClickHouseServer:
                 body,
                 files,
                 read_only=request.method != hdrs.METH_POST,
+                user=user_of(params, request.headers),
                 default_format=request.headers.get("X-ClickHouse-Format") or "TabSeparated",
             )
             kind = "insert" if query.insert else "select" if query.returns_rows else "other"

@@ -163,7 +163,8 @@ class ApnsSession(asyncio.Protocol):
     """One connection; its streams are answered as they are decided, in any order."""
 
     def __init__(self, state: SimulatorState, key: ProviderKey) -> None:
-        self._state, self._key = state, key
+        self._state = state
+        self._key = key
         self._http2 = H2Connection(H2Configuration(client_side=False))
         self._transport: asyncio.Transport
         self._requests: dict[int, _Request] = {}

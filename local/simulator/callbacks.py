@@ -25,7 +25,8 @@ import aiohttp
 SENT_AFTER_S = 0.1
 END_AFTER_S = 2.0
 TIMEOUT_S = 120.0
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 5.0
+_FIRST_WAIT_S = 0.25
+_LONGEST_WAIT_S = 5.0
 _TIMEOUT = aiohttp.ClientTimeout(total=15)
 _AT_ONCE = 32
 _UNREACHABLE = re.compile(r"\+1500555(3\d{3})", re.ASCII)
@@ -96,7 +97,8 @@ class Callbacks:
             "X-Twilio-Signature": signature(accepted.auth_token, url, fields),
         }
         await asyncio.sleep(after_s)
-        deadline, wait_s = asyncio.get_running_loop().time() + TIMEOUT_S, _FIRST_WAIT_S
+        deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+        wait_s = _FIRST_WAIT_S
         while True:
             async with self._room:
                 answer = await self._post(url, urlencode(fields).encode(), headers)

@@ -40,7 +40,8 @@ def add_control_routes(app: web.Application, state: SimulatorState) -> None:
     """Serve the control interface."""
 
     async def accepted(request: web.Request) -> web.StreamResponse:
-        since, limit = _number(request, "since_seq"), _number(request, "limit")
+        since = _number(request, "since_seq")
+        limit = _number(request, "limit")
         lines = state.truth.lines(request.query.get("kind") or None, since or 0, limit)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)

@@ -46,7 +46,8 @@ class Credentials:
     """The service account of the simulator and the access tokens it is given."""
 
     def __init__(self, key: rsa.RSAPrivateKey, key_id: str) -> None:
-        self._key, self._key_id = key, key_id
+        self._key = key
+        self._key_id = key_id
         secret = key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -65,7 +66,8 @@ class Credentials:
             if not isinstance(key, rsa.RSAPrivateKey):
                 raise CredentialsError(f"{path} holds a key that is not RSA: move it to another place")
         else:
-            key, key_id = rsa.generate_private_key(65537, 2048), secrets.token_hex(20)
+            key = rsa.generate_private_key(65537, 2048)
+            key_id = secrets.token_hex(20)
         credentials = cls(key, key_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")

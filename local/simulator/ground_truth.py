@@ -72,7 +72,8 @@ class GroundTruth:
     """The log of accepts. One process owns it; `append` belongs to the event loop, reading to any thread."""
 
     def __init__(self, path: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._path, self._now = path, now
+        self._path = path
+        self._now = now
         self._kinds: list[str] = []
         self._kind_of = array("B")  # per line, index into _kinds
         self._bounds = array("Q", [0])  # line n is between bounds n-1 and n
@@ -154,7 +155,8 @@ class GroundTruth:
     def _commit(self) -> None:
         """Write and sync what waits. On the event loop itself: a thread for it doubled the CPU of an accept, and what
         arrives during the sync makes up the next batch either way."""
-        batch, self._pending = self._pending, []
+        batch = self._pending
+        self._pending = []
         try:
             view = memoryview(b"".join(line for line, _, _ in batch))
             while view:
@@ -208,7 +210,8 @@ class GroundTruth:
 
     def read(self, seq: int) -> bytes:
         """One line without its line break."""
-        start, end = self._bounds[seq - 1], self._bounds[seq]
+        start = self._bounds[seq - 1]
+        end = self._bounds[seq]
         return os.pread(self._file, end - start, start).rstrip(b"\n")
 
     def lines(

@@ -44,7 +44,9 @@ class MaildirDelivery:
     """Keeps a Maildir complete with the log's mails."""
 
     def __init__(self, maildir: Path, truth: GroundTruth, kind: str = "smtp") -> None:
-        self._maildir, self._truth, self._kind = maildir, truth, kind
+        self._maildir = maildir
+        self._truth = truth
+        self._kind = kind
         self._wake = threading.Event()
         self._stop = False
         self._done_seq = 0

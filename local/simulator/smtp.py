@@ -193,7 +193,8 @@ class SmtpSession(asyncio.Protocol):
             self._replies.append(b"553 5.6.7 SMTPUTF8 is required for this address\r\n")
             return
         self._state.seen(KIND)
-        self._sender, self._utf8 = address, utf8
+        self._sender = address
+        self._utf8 = utf8
         self._replies.append(b"250 2.1.0 Ok\r\n")
 
     def _rcpt(self, rest: bytes) -> None:
@@ -240,7 +241,9 @@ class SmtpSession(asyncio.Protocol):
         elif not self._recipients:
             self._replies.append(b"554 5.5.1 No valid recipients\r\n")
         else:
-            self._receiving, self._scanned, self._too_large = True, 0, False
+            self._receiving = True
+            self._scanned = 0
+            self._too_large = False
             self._replies.append(b"354 End data with <CR><LF>.<CR><LF>\r\n")
 
     # ------------------------------------------------------------ mail
@@ -250,7 +253,8 @@ class SmtpSession(asyncio.Protocol):
         line feed for a line break would let one mail smuggle in another."""
         buffer = self._buffer
         if self._scanned == 0 and not self._too_large and buffer.startswith(b".\r\n"):
-            end, length = 0, 3
+            end = 0
+            length = 3
         else:
             found = buffer.find(b"\r\n.\r\n", max(0, self._scanned - 4))
             if found < 0:
@@ -260,7 +264,8 @@ class SmtpSession(asyncio.Protocol):
                     del buffer[:-4]
                     self._scanned = len(buffer)
                 return False
-            end, length = found + 2, found + 5
+            end = found + 2
+            length = found + 5
         data = bytes(buffer[:end])
         del buffer[:length]
         self._receiving = False
@@ -270,7 +275,8 @@ class SmtpSession(asyncio.Protocol):
             return True
         self._busy = True
         self._flush()  # the 354 of a client that sent everything at once
-        decision, recipients = self._verdict, self._recipients
+        decision = self._verdict
+        recipients = self._recipients
         self._reset()
         if decision.latency_s:
             asyncio.get_running_loop().call_later(decision.latency_s, self._decide, data, recipients, decision)

@@ -1,13 +1,13 @@
 """Twilio's Messages resource (api version 2010-04-01): form in, JSON out, Twilio's error codes, and later its callbacks.
 
-Twilio's documented test recipients behave as Twilio says: +15005550001 21211, ...2 21612, ...3 21408, ...4 21610,
-...9 21614. The resource has no field for a caller's id: ours is read from `message_id` in the StatusCallback's query.
+Twilio's documented test recipients are refused as documented: +15005550001 21211, ...2 21612, ...3 21408, ...4 21610,
+...9 21614. The resource has no field for our message id: it is read from `message_id` in the StatusCallback's query.
 
-A message with a StatusCallback is reported on (callbacks.py), whatever a scripted fault made of the answer to its request.
+A message with a StatusCallback gets delivery reports (callbacks.py), whatever response a scripted fault gave to its request.
 
     GET  /callbacks   {"pending": n, "answers": {"delivered": {"204": n}}}
 
-May import desk, callbacks and aiohttp. Never: scripted faults (desk.py), a twilio SDK.
+May import the simulator's state, callbacks and aiohttp. Never: a decision on scripted faults (faults.py), a twilio SDK.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def error(status: int, code: int, message: str, retry_after: str | None = None) 
 
 
 class TwilioErrors:
-    """Twilio's words for scripted faults."""
+    """Scripted faults as Twilio's error responses."""
 
     def throttled(self, retry_after: str | None) -> web.Response:
         return error(429, 20429, "Too Many Requests", retry_after)

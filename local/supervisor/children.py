@@ -121,14 +121,14 @@ class Supervisor:
                     self._raise_failure(future, child.name)
                     self._start(child)
                     deadlines[child.name] = self._monotonic() + child.spec.ready_timeout_s
-                self._refuse_if_hopeless(child, deadlines.get(child.name))
+                self._refuse_if_it_cannot_start(child, deadlines.get(child.name))
             self._tick(0.02 if preparing else _PROBE_EVERY_S / 2)
 
     def _refuse_if_stopping(self) -> None:
         if self._stopping:
             raise StoppedEarlyError("stopped before it was ready")
 
-    def _refuse_if_hopeless(self, child: Child, deadline: float | None) -> None:
+    def _refuse_if_it_cannot_start(self, child: Child, deadline: float | None) -> None:
         if child.ready or deadline is None:
             return
         if child.deaths_before_ready >= STARTS_BEFORE_GIVING_UP:

@@ -60,7 +60,8 @@ def merge_providers(own: Sequence[dict[str, Any]], simulated: Sequence[dict[str,
 
 def to_toml(tables: Mapping[str, Any]) -> str:
     """TOML of settings: top-level values, then tables, then arrays of tables; what is deeper is written inline."""
-    plain, sections = [], []
+    plain = []
+    sections = []
     for key, value in tables.items():
         if isinstance(value, dict):
             sections.append("\n".join([f"[{_toml_key(key)}]", *_toml_lines(value)]))
@@ -202,7 +203,8 @@ class Stack:
                 write_atomically(self.files.secrets, json.dumps(self._secrets, indent=2) + "\n")
 
     def _infrastructure(self) -> list[ChildSpec]:
-        data, ports = self.files.data, self._ports
+        data = self.files.data
+        ports = self._ports
         simulator = ("--data-dir", str(data("simulator")), "--maildir", str(data("maildir")))
         return [
             self._spec(

@@ -95,12 +95,15 @@ async def _watch_assignment(app: Any, context: Context, lane: str) -> None:
 
     After a broker's restart Faust's assignor may miss the topic in stale metadata, own no partition and report no error.
     """
-    topics, admin = [requests_topic(lane)], Admin(context.settings.kafka, timeout_s=5)
-    idle, before = 0, None
+    topics = [requests_topic(lane)]
+    admin = Admin(context.settings.kafka, timeout_s=5)
+    idle = 0
+    before = None
     while True:
         await asyncio.sleep(2)
         if app.rebalancing or app.consumer.assignment():
-            idle, before = 0, None
+            idle = 0
+            before = None
             continue
         idle += 1
         if idle < 4:
@@ -130,8 +133,13 @@ class LaneAgent:
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
-        self._context, self._lane, self._views, self._producer, self._app = context, lane, views, producer, app
-        self._clock, self._monotonic = clock, monotonic
+        self._context = context
+        self._lane = lane
+        self._views = views
+        self._producer = producer
+        self._app = app
+        self._clock = clock
+        self._monotonic = monotonic
         self._brake = DeadLetterBrake(context.settings.dead_letters, "router", monotonic=monotonic)
         self._batch_seconds = ROUTER_BATCH_SECONDS.labels(lane)
         context.health.require(f"dead letters {lane}", self._brake.not_ready)

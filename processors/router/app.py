@@ -32,7 +32,8 @@ class CommittedThread(AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         # The library asks for read_committed where it writes in transactions itself, and nowhere else.
         consumer: Any = self.consumer
-        writes, consumer.in_transaction = consumer.in_transaction, True
+        writes = consumer.in_transaction
+        consumer.in_transaction = True
         try:
             return super()._create_worker_consumer(transport)
         finally:
@@ -62,7 +63,8 @@ class DrainingConsumer(Consumer):
                     if since_yield > 100:
                         await asyncio.sleep(0)
                         since_yield = 0
-                    offset, read = message.offset, read_offset[tp]
+                    offset = message.offset
+                    read = read_offset[tp]
                     if read is not None and offset < read:
                         continue
                     # Not `if read`, as the library has it: what follows offset 0 may be a transaction's, and never come.

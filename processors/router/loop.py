@@ -91,9 +91,13 @@ class LaneLoop:
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
-        self._context, self._lane, self._views = context, lane, views
-        self._producer, self._consumer = producer, consumer
-        self._clock, self._monotonic = clock, monotonic
+        self._context = context
+        self._lane = lane
+        self._views = views
+        self._producer = producer
+        self._consumer = consumer
+        self._clock = clock
+        self._monotonic = monotonic
         self._assigned = False
         self._owned: set[Partition] = set()
         self._buffered: list[ConsumerRecord] = []

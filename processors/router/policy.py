@@ -62,7 +62,8 @@ class ChannelDecision(NamedTuple):
 
 def before_recipient(request: NotificationRequest, *, cancelled: bool, now: int) -> Verdict | None:
     """Rows 1 to 4 of the ladder."""
-    expires_at, send_at = request.get("expires_at"), request.get("send_at")
+    expires_at = request.get("expires_at")
+    send_at = request.get("send_at")
     if expires_at is not None and expires_at <= now:
         return Verdict("expired", "past_expiry")
     if cancelled:

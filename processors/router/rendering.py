@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from runtime.byte_cache import ByteCache
 from runtime.templates.check import sources as sources_in
 from runtime.templates.engine import Engine, RenderError
 from runtime.templates.language import TemplateRefused
@@ -21,6 +21,8 @@ from schemas.codec import DecodeError, codec
 from schemas.events import Template
 
 _ENDS_LINE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+MAX_PARSED_BYTES = 32 << 20
+"""Of template records that are kept parsed: parsed they take about as much again."""
 _MAX_WORDS = 500
 """Longest error text about a template, which may quote text of another publisher."""
 
@@ -35,6 +37,8 @@ class Parts:
     title: str | None = None
     body: str | None = None
     data: bytes | None = None
+    locale: str | None = None
+    """Of the template's text; None for its text without a locale, and for literal content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +51,21 @@ class ParsedTemplate:
     channels: Mapping[str, Mapping[str, Any]]
     locales: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
-    def sources(self, channel: str, locale: str | None) -> Mapping[str, Any] | None:
-        """The channel's sources in the locale, falling back de-AT → de → default; None when it has none."""
+    def sources(self, channel: str, locale: str | None) -> tuple[Mapping[str, Any] | None, str | None]:
+        """The channel's sources in the locale, falling back de-AT → de → default, and the locale they are in.
+
+        No sources when it has none, no locale for the default.
+        """
         tag = locale
         while tag:
             found = self.locales.get(tag, {}).get(channel)
             if found:
-                return found
+                return found, tag
             tag = tag.rpartition("-")[0]
-        return self.channels.get(channel)
+        return self.channels.get(channel), None
 
 
-@lru_cache(maxsize=4096)
-def parse_template(raw: bytes) -> ParsedTemplate:
+def _parse_template(raw: bytes) -> ParsedTemplate:
     """A template record's bytes as objects, with parts of the right types. Raises RenderError for invalid bytes."""
     try:
         record: Template = codec("Template").decode(raw)  # type: ignore[assignment]
@@ -74,6 +80,10 @@ def parse_template(raw: bytes) -> ParsedTemplate:
     return ParsedTemplate(record["template_id"], record["version"], record["category"], channels, locales)
 
 
+parse_template = ByteCache(_parse_template, MAX_PARSED_BYTES)
+"""The same, for records that were parsed lately."""
+
+
 def _object(raw: bytes, name: str) -> dict[str, Any]:
     try:
         value = from_json(raw)
@@ -85,7 +95,7 @@ def _object(raw: bytes, name: str) -> dict[str, Any]:
 
 
 def _check_shape(channels: Mapping[str, Any], prefix: str) -> None:
-    # The API checks what it writes; whoever writes to the topic himself need not have.
+    # The API checks what it writes; other publishers to the topic may not have.
     try:
         for _ in sources_in(channels, prefix):
             pass
@@ -101,8 +111,10 @@ def one_line(text: str) -> str:
     return line
 
 
-def render_parts(engine: Engine, sources: Mapping[str, Any], data: Mapping[str, Any]) -> Parts:
-    """Render every part of one channel. Raises MissingVariable or RenderError."""
+def render_parts(
+    engine: Engine, sources: Mapping[str, Any], data: Mapping[str, Any], locale: str | None = None
+) -> Parts:
+    """Render every part of one channel, whose sources are in `locale`. Raises MissingVariable or RenderError."""
     rendered: dict[str, Any] = {}
     for part, source in sources.items():
         if part == "data":
@@ -111,7 +123,7 @@ def render_parts(engine: Engine, sources: Mapping[str, Any], data: Mapping[str, 
         else:
             text = engine.render(source, data, html=part == "html")
             rendered[part] = one_line(text) if part in LINE_PARTS else text
-    return Parts(**rendered)
+    return Parts(**rendered, locale=locale)
 
 
 def literal_channels(content: Mapping[str, Any]) -> list[str]:

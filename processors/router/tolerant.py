@@ -83,7 +83,8 @@ class TolerantRecords:
 
     def __init__(self, data: Any) -> None:
         self._records: Any = MemoryRecords(data)
-        self._data, self._at = data, 0
+        self._data = data
+        self._at = 0
 
     def size_in_bytes(self) -> int:
         """Of all batches."""

@@ -121,7 +121,8 @@ class Heap:
         They leave the order, and stay pending until dropped.
         """
         found: list[PendingTimer] = []
-        order, taken = self._order or [], 0
+        order = self._order or []
+        taken = 0
         while order and order[0][0] <= now and len(found) < limit and taken < max_bytes:
             entry = heapq.heappop(order)
             if self._pending.get(entry[2]) is entry:

@@ -3,7 +3,7 @@
 A partition's timers are read from the beginning when it is assigned and fire only once its end was reached. Firing is
 publish, wait for the acknowledgement, then the tombstone: at least once; a second firing is dropped by the ledger's
 attempt check or collapses by its id. Reading decodes the head of a record only; the rest is decoded when it fires. Of the
-records so many are held as HELD_BYTES allows, the others are read again when their time has come.
+records so many are held as MAX_BUFFERED_BYTES allows, the others are read again when their time has come.
 
 A schedule that is cancelled before its time ends here, `cancelled` first and then the tombstone: cancellations are kept
 for a week, and a schedule may be a month ahead. One that is about to fire, or may have been fired by an owner that died
@@ -48,11 +48,12 @@ LEASE_S = 3.0
 """A process that did not run for half a session asks the group again before it fires."""
 CANCEL_BEFORE_MS = 2_000
 """A timer nearer than this to its time is fired, cancelled or not: with some skew of clocks another owner may have done so."""
-HELD_BYTES = 96 << 20
+MAX_BUFFERED_BYTES = 96 << 20
 """Of timers' records in memory; a million small ones need as much again for their keys and times."""
-_MAX_FIRE, _MAX_FIRE_BYTES = 1_000, 16 << 20
+_MAX_FIRE = 1_000
+_MAX_FIRE_BYTES = 16 << 20
 _MAX_CANCELLATIONS = 100_000
-_WITHDRAWN = 500
+_CANCELLED_AT_ONCE = 500
 _TARGETS = ("notify.requests.", "notify.dispatch.")
 _topics = frozenset(name for name in catalogue() if name.startswith(_TARGETS))
 _head = codec("Timer").head_decoder(4)  # timer_id, due_at, purpose, topic
@@ -146,15 +147,19 @@ class Timers:
         again: Rereader,
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
-        held_bytes: int = HELD_BYTES,
+        buffered_bytes: int = MAX_BUFFERED_BYTES,
     ) -> None:
         """`consumer` is the group's member, `cancellations` reads the cancellations, `again` timers whose bytes are not held."""
-        self._context, self._producer = context, producer
-        self._consumer, self._cancellations, self._again = consumer, cancellations, again
-        self._clock, self._monotonic = clock, monotonic
+        self._context = context
+        self._producer = producer
+        self._consumer = consumer
+        self._cancellations = cancellations
+        self._again = again
+        self._clock = clock
+        self._monotonic = monotonic
         self._heaps: dict[Partition, Heap] = {}
         self._revoked: dict[Partition, Heap] = {}
-        self._budget = MemoryBudget(held_bytes)
+        self._budget = MemoryBudget(buffered_bytes)
         self._unusable: dict[Partition, dict[bytes, int]] = {}  # keys whose last record is not a timer, and its offset
         self._assigned = self._cancellations_read = False
         self._polled = 0.0
@@ -221,12 +226,14 @@ class Timers:
         return {p: heap.next_offset if heap.next_offset else BEGINNING for p, heap in self._heaps.items()}
 
     def _on_revoke(self, _: list[Partition]) -> None:
-        self._revoked, self._heaps = self._heaps, {}
+        self._revoked = self._heaps
+        self._heaps = {}
         self._unusable.clear()
 
     def _on_lost(self, _: list[Partition]) -> None:
         # For an unknown time: tombstones are kept for a day only, so this starts from the beginning.
-        self._revoked, self._heaps = self._revoked | self._heaps, {}
+        self._revoked = self._revoked | self._heaps
+        self._heaps = {}
         self._unusable.clear()
         self._forget_revoked()
 
@@ -253,7 +260,8 @@ class Timers:
             if heap is None:
                 continue
             heap.next_offset = record.offset + 1
-            key, value = record.key, record.value
+            key = record.key
+            value = record.value
             unusable = self._unusable.setdefault(partition, {})
             if key is not None:
                 unusable.pop(key, None)
@@ -340,7 +348,7 @@ class Timers:
                 if (entry := heap.get(key)) is not None
             )
             ahead = ((entry, cancellation) for entry, cancellation in found if entry[0] > now + CANCEL_BEFORE_MS)
-            while some := [*islice(ahead, _WITHDRAWN)]:
+            while some := [*islice(ahead, _CANCELLED_AT_ONCE)]:
                 whole = self._whole(partition, [entry for entry, _ in some])
                 for entry, cancellation in zip(whole, (cancellation for _, cancellation in some), strict=True):
                     try:
@@ -445,7 +453,8 @@ async def run_timers(context: Context) -> None:
     """Fire timers until the context stops."""
     producer = KafkaProducer(context.settings.kafka, client_id="timers", linger_ms=1)
     try:
-        timers, kafka = create_timers(context, producer), context.settings.kafka
+        timers = create_timers(context, producer)
+        kafka = context.settings.kafka
         lag = asyncio.create_task(report_lag(kafka, TIMERS_GROUP, [TIMERS], context.stopping, timers.positions))
         try:
             await asyncio.to_thread(timers.run)

@@ -40,7 +40,7 @@ from vendors.reports import DeliveryReport, ForgedError, MalformedError, ReportR
 
 MAX_BODY = 64 * 1024
 BODY_TIMEOUT_S = 10.0
-"""For a whole body: a vendor sends its own at once, and one that dribbles holds a connection."""
+"""For a whole body: a vendor sends it at once; one that arrives slowly occupies a connection."""
 MAX_WAITING = 1_000
 """Callbacks that wait for the broker at once."""
 REMEMBERED = 65_536
@@ -58,16 +58,17 @@ class Broker(Protocol):
 
 
 class _Recent:
-    """The last so many ids."""
+    """The `size` ids that were added last."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._ids = size, OrderedDict[str, None]()
+        self._size = size
+        self._ids = OrderedDict[str, None]()
 
     def __contains__(self, event_id: str) -> bool:
         return event_id in self._ids
 
     def add(self, event_id: str) -> None:
-        """Remember it; forget the oldest if the memory is full."""
+        """Add one; drop the oldest beyond `size`."""
         self._ids[event_id] = None
         if len(self._ids) > self._size:
             self._ids.popitem(last=False)
@@ -84,7 +85,9 @@ class CallbackEndpoint:
         crash_here: Callable[[str], None] | None = None,
         remembered: int = REMEMBERED,
     ) -> None:
-        self._broker, self._public_url, self._clock = broker, public_url.rstrip("/"), clock
+        self._broker = broker
+        self._public_url = public_url.rstrip("/")
+        self._clock = clock
         self._crash_here = crash_here or (lambda _: None)
         self._published_receipts = _Recent(remembered)
         self._waiting = 0
@@ -137,7 +140,7 @@ class CallbackEndpoint:
         return Request(url, dict(parse_qsl(raw_query, keep_blank_values=True)), headers, body)
 
     async def _publish(self, report: DeliveryReport, request: Request) -> str:
-        """Publish what is new and return what was made of it. Raises PublishError."""
+        """Publish what is new; returns the outcome, a value of the metric's label. Raises PublishError."""
         now = self._clock()
         receipt = receipt_of(report, message_id_of(request.query), request.body, now)
         if receipt["event_id"] in self._published_receipts:

@@ -1,7 +1,7 @@
 """A report becomes a ProviderReceipt, and a DeliveryStatus where it is final and says which message it is about; pure.
 
-Ids are functions of what the provider says, so a callback that comes again makes the same receipt and the same fact.
-May import runtime and schemas. Never: a clock, a vendor's word.
+Ids are made of the provider's own ids, so a repeated callback makes the same receipt and the same fact.
+May import runtime and schemas. Never: a clock, a vendor's field.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vendors.reports import DeliveryReport
 
 
 def receipt_of(report: DeliveryReport, message_id: str | None, body: bytes, received_at: int) -> ProviderReceipt:
-    """The receipt, with the body as received. Callbacks carry no time of their own: `now` is when this one arrived."""
+    """The receipt, with the body as received. Callbacks carry no time of their own: it occurred when it was received."""
     return {
         "event_id": ids.receipt_id(report.provider, report.provider_message_id, report.provider_event_id),
         "provider": report.provider,
@@ -53,6 +53,7 @@ def status_of(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int)
             "channel": report.channel,
             "reason": report.reason,
             "detail": report.detail,
+            "code": report.code,
             "provider": report.provider,
             "provider_message_id": report.provider_message_id,
             "recipient": ids.recipient(None, report.channel, report.address) if report.address else None,

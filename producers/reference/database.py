@@ -61,7 +61,8 @@ class Database:
     """Runs operations on pooled connections (autocommit, rows as dicts)."""
 
     def __init__(self, settings: PostgresSettings) -> None:
-        self._dsn, self._size = settings.dsn.get_secret_value(), settings.pool_size
+        self._dsn = settings.dsn.get_secret_value()
+        self._size = settings.pool_size
         self._pool: _Pool | None = None
         self._watch: asyncio.Task[None] | None = None
         self._left: set[asyncio.Task[Any]] = set()
@@ -156,7 +157,8 @@ class Database:
             open=False,
         )
         await pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
-        self._pool, self.available = pool, True
+        self._pool = pool
+        self.available = True
         if old is not None:
             closing = asyncio.ensure_future(old.close(timeout=1))
             self._left.add(closing)

@@ -11,9 +11,8 @@
 A status has no address. It names the user (`recipient`) or the fingerprint, and the message, whose id is a function of the
 fingerprint: the device, address or number that gives that id is the one. A device that registered after its provider reported
 it as invalid is kept; an address that an operator removed from the list after it bounced is not suppressed again.
-The brake: while more than 5 % (and at least 20) of an account's messages of the last minute are reported invalid, nothing of
-that account is removed or suppressed; then a topic, a key or a setting is wrong, not the recipients. A STOP is the recipient's
-own decision: the brake neither counts nor delays it.
+The brake (suppression_brake.py) stops this for an account of which too many messages are reported invalid at once. A STOP is
+the recipient's own decision: the brake neither counts nor delays it.
 Any client of the broker can write a status. One with malformed ids is ignored, an account that is not configured has no
 window and no label of its own, and one that cannot be processed is counted and skipped. Processing again changes nothing.
 May import runtime and the store. Never: a provider, an address or a token in a log.
@@ -22,7 +21,7 @@ May import runtime and the store. Never: a provider, an address or a token in a 
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, cast
 from uuid import UUID
@@ -30,6 +29,7 @@ from uuid import UUID
 from producers.addresses import has_control
 from producers.reference.database import InputRefused
 from producers.reference.store import Bounced, ReferenceStore
+from producers.reference.suppression_brake import SuppressionBrake
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.logs import get_logger
@@ -40,9 +40,6 @@ from schemas.events import DeliveryStatus, states
 from schemas.identity import check_tenant
 
 log = get_logger("feedback")
-WINDOW_S = 60.0
-MIN_INVALID = 20
-MAX_SHARE = 0.05
 MAX_GENERATIONS = 32
 """A status does not say which resend it is of; more resends than this of one notification leave a dead device in place."""
 MAX_SOURCE = 255
@@ -93,33 +90,6 @@ def _is_of(notification_id: str, channel: str, fingerprint: str, message_id: str
         ids.message_id(notification_id, channel, fingerprint, generation) == message_id
         for generation in range(MAX_GENERATIONS)
     )
-
-
-class SuppressionBrake:
-    """Per account, the messages of the last minute and how many of them were called invalid; no clock of its own."""
-
-    def __init__(self) -> None:
-        self._windows: dict[str, deque[tuple[float, int, int]]] = {}
-        """(when, messages, of them invalid), one entry per time that is reported."""
-
-    def saw(self, provider: str, now_s: float, *, messages: int = 1, invalid: int = 0) -> None:
-        """So many messages of this account ended, of them so many invalid."""
-        window = self._windows.setdefault(provider, deque())
-        _, seen, bad = window.pop() if window and window[-1][0] == now_s else (now_s, 0, 0)
-        window.append((now_s, seen + messages, bad + invalid))
-
-    def holds(self, provider: str, now_s: float) -> bool:
-        """Whether nothing of this account may be dropped or suppressed now."""
-        window = self._windows.get(provider, deque())
-        while window and window[0][0] <= now_s - WINDOW_S:
-            window.popleft()
-        seen, invalid = (sum(entry[column] for entry in window) for column in (1, 2))
-        return invalid >= MIN_INVALID and invalid > MAX_SHARE * seen
-
-    @property
-    def providers(self) -> list[str]:
-        """Every account seen."""
-        return list(self._windows)
 
 
 def is_plausible(status: DeliveryStatus) -> bool:
@@ -204,7 +174,9 @@ class Feedback:
     """Judges batches of statuses; `accounts` are the configured ones, by name."""
 
     def __init__(self, store: ReferenceStore, accounts: Iterable[str] = ()) -> None:
-        self._store, self._brake, self._accounts = store, SuppressionBrake(), frozenset(accounts)
+        self._store = store
+        self._brake = SuppressionBrake()
+        self._accounts = frozenset(accounts)
         self._braked: set[str] = set()
 
     def _account(self, provider: str | None) -> str:
@@ -212,7 +184,8 @@ class Feedback:
 
     async def process(self, values: Sequence[bytes | None], now_s: float) -> None:
         """Drop and suppress what a batch calls invalid. Raises UnavailableError alone; then the batch may be processed again."""
-        statuses, ended = [], Counter[str]()
+        statuses = []
+        ended = Counter[str]()
         for status in decoded(values, ended):
             if not is_plausible(status):
                 FEEDBACK_PASSED_OVER.labels("implausible").inc()
@@ -253,7 +226,8 @@ class Feedback:
             log.info("device dropped", notification_id=dead.notification_id, provider=dead.provider)
 
     async def _process_address(self, bounced: BouncedAddress) -> None:
-        channel, provider = bounced.status["channel"] or "", bounced.status["provider"] or ""
+        channel = bounced.status["channel"] or ""
+        provider = bounced.status["provider"] or ""
         if self._account(provider) in self._braked and bounced.reason != UNSUBSCRIBE:
             BOUNCED_ADDRESSES.labels(channel, "braked").inc()
             return

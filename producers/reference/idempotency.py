@@ -96,7 +96,8 @@ class IdempotencyKeys:
     async def _write(self) -> None:
         while True:
             await self._work.wait()
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            batch = self._waiting[:MAX_BATCH]
+            self._waiting = self._waiting[MAX_BATCH:]
             if not self._waiting:
                 self._work.clear()
             batch = [(reservation, answer) for reservation, answer in batch if not answer.done()]
@@ -132,7 +133,8 @@ class IdempotencyKeys:
     async def _flush_confirmed(self) -> None:
         if not self._confirmed or not self._database.available:
             return
-        keys, self._confirmed = self._confirmed, []
+        keys = self._confirmed
+        self._confirmed = []
         try:
             await self._database.run(lambda connection: _mark_confirmed(connection, sorted(keys)))
         except UnavailableError:

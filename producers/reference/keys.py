@@ -148,7 +148,8 @@ class Keys:
 
     def __init__(self, database: Database, pepper: SecretStr) -> None:
         hash_secret(pepper, "")
-        self._database, self._pepper = database, pepper
+        self._database = database
+        self._pepper = pepper
         self._known: dict[str, _Known] = {}
         self._asking: dict[str, asyncio.Task[_Known]] = {}
 

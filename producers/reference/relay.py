@@ -88,11 +88,15 @@ class Relay:
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
-        self._settings, self._stopping, self._producer = settings, stopping, producer
+        self._settings = settings
+        self._stopping = stopping
+        self._producer = producer
         self._dsn = settings.postgres.dsn.get_secret_value()
         self.state = "starting"
         """connecting, standby, active: what readiness looks at."""
-        self._clock, self._monotonic, self.set_aside = clock, monotonic, SetAside()
+        self._clock = clock
+        self._monotonic = monotonic
+        self.set_aside = SetAside()
         self._census_at = self._purge_at = -inf  # a clock that began with the machine may be younger than an hour
 
     async def connect(self) -> psycopg.AsyncConnection[OutboxEntry]:

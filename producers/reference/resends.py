@@ -30,7 +30,8 @@ class Resends:
     """A counter per notification that moves on only after its last value reached Kafka."""
 
     def __init__(self, database: Database, clock: Clock = system_clock) -> None:
-        self._database, self._clock = database, clock
+        self._database = database
+        self._clock = clock
 
     async def reserve(self, tenant: str, notification_id: str, above: int) -> int:
         """The generation to publish, greater than `above`; that of the last reservation while it is not confirmed.

@@ -64,10 +64,14 @@ def _apply(dsn: str) -> list[str]:
 def _yoyo_uri(dsn: str) -> str:
     """Any libpq connection string as the URL that yoyo wants."""
     parts = {key: str(value) for key, value in conninfo_to_dict(dsn).items() if value is not None}
-    user, password = parts.pop("user", ""), parts.pop("password", "")
-    host, port, database = parts.pop("host", ""), parts.pop("port", ""), parts.pop("dbname", "")
+    user = parts.pop("user", "")
+    password = parts.pop("password", "")
+    host = parts.pop("host", "")
+    port = parts.pop("port", "")
+    database = parts.pop("dbname", "")
     if host.startswith("/"):
-        parts["host"], host = host, ""
+        parts["host"] = host
+        host = ""
     login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
     where = f"{host}:{port}" if port else host
     return f"postgresql+psycopg://{login}{where}/{quote(database, safe='')}?{urlencode(parts)}"

@@ -53,7 +53,8 @@ class ApiClient:
         """`tries`: how often a call is made that is answered 503, where 503 is not expected."""
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._connections, self._tries = connections, tries
+        self._connections = connections
+        self._tries = tries
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ApiClient:

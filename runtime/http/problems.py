@@ -49,8 +49,12 @@ class Problem(Exception):
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail, self.errors = status, code, detail, list(errors)
-        self.headers, self.extra = dict(headers or {}), dict(extra or {})
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
 
     def moved(self, move: Callable[[str], str]) -> Problem:
         """The same problem with its pointers moved, for a body that is a part of a larger one."""

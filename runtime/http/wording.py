@@ -46,7 +46,8 @@ _KINDS = MappingProxyType(
 
 def describe(error: Mapping[str, Any]) -> str:
     """One of `ValidationError.errors()`, its context included, for a caller."""
-    kind, context = error["type"], error.get("ctx") or {}
+    kind = error["type"]
+    context = error.get("ctx") or {}
     if kind in ("model_type", "model_attributes_type", "dataclass_type"):
         return f"this must be {_LIKE.get(context.get('class_name', ''), 'an object')}"
     if kind in _KINDS:

@@ -30,7 +30,8 @@ class Admin:
     """Topics of the cluster."""
 
     def __init__(self, settings: KafkaSettings, timeout_s: float = 15) -> None:
-        self._settings, self._timeout_s = settings, timeout_s
+        self._settings = settings
+        self._timeout_s = timeout_s
         try:
             self._admin = AdminClient({**client_config(settings, "admin"), "error_cb": ignore_error})
         except KafkaException as exc:

@@ -34,7 +34,7 @@ _FENCED = frozenset(
 START_TIMEOUT_S = 30.0
 """Below every max.poll.interval: heartbeats continue in the background."""
 STALL_CHECK_S = 15.0
-"""Silence after which a consumer asks whether there is something to read, and asks anew for it; after twice that it has stalled."""
+"""Silence after which a consumer asks whether there is something to read, and fetches again; after twice that it has stalled."""
 
 
 class FencedError(Exception):
@@ -97,7 +97,8 @@ class Consumer:
     ) -> None:
         self.eof_partitions: set[Partition] = set()
         """With `detect_eof`: partitions read up to the end they had, compaction gaps included."""
-        self._detect_eof, self._monotonic = detect_eof, monotonic
+        self._detect_eof = detect_eof
+        self._monotonic = monotonic
         self._assignment_epoch = 0
         self._next: dict[Partition, int] = {}  # the next offset of each assigned partition, negative before it was read
         self._committed: dict[Partition, int] = {}
@@ -281,21 +282,23 @@ class Consumer:
 
     def _assigned(self, offsets: Mapping[Partition, int]) -> None:
         self._assignment_epoch += 1
-        self._next, self._silent_since = dict(offsets), None
-        self._committed, self._fenced = dict(offsets), False
+        self._next = dict(offsets)
+        self._silent_since = None
+        self._committed = dict(offsets)
+        self._fenced = False
         self._behind = set(offsets)
         self._paused.clear()
         self._missed.clear()
 
     def _read_again(self) -> None:
-        """Fetch anew from where each partition has been read to; what is fetched already is dropped by the client."""
+        """Fetch again from where each partition has been read to; what is fetched already is dropped by the client."""
         if self._next:
             self._consumer.assign([TopicPartition(t, p, offset) for (t, p), offset in self._next.items()])
         if self._paused:
             self._consumer.pause([TopicPartition(t, p) for t, p in self._paused])
 
     def _watch(self) -> None:
-        """Ask anew for records of our partitions that librdkafka does not fetch; end the process when that does not help.
+        """Fetch again what librdkafka does not fetch of our partitions; end the process when that does not help.
 
         2.16 was seen to own partitions and send heartbeats but never a fetch, after a broker's restart through every further
         rebalance, and once without one. A new process reads on.
@@ -318,7 +321,7 @@ class Consumer:
             log.critical("stalled: %s partitions have records that are not fetched; exiting", len(still))
             os._exit(EXIT_FATAL)
         if waiting:
-            log.warning("%s partitions have records that are not fetched: asking for them anew", len(waiting))
+            log.warning("%s partitions have records that are not fetched: fetching again", len(waiting))
             self._read_again()
         self._missed = waiting
 

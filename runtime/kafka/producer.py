@@ -35,7 +35,9 @@ class _Pending:
     error: str | None
 
     def __init__(self, count: int, done: Callable[[_Pending], None]) -> None:
-        self._left, self._done, self.error = count, done, None
+        self._left = count
+        self._done = done
+        self.error = None
         self.too_large: set[tuple[str, bytes | None, bytes | None]] = set()
         """(topic, key, value) of what was refused for its size."""
 

@@ -3,7 +3,7 @@
     found = TimeRange(consumer, topic, since, until)
     for batch in found: ...          ends once every partition is read; empty batches while nothing arrives
 
-Who reads gives up by a limit of its own: an empty batch is its chance to look at a clock.
+The reader sets its own limit: it can check a clock at every batch, also at an empty one.
 May import runtime.kafka. Never: a clock, a group, a commit.
 """
 

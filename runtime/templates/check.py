@@ -72,7 +72,8 @@ def all_sources(channels: Mapping[str, Any], locales: Mapping[str, Any]) -> Iter
     count = size = 0
     for prefix, parts in (("", channels), *((f"{locale}.", localized) for locale, localized in locales.items())):
         for found in sources(parts, prefix):
-            count, size = count + 1, size + size_in_bytes(found[1])
+            count = count + 1
+            size = size + size_in_bytes(found[1])
             if count > MAX_SOURCES:
                 raise TemplateRefused(f"more than {MAX_SOURCES} parts in all locales", where="channels")
             if size > MAX_SOURCES_BYTES:

@@ -1,8 +1,7 @@
 """Render a checked template with minijinja, within bounds of work and output.
 
 The subset of the language (language.py) is the defence: fuel counts instructions, not work.
-May import minijinja. Never: Kafka, a channel's
-meaning.
+May import minijinja. Never: Kafka, a channel's meaning.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from runtime.templates.language import LONG_TEXT, MAX_DIGITS, TAG, environment, 
 MAX_VALUE_CHARS = 64 * 1024
 MAX_OUTPUT_BYTES = 1 << 20
 FUEL = 50_000
+MAX_COMPILED_BYTES = 16 << 20
+"""Of guarded sources that an engine keeps compiled: compiled they take two to ten times as much."""
 
 _PLAIN = re.compile(r"\s*([a-zA-Z]\w*(?:\.[a-zA-Z]\w*)*)\s*", re.ASCII)
 _CONSTANTS = ("true", "false", "none")
@@ -191,12 +192,15 @@ _HELPER_NAMES = frozenset(_HELPERS)
 class Engine:
     """Compiled templates of one process, by content; not for use from several threads."""
 
-    _MAX_COMPILED = 10_000
-
-    def __init__(self) -> None:
+    def __init__(self, max_compiled_bytes: int = MAX_COMPILED_BYTES) -> None:
+        self._max_compiled_bytes = max_compiled_bytes
+        self.compiled_bytes = 0
+        """Of the guarded sources that are kept compiled."""
+        self._compiled = 0
         self._length = 0
-        self._names: dict[tuple[str, bool], str] = {}
-        """(source, whether HTML) → the name it is compiled under. A string keeps its hash: no digest of it is made again."""
+        self._names: dict[tuple[str, bool], tuple[str, int]] = {}
+        """(source, whether HTML) → the name it is compiled under, and the bytes it counts for; the oldest first. A string keeps
+        its hash: no digest of it is made again."""
         self._environment = minijinja.Environment(
             undefined_behavior="chainable",
             keep_trailing_newline=True,
@@ -229,14 +233,20 @@ class Engine:
 
     def compile(self, source: str, *, html: bool) -> str:
         """Compile once; returns the name to render under. Raises minijinja.TemplateError."""
-        name = self._names.get((source, html))
-        if name is None:
-            if len(self._names) >= self._MAX_COMPILED:
-                self._environment.clear_templates()
-                self._names.clear()
-            name = f"{len(self._names)}.{'html' if html else 'txt'}"
-            self._environment.add_template(name, _guarded(source))
-            self._names[source, html] = name
+        known = self._names.get((source, html))
+        if known is not None:
+            return known[0]
+        guarded = _guarded(source)
+        self._compiled += 1
+        name = f"{self._compiled}.{'html' if html else 'txt'}"
+        self._environment.add_template(name, guarded)
+        size = size_in_bytes(guarded)
+        self._names[source, html] = name, size
+        self.compiled_bytes += size
+        while self.compiled_bytes > self._max_compiled_bytes and len(self._names) > 1:
+            oldest, freed = self._names.pop(next(iter(self._names)))
+            self._environment.remove_template(oldest)
+            self.compiled_bytes -= freed
         return name
 
     def render(self, source: str, data: Mapping[str, Any], *, html: bool = False) -> str:

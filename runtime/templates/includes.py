@@ -62,7 +62,8 @@ def inline(source: str, lookup: Callable[[str], str | None]) -> str:
             tag = _INCLUDE.fullmatch(match[0])
             if tag is None:
                 return match[0]
-            name, line = tag[1] or tag[2] or "", text.count("\n", 0, match.start()) + 1
+            name = tag[1] or tag[2] or ""
+            line = text.count("\n", 0, match.start()) + 1
             includes += 1
             if name in path:
                 raise TemplateRefused(f"{name} includes itself: {' → '.join((*path, name))}", line)

@@ -86,7 +86,9 @@ class TemplateRefused(HeliographError):
 
     def __init__(self, reason: str, line: int = 1, where: str = "template") -> None:
         super().__init__(f"{where}, line {line}: {reason}")
-        self.reason, self.line, self.where = reason, line, where
+        self.reason = reason
+        self.line = line
+        self.where = where
 
 
 @functools.cache

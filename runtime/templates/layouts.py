@@ -78,7 +78,8 @@ def place(template: Written, partials: Mapping[str, Mapping[str, Any]]) -> tuple
     if layout is not None and partials[layout].get("layout") is not None:
         raise TemplateRefused("a layout has no layout of its own", where="layout")
     written = (("", template.channels), *template.locales.items())
-    size, placed = 0, {}
+    size = 0
+    placed = {}
     for locale, parts in written:
         placed[locale] = _placed(parts, locale, layout, partials)
         size += sum(len(source) for _, source, _ in sources(placed[locale]))
@@ -91,7 +92,8 @@ async def put_in_place(
     name: str, channels: Mapping[str, Any], locales: Mapping[str, Any], layout: str | None, fetch: Fetch
 ) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """(channels, locales) of the template `name` without includes; None when there were none. Raises TemplateRefused."""
-    template, partials = Written(name, channels, locales, layout), dict[str, Mapping[str, Any]]()
+    template = Written(name, channels, locales, layout)
+    partials = dict[str, Mapping[str, Any]]()
     while missing := missing_partials(template, partials):
         partials |= await fetch_all(template, missing, fetch)
     return place(template, partials)

@@ -16,6 +16,7 @@ SELECT
     d.occurred_at AS occurred_at,
     d.key AS key,
     d.value AS value,
+    nullIf(d.stored_at, toDateTime64(0, 3, 'UTC')) AS stored_at,
     s.letter_state AS letter_state
 FROM dead_letters_raw AS d FINAL
 INNER JOIN dead_letter_states AS s ON s.dead_letter_id = d.dead_letter_id;

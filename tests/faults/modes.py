@@ -106,10 +106,10 @@ def table(
     made: World, since: int, since_seq: int, published: dict[str, tuple[Case, str]]
 ) -> tuple[list[str], list[str]]:
     """Markdown lines, and what broke a promise."""
-    evidence = made.evidence(since, since_seq, set(published))
-    accepts = Counter((CHANNELS[kind], id_) for kind, id_ in evidence.accepts)
+    verification = made.verification(since, since_seq, set(published))
+    accepts = Counter((CHANNELS[kind], id_) for kind, id_ in verification.accepts)
     cells: dict[tuple[Case, str], list[Any]] = {}
-    for message in evidence.messages:
+    for message in verification.messages:
         if message.notification_id in published:
             cells.setdefault(published[message.notification_id], []).append(message)
     lines = [

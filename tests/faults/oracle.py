@@ -27,15 +27,15 @@ _LATE_TRUTH = {frozenset({"unknown", "sent"}), frozenset({"failed", "sent"}), fr
 
 def violations(
     world: World,
-    evidence: Verification,
+    verification: Verification,
     accounting: Mapping[str, int],
     journal: Mapping[str, Mapping[str, Any]],
     ends: int,
 ) -> list[str]:
     """What does not hold; [] when everything does. `ends`: processes killed or paused."""
-    found = [str(finding) for finding in compare(evidence)]
-    accepts = Counter((CHANNELS[kind], id_) for kind, id_ in evidence.accepts if kind in CHANNELS)
-    twice = [m for m in evidence.messages if accepts[m.channel, m.id] > 1]
+    found = [str(finding) for finding in compare(verification)]
+    accepts = Counter((CHANNELS[kind], id_) for kind, id_ in verification.accepts if kind in CHANNELS)
+    twice = [m for m in verification.messages if accepts[m.channel, m.id] > 1]
     once = {id_ for id_, wanted in journal.items() if wanted["delivery"] == "at_most_once"}
     found += [f"at most once came {accepts[m.channel, m.id]} times: {m.id}" for m in twice if m.notification_id in once]
 

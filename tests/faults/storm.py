@@ -88,18 +88,18 @@ def run(plan: Plan, state_dir: Path) -> list[str]:
         )
         accounting = made.settle(since, len(journal.accepted), SETTLE_S, say)
         made.calm(120)
-        evidence = made.evidence(since, since_seq, set(journal.accepted))
+        verification = made.verification(since, since_seq, set(journal.accepted))
         ended = killed.total() + paused.total() + len(plan.modes)
-        found = violations(made, evidence, accounting, journal.accepted, ended)
-        extra = len(evidence.accepts) - len(set(evidence.accepts))
-        flagged = sum(message.possible_duplicate for message in evidence.messages)
+        found = violations(made, verification, accounting, journal.accepted, ended)
+        extra = len(verification.accepts) - len(set(verification.accepts))
+        flagged = sum(message.possible_duplicate for message in verification.messages)
         if not ended and (extra or flagged):
             found.append(f"{extra} duplicates and {flagged} flags although nothing went wrong")
         if len(journal.accepted) != plan.notifications:
             found.append(f"{plan.notifications - len(journal.accepted)} requests were refused: {journal.refused[:3]}")
-        states = Counter(message.state for message in evidence.messages)
+        states = Counter(message.state for message in verification.messages)
         say(
-            f"{dict(states)}, {len(evidence.accepts):,} accepts, {extra} of them extra, {flagged} messages flagged; {accounting}"
+            f"{dict(states)}, {len(verification.accepts):,} accepts, {extra} of them extra, {flagged} messages flagged; {accounting}"
         )
         return found
 

@@ -94,6 +94,6 @@ def test_every_role_works_again_soon_after_each_return_of_the_broker(tmp_path: P
         journal = {**load.journal.accepted, **{id_: {"delivery": "at_least_once"} for id_ in probes}}
         accounting = made.settle(since, len(journal), 180, say)
         made.calm(120)
-        evidence = made.evidence(since, since_seq, set(journal))
-        assert violations(made, evidence, accounting, journal, KILLS) == []
+        verification = made.verification(since, since_seq, set(journal))
+        assert violations(made, verification, accounting, journal, KILLS) == []
         assert max(took) < WITHIN_S, took

@@ -50,7 +50,7 @@ class Second:
 
 @dataclass
 class World:
-    """A running stack; `hurt` and `pause` break it, `evidence` says what became of it."""
+    """A running stack; `hurt` and `pause` break it, `verification` compares its outcome."""
 
     state_dir: Path
     seconds: dict[str, Second] = field(default_factory=dict)
@@ -176,7 +176,7 @@ class World:
             self.keep()
             time.sleep(0.5)
 
-    def evidence(self, since: int, since_seq: int, published: set[str]) -> Verification:
+    def verification(self, since: int, since_seq: int, published: set[str]) -> Verification:
         book = ClickHouseResults(self.places, since)
         try:
             return gather(book, self.places, published, since_seq)

@@ -1,4 +1,4 @@
-"""A broker, the simulator and the roles as processes: what the tests of the pipeline and of its mutants stand on."""
+"""A broker, the simulator and the roles as processes: fixtures for the tests of the pipeline and of its mutants."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StatusReader:
                 try:
                     status = codec("DeliveryStatus").decode(record.value)
                 except DecodeError:
-                    continue  # another test's poison
+                    continue  # another test's poison record
                 self.events.setdefault(status["notification_id"], []).append(status)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The APNs sender against the simulator's HTTP/2: one request per claim, and what each fault becomes."""
+"""The APNs sender against the simulator's HTTP/2: one request per claim, and the result of each fault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from tests.integration.conftest import until
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 from vendors.apns.sender import ApnsSender, create
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
@@ -132,11 +132,11 @@ async def test_push_is_accepted_once_under_our_id(simulator: Simulator, sender: 
 
 async def test_many_pushes_share_a_connection(simulator: Simulator) -> None:
     before = simulator.seen()
-    patient = create(simulator.account(timeout_s=60))  # all wait for one simulator, however busy the machine
+    with_time = create(simulator.account(timeout_s=60))  # all wait for one simulator, however busy the machine
     try:
-        results = await asyncio.gather(*(patient.send(push(body="x" * 3_000)) for _ in range(1_200)))
+        results = await asyncio.gather(*(with_time.send(push(body="x" * 3_000)) for _ in range(1_200)))
     finally:
-        await patient.close()
+        await with_time.close()
     assert {type(result) for result in results} == {Sent}
     assert simulator.seen() - before == 1_200
 
@@ -175,7 +175,7 @@ async def test_rejected_device_says_since_when(simulator: Simulator, sender: Apn
     assert made.code.startswith("410 Unregistered since 20")
 
 
-async def test_answer_after_the_timeout_is_a_doubt(simulator: Simulator) -> None:
+async def test_answer_after_the_timeout_is_in_doubt(simulator: Simulator) -> None:
     sender = create(simulator.account(timeout_s=0.4))
     simulator.fault(mode="slow", latency_ms=1_500, times=1)
     sent = push()
@@ -198,7 +198,7 @@ async def test_wrong_account_drops_no_device(simulator: Simulator, fields: dict[
     await sender.close()
 
 
-async def test_clock_an_hour_behind_is_signed_anew_once_and_is_the_accounts_fault(simulator: Simulator) -> None:
+async def test_clock_an_hour_behind_signs_again_once_and_then_fails_the_account(simulator: Simulator) -> None:
     now = 0
     provider = simulator.account()
     sender = create(provider)

@@ -34,7 +34,7 @@ from tests.integration.conftest import Broker, until
 from tests.integration.test_clickhouse_schema import NOW, Store, request, status
 from tests.integration.test_simulator import Simulator
 from tests.support.clickhouse import Server
-from tests.unit.test_outcomes import message as any_message
+from tests.support.made import message as any_message
 from vendors.registry import create_senders
 from vendors.reports import DeliveryReport
 from vendors.sender import Sent

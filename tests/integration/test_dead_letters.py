@@ -1,4 +1,4 @@
-"""A dead letter that cannot be written, and too many of them: each stops its stage with nothing lost, and goes on when mended."""
+"""A dead letter that cannot be written, and too many of them: either halts its stage with nothing lost; it continues once that is fixed."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class World:
             return 0, ""
 
     def poison(self, topic: str, key: bytes) -> Partition:
-        """A record that is none; where it went."""
+        """Publish an undecodable record; returns its partition."""
         before = {(r.topic, r.partition, r.offset) for r in read_topic(self.broker.settings, topic)}
         self.producer.publish([ProducerRecord(topic, key, POISON)])
         after = {(r.topic, r.partition, r.offset) for r in read_topic(self.broker.settings, topic)}
@@ -73,7 +73,7 @@ class World:
         return name, partition
 
     def dead_letters(self, topic: str, stage: str) -> Counter[tuple[int, int]]:
-        """Times that each record of a topic, by partition and offset, was given up by a stage."""
+        """Times that each record of a topic, by partition and offset, was dead-lettered by a stage."""
         found = (codec("DeadLetter").decode(r.value) for r in read_topic(self.broker.settings, DEAD_LETTERS))
         return Counter((x["partition"], x["offset"]) for x in found if x["topic"] == topic and x["stage"] == stage)
 
@@ -176,7 +176,7 @@ def test_timers_stop_rather_than_lose_a_record(world: World) -> None:
 
 
 @pytest.mark.clickhouse
-def test_sink_waits_rather_than_lose_a_record_and_goes_on_by_itself(world: World, tmp_path: Path) -> None:
+def test_sink_waits_rather_than_lose_a_record_and_continues_by_itself(world: World, tmp_path: Path) -> None:
     server = Server(tmp_path / "data").start()
     try:
         partition = world.poison(STATUS, b"k")
@@ -198,7 +198,7 @@ def test_sink_waits_rather_than_lose_a_record_and_goes_on_by_itself(world: World
 
 
 @pytest.mark.parametrize("engine", ["faust", "loop"])
-def test_a_flood_holds_the_router_until_somebody_says_to_go_on(world: World, engine: str) -> None:
+def test_flood_halts_the_router_until_an_operator_raises_the_ratio(world: World, engine: str) -> None:
     lane = {"faust": "bulk", "loop": "critical"}[engine]
     role, topic, count, most = ("router", "--lane", lane), requests_topic(lane), 400, 100
     world.producer.publish([ProducerRecord(topic, f"{n}".encode(), POISON) for n in range(count)])
@@ -224,14 +224,17 @@ def test_a_flood_holds_the_router_until_somebody_says_to_go_on(world: World, eng
     world.broker.roles.remove(router)
 
     world.run(*role, **env, HELIOGRAPH_DEAD_LETTERS__MAX_RATIO="1")
-    until(lambda: not any(world.admin.group_offsets(router_group(lane), [topic])[1].values()), what="the rest given up")
+    until(
+        lambda: not any(world.admin.group_offsets(router_group(lane), [topic])[1].values()),
+        what="the rest dead-lettered",
+    )
     world.broker.stop_roles()
     dead_letters = world.dead_letters(topic, "router")
     assert len(dead_letters) == count
     assert all(dead_letters[each] == 1 for each in dead_letters if each not in held)
 
 
-def test_a_flood_holds_the_sender_until_somebody_says_to_go_on(world: World, tmp_path: Path) -> None:
+def test_flood_halts_the_sender_until_an_operator_raises_the_ratio(world: World, tmp_path: Path) -> None:
     role, topic, count, most = ("sender", "--channel", "sms"), dispatch_topic("sms", "bulk"), 400, 100
     config = tmp_path / "heliograph.toml"
     config.write_text(
@@ -253,23 +256,23 @@ def test_a_flood_holds_the_sender_until_somebody_says_to_go_on(world: World, tmp
 
     group = "heliograph-sender-sms"
     world.run(*role, **env, HELIOGRAPH_DEAD_LETTERS__MAX_RATIO="1")
-    until(lambda: not any(world.admin.group_offsets(group, [topic])[1].values()), what="the rest given up")
+    until(lambda: not any(world.admin.group_offsets(group, [topic])[1].values()), what="the rest dead-lettered")
     world.broker.stop_roles()
     dead_letters = world.dead_letters(topic, "sender")
     assert len(dead_letters) == count
     assert set(dead_letters.values()) == {1}
 
 
-def test_the_largest_record_that_a_topic_takes_has_room_in_the_dead_letters(world: World) -> None:
+def test_largest_record_that_a_topic_takes_fits_the_dead_letters(world: World) -> None:
     role, topic, group = ("router", "--lane", "critical"), requests_topic("critical"), router_group("critical")
-    # Somebody else's producer, that may send what the broker takes; ours does not.
-    other_publisher = confluent_kafka.Producer(
+    # A foreign producer may send what the broker takes; ours may not.
+    foreign = confluent_kafka.Producer(
         {"bootstrap.servers": world.broker.bootstrap_servers, "message.max.bytes": 2_000_000}
     )
-    other_publisher.produce(topic, key=b"big", value=POISON + os.urandom(1_048_000))
-    assert other_publisher.flush(30) == 0
+    foreign.produce(topic, key=b"big", value=POISON + os.urandom(1_048_000))
+    assert foreign.flush(30) == 0
     world.run(*role, HELIOGRAPH_ROUTER__ENGINE="loop", HELIOGRAPH_DEAD_LETTERS__MAX_RATIO="1")
-    until(lambda: not any(world.admin.group_offsets(group, [topic])[1].values()), what="it is given up")
+    until(lambda: not any(world.admin.group_offsets(group, [topic])[1].values()), what="it is dead-lettered")
     world.broker.stop_roles()
     dead_letters = [codec("DeadLetter").decode(r.value) for r in read_topic(world.broker.settings, DEAD_LETTERS)]
     assert [len(dead_letter["value"]) for dead_letter in dead_letters if dead_letter["key"] == b"big"] == [

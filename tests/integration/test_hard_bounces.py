@@ -24,7 +24,7 @@ from schemas.codec import codec
 from schemas.topics import STATUS, SUPPRESSIONS, requests_topic
 from tests.integration.conftest import until
 from tests.integration.reference_stack import Api, World, postgres, world
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 __all__ = ["postgres", "world"]

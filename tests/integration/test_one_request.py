@@ -30,7 +30,7 @@ from pydantic_core import to_json
 
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 from vendors.http import HttpTransport, ResponseLostError
 from vendors.http2 import Http2Transport
 from vendors.registry import create_senders

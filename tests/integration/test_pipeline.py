@@ -14,8 +14,8 @@ from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, catalogue, dispatch_topic
 from tests.integration.conftest import until
 from tests.integration.pipeline import World, profiles, requests, world
-from tests.unit.test_outcomes import NOW
-from tests.unit.test_outcomes import message as message_of
+from tests.support.made import NOW
+from tests.support.made import message as message_of
 
 __all__ = ["world"]  # a fixture
 

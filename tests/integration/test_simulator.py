@@ -278,7 +278,7 @@ async def test_hundreds_of_connections_send_at_once(simulator: Simulator) -> Non
         ("bad_json", smtplib.SMTPException, None, 1),
     ],
 )
-def test_smtp_fault_misbehaves_and_the_truth_knows(
+def test_smtp_fault_is_shown_and_the_log_of_accepts_is_right(
     simulator: Simulator, mode: str, error: type[Exception], code: int | None, accepts: int
 ) -> None:
     assert simulator.fault(kind="smtp", mode=mode, match=f"{mode}@", retry_after_s=3).status_code == 201
@@ -297,7 +297,7 @@ def test_smtp_fault_misbehaves_and_the_truth_knows(
     assert len(simulator.accepted(f"fine-{mode}")) == 1
 
 
-def test_slow_smtp_answers_late_and_well(simulator: Simulator) -> None:
+def test_slow_smtp_answers_late_and_correctly(simulator: Simulator) -> None:
     simulator.fault(kind="smtp", mode="slow", latency_ms=400, match="slow@")
     started = time.monotonic()
     simulator.send("slow@x.test", "slow-1")
@@ -323,7 +323,7 @@ def twilio_client(simulator: Simulator, user: str = "AC1", account: str = "AC1")
     return twilio.rest.Client(user, "secret", account, http_client=ToSimulator(simulator.url))
 
 
-def test_twilio_sdk_sends_and_the_truth_knows(simulator: Simulator) -> None:
+def test_twilio_sdk_sends_and_the_accept_is_logged(simulator: Simulator) -> None:
     message = twilio_client(simulator).messages.create(
         to="+4915112345678", from_="+15005550006", body="Grüße", status_callback="https://x.test/cb?message_id=sms-1"
     )
@@ -384,7 +384,7 @@ def test_push_without_a_good_token_is_unauthenticated(simulator: Simulator) -> N
     assert (answer.status_code, answer.json()["error"]["status"]) == (401, "UNAUTHENTICATED")
 
 
-def test_assertion_signed_by_somebody_else_is_refused(simulator: Simulator) -> None:
+def test_assertion_signed_with_another_key_is_refused(simulator: Simulator) -> None:
     form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": "e30.e30.e30"}
     answer = requests.post(f"{simulator.url}/token", data=form, timeout=10)
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
@@ -405,7 +405,7 @@ def test_assertion_signed_by_somebody_else_is_refused(simulator: Simulator) -> N
         ("reset", None, 0),
     ],
 )
-def test_http_fault_misbehaves_and_the_truth_knows(
+def test_http_fault_is_shown_and_the_log_of_accepts_is_right(
     simulator: Simulator, mode: str, status: int | None, accepts: int
 ) -> None:
     bearer = fcm_token(simulator)
@@ -459,7 +459,7 @@ def test_bad_fault_is_a_400_that_says_why(simulator: Simulator) -> None:
     assert requests.post(f"{simulator.url}/faults", data="{", timeout=10).status_code == 400
 
 
-def test_truth_is_paged_and_cannot_be_deleted(simulator: Simulator) -> None:
+def test_log_of_accepts_is_paged_and_cannot_be_deleted(simulator: Simulator) -> None:
     for number in range(3):
         simulator.send("page@x.test", f"page-{number}")
     entries = simulator.get("/accepted?kind=smtp")
@@ -482,7 +482,7 @@ def test_health_and_metrics_are_served(simulator: Simulator) -> None:
 
 
 @pytest.mark.faults
-async def test_kill_9_under_load_loses_no_answered_mail_and_doubles_none(tmp_path: Path) -> None:
+async def test_kill_9_under_load_loses_and_duplicates_no_answered_mail(tmp_path: Path) -> None:
     simulator = Simulator(tmp_path).start()
     answered: list[str] = []
 

@@ -31,7 +31,7 @@ _CONFLICT = 409
 
 @functools.cache
 def why_not() -> str | None:
-    """Why containers cannot be had, None when an engine on this machine answers."""
+    """Why containers cannot be used; None when a container engine on this machine answers."""
     try:
         client = docker.from_env(timeout=10)
     except DockerException as exc:
@@ -53,18 +53,18 @@ def service(name: str) -> tuple[str, dict[str, str]]:
 
 
 class ContainerProcess:
-    """A container with the words of subprocess.Popen that the tests use."""
+    """A container with those methods of subprocess.Popen that the tests use."""
 
     def __init__(self, image: str, environment: Mapping[str, str], *, inside: int, port: int, **options: Any) -> None:
         self._made = DockerContainer(image, env=dict(environment), **options)
-        # With its address: no password and no stranger. The annotation knows less than the library does.
+        # Bound to loopback: without a password only this machine may reach it. The annotation knows less than the library does.
         self._made.ports[f"{inside}/tcp"] = (LOOPBACK, port)  # type: ignore[assignment]
         atexit.register(self._made.stop)  # also where the library's own reaper is switched off
         self._made.start()
         self._container: Any = self._made.get_wrapped_container()
 
     def start(self) -> None:
-        """Once more, after it ended."""
+        """Start it again, after it ended."""
         self._container.start()
 
     def send_signal(self, signum: int) -> None:
@@ -94,7 +94,7 @@ class ContainerProcess:
         return None if self._container.status == "running" else int(self._container.attrs["State"]["ExitCode"])
 
     def remove(self, log: Path) -> None:
-        """Take it away with its data; what it said stays in `log`."""
+        """Remove it with its data; its output stays in `log`."""
         log.write_bytes(self._container.logs())
         self._made.stop()
         atexit.unregister(self._made.stop)

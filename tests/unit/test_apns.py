@@ -20,7 +20,7 @@ from pydantic_core import from_json, to_json
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from tests.unit.test_outcomes import NOW, message
+from tests.support.made import NOW, message
 from vendors.apns.sender import (
     MESSAGE_ID_KEY,
     ApnsSender,

@@ -29,7 +29,7 @@ from runtime.settings import CallbackSettings, ProviderSettings, Settings
 from schemas.codec import codec
 from schemas.events import states
 from schemas.topics import RECEIPTS, STATUS
-from tests.unit.test_outcomes import NOW, message
+from tests.support.made import NOW, message
 from tracking.status import rollup
 from vendors.registry import create_report_readers
 from vendors.reports import DeliveryReport

@@ -81,7 +81,7 @@ exec(compile(sys.stdin.read(), "channels.py", "exec"), module.__dict__)
 from typer.testing import CliRunner
 from api.openapi import MODELS
 from api.reference.suppressions import NewSuppression
-from api.reference.users_and_templates import Preferences
+from api.reference.preferences import Preferences
 from console.cli import app
 from console.commands.doctor import consumer_groups
 from local.supervisor.layout import ROLES
@@ -99,7 +99,7 @@ from schemas.asyncapi import document
 from schemas.codec import codec
 from schemas.topics import catalogue
 from senders.outcomes import from_result
-from tests.unit.test_outcomes import NOW, RECORD, message
+from tests.support.made import NOW, RECORD, message
 from vendors.sender import ErrorClass, Rejected
 
 number = "+4915112345678"

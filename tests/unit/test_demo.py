@@ -16,7 +16,7 @@ from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
 
 
-def evidence(**changes: Any) -> Verification:
+def verification(**changes: Any) -> Verification:
     """Two notifications: a mail that was sent, and a text message nobody wanted."""
     sound: dict[str, Any] = {
         "published": {"n1", "n2"},
@@ -29,7 +29,7 @@ def evidence(**changes: Any) -> Verification:
 
 
 def test_two_sides_that_agree_have_no_findings() -> None:
-    assert compare(evidence()) == []
+    assert compare(verification()) == []
 
 
 @pytest.mark.parametrize(
@@ -56,19 +56,19 @@ def test_two_sides_that_agree_have_no_findings() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_difference_is_named_with_its_ids(changes: dict[str, Any], text: str, ids: tuple[str, ...]) -> None:
-    assert [(finding.text, finding.ids) for finding in compare(evidence(**changes))] == [(text, ids)]
+    assert [(finding.text, finding.ids) for finding in compare(verification(**changes))] == [(text, ids)]
 
 
 def test_a_second_accept_with_a_recorded_reason_is_no_finding() -> None:
     flagged = [Message("m1", "n1", "email", "sent", True), Message("m2", "n2", "sms", "unknown", False)]
     accepts = [("smtp", "m1"), ("smtp", "m1"), ("twilio", "m2")]
-    assert compare(evidence(messages=flagged, accepts=accepts, mails=["m1", "m1"])) == []
+    assert compare(verification(messages=flagged, accepts=accepts, mails=["m1", "m1"])) == []
 
 
 @pytest.mark.parametrize(("state", "accepts"), [("delivered", 1), ("undelivered", 1), ("bounced", 1), ("bounced", 0)])
 def test_what_a_vendor_took_and_reported_on_is_no_finding(state: str, accepts: int) -> None:
     messages = [Message("m1", "n1", "email", "sent", False), Message("m2", "n2", "sms", state, False)]
-    assert compare(evidence(messages=messages, accepts=[("smtp", "m1"), *[("twilio", "m2")] * accepts])) == []
+    assert compare(verification(messages=messages, accepts=[("smtp", "m1"), *[("twilio", "m2")] * accepts])) == []
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,16 @@ def test_what_a_vendor_took_and_reported_on_is_no_finding(state: str, accepts: i
 )
 def test_a_report_excuses_nothing(state: str, accepts: int, text: str) -> None:
     messages = [Message("m1", "n1", "email", "sent", False), Message("m2", "n2", "sms", state, False)]
-    (finding,) = compare(evidence(messages=messages, accepts=[("smtp", "m1"), *[("twilio", "m2")] * accepts]))
+    (finding,) = compare(verification(messages=messages, accepts=[("smtp", "m1"), *[("twilio", "m2")] * accepts]))
     assert (finding.text, finding.ids) == (text, ("m2",))
 
 
 def test_a_late_retry_of_an_earlier_run_is_no_finding() -> None:
-    assert compare(evidence(accepts=[("smtp", "m1"), ("fcm", "old")], others={"old"})) == []
+    assert compare(verification(accepts=[("smtp", "m1"), ("fcm", "old")], others={"old"})) == []
 
 
 def test_a_finding_with_many_ids_shows_a_few() -> None:
-    (finding,) = compare(evidence(published={"n1", "n2", *(f"x{n}" for n in range(9))}))
+    (finding,) = compare(verification(published={"n1", "n2", *(f"x{n}" for n in range(9))}))
     assert str(finding).startswith("9 published notifications are not in ClickHouse: x0, x1, ")
     assert str(finding).endswith(" and 4 more")
 

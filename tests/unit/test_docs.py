@@ -145,7 +145,7 @@ def test_the_table_of_roles_is_what_the_local_stack_runs() -> None:
     assert documented == {words[0] for words in ROLES.values()}
 
 
-def test_every_reason_has_an_advice() -> None:
+def test_every_reason_has_advice() -> None:
     documented = [(row[0], row[1]) for row in table(read("docs/operations.md"), "Outcome of a message")]
     settled = yaml.safe_load(read("schemas/reasons.yaml"))["settled"]
     assert sorted(documented) == sorted((state, r) for state, spec in settled.items() for r in spec.get("reasons", ()))

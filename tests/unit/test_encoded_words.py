@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.reference.suppressions import NewSuppression, read_import
-from api.reference.users_and_templates import NewUser, ReplacedUser
+from api.reference.users import NewUser, ReplacedUser
 from api.requests import check_model
 from processors.router.policy import may_send, target
 from producers.notification import Notification

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -14,6 +13,8 @@ from runtime import ids
 from runtime.records import ConsumerRecord, ProducerRecord
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
+from tests.support.made import profile
+from tests.support.made import template as any_template
 
 NOW = 1_800_000_000_000
 TOPIC = "notify.requests.normal.v1"
@@ -28,43 +29,12 @@ class FakeView(dict[str, Any]):
 
 
 def template(**fields: Any) -> dict[str, Any]:
-    channels = fields.pop(
-        "channels",
-        {
-            "email": {"subject": "S {{ order }}", "text": "T"},
-            "sms": {"text": "sms {{ order }}"},
-            "push": {"title": "P", "body": "B"},
-        },
-    )
-    return {
-        "tenant": "t",
-        "template_id": "shipped",
-        "version": 3,
-        "category": "orders",
-        "channels": json.dumps(channels).encode(),
-        "locales": json.dumps(fields.pop("locales", {})).encode(),
-        "variables": ["order"],
-        "updated_at": 1,
-        **fields,
+    channels = {
+        "email": {"subject": "S {{ order }}", "text": "T"},
+        "sms": {"text": "sms {{ order }}"},
+        "push": {"title": "P", "body": "B"},
     }
-
-
-def profile(**fields: Any) -> dict[str, Any]:
-    return {
-        "tenant": "t",
-        "user_id": "u",
-        "name": None,
-        "email": "u@example.org",
-        "phone": "+4915112345678",
-        "locale": None,
-        "time_zone": None,
-        "devices": [{"platform": "fcm", "token": "tok", "subscription": None}],
-        "channels": {},
-        "categories": {},
-        "version": 9,
-        "updated_at": 1,
-        **fields,
-    }
+    return any_template(fields.pop("channels", channels), **{"variables": ["order"], **fields})
 
 
 def views(**fields: Any) -> RouterViews:
@@ -320,3 +290,32 @@ def test_no_bytes_raise(raw: bytes) -> None:
     framed = codec("NotificationRequest").encode(request())[:5] + raw
     out = enrich_batch([record(raw), record(framed)], views(), NOW)
     assert len(out) >= 2
+
+
+# -- what is stated for whoever counts ---------------------------------------------------------------------------------
+
+
+def stated(out: list[ProducerRecord]) -> list[dict[str, Any]]:
+    return [codec("DeliveryStatus").decode(r.value) for r in out if r.topic == STATUS]
+
+
+@pytest.mark.parametrize(
+    ("address", "domain"),
+    [("Ann@Mail.Example", "mail.example"), ("ann", None), ("a@ä.example", None), ("a@" + "x" * 300, None)],
+)
+def test_domain_of_a_mail_is_stated_and_never_the_person(address: str, domain: str | None) -> None:
+    given_address = [{"channel": "email", "value": address, "platform": None}]
+    (fact,) = stated(run(request(user_id=None, addresses=given_address, channels=["email"])))
+    assert fact["domain"] == domain
+
+
+def test_category_that_decided_and_locale_that_was_rendered_are_stated() -> None:
+    localized = template(locales={"de": {"sms": {"text": "deutsch {{ order }}"}}})
+    for locale, rendered in (("de-AT", "de"), ("fr", None), (None, None)):
+        (fact,) = stated(run(request(channels=["sms"], locale=locale), template=localized))
+        assert (fact["category"], fact["locale"], fact["domain"]) == ("orders", rendered, None)
+
+
+def test_scheduled_request_says_when_it_goes_on() -> None:
+    (fact,) = stated(run(request(send_at=NOW + 60_000)))
+    assert (fact["state"], fact["due_at"]) == ("scheduled", NOW + 60_000)

@@ -12,23 +12,22 @@ from hypothesis import strategies as st
 
 from producers.reference.database import InputRefused
 from producers.reference.feedback import (
-    MIN_INVALID,
     OTHER,
     DeadDevice,
     Feedback,
-    SuppressionBrake,
     bounced_address,
     dead_device,
 )
 from producers.reference.store import Bounced, ReferenceStore
+from producers.reference.suppression_brake import MIN_INVALID, SuppressionBrake
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
 from runtime.status import message_status
 from schemas.codec import codec
 from schemas.events import DeliveryStatus
+from tests.support.made import NOW, message
 from tests.support.records import hostile_records
-from tests.unit.test_outcomes import NOW, message
 
 NID = message()["notification_id"]
 

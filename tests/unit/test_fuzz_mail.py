@@ -11,7 +11,7 @@ from email.utils import getaddresses
 
 import pytest
 
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 from vendors.mime import FromAddress, MailError, build_mail, parse_from
 
 NOW = 1_800_000_000_000

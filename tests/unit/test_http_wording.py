@@ -9,9 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 from api.ingest import Bulk
+from api.reference.preferences import Preferences
 from api.reference.preview import PreviewRequest
 from api.reference.suppressions import HashedSuppression, NewSuppression
-from api.reference.users_and_templates import NewTemplate, NewUser, NewVersion, Preferences, Published, ReplacedUser
+from api.reference.templates import NewTemplate, NewVersion, Published
+from api.reference.users import NewUser, ReplacedUser
 from api.requests import check_model
 from producers.notification import Content, DeviceToken, Notification, Routing, TemplateRef, To
 from runtime.http.problems import MAX_ERRORS, Problem

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 from vendors.mime import MailError, build_mail, encode_words, is_plain_address, parse_from
 
 NOW = 1_800_000_000_000

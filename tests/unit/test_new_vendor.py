@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.settings import ProviderSettings
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 from vendors import registry
 from vendors.registry import Vendor, create_report_readers, create_senders, platforms_of
 from vendors.reports import Request
@@ -78,9 +78,9 @@ async def test_a_vendor_is_a_folder_and_one_row(tmp_path: Path, monkeypatch: pyt
 def test_what_a_code_means_is_the_same_when_sent_and_when_reported() -> None:
     from vendors.sender import ErrorClass
     from vendors.twilio.codes import CODES
-    from vendors.twilio.reports import _judge
+    from vendors.twilio.reports import _classify
 
     for code, row in CODES.rows.items():
-        state, reason, _, _ = _judge("failed", code)
+        state, reason, _, _ = _classify("failed", code)
         permanent = row.error is ErrorClass.PERMANENT_RECIPIENT
         assert (state, reason) == (("bounced", "invalid_number") if permanent else ("undelivered", "carrier")), code

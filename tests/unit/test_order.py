@@ -29,9 +29,9 @@ from schemas.topics import dispatch_topic, ledger_topic
 from senders.consumers import sender_group
 from senders.worker import COMMIT_TIMEOUT_S
 from tests.faults.mutants import MUTANTS
+from tests.support.made import message as plain_message
 from tests.support.promises import broken_promises
 from tests.support.workers import Exited, Killed, Step, World
-from tests.unit.test_outcomes import message as plain_message
 from vendors.http import HttpTransport, ResponseLostError
 from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
 

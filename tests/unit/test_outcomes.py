@@ -9,59 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.records import ConsumerRecord
 from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s, throttle_delay_s
 from runtime.stores import MemoryStore
 from schemas.codec import codec
-from schemas.events import ChannelMessage
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
 from senders.accounts import AccountTrouble
 from senders.ledger import Ledger
 from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works
 from senders.recheck import SenderViews, recheck
+from tests.support.made import NOW, RECORD, message
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
-
-NOW = 1_800_000_000_000
-
-
-def message(**fields: Any) -> ChannelMessage:
-    made: Any = {
-        "message_id": "6f0c0a4e-0f57-5c1e-9d2a-1f6d2a3b4c5d",
-        "notification_id": "019b0c5e-8c00-7a11-8b22-3c33d44e55f6",
-        "tenant": "t",
-        "accepted_at": NOW - 100,
-        "channel": "email",
-        "lane": "normal",
-        "category": "orders",
-        "user_id": "u",
-        "address": "a@example.org",
-        "platform": None,
-        "subject": "S",
-        "text": "T",
-        "html": None,
-        "title": None,
-        "body": None,
-        "data": None,
-        "attempt": 1,
-        "retries": 0,
-        "generation": 0,
-        "delivery": "at_least_once",
-        "expires_at": None,
-        "template_id": None,
-        "template_version": None,
-        "preference_version": None,
-        "possible_duplicate": False,
-        "correlation_id": "c",
-        "overrides": None,
-        "provider": None,
-        "replay": None,
-        "routed_at": NOW - 50,
-        **fields,
-    }
-    return made  # type: ignore[no-any-return]
-
-
-RECORD = ConsumerRecord("notify.dispatch.email.normal.v1", 2, 41, NOW, b"t:u", b"raw", [("ce_id", b"x")])
 
 
 def outcome(result: SendResult, **fields: Any) -> Outcome:
@@ -123,6 +80,8 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, re
     assert (found[STATUS]["state"], found[STATUS]["possible_duplicate"]) == ("retrying", duplicate)
     assert (found[LEDGER]["next_attempt"], found[LEDGER]["state"]) == (2, None)
     assert made.settled_state is None
+    assert isinstance(result, Retry | InDoubt)
+    assert (found[STATUS]["code"], found[STATUS]["due_at"]) == (result.code, found[TIMERS]["due_at"])
     if isinstance(result, Retry) and result.retry_after_s:
         assert found[TIMERS]["due_at"] >= NOW + 90_000
 

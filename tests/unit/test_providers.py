@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
-from tests.unit.test_outcomes import NOW, message
+from tests.support.made import NOW, message
 from vendors.codes import CodeRule
 from vendors.fcm.sender import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code, fcm_rule
 from vendors.http import HttpResponse

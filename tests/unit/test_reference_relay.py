@@ -13,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from api.reference.propagation import Propagation
 from api.reference.suppressions import NewSuppression
-from api.reference.users_and_templates import NewUser
+from api.reference.users import NewUser
 from producers.reference.keys import hash_secret, parse_key
 from producers.reference.records import profile_row, suppression_row, template_rows
 from producers.reference.relay import Relay, last_per_key

@@ -27,7 +27,7 @@ from schemas.codec import codec
 from schemas.events import ChannelMessage, NotificationRequest, states
 from schemas.topics import STATUS, catalogue, dispatch_topic, ledger_ms, requests_topic
 from senders.ledger import Ledger
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 
 NOW = 1_790_000_000_000
 NID = ids.notification_id(NOW - 60_000, "t", "k")

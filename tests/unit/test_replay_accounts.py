@@ -26,7 +26,7 @@ from runtime.settings import BreakerSettings, ProviderSettings, Settings
 from schemas.codec import codec
 from schemas.topics import dispatch_topic, requests_topic
 from senders.accounts import Account, Accounts
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 from vendors.registry import platforms_of
 
 NOW = 1_790_000_000_000

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from runtime.metrics import REQUEST_GUARD
 from senders.outcomes import MAX_ATTEMPTS
 from senders.stage import RequestGuard
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 
 
 def test_seventh_request_is_refused_even_when_no_outcome_is_ever_written() -> None:

@@ -33,6 +33,7 @@ from sinks.rows import (
     request_row,
     row_of,
 )
+from tests.support.made import status as any_status
 from tests.support.records import HOSTILE_TEXT, hostile_records
 
 NOW = 1_790_000_000_000
@@ -45,30 +46,8 @@ def request(**more: Any) -> bytes:
 
 
 def status(**more: Any) -> bytes:
-    value = {
-        "event_id": str(UUID(int=7)),
-        "notification_id": NID,
-        "message_id": None,
-        "tenant": "t",
-        "channel": None,
-        "lane": "normal",
-        "state": "sent",
-        "reason": None,
-        "detail": None,
-        "attempt": 0,
-        "provider": None,
-        "provider_message_id": None,
-        "possible_duplicate": False,
-        "template_id": None,
-        "template_version": None,
-        "preference_version": None,
-        "occurred_at": NOW,
-        "latency_ms": None,
-        "source": None,
-        "correlation_id": None,
-        **more,
-    }
-    return codec("DeliveryStatus").encode(value)
+    made = any_status(**{"event_id": str(UUID(int=7)), "notification_id": NID, "occurred_at": NOW, **more})
+    return codec("DeliveryStatus").encode(made)
 
 
 def named(table: Table, row: tuple[Any, ...]) -> dict[str, Any]:
@@ -268,6 +247,9 @@ def fits(value: Any, kind: str) -> bool:
     """Whether the store has a place for a value in a column of this type."""
     if kind.startswith("Array("):
         return isinstance(value, list) and all(fits(item, kind[6:-1]) for item in value)
+    if kind.startswith("Tuple("):
+        kinds = [part.split()[1] for part in kind[6:-1].split(", ")]
+        return isinstance(value, tuple) and all(map(fits, value, kinds))
     if kind.startswith("LowCardinality("):
         return fits(value, kind[15:-1])
     if kind == "FixedString(16)":

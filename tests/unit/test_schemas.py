@@ -10,6 +10,7 @@ from schemas.channels import CHANNELS
 from schemas.codec import DecodeError, RecordTooLarge, codec, iter_examples, manifest, read_schema
 from schemas.events import LANES, RECORD_TYPES, RecordName, states
 from schemas.topics import MAX_VALUE_BYTES, catalogue, ledger_ms
+from tests.support.made import encoded, made
 
 
 @pytest.mark.parametrize("name", sorted(manifest()))
@@ -151,3 +152,11 @@ def test_record_is_encoded_up_to_the_size_its_topic_holds(topic: str, record: di
     with pytest.raises(RecordTooLarge, match="allowed") as caught:
         encoder.encode({**record, text: "x" * (spare + 8)})
     assert caught.value.limit == encoder.max_bytes < caught.value.size
+
+
+@pytest.mark.parametrize("name", RECORD_TYPES)
+def test_record_of_the_tests_has_every_field_and_survives_the_wire(name: RecordName) -> None:
+    assert set(made(name)) == set(typing.get_type_hints(RECORD_TYPES[name]))
+    assert codec(name).decode(encoded(name)) == made(name)
+    with pytest.raises(AssertionError, match="has no colour"):
+        made(name, colour="red")

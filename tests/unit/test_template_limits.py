@@ -1,4 +1,4 @@
-"""A template that is too much is a 400 that says how much it is and how much is allowed, whatever makes it too much."""
+"""A template that exceeds any limit is a 400 that names its size and the limit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_thousand_sources_are_taken_and_one_more_is_not(world: HttpWorld) -> Non
 
 @pytest.mark.parametrize("grown", ["layout", "partial"])
 def test_layout_or_partial_that_grew_makes_its_dependents_too_large(world: HttpWorld, grown: str) -> None:
-    """A page of every locale around a large frame: in all more than a template may come to."""
+    """A page of every locale around a large frame: in all more than a template may have."""
     large = "x" * (MAX_SOURCE_BYTES - 2_000)
     frame = large + '{% include "content" %}' if grown == "layout" else large
     stored(world, "grown", {"email": {"text": frame}})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from processors.groups import TIMERS_GROUP
 from processors.timers.heap import Heap, MemoryBudget
-from processors.timers.role import CANCEL_BEFORE_MS, HELD_BYTES, LEASE_S, Timers
+from processors.timers.role import CANCEL_BEFORE_MS, LEASE_S, MAX_BUFFERED_BYTES, Timers
 from processors.timers.values import TIMEOUT_S
 from runtime import ids
 from runtime.errors import PublishError
@@ -147,7 +147,7 @@ def test_head_of_any_bytes_is_a_head_or_a_decode_error() -> None:
 class World:
     """The stage on a broker in memory, and what it published. The group is the test's."""
 
-    def __init__(self, held_bytes: int = HELD_BYTES, broker: MemoryBroker | None = None) -> None:
+    def __init__(self, buffered_bytes: int = MAX_BUFFERED_BYTES, broker: MemoryBroker | None = None) -> None:
         self.now = NOW
         self.elapsed_s: Iterator[float] = itertools.repeat(0.0)
         """What the monotonic clock says, look by look."""
@@ -168,7 +168,7 @@ class World:
             again=self.broker.consumer(detect_eof=True),
             clock=lambda: self.now,
             monotonic=lambda: next(self.elapsed_s),
-            held_bytes=held_bytes,
+            buffered_bytes=buffered_bytes,
         )
         self.stage.join()
         self.give()
@@ -228,7 +228,7 @@ class World:
         return sum(len(heap) for heap in self.stage._heaps.values())
 
 
-@pytest.fixture(params=[HELD_BYTES, 0], ids=["held", "read again"])
+@pytest.fixture(params=[MAX_BUFFERED_BYTES, 0], ids=["held", "read again"])
 def world(request: pytest.FixtureRequest) -> World:
     """With every record in memory, and with none."""
     return World(request.param)
@@ -466,7 +466,7 @@ def test_what_is_held_stays_within_its_bytes_whatever_comes_and_goes() -> None:
 
 
 def test_a_timer_that_cannot_be_read_again_comes_up_again() -> None:
-    world = World(held_bytes=0)
+    world = World(buffered_bytes=0)
     world.put(NOW + 1)
     world.give(0)
     world.turn()

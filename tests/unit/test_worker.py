@@ -24,8 +24,8 @@ from senders.outcomes import MAX_ATTEMPTS
 from senders.read_ahead import SLICE
 from senders.recheck import SenderViews
 from senders.worker import SAVE_POSITIONS_S
+from tests.support.made import message as plain_message
 from tests.support.workers import START_S, World
-from tests.unit.test_outcomes import message as plain_message
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 BREAKER = BreakerSettings(failures=3, reset_s=30, give_up_s=3_600)
@@ -481,14 +481,14 @@ def test_what_is_read_ahead_is_bounded_in_bytes_and_goes_on_as_it_is_sent(lane: 
     highest = 0
     for _ in range(200):
         world.turn()
-        highest = max(highest, world.worker.held_bytes)
+        highest = max(highest, world.worker.buffered_bytes)
     assert budget * 0.2 < highest <= bound, "the budget is used and kept"
     provider.up = True
     for _ in range(600):
         world.turn()
-        assert world.worker.held_bytes <= bound
+        assert world.worker.buffered_bytes <= bound
     assert world.states() == {"sent": 1_600}
-    assert world.worker.held_bytes == 0, "what is recorded is let go, to the byte"
+    assert world.worker.buffered_bytes == 0, "what is recorded is let go, to the byte"
     assert world.undone() == 0
 
 

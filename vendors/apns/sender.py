@@ -143,7 +143,10 @@ class ProviderToken:
     # Not aioapns's JWTAuthorizationHeaderProvider: it reads time.time() itself, and cannot be made to sign again.
 
     def __init__(self, key: EllipticCurvePrivateKey, key_id: str, team_id: str, clock: Clock) -> None:
-        self._key, self._key_id, self._team_id, self._clock = key, key_id, team_id, clock
+        self._key = key
+        self._key_id = key_id
+        self._team_id = team_id
+        self._clock = clock
         self._token = ""
         self._signed_at: int | None = None
         self._refused_at: int | None = None
@@ -181,7 +184,8 @@ class ApnsSender(ProviderAccount["ApnsPush"]):
 
     def __init__(self, provider: ProviderSettings, keys: ApnsKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider)
-        self._topic, self._clock = keys.topic, clock
+        self._topic = keys.topic
+        self._clock = clock
         self._token = ProviderToken(_read_key(provider, keys.key_file), keys.key_id, keys.team_id, clock)
         self._http = Http2Transport(checked_base_url(provider, keys.base_url), provider.timeout_s)
 

@@ -119,7 +119,8 @@ class FcmSender(ProviderAccount[bytes]):
         monotonic: Monotonic = system_monotonic,
     ) -> None:
         super().__init__(provider)
-        self._clock, self._monotonic = clock, monotonic
+        self._clock = clock
+        self._monotonic = monotonic
         try:
             certificate = credentials.Certificate(str(keys.credentials_file))
         except (OSError, ValueError) as exc:

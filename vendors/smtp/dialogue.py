@@ -35,7 +35,8 @@ class Dialogue(asyncio.Protocol):
     """One connection, for one transaction at a time."""
 
     def __init__(self, transport: asyncio.Transport, *, pipelining: bool, timeout_s: float) -> None:
-        self._transport, self._timeout_s = transport, timeout_s
+        self._transport = transport
+        self._timeout_s = timeout_s
         self.pipelining = pipelining
         self._buffer = bytearray()
         self._replies: deque[Reply] = deque()
@@ -53,7 +54,7 @@ class Dialogue(asyncio.Protocol):
         try:
             while self._failed is None and (reply := self._parse()) is not None:
                 if self._outstanding <= len(self._replies):
-                    raise InvalidReply  # nobody asked: the next command's reply could not be told from it
+                    raise InvalidReply  # unsolicited: it would be taken for the reply to the next command
                 self._replies.append(reply)
             if len(self._buffer) > MAX_REPLY_BYTES:
                 raise InvalidReply
@@ -71,7 +72,8 @@ class Dialogue(asyncio.Protocol):
 
     def _parse(self) -> Reply | None:
         """The first whole reply of the buffer. Raises InvalidReply."""
-        start, lines = 0, []
+        start = 0
+        lines = []
         while (end := self._buffer.find(b"\n", start)) >= 0:
             line = bytes(self._buffer[start : end + 1])
             code = line[:3]

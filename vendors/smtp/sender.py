@@ -102,8 +102,10 @@ class SmtpSender(ProviderAccount[Envelope]):
         monotonic: Monotonic = system_monotonic,
     ) -> None:
         super().__init__(provider)
-        self._timeout_s, self._settings = provider.timeout_s, settings
-        self._clock, self._monotonic = clock, monotonic
+        self._timeout_s = provider.timeout_s
+        self._settings = settings
+        self._clock = clock
+        self._monotonic = monotonic
         try:
             self._from = parse_from(settings.from_address)
         except MailError as exc:

@@ -94,7 +94,7 @@ def _urls(url: str, fragments: Iterable[str]) -> list[str]:
     return [*urls, *(f"{each}#{fragment}" for each in urls for fragment in fragments if fragment)]
 
 
-def _judge(status: str, code: str) -> tuple[str, str | None, str | None, bool]:
+def _classify(status: str, code: str) -> tuple[str, str | None, str | None, bool]:
     """(state, reason, detail, whether a status is made of it)."""
     if status in _FINAL:
         return _FINAL[status], None, None, True
@@ -130,7 +130,7 @@ class TwilioReports:
         code = form.one("ErrorCode")
         if not (0 < len(sid) <= _MAX_WORD and 0 < len(status) <= _MAX_WORD and len(code) <= _MAX_WORD):
             raise MalformedError("MessageSid or MessageStatus is missing, or a word is too long")
-        state, reason, detail, final = _judge(status, code)
+        state, reason, detail, final = _classify(status, code)
         row = CODES.find(code)
         opted_out = state == "bounced" and row is not None and row.opted_out
         # The account that sent it; a token of the same account_sid under another name may have signed.

@@ -56,7 +56,9 @@ class _RefusedError(Exception):
 
     def __init__(self, status: int, code: int | None, retry_after: str | None) -> None:
         super().__init__(status, code)
-        self.status, self.code, self.retry_after = status, code, retry_after
+        self.status = status
+        self.code = code
+        self.retry_after = retry_after
 
 
 def _error_code(body: bytes) -> int | None:
@@ -74,7 +76,8 @@ class _Transport(HttpClient):  # type: ignore[misc]
 
     def __init__(self, http: HttpTransport, base_url: str) -> None:
         super().__init__(logging.getLogger("twilio"), True, None)
-        self._http, self._base_url = http, base_url
+        self._http = http
+        self._base_url = base_url
 
     async def request(
         self,
@@ -105,7 +108,8 @@ class TwilioSender(ProviderAccount[dict[str, str]]):
 
     def __init__(self, provider: ProviderSettings, keys: TwilioKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider)
-        self._keys, self._clock = keys, clock
+        self._keys = keys
+        self._clock = clock
         self._http = HttpTransport(provider.timeout_s, provider.max_in_flight)
         transport = _Transport(self._http, checked_base_url(provider, keys.base_url))
         self._client = Client(keys.account_sid, keys.token(provider), http_client=transport)

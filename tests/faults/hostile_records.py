@@ -1,4 +1,4 @@
-"""What a stranger with a Kafka producer and an API key may send: hostile, but decodable; from a seed.
+"""What a hostile tenant with a Kafka producer and an API key may send: hostile, but decodable; from a seed.
 
 Nothing here pretends to be another tenant: that is a matter of access rights. Every record about a notification belongs to
 one that was requested too, so that the accounting of a tenant that tries everything still adds up.
@@ -33,9 +33,10 @@ from schemas.topics import (
     ledger_topic,
     requests_topic,
 )
+from tests.support.made import made
 
-TENANT = "stranger"
-MARK = "stranger"
+TENANT = "hostile"
+MARK = "hostile"
 """In every address of theirs, so that vendors' faults meet nobody else."""
 FAR = 253_402_300_800_000
 """Milliseconds: the year 10000."""
@@ -95,7 +96,7 @@ INTS = (-(1 << 31), (1 << 31) - 1, -1, 0, 1, 60, 61)
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A record as a stranger publishes it; `timestamp` 0 is now."""
+    """A record as a hostile tenant publishes it; `timestamp` 0 is now."""
 
     topic: str
     key: bytes | None
@@ -114,7 +115,7 @@ class Call:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Stranger:
+class HostileRecords:
     """An endless supply, the same for the same seed but for ids, which carry the time."""
 
     def __init__(self, seed: int, now: int) -> None:
@@ -137,7 +138,7 @@ class Stranger:
         return [self._dressed(record) for record in make()]
 
     def _dressed(self, record: Sent) -> Sent:
-        """With headers and a time of the stranger's choice."""
+        """With headers and a time of the hostile tenant's choice."""
         rng = self._rng
         headers: list[tuple[str, bytes | None]] = []
         if rng.random() < 0.3:
@@ -161,35 +162,17 @@ class Stranger:
         return codec(name).encode(record)
 
     def _plain_request(self, id_: str, **fields: Any) -> dict[str, Any]:
-        return {
+        about = {
             "notification_id": id_,
             "tenant": TENANT,
             "accepted_at": UUID(id_).int >> 80,
-            "idempotency_key": None,
-            "user_id": None,
             "addresses": [{"channel": "email", "value": f"{MARK}-{self._count}@example.org", "platform": None}],
-            "template_id": None,
-            "template_version": None,
             "data": b"{}",
             "content": b'{"subject": "S", "text": "T"}',
-            "category": "default",
-            "lane": "normal",
             "channels": ["email"],
-            "strategy": "all",
-            "locale": None,
-            "send_at": None,
-            "expires_at": None,
-            "delivery": "at_least_once",
-            "tags": [],
-            "metadata": {},
-            "overrides": None,
-            "generation": 0,
-            "replay": None,
-            "dry_run": False,
-            "correlation_id": None,
             "source": MARK,
-            **fields,
         }
+        return made("NotificationRequest", **{**about, **fields})
 
     def _paired(self, id_: str) -> Sent:
         """A request that ends as unknown_recipient: the id of another record is a notification's then."""
@@ -262,7 +245,7 @@ class Stranger:
             "sms": f"+4916{self._count:09d}",
             "push": f"{MARK}-{self._count}",
         }
-        return {
+        about = {
             "message_id": self._id(),
             "notification_id": id_,
             "tenant": TENANT,
@@ -270,31 +253,16 @@ class Stranger:
             "channel": channel,
             "lane": lane,
             "category": "default",
-            "user_id": None,
             "address": address[channel],
             "platform": "fcm" if channel == "push" else None,
             "subject": "S",
             "text": "T",
-            "html": None,
             "title": "T",
             "body": "B",
-            "data": None,
             "attempt": 1,
-            "retries": 0,
-            "generation": 0,
-            "delivery": "at_least_once",
-            "expires_at": None,
-            "template_id": None,
-            "template_version": None,
-            "preference_version": None,
-            "possible_duplicate": False,
-            "correlation_id": None,
-            "overrides": None,
-            "provider": None,
-            "replay": None,
             "routed_at": self._now,
-            **fields,
         }
+        return made("ChannelMessage", **{**about, **fields})
 
     def _dispatch(self) -> list[Sent]:
         id_, channel, lane = self._id(), self._one(*CHANNELS), self._one(*LANES)
@@ -351,7 +319,7 @@ class Stranger:
             {"state": "bounced", "reason": "hard_bounce", "recipient": text},
             {"state": "bounced", "reason": "invalid_token", "recipient": text},
         ]
-        status = {
+        about = {
             "event_id": self._id(),
             "notification_id": id_,
             "message_id": self._id(),
@@ -359,22 +327,11 @@ class Stranger:
             "channel": "push",
             "lane": "normal",
             "state": "opened",
-            "reason": None,
-            "detail": None,
             "attempt": 1,
             "provider": "p",
-            "provider_message_id": None,
-            "possible_duplicate": False,
-            "template_id": None,
-            "template_version": None,
-            "preference_version": None,
             "occurred_at": self._now,
-            "latency_ms": None,
-            "source": None,
-            "correlation_id": None,
-            "recipient": None,
-            **self._rng.choice(changes),
         }
+        status = made("DeliveryStatus", **{**about, **self._rng.choice(changes)})
         return [
             self._paired(id_),
             Sent(STATUS, self._one(None, b"", id_.encode()), self._encoded("DeliveryStatus", status)),

@@ -1,4 +1,4 @@
-"""The short form of the strangers; the long one is `python -m tests.faults.strangers`."""
+"""The short form of the hostile tenant; the long one is `python -m tests.faults.hostile_tenant`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.strangers import Plan, Sends, run
+from tests.faults.hostile_tenant import Plan, Sends, run
 
 pytestmark = [
     pytest.mark.kafka,
@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def test_stranger_who_tries_everything_is_not_noticed(tmp_path: Path) -> None:
+def test_honest_tenant_does_not_feel_a_hostile_one(tmp_path: Path) -> None:
     """Without the figures of time: other tests run beside this one."""
     plan = Plan(seed=20_262, hostile=2_000, honest=600, quiet=100)
     assert run(plan, tmp_path / "stack", timed=False) == [], plan

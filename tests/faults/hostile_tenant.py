@@ -1,10 +1,10 @@
-"""A stranger with a Kafka producer, an API key and odd recipients does everything at once; an honest tenant must not feel it.
+"""A hostile tenant with a Kafka producer, an API key and odd recipients does everything at once; an honest tenant must not feel it.
 
-    python -m tests.faults.strangers --seed 7 --hostile 20000 --honest 5000
+    python -m tests.faults.hostile_tenant --seed 7 --hostile 20000 --honest 5000
 
-First the honest tenant alone, then the same beside the stranger. Ends with 0 when every honest notification ends as in the
+First the honest tenant alone, then the same beside the hostile one. Ends with 0 when every honest notification ends as in the
 quiet part, its p99 is at most twice the quiet one's, no process ended, no lane stood for more than a second, and the residual
-of all tenants is 0. The stranger sends as long as the honest tenant does: four hostile things to each honest notification,
+of all tenants is 0. The hostile tenant sends as long as the honest tenant does: four hostile things to each honest notification,
 up to a MiB each. At the default rate two cores are busy with it; at 50 a second they are full, and
 then the honest wait as everybody does, for the machine.
 """
@@ -39,7 +39,7 @@ from local.verification import compare
 from producers.reference.keys import create_api_key
 from runtime.clock import system_clock
 from schemas.topics import catalogue
-from tests.faults.hostile import MARK, RETRY_AFTER, TENANT, Sent, Stranger
+from tests.faults.hostile_records import MARK, RETRY_AFTER, TENANT, HostileRecords, Sent
 from tests.faults.load import Load
 from tests.faults.storm import say
 from tests.faults.world import World, world
@@ -56,7 +56,7 @@ _FINE = ("sent", "delivered")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is sent; `per_second` is the honest tenant's rate, the stranger takes as long as that lasts."""
+    """What is sent; `per_second` is the honest tenant's rate, the hostile tenant takes as long as that lasts."""
 
     seed: int
     hostile: int
@@ -64,7 +64,7 @@ class Plan:
     per_second: float = 20.0
     quiet: int = 1_000
     calls: float = 0.15
-    """Share of the stranger's doings that are calls to the API."""
+    """Share of the hostile tenant's doings that are calls to the API."""
 
 
 @dataclass
@@ -111,7 +111,7 @@ def sends(made: World, ids: Sequence[str]) -> Sends:
 
 
 class Kafka:
-    """The stranger's producers: every codec, and transactions of which half are aborted."""
+    """The hostile tenant's producers: every codec, and transactions of which half are aborted."""
 
     def __init__(self, servers: str) -> None:
         self._servers = servers
@@ -181,7 +181,7 @@ class Kafka:
             producer.flush(30)
 
 
-class Strangers:
+class HostileTenant:
     """Everything hostile, from two threads: records and calls, paced to end with the honest load."""
 
     def __init__(self, made: World, plan: Plan, api_key: str, seconds: float) -> None:
@@ -205,22 +205,22 @@ class Strangers:
             thread.join()
 
     def _publish(self) -> None:
-        rng, other_publisher = random.Random(self._plan.seed), Stranger(self._plan.seed, system_clock())
+        rng, hostile = random.Random(self._plan.seed), HostileRecords(self._plan.seed, system_clock())
         kafka = Kafka(self._made.endpoints["kafka"])
         wanted, started = self._plan.hostile - self._calls, time.monotonic()
         while self.published < wanted:
             ahead = self.published / wanted * self._seconds - (time.monotonic() - started)
             if ahead > 0:
                 time.sleep(min(ahead, 0.5))
-            records = other_publisher.records(system_clock())
+            records = hostile.records(system_clock())
             self.published += len(records)
             kafka.publish(rng, records)
         kafka.close()
         self.answers.update({f"broker: {name}": count for name, count in kafka.refused.items()})
 
     async def _call(self) -> None:
-        endpoints, other_publisher = self._made.endpoints, Stranger(self._plan.seed + 1, system_clock())
-        calls, started, done = other_publisher.calls(), time.monotonic(), 0
+        endpoints, hostile = self._made.endpoints, HostileRecords(self._plan.seed + 1, system_clock())
+        calls, started, done = hostile.calls(), time.monotonic(), 0
 
         async def work(session: aiohttp.ClientSession) -> None:
             nonlocal done
@@ -276,7 +276,7 @@ class Strangers:
 
 
 def misbehave(made: World) -> None:
-    """The vendors do to the stranger's recipients all they can."""
+    """The vendors do to the hostile tenant's recipients all they can."""
     for place, kind in enumerate(("smtp", "twilio", "fcm")):
         match = "+4916" if kind == "twilio" else MARK
         for mode in Mode:
@@ -307,15 +307,15 @@ def check_promises(made: World, load: Load, since: int, since_seq: int, timed: b
     ids = set(load.journal.accepted)
     made.settle(since, len(ids), SETTLE_S, say)
     made.calm(60)
-    evidence = made.evidence(since, since_seq, ids)
-    strangers = {message_id for _, message_id in evidence.accepts} - {message.id for message in evidence.messages}
-    evidence.accepts = [accept for accept in evidence.accepts if accept[1] not in strangers]
-    evidence.mails = [mail for mail in evidence.mails if mail not in strangers]
-    found = [str(finding) for finding in compare(evidence)]
-    ended = Counter(message.state for message in evidence.messages)
+    verification = made.verification(since, since_seq, ids)
+    hostile = {message_id for _, message_id in verification.accepts} - {message.id for message in verification.messages}
+    verification.accepts = [accept for accept in verification.accepts if accept[1] not in hostile]
+    verification.mails = [mail for mail in verification.mails if mail not in hostile]
+    found = [str(finding) for finding in compare(verification)]
+    ended = Counter(message.state for message in verification.messages)
     if other := {state: count for state, count in ended.items() if state not in _FINE}:
         found.append(f"honest messages ended otherwise than sent: {other}")
-    if flagged := sum(message.possible_duplicate for message in evidence.messages):
+    if flagged := sum(message.possible_duplicate for message in verification.messages):
         found.append(f"{flagged} honest messages are flagged")
     if load.journal.refused:
         found.append(f"honest requests were refused: {load.journal.refused[:3]}")
@@ -336,22 +336,24 @@ def run(plan: Plan, state_dir: Path, *, timed: bool = True) -> list[str]:
 
         settings = settings_for(state_dir)
         key = create_api_key(
-            settings.postgres.dsn.get_secret_value(), TENANT, "strangers", pepper=settings.api.key_pepper
+            settings.postgres.dsn.get_secret_value(), TENANT, "hostile", pepper=settings.api.key_pepper
         )
         misbehave(made)
-        strangers = Strangers(made, plan, key, plan.honest / plan.per_second)
+        hostile = HostileTenant(made, plan, key, plan.honest / plan.per_second)
         load, since, since_seq = honest(made, f"beside{plan.seed}", plan.honest, plan)
-        strangers.start()
+        hostile.start()
         load.join()
-        strangers.join()
+        hostile.join()
         made.clear_faults()
-        say(f"strangers: {strangers.published:,} records, answers {dict(strangers.answers)}")
+        say(f"hostile tenant: {hostile.published:,} records, answers {dict(hostile.answers)}")
         more, beside = check_promises(made, load, since, since_seq, timed)
         stood = beside.longest_stand_s()
         say(f"beside: {len(load.journal.accepted):,} accepted, p99 {beside.p99_ms:.0f} ms, stood {stood}")
-        found += [*more, *(f"an answer nobody should get: {each}" for each in strangers.wrong[:5])]
+        found += [*more, *(f"an answer nobody should get: {each}" for each in hostile.wrong[:5])]
         if timed and beside.p99_ms > P99_RATIO * max(quiet.p99_ms, FLOOR_MS):
-            found.append(f"the honest p99 is {beside.p99_ms:.0f} ms beside strangers, {quiet.p99_ms:.0f} ms alone")
+            found.append(
+                f"the honest p99 is {beside.p99_ms:.0f} ms beside the hostile tenant, {quiet.p99_ms:.0f} ms alone"
+            )
         if timed and (standing := {lane: s for lane, s in stood.items() if s > STAND_S}):
             found.append(f"lanes stood: {standing}")
         found += [f"a process ended: {line}" for line in deaths(state_dir)]
@@ -375,14 +377,14 @@ def main() -> int:
     parser.add_argument("--per-second", type=float, default=20.0)
     options = parser.parse_args()
     plan = Plan(options.seed, options.hostile, options.honest, options.per_second)
-    state_dir = Path(tempfile.mkdtemp(prefix="heliograph-strangers-"))
+    state_dir = Path(tempfile.mkdtemp(prefix="heliograph-hostile-"))
     say(f"seed {plan.seed}: {plan.hostile:,} hostile, {plan.honest:,} honest; state in {state_dir}")
     found = run(plan, state_dir)
     for violation in found:
         say(f"VIOLATED: {violation}")
     if found:
         say(
-            f"again: python -m tests.faults.strangers {json.dumps(sys.argv[1:])} --seed {plan.seed}; the state is in {state_dir}"
+            f"again: python -m tests.faults.hostile_tenant {json.dumps(sys.argv[1:])} --seed {plan.seed}; the state is in {state_dir}"
         )
         return 1
     shutil.rmtree(state_dir)

@@ -49,7 +49,7 @@ from tests.integration.reference_stack import Postgres, postgres
 from tests.integration.test_clickhouse_schema import NOW, Store
 from tests.support.batches import CODECS, Raw, produce, transaction
 from tests.support.clickhouse import Server
-from tests.unit.test_outcomes import message
+from tests.support.made import message
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse]
 __all__ = ["postgres", "world"]

@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from senders.outcomes import from_result
-from tests.unit.test_outcomes import NOW, RECORD, message
+from tests.support.made import NOW, RECORD, message
 from vendors.fcm.sender import FcmSender
 from vendors.http import HttpResponse
 from vendors.provider import MAX_CODE, MAX_PROVIDER_ID, ProviderAccount, UnsendableError, bounded
