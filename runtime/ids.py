@@ -39,10 +39,10 @@ def notification_id(accepted_at_ms: int, tenant: str, idempotency_key: str | Non
 
 def accepted_at(notification_id: str) -> int:
     """The time in a notification id, in milliseconds. Raises ValueError when it is not a UUIDv7."""
-    raw = bytes_of(notification_id)
-    if raw[6] >> 4 != 7 or raw[8] >> 6 != 2:
+    text = canonical(notification_id)
+    if text[14] != "7" or text[19] not in "89ab":
         raise ValueError("a notification id is a UUIDv7")
-    return int.from_bytes(raw[:6], "big")
+    return int(text[:8] + text[9:13], 16)
 
 
 def is_canonical(notification_id: str) -> bool:

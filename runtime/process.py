@@ -10,6 +10,7 @@ May import every module of runtime. Never: what a role does.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -78,6 +79,12 @@ async def _run(context: Context, body: Callable[[Context], Awaitable[None]], ser
             await server.stop()
 
 
+def _collect_less() -> None:
+    """A batch makes thousands of dictionaries that end with it: looking for cycles among them took 8 % of a router's time."""
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 100)
+
+
 def run_role(
     role: str,
     settings: Settings,
@@ -88,6 +95,7 @@ def run_role(
 ) -> int:
     """Run a role to its end and return the exit status; `loop_factory` gives another event loop than asyncio's own."""
     configure_logs(role, settings.log_level)
+    _collect_less()
     BUILD.labels(version("heliograph"), role).set(1)
     context = Context(role, settings)
     try:

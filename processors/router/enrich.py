@@ -85,10 +85,11 @@ def decode_request(record: ConsumerRecord) -> NotificationRequest:
 
 def check_request(request: NotificationRequest) -> None:
     """Raises DecodeError when the fields of a decodable request contradict the contract."""
-    if ids.accepted_at(request["notification_id"]) != request["accepted_at"]:
-        raise DecodeError("accepted_at is not the time in notification_id")
-    if not ids.is_canonical(request["notification_id"]):
+    nid = request["notification_id"]
+    if not ids.is_canonical(nid):
         raise DecodeError("notification_id is not in its canonical form")
+    if ids.accepted_at(nid) != request["accepted_at"]:
+        raise DecodeError("accepted_at is not the time in notification_id")
     if not request["tenant"] or ":" in request["tenant"]:
         raise DecodeError("tenant is empty or contains a colon")
     if not request.get("user_id") and not request.get("addresses"):
@@ -149,7 +150,8 @@ def _become(
     except Exception as exc:  # one record is one dead letter, whatever we did not think of
         log.exception("dead-lettered", notification_id=request["notification_id"])
         return _dead_letter(record, request, INTERNAL_ERROR, exc, now)
-    counts.update(decided.counted)
+    for counted in decided.counted:
+        counts[counted] += 1
     return out
 
 

@@ -20,9 +20,7 @@ May import schemas and runtime values. Never: rendering, encoding, Kafka.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from runtime import ids
 from runtime.addresses import has_encoded_word
@@ -31,8 +29,7 @@ from schemas.channels import CHANNELS, ROWS
 from schemas.events import NotificationRequest, RecipientProfile
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """A state and why."""
 
     state: str
@@ -40,22 +37,22 @@ class Verdict:
     detail: str | None = None
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """One address of a channel."""
 
     channel: str
     address: str
-    platform: str | None = None
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The address' hash, which a decision asks for three times."""
-        return ids.address_hash(self.channel, self.address)
+    platform: str | None
+    fingerprint: str
+    """The address' hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelDecision:
+def target(channel: str, address: str, platform: str | None = None) -> Target:
+    """The address with its fingerprint, which a decision asks for three times."""
+    return Target(channel, address, platform, ids.address_hash(channel, address))
+
+
+class ChannelDecision(NamedTuple):
     """A decision about one channel of a notification: send to `target`, or not because of `verdict`."""
 
     channel: str
@@ -81,15 +78,15 @@ def before_recipient(request: NotificationRequest, *, cancelled: bool, now: int)
 def targets(request: NotificationRequest, profile: RecipientProfile | None, channel: str) -> list[Target]:
     """Every address for a channel: those given with the request, else the profile's."""
     given = [
-        Target(channel, a["value"], a["platform"]) for a in request.get("addresses", ()) if a["channel"] == channel
+        target(channel, a["value"], a["platform"]) for a in request.get("addresses", ()) if a["channel"] == channel
     ]
     if given or profile is None:
         return given
     row = ROWS[channel]
     if not row.one_address:
-        return [Target(channel, d["token"], d["platform"]) for d in profile["devices"] if d["token"]]
+        return [target(channel, d["token"], d["platform"]) for d in profile["devices"] if d["token"]]
     address: str | None = cast(Mapping[str, Any], profile)[row.stored_as]
-    return [Target(channel, address)] if address else []
+    return [target(channel, address)] if address else []
 
 
 def may_send(
@@ -139,7 +136,7 @@ def decide_channels(
         found = targets(request, profile, channel)
         if not found:
             choices.append(ChannelDecision(channel, None, Verdict("skipped", "no_address")))
-        unique = {target.fingerprint: target for target in found}
+        unique = {each.fingerprint: each for each in found}
         judged = [
             ChannelDecision(channel, t, may_send(request["tenant"], lane, category, profile, t, suppressions, now))
             for t in unique.values()

@@ -85,7 +85,7 @@ from api.reference.preferences import Preferences
 from console.cli import app
 from console.commands.doctor import consumer_groups
 from local.supervisor.layout import ROLES
-from processors.router.policy import Target, may_send, targets
+from processors.router.policy import target, may_send, targets
 from processors.router.rendering import literal_channels, literal_parts
 from producers.addresses import NORMAL_FORMS
 from producers.notification import Content, Notification, To
@@ -126,7 +126,7 @@ print(json.dumps({
     "preferences": Preferences.model_validate({"channels": {"chat": False}}).channels,
     "suppression": NewSuppression.model_validate({"channel": "chat", "address": number}).stored().channel,
     "targets": [target.address for target in targets({}, profile, "chat")],
-    "malformed": may_send("t", "normal", "c", profile, Target("chat", "no number"), {}, NOW).reason,
+    "malformed": may_send("t", "normal", "c", profile, target("chat", "no number"), {}, NOW).reason,
     "meant": literal_channels({"text": "hi"}),
     "parts": literal_parts("chat", {"text": "hi"}).text,
     "template": check_template({"chat": {"text": "{{ order }}"}}, {}),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from api.reference.suppressions import NewSuppression, read_import
 from api.reference.users import NewUser, ReplacedUser
 from api.requests import check_model
-from processors.router.policy import Target, may_send
+from processors.router.policy import may_send, target
 from producers.notification import Notification
 from producers.publisher import Publication, _Requests
 from runtime.addresses import has_encoded_word
@@ -68,7 +68,7 @@ class Nothing:
 
 def routed(channel: str) -> Callable[[str], bool]:
     def refuses(address: str) -> bool:
-        verdict = may_send("t", "normal", "c", None, Target(channel, address), Nothing(), 1)
+        verdict = may_send("t", "normal", "c", None, target(channel, address), Nothing(), 1)
         return verdict is not None and (verdict.state, verdict.reason) == ("rejected", "invalid_address")
 
     return refuses

@@ -1,6 +1,7 @@
 """The template subset: what is accepted, refused and rendered."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -164,6 +165,12 @@ def test_no_name_in_the_data_replaces_a_part_of_the_engine(name: str, value: obj
 )
 def test_number_prints_the_digits_it_is_given(value: object, decimals: int, text: str) -> None:
     assert Engine().render(f"{{{{ n|number({decimals}) }}}}", exact_numbers({"n": value})) == text
+
+
+@given(st.floats(-1e12, 1e12) | st.decimals(-(10**9), 10**9, places=3).map(float), st.integers(0, 12))
+def test_number_of_a_float_is_that_of_its_digits(value: float, decimals: int) -> None:
+    expected = f"{Decimal(str(value)):,.{decimals}f}"
+    assert Engine().render(f"{{{{ n|number({decimals}) }}}}", {"n": value}) == expected
 
 
 @pytest.mark.parametrize(
