@@ -22,7 +22,7 @@ from producers.reference.store import Bounced, ReferenceStore
 from producers.reference.suppression_brake import MIN_INVALID, SuppressionBrake
 from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
+from runtime.metrics import DROP_BRAKE, FEEDBACK_SKIPPED
 from runtime.status import message_status
 from schemas.codec import codec
 from schemas.events import DeliveryStatus
@@ -278,11 +278,11 @@ def test_no_status_that_decodes_stops_the_feedback(
     ],
 )
 async def test_status_whose_ids_are_not_of_our_forms_is_counted_and_passed_over(field: str, value: Any) -> None:
-    before = FEEDBACK_PASSED_OVER.labels("implausible")._value.get()
+    before = FEEDBACK_SKIPPED.labels("implausible")._value.get()
     store = StrictStore("tok")
     await Feedback(store).process(records(status(**{field: value})), 0.0)
     assert store.tokens == ["tok"]
-    assert FEEDBACK_PASSED_OVER.labels("implausible")._value.get() == before + 1
+    assert FEEDBACK_SKIPPED.labels("implausible")._value.get() == before + 1
 
 
 @pytest.mark.parametrize(
@@ -295,11 +295,11 @@ async def test_status_that_cannot_be_judged_is_passed_over_and_those_behind_it_a
         async def suppress_bounced(self, bounced: Bounced) -> str:
             raise error
 
-    before = FEEDBACK_PASSED_OVER.labels(cause)._value.get()
+    before = FEEDBACK_SKIPPED.labels(cause)._value.get()
     store = Refusing("tok")
     await Feedback(store).process(records(bounce("email", "hard_bounce"), status()), 0.0)
     assert store.tokens == []
-    assert FEEDBACK_PASSED_OVER.labels(cause)._value.get() == before + 1
+    assert FEEDBACK_SKIPPED.labels(cause)._value.get() == before + 1
 
 
 async def test_unavailable_store_leaves_the_batch_to_be_processed_again() -> None:
