@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from console.commands.status import _follow
-from runtime.http.client import ApiResponse, ApiClient
+from runtime.http.client import ApiClient, ApiResponse
 from tracking.status import event_entry
 
 
