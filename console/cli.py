@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -107,11 +108,11 @@ def run_timers() -> None:
 def run_sender(channel: _Channel, lane: _AnyLane = None) -> None:
     """Messages of a channel to its providers."""
     from runtime.process import run_role
+    from senders.role import new_event_loop
     from senders.role import run_sender as body
 
-    raise SystemExit(
-        run_role(f"sender-{channel}", load_settings(), lambda context: body(context, channel, _lanes(lane)))
-    )
+    run = partial(body, channel=channel, lanes=_lanes(lane))
+    raise SystemExit(run_role(f"sender-{channel}", load_settings(), run, loop_factory=new_event_loop))
 
 
 @run_app.command("sink")

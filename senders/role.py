@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+import uvloop
+
 from runtime.clock import system_clock, system_monotonic
 from runtime.consent import has_opt_outs
 from runtime.dead_letters import publish_dead_letters
@@ -33,6 +35,10 @@ from vendors.registry import create_senders
 SWITCH_INTERVAL_S = 0.0005
 """The Kafka thread and the event loop share one interpreter: with Python's 5 ms a conversation of six answers, each of which
 waits for the other's turn to end, took 30 ms of a busy sender."""
+
+
+new_event_loop = uvloop.new_event_loop
+"""For run_role: this role's loop."""
 
 
 async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> None:

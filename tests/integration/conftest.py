@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -19,10 +20,18 @@ from local.servers.kafka import KafkaServer
 from runtime import topics
 from runtime.kafka.admin import Admin, wait_for_broker
 from runtime.settings import KafkaSettings
+from senders.role import new_event_loop
 from tests.support import stack
 
 if TYPE_CHECKING:
     from tests.support.containers import ContainerProcess
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Senders are tested on their own loop: what a write has already given to the kernel differs between loops."""
+    return (
+        {"uvloop": new_event_loop} if item.path.name == "test_one_request.py" else {"asyncio": asyncio.new_event_loop}
+    )
 
 
 def pytest_collection_finish() -> None:
