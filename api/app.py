@@ -2,7 +2,7 @@
 
     create_app(deps, extra_routes=[...])   deps are made by api/role.py, extra routes are those of api/notifications
 
-May import fastapi and starlette. Never: settings, the life of a client.
+May import fastapi and starlette. Never: settings, the lifetime of a client.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _on_unavailable(outages: Outages) -> Handler:
 
 
 async def _on_refused(_: Request, exc: Exception) -> Response:
-    # Each route says better what is wrong; this is for the one that does not.
+    # Routes give better messages; this is the fallback.
     log.warning("PostgreSQL refused an input", error=str(exc))
     return problem_response(Problem(400, "invalid_request", "a text holds a NUL, or is too long for what it names"))
 

@@ -1,4 +1,4 @@
-"""/docs: the OpenAPI document as one page of HTML, without a script and without a look at the network.
+"""/docs: the OpenAPI document as one page of HTML, with no script and no request to the network.
 
 Never: a description that is not in the document. May import the standard library.
 """

@@ -86,7 +86,7 @@ def receipt_id(provider: str, provider_message_id: str, provider_event_id: str) 
 
 
 def timer_id(subject_id: str, purpose: str, attempt: int = 0) -> str:
-    """Id of a wait."""
+    """Id of a timer."""
     return _named(bytes_of(subject_id), f"timer:{purpose}:{attempt}")
 
 

@@ -29,7 +29,7 @@ DEAD_DEVICES = Counter(
 FEEDBACK_RUNNING = Gauge(
     "heliograph_feedback_running", "1 while the relay's process reads what providers call invalid, 0 while it cannot."
 )
-FEEDBACK_PASSED_OVER = Counter(
+FEEDBACK_SKIPPED = Counter(
     "heliograph_feedback_passed_over_total", "Statuses that call something invalid and cannot be used.", ["cause"]
 )
 DROP_BRAKE = Gauge(

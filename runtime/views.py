@@ -1,7 +1,7 @@
 """Views: the last value per key of a compacted topic, held in this process.
 
 A view reads its topic without a group, from its stored position (else the beginning) to the end it finds at start, and only
-then reports ready; afterwards it tails. A view that cannot read says so, and tries again, whatever kept it from it. Values stay Avro bytes and are decoded on use (391 MiB per million profiles instead of 1.2 GiB).
+then reports ready; afterwards it tails. A view that cannot read reports the reason and retries, whatever the cause. Values stay Avro bytes and are decoded on use (391 MiB per million profiles instead of 1.2 GiB).
 May import runtime and schemas. Never: meaning of a record; a group; a Faust table.
 """
 
@@ -154,7 +154,7 @@ class View(Generic[T]):
         return dead_letters
 
     def _superseded(self, key: bytes, value: T) -> bool:
-        """Whether what is held is newer: a relay that lost its place may publish an older value late."""
+        """Whether what is held is newer: a relay that lost its position may publish an older value late."""
         held = self._store.get(key) if self._versioned else None
         if held is None:
             return False
@@ -173,13 +173,13 @@ class View(Generic[T]):
             except (UnavailableError, TopicsError, PublishError) as exc:
                 self._reason = str(exc)
                 log.warning("view cannot read", topic=self.topic, error=str(exc))
-            except Exception as exc:  # a full disk, say: not ready as long as it lasts, and never quietly
+            except Exception as exc:  # for example a full disk: not ready meanwhile, and logged
                 self._reason = f"cannot read: {type(exc).__name__}: {exc}"
                 log.exception("view cannot read", topic=self.topic)
             self._closed.wait(1)
 
     def _read(self) -> None:
-        """Read on from the stored position; a view that lost its place starts over, which is idempotent."""
+        """Read on from the stored position; a view that lost its position starts over, which is idempotent."""
         consumer = Consumer(
             self._settings,
             client_id=f"view-{self.topic}",

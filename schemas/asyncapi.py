@@ -18,7 +18,7 @@ KAFKA_BINDING = "0.5.0"
 AVRO = "application/vnd.apache.avro+json;version=1.9.0"
 _HEAD = "# Written by `heliograph schemas asyncapi`; a test compares.\n"
 _IN_BINDING = ("retention.ms", "delete.retention.ms")
-"""What the binding has a place for; schemas/topics.yaml and `heliograph topics apply` have the rest."""
+"""The topic settings that the Kafka binding defines; schemas/topics.yaml and `heliograph topics apply` have the rest."""
 
 
 def document() -> dict[str, Any]:

@@ -14,8 +14,8 @@
     | no account works for long     | failed / provider_account + dead letter| the same            |
     | refused before a request      | what refused it; in doubt unknown      | the same            |
 
-Whoever ends a message without asking its provider may only say that it was not sent where no earlier attempt was in doubt.
-`failed` says that the provider did not take it at last, and keeps the flag: only so may a replay, flagged, try again.
+An outcome without a request may say that the message was not sent only where no earlier attempt was in doubt. `failed` says that
+the last request was not accepted, and keeps the flag, so that a replay may try again, flagged.
 
 A message that was claimed when its sender ended is in doubt like any other, so that a crash costs a retry as well: a
 message that kills its sender ends in the dead letters after the last.

@@ -22,12 +22,12 @@ class NotSentError(Exception):
 
 
 class ResponseLostError(Exception):
-    """The request may have been read, its answer was not."""
+    """The request may have been read; its response was not."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """What the provider said."""
+    """The provider's response."""
 
     status: int
     headers: Mapping[str, str]
@@ -69,7 +69,7 @@ class HttpTransport:
         if session is not None:
             self._session = session
             return
-        # keepalive below what servers commonly allow: a connection closed under a request is a doubt.
+        # keepalive below what servers commonly allow: a connection that closes during a request leaves it in doubt.
         connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=15)
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(_connected)
@@ -85,7 +85,7 @@ class HttpTransport:
     async def post(
         self, url: str, *, headers: Mapping[str, str], body: bytes, auth: tuple[str, str] | None = None
     ) -> HttpResponse:
-        """POST once. Raises NotSentError or AnswerLostError."""
+        """POST once. Raises NotSentError or ResponseLostError."""
         assert self._session is not None, "start() comes first"
         if auth is not None:
             headers = {**headers, "Authorization": f"Basic {b64encode(':'.join(auth).encode()).decode()}"}

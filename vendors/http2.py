@@ -304,7 +304,7 @@ class Http2Transport:
         self._connection: Http2Protocol | None = None
 
     async def post(self, path: str, *, headers: Headers, body: bytes) -> HttpResponse:
-        """POST once. Raises NotSentError or AnswerLostError."""
+        """POST once. Raises NotSentError or ResponseLostError."""
         try:
             async with asyncio.timeout(self._timeout_s) as deadline:
                 connection = await self._usable_connection()

@@ -4,7 +4,7 @@ On start it writes a .p8 key that is kept across restarts. Any device token is t
 the topic must be ours (DeviceTokenNotForTopic). Our id is the apns-id. Apple answers an accept without a body: `bad_json`
 puts garbage there. A fault that ends the connection ends every stream on it, as it would at Apple's.
 
-May import desk, h2 and cryptography. Never: the definition of scripted faults, a JWT library of senders.
+May import the simulator's state, h2 and cryptography. Never: a decision on scripted faults (faults.py), the senders' JWT library.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class ApnsSession(asyncio.Protocol):
     def _begin(self, stream_id: int) -> None:
         request = self._requests.pop(stream_id, None)
         if request is not None:
-            # Goes on when the client hangs up: a vendor that has read a request may still accept it.
+            # Continues when the client hangs up: a vendor that has read a request may still accept it.
             task = asyncio.get_running_loop().create_task(self._serve(stream_id, request))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -5,7 +5,7 @@
     GET  /requests                           provider requests seen per kind, refused ones too
     POST /faults   GET /faults   DELETE /faults
 
-May import desk, faults and aiohttp. Never: a way to change the truth.
+May import the simulator's state, faults and aiohttp. Never: a way to change the log of accepts.
 """
 
 from __future__ import annotations

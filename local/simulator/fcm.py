@@ -3,7 +3,7 @@
 On start it writes a service account file whose RSA key is kept across restarts; access tokens are signed, not stored,
 so those handed out before a restart stay good. Our id is read from `message.data.heliograph_message_id`.
 
-May import desk, aiohttp and cryptography. Never: scripted faults (desk.py), a Firebase SDK.
+May import the simulator's state, aiohttp and cryptography. Never: a decision on scripted faults (faults.py), a Firebase SDK.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A tight asyncio protocol: the common library for this answers 3,000 mails a second on a core without storing anything,
 which would make the simulator, not the sender, what a benchmark measures. A mail is answered when the log has it.
 
-May import desk and ground_truth. Never: relaying, authentication, TLS, scripted faults' definitions.
+May import the simulator's state and ground_truth. Never: relaying, authentication, TLS, scripted faults' definitions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is published in place of a record that Kafka refuses for its size: a verdict, or a smaller dead letter; pure.
+"""What is published in place of a record that Kafka refuses for its size: a rejection, or a smaller dead letter; pure.
 
 Our own limits hold before anything is published (schemas/topics.py), so this is for a topic whose limit an operator has
 lowered. Kafka would refuse the record again each time: it gets an outcome instead of ending the process.
@@ -23,7 +23,7 @@ ROUNDS = 8
 
 
 def instead(refused: Sequence[ProducerRecord], now: int) -> list[ProducerRecord]:
-    """What takes the place of these. Raises PublishError for what cannot be said any smaller: rather stop than lose it."""
+    """The records to publish instead. Raises PublishError for one that cannot be made smaller: the router stops rather than lose it."""
     return [_instead(record, now) for record in refused]
 
 

@@ -33,7 +33,7 @@ from producers.reference.suppression_brake import SuppressionBrake
 from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.logs import get_logger
-from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_PASSED_OVER
+from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_SKIPPED
 from schemas.channels import DEVICE_CHANNEL, ROWS
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
@@ -188,7 +188,7 @@ class Feedback:
         ended = Counter[str]()
         for status in decoded(values, ended):
             if not is_plausible(status):
-                FEEDBACK_PASSED_OVER.labels("implausible").inc()
+                FEEDBACK_SKIPPED.labels("implausible").inc()
                 continue
             statuses.append(status)
             if not is_stop(status):
@@ -202,12 +202,12 @@ class Feedback:
             except UnavailableError:
                 raise
             except InputRefused as exc:
-                self._pass_over(status, "refused", exc)
+                self._skip(status, "refused", exc)
             except Exception as exc:  # noqa: BLE001 one bad status must not stop the feedback of all others
-                self._pass_over(status, "error", exc)
+                self._skip(status, "error", exc)
 
-    def _pass_over(self, status: DeliveryStatus, cause: str, exc: Exception) -> None:
-        FEEDBACK_PASSED_OVER.labels(cause).inc()
+    def _skip(self, status: DeliveryStatus, cause: str, exc: Exception) -> None:
+        FEEDBACK_SKIPPED.labels(cause).inc()
         log.error("status skipped", notification_id=status["notification_id"][:64], error=str(exc), exc_info=exc)
 
     async def _process_one(self, status: DeliveryStatus) -> None:

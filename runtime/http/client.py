@@ -4,7 +4,7 @@
         answer = await api.call("GET", f"/v1/notifications/{id}")
 
     ApiError            an answer with a status that was not expected; says what the API says
-    UnavailableError    no answer in time, or one of more than MAX_ANSWER_BYTES
+    UnavailableError    no answer in time, or one of more than MAX_RESPONSE_BYTES
 May import aiohttp. Never: a route, an endpoint of a stack, a screen.
 """
 
@@ -21,14 +21,14 @@ import aiohttp
 from runtime.errors import HeliographError, UnavailableError
 
 TIMEOUT_S = 60
-MAX_ANSWER_BYTES = 64 << 20
+MAX_RESPONSE_BYTES = 64 << 20
 SUCCESS = range(200, 300)
 RETRY_AFTER_S = 1.0
 """Between two tries of a call that is answered 503: what the API's Retry-After says."""
 _SHOWN = 300
 
 
-class Answer(NamedTuple):
+class ApiResponse(NamedTuple):
     """`body` is the JSON value, None for an empty body or another form."""
 
     status: int
@@ -72,7 +72,7 @@ class ApiClient:
         assert self._session is not None
         await self._session.close()
 
-    async def call(self, method: str, path: str, body: Any = None, *, expect: Container[int] = SUCCESS) -> Answer:
+    async def call(self, method: str, path: str, body: Any = None, *, expect: Container[int] = SUCCESS) -> ApiResponse:
         """The answer, whose status is in `expect`. Raises ApiError or UnavailableError."""
         for _ in range(self._tries - 1):
             status, raw = await self._once(method, path, body)
@@ -83,7 +83,7 @@ class ApiClient:
             status, raw = await self._once(method, path, body)
         if status not in expect:
             raise ApiError(f"{method} {self.url}{path}", status, raw)
-        return Answer(status, _json(raw))
+        return ApiResponse(status, _json(raw))
 
     async def _once(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
         assert self._session is not None, "use it as an async context"
@@ -98,8 +98,8 @@ class ApiClient:
         raw = bytearray()
         async for chunk in response.content.iter_any():
             raw += chunk
-            if len(raw) > MAX_ANSWER_BYTES:
-                raise UnavailableError(f"{self.url} answers with more than {MAX_ANSWER_BYTES >> 20} MiB")
+            if len(raw) > MAX_RESPONSE_BYTES:
+                raise UnavailableError(f"{self.url} answers with more than {MAX_RESPONSE_BYTES >> 20} MiB")
         return bytes(raw)
 
 

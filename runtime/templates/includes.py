@@ -41,7 +41,7 @@ def included(source: str) -> tuple[str, ...]:
 
 
 def inline(source: str, lookup: Callable[[str], str | None]) -> str:
-    """The source with each `{% include "name" %}` replaced by the source `lookup` has for the name, and so on in that.
+    """The source with each `{% include "name" %}` replaced by the source `lookup` has for the name, recursively.
 
     Raises TemplateRefused for a name without a source, one that includes itself, and what grows too large or deep. Any
     other form of include is left for check_source to refuse.

@@ -210,7 +210,7 @@ def test_the_gauge_is_the_residual_of_the_last_two_days(store: Store) -> None:
     assert sum(residual().values()) == recent == all_of_it - 1, "the old one is no longer told"
 
 
-def test_a_store_that_is_away_leaves_no_value() -> None:
+def test_unavailable_store_leaves_no_value() -> None:
     RESIDUAL.labels("orphan").set(0)
     settings = ClickHouseSettings(url=f"http://127.0.0.1:{free_port()}")
     Residual(settings).measure()

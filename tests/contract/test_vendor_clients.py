@@ -269,7 +269,7 @@ async def test_aioapns_sends_many_pushes_at_once_and_the_log_has_them(simulator:
     assert json.loads(entries[0]["body"]) == requests[0].message
 
 
-async def test_aioapns_is_told_since_when_a_device_is_dead(simulator: Simulator, apns: aioapns.APNs) -> None:
+async def test_aioapns_gets_the_time_since_which_a_device_is_invalid(simulator: Simulator, apns: aioapns.APNs) -> None:
     device = uuid.uuid4().hex
     simulator.refuse("apns", device)
     result = await apns.send_notification(aioapns.NotificationRequest(device, {"aps": {"alert": "x"}}))
@@ -316,7 +316,7 @@ async def test_firebase_admin_sends_and_the_log_has_it(
     assert sent["data"] == {"score": "850"}
 
 
-async def test_firebase_admin_sends_to_each_of_many_and_tells_who_was_refused(
+async def test_firebase_admin_sends_to_many_and_reports_each_refusal(
     simulator: Simulator, front: Front, firebase: firebase_admin.App
 ) -> None:
     good, dead = uuid.uuid4().hex, uuid.uuid4().hex
@@ -347,7 +347,7 @@ async def test_twilio_sends_and_the_log_has_it(simulator: Simulator, front: Fron
     assert abs((message.date_created - datetime.now(UTC)).total_seconds()) < 60
 
 
-async def test_twilio_is_told_which_number_is_invalid(simulator: Simulator, front: Front) -> None:
+async def test_twilio_gets_the_number_that_is_invalid(simulator: Simulator, front: Front) -> None:
     client = Client("AC" + "0" * 32, "auth token")
     with pytest.raises(TwilioRestException, match="Invalid 'To' Phone Number") as refused:
         await asyncio.to_thread(client.messages.create, to="+15005550001", from_="+15005550006", body="x")
@@ -377,7 +377,7 @@ async def test_aiosmtplib_sends_and_the_log_has_it(simulator: Simulator) -> None
     assert entry["body"].endswith("Sent via aiosmtplib\r\n.dot\r\n")
 
 
-async def test_aiosmtplib_is_told_which_recipient_is_refused(simulator: Simulator) -> None:
+async def test_aiosmtplib_gets_the_recipient_that_is_refused(simulator: Simulator) -> None:
     to = f"{uuid.uuid4().hex}@example.test"
     simulator.refuse("smtp", to)
     with pytest.raises(aiosmtplib.SMTPRecipientsRefused) as refused:

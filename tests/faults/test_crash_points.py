@@ -17,7 +17,7 @@ POINTS = ("before_facts", "before_ledger", "after_facts", "after_claim", "before
 EACH = 8
 
 
-def test_sender_that_dies_at_every_arrow_in_turn_loses_nothing(world: World) -> None:
+def test_sender_killed_at_every_crash_point_loses_nothing(world: World) -> None:
     prefix = "arrow-"
     world.publish(profiles(prefix, EACH * len(POINTS)))
     world.run("router", "--lane", "normal")
@@ -53,7 +53,7 @@ def test_sender_that_dies_at_every_arrow_in_turn_loses_nothing(world: World) -> 
 
 
 @pytest.mark.parametrize("engine", ["faust", pytest.param("loop", marks=pytest.mark.slow)])
-def test_router_that_dies_between_publishing_and_committing_sends_everything_once(world: World, engine: str) -> None:
+def test_router_killed_between_publish_and_commit_sends_everything_once(world: World, engine: str) -> None:
     prefix = f"router-{engine}-"
     world.publish(profiles(prefix, EACH))
     records, made = requests(prefix, EACH, channels=["push"])

@@ -37,7 +37,9 @@ def flagged(world: World, ids: set[str]) -> int:
     return sum(any(event["possible_duplicate"] for event in reported) for reported in world.statuses(ids).values())
 
 
-def test_sender_without_room_for_its_ledger_ends_and_its_successor_goes_on(world: World, tmp_path: Path) -> None:
+def test_sender_without_disk_space_for_its_ledger_ends_and_its_successor_continues(
+    world: World, tmp_path: Path
+) -> None:
     prefix = "ledger-"
     on_disk = {"HELIOGRAPH_VIEWS__BACKEND": "rocksdb", "HELIOGRAPH_VIEWS__DIRECTORY": str(tmp_path / "views")}
     world.publish(profiles(prefix, 2 * COUNT))
@@ -58,7 +60,7 @@ def test_sender_without_room_for_its_ledger_ends_and_its_successor_goes_on(world
     assert accepts.total() - len(accepts) <= flagged(world, ids)
 
 
-def test_broker_without_room_stops_and_everything_goes_on_after_it(world: World) -> None:
+def test_broker_without_disk_space_stops_and_everything_continues_after_it(world: World) -> None:
     assert isinstance(world.broker.process, subprocess.Popen)
     prefix = "broker-"
     world.publish(profiles(prefix, 2 * COUNT))

@@ -23,7 +23,7 @@ def test_honest_tenant_does_not_feel_a_hostile_one(tmp_path: Path) -> None:
     assert run(plan, tmp_path / "stack", timed=False) == [], plan
 
 
-def test_a_lane_stands_while_something_waits_and_nothing_is_sent() -> None:
+def test_lane_is_reported_stuck_while_records_wait_and_nothing_is_sent() -> None:
     seen = Sends(
         {"idle": [(0, 100), (5_000, 5_100)], "held": [(0, 100), (200, 3_200), (300, 3_300)], "slow": [(0, 2_000)]}
     )

@@ -95,7 +95,7 @@ async def test_503_is_tried_again_as_often_as_asked(serve: Serve, monkeypatch: p
 
 
 async def test_answer_that_is_too_large_is_not_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "MAX_RESPONSE_BYTES", 1 << 20)
     url, _ = await serve(web.Response(body=bytes(1 << 20)), web.Response(body=bytes((1 << 20) + 1)))
     async with ApiClient(url) as api:
         assert (await api.call("GET", "/")).body is None

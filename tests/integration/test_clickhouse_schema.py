@@ -380,7 +380,7 @@ def one(store: Store, sql: str) -> Any:
     return row
 
 
-def test_higher_rank_wins_whatever_came_last(empty: Store) -> None:
+def test_higher_rank_wins_over_a_later_fact(empty: Store) -> None:
     nid = notification(60_000)
     for state, after in (("delivered", 5), ("sent", 9_000), ("routed", 20_000)):
         empty.insert([status(nid, "sms", state, attempt=1, after=after)])
@@ -585,7 +585,7 @@ def test_view_has_the_columns_of_the_contract(store: Store, view: str) -> None:
 # ---------------------------------------------------------------- migrations
 
 
-def test_server_that_is_too_old_is_told_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_is_too_old_is_refused_by_name(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "OLDEST", (99, 1))
     with pytest.raises(clickhouse.StoreError, match=r"use 99\.1 or a newer one"):
         Store(server, "old")
@@ -649,7 +649,7 @@ def test_upgrade_of_an_earlier_release_ends_where_a_new_store_begins(server: Ser
     assert schema.migrate(old) == []
 
 
-def test_changed_view_is_made_anew_with_those_that_read_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_view_is_recreated_with_those_that_read_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, client = in_database(server, "changed")
     schema.migrate(settings)
     as_version(monkeypatch, receipts="SELECT 3 AS y", a_reader="SELECT y FROM receipts")

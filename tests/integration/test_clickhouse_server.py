@@ -139,7 +139,7 @@ def test_answer_carries_the_headers_of_a_server(server: Server) -> None:
     assert json.loads(body) == {"a": 1}
 
 
-def test_large_result_is_streamed_and_a_late_error_is_told(client: Client) -> None:
+def test_large_result_is_streamed_and_a_late_error_is_reported(client: Client) -> None:
     with client.query_row_block_stream("SELECT number FROM numbers(300000)") as stream:
         assert sum(len(block) for block in stream) == 300_000
     with (

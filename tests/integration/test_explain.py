@@ -133,7 +133,7 @@ def test_story_has_everything_the_store_has(store: Store) -> None:
     assert story["timeline"][0]["what"] == "accepted from shop in lane normal, for u1, correlation id c-1"
 
 
-def test_replay_is_told_where_it_happened_and_is_no_attempt(store: Store) -> None:
+def test_replay_is_on_the_timeline_and_is_no_attempt(store: Store) -> None:
     nid = notification(HOUR)
     words = "replay 0198 by ops"
     store.insert(
@@ -177,7 +177,7 @@ def test_another_tenant_unknown_and_malformed_ids_get_nothing(store: Store) -> N
     assert get(store.settings, "nope")[0] == 400
 
 
-def test_dead_letter_without_an_owner_is_told_to_nobody(store: Store) -> None:
+def test_dead_letter_without_a_tenant_is_shown_to_no_tenant(store: Store) -> None:
     nid = notification(HOUR)
     store.insert([request(nid)])
     row = [

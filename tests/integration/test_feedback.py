@@ -69,7 +69,7 @@ def dsn(postgres: Postgres) -> PostgresSettings:
     return PostgresSettings(dsn=SecretStr(postgres.dsn))
 
 
-def test_statuses_of_strangers_reach_postgresql_or_are_passed_over_and_none_is_in_the_way(
+def test_statuses_of_other_publishers_are_stored_or_skipped_and_block_nothing(
     dsn: PostgresSettings,
 ) -> None:
     @given(
@@ -132,7 +132,7 @@ def test_what_postgresql_never_takes_is_the_inputs_fault_not_an_outage(
     asyncio.run(suppress())
 
 
-def test_relay_outlives_hostile_statuses_and_drops_the_honest_dead_device_behind_them(world: World) -> None:
+def test_relay_survives_hostile_statuses_and_removes_the_invalid_device_after_them(world: World) -> None:
     book = PortBook()
     port = book.reserve("metrics")
     api = world.run("api")

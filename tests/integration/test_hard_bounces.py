@@ -213,7 +213,7 @@ def test_users_address_is_found_in_the_profile_and_listed_in_clear(bounces: Boun
     assert bounces.listed("email", "former@example.org") == []  # no longer the user's: nobody knows whose
 
 
-def test_address_that_a_person_took_off_the_list_stays_off_until_it_bounces_anew(bounces: Bounces) -> None:
+def test_address_removed_by_an_operator_is_suppressed_again_only_by_a_new_bounce(bounces: Bounces) -> None:
     address = "lifted@example.org"
     old = bounce("email", "hard_bounce", address)
     bounces.producer.publish([old])
@@ -258,7 +258,7 @@ def test_export_of_a_bounce_without_an_address_can_be_imported(bounces: Bounces)
     assert [found["reason"] for found in bounces.listed("email", address)] == ["hard_bounce"]
 
 
-def test_account_that_calls_everybody_invalid_suppresses_nobody(bounces: Bounces) -> None:
+def test_account_that_reports_every_address_as_invalid_suppresses_none(bounces: Bounces) -> None:
     addresses = [f"storm-{n}@example.org" for n in range(30)]
     bounces.producer.publish([bounce("email", "hard_bounce", a, provider="misconfigured") for a in addresses])
     time.sleep(2)

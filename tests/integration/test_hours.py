@@ -178,7 +178,7 @@ def test_states_that_went_away_take_their_sums_along(empty: Store) -> None:
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(REQUESTS, EVENTS)
-def test_notifications_without_messages_are_told_alike(
+def test_notifications_without_messages_have_the_same_outcome(
     store: Store, requests: list[ConsumerRecord], events: list[ConsumerRecord]
 ) -> None:
     store.clear()
@@ -279,7 +279,7 @@ def test_thread_sums_up_until_it_is_stopped(empty: Store, monkeypatch: pytest.Mo
     assert_exact(empty)
 
 
-def test_thread_outlives_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_survives_an_unavailable_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hours, "INTERVAL_S", 0.05)
     stop = threading.Event()
     thread = keep_hours(ClickHouseSettings(url="http://127.0.0.1:1"), stop.is_set)

@@ -92,7 +92,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     assert [pid for pid in pids if start_time_of(pid) is not None] == []
 
 
-def test_killed_broker_comes_back_on_its_port_with_its_records(stores: Stores) -> None:
+def test_killed_broker_restarts_on_its_port_with_its_records(stores: Stores) -> None:
     servers = {"bootstrap.servers": stores.kafka.bootstrap_servers}
     admin = AdminClient(servers)  # named: its futures end with it
     admin.create_topics([NewTopic("kept", 4, 1)])["kept"].result(30)
@@ -111,7 +111,7 @@ def test_killed_broker_comes_back_on_its_port_with_its_records(stores: Stores) -
     assert ends == [25, 25, 25, 25]
 
 
-def test_killed_database_comes_back_on_its_port_with_what_was_committed(stores: Stores) -> None:
+def test_killed_database_restarts_on_its_port_with_what_was_committed(stores: Stores) -> None:
     with psycopg.connect(stores.postgres.dsn) as connection:
         connection.execute("CREATE TABLE kept (number int PRIMARY KEY)")
         connection.execute("INSERT INTO kept SELECT generate_series(1, 100)")

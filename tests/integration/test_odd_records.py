@@ -235,7 +235,7 @@ def held(world: World, postgres: Postgres, server: Server) -> Iterator[Held]:
 
 
 @pytest.mark.parametrize("through", ["faust", "loop", "timers", "dispatch"])
-def test_what_is_a_record_is_sent_whatever_stands_beside_it(held: Held, through: str) -> None:
+def test_valid_records_are_sent_whatever_is_beside_them(held: Held, through: str) -> None:
     wanted = held.wanted[through]
     assert len(wanted) == GOOD
     until(
@@ -243,7 +243,7 @@ def test_what_is_a_record_is_sent_whatever_stands_beside_it(held: Held, through:
     )
 
 
-def test_every_group_reads_to_the_end_and_nobody_ends(held: Held) -> None:
+def test_every_group_reads_to_the_end_and_no_role_ends(held: Held) -> None:
     groups = {
         router_group("normal"): [requests_topic("normal")],
         router_group("bulk"): [requests_topic("bulk")],
@@ -284,7 +284,7 @@ def test_what_was_aborted_never_happened(held: Held) -> None:
         ledger_topic("email", "critical"),
     ],
 )
-def test_a_record_that_is_none_is_one_letter_whoever_reads_it(held: Held, topic: str) -> None:
+def test_invalid_record_is_one_dead_letter_whichever_stage_reads_it(held: Held, topic: str) -> None:
     wanted = held.histories[topic].rubbish
 
     def dead_letters() -> dict[int, set[str]]:

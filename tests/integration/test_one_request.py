@@ -759,7 +759,7 @@ async def test_any_2xx_after_the_final_dot_is_sent(reply: bytes, tmp_path: Path)
 
 @pytest.mark.parametrize("reply", [b"250 ok", b"251 will forward", b"252 2.5.0 cannot verify"])
 @pytest.mark.parametrize("at", ["MAIL", "RCPT"])
-async def test_any_2xx_to_a_command_goes_on(at: str, reply: bytes, tmp_path: Path) -> None:
+async def test_any_2xx_reply_to_a_command_continues(at: str, reply: bytes, tmp_path: Path) -> None:
     handler = smtp_words({at: reply + b"\r\n"})
     async with served(handler) as wire, started(account("smtp", wire.port, tmp_path)) as sender:
         assert await sender.send(to_send("smtp")) == Sent("Q1")

@@ -176,7 +176,7 @@ def test_crash_after_the_provider_accepted_at_most_once_ends_unknown(world: Worl
     assert world.accepted("smtp", "once-0@") == {"once-0@example.org": 1}
 
 
-def test_poison_on_every_topic_is_dead_lettered_and_the_stream_goes_on(world: World) -> None:
+def test_poison_on_every_topic_is_dead_lettered_and_the_rest_is_processed(world: World) -> None:
     skipped = {DEAD_LETTERS, STATUS, "notify.receipts.v1"}  # read by the sink alone
     topics = [t for t in catalogue() if t not in skipped and ("normal" in t or t.count(".") == 2)]
     world.publish([ProducerRecord(topic, b"poison-key", b"\xff poison", partition=0) for topic in topics])
@@ -230,7 +230,7 @@ def test_broker_killed_under_load_loses_nothing(world: World) -> None:
     assert sum(times - 1 for times in accepted.values()) <= flagged
 
 
-def test_dispatch_record_of_a_wrong_lane_is_refused_and_goes_to_nobody(world: World) -> None:
+def test_dispatch_record_of_a_wrong_lane_is_rejected_and_not_sent(world: World) -> None:
     message = message_of(
         address="wrong-lane@example.org",
         message_id=str(uuid4()),

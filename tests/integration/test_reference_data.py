@@ -101,7 +101,7 @@ def test_wrong_patch_is_refused_and_changes_nothing(api: Api, patch: Any, pointe
     assert api.call("PATCH", "/v1/users/nobody", {}).status == 404
 
 
-def test_deleted_user_is_gone_with_the_preferences_and_may_come_back(world: World, api: Api) -> None:
+def test_deleted_user_loses_preferences_and_may_be_created_again(world: World, api: Api) -> None:
     api.call("POST", "/v1/users", {"id": "d1", "email": "a@x.de"})
     api.call("PUT", "/v1/users/d1/preferences", {"channels": {"email": False}})
     assert latest(world, RECIPIENTS, "default:d1")["channels"] == {"email": False}
@@ -126,7 +126,7 @@ def test_users_are_listed_by_id_and_page(api: Api, other_tenant: Api, limit: int
 @pytest.mark.parametrize(
     "cursor", ["x", "?", "W10", "WzFd", "bnVsbA", "WyJcdTAwMDAiXQ", "WyJcdWQ4MDAiXQ", "W1tbW1tbW1tbW1tbW1s"]
 )
-def test_cursor_that_is_none_is_400_everywhere(api: Api, cursor: str) -> None:
+def test_invalid_cursor_is_400_everywhere(api: Api, cursor: str) -> None:
     api.call("POST", "/v1/templates", {"id": "cursors", "channels": {"sms": {"text": "x"}}})
     for path in (
         "/v1/users",
@@ -310,7 +310,7 @@ def test_suppression_expires_and_is_deleted(world: World, api: Api) -> None:
     assert api.call("DELETE", "/v1/suppressions/nothing").status == 404
 
 
-def test_import_takes_good_lines_and_tells_the_others(world: World, api: Api, other_tenant: Api) -> None:
+def test_import_stores_valid_lines_and_reports_the_others(world: World, api: Api, other_tenant: Api) -> None:
     lines = [
         '{"channel": "email", "address": "I1@X.de", "reason": "complaint"}',
         "",

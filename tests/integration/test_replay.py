@@ -328,7 +328,7 @@ def test_a_dispatch_topic_is_replayed_by_message(pipeline: Pipeline) -> None:
     assert pipeline.residual() == 0
 
 
-def test_after_a_provider_was_away_a_redrive_counts_the_attempts_on(pipeline: Pipeline) -> None:
+def test_redrive_after_an_outage_continues_the_count_of_attempts(pipeline: Pipeline) -> None:
     config = pipeline.directory / "away.toml"
     text = pipeline.world.config.read_text()
     config.write_text(
@@ -359,7 +359,7 @@ def test_after_a_provider_was_away_a_redrive_counts_the_attempts_on(pipeline: Pi
     assert pipeline.residual() == 0
 
 
-def test_letters_that_must_not_come_back_are_refused_and_one_can_be_looked_at(pipeline: Pipeline) -> None:
+def test_dead_letters_that_cannot_be_redriven_are_refused_and_one_can_be_shown(pipeline: Pipeline) -> None:
     poison = ProducerRecord(TEMPLATES, b"t:poison", b"\x00nothing of ours")
     strange = ProducerRecord(TOPIC, b"t:someone", b"someone@example.org wrote this")
     pipeline.world.publish([poison, strange])

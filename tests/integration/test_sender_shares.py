@@ -45,7 +45,7 @@ def test_process_without_a_slot_ends_and_the_other_sends_everything(
     broker.stop_roles()
 
 
-def test_message_that_does_not_decode_is_told_and_its_neighbours_are_sent(world: World, broker: Broker) -> None:
+def test_undecodable_message_is_reported_and_its_neighbours_are_sent(world: World, broker: Broker) -> None:
     bad = made()
     value = codec("ChannelMessage").encode(bad) + b"and more"
     world.publish([ProducerRecord(dispatch_topic("email", "normal"), b"t:u", value)])

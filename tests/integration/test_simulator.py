@@ -235,7 +235,7 @@ def test_recipient_that_is_no_address_is_refused_and_data_then_fails(simulator: 
         assert talk.say(b"DATA").startswith(b"554")
 
 
-def test_mail_over_the_size_limit_is_refused_and_the_session_goes_on(simulator: Simulator) -> None:
+def test_mail_over_the_size_limit_is_refused_and_the_session_continues(simulator: Simulator) -> None:
     with simulator.talk() as talk:
         talk.write(b"MAIL FROM:<a@b.test>\r\nRCPT TO:<big@x.test>\r\nDATA\r\n")
         assert [talk.reply()[:3] for _ in range(3)] == [b"250", b"250", b"354"]

@@ -237,7 +237,7 @@ def test_replay_from_the_first_offset_changes_no_answer(world: World) -> None:
 
 
 @pytest.mark.faults
-def test_clickhouse_away_is_told_and_nothing_is_lost(world: World) -> None:
+def test_unavailable_clickhouse_is_reported_and_nothing_is_lost(world: World) -> None:
     sink = world.sink()
     until(lambda: world.ready()[0] == 200, 60, "ready")
     facts = many(400, seed=5)
@@ -260,7 +260,7 @@ def test_clickhouse_away_is_told_and_nothing_is_lost(world: World) -> None:
 
 @pytest.mark.faults
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of another process can be set on Linux alone")
-def test_clickhouse_without_room_on_its_disk_is_told_and_nothing_is_lost(world: World) -> None:
+def test_full_disk_of_clickhouse_is_reported_and_nothing_is_lost(world: World) -> None:
     world.sink()
     until(lambda: world.ready()[0] == 200, 60, "ready")
     facts = many(400, seed=9)

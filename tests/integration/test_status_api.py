@@ -50,7 +50,7 @@ def get(asgi: Any, path: str) -> tuple[int, Any]:
     return code, body
 
 
-def test_journey_of_a_notification_is_told(store: Store) -> None:
+def test_journey_of_a_notification_is_in_its_story(store: Store) -> None:
     nid = notification(3_600_000)
     steps = [
         request(nid),
@@ -95,7 +95,7 @@ def test_another_tenant_sees_nothing(store: Store) -> None:
     assert get(app(store.settings, tenant="other"), f"{nid}/events")[0] == 404
 
 
-def test_malformed_and_unknown_ids_are_told_apart(store: Store) -> None:
+def test_malformed_id_is_400_and_unknown_one_404(store: Store) -> None:
     assert get(app(store.settings), "nope")[0] == 400
     assert get(app(store.settings), str(uuid4()))[0] == 404
     assert get(app(store.settings), notification(3_600_000))[0] == 404
@@ -115,7 +115,7 @@ def test_young_id_waits_for_the_sink(store: Store) -> None:
     assert (code, body["status"], body["messages"]) == (200, "accepted", [])
 
 
-def test_store_away_is_503_and_it_is_used_again_when_it_is_back(store: Store) -> None:
+def test_unavailable_store_is_503_until_it_answers_again(store: Store) -> None:
     away = app(ClickHouseSettings(url=f"http://127.0.0.1:{free_port()}"))
     code, body, headers = asyncio.run(ask(away, f"/v1/notifications/{notification(3_600_000)}"))
     assert (code, body["code"], headers["content-type"]) == (503, "store_unavailable", "application/problem+json")

@@ -80,7 +80,7 @@ def test_filters_hold_together(store: Store, newest_first: list[str]) -> None:
     assert found(store, state="delivered") == found(store, user_id="u9") == found(store, tag="od") == []
 
 
-def test_entry_tells_what_was_asked_and_where_it_stands(store: Store, newest_first: list[str]) -> None:
+def test_entry_shows_the_request_and_its_status(store: Store, newest_first: list[str]) -> None:
     (entry,) = page(store, limit=1).entries
     assert entry["id"] == newest_first[0]
     assert (entry["status"], entry["reason"], entry["user_id"], entry["tags"]) == ("sent", None, "u0", ["even", "all"])
@@ -124,7 +124,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_a_stranger_calls_a_user_or_a_tag_is_found_by_it(store: Store, text: str) -> None:
+def test_any_text_as_user_or_tag_is_found(store: Store, text: str) -> None:
     nid = ids.notification_id(NOW - 7 * HOUR, f"h{HOSTILE.index(text)}")
     store.insert([request(nid, "hostile", user_id=text, tags=[text]), status(nid, "email", "sent", tenant="hostile")])
     assert nid in found(store, tenant="hostile", user_id=text)

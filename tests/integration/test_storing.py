@@ -147,7 +147,7 @@ _IDENTITY = ("notification_id", "event_id", "message_id", "state", "dead_letter_
 
 
 @pytest.mark.parametrize("name", [*TOPICS, "DeadLetter"])
-def test_hostile_records_are_rows_or_letters_and_the_same_both_ways(
+def test_hostile_records_become_rows_or_dead_letters_alike_in_both_ways(
     ways: tuple[Store, Store], name: RecordName
 ) -> None:
     topic = TOPICS[name][0] if name in TOPICS else DEAD_LETTERS

@@ -19,7 +19,7 @@ from runtime.kafka.consumer import BEGINNING, Consumer, FencedError
 from runtime.kafka.time_range import TimeRange
 from runtime.records import ConsumerRecord, ProducerRecord
 
-PATIENCE = 300
+MAX_POLLS = 300
 """Calls of a tenth of a second each until something must have come."""
 
 
@@ -81,7 +81,7 @@ class Member:
 
 
 def until(done: Callable[[], bool], *polls: Callable[[], object]) -> None:
-    for _ in range(PATIENCE):
+    for _ in range(MAX_POLLS):
         if done():
             return
         for poll in polls:

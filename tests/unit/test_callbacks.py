@@ -315,7 +315,7 @@ async def test_another_accounts_word_about_itself_is_its_own() -> None:
     assert client.broker.values(RECEIPTS)[0]["provider"] == "tw-other"  # though the URL names tw
 
 
-async def test_an_account_nobody_configured_is_refused() -> None:
+async def test_account_that_is_not_configured_is_refused() -> None:
     client, before = CallbackClient(), counted("unknown_account")
     answer = await client.tell(AccountSid="AC" + "9" * 32)
     assert (answer.status_code, answer.json()["code"]) == (403, "unknown_account")
@@ -391,7 +391,7 @@ async def test_nothing_is_confirmed_that_the_broker_does_not_have_and_the_retry_
     assert (len(client.broker.values(RECEIPTS)), len(client.broker.values(STATUS))) == (1, 1)
 
 
-async def test_a_status_that_fails_after_its_receipt_is_told_again() -> None:
+async def test_callback_whose_status_failed_is_repeated_with_the_same_ids() -> None:
     class Half(Broker):
         async def send(self, records: Sequence[ProducerRecord]) -> None:
             await super().send(records)
@@ -406,7 +406,7 @@ async def test_a_status_that_fails_after_its_receipt_is_told_again() -> None:
     assert len(client.broker.values(STATUS)) == 1
 
 
-async def test_too_many_that_wait_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_waiting_callbacks_are_503(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks_app, "MAX_WAITING", 1)
     release = asyncio.Event()
 
@@ -430,7 +430,7 @@ async def test_too_many_that_wait_are_told_to_come_again(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "url", [None, "", "notify.shop.example", "ftp://x", "https://", "https://x:y", "https://x/#a", "https://x/?a=1"]
 )
-def test_a_public_url_that_is_none_is_refused_with_an_example(url: str | None) -> None:
+def test_invalid_public_url_is_refused_with_an_example(url: str | None) -> None:
     with pytest.raises(SettingsError, match="HELIOGRAPH_CALLBACKS__PUBLIC_URL"):
         public_url(CallbackSettings(public_url=url))
 
@@ -471,7 +471,7 @@ def test_numbers_that_are_not_reached() -> None:
     assert end_of("+15005550006") == {"MessageStatus": "delivered"}
 
 
-async def test_the_simulator_tells_again_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_simulator_repeats_a_callback_until_it_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("local.simulator.callbacks.SENT_AFTER_S", 0.0)
     monkeypatch.setattr("local.simulator.callbacks.END_AFTER_S", 0.0)
     monkeypatch.setattr("local.simulator.callbacks._FIRST_WAIT_S", 0.01)
@@ -589,7 +589,7 @@ def test_whatever_a_signed_callback_says_it_is_recorded_or_refused(
     ),
 )
 @settings(deadline=None, max_examples=200)
-def test_rubbish_is_refused_and_never_a_fault_of_ours(body: bytes, headers: dict[str, str]) -> None:
+def test_invalid_callback_is_refused_and_never_a_500(body: bytes, headers: dict[str, str]) -> None:
     raw = {name: value.encode("latin-1").strip() for name, value in headers.items()}
     client = CallbackClient()
     answer = asyncio.run(client.post(body, raw))  # type: ignore[arg-type]
@@ -597,7 +597,7 @@ def test_rubbish_is_refused_and_never_a_fault_of_ours(body: bytes, headers: dict
     assert client.broker.records == []
 
 
-async def test_body_that_dribbles_is_408_and_its_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_body_is_408_and_its_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks_app, "BODY_TIMEOUT_S", 0.05)
     sent: list[Any] = []
 

@@ -39,7 +39,7 @@ _STEP = st.tuples(st.sampled_from(["claim", "pass over", "pass over again", "ret
 
 
 @given(st.lists(_STEP, max_size=80), st.integers(0, 5))
-def test_window_tells_claimed_from_passed_over_and_finished(steps: list[tuple[str, int]], start: int) -> None:
+def test_tracker_tells_claimed_from_waiting_and_finished(steps: list[tuple[str, int]], start: int) -> None:
     tracker = ClaimTracker(Claim(start, start))
     read, hi = start, start
     claimed: set[int] = set()

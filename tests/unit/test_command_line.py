@@ -65,7 +65,7 @@ def test_audit_takes_how_long_ago(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["yesterday", "-2 hours", "-2", ""])
-def test_time_that_is_none_is_told_what_one_looks_like(text: str) -> None:
+def test_invalid_time_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(HeliographError, match="-2h"):
         moment(text)
 

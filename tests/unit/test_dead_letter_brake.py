@@ -82,7 +82,7 @@ def test_good_records_of_the_window_count_against_the_flood() -> None:
     assert made.not_ready() is None
 
 
-def test_a_ratio_of_one_never_holds() -> None:
+def test_ratio_of_one_never_halts() -> None:
     made = brake(Hands(), ratio=1)
     made.check(100_000, 100_000)
     assert made.not_ready() is None

@@ -109,7 +109,7 @@ def _publish(run: str) -> list[str]:
     return publisher.publish_many(publications(bodies, run, 1_800_000_000_000))
 
 
-def test_copies_collapse_within_a_run_and_a_second_run_counts_anew() -> None:
+def test_copies_collapse_within_a_run_and_not_across_runs() -> None:
     constants = runpy.run_path(str(EXAMPLES / "make_requests.py"))
     first, second = _publish("demo-1"), _publish("demo-2")
     assert len(first) == constants["REQUESTS"]

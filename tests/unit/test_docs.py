@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections.abc import Iterator
@@ -83,6 +84,44 @@ def test_code_refers_to_documents_and_sections_that_exist() -> None:
             if not text or (section and f"## {section}\n" not in text):
                 found.append(f"{path.name}: {document} {section}")
     assert found == []
+
+
+PACKAGES = FOLDERS[: FOLDERS.index("deploy")]
+_MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.[a-z_0-9]+)+\b(?!\()")
+_FILE = re.compile(r"\b[a-z_0-9]+(?:/[a-z_0-9]+)*\.(?:py|sql|yaml)\b")
+
+
+def stale_names(source: str, file_names: set[str]) -> list[str]:
+    """Files and modules that the docstrings of a module name and that are not in the repository."""
+    docs = " ".join(
+        node.value.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    )
+    files = [name for name in _FILE.findall(docs) if name.rpartition("/")[2] not in file_names]
+    # The last parts may be names within a module.
+    modules = [name for name in _MODULE.findall(docs) if not is_module(".".join(name.split(".")[:2]))]
+    return files + modules
+
+
+def is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def test_docstrings_name_files_and_modules_that_exist() -> None:
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")]
+    file_names = {path.name for path in paths}
+    modules = [path for path in paths if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in PACKAGES]
+    found = {
+        str(p.relative_to(ROOT)): names for p in modules if (names := stale_names(p.read_text("utf-8"), file_names))
+    }
+    assert found == {}
+
+
+def test_docstring_that_names_what_has_moved_is_noticed() -> None:
+    source = '"""May import local.simulator.state, senders.desk. Never: faults (gone.py, docs.py, ids.py)."""'
+    assert stale_names(source, {"ids.py", "docs.py"}) == ["gone.py", "senders.desk"]
 
 
 def test_names_in_backticks_that_belong_to_a_file_are_in_it() -> None:

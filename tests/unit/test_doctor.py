@@ -146,7 +146,7 @@ def test_topics_are_one_finding_per_kind_of_difference_with_the_command_that_hel
     assert [f.level for f in check_topics([], 29)] == [OK]
 
 
-def test_one_copy_is_told_and_more_are_well() -> None:
+def test_one_copy_is_a_warning_and_several_are_fine() -> None:
     assert check_copies({"a": 3}, {"a": 2}, local=False).level == OK
     for replication, insync in (({"a": 1}, {"a": 1}), ({"a": 3}, {"a": 1}), ({"a": 3, "b": 2}, {"a": 2, "b": 1})):
         found = check_copies(replication, insync, local=False)
@@ -350,7 +350,7 @@ def test_every_command_that_reads_has_json(commands: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_shell_is_told_how_to_complete_and_completes_commands(shell: str) -> None:
+def test_shell_completion_is_installed_and_completes_commands(shell: str) -> None:
     def ask(**env: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", "import sys; sys.argv[0] = 'heliograph'; from console.cli import main; main()"],

@@ -79,7 +79,7 @@ JOURNEY = (
 )
 
 
-def test_attempts_tell_how_long_each_waited_and_why_another_followed() -> None:
+def test_attempts_show_how_long_each_waited_and_why_another_followed() -> None:
     email, _ = explain_facts(facts(*JOURNEY))["messages"]
     one, two, three = email["attempts"]
     assert (one["waited_ms"], one["latency_ms"], one["next_after_ms"]) == (10, 100, 2_020)
@@ -97,7 +97,7 @@ def test_attempts_tell_how_long_each_waited_and_why_another_followed() -> None:
     assert email["engagement"] == [{"state": "opened", "at": rfc3339(NOW + 12_000)}]
 
 
-def test_decisions_and_versions_are_told_per_channel() -> None:
+def test_decisions_and_versions_are_shown_per_channel() -> None:
     story = explain_facts(facts(*JOURNEY))
     email, push = story["messages"]
     assert (email["template_id"], email["template_version"], email["preference_version"]) == ("order", 3, 8)
@@ -128,7 +128,7 @@ def test_timeline_is_one_order_whatever_order_the_facts_come_in() -> None:
         assert explain_facts(facts(*shuffled)) == expected
 
 
-def test_fail_over_is_told() -> None:
+def test_fail_over_is_explained() -> None:
     (message,) = explain_facts(
         facts(
             fact(A, "routed"),

@@ -22,7 +22,7 @@ from producers.reference.store import Bounced, ReferenceStore
 from producers.reference.suppression_brake import MIN_INVALID, SuppressionBrake
 from runtime import ids
 from runtime.errors import UnavailableError
-from runtime.metrics import DROP_BRAKE, FEEDBACK_PASSED_OVER
+from runtime.metrics import DROP_BRAKE, FEEDBACK_SKIPPED
 from runtime.status import message_status
 from schemas.codec import codec
 from schemas.events import DeliveryStatus
@@ -70,7 +70,7 @@ def test_device_is_found_by_the_id_of_its_message(
     assert dead(generation=generation).is_device(token, registered_at) is expected
 
 
-def test_device_that_registered_after_its_provider_calls_it_dead_stays() -> None:
+def test_device_registered_after_the_report_is_kept() -> None:
     gone = dead(invalid_since=NOW - 5_000)
     assert gone.is_device("tok", NOW - 5_001)
     assert not gone.is_device("tok", NOW - 5_000)
@@ -97,7 +97,7 @@ def test_status_names_the_recipient_but_no_address() -> None:
         (MIN_INVALID, 19 * MIN_INVALID - 1, True),
     ],
 )
-def test_brake_holds_above_its_share_and_its_least_number(invalid: int, fine: int, expected: bool) -> None:
+def test_brake_is_on_above_its_share_and_minimum(invalid: int, fine: int, expected: bool) -> None:
     brake = SuppressionBrake()
     for said, count in ((True, invalid), (False, fine)):
         for _ in range(count):
@@ -126,7 +126,7 @@ class Store(ReferenceStore):
         return "suppressed" if found else "unknown"
 
 
-async def test_dead_device_is_dropped_and_judging_again_changes_nothing() -> None:
+async def test_invalid_device_is_removed_and_processing_again_changes_nothing() -> None:
     store = Store("tok", "other")
     feedback = Feedback(store)
     for _ in range(2):
@@ -144,7 +144,7 @@ async def test_brake_stops_drops_from_the_first_device_of_a_batch_on_and_lets_go
     assert store.tokens == tokens[1:]
 
 
-async def test_strangers_status_is_passed_over() -> None:
+async def test_status_of_another_publisher_is_skipped() -> None:
     store = Store("tok")
     await Feedback(store).process([b"\xff", None, *records(status(notification_id="x", message_id="y"))], 0.0)
     assert store.tokens == ["tok"]
@@ -188,7 +188,7 @@ async def test_bounced_address_is_suppressed_with_what_its_provider_said() -> No
     assert store.suppressed == [(message()["tenant"], "email", "hard_bounce", "mail-1: 550 5.1.1")]
 
 
-async def test_strangers_bounce_is_passed_over() -> None:
+async def test_bounce_of_another_publisher_is_skipped() -> None:
     store = Store()
     forged = bounce("email", "hard_bounce", recipient=f"addr:{ids.address_hash('email', 'other@x.de')}")
     await Feedback(store).process(records(forged, bounce("email", "hard_bounce", notification_id="x")), 0.0)
@@ -278,11 +278,11 @@ def test_no_status_that_decodes_stops_the_feedback(
     ],
 )
 async def test_status_whose_ids_are_not_of_our_forms_is_counted_and_passed_over(field: str, value: Any) -> None:
-    before = FEEDBACK_PASSED_OVER.labels("implausible")._value.get()
+    before = FEEDBACK_SKIPPED.labels("implausible")._value.get()
     store = StrictStore("tok")
     await Feedback(store).process(records(status(**{field: value})), 0.0)
     assert store.tokens == ["tok"]
-    assert FEEDBACK_PASSED_OVER.labels("implausible")._value.get() == before + 1
+    assert FEEDBACK_SKIPPED.labels("implausible")._value.get() == before + 1
 
 
 @pytest.mark.parametrize(
@@ -295,14 +295,14 @@ async def test_status_that_cannot_be_judged_is_passed_over_and_those_behind_it_a
         async def suppress_bounced(self, bounced: Bounced) -> str:
             raise error
 
-    before = FEEDBACK_PASSED_OVER.labels(cause)._value.get()
+    before = FEEDBACK_SKIPPED.labels(cause)._value.get()
     store = Refusing("tok")
     await Feedback(store).process(records(bounce("email", "hard_bounce"), status()), 0.0)
     assert store.tokens == []
-    assert FEEDBACK_PASSED_OVER.labels(cause)._value.get() == before + 1
+    assert FEEDBACK_SKIPPED.labels(cause)._value.get() == before + 1
 
 
-async def test_store_that_is_away_leaves_the_batch_to_be_judged_again() -> None:
+async def test_unavailable_store_leaves_the_batch_to_be_processed_again() -> None:
     class Away(Store):
         async def suppress_bounced(self, bounced: Bounced) -> str:
             raise UnavailableError("away")
@@ -328,7 +328,7 @@ async def test_made_up_accounts_share_one_window_and_one_label() -> None:
     assert not feedback._brake.holds("apple", 0.0), "what a stranger says of others does not hold it"
 
 
-def test_windows_of_the_brake_are_bounded_by_their_time_not_by_what_is_told() -> None:
+def test_windows_of_the_brake_are_bounded_by_time_whatever_is_reported() -> None:
     brake = SuppressionBrake()
     for second in range(200):
         for _ in range(500):

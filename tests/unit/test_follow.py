@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from console.commands.status import _follow
-from runtime.http.client import Answer, ApiClient
+from runtime.http.client import ApiClient, ApiResponse
 from tracking.status import event_entry
 
 
@@ -40,12 +40,12 @@ async def test_every_event_is_printed_once_until_the_notification_settles(
     polls = iter([1, 2])
     body: dict[str, Any] = {"status": "routed"}
 
-    async def call(_self: ApiClient, _method: str, path: str) -> Answer:
+    async def call(_self: ApiClient, _method: str, path: str) -> ApiResponse:
         if not path.endswith("/events"):
-            return Answer(200, body)
+            return ApiResponse(200, body)
         seen = next(polls)
         body["status"] = "sent" if seen == 2 else "routed"
-        return Answer(200, {"entries": [event_entry(fact) for fact in facts[:seen]]})
+        return ApiResponse(200, {"entries": [event_entry(fact) for fact in facts[:seen]]})
 
     monkeypatch.setattr(ApiClient, "call", call)
     monkeypatch.setattr("console.commands.status._POLL_S", 0)

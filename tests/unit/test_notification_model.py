@@ -213,5 +213,5 @@ def test_emoji_with_joiners_and_no_break_spaces_are_text() -> None:
 
 
 @given(st.integers(-(2**80), 2**80))
-def test_any_number_that_a_stranger_calls_a_time_is_told_as_one(number: int) -> None:
+def test_any_number_as_a_time_is_shown_as_a_time(number: int) -> None:
     assert to_milliseconds(rfc3339(number)) == min(max(number, 0), 253_402_300_799_999)

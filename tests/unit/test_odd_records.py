@@ -89,7 +89,7 @@ def consumer(library: Library, start: int = 6, monotonic: Monotonic = system_mon
     return made
 
 
-def test_the_end_of_a_partition_is_read_past_what_is_no_record() -> None:
+def test_end_of_a_partition_is_reached_past_offsets_without_a_record() -> None:
     one = consumer(Library([Message(6), Message(7), End(9)]))
     assert [record.offset for record in one.consume(10, 1)] == [6, 7]
     assert one.progress() == {HERE: 9}
@@ -162,7 +162,7 @@ class Cluster:
 
 
 @pytest.mark.parametrize(("record", "lag"), [(True, 1), (False, 0)])
-def test_what_stands_at_a_marker_has_no_lag(record: bool, lag: int) -> None:
+def test_group_at_a_transaction_marker_has_no_lag(record: bool, lag: int) -> None:
     cluster: Any = Cluster(6, 7, record=record)
     assert unread(cluster, *cluster.group_offsets()) == {HERE: lag}
     assert _measured(cluster, "g", ["t"], {HERE: 6}) == ({HERE: 6}, {HERE: lag})

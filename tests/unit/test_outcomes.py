@@ -86,7 +86,7 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, re
         assert found[TIMERS]["due_at"] >= NOW + 90_000
 
 
-def test_ledger_entry_stands_on_the_partition_of_its_dispatch_record() -> None:
+def test_ledger_entry_is_on_the_partition_of_its_dispatch_record() -> None:
     assert (outcome(Sent()).ledger_record.topic, outcome(Sent()).ledger_record.partition) == (LEDGER, 2)
 
 
@@ -138,7 +138,7 @@ def test_doubt_never_fails_over_and_stays_with_its_account(doubt: InDoubt) -> No
     assert (made.state, again["provider"]) == ("retrying", "first")
 
 
-def test_message_whose_accounts_are_given_up_is_dead_lettered_without_an_attempt() -> None:
+def test_message_whose_accounts_all_fail_is_dead_lettered_without_an_attempt() -> None:
     troubles = [AccountTrouble("sms-1", "401 20003", 20.4, 3.0), AccountTrouble("sms-2", "timeout", 7.0, 0.0)]
     made = no_account_works(message(), RECORD, troubles, now=NOW)
     found = facts(made)
@@ -227,7 +227,7 @@ def test_delays_are_total(count: int, jitter: float, asked: float | None) -> Non
 
 
 @given(st.lists(st.tuples(st.sampled_from([None, "failed", "sent", "unknown"]), st.booleans()), min_size=1, max_size=6))
-def test_ledger_keeps_a_doubt_and_never_forgets_that_somebody_has_it(entries: list[tuple[str | None, bool]]) -> None:
+def test_ledger_keeps_in_doubt_and_never_forgets_what_was_sent(entries: list[tuple[str | None, bool]]) -> None:
     ledger, id_ = Ledger(MemoryStore()), message()["message_id"]
     for state, doubt in entries:
         ledger.record(id_, 2, state, NOW, doubt)

@@ -57,7 +57,7 @@ def foreign_owners(owners: dict[str, list[str]]) -> dict[str, list[str]]:
     }
 
 
-def test_nobody_else_owns_our_top_level_names() -> None:
+def test_no_other_distribution_owns_our_top_level_names() -> None:
     assert foreign_owners(dict(packages_distributions())) == {}
 
 

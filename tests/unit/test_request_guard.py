@@ -21,7 +21,7 @@ def test_what_the_record_says_of_itself_is_enough_to_refuse_after_a_restart() ->
     assert not RequestGuard(5).allows(message(attempt=MAX_ATTEMPTS + 1))
 
 
-def test_what_a_strangers_record_says_of_itself_alarms_nobody() -> None:
+def test_fields_of_another_publishers_record_raise_no_alarm() -> None:
     alarms = REQUEST_GUARD.labels("email")
     before = alarms._value.get()
     guard = RequestGuard(5)

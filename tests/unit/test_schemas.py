@@ -81,7 +81,7 @@ def test_settled_states_have_reasons_except_where_none_is_needed() -> None:
     assert known.rank["bounced"] > known.rank["delivered"]
 
 
-def test_a_message_may_be_tried_again_only_in_states_in_which_nobody_has_it() -> None:
+def test_message_may_be_retried_only_in_states_in_which_it_was_not_received() -> None:
     assert states().retriable == {"failed", "rejected", "expired", "suppressed", "skipped", "dead_lettered"}
     assert states().retriable <= states().settled
 

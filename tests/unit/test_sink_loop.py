@@ -133,7 +133,7 @@ def test_rows_are_inserted_before_their_offsets_are_committed(kafka: FakeKafka) 
     assert sink.not_ready() is None
 
 
-def test_failed_insert_commits_nothing_and_is_tried_again_with_what_came_meanwhile(kafka: FakeKafka) -> None:
+def test_failed_insert_commits_nothing_and_is_retried_with_later_records(kafka: FakeKafka) -> None:
     kafka.failures["insert 2"] = [UnavailableError("away")]
     kafka.script = [records(0, 1), pause, records(2)]
     run(kafka)
@@ -149,7 +149,7 @@ def test_full_batch_that_cannot_be_stored_stops_the_partitions_until_it_can(kafk
     assert kafka.commits == [{HOME: 100}]
 
 
-def test_store_that_stays_away_ends_uncommitted_after_sigterm(kafka: FakeKafka) -> None:
+def test_unavailable_store_leaves_the_batch_uncommitted_at_sigterm(kafka: FakeKafka) -> None:
     kafka.failures["insert 1"] = [UnavailableError("away")] * 1_000
     kafka.script = [records(0)]
     sink = run(kafka)
@@ -165,7 +165,7 @@ def test_unconfirmed_commit_is_repeated_without_a_second_insert(kafka: FakeKafka
     assert kafka.commits == [{HOME: 1}]
 
 
-def test_fenced_commit_drops_the_batch_and_goes_on(kafka: FakeKafka) -> None:
+def test_fenced_commit_drops_the_batch_and_continues(kafka: FakeKafka) -> None:
     kafka.failures["commit"] = [FencedError("replaced")]
     kafka.script = [records(0), pause, records(1)]
     run(kafka)
@@ -211,7 +211,7 @@ def test_records_that_come_with_a_new_assignment_are_stored(kafka: FakeKafka) ->
     assert kafka.commits == [{HOME: 1}, {HOME: 3}, {HOME: 4}]
 
 
-def test_revoke_while_the_store_is_away_drops_the_batch_uncommitted(kafka: FakeKafka) -> None:
+def test_revoke_while_the_store_is_unavailable_drops_the_batch_uncommitted(kafka: FakeKafka) -> None:
     def revoke() -> list[ConsumerRecord]:
         kafka.callbacks["on_revoke"]([HOME])
         return []
@@ -238,7 +238,7 @@ def test_group_that_refuses_for_good_ends_the_process(kafka: FakeKafka) -> None:
         run(kafka)
 
 
-def test_a_flood_of_poison_is_neither_given_up_nor_committed(kafka: FakeKafka) -> None:
+def test_flood_of_poison_is_neither_dead_lettered_nor_committed(kafka: FakeKafka) -> None:
     kafka.context.settings = kafka.context.settings.model_copy(
         update={"dead_letters": DeadLetterSettings(min_count=3, max_ratio=0.5)}
     )
@@ -259,7 +259,7 @@ def test_a_write_that_is_tried_again_counts_its_poison_once(kafka: FakeKafka) ->
     assert kafka.commits == [{HOME: 2}]
 
 
-def test_what_the_store_cannot_read_is_decoded_and_all_else_goes_on(
+def test_chunk_clickhouse_cannot_read_is_decoded_here_and_the_rest_is_stored(
     kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batching, "CHUNK", 2)
@@ -282,7 +282,7 @@ def test_what_the_store_cannot_read_is_decoded_and_all_else_goes_on(
     assert kafka.commits == [{HOME: 7}]
 
 
-def test_an_error_of_ours_costs_one_record(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_costs_one_record(kafka: FakeKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     def row(value: bytes | None) -> tuple[Any, ...]:
         if value == b"\0bad":
             raise ZeroDivisionError

@@ -97,7 +97,7 @@ UNSETTLED = sorted(set(states().rank) - states().settled - {"accepted"})
 
 
 @pytest.mark.parametrize("state", UNSETTLED)
-def test_wish_about_what_is_on_its_way_is_published(state: str) -> None:
+def test_cancellation_of_what_is_in_flight_is_published(state: str) -> None:
     world = World(state) if state not in ("scheduled", "held") else World(whole=state)
     stored, body = asyncio.run(world.control.cancel("mine", NID))
     assert (stored, body["id"], body["status"]) == (True, NID, state)
@@ -120,7 +120,7 @@ def test_what_is_settled_cannot_be_cancelled(state: str) -> None:
     assert world.broker.records == []
 
 
-def test_what_is_cancelled_already_is_200_without_another_wish() -> None:
+def test_cancelled_notification_is_200_without_another_cancellation() -> None:
     world = World(whole="cancelled")
     assert asyncio.run(world.control.cancel("mine", NID))[0] is False
     assert world.broker.records == []
@@ -154,7 +154,7 @@ def test_cancel_is_confirmed_by_the_fact_of_whoever_decides() -> None:
 
 
 @pytest.mark.parametrize("state", ["sent", "bounced", "unknown", "expired"])
-def test_wish_that_came_too_late_is_409(state: str) -> None:
+def test_cancel_is_409_if_the_notification_settles_first(state: str) -> None:
     world = World()
     deciding(world, "routed", [fact(A, "routed"), fact(A, state)])
     with pytest.raises(RefusedError) as caught:
@@ -170,7 +170,7 @@ def test_one_of_two_messages_cancelled_is_not_confirmed_before_the_other_has_end
     assert asyncio.run(world.control.cancel("mine", NID))[1]["status"] == "routed"
 
 
-def test_stored_wish_stays_a_202_when_its_outcome_cannot_be_read() -> None:
+def test_stored_cancellation_is_202_when_its_outcome_cannot_be_read() -> None:
     world = World("routed")
 
     class GoesAway(FakeStore):
@@ -185,7 +185,7 @@ def test_stored_wish_stays_a_202_when_its_outcome_cannot_be_read() -> None:
     assert asyncio.run(world.control.cancel("mine", NID))[1]["status"] == "routed"
 
 
-def test_more_waiting_callers_than_wanted_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_waiting_callers_than_allowed_are_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "MAX_UNDECIDED", 0)
     world = World("routed")
     assert asyncio.run(world.control.cancel("mine", NID))[0] is True
@@ -200,7 +200,7 @@ def test_cancelled_in_doubt_is_unknown_because_an_attempt_may_have_been_sent() -
     assert recheck(message, SenderViews({}, {}, cancellations), NOW) == ("cancelled", "by_caller")
 
 
-def test_wish_that_the_broker_does_not_confirm_is_503() -> None:
+def test_cancellation_that_the_broker_does_not_confirm_is_503() -> None:
     world = World("routed")
     world.broker.failures = 1
     with pytest.raises(RefusedError) as caught:
@@ -288,7 +288,7 @@ def test_resend_of_a_request_that_fills_its_record_to_the_last_byte_is_409() -> 
     assert (caught.value.kind, caught.value.code) == (Refusal.CONFLICT, "not_publishable")
 
 
-def test_lane_that_a_stranger_made_up_is_not_looked_for() -> None:
+def test_lane_that_does_not_exist_is_not_searched() -> None:
     world = World("sent")
     world.store.found = Found(True, ({**fact(A, "sent"), "lane": "made-up"},))
     assert world.resend() == (NID, 1)

@@ -1,7 +1,7 @@
 """Commands and replies over a connection that aiosmtplib has opened, several commands in one write (RFC 2920).
 
-aiosmtplib asks for a reply at a time and drops what comes before it asks, so it connects, greets, secures and logs in, and then
-hands its transport over. From there on replies are kept in their order, one for each command.
+aiosmtplib reads one reply at a time and drops what arrives before it asks. So it connects, greets, starts TLS and logs in; then
+its transport is taken over, and replies are kept in their order, one for each command.
 May import asyncio. Never: the meaning of a reply, a mail's content.
 """
 
@@ -24,7 +24,7 @@ class Reply(NamedTuple):
 
 
 class DialogueEnded(Exception):
-    """The connection is gone, or does not answer; how, in a word of aiosmtplib's."""
+    """The connection is closed or does not answer; the text is the name of aiosmtplib's error."""
 
 
 class InvalidReply(Exception):
@@ -107,7 +107,7 @@ class Dialogue(asyncio.Protocol):
         return self._outstanding
 
     def write(self, data: bytes, *, replies: int) -> None:
-        """Write what is answered by so many replies. Raises DialogueEnded when it certainly does not get out."""
+        """Write commands that get this many replies. Raises DialogueEnded when certainly nothing is written."""
         if self._failed is not None or self._transport.is_closing():
             raise DialogueEnded("SMTPServerDisconnected") from self._failed
         self._outstanding += replies

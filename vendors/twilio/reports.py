@@ -3,7 +3,7 @@
     | MessageStatus                               | state, reason                                     | status made of it |
     |---------------------------------------------|---------------------------------------------------|-------------------|
     | accepted, scheduled, queued, sending        | sending                                           | no                |
-    | sent                                        | sent                                              | no: ours says it  |
+    | sent                                        | sent                                              | no: known already |
     | delivered                                   | delivered                                         | yes               |
     | read                                        | read                                              | yes               |
     | undelivered, failed                         | undelivered / carrier; bounced for a permanent row| yes               |
@@ -11,8 +11,8 @@
     | a word not known yet                        | unknown                                           | no                |
 
 Twilio reports `failed` after it accepted the request, so it is not our `failed`, which would rank below `sent`.
-Two accounts of one account_sid are two valid tokens: how a token is changed. HMAC-SHA1 is fixed here: a header that asks for
-another algorithm is the sender's word. The signature has no time; a repetition makes the same ids.
+Two accounts of one account_sid are two valid tokens, so that a token can be changed. HMAC-SHA1 is fixed here: a header that asks for
+another algorithm is not trusted. The signature has no time; a repetition makes the same ids.
 The only module here that imports twilio. Never: the Host header, an HTTP response.
 """
 

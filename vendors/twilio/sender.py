@@ -1,11 +1,11 @@
 """SMS through Twilio: the SDK builds and authenticates the request and reads the answer, our transport carries it.
 
-    | answer                                   | reaction                          |
+    | response                                 | result                            |
     |------------------------------------------|-----------------------------------|
-    | an error with a code, or a status alone  | its row in codes.py             |
+    | an error with a code, or a status alone  | its row in codes.py               |
     | a code no row knows, status 4xx          | transient, counted                |
     | a code no row knows, any other status    | in_doubt, counted                 |
-    | unreadable 2xx, answer lost              | in_doubt                          |
+    | unreadable 2xx, response lost            | in_doubt                          |
     | no connection                            | transient                         |
 
 The only sender that may import twilio. Never: a retry, Kafka.
