@@ -62,8 +62,9 @@ OTHER_WORDS = {
     "down",
     "on_its_way",
     "sent_before",
+    "full_sorting_merge",
 }
-"""Words in quotes that are no states and no reasons: a unit of time, classes of errors, states of dead letters, commands, outcomes of replays, the category of who names none."""
+"""Words in quotes that are no states and no reasons: a unit of time, classes of errors, states of dead letters, commands, outcomes of replays, the category of who names none, a join."""
 IDEMPOTENT = re.compile(
     r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW|OR REPLACE TABLE hour_sums)\s"
     r"|ALTER TABLE \w+\s+(MODIFY (COLUMN|SETTING|QUERY)|ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS"
