@@ -128,6 +128,11 @@ class Records:
             "recipient": _USER,
             "opted_out": False,
             "invalid_since": None,
+            "category": "orders",
+            "locale": "de" if state == "routed" else None,
+            "domain": "mail.example" if channel == "email" else None,
+            "code": "451 4.7.1" if reason else None,
+            "due_at": None,
         }
         return codec("DeliveryStatus").encode(status)
 

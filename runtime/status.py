@@ -5,12 +5,14 @@ May import schemas. Never: the decision what the fact is.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypedDict, Unpack, cast
 
 from runtime import ids
 from runtime.records import ConsumerRecord, Headers, ProducerRecord
+from schemas.channels import ROWS
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest, Source
 from schemas.topics import STATUS
@@ -23,6 +25,8 @@ _FIXED_HEADERS: tuple[tuple[str, bytes], ...] = (
 )
 
 _MAX_DETAIL = 1_000
+_HAS_DOMAIN = frozenset(row.name for row in ROWS.values() if row.shape.has_domain)
+_DOMAIN = re.compile(r"[a-z0-9.-]{1,253}")
 MAX_TRACEPARENT_BYTES = 256
 """Version 00 has 55, a later one may append to that; other publishers may write any length."""
 
@@ -58,6 +62,12 @@ def _recipient(user_id: str | None, addresses: list[tuple[str, str]]) -> str | N
     return ids.recipient(user_id, *(addresses[0] if addresses else (None, None)))
 
 
+def _domain(address: str) -> str | None:
+    """The domain of a mail address; None where an address from elsewhere ends in something else, which might name a person."""
+    domain = address.rpartition("@")[2].lower()
+    return domain if _DOMAIN.fullmatch(domain) and len(domain) < len(address) else None
+
+
 class Particulars(TypedDict, total=False):
     """What a fact may say beside what each says: the fields of DeliveryStatus, nothing or false where one is left out."""
 
@@ -77,6 +87,11 @@ class Particulars(TypedDict, total=False):
     recipient: str | None
     opted_out: bool
     invalid_since: int | None
+    category: str | None
+    locale: str | None
+    domain: str | None
+    code: str | None
+    due_at: int | None
 
 
 _NOTHING: Particulars = {
@@ -96,6 +111,11 @@ _NOTHING: Particulars = {
     "recipient": None,
     "opted_out": False,
     "invalid_since": None,
+    "category": None,
+    "locale": None,
+    "domain": None,
+    "code": None,
+    "due_at": None,
 }
 
 
@@ -155,6 +175,8 @@ def message_status(
         "preference_version": message["preference_version"],
         "correlation_id": message["correlation_id"],
         "recipient": _recipient(message["user_id"], [(message["channel"], message["address"])]),
+        "category": message["category"],
+        "domain": _domain(message["address"]) if message["channel"] in _HAS_DOMAIN else None,
         **more,
     }
     event_id = ids.event_id(message["message_id"], state, attempt)
@@ -192,5 +214,9 @@ def without_names(status: DeliveryStatus) -> DeliveryStatus:
         "recipient": None,
         "template_id": None,
         "provider_message_id": None,
+        "category": None,
+        "locale": None,
+        "domain": None,
+        "code": None,
         "detail": detail[:_MAX_DETAIL] if detail is not None else None,
     }

@@ -20,12 +20,15 @@ class Shape:
     pattern: re.Pattern[str]
     folds_case: bool = False
     """Whether two that differ in case only are one address."""
+    has_domain: bool = False
+    """Whether what follows its @ says where it is, and not who."""
 
 
 EMAIL_ADDRESS = Shape(
     "e-mail address",
     re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}"),
     folds_case=True,
+    has_domain=True,
 )
 PHONE_NUMBER = Shape("phone number", re.compile(r"\+[1-9]\d{6,14}"))
 DEVICE_TOKEN = Shape("device token", re.compile(r"[\x21-\x7e]{1,4096}"))

@@ -126,6 +126,11 @@ class DeliveryStatus(TypedDict):
     recipient: str | None
     opted_out: bool
     invalid_since: int | None
+    category: str | None
+    locale: str | None
+    domain: str | None
+    code: str | None
+    due_at: int | None
 
 
 class ProviderReceipt(TypedDict):

@@ -33,7 +33,7 @@ MAX_COUNT = 10_000
 """Attempts and retries: replays continue the count, but no real message reaches this."""
 MAX_STATED = 16_384
 """Bytes of what a status repeats of its message. Ours are of 255 characters each; a status is one record as well."""
-_STATED = ("tenant", "user_id", "template_id", "correlation_id")
+_STATED = ("tenant", "user_id", "template_id", "correlation_id", "category")
 _CUT_AT = 255
 _head = codec("ChannelMessage").head_decoder(3)  # message_id, notification_id, tenant
 

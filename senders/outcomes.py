@@ -37,7 +37,7 @@ from schemas.channels import ROWS
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
-from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from vendors.sender import OPTED_OUT, ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
 RETRIES_EXHAUSTED = "retries_exhausted"
@@ -141,6 +141,11 @@ def ledger_entry(
     )
 
 
+def in_words(result: Rejected) -> str:
+    """The provider's code, and that the recipient told it to stop."""
+    return f"{result.code} {OPTED_OUT}" if result.opted_out else result.code
+
+
 def from_result(
     message: ChannelMessage,
     record: ConsumerRecord,
@@ -175,7 +180,8 @@ def from_result(
             record,
             "bounced" if recipient else "rejected",
             now=now,
-            detail=result.code,
+            detail=in_words(result),
+            code=result.code,
             provider=provider,
             reason=ROWS[message["channel"]].bounce_reason if recipient else "provider_rejected",
             latency_ms=latency_ms,
@@ -190,6 +196,7 @@ def from_result(
             now=now,
             reason="in_doubt",
             detail=result.code,
+            code=result.code,
             provider=provider,
             latency_ms=latency_ms,
         )
@@ -224,6 +231,7 @@ def from_result(
         PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED,
         error,
         now=now,
+        code=result.code,
         provider=provider,
         latency_ms=latency_ms,
     )
@@ -249,6 +257,7 @@ def _failed(
     error: Exception,
     *,
     now: int,
+    code: str | None = None,
     provider: str | None = None,
     latency_ms: int | None = None,
 ) -> Outcome:
@@ -270,6 +279,7 @@ def _failed(
         now=now,
         reason=reason,
         detail=str(error),
+        code=code,
         provider=provider,
         latency_ms=latency_ms,
         extra=(dead_letter,),
@@ -308,6 +318,7 @@ def _fail_over(
         now=now,
         attempt=message["attempt"],
         detail=f"{result.code}; next: {next_provider}",
+        code=result.code,
         provider=provider,
         latency_ms=latency_ms,
         source=source_of(record),
@@ -336,7 +347,8 @@ def _retry(
         after = throttle_delay_s(message["attempt"], jitter, result.retry_after_s)
     else:
         after = retry_delay_s(retries - 1, jitter, result.retry_after_s)
-    timer = _timer(again, record, now + int(after * 1000))
+    due_at = now + int(after * 1000)
+    timer = _timer(again, record, due_at)
     status = message_status(
         {**message, "possible_duplicate": again["possible_duplicate"]},
         "retrying",
@@ -344,6 +356,8 @@ def _retry(
         attempt=message["attempt"],
         reason="in_doubt" if doubt else None,
         detail=f"in doubt: {result.code}" if doubt else result.code,
+        code=result.code,
+        due_at=due_at,
         provider=provider,
         latency_ms=latency_ms,
         source=source_of(record),

@@ -134,8 +134,11 @@ def decoded(chunk: Chunk) -> tuple[list[Row], list[Poison]]:
     rows: list[Row] = []
     poison: list[Poison] = []
     for run in chunk.runs:
-        make = SOURCES[run.topic].row
+        source = SOURCES[run.topic]
+        make = source.row
         for index, value in enumerate(run.values):
+            if value is None and source.tombstones:
+                continue
             try:
                 rows.append(make(value))
             except DecodeError as exc:

@@ -3,6 +3,7 @@
     notify.requests.<lane>.v1   NotificationRequest → requests_raw           the lane is the topic's
     notify.status.v1            DeliveryStatus      → delivery_events_raw    with the rank of schemas/reasons.yaml
     notify.receipts.v1          ProviderReceipt     → receipts_raw
+    notify.recipients.v1        RecipientProfile    → preferences_raw        what it refuses, nothing else of it
     notify.deadletters.v1       DeadLetter          → dead_letters_raw
 
 The same record gives the same row at any time. May import schemas. Never: addresses, data, content,
@@ -20,7 +21,7 @@ from uuid import UUID
 from runtime.records import ConsumerRecord
 from schemas.codec import DecodeError, codec
 from schemas.events import LANES, RecordName, states
-from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
+from schemas.topics import DEAD_LETTERS, RECEIPTS, RECIPIENTS, STATUS, requests_topic
 
 Row = tuple[Any, ...]
 
@@ -52,6 +53,10 @@ class Table:
     name: str
     columns: Mapping[str, str]
     undecoded: bool = True
+
+
+STORED_AT: Mapping[str, str] = MappingProxyType({"stored_at": _TIME})
+"""What each table has beside its columns: when the row was inserted, by the clock of whoever made the row."""
 
 
 def _table(name: str, *, undecoded: bool = True, **columns: str) -> Table:
@@ -106,6 +111,12 @@ EVENTS_TABLE = _table(
     source_topic=_WORD,
     source_partition=_INT,
     source_offset=_LONG,
+    recipient=_TEXT,
+    category=_WORD,
+    locale=_WORD,
+    domain=_WORD,
+    code=_WORD,
+    due_at=_TIME,
 )
 RECEIPTS_TABLE = _table(
     "receipts_raw",
@@ -118,6 +129,15 @@ RECEIPTS_TABLE = _table(
     code=_WORD,
     occurred_at=_TIME,
     received_at=_TIME,
+)
+PREFERENCES_TABLE = _table(
+    "preferences_raw",
+    undecoded=False,
+    tenant=_WORD,
+    user_id=_TEXT,
+    profile_version=_LONG,
+    changed_at=_TIME,
+    opted_out="Array(Tuple(category String, channel String))",
 )
 DEAD_LETTERS_TABLE = _table(
     "dead_letters_raw",
@@ -276,6 +296,12 @@ _read_status = codec("DeliveryStatus").reader(
     "latency_ms",
     "source",
     "correlation_id",
+    "recipient",
+    "category",
+    "locale",
+    "domain",
+    "code",
+    "due_at",
 )
 _NO_SOURCE = ("", -1, -1)
 
@@ -303,6 +329,12 @@ def event_row(value: bytes | None) -> Row:
         latency_ms,
         source,
         correlation_id,
+        recipient,
+        category,
+        locale,
+        domain,
+        code,
+        due_at,
     ) = _read_status(value)
     raw, accepted_at = _notification(notification_id)
     rank = _RANKS.get(state)
@@ -334,6 +366,12 @@ def event_row(value: bytes | None) -> Row:
         topic,
         partition,
         offset,
+        recipient or "",
+        category or "",
+        locale or "",
+        domain or "",
+        code or "",
+        _time(due_at),
     )
 
 
@@ -375,6 +413,21 @@ def dead_letter_row(value: bytes | None) -> Row:
     )
 
 
+def preferences_row(value: bytes | None) -> Row:
+    """What a RecipientProfile refuses: (category, channel) pairs, '' for every category. Raises DecodeError."""
+    profile = codec("RecipientProfile").decode(value)
+    channels, categories = profile["channels"], profile["categories"]
+    refused = {("", channel) for channel, allowed in channels.items() if not allowed}
+    refused |= {(name, channel) for name, allowed in categories.items() for channel in allowed if not allowed[channel]}
+    return (
+        profile["tenant"],
+        profile["user_id"],
+        _long(profile["version"]),
+        _time(profile["updated_at"]),
+        sorted(refused),
+    )
+
+
 def _known_id(text: str | None) -> bytes:
     """An id of a dead-lettered record: it may be the very thing that is wrong, and the dead letter must still be stored."""
     try:
@@ -391,6 +444,8 @@ class RowSource:
     table: Table
     row: Callable[[bytes | None], Row]
     lane: str = ""
+    tombstones: bool = False
+    """Records without a value are no rows: they remove a key from a compacted topic."""
 
 
 def _requests(lane: str) -> RowSource:
@@ -402,6 +457,7 @@ SOURCES: Mapping[str, RowSource] = MappingProxyType(
         **{requests_topic(lane): _requests(lane) for lane in LANES},
         STATUS: RowSource("DeliveryStatus", EVENTS_TABLE, event_row),
         RECEIPTS: RowSource("ProviderReceipt", RECEIPTS_TABLE, receipt_row),
+        RECIPIENTS: RowSource("RecipientProfile", PREFERENCES_TABLE, preferences_row, tombstones=True),
         DEAD_LETTERS: RowSource("DeadLetter", DEAD_LETTERS_TABLE, dead_letter_row),
     }
 )

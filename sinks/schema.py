@@ -30,6 +30,7 @@ from sinks.schema_files import (
     folder_checksum,
     migrations,
     sql_views,
+    summed_up,
 )
 
 log = get_logger("clickhouse")
@@ -210,6 +211,9 @@ def _apply_views(settings: ClickHouseSettings, client: Client, *, replace_newer:
     for name in report.differences:
         # Those to drop come last: until then a view may read them that is replaced here.
         _repeat(settings, client, statements.get(name) or f"DROP VIEW IF EXISTS {name}")
+    if report.differences.keys() & summed_up():
+        # Kept sums are of the definitions there were.
+        _repeat(settings, client, "TRUNCATE TABLE hour_sums")
     log.info("views made as their files say", was=dict(report.differences), database=settings.database)
     _record_views(settings, client, sql_views())
     return [f"{'removal of ' if was == 'removed' else ''}view {name}" for name, was in report.differences.items()]

@@ -86,8 +86,8 @@ def migrations() -> tuple[Migration, ...]:
         found.append(Migration(int(match[1]), match[2], split_statements(text), checksum_of(text)))
     found.sort(key=lambda migration: migration.number)
     numbers = [migration.number for migration in found]
-    if numbers != list(range(1, len(found) + 1)):
-        raise ValueError(f"migrations are numbered {numbers}, not 1, 2, 3, ...")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"migrations are numbered {numbers}: a number is there twice")
     return tuple(found)
 
 
@@ -120,6 +120,12 @@ def read_views(texts: Mapping[str, str], tables: str) -> tuple[SqlView, ...]:
         below = (checksums[other] for other in sorted(reads[name]))
         checksums[name] = checksum_of(texts[f"{name}.sql"], tables, *below)
     return tuple(SqlView(name, statements[name], reads[name], checksums[name]) for name in order)
+
+
+def summed_up() -> frozenset[str]:
+    """Names of the views that the sums of hours are taken from (queries/hour_sums.sql)."""
+    query = files("sinks").joinpath("queries", "hour_sums.sql").read_text("utf-8")
+    return frozenset(_READS.findall(query)) & {view.name for view in sql_views()}
 
 
 def folder_checksum(views: Sequence[SqlView]) -> str:

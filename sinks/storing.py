@@ -8,15 +8,17 @@ May import batching and clickhouse. Never: Kafka, what is tried again.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from clickhouse_connect.driver.client import Client
 
+from runtime.clock import system_clock
 from runtime.logs import get_logger
 from runtime.metrics import DECODED, INSERT_SECONDS, ROWS
 from runtime.settings import ClickHouseSettings
 from sinks import clickhouse
 from sinks.batching import Batch, Chunk, Poison, columns_of, container_of, decoded
-from sinks.rows import INSERT_CONSTANTS
+from sinks.rows import INSERT_CONSTANTS, STORED_AT, Row
 
 log = get_logger("sink")
 
@@ -42,6 +44,10 @@ def store_batch(settings: ClickHouseSettings, client: Client, batch: Batch) -> i
     return inserts
 
 
+def _now(rows: Sequence[Row]) -> list[int]:
+    return [system_clock()] * len(rows)
+
+
 def store_piece(settings: ClickHouseSettings, client: Client, chunk: Chunk) -> tuple[int, list[Poison]]:
     """(rows stored, records that are not valid rows). Raises UnreadableError, StoreError or UnavailableError."""
     table = chunk.table
@@ -52,6 +58,6 @@ def store_piece(settings: ClickHouseSettings, client: Client, chunk: Chunk) -> t
         return container.count, []
     rows, poison = decoded(chunk)
     if rows:
-        clickhouse.insert(settings, client, table.name, table.columns, columns_of(rows))
+        clickhouse.insert(settings, client, table.name, {**table.columns, **STORED_AT}, [*columns_of(rows), _now(rows)])
     DECODED.labels(table.name).inc(chunk.count)
     return len(rows), poison

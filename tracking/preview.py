@@ -26,7 +26,7 @@ class Previewer:
         self, tenant: str, template: ParsedTemplate, channel: str, locale: str | None, data: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The parts. Raises RefusedError with what is missing or wrong, or when too many wait."""
-        sources = template.sources(channel, locale)
+        sources, _ = template.sources(channel, locale)
         if not sources:
             why = f"the template has no part for {channel}"
             raise RefusedError(Refusal.INVALID, "invalid_request", why, field=("/channel", "invalid_value"))

@@ -69,8 +69,6 @@ def classify_code(
         _note(provider, code)
     rule = found or unknown
     wait_s = asked_s if asked_s is not None else rule.wait_s
-    if rule.opted_out:
-        code = f"{code} opted out at the provider"
     return classify(rule.error, code, wait_s, account_wide=rule.account_wide, opted_out=rule.opted_out)
 
 

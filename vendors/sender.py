@@ -11,6 +11,9 @@ from typing import Protocol
 
 from schemas.events import ChannelMessage
 
+OPTED_OUT = "opted out at the provider"
+"""What a fact's detail adds to the code of such a refusal."""
+
 
 class ErrorClass(StrEnum):
     """How to react to what a provider said; every provider maps its codes to these in one table."""

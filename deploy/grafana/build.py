@@ -319,7 +319,7 @@ def delivery() -> list[Panel]:
         ),
         bars(
             "Acceptance to sent, p95 by channel",
-            "SELECT hour AS time, channel, max(sent_ms_p50_p95_p99[2]) AS p95\n"
+            "SELECT hour AS time, channel, max(sent_ms_p95) AS p95\n"
             f"FROM v_latency\nWHERE {_IN_RANGE} AND sent > 0\nGROUP BY hour, channel\nORDER BY hour, channel",
             (12, 9),
             unit="ms",
@@ -327,21 +327,23 @@ def delivery() -> list[Panel]:
             about="Of the slowest tenant and lane. With send_at, from then on.",
         ),
         table(
-            "Funnel, in messages",
-            "SELECT channel, template_id, sum(messages) AS messages, sum(routed) AS routed, sum(f.sent) AS sent,\n"
-            "    sum(f.delivered) AS delivered, sum(f.opened) AS opened, sum(f.clicked) AS clicked, sum(f.failed) AS failed,\n"
-            '    sum(f.not_wanted) AS "not wanted", sum(f.in_flight) AS "in flight"\n'
-            f"FROM v_funnel AS f\nWHERE {_IN_RANGE}\nGROUP BY channel, template_id\nORDER BY messages DESC\nLIMIT 100",
+            "Funnel, from requests",
+            "SELECT template_id, channel, sum(f.requests) AS requests, sum(f.messages) AS messages, sum(f.routed) AS routed,\n"
+            "    sum(f.sent) AS sent, sum(f.delivered) AS delivered, sum(f.opened) AS opened, sum(f.clicked) AS clicked,\n"
+            '    sum(f.failed) AS failed, sum(f.unknown) AS unknown, sum(f.not_wanted) AS "not wanted", sum(f.in_flight) AS "in flight"\n'
+            f"FROM v_funnel AS f\nWHERE {_IN_RANGE}\nGROUP BY template_id, channel\n"
+            "ORDER BY requests + messages DESC, channel\nLIMIT 100",
             (12, 9),
+            about="Without a channel: the requests, and what became of those without a message. Empty: not reported.",
         ),
         table(
             "Latency",
-            'SELECT channel, lane, sum(l.sent) AS sent, max(sent_ms_p50_p95_p99[1]) AS "sent p50 ms",\n'
-            '    max(sent_ms_p50_p95_p99[2]) AS "p95", max(sent_ms_p50_p95_p99[3]) AS "p99", sum(l.delivered) AS delivered,\n'
-            '    max(delivered_ms_p50_p95_p99[1]) AS "delivered p50 ms", max(delivered_ms_p50_p95_p99[2]) AS "delivered p95"\n'
+            'SELECT channel, lane, sum(l.sent) AS sent, max(sent_ms_p50) AS "sent p50 ms", max(sent_ms_p95) AS "p95",\n'
+            '    max(sent_ms_p99) AS "p99", sum(l.delivered) AS delivered, max(delivered_ms_p50) AS "delivered p50 ms",\n'
+            '    max(delivered_ms_p95) AS "delivered p95"\n'
             f"FROM v_latency AS l\nWHERE {_IN_RANGE}\nGROUP BY channel, lane\nORDER BY channel, lane",
             (12, 9),
-            about="The worst hour of the slowest tenant.",
+            about="The worst hour of the slowest tenant. Empty: no account of the channel reports it.",
         ),
         table(
             "Failures by reason",
@@ -360,12 +362,21 @@ def delivery() -> list[Panel]:
         table(
             "Providers",
             'SELECT provider, channel, sum(s.attempts) AS attempts, round(sum(s.sent) / greatest(1, sum(s.attempts)), 4) AS "sent share",\n'
-            '    sum(s.retried) AS retried, sum(s.refused) AS refused, sum(s.in_doubt) AS "in doubt", sum(s.delivered) AS delivered,\n'
-            '    sum(s.undelivered) AS undelivered, sum(s.bounced) AS bounced, max(s.latency_ms_p50_p95_p99[2]) AS "p95 ms, worst hour"\n'
+            '    sum(s.retried) AS retried, sum(s.failed_over) AS "failed over", sum(s.refused) AS refused, sum(s.in_doubt) AS "in doubt",\n'
+            "    sum(s.delivered) AS delivered, sum(s.undelivered) AS undelivered, sum(s.bounced) AS bounced,\n"
+            '    max(s.latency_ms_p95) AS "p95 ms, worst hour"\n'
             "FROM v_provider_scorecard AS s\nWHERE hour >= toStartOfHour($__fromTime) AND hour <= $__toTime\n"
             "GROUP BY provider, channel\nORDER BY attempts DESC",
             (12, 9),
             about="All tenants, by the hour of the event.",
+        ),
+        bars(
+            "Requests that came to nothing, per minute and account",
+            "SELECT minute AS time, provider, sum(m.retried + m.failed_over + m.refused + m.unknown) AS failures\n"
+            "FROM v_minutes AS m\nWHERE tenant IN (${tenant:sqlstring}) AND minute >= $__fromTime AND minute <= $__toTime AND provider != ''\n"
+            "GROUP BY minute, provider\nORDER BY minute",
+            (24, 8),
+            about="By the time of the event, whenever it was accepted.",
         ),
         table(
             "Residual: what does not add up",

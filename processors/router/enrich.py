@@ -256,7 +256,7 @@ class _Decision:
             )
             if verdict is None:
                 try:
-                    out += routed(message, key, self._record)
+                    out += routed(message, key, self._record, locale=parts.locale)
                 except RecordTooLarge as exc:
                     verdict = Verdict("rejected", "template_error", str(exc))
             if verdict is not None:
@@ -276,8 +276,8 @@ class _Decision:
             if template is None:
                 parts = literal_parts(choice.channel, content)
             else:
-                sources = template.sources(choice.channel, locale)
-                parts = render_parts(self._views.engine, sources, data) if sources else None
+                sources, rendered = template.sources(choice.channel, locale)
+                parts = render_parts(self._views.engine, sources, data, rendered) if sources else None
         except MissingVariable as exc:
             return _NOTHING, Verdict("rejected", "missing_variable", exc.path)
         except RenderError as exc:
@@ -301,6 +301,7 @@ class _Decision:
             now=self._now,
             reason=verdict.reason,
             detail=verdict.detail,
+            due_at=self._request.get("send_at") if verdict.state == "scheduled" else None,
             source=source_of(self._record),
         )
         # The timer first: a status without its timer would announce an attempt that never happens.

@@ -37,6 +37,8 @@ class Parts:
     title: str | None = None
     body: str | None = None
     data: bytes | None = None
+    locale: str | None = None
+    """Of the template's text; None for its text without a locale, and for literal content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +51,18 @@ class ParsedTemplate:
     channels: Mapping[str, Mapping[str, Any]]
     locales: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
-    def sources(self, channel: str, locale: str | None) -> Mapping[str, Any] | None:
-        """The channel's sources in the locale, falling back de-AT → de → default; None when it has none."""
+    def sources(self, channel: str, locale: str | None) -> tuple[Mapping[str, Any] | None, str | None]:
+        """The channel's sources in the locale, falling back de-AT → de → default, and the locale they are in.
+
+        No sources when it has none, no locale for the default.
+        """
         tag = locale
         while tag:
             found = self.locales.get(tag, {}).get(channel)
             if found:
-                return found
+                return found, tag
             tag = tag.rpartition("-")[0]
-        return self.channels.get(channel)
+        return self.channels.get(channel), None
 
 
 def _parse_template(raw: bytes) -> ParsedTemplate:
@@ -106,8 +111,10 @@ def one_line(text: str) -> str:
     return line
 
 
-def render_parts(engine: Engine, sources: Mapping[str, Any], data: Mapping[str, Any]) -> Parts:
-    """Render every part of one channel. Raises MissingVariable or RenderError."""
+def render_parts(
+    engine: Engine, sources: Mapping[str, Any], data: Mapping[str, Any], locale: str | None = None
+) -> Parts:
+    """Render every part of one channel, whose sources are in `locale`. Raises MissingVariable or RenderError."""
     rendered: dict[str, Any] = {}
     for part, source in sources.items():
         if part == "data":
@@ -116,7 +123,7 @@ def render_parts(engine: Engine, sources: Mapping[str, Any], data: Mapping[str, 
         else:
             text = engine.render(source, data, html=part == "html")
             rendered[part] = one_line(text) if part in LINE_PARTS else text
-    return Parts(**rendered)
+    return Parts(**rendered, locale=locale)
 
 
 def literal_channels(content: Mapping[str, Any]) -> list[str]:

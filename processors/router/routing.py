@@ -77,13 +77,15 @@ def channel_message(
     }
 
 
-def routed(message: ChannelMessage, key: bytes, record: ConsumerRecord) -> list[ProducerRecord]:
+def routed(message: ChannelMessage, key: bytes, record: ConsumerRecord, *, locale: str | None) -> list[ProducerRecord]:
     """The dispatch record and the event that says so. Raises RecordTooLarge when a retry of it would not fit its timer."""
     traceparent = traceparent_of(record.headers)
     headers: list[tuple[str, bytes]] = [("ce_id", message["message_id"].encode())]
     if traceparent is not None:
         headers.append(("traceparent", traceparent))
-    status = message_status(message, "routed", now=message["routed_at"], attempt=0, source=source_of(record))
+    status = message_status(
+        message, "routed", now=message["routed_at"], attempt=0, locale=locale, source=source_of(record)
+    )
     value = codec("ChannelMessage").encode(message)
     limit = MAX_VALUE_BYTES - len(key) - _size(headers) - _AROUND
     if len(value) > limit:

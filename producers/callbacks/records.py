@@ -53,6 +53,7 @@ def status_of(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int)
             "channel": report.channel,
             "reason": report.reason,
             "detail": report.detail,
+            "code": report.code,
             "provider": report.provider,
             "provider_message_id": report.provider_message_id,
             "recipient": ids.recipient(None, report.channel, report.address) if report.address else None,

@@ -4,7 +4,8 @@ INSERT INTO delivery_events_raw
 (
     tenant, notification_id, message_id, event_id, accepted_at, channel, lane, state, rank, reason, detail, attempt, provider,
     provider_message_id, possible_duplicate, template_id, template_version, preference_version, occurred_at, latency_ms,
-    correlation_id, source_topic, source_partition, source_offset
+    correlation_id, source_topic, source_partition, source_offset, recipient, category, locale, domain, code, due_at,
+    stored_at
 )
 SELECT
     tenant,
@@ -31,14 +32,22 @@ SELECT
     correlation_id,
     source.topic,
     if(source.topic = '', -1, source.partition),
-    if(source.topic = '', -1, source.offset)
+    if(source.topic = '', -1, source.offset),
+    recipient,
+    category,
+    locale,
+    domain,
+    code,
+    fromUnixTimestamp64Milli(least(greatest(due_at, 0), {max_time:Int64}), 'UTC'),
+    now64(3, 'UTC')
 FROM input('
     event_id String, notification_id String, message_id Nullable(String), tenant String,
     channel String, lane String, state String, reason String,
     detail String, attempt Int32, provider String, provider_message_id String, possible_duplicate Bool,
     template_id String, template_version Int32, preference_version Int64, occurred_at Int64,
     latency_ms Nullable(Int32), source Tuple(topic String, partition Int32, offset Int64),
-    correlation_id String, recipient String, mark FixedString(16), lane_of_topic String')
+    correlation_id String, recipient String, category String, locale String, domain String, code String,
+    due_at Int64,     mark FixedString(16), lane_of_topic String')
 WHERE NOT throwIf(
     mark != unhex({mark:String})
     OR UUIDNumToString(notification) != notification_id
@@ -50,6 +59,7 @@ WHERE NOT throwIf(
     OR NOT isValidUTF8(tenant) OR NOT isValidUTF8(channel) OR NOT isValidUTF8(lane) OR NOT isValidUTF8(reason)
     OR NOT isValidUTF8(provider) OR NOT isValidUTF8(template_id) OR NOT isValidUTF8(source.topic)
     OR NOT isValidUTF8(detail) OR NOT isValidUTF8(provider_message_id) OR NOT isValidUTF8(correlation_id)
-    OR NOT isValidUTF8(recipient),
+    OR NOT isValidUTF8(recipient) OR NOT isValidUTF8(category) OR NOT isValidUTF8(locale) OR NOT isValidUTF8(domain)
+    OR NOT isValidUTF8(code),
     'not exactly one DeliveryStatus each')
 FORMAT Avro

@@ -2,7 +2,8 @@
 -- Constants: mark (hex), max_time (ms).
 INSERT INTO receipts_raw
 (
-    event_id, provider, provider_message_id, message_id, state, reason, code, occurred_at, received_at
+    event_id, provider, provider_message_id, message_id, state, reason, code, occurred_at, received_at,
+    stored_at
 )
 SELECT
     UUIDStringToNum(event_id) AS event,
@@ -13,7 +14,8 @@ SELECT
     reason,
     code,
     fromUnixTimestamp64Milli(least(greatest(occurred_at, 0), {max_time:Int64}), 'UTC'),
-    fromUnixTimestamp64Milli(least(greatest(received_at, 0), {max_time:Int64}), 'UTC')
+    fromUnixTimestamp64Milli(least(greatest(received_at, 0), {max_time:Int64}), 'UTC'),
+    now64(3, 'UTC')
 FROM input('
     event_id String, provider String, provider_message_id String, message_id Nullable(String),
     state String, reason String, code String, occurred_at Int64,

@@ -3,7 +3,7 @@
 INSERT INTO requests_raw
 (
     tenant, notification_id, accepted_at, lane, category, template_id, template_version, strategy, delivery, tags, source,
-    correlation_id, user_id, keyed, expires_at, send_at, dry_run, channels, generation
+    correlation_id, user_id, keyed, expires_at, send_at, dry_run, channels, generation, stored_at
 )
 SELECT
     tenant,
@@ -25,7 +25,8 @@ SELECT
     fromUnixTimestamp64Milli(least(greatest(send_at, 0), {max_time:Int64}), 'UTC'),
     dry_run,
     channels,
-    generation
+    generation,
+    now64(3, 'UTC')
 FROM input('
     notification_id String, tenant String, idempotency_key Nullable(String), user_id String,
     addresses Array(Tuple(channel String, value String, platform String)), template_id String,

@@ -60,9 +60,10 @@ LEFT JOIN
 (
     SELECT v.tenant AS tenant, v.hour AS hour,
         groupArray((
-            v.channel, v.lane, v.template_id, v.messages, v.routed, v.sent, v.delivered, v.opened, v.clicked, v.complained,
-            v.unsubscribed, v.read, v.failed, v.not_wanted, v.in_flight)) AS groups
-    FROM v_funnel_live AS v
+            v.channel, v.lane, v.template_id, v.requests, v.alone, v.messages, v.routed, v.sent, v.delivered, v.opened,
+            v.clicked, v.complained, v.unsubscribed, v.read, v.succeeded, v.unknown, v.simulated, v.failed,
+            v.not_wanted, v.in_flight)) AS groups
+    FROM v_funnel_counts AS v
     WHERE (v.tenant, v.hour) IN (SELECT tenant, hour FROM wanted)
     GROUP BY v.tenant, v.hour
 ) AS u ON u.tenant = w.tenant AND u.hour = w.hour
@@ -71,7 +72,7 @@ LEFT JOIN
     SELECT v.tenant AS tenant, v.hour AS hour,
         groupArray((
             v.channel, v.lane, v.sent, v.sent_ms_p50_p95_p99, v.delivered, v.delivered_ms_p50_p95_p99)) AS groups
-    FROM v_latency_live AS v
+    FROM v_latency_counts AS v
     WHERE (v.tenant, v.hour) IN (SELECT tenant, hour FROM wanted)
     GROUP BY v.tenant, v.hour
 ) AS l ON l.tenant = w.tenant AND l.hour = w.hour
@@ -80,9 +81,8 @@ LEFT JOIN
     SELECT v.tenant AS tenant, v.hour AS hour,
         groupArray((
             v.channel, v.lane, v.messages, v.in_flight, v.sent_1s, v.sent_5s, v.sent_30s, v.sent_5m, v.sent_1h,
-            v.delivered_5s, v.delivered_30s, v.delivered_5m, v.delivered_1h, v.sent_share_5s, v.sent_share_30s,
-            v.sent_share_5m, v.delivered_share_30s, v.delivered_share_5m)) AS groups
-    FROM v_slo_live AS v
+            v.delivered_5s, v.delivered_30s, v.delivered_5m, v.delivered_1h)) AS groups
+    FROM v_slo_counts AS v
     WHERE (v.tenant, v.hour) IN (SELECT tenant, hour FROM wanted)
     GROUP BY v.tenant, v.hour
 ) AS s ON s.tenant = w.tenant AND s.hour = w.hour

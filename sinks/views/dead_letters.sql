@@ -15,5 +15,6 @@ SELECT
     if(d.message_id = toFixedString('', 16), NULL, toUUID(UUIDNumToString(d.message_id))) AS message_id,
     d.occurred_at AS occurred_at,
     d.key AS key,
-    d.value AS value
+    d.value AS value,
+    nullIf(d.stored_at, toDateTime64(0, 3, 'UTC')) AS stored_at
 FROM dead_letters_raw AS d FINAL;

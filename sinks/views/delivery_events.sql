@@ -26,6 +26,14 @@ SELECT
     nullIf(e.preference_version, 0) AS preference_version,
     e.source_topic AS source_topic,
     e.source_partition AS source_partition,
-    e.source_offset AS source_offset
+    e.source_offset AS source_offset,
+    if(e.message_id = toFixedString('', 16), NULL, nullIf(e.template_version, 0)) AS rendered_template_version,
+    e.recipient AS recipient,
+    e.category AS category,
+    e.locale AS locale,
+    e.domain AS domain,
+    e.code AS code,
+    nullIf(e.due_at, toDateTime64(0, 3, 'UTC')) AS due_at,
+    nullIf(e.stored_at, toDateTime64(0, 3, 'UTC')) AS stored_at
 FROM delivery_events_raw AS e FINAL
 SETTINGS do_not_merge_across_partitions_select_final = 1;

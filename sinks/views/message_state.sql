@@ -27,5 +27,11 @@ SELECT
              'retrying', 'failed_over', 'opened', 'clicked', 'complained', 'unsubscribed', 'read'], word)),
         ['opened', 'clicked', 'complained', 'unsubscribed', 'read']) AS engagement,
     toBool(m.conflicting) AS conflicting,
+    m.recipient AS recipient,
+    m.category AS category,
+    m.locale AS locale,
+    m.domain AS domain,
+    nullIf(m.preference_version, 0) AS preference_version,
+    m.failed_over_from AS failed_over_from,
     m.hour AS hour
 FROM message_latest AS m;

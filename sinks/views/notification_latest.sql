@@ -5,7 +5,9 @@ SELECT
     tenant,
     hour,
     notification_id,
-    accepted_at,
+    -- As the tables' indexes have it, so that a filter on it skips what is of other times.
+    fromUnixTimestamp64Milli(
+        least(toInt64(reinterpretAsUInt64(reverse(substring(notification_id, 1, 6)))), 4102444799999), 'UTC') AS accepted_at,
     accepted,
     lane,
     messages,
@@ -27,6 +29,8 @@ SELECT
     expires_at,
     send_at,
     last_event_at,
+    template_id,
+    recipient,
     -- When it should have come further. expires_at shortens that, but for what is known to wait for a timer.
     multiIf(
         waits_s > 0 OR send_at > last_event_at, greatest(send_at, addSeconds(last_event_at, waits_s)),
@@ -38,8 +42,7 @@ FROM
         f.tenant AS tenant,
         f.hour AS hour,
         f.notification_id AS notification_id,
-        max(f.accepted_at) AS accepted_at,
-        max(f.accepted) AS accepted,
+        toUInt8(max(f.accepted)) AS accepted,
         max(f.lane) AS lane,
         countIf(f.message) AS messages,
         countIf(f.message AND f.rank < 10) AS unsettled,
@@ -60,12 +63,14 @@ FROM
         maxIf(f.settled_at, NOT f.message) AS whole_settled_at,
         maxIf(f.settled_at, f.message) AS messages_settled_at,
         sum(f.attempts) AS attempts,
-        max(f.possible_duplicate) AS possible_duplicate,
+        toUInt8(max(f.possible_duplicate)) AS possible_duplicate,
         countIf(f.conflicting) AS conflicts,
         max(f.expires_at) AS expires_at,
         max(f.send_at) AS send_at,
         max(f.waits_s) AS waits_s,
-        max(f.last_event_at) AS last_event_at
+        toDateTime64(max(f.last_event_at), 3, 'UTC') AS last_event_at,
+        max(f.template_id) AS template_id,
+        toString(max(f.recipient)) AS recipient
     FROM
     (
         SELECT
@@ -73,7 +78,6 @@ FROM
             m.hour AS hour,
             m.notification_id AS notification_id,
             1 AS message,
-            m.accepted_at AS accepted_at,
             0 AS accepted,
             m.lane AS lane,
             m.state AS state,
@@ -93,7 +97,9 @@ FROM
             toDateTime64(0, 3, 'UTC') AS expires_at,
             toDateTime64(0, 3, 'UTC') AS send_at,
             m.waits_s AS waits_s,
-            m.last_event_at AS last_event_at
+            m.last_event_at AS last_event_at,
+            m.template_id AS template_id,
+            m.recipient AS recipient
         FROM message_latest AS m
         UNION ALL
         SELECT
@@ -101,7 +107,6 @@ FROM
             w.hour AS hour,
             w.notification_id AS notification_id,
             0 AS message,
-            w.accepted_at AS accepted_at,
             w.accepted AS accepted,
             w.lane AS lane,
             if(w.known_rank < 0, '', w.words[1]) AS state,
@@ -121,25 +126,28 @@ FROM
             w.expires_at AS expires_at,
             w.send_at AS send_at,
             0 AS waits_s,
-            w.last_event_at AS last_event_at
+            w.last_event_at AS last_event_at,
+            w.template_id AS template_id,
+            w.recipient AS recipient
         FROM
         (
             SELECT
                 n.tenant AS tenant,
                 n.hour AS hour,
                 n.notification_id AS notification_id,
-                max(n.accepted_at) AS accepted_at,
-                max(n.accepted) AS accepted,
-                max(n.lane) AS lane,
-                max(n.latest) AS fact,
+                toUInt8(n.accepted) AS accepted,
+                CAST(n.lane, 'LowCardinality(String)') AS lane,
+                n.latest AS fact,
                 ascii(fact) - 1 AS known_rank,
                 splitByChar('\0', substring(fact, 26)) AS words,
-                max(n.possible_duplicate) AS possible_duplicate,
-                max(n.expires_at) AS expires_at,
-                max(n.send_at) AS send_at,
-                max(n.last_event_at) AS last_event_at
-            FROM notification_states AS n
-            GROUP BY n.tenant, n.hour, n.notification_id
+                toUInt8(n.possible_duplicate) AS possible_duplicate,
+                toDateTime64(n.expires_at, 3, 'UTC') AS expires_at,
+                toDateTime64(n.send_at, 3, 'UTC') AS send_at,
+                toDateTime64(n.last_event_at, 3, 'UTC') AS last_event_at,
+                CAST(n.template_id, 'LowCardinality(String)') AS template_id,
+                toString(n.recipient) AS recipient
+            FROM notification_states AS n FINAL
+            SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0
         ) AS w
     ) AS f
     GROUP BY f.tenant, f.hour, f.notification_id

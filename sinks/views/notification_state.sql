@@ -15,5 +15,7 @@ SELECT
     n.messages AS messages,
     toBool(n.accepted) AS accepted,
     n.last_event_at AS last_event_at,
+    n.template_id AS template_id,
+    n.recipient AS recipient,
     n.hour AS hour
 FROM notification_latest AS n;

@@ -9,5 +9,6 @@ SELECT
     r.reason AS reason,
     r.code AS code,
     r.occurred_at AS occurred_at,
-    r.received_at AS received_at
+    r.received_at AS received_at,
+    nullIf(r.stored_at, toDateTime64(0, 3, 'UTC')) AS stored_at
 FROM receipts_raw AS r FINAL;

@@ -1,4 +1,6 @@
--- One row per accepted notification; being here is the acceptance.
+-- One row per accepted notification; being here is the acceptance. The category is the one that decided: the messages have it,
+-- since the router knows the template's; until there is a message, and where nothing was rendered, it is the one asked for.
+-- Both sides of the join are read in the order of their sort key, and a filter on the key or on accepted_at skips on both.
 -- do_not_merge_across_partitions_select_final is right because the partition is a function of the id.
 CREATE OR REPLACE VIEW requests AS
 SELECT
@@ -6,7 +8,7 @@ SELECT
     r.tenant AS tenant,
     r.accepted_at AS accepted_at,
     r.lane AS lane,
-    r.category AS category,
+    if(r.category != 'default' OR m.category = '', r.category, m.category) AS category,
     r.template_id AS template_id,
     r.strategy AS strategy,
     r.delivery AS delivery,
@@ -21,6 +23,19 @@ SELECT
     nullIf(r.send_at, toDateTime64(0, 3, 'UTC')) AS send_at,
     r.dry_run AS dry_run,
     r.channels AS channels,
-    r.generation AS generation
+    r.generation AS generation,
+    r.category AS requested_category,
+    nullIf(r.template_version, 0) AS requested_template_version,
+    nullIf(r.stored_at, toDateTime64(0, 3, 'UTC')) AS stored_at
 FROM requests_raw AS r FINAL
-SETTINGS do_not_merge_across_partitions_select_final = 1;
+LEFT JOIN
+(
+    SELECT
+        s.tenant AS tenant, s.hour AS hour, s.notification_id AS notification_id,
+        fromUnixTimestamp64Milli(
+            least(toInt64(reinterpretAsUInt64(reverse(substring(s.notification_id, 1, 6)))), 4102444799999), 'UTC') AS accepted_at,
+        toString(max(s.category)) AS category
+    FROM message_states AS s
+    GROUP BY s.tenant, s.hour, s.notification_id
+) AS m ON m.tenant = r.tenant AND m.hour = r.hour AND m.notification_id = r.notification_id AND m.accepted_at = r.accepted_at
+SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0;

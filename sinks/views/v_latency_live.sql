@@ -1,25 +1,20 @@
--- From acceptance, or from send_at where one was given, in milliseconds; summed up when asked.
+-- v_latency_counts with a column per quantile; NULL and empty where nothing is measured.
 CREATE OR REPLACE VIEW v_latency_live AS
 SELECT
-    m.tenant AS tenant,
-    m.hour AS hour,
-    m.channel AS channel,
-    m.lane AS lane,
-    countIf(m.sent_at IS NOT NULL) AS sent,
-    quantilesExactIf(0.5, 0.95, 0.99)(
-        dateDiff('millisecond', greatest(m.accepted_at, s.send_at), assumeNotNull(m.sent_at)), m.sent_at IS NOT NULL)
-        AS sent_ms_p50_p95_p99,
-    countIf(m.delivered_at IS NOT NULL) AS delivered,
-    quantilesExactIf(0.5, 0.95, 0.99)(
-        dateDiff('millisecond', greatest(m.accepted_at, s.send_at), assumeNotNull(m.delivered_at)),
-        m.delivered_at IS NOT NULL) AS delivered_ms_p50_p95_p99
-FROM message_latest AS m
--- Few notifications are scheduled: the joined side is small.
-LEFT JOIN
-(
-    SELECT n.tenant AS tenant, n.notification_id AS notification_id, max(n.send_at) AS send_at
-    FROM notification_states AS n
-    WHERE n.send_at > 0
-    GROUP BY n.tenant, n.notification_id
-) AS s ON s.tenant = m.tenant AND s.notification_id = m.notification_id
-GROUP BY m.tenant, m.hour, m.channel, m.lane;
+    t.tenant AS tenant,
+    t.hour AS hour,
+    t.channel AS channel,
+    t.lane AS lane,
+    t.sent AS sent,
+    if(t.sent = 0, [], t.sent_ms_p50_p95_p99) AS sent_ms_p50_p95_p99,
+    if(t.sent = 0, NULL, t.sent_ms_p50_p95_p99[1]) AS sent_ms_p50,
+    if(t.sent = 0, NULL, t.sent_ms_p50_p95_p99[2]) AS sent_ms_p95,
+    if(t.sent = 0, NULL, t.sent_ms_p50_p95_p99[3]) AS sent_ms_p99,
+    if(has(p.reports, 'delivered') OR t.delivered > 0, t.delivered, NULL) AS delivered,
+    if(t.delivered = 0, [], t.delivered_ms_p50_p95_p99) AS delivered_ms_p50_p95_p99,
+    if(t.delivered = 0, NULL, t.delivered_ms_p50_p95_p99[1]) AS delivered_ms_p50,
+    if(t.delivered = 0, NULL, t.delivered_ms_p50_p95_p99[2]) AS delivered_ms_p95,
+    if(t.delivered = 0, NULL, t.delivered_ms_p50_p95_p99[3]) AS delivered_ms_p99,
+    arraySort(p.reports) AS reports
+FROM v_latency_counts AS t
+LEFT JOIN channel_reports AS p ON p.channel = t.channel;

@@ -1,4 +1,5 @@
--- One row per message, and per notification that has none, with the reason in words; ids as stored.
+-- One row per message, and per notification that has none, with the reason in words; ids as stored. What waits says for what: its
+-- retry, its time, or how the accounts of its channel are.
 CREATE OR REPLACE VIEW why_latest AS
 SELECT
     f.notification_id AS notification_id,
@@ -8,7 +9,7 @@ SELECT
     f.state AS state,
     f.reason AS reason,
     concat(
-        transform(
+        if(f.waits != '', f.waits, transform(
             f.state,
             ['accepted', 'scheduled', 'held', 'routed', 'sending', 'unknown', 'dead_lettered', 'simulated', 'skipped',
              'suppressed', 'expired', 'cancelled', 'rejected', 'failed', 'sent', 'undelivered', 'delivered', 'bounced'],
@@ -17,7 +18,7 @@ SELECT
              'Dry run', 'Not sent', 'Not sent', 'Not sent', 'Not sent', 'Cannot be sent', 'The provider did not take it',
              'The provider took it', 'The carrier gave up', 'The provider says it arrived',
              'Refused by the receiving side'],
-            f.state),
+            f.state)),
         transform(
             f.reason,
             ['', 'in_doubt', 'undecodable', 'internal_error', 'dry_run', 'opted_out', 'no_address', 'capped',
@@ -38,7 +39,9 @@ SELECT
             concat(': ', f.reason)),
         if(f.detail = '', '', concat(' (', f.detail, ')')),
         if(f.attempts > 1, concat(', after ', toString(f.attempts), ' attempts'), ''),
-        if(f.possible_duplicate, '; it may have arrived more than once', '')) AS why,
+        if(f.possible_duplicate, '; it may have arrived more than once', ''),
+        if(f.state = 'routed' AND f.waits = '', (
+            SELECT mapFromArrays(groupArray(a.channel), groupArray(a.words)) FROM channel_accounts AS a)[f.channel], '')) AS why,
     f.provider AS provider,
     f.attempts AS attempts,
     f.accepted_at AS accepted_at,
@@ -50,13 +53,27 @@ FROM
         m.notification_id AS notification_id, m.message_id AS message_id, m.tenant AS tenant, m.channel AS channel,
         m.state AS state, m.reason AS reason, m.detail AS detail, m.provider AS provider, m.attempts AS attempts,
         m.possible_duplicate AS possible_duplicate, m.accepted_at AS accepted_at, m.last_event_at AS last_event_at,
-        m.hour AS hour
+        m.hour AS hour,
+        if(
+            m.settled OR m.last_error_at IS NULL OR m.last_error_at != m.last_event_at, '',
+            concat(
+                transform(
+                    m.error_words[1],
+                    ['retrying', 'failed_over'],
+                    ['Waits for a retry after ', 'Waits for another account after ']),
+                if(m.error_words[3] = '', m.error_words[4], m.error_words[3]),
+                if(m.error_words[2] = '', '', concat(' at ', m.error_words[2])),
+                if(m.goes_on_at > 0, concat(', due at ', toString(toDateTime(m.goes_on_at)), ' UTC'), ''))) AS waits
     FROM message_latest AS m
     UNION ALL
     SELECT
         n.notification_id AS notification_id, toFixedString('', 16) AS message_id, n.tenant AS tenant, '' AS channel,
         n.state AS state, n.reason AS reason, n.detail AS detail, '' AS provider, 0 AS attempts,
         n.possible_duplicate AS possible_duplicate, n.accepted_at AS accepted_at, n.last_event_at AS last_event_at,
-        n.hour AS hour
+        n.hour AS hour,
+        if(
+            n.state = 'scheduled' AND n.send_at > 0,
+            concat('Waits for its send_at, ', toString(toDateTime(n.send_at)), ' UTC'),
+            '') AS waits
     FROM notifications_alone AS n
 ) AS f;

@@ -140,7 +140,7 @@ def test_scorecard_has_quantiles_errors_and_costs(empty: Store) -> None:
     assert (first[4], first[5]) == (Decimal("0.75"), "USD")
     assert 40 <= first[6] <= 60
     assert 85 <= first[7] <= 100
-    assert second[3] == {"in doubt": 1, "transient": 1, "account": 1}
+    assert second[3] == {"in_doubt": 1, "transient": 1, "account": 1}
     assert second[4] is None
 
 

@@ -33,7 +33,7 @@ from tests.integration.test_clickhouse_schema import (
     status,
 )
 from tests.support.clickhouse import Server
-from tests.support.earlier_store import make_earlier_store
+from tests.support.earlier_store import insert_as_earlier, make_earlier_store
 
 pytestmark = pytest.mark.clickhouse
 
@@ -406,15 +406,31 @@ def test_asking_which_hours_changed_reads_no_states(empty: Store) -> None:
     assert ".message_states)" not in plan
 
 
+ACCOUNTED = """
+    SELECT s.* FROM (SELECT tenant, message_id, state, reason, provider, settled_at FROM message_state) AS s
+    ORDER BY ALL
+"""
+FILLED_IN = """
+    SELECT message_id, state, attempts, sent_at, preference_version, failed_over_from, last_error, template_id
+    FROM v_messages ORDER BY ALL
+"""
+
+
 def test_store_of_an_earlier_version_is_taken_over(store: Store) -> None:
     old_settings = ClickHouseSettings(url=store.settings.url, database="earlier")
     make_earlier_store(old_settings, upto=6)
     facts = many(300, seed=30)
     old = object.__new__(Store)
     old.settings, old.client = old_settings, clickhouse.connect(old_settings)
-    old.insert(facts)
-    old.insert(facts[:200])
+    insert_as_earlier(old_settings, old.client, facts)
+    insert_as_earlier(old_settings, old.client, facts[:200])
+    before = old.rows(ACCOUNTED)
     schema.migrate(old_settings)
+    assert old.rows(ACCOUNTED) == before
+    # What the facts say of the past is filled in: as if they had been stored now.
+    store.clear()
+    store.insert([*facts, *facts[:200]])
+    assert old.rows(FILLED_IN) == store.rows(FILLED_IN)
     assert_exact(old)
     assert sum_up(old) > 20
     assert changed(old) == 0

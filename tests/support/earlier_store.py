@@ -1,12 +1,18 @@
 """A ClickHouse database as an earlier release left it: migrations that made views too, and no record of views.
 
-May import clickhouse-connect and the sink's schema. Never: rows.
+May import clickhouse-connect and the sink.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from clickhouse_connect.driver.client import Client
+
+from runtime.records import ConsumerRecord
 from runtime.settings import ClickHouseSettings
 from sinks import clickhouse
+from sinks.rows import row_of
 from sinks.schema_files import migrations
 
 RELEASED = 9
@@ -31,3 +37,17 @@ def make_earlier_store(settings: ClickHouseSettings, upto: int = RELEASED) -> No
     rows = [[migration.number, migration.name, migration.checksum] for migration in ran]
     client.insert("schema_migrations", rows, column_names=["number", "name", "checksum"])
     client.close()
+
+
+def insert_as_earlier(settings: ClickHouseSettings, client: Client, records: Sequence[ConsumerRecord]) -> None:
+    """Insert records as a sink of that release did: without the columns that came later."""
+    by_table: dict[str, list[dict[str, object]]] = {}
+    kinds: dict[str, str] = {}
+    for record in records:
+        table, row = row_of(record)
+        by_table.setdefault(table.name, []).append(dict(zip(table.columns, row, strict=True)))
+        kinds.update({f"{table.name}.{column}": kind for column, kind in table.columns.items()})
+    for name, rows in by_table.items():
+        there = {column[0] for column in client.query(f"DESCRIBE TABLE {name}").result_rows}
+        columns = {column: kinds[f"{name}.{column}"] for column in rows[0] if column in there}
+        clickhouse.insert(settings, client, name, columns, [[row[column] for row in rows] for column in columns])

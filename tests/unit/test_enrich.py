@@ -290,3 +290,32 @@ def test_no_bytes_raise(raw: bytes) -> None:
     framed = codec("NotificationRequest").encode(request())[:5] + raw
     out = enrich_batch([record(raw), record(framed)], views(), NOW)
     assert len(out) >= 2
+
+
+# -- what is stated for whoever counts ---------------------------------------------------------------------------------
+
+
+def stated(out: list[ProducerRecord]) -> list[dict[str, Any]]:
+    return [codec("DeliveryStatus").decode(r.value) for r in out if r.topic == STATUS]
+
+
+@pytest.mark.parametrize(
+    ("address", "domain"),
+    [("Ann@Mail.Example", "mail.example"), ("ann", None), ("a@ä.example", None), ("a@" + "x" * 300, None)],
+)
+def test_domain_of_a_mail_is_stated_and_never_the_person(address: str, domain: str | None) -> None:
+    given_address = [{"channel": "email", "value": address, "platform": None}]
+    (fact,) = stated(run(request(user_id=None, addresses=given_address, channels=["email"])))
+    assert fact["domain"] == domain
+
+
+def test_category_that_decided_and_locale_that_was_rendered_are_stated() -> None:
+    localized = template(locales={"de": {"sms": {"text": "deutsch {{ order }}"}}})
+    for locale, rendered in (("de-AT", "de"), ("fr", None), (None, None)):
+        (fact,) = stated(run(request(channels=["sms"], locale=locale), template=localized))
+        assert (fact["category"], fact["locale"], fact["domain"]) == ("orders", rendered, None)
+
+
+def test_scheduled_request_says_when_it_goes_on() -> None:
+    (fact,) = stated(run(request(send_at=NOW + 60_000)))
+    assert (fact["state"], fact["due_at"]) == ("scheduled", NOW + 60_000)

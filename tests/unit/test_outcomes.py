@@ -79,6 +79,8 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, re
     assert (found[STATUS]["state"], found[STATUS]["possible_duplicate"]) == ("retrying", duplicate)
     assert (found[LEDGER]["next_attempt"], found[LEDGER]["state"]) == (2, None)
     assert made.settled_state is None
+    assert isinstance(result, Retry | InDoubt)
+    assert (found[STATUS]["code"], found[STATUS]["due_at"]) == (result.code, found[TIMERS]["due_at"])
     if isinstance(result, Retry) and result.retry_after_s:
         assert found[TIMERS]["due_at"] >= NOW + 90_000
 

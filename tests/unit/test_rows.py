@@ -247,6 +247,9 @@ def fits(value: Any, kind: str) -> bool:
     """Whether the store has a place for a value in a column of this type."""
     if kind.startswith("Array("):
         return isinstance(value, list) and all(fits(item, kind[6:-1]) for item in value)
+    if kind.startswith("Tuple("):
+        kinds = [part.split()[1] for part in kind[6:-1].split(", ")]
+        return isinstance(value, tuple) and all(map(fits, value, kinds))
     if kind.startswith("LowCardinality("):
         return fits(value, kind[15:-1])
     if kind == "FixedString(16)":
