@@ -39,11 +39,12 @@ slow: $(READY) ## The tests that take more than half a minute each
 faults: $(READY) ## The long storm: 200 kills, 20 zombies, every provider mode, 20,000 notifications (SEED= replays one)
 	$(BIN)/python -m tests.faults.storm $(if $(SEED),--seed $(SEED))
 
-check: $(READY) ## Format, lint, types, imports, containers
+check: $(READY) ## Format, lint, types, imports, texts of columns, containers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m sinks.columns_page
 	$(BIN)/yamllint --strict docker-compose.yml deploy .yamllint .hadolint.yaml .pre-commit-config.yaml .github && $(BIN)/hadolint --config .hadolint.yaml deploy/Dockerfile
 
 lock: ## Resolve pyproject.toml into requirements.lock again (needs uv)

@@ -207,10 +207,12 @@ def _apply_views(settings: ClickHouseSettings, client: Client, *, replace_newer:
     if report.superseded and not replace_newer:
         log.info("views of another version kept", views=sorted(report.differences), database=settings.database)
         return []
-    statements = {view.name: view.statement for view in sql_views()}
+    views = {view.name: view for view in sql_views()}
     for name in report.differences:
         # Those to drop come last: until then a view may read them that is replaced here.
-        _repeat(settings, client, statements.get(name) or f"DROP VIEW IF EXISTS {name}")
+        _repeat(settings, client, views[name].statement if name in views else f"DROP VIEW IF EXISTS {name}")
+        if name in views and views[name].comments:
+            _repeat(settings, client, views[name].comments)
     if report.differences.keys() & summed_up():
         # Kept sums are of the definitions there were.
         _repeat(settings, client, "TRUNCATE TABLE hour_sums")

@@ -14,19 +14,21 @@ views in them are not made any more, views/ has them all.
     | was made by us and has no file any more                                 | removed    |
     | was made as its file says; was never ours                               | none       |
 
-May import the standard library. Never: a connection to a store.
+May import columns. Never: a connection to a store.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from typing import Literal
+
+from sinks.columns import comments_on
 
 ViewDifference = Literal["missing", "outdated", "edited", "removed"]
 
@@ -64,6 +66,8 @@ class SqlView:
     """Names of the views it reads."""
     checksum: str
     """Of the file, of the views it reads and of the migrations: a view keeps the columns and types it was made with."""
+    comments: str = ""
+    """The statement that says what its columns mean; '' for a view that is not public."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,17 @@ def migrations() -> tuple[Migration, ...]:
 @cache
 def sql_views() -> tuple[SqlView, ...]:
     """The packaged views, each after those it reads. Raises ValueError for a file that is not one view of its name."""
-    return read_views(_sql_files("views"), checksum_of(*(migration.checksum for migration in migrations())))
+    return read_views(
+        _sql_files("views"), checksum_of(*(migration.checksum for migration in migrations())), comments_on
+    )
 
 
-def read_views(texts: Mapping[str, str], tables: str) -> tuple[SqlView, ...]:
+def read_views(
+    texts: Mapping[str, str], tables: str, comments: Callable[[str, Mapping[str, str]], str] = lambda _, __: ""
+) -> tuple[SqlView, ...]:
     """Views out of files (name → text), each after those it reads; `tables` is a checksum of all tables.
+
+    `comments` gives the statement that comments on a view, of its name and all statements.
 
     Raises ValueError for a file that is not one view of its name, and for views that read each other in a circle.
     """
@@ -116,10 +126,11 @@ def read_views(texts: Mapping[str, str], tables: str) -> tuple[SqlView, ...]:
     except CycleError as exc:
         raise ValueError(f"views read each other in a circle: {', '.join(exc.args[1])}") from exc
     checksums: dict[str, str] = {}
+    said = {name: comments(name, statements) for name in order}
     for name in order:
         below = (checksums[other] for other in sorted(reads[name]))
-        checksums[name] = checksum_of(texts[f"{name}.sql"], tables, *below)
-    return tuple(SqlView(name, statements[name], reads[name], checksums[name]) for name in order)
+        checksums[name] = checksum_of(texts[f"{name}.sql"], tables, *below, *filter(None, [said[name]]))
+    return tuple(SqlView(name, statements[name], reads[name], checksums[name], said[name]) for name in order)
 
 
 def summed_up() -> frozenset[str]:

@@ -5,8 +5,8 @@ sinks, migrations, console and people all use clickhouse-connect over HTTP, as t
 in an engine session of its own (opening one takes 0.2 ms), so settings, `USE` and temporary tables cannot leak from one
 request to the next; a `session_id` gets a lasting engine session once it has state to keep.
 
-The only importer of chdb. May import runtime (health, logs). Never: a table, a view, a query of the product; users
-and passwords (it listens on loopback only); replication, which the embedded engine does not have.
+The only importer of chdb. May import runtime (health, logs). Never: a table, a view, a query of the product;
+passwords, and users but `analyst` (it listens on loopback only); replication, which the embedded engine does not have.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any, Protocol
 
 import lz4.frame
 import zstandard
-from aiohttp import BodyPartReader, hdrs, web
+from aiohttp import BasicAuth, BodyPartReader, hdrs, web
 from prometheus_client import Counter, Gauge
 
 from runtime.clock import system_monotonic
@@ -96,6 +96,8 @@ STREAMED_FORMATS = frozenset({"Native", "TabSeparated", "TSV", "CSV", "RowBinary
 _RESULT_VERBS = frozenset({"SELECT", "WITH", "SHOW", "DESCRIBE", "DESC", "EXISTS", "EXPLAIN", "CHECK", "FROM", "("})
 
 SESSION_IS_LOCKED = 373
+ANALYST = "analyst"
+"""The one name that means something: who uses it can only read."""
 _STATUS_OF_CODE = {
     194: 401,  # REQUIRED_PASSWORD
     497: 403,
@@ -381,10 +383,29 @@ def _external_table(name: str, params: Mapping[str, str], data: bytes) -> Extern
     return ExternalTable(name, structure, params.get(f"{name}_format", "TabSeparated"), data)
 
 
+def user_of(params: Mapping[str, str], headers: Mapping[str, str]) -> str:
+    """The name a client gives, in any of the three ways there are; passwords are not looked at."""
+    if name := params.get("user") or headers.get("X-ClickHouse-User"):
+        return name
+    try:
+        return str(BasicAuth.decode(headers.get(hdrs.AUTHORIZATION, "")).login)
+    except ValueError:
+        return ""
+
+
 def build_request(
-    params: Mapping[str, str], body: bytes, files: Mapping[str, bytes], *, read_only: bool, default_format: str
+    params: Mapping[str, str],
+    body: bytes,
+    files: Mapping[str, bytes],
+    *,
+    read_only: bool,
+    default_format: str,
+    user: str = "",
 ) -> QueryRequest:
-    """Sort parameters into statement, settings, query parameters and transport. Raises QueryError."""
+    """Sort parameters into statement, settings, query parameters and transport. Raises QueryError.
+
+    The user `analyst` only reads, as a server's does that is set up so, and keeps no session.
+    """
     if params.get("compress") in ("1", "true") or params.get("decompress") in ("1", "true"):
         text = "Code: 48. DB::Exception: ClickHouse's own block compression is not supported here. (NOT_IMPLEMENTED)"
         raise QueryError(48, text)
@@ -411,10 +432,10 @@ def build_request(
         settings=settings,
         params=bound,
         database=params.get("database") or None,
-        session_id=params.get("session_id") or None,
+        session_id=(params.get("session_id") or None) if user != ANALYST else None,
         session_timeout_s=timeout,
         default_format=params.get("default_format") or default_format,
-        read_only=read_only,
+        read_only=read_only or user == ANALYST,
         external=tuple(_external_table(name, params, data) for name, data in files.items()),
     )
 
@@ -698,6 +719,7 @@ class ClickHouseServer:
                 body,
                 files,
                 read_only=request.method != hdrs.METH_POST,
+                user=user_of(params, request.headers),
                 default_format=request.headers.get("X-ClickHouse-Format") or "TabSeparated",
             )
             kind = "insert" if query.insert else "select" if query.returns_rows else "other"

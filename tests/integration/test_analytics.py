@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -20,10 +19,7 @@ from tests.integration.test_clickhouse_schema import (
     HOUR,
     NOW,
     Store,
-    dead_letter,
-    many,
     notification,
-    receipt,
     request,
     status,
 )
@@ -184,46 +180,3 @@ def test_slo_counts_who_was_in_time(empty: Store) -> None:
     empty.insert([*facts, *facts])
     columns = "channel, lane, messages, in_flight, sent_1s, sent_5s, sent_30s, sent_5m, delivered_5s, delivered_30s, sent_share_30s"
     assert empty.rows(f"SELECT {columns} FROM v_slo") == [("sms", "normal", 6, 1, 2, 3, 4, 5, 1, 3, round(4 / 6, 4))]
-
-
-# ---------------------------------------------------------------- the document
-
-
-def documented() -> list[str]:
-    """Every SQL statement of docs/analytics.md."""
-    text = (ROOT / "docs" / "analytics.md").read_text("utf-8")
-    blocks = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    without_comments = [re.sub(r"--[^\n]*", "", block) for block in blocks]
-    return [part.strip() for block in without_comments for part in block.split(";") if part.strip()]
-
-
-@pytest.fixture(scope="module")
-def lived_in(store: Store) -> str:
-    """Two days of everything; returns a notification."""
-    store.clear()
-    facts = many(1_500, seed=3)
-    nid = notification(HOUR)
-    journey = [
-        request(nid, tags=["spring"], user_id="u7"),
-        status(nid, "email", "routed"),
-        status(nid, "email", "sent", attempt=1, provider="p1", latency_ms=9, possible_duplicate=True),
-        status(nid, "email", "opened", attempt=1, provider="p1", after=9_000),
-        status(notification(HOUR), "sms", "skipped", reason="opted_out"),
-    ]
-    store.insert([*facts, *journey, dead_letter(1), receipt(1)])
-    priced(store, provider("p1", price_per_message="0.01", currency="EUR"))
-    return nid
-
-
-def test_document_has_a_dozen_worked_queries() -> None:
-    assert len(documented()) >= 12
-
-
-@pytest.mark.parametrize("number", range(len(documented())))
-def test_worked_query_runs_and_finds_something(store: Store, lived_in: str, number: int) -> None:
-    sql = (
-        documented()[number].replace("0197…", lived_in).replace("'…'", "'t'").replace("hour = …", "hour > '2020-01-01'")
-    )
-    result = store.client.query(sql)
-    assert result.column_names
-    assert result.result_rows, sql

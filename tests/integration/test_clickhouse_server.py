@@ -257,3 +257,29 @@ def test_other_than_loopback_is_refused(tmp_path: Path) -> None:
     refused = subprocess.run([*command, "--host", "0.0.0.0"], capture_output=True, timeout=60)
     assert refused.returncode == 2
     assert b"loopback" in refused.stderr
+
+
+# ---------------------------------------------------------------- the analyst
+
+
+def test_analyst_reads_and_writes_nothing(server: Server, client: Client) -> None:
+    client.command("CREATE TABLE t (x UInt8) ENGINE = MergeTree ORDER BY x")
+    client.command("INSERT INTO t VALUES (1)")
+    with server.client(database=client.database, username="analyst", password="secret") as analyst:
+        assert analyst.query("SELECT x FROM t").result_rows == [(1,)]
+        list_of_theirs = ExternalData(file_name="l", fmt="CSV", structure="y UInt8", data=b"1\n2\n")
+        assert analyst.query("SELECT count() FROM l", external_data=list_of_theirs).result_rows == [(2,)]
+        for refused in ("INSERT INTO t VALUES (2)", "DROP TABLE t", "CREATE TABLE u (x UInt8) ENGINE = Memory"):
+            with pytest.raises(DatabaseError, match="readonly"):
+                analyst.command(refused)
+        with pytest.raises(DatabaseError, match="readonly"):
+            analyst.insert("t", [[3]], column_names=["x"])
+    assert client.query("SELECT x FROM t").result_rows == [(1,)]
+
+
+@pytest.mark.parametrize("way", ["user=analyst", "user=analyst&session_id=s&readonly=1"])
+def test_analyst_of_a_plain_request_reads_only(server: Server, way: str) -> None:
+    code, _, body = server.get(f"/?{way}", b"SELECT 1")
+    assert (code, body) == (200, b"1\n")
+    code, _, body = server.get(f"/?{way}", b"CREATE DATABASE theirs")
+    assert code != 200 and b"readonly" in body

@@ -14,6 +14,8 @@ from runtime import ids
 from runtime.records import ConsumerRecord
 from schemas.codec import codec
 from schemas.topics import RECEIPTS, RECIPIENTS
+from sinks import columns
+from sinks.schema_files import sql_views
 from tests.integration.test_analytics import priced, provider
 from tests.integration.test_clickhouse_schema import (
     EVENTS,
@@ -83,13 +85,13 @@ def test_category_is_the_one_that_decided_and_both_are_there(empty: Store) -> No
             request(unrouted),
         ]
     )
-    columns = "category, requested_category"
-    assert empty.rows(f"SELECT {columns} FROM requests ORDER BY accepted_at") == [
+    wanted = "category, requested_category"
+    assert empty.rows(f"SELECT {wanted} FROM requests ORDER BY accepted_at") == [
         ("orders", "orders"),
         ("marketing", "default"),
         ("default", "default"),
     ]
-    assert empty.rows(f"SELECT {columns} FROM v_messages ORDER BY accepted_at") == [
+    assert empty.rows(f"SELECT {wanted} FROM v_messages ORDER BY accepted_at") == [
         ("orders", "orders"),
         ("marketing", "default"),
     ]
@@ -244,11 +246,11 @@ def test_message_tells_what_was_rendered_and_for_whom(empty: Store) -> None:
             status(nid, "email", "bounced", attempt=1, after=3_000, **report),
         ]
     )
-    columns = (
+    wanted = (
         "recipient, tags, category, locale, domain, requested_template_version, template_version, preference_version, "
         "last_error, reason"
     )
-    assert empty.rows(f"SELECT {columns} FROM v_messages") == [
+    assert empty.rows(f"SELECT {wanted} FROM v_messages") == [
         ("u1", ["spring"], "orders", "de", "mail.example", 2, 3, 7, "5.1.1", "hard_bounce")
     ]
     assert empty.rows("SELECT code FROM delivery_events ORDER BY occurred_at") == [("",), ("5.1.1",)]
@@ -264,8 +266,8 @@ def test_preferences_have_a_history(empty: Store) -> None:
     ]
     tombstone = ConsumerRecord(RECIPIENTS, 0, 9, 0, b"t:u1", None)
     empty.insert([*reversed(versions), *versions, tombstone])
-    columns = "category, channel, opted_out, profile_version, toUnixTimestamp64Milli(changed_at)"
-    assert empty.rows(f"SELECT {columns} FROM preference_history ORDER BY changed_at") == [
+    wanted = "category, channel, opted_out, profile_version, toUnixTimestamp64Milli(changed_at)"
+    assert empty.rows(f"SELECT {wanted} FROM preference_history ORDER BY changed_at") == [
         ("marketing", "email", True, 2, NOW + 10),
         ("", "sms", True, 3, NOW + 20),
         ("marketing", "email", False, 4, NOW + 30),
@@ -319,6 +321,19 @@ def test_why_says_what_a_message_waits_for(empty: Store) -> None:
 def test_no_public_column_is_of_an_aggregates_type(store: Store) -> None:
     leaked = "table IN (SELECT name FROM system.tables WHERE database = currentDatabase() AND engine = 'View')"
     assert store.rows(f"SELECT table, name, type FROM system.columns WHERE {leaked} AND type LIKE '%Aggregate%'") == []
+
+
+def test_every_public_column_says_what_it_means(store: Store) -> None:
+    statements = {view.name: view.statement for view in sql_views()}
+    for view, said in columns.texts()[1].items():
+        there = "database = currentDatabase() AND table = {view:String}"
+        found = dict(store.rows(f"SELECT name, comment FROM system.columns WHERE {there} ORDER BY position", view=view))
+        assert found == columns.comments_of(view, columns.columns_of(view, statements)), view
+        assert all(found.values()), view
+        about = store.rows(
+            "SELECT comment FROM system.tables WHERE database = currentDatabase() AND name = {view:String}", view=view
+        )
+        assert about == [(said.about,)]
 
 
 # ---------------------------------------------------------------- sums

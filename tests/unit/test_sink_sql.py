@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from schemas.events import states
+from sinks import columns_page
 from sinks.clickhouse import query_text
 from sinks.rows import (
     DEAD_LETTERS_TABLE,
@@ -361,3 +363,20 @@ def test_query_is_packaged_and_names_its_parameters(name: str) -> None:
     head = re.split(r"^(?:SELECT|INSERT)", text, flags=re.MULTILINE)[0]
     for parameter in re.findall(r"\{(\w+):", text):
         assert re.search(rf"\b{parameter}\b", head)
+
+
+# ---------------------------------------------------------------- texts of columns
+
+
+def test_every_public_column_has_a_text_and_the_page_is_made_of_them() -> None:
+    assert columns_page.problems(VIEWS) == []
+    assert (Path(__file__).resolve().parents[2] / columns_page.PAGE).read_text("utf-8") == columns_page.page(VIEWS)
+
+
+def test_new_column_without_a_text_is_a_problem() -> None:
+    new = VIEWS["v_why"].replace("    w.why AS why,", "    w.why AS why,\n    1 AS brand_new,")
+    assert columns_page.problems({**VIEWS, "v_why": new}) == ["v_why.brand_new has no text in sinks/columns.yaml"]
+    gone = VIEWS["v_why"].replace("    w.why AS why,\n", "")
+    assert columns_page.problems({**VIEWS, "v_why": gone}) == ["v_why.why of columns.yaml is no column"]
+    others = {name: text for name, text in VIEWS.items() if name != "v_residual"}
+    assert "v_residual of columns.yaml is no view" in columns_page.problems(others)
