@@ -25,6 +25,7 @@ May import runtime values and schemas. Never: a clock read, a random number, Kaf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Unpack
 
@@ -37,6 +38,7 @@ from schemas.channels import ROWS
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
+from senders.accounts import AccountTrouble
 from vendors.sender import OPTED_OUT, ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
@@ -206,9 +208,15 @@ def _rejected(attempt: Attempt, result: Rejected) -> Outcome:
     )
 
 
-def no_account_works(attempt: Attempt) -> Outcome:
-    """The message waited for accounts that have failed for too long; no request was made, no attempt used."""
-    return _failed(attempt, PROVIDER_ACCOUNT, NoAccountWorks("no account works"))
+def no_account_works(attempt: Attempt, troubles: Sequence[AccountTrouble]) -> Outcome:
+    """The message waited for accounts that have failed for too long; no request was made, no attempt used.
+
+    The detail names each of them with its last code; the first counts as the message's account.
+    """
+    words = "; ".join(trouble.words for trouble in troubles)
+    error = NoAccountWorks(f"no account works: {words}" if words else "no account works")
+    provider = attempt.message["provider"] or (troubles[0].name if troubles else None)
+    return _failed(attempt._replace(provider=provider), PROVIDER_ACCOUNT, error)
 
 
 def no_next_attempt(attempt: Attempt, error: Exception, *, in_doubt: bool) -> Outcome:

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Protocol
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, publish_dead_letters
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, is_redriven, publish_dead_letters
 from runtime.errors import DeadLetterFlood, SettingsError, TooLargeError, UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import BEGINNING, CommitError, FencedError
@@ -422,7 +422,8 @@ class Worker:
 
         No ledger entry: the record may be a bad copy of a good one.
         """
-        self._count(unusable=1)  # raises in a flood: the record is not taken then, and neither is what follows
+        # Raises in a flood: the record is not taken then, and neither is what follows.
+        self._count(unusable=0 if is_redriven(record.headers) else 1)
         self._next(owned)
         doubt = owned.takeover.in_doubt(record.offset)
         iteration.add(
@@ -453,7 +454,9 @@ class Worker:
         if choice is None:
             detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
             return refuse(attempt, "rejected", "provider_rejected", detail)
-        return no_account_works(attempt) if choice.given_up else None
+        if not choice.given_up:
+            return None
+        return no_account_works(attempt, self._admission.accounts.troubles(message))
 
     def _try_admit(self, owned: Owned, queued: QueuedMessage, iteration: Iteration) -> None:
         if self._admission.try_admit(queued):

@@ -13,6 +13,7 @@ from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s, t
 from runtime.stores import MemoryStore
 from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
+from senders.accounts import AccountTrouble
 from senders.ledger import Ledger
 from senders.outcomes import CLAIMED_BY_ENDED, Attempt, Outcome, from_result, no_account_works
 from senders.recheck import SenderViews, recheck
@@ -117,8 +118,15 @@ def test_doubt_never_fails_over_and_stays_with_its_account(doubt: InDoubt) -> No
 
 
 def test_message_whose_accounts_all_fail_is_dead_lettered_without_an_attempt() -> None:
-    made = no_account_works(Attempt(message(), RECORD, NOW))
+    troubles = [AccountTrouble("sms-1", "401 20003", 20.4, 3.0), AccountTrouble("sms-2", "timeout", 7.0, 0.0)]
+    made = no_account_works(Attempt(message(), RECORD, NOW), troubles)
     found = facts(made)
+    words = "no account works: sms-1: 401 20003, for 20 s; sms-2: timeout, for 7 s"
+    assert (found[STATUS]["detail"], found[STATUS]["provider"], found[DEAD_LETTERS]["detail"]) == (
+        words,
+        "sms-1",
+        words,
+    )
     assert (found[STATUS]["state"], found[STATUS]["reason"]) == ("failed", "provider_account")
     assert (found[DEAD_LETTERS]["reason"], found[DEAD_LETTERS]["attempts"]) == ("provider_account", 1)
 
