@@ -38,6 +38,7 @@ from producers.reference.store import ReferenceStore
 from runtime.errors import UnavailableError
 from runtime.health import Health
 from runtime.http import wording
+from runtime.http.outages import Outages
 from runtime.http.problems import PROBLEM_HANDLERS, FieldError, Handler, Problem, problem_response, unavailable
 from runtime.logs import get_logger
 from runtime.workers import Workers
@@ -68,8 +69,14 @@ async def _on_wrong_parameter(_: Request, exc: Exception) -> Response:
     return problem_response(Problem(400, "invalid_request", errors[0].detail, errors=errors))
 
 
-async def _on_unavailable(_: Request, exc: Exception) -> Response:
-    return problem_response(unavailable("store_unavailable", str(exc)))
+def _on_unavailable(outages: Outages) -> Handler:
+    """The handler for a store that does not answer."""
+
+    async def answer(_: Request, exc: Exception) -> Response:
+        code = "store_unavailable"
+        return problem_response(unavailable(code, str(exc), outages.retry_after_s(code)))
+
+    return answer
 
 
 async def _on_refused(_: Request, exc: Exception) -> Response:
@@ -82,13 +89,15 @@ async def _on_too_large(_: Request, exc: Exception) -> Response:
     return problem_response(Problem(400, "invalid_request", f"{exc}: make it smaller"))
 
 
-HANDLERS: dict[int | type[Exception], Handler] = {
-    **PROBLEM_HANDLERS,
-    RequestValidationError: _on_wrong_parameter,
-    UnavailableError: _on_unavailable,
-    InputRefused: _on_refused,
-    RecordTooLarge: _on_too_large,
-}
+def handlers() -> dict[int | type[Exception], Handler]:
+    """What is answered when a route raises; made anew for each application, since it remembers outages."""
+    return {
+        **PROBLEM_HANDLERS,
+        RequestValidationError: _on_wrong_parameter,
+        UnavailableError: _on_unavailable(Outages()),
+        InputRefused: _on_refused,
+        RecordTooLarge: _on_too_large,
+    }
 
 
 def _health_router(health: Health) -> APIRouter:
@@ -133,7 +142,7 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
-        exception_handlers=HANDLERS,
+        exception_handlers=handlers(),
         redirect_slashes=False,
         description="Notifications: nothing accepted is lost, nothing is sent twice without a recorded reason.",
     )

@@ -41,8 +41,9 @@ from producers.notification import (
 from producers.reference.idempotency import KeyRecord, KeyReservation
 from producers.reference.keys import Caller
 from runtime import ids
-from runtime.clock import Clock, system_clock
+from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import PublishError, UnavailableError
+from runtime.http.outages import Outages
 from runtime.http.problems import FieldError, Problem, new_request_id, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import ACCEPTED, INGEST_SECONDS, REFUSED
@@ -174,11 +175,13 @@ class Ingest:
         recent: RecentAcceptances,
         publish_timeout_s: float,
         clock: Clock = system_clock,
+        monotonic: Monotonic = system_monotonic,
     ) -> None:
         self._authenticator, self._idempotency, self._templates = authenticator, idempotency, templates
         # A little more than the producer's own limit, which names the cause.
         self._batcher = Batcher(broker, publish_timeout_s + 1)
         self._recent, self._clock = recent, clock
+        self._outages = Outages(monotonic)
         self._in_flight = 0
         self._flights: dict[tuple[str, str], _Flight] = {}
         self._seconds = INGEST_SECONDS.labels("notifications")
@@ -195,6 +198,8 @@ class Ingest:
         except Problem as problem:
             REFUSED.labels(problem.code).inc()
             status, body = problem.status, problem.body(request_id)
+            if problem.status == 503:
+                problem.headers["Retry-After"] = str(self._outages.retry_after_s(problem.code))
             headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
             headers.append((b"content-type", b"application/problem+json"))
         except Exception:
@@ -341,6 +346,7 @@ class Ingest:
             )
         except UnavailableError as exc:
             raise unavailable("store_unavailable", str(exc)) from exc
+        self._outages.over("store_unavailable")
         if key_record.body_hash != checked.body_hash:
             raise Problem(
                 409,
@@ -377,6 +383,7 @@ class Ingest:
                 error=str(exc),
             )
             raise unavailable("kafka_unavailable", "Kafka did not confirm the notification: send it again") from exc
+        self._outages.over("kafka_unavailable")
         lane = checked.notification.priority
         self._accepted[lane].inc()
         self._recent.add(notification_id, checked.tenant, accepted_at, lane)

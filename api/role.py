@@ -102,7 +102,7 @@ async def run(context: Context) -> None:
         ]
         app = create_app(deps, more)
         context.health.started()
-        await serve(app, listener, context.stopping)
+        await serve(app, listener, context.stopping, context.health, settings.api.drain_s)
     finally:
         listener.close()
         await idempotency.close()

@@ -201,6 +201,7 @@ def _add_commands() -> None:
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
     from console.commands.send import send
+    from console.commands.sink import sink_app
     from console.commands.stack import has_local
     from console.commands.status import status
 
@@ -217,6 +218,7 @@ def _add_commands() -> None:
     app.add_typer(schemas_app, name="schemas")
     app.add_typer(replay_app, name="replay")
     app.add_typer(dlq_app, name="dlq")
+    app.add_typer(sink_app, name="sink")
 
 
 def migrate(state_dir: _StateDir = _STATE_DIR) -> None:

@@ -1,4 +1,4 @@
-"""Builds the plan: which records of a topic, or which dead letters, are published again.
+"""Builds the plan: which records of a topic are published again.
 
     topic ──by time──► records ──their messages, by ClickHouse──► what would be done with each (plan.py)
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from replay.plan import Decision, Item, Plan, RecordPosition, Row, StoredMessage, decide_message, decide_request
+from replay.plan import Item, Plan, RecordPosition, StoredMessage, decide_message, decide_request
 from replay.records import decoded_message, decoded_request
 from replay.source import scan
-from replay.store import ReplayStore, StoredDeadLetter
+from replay.store import ReplayStore
+from replay.template import TemplateVersion
 from replay.times import UsageError
 from replay.where import Condition
-from runtime.dead_letters import is_cut
 from runtime.ids import accepted_at
 from runtime.settings import KafkaSettings
 from schemas.events import ChannelMessage, NotificationRequest
@@ -38,6 +38,8 @@ class Selection:
     where: str | None = None
     tenant: str | None = None
     resend: bool = False
+    template: TemplateVersion | None = None
+    """Only requests of this template, rendered with this version."""
 
     @property
     def filtered(self) -> bool:
@@ -79,9 +81,11 @@ class _Message:
 def build_plan(
     kafka: KafkaSettings, store: ReplayStore, selection: Selection, now: int, on_progress: ProgressCallback
 ) -> Plan:
-    """The plan for a stretch of a topic."""
+    """The plan for a stretch of a topic. Raises UsageError, UnavailableError."""
     topic = check_topic(selection.topic)
     plan = Plan()
+    if selection.template is not None and topic.record != "NotificationRequest":
+        raise UsageError("--template renders requests: give a requests topic")
     if topic.record == "NotificationRequest":
         requests = _requests(kafka, selection, plan, on_progress)
         _plan_requests(store, selection, requests, plan, now)
@@ -105,9 +109,12 @@ def _requests(
             continue
         if request.get("replay") is not None or (selection.tenant and request["tenant"] != selection.tenant):
             continue
+        if selection.template is not None and request.get("template_id") != selection.template.template_id:
+            plan.other_templates += 1
+            continue
         known = found.get(request["notification_id"])
         if known is None or known.request.get("generation", 0) < request.get("generation", 0):
-            found[request["notification_id"]] = _Request(RecordPosition(*record[:3]), _small_request(request))
+            found[request["notification_id"]] = _Request(RecordPosition(*record[:3]), small_request(request))
     return found
 
 
@@ -122,20 +129,22 @@ def _messages(
         if message is None:
             plan.unreadable += 1
         elif not selection.tenant or message["tenant"] == selection.tenant:
-            found[message["message_id"]] = _Message(RecordPosition(*record[:3]), _small_message(message))
+            found[message["message_id"]] = _Message(RecordPosition(*record[:3]), small_message(message))
     return found
 
 
-def _small_request(request: NotificationRequest) -> NotificationRequest:
+def small_request(request: NotificationRequest) -> NotificationRequest:
     """Without what is not needed to decide: a million bodies would not fit."""
     return {**request, "data": b"", "content": None}
 
 
-def _small_message(message: ChannelMessage) -> ChannelMessage:
+def small_message(message: ChannelMessage) -> ChannelMessage:
+    """Likewise."""
     return {**message, "subject": None, "text": None, "html": None, "body": None, "data": None}
 
 
-def _by_hour(notification_ids: Iterable[str]) -> Iterator[tuple[int, set[str]]]:
+def by_hour(notification_ids: Iterable[str]) -> Iterator[tuple[int, set[str]]]:
+    """Notifications by the hour (s since 1970) in which they were accepted."""
     hours: dict[int, set[str]] = {}
     for nid in notification_ids:
         hours.setdefault(hour_of(accepted_at(nid)), set()).add(nid)
@@ -143,7 +152,7 @@ def _by_hour(notification_ids: Iterable[str]) -> Iterator[tuple[int, set[str]]]:
 
 
 def _plan_requests(store: ReplayStore, selection: Selection, found: dict[str, _Request], plan: Plan, now: int) -> None:
-    for hour, nids in _by_hour(found):
+    for hour, nids in by_hour(found):
         tenants = {found[nid].request["tenant"] for nid in nids}
         stored_messages = store.stored_messages(hour, tenants, nids, selection.condition)
         generations = store.generations(hour)
@@ -160,16 +169,18 @@ def _plan_requests(store: ReplayStore, selection: Selection, found: dict[str, _R
                 known_generation=known,
             )
             plan.add((_above(item, known, selection), decided))
+            if item is not None and selection.template is not None:
+                plan.pinned += one.request.get("template_version") not in (None, selection.template.version)
 
 
 def _plan_messages(store: ReplayStore, selection: Selection, found: dict[str, _Message], plan: Plan, now: int) -> None:
     by_notification: dict[str, list[str]] = {}
     for message_id, one in found.items():
         by_notification.setdefault(one.message["notification_id"], []).append(message_id)
-    for hour, nids in _by_hour(by_notification):
+    for hour, nids in by_hour(by_notification):
         ids_of_hour = [message_id for nid in sorted(nids) for message_id in by_notification[nid]]
         tenants = {found[message_id].message["tenant"] for message_id in ids_of_hour}
-        stored_messages = _by_message(store.stored_messages(hour, tenants, nids, selection.condition))
+        stored_messages = by_message(store.stored_messages(hour, tenants, nids, selection.condition))
         generations = store.generations(hour)
         for message_id in ids_of_hour:
             one = found[message_id]
@@ -185,7 +196,8 @@ def _plan_messages(store: ReplayStore, selection: Selection, found: dict[str, _M
             plan.add((_above(item, known, selection), decided))
 
 
-def _by_message(stored_messages: dict[str, list[StoredMessage]]) -> dict[str, StoredMessage]:
+def by_message(stored_messages: dict[str, list[StoredMessage]]) -> dict[str, StoredMessage]:
+    """The messages by their ids."""
     return {s.message_id: s for of_one in stored_messages.values() for s in of_one if s.message_id}
 
 
@@ -194,135 +206,3 @@ def _above(item: Item | None, known: int, selection: Selection) -> Item | None:
     if item is None or not selection.resend:
         return item
     return replace(item, generation=known)
-
-
-# -- dead letters -----------------------------------------------------------------------------------------------------
-
-_REFUSALS = {
-    "view": "a newer value may be there already: publish the value again at its source",
-    "ledger": "a newer entry may be there already: the ledger mends itself with the message's next attempt",
-    "timers": "its moment and its order are lost: replay the request it belongs to",
-    "sink": "the record itself is still in its topic and was delivered: only its row is missing",
-}
-
-
-def refusal(dead_letter: StoredDeadLetter) -> str | None:
-    """Why a dead letter cannot be published again, None when it can."""
-    if dead_letter.stage in _REFUSALS:
-        return _REFUSALS[dead_letter.stage]
-    topic = catalogue().get(dead_letter.record.topic)
-    if dead_letter.stage not in ("router", "sender") or topic is None or topic.record not in REPLAYABLE:
-        return f"nothing is known of how to redrive the stage {dead_letter.stage}"
-    if dead_letter.record.value is None:
-        return "it has no value"
-    if is_cut(dead_letter.detail):
-        return "it holds only a part of its record, which was larger than a letter: publish the whole at its source"
-    if topic.record == "ChannelMessage" and decoded_message(dead_letter.record.value) is None:
-        return "it is no rendered message: replay the request it belongs to"
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """What counts of a letter, without its bytes: a million of them would not fit."""
-
-    dead_letter_id: str
-    position: RecordPosition
-    tenant: str
-    attempts: int
-    occurred_at: int
-    message: ChannelMessage | None
-    request: NotificationRequest | None
-
-    @property
-    def notification_id(self) -> str | None:
-        found = self.message or self.request
-        return found["notification_id"] if found is not None else None
-
-    @property
-    def about(self) -> str | None:
-        return self.message["message_id"] if self.message is not None else self.notification_id
-
-
-def _given(dead_letter: StoredDeadLetter) -> _Given:
-    message = decoded_message(dead_letter.record.value) if dead_letter.stage == "sender" else None
-    request = decoded_request(dead_letter.record.value) if dead_letter.stage == "router" else None
-    return _Given(
-        dead_letter.dead_letter_id,
-        RecordPosition(*dead_letter.record[:3]),
-        dead_letter.tenant,
-        dead_letter.attempts,
-        dead_letter.occurred_at,
-        None if message is None else _small_message(message),
-        None if request is None else _small_request(request),
-    )
-
-
-def build_redrive_plan(store: ReplayStore, dead_letters: Iterable[StoredDeadLetter], now: int) -> Plan:
-    """The plan for dead letters; of several about one message or notification the latest counts."""
-    plan = Plan()
-    latest: dict[str, _Given] = {}
-    for dead_letter in dead_letters:
-        plan.looked_at += 1
-        if why := refusal(dead_letter):
-            plan.count(
-                Row(dead_letter.stage, "dead letter", dead_letter.reason, Decision.REFUSED, why),
-                dead_letter.dead_letter_id,
-            )
-            continue
-        given = _given(dead_letter)
-        if given.about is None:  # bytes as they were: nothing is known of them
-            plan.items.append(Item(given.position, given.tenant, None, dead_letter_id=given.dead_letter_id))
-            plan.count(
-                Row(dead_letter.stage, "dead letter", dead_letter.reason, Decision.TRY), dead_letter.dead_letter_id
-            )
-        elif given.about not in latest or latest[given.about].occurred_at < given.occurred_at:
-            latest[given.about] = given
-    by_notification: dict[str, list[_Given]] = {}
-    for given in latest.values():
-        assert given.notification_id is not None, "what says what it is about names its notification"
-        by_notification.setdefault(given.notification_id, []).append(given)
-    for hour, nids in _by_hour(by_notification):
-        mine = [given for nid in sorted(nids) for given in by_notification[nid]]
-        stored_messages = store.stored_messages(hour, {given.tenant for given in mine}, nids, Condition())
-        generations = store.generations(hour)
-        by_message = _by_message(stored_messages)
-        for given in mine:
-            plan.add(_decide_dead_letter(given, stored_messages, by_message, generations, now))
-    plan.items.sort(key=lambda item: (item.position.topic, item.position.partition, item.position.offset))
-    return plan
-
-
-def _decide_dead_letter(
-    given: _Given,
-    stored_messages: dict[str, list[StoredMessage]],
-    by_message: dict[str, StoredMessage],
-    generations: dict[str, int],
-    now: int,
-) -> tuple[Item | None, list[tuple[StoredMessage, Decision]]]:
-    if given.message is not None:
-        stored = by_message.get(given.message["message_id"])
-        # Beyond the attempts of the letter, lest a new outcome stand beside an old one of the same attempt.
-        attempt = max(given.attempts, stored.attempts if stored else 0) + 1
-        return decide_message(
-            given.position,
-            given.message,
-            stored,
-            resend=False,
-            filtered=False,
-            now=now,
-            attempt=attempt,
-            dead_letter_id=given.dead_letter_id,
-        )
-    assert given.request is not None
-    nid = given.request["notification_id"]
-    return decide_request(
-        given.position,
-        given.request,
-        stored_messages.get(nid, []),
-        resend=False,
-        filtered=False,
-        now=now,
-        dead_letter_id=given.dead_letter_id,
-        known_generation=generations.get(nid, 0),
-    )

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from replay.choose import refusal
+from replay.redrive import refusal
 from replay.store import ReplayStore, StoredDeadLetter
 from replay.times import parse_time
 from replay.where import DEAD_LETTER_COLUMNS, Condition, compile_where
@@ -34,6 +34,8 @@ _SECRET = frozenset(
         "raw",
     }
 )
+OPEN = ("open", "failed_again")
+"""States of letters that wait for somebody, as the view dead_letters names them."""
 HIDDEN = "(hidden; --reveal shows it)"
 
 
@@ -45,17 +47,26 @@ def selected(
     tenant: str | None,
     since: str,
     until: str,
+    *,
+    closed: bool = False,
 ) -> Iterator[StoredDeadLetter]:
-    """The letters between two times as operators write them. Raises UsageError."""
+    """The letters between two times as operators write them: those that wait for somebody, with `closed` all.
+
+    Raises UsageError.
+    """
     now = system_clock()
-    return store.dead_letters(
-        parse_time(since, now), parse_time(until, now) + 1, _condition(where, stage, reason, tenant, now)
-    )
+    condition = _condition(where, stage, reason, tenant, now, closed)
+    return store.dead_letters(parse_time(since, now), parse_time(until, now) + 1, condition)
 
 
-def _condition(where: str | None, stage: str | None, reason: str | None, tenant: str | None, now: int) -> Condition:
+def _condition(
+    where: str | None, stage: str | None, reason: str | None, tenant: str | None, now: int, closed: bool
+) -> Condition:
     written = compile_where(where, DEAD_LETTER_COLUMNS, now)
     sql, parameters = [written.sql], dict(written.parameters)
+    if not closed:
+        sql.append("letter_state IN {open:Array(String)}")
+        parameters["open"] = list(OPEN)
     for column, value in (("stage", stage), ("reason", reason), ("tenant", tenant)):
         if value is not None:
             sql.append(f"`{column}` = {{{column}:String}}")
@@ -79,6 +90,7 @@ def listed(dead_letters: Iterator[StoredDeadLetter], limit: int) -> list[dict[st
             {
                 "id": dead_letter.dead_letter_id,
                 "occurred_at": rfc3339(dead_letter.occurred_at),
+                "state": dead_letter.state,
                 "stage": dead_letter.stage,
                 "topic": dead_letter.record.topic,
                 "reason": dead_letter.reason,
@@ -93,20 +105,23 @@ def listed(dead_letters: Iterator[StoredDeadLetter], limit: int) -> list[dict[st
 
 
 def counted(dead_letters: Iterator[StoredDeadLetter]) -> list[dict[str, Any]]:
-    """How many by stage, topic, reason and error, the most frequent first, with an example."""
-    counts: Counter[tuple[str, str, str, str]] = Counter()
-    latest: dict[tuple[str, str, str, str], StoredDeadLetter] = {}
+    """How many by state, stage, topic, reason and error, the most frequent first, with an example."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    latest: dict[tuple[str, ...], StoredDeadLetter] = {}
     for dead_letter in dead_letters:
-        group = dead_letter.stage, dead_letter.record.topic, dead_letter.reason, dead_letter.error_class
+        group = (
+            dead_letter.state,
+            dead_letter.stage,
+            dead_letter.record.topic,
+            dead_letter.reason,
+            dead_letter.error_class,
+        )
         counts[group] += 1
         if group not in latest or latest[group].occurred_at < dead_letter.occurred_at:
             latest[group] = dead_letter
     return [
         {
-            "stage": group[0],
-            "topic": group[1],
-            "reason": group[2],
-            "error": group[3],
+            **dict(zip(("state", "stage", "topic", "reason", "error"), group, strict=True)),
             "count": count,
             "latest": rfc3339(latest[group].occurred_at),
             "detail": latest[group].detail,
@@ -122,6 +137,7 @@ def described(dead_letter: StoredDeadLetter, reveal: bool) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": dead_letter.dead_letter_id,
         "occurred_at": rfc3339(dead_letter.occurred_at),
+        "state": dead_letter.state,
         "stage": dead_letter.stage,
         "reason": dead_letter.reason,
         "error": dead_letter.error_class,

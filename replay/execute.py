@@ -8,14 +8,17 @@ May import runtime and replay. Never: what is chosen.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from replay.plan import Item
+from replay.progress import Replay
 from replay.records import Stamp, copies
+from replay.redrive import refusal
+from replay.running import Stop, Stopped
 from replay.source import Reader
-from replay.store import Replay, ReplayStore
+from replay.store import ReplayStore
+from replay.template import TemplateVersion
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import HeliographError
 from runtime.kafka.producer import Producer
@@ -38,25 +41,30 @@ def execute(
     replay: Replay,
     rate: float,
     on_progress: Callable[[int], None],
+    stop: Stop,
     *,
     confirm: Confirm | None = None,
     crash_at: str | None = None,
     clock: Clock = system_clock,
     monotonic: Monotonic = system_monotonic,
 ) -> Replay:
-    """Publish what is left of a replay; the replay as it ended. Raises the error that stopped it, after writing it down."""
+    """Publish what is left of a replay; the replay as it ended: finished, or stopped by whoever asked `stop`.
+
+    Raises the error that stopped it, after writing it down. The caller has the replay's lease.
+    """
     reader, producer = Reader(kafka), Producer(kafka, client_id="replay")
     size = max(1, min(MAX_BATCH, int(rate / 4)))
+    template = TemplateVersion.parse(replay.template) if replay.template else None
     due = monotonic()
     try:
         while replay.published < replay.planned:
             items = store.items(replay.replay_id, replay.published, size)
             if not items:
                 raise HeliographError(f"the plan of replay {replay.replay_id} is not kept any more: start a new one")
-            time.sleep(max(0.0, due - monotonic()))
+            stop.wait(due - monotonic())
             due = max(due, monotonic()) + len(items) / rate
             records = _records(store, reader, items)
-            stamp = Stamp(replay.replay_id, replay.requested_by, replay.command == "resend", clock())
+            stamp = Stamp(replay.replay_id, replay.requested_by, replay.command == "resend", clock(), template)
             out: list[ProducerRecord] = []
             for item, record in records:
                 out += copies(record, item, stamp)
@@ -77,7 +85,11 @@ def execute(
         replay = replay.moved(clock(), state="finished", finished_at=clock())
         store.write(replay)
         return replay
-    except (HeliographError, KeyboardInterrupt) as exc:
+    except Stopped as exc:
+        replay = replay.moved(clock(), state="stopped", error=str(exc)[:500])
+        store.write(replay)
+        return replay
+    except HeliographError as exc:
         store.write(replay.moved(clock(), state="stopped", error=str(exc)[:500] or type(exc).__name__))
         raise
     finally:
@@ -86,7 +98,7 @@ def execute(
 
 
 def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[tuple[Item, ConsumerRecord]]:
-    """The records of a batch that are still kept."""
+    """The records of a batch that are still kept, and can still be published."""
     kept = reader.read([item.position for item in items if item.dead_letter_id is None])
     ids = [item.dead_letter_id for item in items if item.dead_letter_id is not None]
     dead_letters = store.dead_letters_by_id(ids, [item.position.topic for item in items]) if ids else {}
@@ -95,7 +107,9 @@ def _records(store: ReplayStore, reader: Reader, items: Sequence[Item]) -> list[
         if item.dead_letter_id is None:
             record = kept.get(item.position)
         else:
-            record = dead_letters[item.dead_letter_id].record if item.dead_letter_id in dead_letters else None
+            dead_letter = dead_letters.get(item.dead_letter_id)
+            # An earlier version's plan may name letters that do not decode.
+            record = dead_letter.record if dead_letter is not None and refusal(dead_letter) is None else None
         if record is not None:
             found.append((item, record))
     return found

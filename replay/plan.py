@@ -113,6 +113,10 @@ class Plan:
     samples: dict[Row, list[str]] = field(default_factory=dict)
     looked_at: int = 0
     unreadable: int = 0
+    other_templates: int = 0
+    """Requests left out because they use another template than the one to render with."""
+    pinned: int = 0
+    """Items whose request names another version of that template."""
 
     def count(self, row: Row, sample: str) -> None:
         self.counts[row] = self.counts.get(row, 0) + 1

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from replay.plan import Item
+from replay.template import TemplateVersion
 from runtime import ids
+from runtime.dead_letters import REDRIVEN, redriven
 from runtime.records import ConsumerRecord, Headers, ProducerRecord
 from runtime.status import message_status, request_status, source_of, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
@@ -27,6 +29,7 @@ class Stamp:
     by: str
     resend: bool
     now: int
+    template: TemplateVersion | None = None
 
     @property
     def words(self) -> str:
@@ -34,11 +37,12 @@ class Stamp:
 
 
 def copies(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[ProducerRecord]:
-    """The record again, and the event on its timeline; a record that does not decode goes as it is, without an event."""
+    """The record again, with the id of the letter it was in, and the event on its timeline. Raises DecodeError."""
+    if item.dead_letter_id is not None:
+        header = redriven(item.dead_letter_id, item.position.offset)
+        record = record._replace(headers=[*(h for h in record.headers if h[0] != REDRIVEN), header])
     if catalogue()[record.topic].record == "ChannelMessage":
         return _message_again(record, item, stamp)
-    if item.notification_id is None:
-        return [ProducerRecord(record.topic, record.key, record.value, record.headers, record.partition)]
     return _request_again(record, item, stamp)
 
 
@@ -47,8 +51,13 @@ def _request_again(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[Pro
     request = {**request, "replay": stamp.replay_id, "generation": item.generation}
     if item.channels:
         request["channels"] = list(item.channels)
+    words = stamp.words
+    if stamp.template is not None and request.get("template_id") == stamp.template.template_id:
+        named = request.get("template_version")
+        words += f", rendered with {stamp.template}" + (f" instead of version {named}" if named is not None else "")
+        request["template_version"] = stamp.template.version
     status = request_status(
-        request, record.topic.split(".")[2], "replayed", now=stamp.now, detail=stamp.words, source=source_of(record)
+        request, record.topic.split(".")[2], "replayed", now=stamp.now, detail=words, source=source_of(record)
     )
     value = codec("NotificationRequest").encode(request)
     return [

@@ -1,21 +1,23 @@
 """What a replay reads from ClickHouse, and what it writes down about itself there.
 
-May import sinks.clickhouse. Never: Kafka, a decision.
+May import sinks.clickhouse. Never: a Kafka client, a decision.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
 from uuid import UUID
 
+from replay.journal import item_records, state_record
 from replay.plan import Item, RecordPosition, StoredMessage
+from replay.progress import Replay
 from replay.times import UsageError
 from replay.where import Condition
-from runtime.records import ConsumerRecord
+from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import ClickHouseSettings
 from runtime.status import rfc3339
 from sinks import clickhouse
@@ -35,6 +37,7 @@ _REPLAY_COLUMNS = {
     "from_at": "DateTime64(3, 'UTC')",
     "to_at": "DateTime64(3, 'UTC')",
     "filter": "String",
+    "template": "String",
     "tenant": "LowCardinality(String)",
     "requested_by": "String",
     "planned": "UInt64",
@@ -43,6 +46,7 @@ _REPLAY_COLUMNS = {
     "counts": "String",
     "state": "LowCardinality(String)",
     "error": "String",
+    "note": "String",
     "started_at": "DateTime64(3, 'UTC')",
     "updated_at": "DateTime64(3, 'UTC')",
     "finished_at": "DateTime64(3, 'UTC')",
@@ -67,33 +71,6 @@ _ITEM_COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """One replay as it is written down; times in ms, 0 for none."""
-
-    replay_id: str
-    command: str
-    topic: str
-    filter: str
-    tenant: str
-    requested_by: str
-    planned: int
-    started_at: int
-    from_at: int = 0
-    to_at: int = 0
-    published: int = 0
-    gone: int = 0
-    counts: str = "{}"
-    state: str = "running"
-    error: str = ""
-    updated_at: int = 0
-    finished_at: int = 0
-
-    def moved(self, now: int, **changes: Any) -> Replay:
-        """The same a moment later; its rows are ordered by that moment."""
-        return replace(self, updated_at=max(now, self.updated_at + 1), **changes)
-
-
-@dataclass(frozen=True, slots=True)
 class StoredDeadLetter:
     """A dead letter as ClickHouse keeps it."""
 
@@ -108,13 +85,21 @@ class StoredDeadLetter:
     notification_id: str | None
     message_id: str | None
     occurred_at: int
+    state: str = "open"
+    """What became of it: open, redriven, sent_since, failed_again or dismissed."""
 
 
 class ReplayStore:
-    """Questions and notes; one thread. Every call raises UnavailableError or StoreError."""
+    """Questions and notes; one thread. Every call raises UnavailableError or StoreError.
 
-    def __init__(self, settings: ClickHouseSettings) -> None:
-        self._settings = settings
+    What is written down goes to its topic first, by `publish` (which waits and may raise PublishError), and then to ClickHouse:
+    the sink stores it once more, which changes nothing, and a rebuilt store has it.
+    """
+
+    def __init__(
+        self, settings: ClickHouseSettings, publish: Callable[[Sequence[ProducerRecord]], None] | None = None
+    ) -> None:
+        self._settings, self._publish = settings, publish
         self._client = clickhouse.connect(settings, timeout_s=120)
 
     def close(self) -> None:
@@ -212,6 +197,8 @@ class ReplayStore:
 
     def write(self, replay: Replay) -> None:
         """The replay as it stands now."""
+        assert self._publish is not None, "a store that was opened for questions"
+        self._publish([state_record(replay)])
         row = [
             UUID(replay.replay_id).bytes,
             replay.command,
@@ -219,6 +206,7 @@ class ReplayStore:
             replay.from_at,
             replay.to_at,
             replay.filter,
+            replay.template,
             replay.tenant,
             replay.requested_by,
             replay.planned,
@@ -227,6 +215,7 @@ class ReplayStore:
             replay.counts,
             replay.state,
             replay.error,
+            replay.note,
             replay.started_at,
             replay.updated_at,
             replay.finished_at,
@@ -236,9 +225,11 @@ class ReplayStore:
 
     def write_items(self, replay_id: str, items: Sequence[Item], now: int) -> None:
         """The plan. Written before the replay's own row: a replay that is known has a whole plan."""
+        assert self._publish is not None, "a store that was opened for questions"
         for start in range(0, len(items), 50_000):
             chunk = items[start : start + 50_000]
             count = len(chunk)
+            self._publish(list(item_records(replay_id, chunk, start, now)))
             self._insert(
                 "replay_items",
                 _ITEM_COLUMNS,
@@ -297,6 +288,7 @@ class ReplayStore:
             "command",
             "topic",
             "filter",
+            "template",
             "tenant",
             "requested_by",
             "planned",
@@ -305,8 +297,20 @@ class ReplayStore:
             "counts",
             "state",
             "error",
+            "note",
         )
         return Replay(replay_id, **fields, **{name: row[name] for name in words})
+
+    def outcomes(self, replay: Replay) -> dict[str, int]:
+        """Messages by what became of them since, and `twice`: those that somebody has a second time."""
+        parameters = {
+            "replay": _hex(replay.replay_id),
+            "published": replay.published,
+            "started": replay.started_at,
+            "resend": replay.command == "resend",
+        }
+        rows = self._query("replay_outcomes", parameters)
+        return {**{row["outcome"]: row["messages"] for row in rows}, "twice": rows[0]["twice"] if rows else 0}
 
     def replays(self, limit: int) -> list[dict[str, Any]]:
         """The latest replays as people read them."""
@@ -340,6 +344,7 @@ def _dead_letter(hex_id: str, row: Mapping[str, Any], occurred_at: int) -> Store
         _or_none(row["notification_id"]),
         _or_none(row["message_id"]),
         occurred_at,
+        row["letter_state"],
     )
 
 

@@ -6,7 +6,6 @@ May import processors and replay. Never: a producer.
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,24 +13,22 @@ from typing import Any, cast
 
 from processors.router.enrich import RouterViews, enrich_batch
 from replay.accounts import AccountReport, Rendered
-from replay.choose import Selection, check_topic
+from replay.choose import Selection, build_plan, check_topic
 from replay.plan import RecordPosition, StoredMessage
 from replay.records import decoded_message, decoded_request
 from replay.source import scan
 from replay.store import ReplayStore
+from replay.template import TemplateVersion, wait_for
 from replay.times import UsageError
-from runtime.errors import UnavailableError
 from runtime.ids import accepted_at
 from runtime.records import ConsumerRecord
 from runtime.settings import Settings
-from runtime.views import View, caught_up
+from runtime.views import View
 from schemas.channels import PARTS
 from schemas.codec import codec
 from schemas.events import Cancellation, ChannelMessage, DeliveryStatus, NotificationRequest, RecipientProfile, Template
 from schemas.identity import hour_of
 from schemas.topics import DEAD_LETTERS, RECIPIENTS, STATUS, TEMPLATES, catalogue
-
-TIMEOUT_S = 300.0
 
 
 class _Nothing:
@@ -71,13 +68,26 @@ class WhatIfResult:
     mended: int = 0
     """The other way round."""
     other_templates: int = 0
+    would_publish: int = 0
+    """Requests that a replay of this selection and template publishes."""
+    pinned: int = 0
+    """Of those, requests that name another version: without --template a replay renders them with that one again."""
     differences: list[MessageDifference] = field(default_factory=list)
 
     def as_object(self) -> dict[str, Any]:
         """For programs: of the template, of the account, whichever was asked for."""
         found: dict[str, Any] = {}
         if self.template is not None:
-            names = ("template", "unchanged", "changed", "failed", "mended", "other_templates")
+            names = (
+                "template",
+                "unchanged",
+                "changed",
+                "failed",
+                "mended",
+                "other_templates",
+                "would_publish",
+                "pinned",
+            )
             found = {name: getattr(self, name) for name in names}
             found["differences"] = [
                 {name: getattr(d, name) for name in MessageDifference.__slots__} for d in self.differences
@@ -91,73 +101,54 @@ def what_if(
     settings: Settings,
     store: ReplayStore,
     selection: Selection,
-    template: str | None,
+    now: int,
     on_progress: Callable[[int, int], None],
     *,
     provider: str | None = None,
 ) -> WhatIfResult:
-    """Compare. Raises UsageError, SettingsError, UnavailableError."""
+    """Compare, and plan the replay that would follow. Raises UsageError, SettingsError, UnavailableError."""
+    wanted = selection.template
     account = AccountReport(settings.providers, provider) if provider is not None else None
     if check_topic(selection.topic).record == "ChannelMessage":
-        if template is not None or account is None:
+        if wanted is not None or account is None:
             raise UsageError("--what-if --template renders requests: give a requests topic")
         _dispatched(settings, store, selection, account, on_progress)
         return WhatIfResult(account=account)
-    wanted = _template_of(template)
     recipients: View[RecipientProfile] = View(settings.kafka, RECIPIENTS)
     templates: View[Template] = View(settings.kafka, TEMPLATES)
     views = recipients, templates
     try:
         for view in views:
             view.start()
-        _wait(views)
+        wait_for(views)
         nothing: Any = _Nothing()
         known = RouterViews(recipients, templates, nothing, cast("View[Cancellation]", nothing))
-        report = WhatIfResult(template, account)
+        report = WhatIfResult(str(wanted) if wanted is not None else None, account)
         for record, request, version, stored_messages in _requests(
             settings, store, selection, wanted, report, on_progress
         ):
             was = _decided(record, request, version, known)
             would = was
             if wanted is not None:
-                template_id, number = wanted
-                if templates.raw(f"{request['tenant']}:{template_id}:{number}") is None:
-                    raise UsageError(f"tenant {request['tenant']} has no template {template}")
-                would = _decided(record, request, number, known)
-                _compare(request, was, would, (version, number), report)
+                wanted.check(request["tenant"], templates)
+                would = _decided(record, request, wanted.version, known)
+                _compare(request, was, would, (version, wanted.version), report)
             if account is not None:
                 account.add(was.rendered(), stored_messages, filtered=selection.filtered, would=would.rendered())
+        if wanted is not None:  # by the same function as the replay itself: its numbers are these
+            plan = build_plan(settings.kafka, store, selection, now, on_progress)
+            report.would_publish, report.pinned = len(plan.items), plan.pinned
         return report
     finally:
         for view in views:
             view.close()
 
 
-def _template_of(text: str | None) -> tuple[str, int] | None:
-    if text is None:
-        return None
-    template_id, _, number = text.rpartition(":")
-    if not template_id or not number.isdecimal():
-        raise UsageError(f"--template {text!r} is not ID:VERSION, for example order-shipped:7")
-    return template_id, int(number)
-
-
-def _wait(views: tuple[View[Any], ...]) -> None:
-    async def wait() -> None:
-        await asyncio.wait_for(caught_up(views, asyncio.Event()), TIMEOUT_S)
-
-    try:
-        asyncio.run(wait())
-    except TimeoutError as exc:
-        reasons = "; ".join(reason for view in views if (reason := view.not_ready()))
-        raise UnavailableError(f"users and templates could not be read within {TIMEOUT_S:.0f} s: {reasons}") from exc
-
-
 def _requests(
     settings: Settings,
     store: ReplayStore,
     selection: Selection,
-    wanted: tuple[str, int] | None,
+    wanted: TemplateVersion | None,
     report: WhatIfResult,
     on_progress: Callable[[int, int], None],
 ) -> Iterator[tuple[ConsumerRecord, NotificationRequest, int | None, list[StoredMessage]]]:
@@ -167,7 +158,7 @@ def _requests(
         request = decoded_request(record.value)
         if request is None or request.get("replay") or selection.tenant not in (None, request["tenant"]):
             continue
-        if wanted is not None and request.get("template_id") != wanted[0]:
+        if wanted is not None and request.get("template_id") != wanted.template_id:
             report.other_templates += 1
         else:
             found.setdefault(request["notification_id"], (record, request))

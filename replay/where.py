@@ -44,6 +44,7 @@ MESSAGE_COLUMNS: Mapping[str, Kind] = {
 }
 DEAD_LETTER_COLUMNS: Mapping[str, Kind] = {
     "dead_letter_id": "id",
+    "letter_state": "text",
     "notification_id": "id",
     "message_id": "id",
     "topic": "text",
@@ -57,11 +58,14 @@ DEAD_LETTER_COLUMNS: Mapping[str, Kind] = {
     "tenant": "text",
     "occurred_at": "time",
 }
+LETTER_STATES = frozenset({"open", "redriven", "sent_since", "failed_again", "dismissed"})
+"""What became of a dead letter, as the view dead_letter_states names it."""
 _CLOSED = {
     "state": frozenset(states().rank),
     "reason": frozenset({"", *(reason for reasons in states().reasons.values() for reason in reasons)}),
     "channel": frozenset({"", *CHANNELS}),
     "lane": frozenset(LANES),
+    "letter_state": LETTER_STATES,
 }
 MAX_LENGTH = 4_000
 MAX_DEPTH = 20

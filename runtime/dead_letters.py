@@ -7,6 +7,7 @@ May import schemas. Never: a decision to dead-letter (the stage takes it), a Kaf
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -17,7 +18,7 @@ from runtime.errors import DeadLetterFlood, TooLargeError
 from runtime.logs import redact_text
 from runtime.metrics import DEAD_LETTER_BRAKE
 from runtime.metrics import DEAD_LETTERS as COUNTER
-from runtime.records import ConsumerRecord, ProducerRecord
+from runtime.records import ConsumerRecord, Headers, ProducerRecord
 from runtime.settings import DeadLetterSettings
 from schemas.codec import codec
 from schemas.events import DeadLetter
@@ -28,11 +29,33 @@ INTERNAL_ERROR = "internal_error"
 CUT = "cut to fit"
 """Begins the detail of a dead letter that holds only a part of its record."""
 _MAX_DETAIL = 500
+REDRIVEN = "dead-letter"
+"""Header of a record that a re-drive published, `ID:OFFSET` of its dead letter: given up again, it is that letter again.
+Whoever may write to the topic may write it too, but an id cannot be guessed without the bytes of the record."""
 _ROOM = MAX_DEAD_LETTER_BYTES - 64 * 1024
 """For what came from elsewhere; the rest is for what we say about it, and Kafka's own framing."""
+_REDRIVEN_VALUE = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):(\d{1,18})")
 _MAX_KEY = 64 * 1024
 _MAX_HEADERS = 256 * 1024
 _MIN_VALUE = 16 * 1024
+
+
+def redriven(dead_letter_id: str, offset: int) -> tuple[str, bytes]:
+    """The header that a re-drive gives the copy of a letter's record; `offset` is the letter's."""
+    return REDRIVEN, f"{dead_letter_id}:{offset}".encode()
+
+
+def is_redriven(headers: Headers) -> bool:
+    """Whether a re-drive published the record, or it is the dead letter of such a record."""
+    return _letter_of(headers) is not None
+
+
+def _letter_of(headers: Headers) -> tuple[str, int] | None:
+    """The letter (id, offset) whose copy a record is."""
+    for name, value in headers:
+        if name == REDRIVEN and value is not None and (found := _REDRIVEN_VALUE.fullmatch(value)):
+            return found[1].decode(), int(found[2])
+    return None
 
 
 def dead_letter_record(
@@ -49,16 +72,20 @@ def dead_letter_record(
 ) -> ProducerRecord:
     """The record for notify.deadletters.v1. Publish it and wait for the acknowledgement before committing the original.
 
-    It always fits: of a record that is too large, the rest is left out and the detail says so.
+    It always fits: of a record that is too large, the rest is left out and the detail says so. What a re-drive published
+    keeps its letter's id and place, so that the new letter replaces the old one.
     """
     COUNTER.labels(stage, reason).inc()
+    before = _letter_of(record.headers)
+    dead_letter_id, offset = before or (
+        ids.dead_letter_id(record.topic, record.partition, record.offset, record.timestamp, record.key, record.value),
+        record.offset,
+    )
     dead_letter: DeadLetter = {
-        "dead_letter_id": ids.dead_letter_id(
-            record.topic, record.partition, record.offset, record.timestamp, record.key, record.value
-        ),
+        "dead_letter_id": dead_letter_id,
         "topic": record.topic,
         "partition": record.partition,
-        "offset": record.offset,
+        "offset": offset,
         "key": record.key,
         "value": record.value,
         "headers": [{"name": name, "value": value or b""} for name, value in record.headers],
@@ -72,14 +99,14 @@ def dead_letter_record(
         "message_id": _id(message_id),
         "occurred_at": now,
     }
-    return _encoded(dead_letter, _ROOM)
+    return _encoded(dead_letter, _ROOM, [redriven(*before)] if before else [])
 
 
 def smaller(dead_letter: ProducerRecord) -> ProducerRecord | None:
     """The same dead letter with less of its record, for a broker with a lower limit; None if it cannot be smaller."""
     found = cast(DeadLetter, codec("DeadLetter").decode(dead_letter.value))
     room = len(dead_letter.value or b"") // 4
-    return _encoded(found, room) if room >= _MIN_VALUE else None
+    return _encoded(found, room, dead_letter.headers) if room >= _MIN_VALUE else None
 
 
 def publish_dead_letters(
@@ -105,8 +132,11 @@ def is_cut(detail: str | None) -> bool:
     return (detail or "").startswith(CUT)
 
 
-def _encoded(dead_letter: DeadLetter, room: int) -> ProducerRecord:
-    """The dead letter; `room` is for its key (which becomes the Kafka key too), headers and value, in bytes."""
+def _encoded(dead_letter: DeadLetter, room: int, of_letter: Headers) -> ProducerRecord:
+    """The dead letter; `room` is for its key (which becomes the Kafka key too), headers and value, in bytes.
+
+    `of_letter`: the letter's own headers, none but REDRIVEN.
+    """
     key, value, headers = dead_letter["key"] or b"", dead_letter["value"] or b"", dead_letter["headers"]
     around = sum(len(header["name"].encode()) + len(header["value"]) + 8 for header in headers)
     if 2 * len(key) + around + len(value) > room:
@@ -127,7 +157,7 @@ def _encoded(dead_letter: DeadLetter, room: int) -> ProducerRecord:
             "headers": headers,
             "detail": f"{note}; {dead_letter['detail']}"[:_MAX_DETAIL],
         }
-    return ProducerRecord(DEAD_LETTERS, dead_letter["key"], codec("DeadLetter").encode(dead_letter))
+    return ProducerRecord(DEAD_LETTERS, dead_letter["key"], codec("DeadLetter").encode(dead_letter), of_letter)
 
 
 def _words(error: BaseException) -> str:
@@ -146,7 +176,8 @@ class DeadLetterBrake:
 
     Call it with every batch, before the batch's dead letters are published. Once halted it stays halted until the process
     ends: while the stage does not read, an emptying window says nothing about the records that wait. A new process counts
-    from 0, so each restart lets fewer than `min_count` records through. Messages whose retries are exhausted do not count.
+    from 0, so each restart lets fewer than `min_count` records through. Messages whose retries are exhausted do not count,
+    nor does what an operator re-drove: a second try of old records says nothing about those that come in.
     """
 
     def __init__(self, settings: DeadLetterSettings, stage: str, *, monotonic: Monotonic = system_monotonic) -> None:

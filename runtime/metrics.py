@@ -87,6 +87,11 @@ REQUEST_GUARD = Counter(
 )
 PARKED = Gauge("heliograph_sender_parked", "Messages that wait for an account or a recipient, unclaimed.", ["channel"])
 ACCOUNT_STATE = Gauge("heliograph_provider_breaker_state", "0 closed, 1 half-open, 2 open.", ["channel", "provider"])
+PROVIDER_SETTINGS = Gauge(
+    "heliograph_provider_settings",
+    "A number made of an account's settings: processes that show different ones were given different settings.",
+    ["provider"],
+)
 UNKNOWN_CODES = Counter("heliograph_provider_unknown_codes_total", "Provider codes no table knows.", ["provider"])
 COMMIT_SECONDS = Histogram(
     "heliograph_sender_commit_seconds", "One commit, of what is claimed and of what is released.", buckets=_FAST

@@ -148,7 +148,7 @@ def fact(
 def request_status(
     request: NotificationRequest, lane: str, state: str, *, now: int, **more: Unpack[Particulars]
 ) -> DeliveryStatus:
-    """A fact about a notification as a whole."""
+    """A fact about a notification as a whole. Under a replay it is a fact of its own: what was decided before stays told."""
     nid = request["notification_id"]
     about: Particulars = {
         "template_id": request.get("template_id"),
@@ -159,13 +159,14 @@ def request_status(
         ),
         **more,
     }
-    return fact(ids.event_id(nid, state), nid, request["tenant"], lane, state, now, about)
+    event_id = ids.event_id(nid, state, 0, request.get("replay") or "")
+    return fact(event_id, nid, request["tenant"], lane, state, now, about)
 
 
 def message_status(
     message: ChannelMessage, state: str, *, now: int, attempt: int, **more: Unpack[Particulars]
 ) -> DeliveryStatus:
-    """A fact about one message."""
+    """A fact about one message. A decision (attempt 0) under a replay is a fact of its own; attempts are counted on anyway."""
     about: Particulars = {
         "message_id": message["message_id"],
         "channel": message["channel"],
@@ -179,7 +180,8 @@ def message_status(
         "domain": _domain(message["address"]) if message["channel"] in _HAS_DOMAIN else None,
         **more,
     }
-    event_id = ids.event_id(message["message_id"], state, attempt)
+    replay = message["replay"] if attempt == 0 else None
+    event_id = ids.event_id(message["message_id"], state, attempt, replay or "")
     return fact(
         event_id, message["notification_id"], message["tenant"], message["lane"], state, now, about, attempt=attempt
     )

@@ -25,6 +25,9 @@ RecordName = Literal[
     "Suppression",
     "Cancellation",
     "DeadLetter",
+    "Condition",
+    "ReplayState",
+    "ReplayItem",
 ]
 
 
@@ -235,6 +238,57 @@ class DeadLetter(TypedDict):
     occurred_at: int
 
 
+class Condition(TypedDict):
+    subject: str
+    name: str
+    channel: str | None
+    process: str
+    state: str
+    detail: str | None
+    since: int | None
+    next_at: int | None
+    stated_at: int
+
+
+class ReplayState(TypedDict):
+    replay_id: str
+    command: str
+    topic: str
+    filter: str
+    template: str
+    tenant: str
+    requested_by: str
+    note: str
+    planned: int
+    published: int
+    gone: int
+    counts: str
+    state: str
+    error: str
+    from_at: int | None
+    to_at: int | None
+    started_at: int
+    updated_at: int
+    finished_at: int | None
+
+
+class ReplayItem(TypedDict):
+    replay_id: str
+    seq: int
+    topic: str
+    partition: int
+    offset: int
+    tenant: str
+    notification_id: str | None
+    message_id: str | None
+    dead_letter_id: str | None
+    channels: list[str]
+    generation: int
+    attempt: int
+    possible_duplicate: bool
+    planned_at: int
+
+
 RECORD_TYPES: dict[RecordName, type] = {
     "NotificationRequest": NotificationRequest,
     "ChannelMessage": ChannelMessage,
@@ -247,6 +301,9 @@ RECORD_TYPES: dict[RecordName, type] = {
     "Suppression": Suppression,
     "Cancellation": Cancellation,
     "DeadLetter": DeadLetter,
+    "Condition": Condition,
+    "ReplayState": ReplayState,
+    "ReplayItem": ReplayItem,
 }
 
 LANES = ("critical", "normal", "bulk")

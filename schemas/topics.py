@@ -23,6 +23,9 @@ TEMPLATES = "notify.templates.v1"
 SUPPRESSIONS = "notify.suppressions.v1"
 CANCELLATIONS = "notify.cancellations.v1"
 DEAD_LETTERS = "notify.deadletters.v1"
+CONDITIONS = "notify.conditions.v1"
+REPLAYS = "notify.replays.v1"
+REPLAY_ITEMS = "notify.replayitems.v1"
 
 MAX_VALUE_BYTES = 1 << 20
 """Of a record's value on any topic but the dead letters': checked where it is encoded, and again before it is decoded."""

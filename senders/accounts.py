@@ -40,6 +40,15 @@ class Account:
         self._breaker, self._monotonic = Breaker(breaker, monotonic), monotonic
         self._throttled, self._throttled_at = 0, 0.0
         self._paused_until = 0.0
+        self._last_code = ""
+
+    @property
+    def trouble(self) -> AccountTrouble | None:
+        """What is wrong with it, None while its breaker is closed."""
+        failing_for_s, next_probe_in_s = self._breaker.failing_for_s, self._breaker.next_probe_in_s
+        if failing_for_s is None or next_probe_in_s is None:
+            return None
+        return AccountTrouble(self.sender.name, self._last_code, failing_for_s, next_probe_in_s)
 
     def take_share(self, share: float, slots: int | None = None) -> None:
         """The part of the account's limits that this process may use: `share` of its rate, and `slots` requests at once.
@@ -107,12 +116,29 @@ class Account:
                 self._paused_until = self._monotonic() + min(MAX_PAUSE_S, asked, 2.0 ** min(row, 6))
         else:
             self._throttled = 0
+            if isinstance(result, Retry | InDoubt):
+                self._last_code = result.code
             self._breaker.record(not isinstance(result, Retry | InDoubt), began)
         self.report()
 
     def report(self) -> None:
         """Keep the gauge true: a breaker also changes by the clock."""
         ACCOUNT_STATE.labels(self.sender.channel, self.sender.name).set(_STATES[self._breaker.state])
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTrouble:
+    """An account that does not work: its last code, and how long it has failed and its breaker stays open, in seconds."""
+
+    name: str
+    code: str
+    failing_for_s: float
+    next_probe_in_s: float
+
+    @property
+    def words(self) -> str:
+        """For people: `sms-1: 401 20003, for 20 s`."""
+        return f"{self.name}: {self.code}, for {self.failing_for_s:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +204,11 @@ class Accounts:
         working = [i for i in indices if self._accounts[i].is_available]
         given_up = all(self._accounts[i].given_up(waited_s) for i in indices)
         return AccountChoice((working or indices)[0], given_up)
+
+    def troubles(self, message: ChannelMessage) -> list[AccountTrouble]:
+        """What is wrong with each account that could send the message."""
+        found = (self._accounts[i].trouble for i in self.accounts_for(message))
+        return [trouble for trouble in found if trouble is not None]
 
     def _first(self, provider: str, indices: list[int], *, alone: bool) -> list[int]:
         """The indices with that account, where it is among them, at their head or alone."""

@@ -64,6 +64,18 @@ class Breaker:
             self._opened_at, self._failures = now, 0
 
     @property
+    def failing_for_s(self) -> float | None:
+        """How long it has been failing without a break, None while it is closed."""
+        return None if self._opened_at is None else max(0.0, self._monotonic() - self._failing_since)
+
+    @property
+    def next_probe_in_s(self) -> float | None:
+        """Seconds until a probe may begin, None while it is closed."""
+        if self._opened_at is None:
+            return None
+        return max(0.0, self._opened_at + self._settings.reset_s - self._monotonic())
+
+    @property
     def given_up(self) -> bool:
         """Whether the account has been failing for so long that no message should wait for it any more."""
         return self.state == "open" and self._monotonic() - self._failing_since >= self._settings.give_up_s

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import uvloop
 
 from runtime.clock import system_clock, system_monotonic
+from runtime.conditions import ConditionReporter, Down
 from runtime.consent import has_opt_outs
 from runtime.dead_letters import publish_dead_letters
 from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
+from runtime.provider_files import follow
 from runtime.stores import Store
 from runtime.views import View, caught_up, open_store, start_views
 from schemas.events import Cancellation, RecipientProfile, Suppression
@@ -28,6 +30,7 @@ from senders.admission import Admission
 from senders.consumers import dispatch_consumer, ledger_consumer, sender_group
 from senders.ledger import Ledger, LedgerReader
 from senders.recheck import SenderViews
+from senders.renewal import AccountRenewal
 from senders.stage import SendStage
 from senders.worker import Worker
 from vendors.registry import create_senders
@@ -39,6 +42,17 @@ waits for the other's turn to end, took 30 ms of a busy sender."""
 
 new_event_loop = uvloop.new_event_loop
 """For run_role: this role's loop."""
+
+
+def what_is_down(context: Context, channel: str, accounts: Accounts) -> Iterator[Down]:
+    """The accounts that do not work, and this process itself while its brake holds it."""
+    now = system_clock()
+    for i in range(len(accounts)):
+        if (trouble := accounts[i].trouble) is not None:
+            since, next_at = now - int(trouble.failing_for_s * 1000), now + int(trouble.next_probe_in_s * 1000)
+            yield Down("account", trouble.name, trouble.code, since, next_at, channel)
+    if reason := context.health.conditions["dead letters"]():
+        yield Down("sender", channel, reason, channel=channel)
 
 
 async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> None:
@@ -59,13 +73,14 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
     context.health.require("group", lambda: "waits for the views")
     start_views(views, context.health)
     context.health.started()
+    breakers = {provider.name: provider.breaker for provider in settings.providers}
+    accounts = Accounts([Account(sender, breakers[sender.name]) for sender in senders])
+    renewal = AccountRenewal(channel, accounts, settings.providers)
     try:
         for sender in senders:
             await sender.start()
         if not await caught_up(views, context.stopping):
             return
-        breakers = {provider.name: provider.breaker for provider in settings.providers}
-        accounts = Accounts([Account(sender, breakers[sender.name]) for sender in senders])
         looks = SenderViews(suppressions, opt_outs, cancellations)
         stage = SendStage(context, accounts, looks, system_clock, system_monotonic)
         admission = Admission(accounts, settings.sender.window)
@@ -86,11 +101,15 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         context.health.require("group", lambda: None if worker.assigned else "joining the group")
         topics = [dispatch_topic(channel, lane) for lane in lanes]
         lag = asyncio.create_task(report_lag(settings.kafka, sender_group(channel), topics, context.stopping))
+        reporter = ConditionReporter(producer, context.role, lambda: what_is_down(context, channel, accounts))
+        reporting = asyncio.create_task(reporter.run())
+        following = asyncio.create_task(follow(settings.providers, renewal.apply, context.health))
         await asyncio.to_thread(worker.run)
+        following.cancel()
+        reporting.cancel()
         await lag
     finally:
-        for sender in senders:
-            await sender.close()
+        await renewal.close()
         for view in views:
             view.close()
         ledger.close()

@@ -1,7 +1,7 @@
-"""A batch: what was read and is not stored yet, in pieces that are stored one by one; pure.
+"""A batch: what was read and is not stored yet, in chunks that are stored one by one; pure.
 
-Most pieces are handed to the engine as they are (`container_of`). What it cannot read, or what is of an earlier version, is
-decoded here (`decoded`), a small piece at a time: Python's rows take ten times their bytes.
+Most chunks are handed to the engine as they are (`container_of`). What it cannot read, or what is of an earlier version, is
+decoded here (`decoded`), a small chunk at a time: Python's rows take ten times their bytes.
 May import rows. Never: a store, a Kafka client, a clock read.
 """
 
@@ -29,7 +29,7 @@ Poison = tuple[ConsumerRecord, Exception]
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """Records of one table. `decode`: the engine does not read them, or not all. `part` of a piece that did not go whole."""
+    """Records of one table. `decode`: the engine does not read them, or not all. `part` of a chunk that did not go whole."""
 
     table: Table
     runs: list[PartitionBatch] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Chunk:
         return sum(len(run.values) for run in self.runs)
 
     def split(self) -> list[Chunk]:
-        """The same in pieces of at most CHUNK records."""
+        """The same in chunks of at most CHUNK records."""
         chunks: list[Chunk] = []
         capacity = 0
         for run in self.runs:
@@ -108,12 +108,12 @@ class Batch:
             yield self._chunks[0]
 
     def done(self, poison: Sequence[Poison] = ()) -> None:
-        """The first piece is stored, but for the poison in it."""
+        """The first chunk is stored, but for the poison in it."""
         del self._chunks[0]
         self.poison += poison
 
     def break_up(self) -> None:
-        """The first piece cannot be stored whole: find out which part of it."""
+        """The first chunk cannot be stored whole: find out which part of it."""
         chunk = self._chunks[0]
         if chunk.count > CHUNK:
             self._chunks[:1] = chunk.split()
@@ -122,7 +122,7 @@ class Batch:
 
 
 def container_of(chunk: Chunk) -> Container:
-    """The records of a piece for the engine to decode."""
+    """The records of a chunk for the engine to decode."""
     container = Container(SOURCES[chunk.runs[0].topic].name)
     for run in chunk.runs:
         container.add(cast(Sequence[bytes], run.values), SOURCES[run.topic].lane)  # `add` left out what has no frame

@@ -178,7 +178,7 @@ def _insert_text(table: str) -> str:
 def insert_undecoded(
     settings: ClickHouseSettings, client: Client, table: str, container: Sequence[bytes], constants: Mapping[str, str]
 ) -> None:
-    """Insert an Avro container (in pieces), which ClickHouse decodes; stored and in the views when this returns.
+    """Insert an Avro container (in parts), which ClickHouse decodes; stored and in the views when this returns.
 
     `constants` are literals of SQL. Raises UnreadableError for what is not exactly records of the table's topics, with nothing
     stored; UnavailableError and StoreError as `insert` does.

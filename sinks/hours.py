@@ -28,8 +28,8 @@ IDLE_FACTOR = 5
 TIMEOUT_S = 120
 LOOKED_AT = 50_000
 """Hours of one round; the newest come first."""
-PIECE_TOUCHES = 250_000
-PIECE_HOURS = 500
+CHUNK_TOUCHES = 250_000
+CHUNK_HOURS = 500
 """Of one statement: about as many rows are summed up at once, which is what its memory goes by."""
 POLL_S = 0.5
 
@@ -97,7 +97,7 @@ def _chunks(hours: Sequence[tuple[Hour, int]]) -> Iterator[list[tuple[Hour, int]
     chunk: list[tuple[Hour, int]] = []
     total = 0
     for hour in hours:
-        if chunk and (len(chunk) == PIECE_HOURS or total + hour[1] > PIECE_TOUCHES):
+        if chunk and (len(chunk) == CHUNK_HOURS or total + hour[1] > CHUNK_TOUCHES):
             yield chunk
             chunk, total = [], 0
         chunk.append(hour)

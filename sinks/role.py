@@ -197,28 +197,28 @@ class Sink:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def flush(self, patience_s: float | None = None) -> None:
-        """Store the batch and commit it. Tries for `patience_s`, by default until done or the context stops."""
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Store the batch and commit it. Tries for `timeout_s`, by default until done or the context stops."""
         if not self._batch.count:
             return
         self._flushing = True
         try:
-            if not self._until_done(self._write, patience_s):
+            if not self._until_done(self._write, timeout_s):
                 log.warning("not stored in time; it will be read again", records=self._batch.count)
                 self._drop()
         finally:
             self._flushing = False
 
-    def _until_done(self, step: Callable[[], None], patience_s: float | None = None) -> bool:
+    def _until_done(self, step: Callable[[], None], timeout_s: float | None = None) -> bool:
         """Run a step until it succeeds; False when there is no time left for it."""
-        deadline = None if patience_s is None else self._monotonic() + patience_s
+        deadline = None if timeout_s is None else self._monotonic() + timeout_s
         delay = BACKOFF_S[0]
         while not self._try(step):
             if deadline is None and self._context.stopping.is_set():
                 deadline = self._monotonic() + STOP_TIMEOUT_S
             if deadline is not None and self._monotonic() + delay > deadline:
                 return False
-            self._wait(delay * random.uniform(0.5, 1), poll=step == self._write and patience_s is None)
+            self._wait(delay * random.uniform(0.5, 1), poll=step == self._write and timeout_s is None)
             delay = min(delay * 2, BACKOFF_S[1])
         if self._paused:
             self._consumer.resume(self._owned)

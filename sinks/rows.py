@@ -5,6 +5,9 @@
     notify.receipts.v1          ProviderReceipt     → receipts_raw
     notify.recipients.v1        RecipientProfile    → preferences_raw        what it refuses, nothing else of it
     notify.deadletters.v1       DeadLetter          → dead_letters_raw
+    notify.conditions.v1        Condition           → conditions_raw
+    notify.replays.v1           ReplayState         → replays_raw
+    notify.replayitems.v1       ReplayItem          → replay_items
 
 The same record gives the same row at any time. May import schemas. Never: addresses, data, content,
 metadata, idempotency keys (only dead letters keep a record's bytes, for as long as their topic does); a clock, a store.
@@ -21,7 +24,16 @@ from uuid import UUID
 from runtime.records import ConsumerRecord
 from schemas.codec import DecodeError, codec
 from schemas.events import LANES, RecordName, states
-from schemas.topics import DEAD_LETTERS, RECEIPTS, RECIPIENTS, STATUS, requests_topic
+from schemas.topics import (
+    CONDITIONS,
+    DEAD_LETTERS,
+    RECEIPTS,
+    RECIPIENTS,
+    REPLAY_ITEMS,
+    REPLAYS,
+    STATUS,
+    requests_topic,
+)
 
 Row = tuple[Any, ...]
 
@@ -32,7 +44,7 @@ NO_LATENCY = -1
 NO_RANK = -1
 _INT_LIMIT, _LONG_LIMIT = 1 << 31, 1 << 63
 
-_ID, _TEXT, _WORD, _TIME, _INT, _LONG, _BOOL = (
+_ID, _TEXT, _WORD, _TIME, _INT, _LONG, _BOOL, _COUNT = (
     "FixedString(16)",
     "String",
     "LowCardinality(String)",
@@ -40,6 +52,7 @@ _ID, _TEXT, _WORD, _TIME, _INT, _LONG, _BOOL = (
     "Int32",
     "Int64",
     "Bool",
+    "UInt64",
 )
 
 
@@ -59,7 +72,7 @@ STORED_AT: Mapping[str, str] = MappingProxyType({"stored_at": _TIME})
 """What each table has beside its columns: when the row was inserted, by the clock of whoever made the row."""
 
 
-def _table(name: str, *, undecoded: bool = True, **columns: str) -> Table:
+def _table(name: str, /, *, undecoded: bool = True, **columns: str) -> Table:
     return Table(name, MappingProxyType(columns), undecoded)
 
 
@@ -157,6 +170,62 @@ DEAD_LETTERS_TABLE = _table(
     notification_id=_ID,
     message_id=_ID,
     occurred_at=_TIME,
+)
+
+CONDITIONS_TABLE = _table(
+    "conditions_raw",
+    undecoded=False,
+    subject=_WORD,
+    name=_TEXT,
+    channel=_WORD,
+    process=_TEXT,
+    condition=_WORD,
+    detail=_TEXT,
+    since=_TIME,
+    next_at=_TIME,
+    stated_at=_TIME,
+)
+REPLAYS_TABLE = _table(
+    "replays_raw",
+    undecoded=False,
+    replay_id=_ID,
+    command=_WORD,
+    topic=_WORD,
+    from_at=_TIME,
+    to_at=_TIME,
+    filter=_TEXT,
+    template=_TEXT,
+    tenant=_WORD,
+    requested_by=_TEXT,
+    planned=_COUNT,
+    published=_COUNT,
+    gone=_COUNT,
+    counts=_TEXT,
+    state=_WORD,
+    error=_TEXT,
+    note=_TEXT,
+    started_at=_TIME,
+    updated_at=_TIME,
+    finished_at=_TIME,
+    version=_COUNT,
+)
+REPLAY_ITEMS_TABLE = _table(
+    "replay_items",
+    undecoded=False,
+    replay_id=_ID,
+    seq=_COUNT,
+    topic=_WORD,
+    partition=_INT,
+    offset=_LONG,
+    tenant=_WORD,
+    notification_id=_ID,
+    message_id=_ID,
+    letter_id=_ID,
+    channels="Array(LowCardinality(String))",
+    generation=_INT,
+    attempt=_INT,
+    possible_duplicate=_BOOL,
+    planned_at=_TIME,
 )
 
 _RANKS = {**dict.fromkeys(states().all, NO_RANK), **states().rank}
@@ -413,6 +482,77 @@ def dead_letter_row(value: bytes | None) -> Row:
     )
 
 
+def _count(value: int) -> int:
+    """A number for UInt64."""
+    if not 0 <= value < _LONG_LIMIT:
+        raise DecodeError("a count is negative or larger than 63 bits")
+    return value
+
+
+def condition_row(value: bytes | None) -> Row:
+    """The row of a Condition. Raises DecodeError."""
+    condition = codec("Condition").decode(value)
+    return (
+        condition["subject"],
+        condition["name"],
+        condition["channel"] or "",
+        condition["process"],
+        condition["state"],
+        condition["detail"] or "",
+        _time(condition["since"]),
+        _time(condition["next_at"]),
+        _time(condition["stated_at"]),
+    )
+
+
+def replay_row(value: bytes | None) -> Row:
+    """The row of a ReplayState. Raises DecodeError."""
+    replay = codec("ReplayState").decode(value)
+    return (
+        id_bytes(replay["replay_id"]),
+        replay["command"],
+        replay["topic"],
+        _time(replay["from_at"]),
+        _time(replay["to_at"]),
+        replay["filter"],
+        replay["template"],
+        replay["tenant"],
+        replay["requested_by"],
+        _count(replay["planned"]),
+        _count(replay["published"]),
+        _count(replay["gone"]),
+        replay["counts"],
+        replay["state"],
+        replay["error"],
+        replay["note"],
+        _time(replay["started_at"]),
+        _time(replay["updated_at"]),
+        _time(replay["finished_at"]),
+        _count(replay["updated_at"]),
+    )
+
+
+def replay_item_row(value: bytes | None) -> Row:
+    """The row of a ReplayItem. Raises DecodeError."""
+    item = codec("ReplayItem").decode(value)
+    return (
+        id_bytes(item["replay_id"]),
+        _count(item["seq"]),
+        item["topic"],
+        _int(item["partition"]),
+        _long(item["offset"]),
+        item["tenant"],
+        _id_or_none(item["notification_id"]),
+        _id_or_none(item["message_id"]),
+        _id_or_none(item["dead_letter_id"]),
+        list(item["channels"]),
+        _int(item["generation"]),
+        _int(item["attempt"]),
+        item["possible_duplicate"],
+        _time(item["planned_at"]),
+    )
+
+
 def preferences_row(value: bytes | None) -> Row:
     """What a RecipientProfile refuses: (category, channel) pairs, '' for every category. Raises DecodeError."""
     profile = codec("RecipientProfile").decode(value)
@@ -459,6 +599,9 @@ SOURCES: Mapping[str, RowSource] = MappingProxyType(
         RECEIPTS: RowSource("ProviderReceipt", RECEIPTS_TABLE, receipt_row),
         RECIPIENTS: RowSource("RecipientProfile", PREFERENCES_TABLE, preferences_row, tombstones=True),
         DEAD_LETTERS: RowSource("DeadLetter", DEAD_LETTERS_TABLE, dead_letter_row),
+        CONDITIONS: RowSource("Condition", CONDITIONS_TABLE, condition_row),
+        REPLAYS: RowSource("ReplayState", REPLAYS_TABLE, replay_row),
+        REPLAY_ITEMS: RowSource("ReplayItem", REPLAY_ITEMS_TABLE, replay_item_row),
     }
 )
 """Every topic the sink reads."""

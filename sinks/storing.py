@@ -1,4 +1,4 @@
-"""A batch into its tables, piece by piece: decoded by ClickHouse, or here.
+"""A batch into its tables, chunk by chunk: decoded by ClickHouse, or here.
 
 Both ways make the same row of the same bytes (inserts/*.sql and rows.py; tests/integration/test_storing.py compares them), so
 it makes no difference which of them a record took.
@@ -32,7 +32,7 @@ def store_batch(settings: ClickHouseSettings, client: Client, batch: Batch) -> i
     for chunk in batch.chunks():
         started, table = time.perf_counter(), chunk.table.name
         try:
-            rows, poison = store_piece(settings, client, chunk)
+            rows, poison = store_chunk(settings, client, chunk)
         except clickhouse.UnreadableError as exc:
             log.warning("decodes what the store cannot read", table=table, records=chunk.count, error=str(exc))
             batch.break_up()
@@ -48,7 +48,7 @@ def _now(rows: Sequence[Row]) -> list[int]:
     return [system_clock()] * len(rows)
 
 
-def store_piece(settings: ClickHouseSettings, client: Client, chunk: Chunk) -> tuple[int, list[Poison]]:
+def store_chunk(settings: ClickHouseSettings, client: Client, chunk: Chunk) -> tuple[int, list[Poison]]:
     """(rows stored, records that are not valid rows). Raises UnreadableError, StoreError or UnavailableError."""
     table = chunk.table
     if not chunk.decode:

@@ -30,6 +30,7 @@ async def gather_facts(store: Store, tenant: str, notification_id: UUID, found: 
         store.select("explain_request", identity),
         store.select("explain_generations", identity),
         store.select("explain_dead_letters", {"tenant": tenant, "id": notification_id.hex}),
+        store.select("conditions", {}),
     ]
     if pairs:
         messages = sorted({UUID(e["message_id"]).hex for e in found.events if e["message_id"]})
@@ -39,7 +40,7 @@ async def gather_facts(store: Store, tenant: str, notification_id: UUID, found: 
             "messages": messages,
         }
         asked.append(store.select("explain_receipts", wanted))
-    request, generations, dead_letters, *receipts = await asyncio.gather(*asked)
+    request, generations, dead_letters, conditions, *receipts = await asyncio.gather(*asked)
     return Facts(
         notification_id=str(notification_id),
         accepted_at=accepted_at,
@@ -48,5 +49,6 @@ async def gather_facts(store: Store, tenant: str, notification_id: UUID, found: 
         request=request[0] if request else None,
         generations=generations,
         dead_letters=dead_letters,
+        conditions=conditions,
         receipts=receipts[0] if receipts else (),
     )

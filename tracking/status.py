@@ -251,14 +251,11 @@ class Statuses:
         recent = self._recent(str(notification_id))
         mine = recent is not None and recent["tenant"] == tenant
         young = abs(self._clock() - accepted_at_of(notification_id)) < YOUNG_MS
-        try:
-            found = await self._store.read(tenant, notification_id)
-        except UnavailableError:
-            # Within its first seconds `accepted` is the truth, or was it a moment ago.
-            if mine and young:
-                return notification_id, Found(accepted=True)
-            raise
+        # Without an answer nothing is said, not even of what was accepted a moment ago: it may have been sent since.
+        found = await self._store.read(tenant, notification_id)
         if found is None and mine:
+            if not young:
+                raise UnavailableError("the sink is behind: what became of this notification is not known yet")
             found = Found(accepted=True)
         if found is None and young and recent is None:
             found = await self._wait_for(tenant, notification_id)

@@ -35,6 +35,8 @@ class Facts:
     generations: Sequence[Row] = ()
     receipts: Sequence[Row] = ()
     dead_letters: Sequence[Row] = ()
+    conditions: Sequence[Row] = ()
+    """What is down now; looked at for what waits only."""
 
 
 def in_words(state: str, reason: str, detail: str = "") -> str:
@@ -54,11 +56,13 @@ def explain_facts(facts: Facts) -> dict[str, Any]:
     shown = {message["id"]: message for message in whole["messages"]}
     messages = [_message(shown[message_id], events, facts) for message_id, events in by_message.items()]
     messages.sort(key=lambda message: (message["channel"] or "", message["decided_at"] or "", message["id"]))
+    waits = None if messages else _whole_waits(whole["status"], facts)
     return {
         "id": facts.notification_id,
         "status": whole["status"],
         "reason": whole["reason"],
-        "why": _why(whole, of_whole, messages),
+        "why": waits or _why(whole, of_whole, messages),
+        "waits_for": waits,
         "accepted_at": whole["accepted_at"],
         "acceptance": None if facts.request is None else _acceptance(facts.request),
         "messages": messages,
@@ -83,6 +87,46 @@ def _why(whole: Row, of_whole: Sequence[Event], messages: Sequence[Row]) -> str:
         last = next((event for event in reversed(of_whole) if event["state"] == whole["status"]), None)
         return in_words(whole["status"], whole["reason"] or "", last["detail"] if last else "")
     return "; ".join(f"{message['channel']}: {message['why']}" for message in messages)
+
+
+def _whole_waits(status: str, facts: Facts) -> str | None:
+    """What a notification without messages waits for."""
+    if status == "scheduled" and facts.request is not None and facts.request["send_at"]:
+        return f"scheduled: waits for its time, {rfc3339(facts.request['send_at'])}"
+    lane = facts.request["lane"] if facts.request else None
+    halted = next((c for c in facts.conditions if (c["subject"], c["name"]) == ("router", lane)), None)
+    if status == "accepted" and halted is not None:
+        return f"accepted: the router of lane {lane} halted{_since(halted)}: {halted['detail']}"
+    return None
+
+
+def _message_waits(status: str, channel: str | None, events: Sequence[Event], facts: Facts) -> str | None:
+    """What a message that is not settled waits for, and until when, as far as facts say it."""
+    if status in states().settled:
+        return None
+    last = max(events, key=_order)
+    if last["state"] == "retrying":
+        due_at = last.get("due_at")
+        when = f"at {rfc3339(due_at)}" if due_at else "after a pause that grows with every retry"
+        return f"retrying: attempt {last['attempt']} got {last['detail']}; the next is made {when}"
+    if status == "held":
+        return None
+    mine = [c for c in facts.conditions if c["channel"] == channel]
+    halted = next((c for c in mine if c["subject"] == "sender"), None)
+    if halted is not None:
+        return f"{status}: a sender of {channel} halted{_since(halted)}: {halted['detail']}"
+    down = [c for c in mine if c["subject"] == "account"]
+    if not down:
+        return None
+    words = [
+        f"{c['name']}: {c['detail']}{_since(c)}" + (f", next probe at {rfc3339(c['next_at'])}" if c["next_at"] else "")
+        for c in down
+    ]
+    return f"{status}: waits for {'; '.join(words)}"
+
+
+def _since(condition: Row) -> str:
+    return f" since {rfc3339(condition['since'])}" if condition["since"] else ""
 
 
 def _acceptance(request: Row) -> dict[str, Any]:
@@ -118,12 +162,14 @@ def _message(shown: Row, events: Sequence[Event], facts: Facts) -> dict[str, Any
     used = next(
         (e for e in events if e["template_version"] is not None or e["preference_version"] is not None), events[0]
     )
+    waits = _message_waits(shown["status"], shown["channel"], events, facts)
     return {
         "id": shown["id"],
         "channel": shown["channel"],
         "status": shown["status"],
         "reason": shown["reason"],
-        "why": in_words(shown["status"], shown["reason"] or "", decisive["detail"] if decisive else ""),
+        "why": waits or in_words(shown["status"], shown["reason"] or "", decisive["detail"] if decisive else ""),
+        "waits_for": waits,
         "decided_at": _time(decision["occurred_at"]) if decision else None,
         "decision": in_words(decision["state"], decision["reason"], decision["detail"]) if decision else None,
         "template_id": used["template_id"] or None,

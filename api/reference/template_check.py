@@ -26,8 +26,8 @@ class TemplateCheck:
         self._store = store
         self._workers = workers
 
-    async def version(self, tenant: str, category: str, template: Written) -> Row:
-        """The version with its required variables. Raises Problem: 400 template_invalid with line and reason, 503 when too many
+    async def version(self, tenant: str, category: str | None, template: Written) -> Row:
+        """The version with its required variables; without a category it is to inherit one. Raises Problem: 400 template_invalid with line and reason, 503 when too many
         templates are being checked."""
         try:
             checked = await place_and_check(template, self._fetch(tenant), self._workers, tenant)
@@ -65,7 +65,8 @@ class TemplateCheck:
 
 def _check_size(tenant: str, name: str, version: Row) -> None:
     """Raises TemplateRefused for a template that its record has no room for."""
-    row = {**version, "tenant": tenant, "template_id": name, "version": 2**31 - 1}
+    category = version["category"] or "x" * 64  # an inherited one is no longer
+    row = {**version, "category": category, "tenant": tenant, "template_id": name, "version": 2**31 - 1}
     try:
         template_rows(row, new=True, published=False, updated_at=2**48)
     except RecordTooLarge as exc:

@@ -31,7 +31,8 @@ class NewVersion(Strict):
     """The sources of a template. Parts by channel, and again by locale."""
 
     id: Id | None = None
-    category: Category = "default"
+    category: Category | None = None
+    """None: that of the published version, or else of the latest."""
     channels: dict[str, Any]
     locales: Annotated[dict[Locale, dict[str, Any]], Field(max_length=100, default_factory=dict)]
     layout: Id | None = None
@@ -46,6 +47,7 @@ class NewTemplate(NewVersion):
     """A template with its first version."""
 
     id: Id
+    category: Category = "default"
 
 
 class Published(Strict):

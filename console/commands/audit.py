@@ -1,12 +1,13 @@
 """`heliograph audit`: does everything add up? Exit status 1 when a residual is not 0.
 
-May import tracking.audit, local.stack. Never: a number of its own.
+May import tracking.audit, sinks.completeness. Never: a number of its own.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -16,8 +17,9 @@ from console.commands.output import show
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir, settings_for
 from replay.times import parse_time
 from runtime.clock import system_clock
-from runtime.errors import SettingsError
+from runtime.errors import SettingsError, UnavailableError
 from schemas.identity import HOUR_S, LAST_HOUR_S
+from sinks.completeness import compare
 from tracking.audit import MAX_FINDINGS, Audit, Row, audit_hours, columns
 
 DEFAULT_HOURS = 24
@@ -57,12 +59,18 @@ def audit(
 ) -> None:
     """Compare accepted notifications with their outcomes, by hour; exit status 1 when some are not accounted for."""
     since = moment(from_) if from_ else system_clock() // 1_000 - DEFAULT_HOURS * HOUR_S
-    found = audit_hours(settings_for(state_dir).clickhouse, tenant, since, moment(to) if to else LAST_HOUR_S)
+    settings = settings_for(state_dir)
+    found = audit_hours(settings.clickhouse, tenant, since, moment(to) if to else LAST_HOUR_S)
+    try:
+        found = replace(found, missing=compare(settings).missing)
+    except UnavailableError as exc:
+        typer.echo(f"not compared with Kafka: {exc}", err=True)
     if as_json:
         answer = {
             "hours": [_plain(row) for row in found.hours],
             "totals": found.totals,
             "findings": [_plain(row) for row in found.findings],
+            "missing": found.missing,
         }
         typer.echo(json.dumps(answer, indent=2))
     else:
@@ -86,7 +94,11 @@ def _print(found: Audit) -> None:
     typer.echo(
         f"accepted {totals['accepted']} = settled {settled} + in flight {totals['in_flight']}, residual {totals['residual']}"
     )
-    if not found.adds_up:
+    if found.missing:
+        typer.echo(
+            f"ClickHouse lacks at least {found.missing} requests that the sink has stored: run `heliograph sink rebuild`"
+        )
+    if found.findings:
         show(
             [
                 {

@@ -8,7 +8,6 @@ May import every layer, lazily. Never: a repair.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -16,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -25,6 +24,16 @@ import typer
 from pydantic import BaseModel, SecretStr
 
 from console.commands.client import Api, ApiKey
+from console.commands.doctor_running import (
+    ask_role,
+    check_brakes,
+    check_conditions,
+    check_new_dead_letters,
+    check_parked,
+    check_roles,
+    check_same_providers,
+)
+from console.commands.findings import Finding, Level, some
 from console.commands.output import show
 from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints, stack_settings
 from runtime import topics
@@ -41,6 +50,7 @@ SLOW_MS = 500.0
 SKEW_WARNING_S, SKEW_PROBLEM_S = 1.0, 30.0
 """Ids carry the time: a second is the most by which a status may seem older than its request, half a minute expires codes."""
 LAG_WARNING = 10_000
+LAG_WARNING_S = 60.0
 DISK_WARNING, DISK_PROBLEM = 5 << 30, 1 << 30
 """Kafka's log segments alone take 1 GiB apiece."""
 _TIMEOUT_S = 5.0
@@ -48,24 +58,6 @@ _NOBODY = "/v1/users/heliograph-doctor-asks"
 _SECRET_WORDS = ("password", "secret", "token", "key", "pepper")
 _NO_SECRETS = frozenset({"simulator"})
 """The simulated accounts' password, and a part of their names."""
-
-
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; `fix` is None where there is nothing to do."""
-
-    level: Level
-    check: str
-    what: str
-    fix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +105,17 @@ def check_channels(built: Mapping[str, str], refused: Mapping[str, str]) -> list
 
 def check_topics(differences: Sequence[topics.TopicDifference], total: int) -> list[Finding]:
     """The cluster against schemas/topics.yaml, one finding per kind of difference."""
+    odd = list(dict.fromkeys(d.topic for d in differences if d.what == "partitions"))
+    profile = "set HELIOGRAPH_PARTITIONS to the profile the topics were made with"
+    alone = (
+        "it was not made by `heliograph topics apply`: with the producers stopped and everything of it read, delete it and run that"
+        if len(odd) == 1
+        else "they were not made by `heliograph topics apply`: with the producers stopped and all of them read, delete them and run that"
+    )
     advice = {
         "missing": (Level.PROBLEM, "run `heliograph topics apply`"),
-        "partitions": (Level.PROBLEM, "set HELIOGRAPH_PARTITIONS to the profile the topics were made with"),
+        # One profile is wrong for all of them, or somebody made a few by hand: setting another would break all the others.
+        "partitions": (Level.PROBLEM, profile if 2 * len(odd) > total else alone),
         "config": (Level.WARNING, "run `heliograph topics apply`"),
     }
     found = []
@@ -123,7 +123,7 @@ def check_topics(differences: Sequence[topics.TopicDifference], total: int) -> l
         names = list(dict.fromkeys(d.topic for d in differences if d.what == kind))
         if names:
             what = {"missing": "missing", "partitions": "with another number of partitions", "config": "set otherwise"}
-            found.append(Finding(level, "topics", f"{_some(names)} {what[kind]}", fix))
+            found.append(Finding(level, "topics", f"{some(names)} {what[kind]}", fix))
     return found or [Finding(Level.OK, "topics", f"{total} as schemas/topics.yaml wants them")]
 
 
@@ -132,7 +132,7 @@ def check_copies(replication: Mapping[str, int], min_insync: Mapping[str, int], 
     single = [topic for topic, copies in replication.items() if min(copies, min_insync.get(topic, 1)) < 2]
     if not single:
         return Finding(Level.OK, "copies", "an acknowledged record is on two brokers at least")
-    said = f"acks=all means one copy: {_some(single)} acknowledge a record that one broker has"
+    said = f"acks=all means one copy: {some(single)} acknowledge a record that one broker has"
     if local:
         return Finding(Level.OK, "copies", f"{said}, as one broker cannot do better")
     alone = [topic for topic in single if replication[topic] < 3]
@@ -154,14 +154,14 @@ def check_migrations(store: str, packaged: Mapping[str, str], applied: Mapping[s
         return Finding(
             Level.PROBLEM,
             check,
-            f"{_some(changed)} ran in another form",
+            f"{some(changed)} ran in another form",
             "put it back, and change tables in a new migration",
         )
     if missing:
-        return Finding(Level.PROBLEM, check, f"{_some(missing)} not applied", "run `heliograph migrate`")
+        return Finding(Level.PROBLEM, check, f"{some(missing)} not applied", "run `heliograph migrate`")
     if unknown:
         return Finding(
-            Level.WARNING, check, f"{_some(unknown)} from a newer version", "run the version that made them, or newer"
+            Level.WARNING, check, f"{some(unknown)} from a newer version", "run the version that made them, or newer"
         )
     return Finding(Level.OK, check, f"up to date, {len(packaged)} migrations")
 
@@ -183,10 +183,10 @@ def check_views(differences: Mapping[str, str], total: int, *, superseded: bool)
     if not differences:
         return Finding(Level.OK, check, f"{total} as their files say")
     if superseded:
-        said = f"{_some(list(differences))} made by another version since"
+        said = f"{some(list(differences))} made by another version since"
         return Finding(Level.WARNING, check, said, "run that version, or `heliograph migrate` to put this one's back")
     said = "; ".join(
-        f"{_some(names)} {words}"
+        f"{some(names)} {words}"
         for kind, words in _VIEW_SAYS.items()
         if (names := [name for name, difference in differences.items() if difference == kind])
     )
@@ -197,7 +197,7 @@ def check_views(differences: Mapping[str, str], total: int, *, superseded: bool)
 def check_schemas(faults: Sequence[str], records: int) -> Finding:
     """schemas/manifest.json against the schemas and their examples."""
     if faults:
-        return Finding(Level.PROBLEM, "schemas", _some(faults), "the installation is damaged: install it again")
+        return Finding(Level.PROBLEM, "schemas", some(faults), "the installation is damaged: install it again")
     return Finding(Level.OK, "schemas", f"{records} records, one id each, every example encodes")
 
 
@@ -205,7 +205,7 @@ def check_registry(differing: Sequence[str]) -> Finding:
     """Subjects of the Schema Registry that are not as ours."""
     if differing:
         names = list(dict.fromkeys(differing))
-        return Finding(Level.PROBLEM, "registry", f"{_some(names)} not as here", "run `heliograph schemas register`")
+        return Finding(Level.PROBLEM, "registry", f"{some(names)} not as here", "run `heliograph schemas register`")
     return Finding(Level.OK, "registry", "every subject as here")
 
 
@@ -222,10 +222,16 @@ def check_clock(before_s: float, store_s: float, after_s: float) -> Finding:
     )
 
 
-def check_lag(group: str, lag: int) -> Finding:
-    """How far a consumer group is behind."""
-    what = f"{group} is {lag:,} records behind" if lag else f"{group} has read everything"
-    if lag > LAG_WARNING:
+def check_lag(group: str, lag: int, behind_s: float | None, members: int | None) -> Finding:
+    """How far a consumer group is behind, in seconds of its oldest record, and whether anybody is in it; None: not known."""
+    if not lag:
+        return Finding(Level.OK, "lag", f"{group} has read everything")
+    what = f"{group} is {lag:,} records behind" + (f", the oldest {behind_s:.0f} s" if behind_s is not None else "")
+    if members == 0:
+        return Finding(
+            Level.PROBLEM, "lag", f"{what}, and nobody is in the group", f"start `heliograph run {role_of(group)}`"
+        )
+    if lag > LAG_WARNING or (behind_s or 0.0) > LAG_WARNING_S:
         return Finding(
             Level.WARNING,
             "lag",
@@ -233,6 +239,29 @@ def check_lag(group: str, lag: int) -> Finding:
             "see that its role runs and is ready; then start more of it, up to its partitions",
         )
     return Finding(Level.OK, "lag", what)
+
+
+def role_of(group: str) -> str:
+    """What to start for a consumer group."""
+    kind, _, which = group.removeprefix("heliograph-").partition("-")
+    return {"router": f"router --lane {which}", "sender": f"sender --channel {which}", "hygiene": "relay"}.get(
+        kind, kind
+    )
+
+
+def clickhouse_cure(error: str, otherwise: str) -> str:
+    """What to do about a ClickHouse that refuses or does not answer."""
+    if "authentication failed" in error.lower() or "REQUIRED_PASSWORD" in error:
+        return "correct HELIOGRAPH_CLICKHOUSE__USERNAME and HELIOGRAPH_CLICKHOUSE__PASSWORD"
+    return otherwise
+
+
+def check_completeness(records: int, missing: int) -> Finding:
+    """Whether ClickHouse has the requests that its sink has committed; `records` is how many those are, as far as they are kept."""
+    if missing:
+        said = f"at least {missing:,} of {records:,} requests that the sink has stored are not in ClickHouse"
+        return Finding(Level.PROBLEM, "clickhouse rows", said, "run `heliograph sink rebuild`")
+    return Finding(Level.OK, "clickhouse rows", f"a sample of the {records:,} committed requests is there")
 
 
 def check_held_back(held: Mapping[tuple[str, int], int]) -> list[Finding]:
@@ -246,15 +275,6 @@ def check_held_back(held: Mapping[tuple[str, int], int]) -> list[Finding]:
         )
         for (topic, number), count in sorted(held.items())
     ]
-
-
-def check_readiness(not_ready: Mapping[str, str], roles: int, logs: Path) -> list[Finding]:
-    """Roles that are not ready, by their own words."""
-    found = [
-        Finding(Level.PROBLEM, "roles", f"{role} is not ready: {why}", f"wait a moment, then see {logs / role}.log")
-        for role, why in sorted(not_ready.items())
-    ]
-    return found or [Finding(Level.OK, "roles", f"{roles} ready")]
 
 
 def check_disk(directory: Path, free_bytes: int) -> Finding:
@@ -276,11 +296,6 @@ def check_api_key(status: int | None, where: str) -> Finding:
     if status in (401, 403):
         return Finding(Level.PROBLEM, "api key", f"{where} refuses it ({status})", "make one: `heliograph keys create`")
     return Finding(Level.PROBLEM, "api key", f"{where} answers {status}", "see the log of the API")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------
@@ -336,16 +351,23 @@ class Target:
     endpoints: Mapping[str, Any]
     api: str | None = None
     api_key: str | None = None
+    roles: Sequence[str] = ()
+    """Addresses of processes to ask beside the local stack's."""
 
 
 def target_of(
-    settings: Settings, state_dir: Path, endpoints: Mapping[str, Any], api: str | None, api_key: str | None
+    settings: Settings,
+    state_dir: Path,
+    endpoints: Mapping[str, Any],
+    api: str | None,
+    api_key: str | None,
+    roles: Sequence[str] = (),
 ) -> Target:
     """The settings, moved to a local stack's own stores and providers where one is given."""
     if not endpoints:
-        return Target(settings, state_dir, {}, api, api_key)
+        return Target(settings, state_dir, {}, api, api_key, roles)
     local = stack_settings(settings, state_dir, endpoints)
-    return Target(local, state_dir, endpoints, api or endpoints["api"], api_key or endpoints["api_key"])
+    return Target(local, state_dir, endpoints, api or endpoints["api"], api_key or endpoints["api_key"], roles)
 
 
 def _timed(probe: Callable[[], T]) -> tuple[ProbeResult, T | None]:
@@ -363,17 +385,62 @@ def examine(target: Target) -> Iterator[Finding]:
     yield check_schemas(*_schemas())
     if target.settings.schema_registry.url is not None:
         yield from _registry(target.settings)
-    yield from _kafka(target.settings, bool(target.endpoints))
-    yield from _postgres(target.settings)
-    yield from _clickhouse(target.settings)
-    metrics = target.endpoints.get("metrics", {})
-    if metrics:
-        not_ready = {role: why for role, url in metrics.items() if (why := _not_ready(url)) is not None}
-        yield from check_readiness(not_ready, len(metrics), target.state_dir / "logs")
+    down: list[str] = []
+    for store, examined in (
+        ("kafka", _kafka(target.settings, bool(target.endpoints))),
+        ("postgres", _postgres(target.settings)),
+        ("clickhouse", _clickhouse(target.settings)),
+    ):
+        for finding in examined:
+            if (finding.level, finding.check) == (Level.PROBLEM, store):
+                down.append(store)
+            yield finding
+    if "clickhouse" not in down:
+        yield from _told_by_clickhouse(target.settings)
+    if not {"kafka", "clickhouse"} & {*down}:
+        yield from _completeness(target.settings)
+    yield from _running(target, down)
     for directory in _directories(target):
         yield check_disk(directory, shutil.disk_usage(directory).free)
     if target.api and target.api_key:
-        yield check_api_key(_status(target.api.rstrip("/") + _NOBODY, target.api_key), target.api)
+        status = _status(target.api.rstrip("/") + _NOBODY, target.api_key)
+        if status != 503 or not down:  # what follows from a store that is away is no second problem
+            yield check_api_key(status, target.api)
+
+
+def _running(target: Target, down: Sequence[str]) -> Iterator[Finding]:
+    """What processes say: those of a local stack, and those whose addresses were given."""
+    from runtime.provider_files import fingerprint
+
+    local: dict[str, str] = dict(target.endpoints.get("metrics", {}))
+    reports = [ask_role(name, url) for name, url in {**local, **{url: url for url in target.roles}}.items()]
+    if not reports:
+        return
+    logs = f"{target.state_dir / 'logs'}/ROLE.log" if local else "its log"
+    yield from check_roles(reports, logs, down)
+    yield from check_brakes(reports)
+    yield from check_parked(reports)
+    own = {provider.name: fingerprint(provider) for provider in target.settings.providers}
+    yield from check_same_providers(own, reports)
+
+
+def _told_by_clickhouse(settings: Settings) -> Iterator[Finding]:
+    """What processes said there. Nothing before the first migration: that is a finding already."""
+    from sinks.clickhouse import connect, select
+
+    where = settings.clickhouse
+    _, client = _timed(lambda: connect(where, timeout_s=_TIMEOUT_S))
+    if client is None:
+        return
+    try:
+        _, conditions = _timed(lambda: select(where, client, "conditions"))
+        _, letters = _timed(lambda: select(where, client, "new_dead_letters"))
+    finally:
+        client.close()
+    if conditions is not None:
+        yield from check_conditions(conditions)
+    if letters is not None:
+        yield check_new_dead_letters(letters)
 
 
 def _providers(providers: Sequence[ProviderSettings]) -> list[Finding]:
@@ -442,7 +509,6 @@ def _copies(admin: Admin, local: bool) -> Iterator[Finding]:
 
 def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
     from runtime.kafka.admin import Admin
-    from runtime.lag import unread
     from schemas.topics import catalogue
 
     where, fix = settings.kafka.bootstrap_servers, "start Kafka, or correct HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS"
@@ -470,11 +536,18 @@ def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
     )
     for group, read in consumer_groups().items():
         if set(read) <= set(counts):
-            asked, lag = _timed(lambda group=group, read=read: unread(admin, *admin.group_offsets(group, read)))  # type: ignore[misc]
-            if lag is None:
-                yield Finding(Level.WARNING, "lag", asked.error or "", "try again")
-            else:
-                yield check_lag(group, sum(lag.values()))
+            asked, lag = _timed(partial(_lag_of, admin, group, read))
+            yield lag or Finding(Level.WARNING, "lag", asked.error or "", "try again")
+
+
+def _lag_of(admin: Admin, group: str, read: Sequence[str]) -> Finding:
+    committed, lag = admin.group_offsets(group, read)
+    behind = {partition: committed[partition] for partition, count in lag.items() if count}
+    first = admin.first_times(behind) if behind else {}
+    times = [at for at in first.values() if at is not None and at > 0]
+    left = sum(count for partition, count in lag.items() if partition in first)
+    behind_s = max(0.0, time.time() - min(times) / 1_000) if times else None
+    return check_lag(group, left, behind_s, admin.members([group])[group] if left else None)
 
 
 def consumer_groups() -> dict[str, list[str]]:
@@ -542,7 +615,7 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
     # The database may not be there before the first migration.
     result, client = _timed(lambda: connect(where, database="default", timeout_s=_TIMEOUT_S))
     if client is None:
-        yield check_connection("clickhouse", where.url, result, fix)
+        yield check_connection("clickhouse", where.url, result, clickhouse_cure(result.error or "", fix))
         return
 
     def query(sql: str) -> list[Any]:
@@ -566,18 +639,13 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
         yield check_views(report.differences, len(sql_views()), superseded=report.superseded)
 
 
-def _not_ready(metrics_url: str) -> str | None:
-    """None when the role is ready, else why not."""
-    try:
-        with urllib.request.urlopen(metrics_url.removesuffix("/metrics") + "/readyz", timeout=_TIMEOUT_S):
-            return None
-    except urllib.error.HTTPError as exc:
-        try:
-            return str(json.loads(exc.read())["reason"])
-        except (ValueError, KeyError, TypeError):
-            return f"it answers {exc.code}"
-    except OSError as exc:
-        return f"it does not answer ({type(exc).__name__})"
+def _completeness(settings: Settings) -> Iterator[Finding]:
+    """Nothing where a store does not answer: that is a finding already."""
+    from sinks.completeness import compare
+
+    _, found = _timed(lambda: compare(settings))
+    if found is not None:
+        yield check_completeness(found.records, found.missing)
 
 
 def _status(url: str, api_key: str) -> int | None:
@@ -609,10 +677,14 @@ def doctor(
     ] = DEFAULT_STATE_DIR,
     api: Api = None,
     api_key: ApiKey = None,
+    roles: Annotated[
+        str,
+        typer.Option(metavar="URL,...", help="Addresses of processes of a deployment: their metrics ports, the API."),
+    ] = "",
 ) -> None:
     """Say what is wrong with this installation and what to do; exit status 1 when there is a problem."""
     found: list[Finding] = []
-    for finding in _all(state_dir, api, api_key):
+    for finding in _all(state_dir, api, api_key, [url.strip() for url in roles.split(",") if url.strip()]):
         found.append(finding)
         if not as_json:
             _print(finding)
@@ -621,7 +693,7 @@ def doctor(
     raise typer.Exit(1 if any(finding.level is Level.PROBLEM for finding in found) else 0)
 
 
-def _all(state_dir: Path, api: str | None, api_key: str | None) -> Iterator[Finding]:
+def _all(state_dir: Path, api: str | None, api_key: str | None, roles: Sequence[str]) -> Iterator[Finding]:
     try:
         endpoints: Mapping[str, Any] = read_endpoints(state_dir)
     except HeliographError:
@@ -635,7 +707,7 @@ def _all(state_dir: Path, api: str | None, api_key: str | None) -> Iterator[Find
         settings = Settings.model_construct()
     else:
         yield Finding(Level.OK, "settings", f"the local stack in {state_dir}" if endpoints else "valid")
-    target = target_of(settings, state_dir, endpoints, api, api_key)
+    target = target_of(settings, state_dir, endpoints, api, api_key, roles)
     secrets = {*secrets_of(target.settings), *secrets_of(dict(endpoints)), target.api_key or ""}
     for finding in examine(target):
         yield redacted(finding, secrets)

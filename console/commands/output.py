@@ -6,9 +6,15 @@ May import rich. Never: a query, a decision.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_ID_WIDTH = 36
+_LEAST_WIDTH = 8
+"""Of a column without ids on a narrow terminal; its words break."""
+_IDS = re.compile(r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\n?)+")
 
 
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "nothing") -> None:
@@ -23,9 +29,21 @@ def show(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "noth
         sys.stdout.write(f"{empty}\n")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
+    needed = 0
     for column in rows[0]:
         numeric = all(isinstance(row[column], int | float) or row[column] is None for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        # An id that breaks over two lines cannot be copied: it has its width, whatever the terminal's is.
+        width = _ID_WIDTH if any(_has_ids(row[column]) for row in rows) else None
+        table.add_column(
+            column, justify="right" if numeric else "left", overflow="fold", min_width=width, no_wrap=width is not None
+        )
+        needed += (width or _LEAST_WIDTH) + 1
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console(highlight=False, soft_wrap=False).print(table)
+    console = Console(highlight=False, soft_wrap=False)
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
+def _has_ids(value: Any) -> bool:
+    return isinstance(value, str) and _IDS.fullmatch(value) is not None

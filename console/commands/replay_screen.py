@@ -50,6 +50,10 @@ def show_plan(plan: Plan, kind: str) -> None:
     parts = [f"{plan.looked_at} {kind} looked at"]
     if plan.unreadable:
         parts.append(f"{plan.unreadable} of them do not decode")
+    if plan.other_templates:
+        parts.append(f"{plan.other_templates} of another template left out")
+    if plan.pinned:
+        parts.append(f"{plan.pinned} requests name another version, and are rendered with this one all the same")
     if again:
         parts.append(f"{again} messages will be SENT AGAIN, as new messages")
     parts.append(f"{tried} will be tried")
@@ -59,15 +63,18 @@ def show_plan(plan: Plan, kind: str) -> None:
 
 
 def confirm(records: int, rate: float, yes: bool, as_json: bool) -> bool:
+    """Whether the operator agrees to publish them. Raises UsageError without a terminal to ask at."""
+    seconds = records / rate
+    return agreed(f"Publish {records} records at {rate:g} a second (about {seconds:.0f} s)?", yes, as_json)
+
+
+def agreed(question: str, yes: bool, as_json: bool) -> bool:
     """Whether the operator agrees. Raises UsageError without a terminal to ask at."""
     if yes:
         return True
     if as_json or not sys.stdin.isatty():
-        raise UsageError(
-            "nothing was published: give --yes, or --dry-run to only look (there is no terminal to ask at)"
-        )
-    seconds = records / rate
-    return typer.confirm(f"Publish {records} records at {rate:g} a second (about {seconds:.0f} s)?")
+        raise UsageError("nothing was done: give --yes, or --dry-run to only look (there is no terminal to ask at)")
+    return typer.confirm(question)
 
 
 def show_what_if(report: WhatIfResult, as_json: bool) -> None:
@@ -94,3 +101,9 @@ def _show_differences(report: WhatIfResult) -> None:
         f"With {report.template}: {report.unchanged} unchanged, {report.changed} changed, {report.failed} would fail, "
         f"{report.mended} would no longer fail; {report.other_templates} requests use another template."
     )
+    pinned = (
+        f"; {report.pinned} of them name another version, which a replay without --template keeps"
+        if report.pinned
+        else ""
+    )
+    typer.echo(f"`replay --template {report.template}` would publish {report.would_publish} requests{pinned}.")

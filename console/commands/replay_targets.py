@@ -1,15 +1,19 @@
 """Where replay and dlq work: the settings, or the local stack that runs in a directory; and who asks.
 
-May import console.commands.stack. Never: a store.
+May import console.commands.stack. Never: a question to a store.
 """
 
 from __future__ import annotations
 
 import getpass
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from console.commands.stack import settings_for as stack_settings_for
+from replay.store import ReplayStore
+from runtime.kafka.producer import Producer
 from runtime.logs import configure_logs
 from runtime.registry import use_wire_ids
 from runtime.settings import Settings
@@ -21,6 +25,18 @@ def settings_for(state_dir: Path) -> Settings:
     settings = stack_settings_for(state_dir)
     use_wire_ids(settings)
     return settings
+
+
+@contextmanager
+def writing_store(settings: Settings) -> Iterator[ReplayStore]:
+    """What a replay reads and writes down, in ClickHouse and on its topics."""
+    producer = Producer(settings.kafka, client_id="replay-journal")
+    store = ReplayStore(settings.clickhouse, producer.publish)
+    try:
+        yield store
+    finally:
+        store.close()
+        producer.close()
 
 
 def who() -> str:

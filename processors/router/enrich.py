@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-from pydantic_core import from_json
-
+from processors.router.intake import check_request, decode_request, json_object
 from processors.router.policy import ChannelDecision, Verdict, before_recipient, decide_channels
 from processors.router.rendering import (
     ParsedTemplate,
@@ -24,16 +23,14 @@ from processors.router.rendering import (
     render_parts,
 )
 from processors.router.routing import channel_message, not_routed, request_key, routed, schedule_timer
-from runtime import ids
 from runtime.consent import Suppressions
-from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter_record
+from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter_record, is_redriven
 from runtime.logs import get_logger
 from runtime.metrics import ROUTED
 from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.status import request_status, source_of, status_record, traceparent_of
 from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
-from schemas.channels import CHANNELS
-from schemas.codec import DecodeError, RecordTooLarge, codec
+from schemas.codec import DecodeError, RecordTooLarge
 from schemas.events import Cancellation, NotificationRequest, RecipientProfile
 from schemas.topics import DEAD_LETTERS
 
@@ -41,8 +38,6 @@ log = get_logger("router")
 _NOTHING = Parts()
 MAX_BATCH_S = 1.0
 """Of deciding and rendering before what it gave is published: slow templates must not cost the group's patience."""
-MAX_ADDRESSES = 256
-"""In a request. Each becomes a message of its own, with all that is said in it."""
 
 
 class RecipientView(Protocol):
@@ -71,46 +66,6 @@ class RouterViews:
 def lane_of(topic: str) -> str:
     """`normal` of notify.requests.normal.v1: the topic decides, whatever the record says."""
     return topic.split(".")[2]
-
-
-def decode_request(record: ConsumerRecord) -> NotificationRequest:
-    """The request. Raises DecodeError for undecodable bytes, and for an id that is not well-formed."""
-    request = cast(NotificationRequest, codec("NotificationRequest").decode(record.value))
-    try:
-        ids.accepted_at(request["notification_id"])
-    except ValueError as exc:
-        raise DecodeError("notification_id is not a UUIDv7") from exc
-    return request
-
-
-def check_request(request: NotificationRequest) -> None:
-    """Raises DecodeError when the fields of a decodable request contradict the contract."""
-    nid = request["notification_id"]
-    if not ids.is_canonical(nid):
-        raise DecodeError("notification_id is not in its canonical form")
-    if ids.accepted_at(nid) != request["accepted_at"]:
-        raise DecodeError("accepted_at is not the time in notification_id")
-    if not request["tenant"] or ":" in request["tenant"]:
-        raise DecodeError("tenant is empty or contains a colon")
-    if not request.get("user_id") and not request.get("addresses"):
-        raise DecodeError("neither user_id nor addresses are given")
-    if (request.get("template_id") is None) == (request.get("content") is None):
-        raise DecodeError("exactly one of template_id and content must be given")
-    if len(request.get("addresses", ())) > MAX_ADDRESSES:
-        raise DecodeError(f"a request is for one recipient, who has at most {MAX_ADDRESSES} addresses")
-    named = [*request.get("channels", ()), *(a["channel"] for a in request.get("addresses", ()))]
-    if any(channel not in CHANNELS for channel in named):
-        raise DecodeError(f"channels are {', '.join(CHANNELS)}")
-
-
-def _json_object(raw: bytes | None, name: str) -> dict[str, Any]:
-    try:
-        value = from_json(raw or b"{}")
-    except ValueError as exc:
-        raise DecodeError(f"{name} is not JSON") from exc
-    if not isinstance(value, dict):
-        raise DecodeError(f"{name} is not a JSON object")
-    return value
 
 
 def enrich_batch(records: Sequence[ConsumerRecord], views: RouterViews, now: int) -> list[ProducerRecord]:
@@ -156,8 +111,8 @@ def _become(
 
 
 def count_dead_letters(out: Iterable[ProducerRecord]) -> int:
-    """How many of what enrich_batch returned are dead letters."""
-    return sum(record.topic == DEAD_LETTERS for record in out)
+    """How many of what enrich_batch returned are dead letters, but for those of records that an operator re-drove."""
+    return sum(record.topic == DEAD_LETTERS and not is_redriven(record.headers) for record in out)
 
 
 def _dead_letter(
@@ -227,8 +182,8 @@ class _Decision:
     def _messages(self, profile: RecipientProfile | None, template: ParsedTemplate | None) -> list[ProducerRecord]:
         request = self._request
         raw = request.get("data")
-        data = exact_numbers(_json_object(raw, "data"), raw)
-        content = _json_object(request.get("content"), "content")
+        data = exact_numbers(json_object(raw, "data"), raw)
+        content = json_object(request.get("content"), "content")
         available = list(template.channels) if template else literal_channels(content)
         category = request.get("category", "default")
         if category == "default" and template is not None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from processors.groups import router_group
 from processors.router.enrich import RouterViews
+from runtime.conditions import ConditionReporter, Down
 from runtime.kafka.producer import Producer
 from runtime.lag import report_lag
 from runtime.process import Context
@@ -48,6 +49,12 @@ async def run_router(context: Context, lanes: Sequence[str]) -> None:
     else:
         from processors.router.loop import run_loop as run_lane
 
+    def what_is_down() -> Iterator[Down]:
+        for lane in lanes:
+            halted = context.health.conditions.get(f"dead letters {lane}")
+            if halted is not None and (reason := halted()):
+                yield Down("router", lane, reason)
+
     async def route(lane: str) -> None:
         group, topics = router_group(lane), [requests_topic(lane)]
         lag = asyncio.create_task(report_lag(kafka, group, topics, context.stopping))
@@ -60,7 +67,11 @@ async def run_router(context: Context, lanes: Sequence[str]) -> None:
 
     try:
         if await caught_up(views, context.stopping):
-            await asyncio.gather(*(route(lane) for lane in lanes))
+            reporting = asyncio.create_task(ConditionReporter(producer, context.role, what_is_down).run())
+            try:
+                await asyncio.gather(*(route(lane) for lane in lanes))
+            finally:
+                reporting.cancel()
     finally:
         for view in views:
             view.close()

@@ -6,8 +6,10 @@ May import runtime and api. Never: a route, a vendor.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from producers.callbacks.accounts import ReportAccounts
 from producers.callbacks.app import CallbackEndpoint, create_app
 from runtime.callbacks import PATH
 from runtime.errors import SettingsError
@@ -15,8 +17,9 @@ from runtime.http.serving import listen, serve
 from runtime.kafka.producer import Producer
 from runtime.logs import get_logger
 from runtime.process import Context, crash_point
-from runtime.settings import CallbackSettings, Settings
-from vendors.registry import VENDORS, create_report_readers
+from runtime.provider_files import follow
+from runtime.settings import CallbackSettings, ProviderSettings, Settings
+from vendors.registry import VENDORS
 
 LINGER_MS = 1.0
 
@@ -53,11 +56,15 @@ def misdirected(settings: Settings, public: str) -> list[str]:
 async def run_callbacks(context: Context) -> None:
     """The role. Raises SettingsError, and UnavailableError when the port is in use."""
     settings = context.settings
-    public, readers = public_url(settings.callbacks), create_report_readers(settings.providers)
+    public, accounts = public_url(settings.callbacks), ReportAccounts(settings.providers)
     for name in misdirected(settings, public):
         log.warning(
             "the account's callback_url leads elsewhere: its reports will not come, or be refused", provider=name
         )
+
+    async def take_over(providers: Sequence[ProviderSettings]) -> None:
+        accounts.replace(providers)
+
     listener = listen(settings.callbacks.host, settings.callbacks.port, "HELIOGRAPH_CALLBACKS__PORT")
     producer = Producer(
         settings.kafka,
@@ -67,8 +74,16 @@ async def run_callbacks(context: Context) -> None:
     )
     try:
         endpoint = CallbackEndpoint(producer, public, crash_here=lambda name: crash_point(name, settings.crash_at))
+        following = asyncio.create_task(follow(settings.providers, take_over, context.health))
         context.health.started()
-        await serve(create_app(readers, endpoint), listener, context.stopping)
+        await serve(
+            create_app(accounts.readers(), endpoint),
+            listener,
+            context.stopping,
+            context.health,
+            settings.callbacks.drain_s,
+        )
+        following.cancel()
     finally:
         listener.close()
         await asyncio.to_thread(producer.close)

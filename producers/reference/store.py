@@ -310,19 +310,26 @@ class ReferenceStore:
     async def add_template_version(
         self, tenant: str, template_id: str, template: Mapping[str, Any], *, publish: bool
     ) -> Written:
-        """The next version. Raises NotFoundError."""
+        """The next version; without a category it has that of the published one, or else of the latest. Raises NotFoundError."""
         now = self._clock()
 
         async def operation(connection: Connection) -> Written:
             async with connection.transaction():
                 cursor = await connection.execute(
-                    "UPDATE templates SET latest_version = latest_version + 1, updated_at = %(now)s,"
+                    "WITH before AS (SELECT COALESCE(published_version, latest_version) AS version FROM templates"
+                    " WHERE tenant = %(tenant)s AND template_id = %(id)s FOR UPDATE)"
+                    " UPDATE templates SET latest_version = latest_version + 1, updated_at = %(now)s,"
                     " published_version = CASE WHEN %(publish)s THEN latest_version + 1 ELSE published_version END"
-                    " WHERE tenant = %(tenant)s AND template_id = %(id)s RETURNING latest_version",
+                    " FROM before JOIN template_versions v ON v.tenant = %(tenant)s AND v.template_id = %(id)s"
+                    " AND v.version = before.version"
+                    " WHERE templates.tenant = %(tenant)s AND templates.template_id = %(id)s"
+                    " RETURNING templates.latest_version, v.category",
                     {"now": now, "publish": publish, "tenant": tenant, "id": template_id},
                 )
-                version = _found(await cursor.fetchone())["latest_version"]
-                return await _add_version(connection, tenant, template_id, version, template, publish, now)
+                before = _found(await cursor.fetchone())
+                version = before["latest_version"]
+                new = {**template, "category": template["category"] or before["category"]}
+                return await _add_version(connection, tenant, template_id, version, new, publish, now)
 
         return await self._database.run(operation)
 

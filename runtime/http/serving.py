@@ -1,5 +1,8 @@
 """How a role serves HTTP: the port, taken early and named when it is in use; then uvicorn until the role ends.
 
+    asked to stop ──► /readyz says so, every answer ends its connection ──(drain_s)──► the port is closed ──► requests in flight end
+
+For `drain_s` it serves on, so that whoever shares calls out by /readyz has time to send them elsewhere: nobody is refused.
 May import uvicorn. Never: a route, a signal.
 """
 
@@ -11,9 +14,10 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import UnavailableError
+from runtime.health import Health
 
 DRAIN_S = 15
 _BACKLOG = 2_048
@@ -45,10 +49,27 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: ASGIApp, listener: socket.socket, stopping: asyncio.Event) -> None:
-    """Serve until `stopping`, then finish the requests in flight."""
+def _ends_connections(app: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
+    """The application, with `Connection: close` in every answer once it is stopping."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_last(message: Message) -> None:
+            if message["type"] == "http.response.start" and stopping.is_set():
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await app(scope, receive, send_last if scope["type"] == "http" else send)
+
+    return answer
+
+
+async def serve(
+    app: ASGIApp, listener: socket.socket, stopping: asyncio.Event, health: Health, drain_s: float = 0.0
+) -> None:
+    """Serve until `stopping` and for `drain_s` longer, then finish the requests in flight."""
+    health.require("draining", lambda: "stops, and takes no new callers" if stopping.is_set() else None)
     config = uvicorn.Config(
-        app,
+        _ends_connections(app, stopping),
         loop="none",
         http="httptools",
         ws="auto",
@@ -63,6 +84,7 @@ async def serve(app: ASGIApp, listener: socket.socket, stopping: asyncio.Event) 
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stop = asyncio.create_task(stopping.wait())
     await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([serving], timeout=drain_s)
     server.should_exit = True
     await serving
     stop.cancel()

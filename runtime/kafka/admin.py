@@ -169,7 +169,19 @@ class Admin:
         return {partition: end - stable[partition] for partition, end in all_of_it.items() if end > stable[partition]}
 
     def with_records(self, places: Mapping[Partition, int]) -> set[Partition]:
-        """The partitions that have a record at or after an offset; one that does not answer in time counts as such.
+        """The partitions that have a record at or after an offset; one that does not answer in time counts as such."""
+        return set(self.first_times(places))
+
+    def members(self, groups: Sequence[str]) -> dict[str, int]:
+        """How many processes each consumer group has now. Raises UnavailableError."""
+        try:
+            answers = self._admin.describe_consumer_groups(list(groups), request_timeout=self._timeout_s)
+            return {group: len(future.result().members) for group, future in answers.items()}
+        except KafkaException as exc:
+            raise UnavailableError(f"cannot read who is in a group: {exc.args[0].str()}") from exc
+
+    def first_times(self, places: Mapping[Partition, int]) -> dict[Partition, int | None]:
+        """The time (ms) of the first record at or after an offset, for partitions that have one; None without an answer in time.
 
         The end of a log may hold no record: the marker of a transaction, or records of one that was aborted. Blocks for a
         fetch. Raises UnavailableError.
@@ -186,8 +198,8 @@ class Admin:
                 "error_cb": ignore_error,
             }
         )
-        left = set(places)
-        found = set()
+        left: set[Partition] = set(places)
+        found: dict[Partition, int | None] = {}
         deadline = system_monotonic() + self._timeout_s
         try:
             reader.assign([TopicPartition(t, p, offset) for (t, p), offset in places.items()])
@@ -200,7 +212,7 @@ class Admin:
                     if (
                         message.offset() >= places[partition]
                     ):  # else the topic was created again, and is read from its beginning
-                        found.add(partition)
+                        found[partition] = message.timestamp()[1]
                 elif message.error().code() != KafkaError._PARTITION_EOF:
                     continue
                 left.discard(partition)
@@ -208,7 +220,7 @@ class Admin:
             raise UnavailableError(f"cannot read what a group has not read: {exc.args[0].str()}") from exc
         finally:
             reader.close()
-        return found | left
+        return {**found, **dict.fromkeys(left)}
 
 
 def check_cluster(settings: KafkaSettings) -> None:

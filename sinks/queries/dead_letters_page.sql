@@ -14,8 +14,9 @@ FROM
             if(d.notification_id = toFixedString('', 16), NULL, toUUID(UUIDNumToString(d.notification_id)))
                 AS notification_id,
             if(d.message_id = toFixedString('', 16), NULL, toUUID(UUIDNumToString(d.message_id))) AS message_id,
-            d.occurred_at AS occurred_at, d.key AS key, d.value AS value
+            d.occurred_at AS occurred_at, d.key AS key, d.value AS value, s.letter_state AS letter_state
         FROM dead_letters_raw AS d FINAL
+        INNER JOIN dead_letter_states AS s ON s.dead_letter_id = d.dead_letter_id
         WHERE d.occurred_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
             AND d.occurred_at < fromUnixTimestamp64Milli({until:Int64}, 'UTC')
             AND (d.topic, d.partition, d.offset, hex(d.dead_letter_id))

@@ -32,10 +32,17 @@ FROM
             toUUID(UUIDNumToString(n.notification_id)) AS notification_id,
             CAST(NULL AS Nullable(UUID)) AS message_id,
             n.tenant AS tenant, '' AS channel, n.lane AS lane, n.state AS state, n.reason AS reason, n.detail AS detail,
-            '' AS provider, '' AS template_id, CAST(NULL AS Nullable(Int32)) AS template_version, 0 AS attempts,
+            '' AS provider, r.template_id AS template_id, nullIf(r.template_version, 0) AS template_version, 0 AS attempts,
             toBool(n.possible_duplicate) AS possible_duplicate, n.accepted_at AS accepted_at,
             n.settled_at AS settled_at, n.last_event_at AS last_event_at
         FROM notification_latest AS n
+        LEFT JOIN
+        (
+            SELECT q.tenant, q.notification_id, q.template_id, q.template_version
+            FROM requests_raw AS q FINAL
+            WHERE q.hour = toDateTime({hour:UInt32}, 'UTC')
+                AND (empty({tenants:Array(String)}) OR q.tenant IN {tenants:Array(String)})
+        ) AS r ON r.tenant = n.tenant AND r.notification_id = n.notification_id
         WHERE n.hour = toDateTime({hour:UInt32}, 'UTC') AND n.messages = 0
             AND (empty({tenants:Array(String)}) OR n.tenant IN {tenants:Array(String)})
             AND (

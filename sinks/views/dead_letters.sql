@@ -1,4 +1,4 @@
--- One row per dead letter, ids as UUID; key and value are its bytes.
+-- One row per dead letter, ids as UUID; key and value are its bytes, letter_state is what became of it since.
 CREATE OR REPLACE VIEW dead_letters AS
 SELECT
     toUUID(UUIDNumToString(d.dead_letter_id)) AS dead_letter_id,
@@ -16,5 +16,7 @@ SELECT
     d.occurred_at AS occurred_at,
     d.key AS key,
     d.value AS value,
-    nullIf(d.stored_at, toDateTime64(0, 3, 'UTC')) AS stored_at
-FROM dead_letters_raw AS d FINAL;
+    nullIf(d.stored_at, toDateTime64(0, 3, 'UTC')) AS stored_at,
+    s.letter_state AS letter_state
+FROM dead_letters_raw AS d FINAL
+INNER JOIN dead_letter_states AS s ON s.dead_letter_id = d.dead_letter_id;

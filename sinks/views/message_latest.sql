@@ -74,5 +74,6 @@ FROM
         m.last_error AS last_error,
         m.requested AS requested
     FROM message_states AS m FINAL
-    SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0
+    SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0,
+        optimize_move_to_prewhere_if_final = 1
 );

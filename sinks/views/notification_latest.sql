@@ -147,7 +147,8 @@ FROM
                 CAST(n.template_id, 'LowCardinality(String)') AS template_id,
                 toString(n.recipient) AS recipient
             FROM notification_states AS n FINAL
-            SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0
+            SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0,
+        optimize_move_to_prewhere_if_final = 1
         ) AS w
     ) AS f
     GROUP BY f.tenant, f.hour, f.notification_id

@@ -7,6 +7,7 @@ SELECT
     nullIf(r.from_at, toDateTime64(0, 3, 'UTC')) AS from_at,
     nullIf(r.to_at, toDateTime64(0, 3, 'UTC')) AS to_at,
     r.filter AS filter,
+    r.template AS template,
     r.tenant AS tenant,
     r.requested_by AS requested_by,
     r.planned AS planned,
@@ -15,6 +16,7 @@ SELECT
     r.counts AS counts,
     r.state AS state,
     r.error AS error,
+    r.note AS note,
     r.started_at AS started_at,
     r.updated_at AS updated_at,
     nullIf(r.finished_at, toDateTime64(0, 3, 'UTC')) AS finished_at

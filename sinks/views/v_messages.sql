@@ -1,27 +1,30 @@
 -- One wide row per message: the request's tags and times, what was rendered, where it went, what it came to. Both sides of the first
--- join are read in the order of their sort key, and a filter on the key or on accepted_at skips on both.
+-- join are read in the order of their sort key, so that the first rows come at once, and a filter on the key or on accepted_at
+-- skips on both. Hash is for what merging cannot do: a filter on the request alone makes a semi-join of it.
 CREATE OR REPLACE VIEW v_messages AS
 SELECT
     toUUID(UUIDNumToString(m.message_id)) AS message_id,
     toUUID(UUIDNumToString(m.notification_id)) AS notification_id,
     m.tenant AS tenant,
-    m.accepted_at AS accepted_at,
+    -- As the indexes of both tables have it.
+    fromUnixTimestamp64Milli(
+        least(toInt64(reinterpretAsUInt64(reverse(substring(m.notification_id, 1, 6)))), 4102444799999), 'UTC') AS accepted_at,
     m.hour AS hour,
     m.lane AS lane,
     m.channel AS channel,
     m.recipient AS recipient,
-    r.user_id AS user_id,
-    r.tags AS tags,
-    r.source AS source,
-    r.correlation_id AS correlation_id,
-    nullIf(r.send_at, toDateTime64(0, 3, 'UTC')) AS send_at,
-    nullIf(r.expires_at, toDateTime64(0, 3, 'UTC')) AS expires_at,
-    greatest(m.accepted_at, r.send_at) AS due_at,
-    if(m.category != '', m.category, r.category) AS category,
-    r.category AS requested_category,
+    m.user_id AS user_id,
+    m.tags AS tags,
+    m.source AS source,
+    m.correlation_id AS correlation_id,
+    nullIf(m.send_at, toDateTime64(0, 3, 'UTC')) AS send_at,
+    nullIf(m.expires_at, toDateTime64(0, 3, 'UTC')) AS expires_at,
+    greatest(m.accepted_at, m.send_at) AS due_at,
+    if(m.category != '', m.category, m.requested_category) AS category,
+    m.requested_category AS requested_category,
     m.template_id AS template_id,
     nullIf(m.template_version, 0) AS template_version,
-    nullIf(r.template_version, 0) AS requested_template_version,
+    nullIf(m.requested_template_version, 0) AS requested_template_version,
     m.locale AS locale,
     m.domain AS domain,
     nullIf(m.preference_version, 0) AS preference_version,
@@ -54,18 +57,25 @@ SELECT
         ['opened', 'clicked', 'complained', 'unsubscribed', 'read']) AS engagement,
     p.price_per_message AS price,
     if(p.provider = '', NULL, p.currency) AS currency
-FROM message_latest AS m
-LEFT JOIN
+FROM
 (
     SELECT
-        q.tenant AS tenant, q.hour AS hour, q.notification_id AS notification_id,
-        q.accepted_at AS accepted_at, q.user_id AS user_id, q.tags AS tags,
-        q.source AS source, q.correlation_id AS correlation_id, q.send_at AS send_at, q.expires_at AS expires_at,
-        q.category AS category, q.template_version AS template_version
-    FROM requests_raw AS q FINAL
-    SETTINGS do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0
-) AS r ON r.tenant = m.tenant AND r.hour = m.hour AND r.notification_id = m.notification_id
-    AND r.accepted_at = m.accepted_at
+        l.*, r.user_id AS user_id, r.tags AS tags, r.source AS source, r.correlation_id AS correlation_id,
+        r.send_at AS send_at, r.expires_at AS expires_at, r.category AS requested_category,
+        r.template_version AS requested_template_version
+    FROM message_latest AS l
+    LEFT ANY JOIN
+    (
+        SELECT
+            q.tenant AS tenant, q.hour AS hour, q.notification_id AS notification_id, q.user_id AS user_id,
+            q.tags AS tags, q.source AS source, q.correlation_id AS correlation_id, q.send_at AS send_at,
+            q.expires_at AS expires_at, q.category AS category, q.template_version AS template_version
+        FROM requests_raw AS q FINAL
+    ) AS r ON r.tenant = l.tenant AND r.hour = l.hour AND r.notification_id = l.notification_id
+    SETTINGS
+        do_not_merge_across_partitions_select_final = 1, use_skip_indexes_if_final_exact_mode = 0,
+        optimize_move_to_prewhere_if_final = 1, join_algorithm = 'full_sorting_merge,hash'
+) AS m
 LEFT JOIN
 (
     SELECT toString(c.provider) AS provider, c.price_per_message AS price_per_message, toString(c.currency) AS currency

@@ -93,6 +93,13 @@ class World:
         consumer.close()
         return records
 
+    def ends(self, topic: str) -> dict[tuple[str, int], int]:
+        """The offset after the last record, by partition."""
+        consumer = Consumer(self.broker.settings, client_id="test-ends", group=None)
+        ends = {p: consumer.watermark_offsets(p)[1] for p in consumer.partitions_for_topic(topic)}
+        consumer.close()
+        return ends
+
     def statuses(self, notification_ids: set[str]) -> dict[str, list[dict[str, Any]]]:
         """Status events so far, by notification."""
         self.status_reader.read()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 
-from api.app import HANDLERS
+from api.app import handlers
 from api.notifications.explain import explain_router
 from runtime import ids
 from runtime.kafka.producer import Producer
@@ -52,7 +52,7 @@ def get(settings: ClickHouseSettings, nid: str, tenant: str = "t") -> tuple[int,
         return Caller(tenant)
 
     store = StatusStore(settings)
-    app = FastAPI(exception_handlers=HANDLERS)
+    app = FastAPI(exception_handlers=handlers())
     app.include_router(explain_router(store, Statuses(store, lambda _: None), authenticate))
     code, body, _ = asyncio.run(ask(app, f"/v1/notifications/{nid}/explain"))
     return code, body

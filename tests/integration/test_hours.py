@@ -205,7 +205,7 @@ def test_hour_that_is_still_written_to_waits(empty: Store) -> None:
 
 def test_bounded_rounds_that_are_stopped_get_through_a_backlog(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hours, "LOOKED_AT", 5)
-    monkeypatch.setattr(hours, "PIECE_HOURS", 2)
+    monkeypatch.setattr(hours, "CHUNK_HOURS", 2)
     empty.insert(many(300, seed=5))
     backlog = changed(empty)
     assert backlog > 20
@@ -241,7 +241,7 @@ def test_two_rounds_at_once_are_one(empty: Store) -> None:
 
 
 def test_hour_that_is_too_much_for_the_store_comes_last(empty: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hours, "PIECE_HOURS", 1)
+    monkeypatch.setattr(hours, "CHUNK_HOURS", 1)
     empty.insert([request(notification(age * HOUR)) for age in (50, 60, 70)])
     worker, asked = HourlySums(empty.settings), []
     newest = max(row["hour"] for row in clickhouse.select(empty.settings, empty.client, "hours_changed", {"limit": 9}))

@@ -172,6 +172,19 @@ def test_templates_and_versions_are_listed(api: Api) -> None:
     assert api.call("GET", "/v1/templates/nothing/versions").status == 404
 
 
+def test_version_without_a_category_has_that_of_the_published_one(api: Api) -> None:
+    def add(path: str, **fields: Any) -> None:
+        assert api.call("POST", f"/v1/templates{path}", {"channels": {"sms": {"text": "x"}}, **fields}).status == 201
+
+    add("", id="inherits", category="orders")
+    add("/inherits/versions", category="news", publish=False)
+    add("/inherits/versions")
+    add("/inherits/versions", category="default")
+    add("/inherits/versions")
+    found = {v["version"]: v["category"] for v in pages(api, "/v1/templates/inherits/versions", 10)}
+    assert found == {1: "orders", 2: "news", 3: "orders", 4: "default", 5: "default"}
+
+
 def test_layout_and_partials_are_in_place_in_what_the_router_gets(world: World, api: Api) -> None:
     partial = {
         "id": "foot",

@@ -18,11 +18,12 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from runtime.records import ProducerRecord
-from runtime.settings import ClickHouseSettings
+from runtime.settings import ClickHouseSettings, Settings
 from runtime.status import rfc3339
 from schemas.codec import codec
 from schemas.topics import TEMPLATES, dispatch_topic, requests_topic
 from sinks import clickhouse, schema
+from sinks.completeness import compare
 from tests.integration.conftest import until
 from tests.integration.pipeline import World, profiles, requests, world
 from tests.integration.reference_stack import Postgres, postgres
@@ -35,6 +36,7 @@ TOPIC = requests_topic("normal")
 PEOPLE = {
     **{"letters": 300, "tenk": 10_000, "fine": 40, "halt": 120, "anew": 30},
     **{"rendered": 20, "away": 20, "seen": 1, "maybe": 3, "other": 3},
+    **{"stopme": 40, "behind": 5, "lostrows": 30, "relapse": 3, "mendfree": 90, "mendpin": 10, "mendnone": 2},
 }
 """Users of each test by the prefix of their ids: the router has them before its first request."""
 
@@ -194,7 +196,10 @@ def redriven_by_filter_twice(pipeline: Pipeline, prefix: str, count: int, rate: 
     pipeline.all_sent(nids)
     assert pipeline.residual() == 0
 
-    again = pipeline.json("dlq", "redrive", *where, "--yes")
+    assert pipeline.json("dlq", "list", *where) == []
+    [handled] = pipeline.json("dlq", "list", *where, "--all")
+    assert (handled["state"], handled["count"]) == ("sent_since", count)
+    again = pipeline.json("dlq", "redrive", *where, "--all", "--yes")
     assert (again["counts"], again["items"]) == ({"sent": count}, [])
     # Resuming what is finished publishes nothing either.
     assert pipeline.json("dlq", "redrive", "--resume", replay["replay_id"])["published"] == count
@@ -341,7 +346,7 @@ def test_redrive_after_an_outage_continues_the_count_of_attempts(pipeline: Pipel
     where = ("--where", f"topic = '{dispatch_topic('sms', 'normal')}'")
     assert pipeline.json("dlq", "redrive", *where, "--yes")["published"] == 20
     pipeline.all_sent(nids)
-    again = pipeline.json("dlq", "redrive", *where, "--yes")
+    again = pipeline.json("dlq", "redrive", *where, "--all", "--yes")
     assert (again["items"], again["counts"]) == ([], {"sent": 20})
     accepted = pipeline.world.accepted("twilio", "+4915")
     assert (len(accepted), set(accepted.values())) == (20, {1})
@@ -372,9 +377,9 @@ def test_dead_letters_that_cannot_be_redriven_are_refused_and_one_can_be_shown(p
     [one] = pipeline.json(*of_router)
     shown = pipeline.json("dlq", "show", one["id"])
     assert bytes.fromhex(shown["bytes"]) == strange.value
-    # Its bytes are still undecodable: the router dead-letters it again, under another id.
-    assert pipeline.json("dlq", "redrive", "--where", f"dead_letter_id = '{one['id']}'", "--yes")["published"] == 1
-    until(lambda: len(pipeline.json(*of_router)) == 2, 30, "dead-lettered again")
+    refused = pipeline.json("dlq", "redrive", "--where", f"dead_letter_id = '{one['id']}'", "--yes")
+    assert (refused["items"], refused["counts"]) == ([], {"refused": 1})
+    assert "still does not decode" in refused["rows"][0]["note"]
 
     # By id: --rows shows the oldest 1,000 only, and the slow test above leaves 10,000.
     [nid] = nids
@@ -382,6 +387,123 @@ def test_dead_letters_that_cannot_be_redriven_are_refused_and_one_can_be_shown(p
     hidden = pipeline.text("dlq", "show", dead_letter["id"])
     assert "seen0@example.org" not in hidden
     assert "seen0@example.org" in pipeline.text("dlq", "show", dead_letter["id"], "--reveal")
+
+
+def test_replay_is_stopped_from_elsewhere_resumed_by_one_alone_and_shown_as_the_vendor_saw_it(
+    pipeline: Pipeline,
+) -> None:
+    nids = pipeline.make("stopme", 40)
+    pipeline.all_sent(nids)
+    listed = ", ".join(f"'{nid}'" for nid in sorted(nids))
+    selection = ("replay", "--topic", TOPIC, "--from", "-10m", "--where", f"notification_id in ({listed})", "--resend")
+    process = pipeline.heliograph(*selection, "--yes", "--rate", "4")
+
+    def replay() -> dict[str, Any]:
+        found: list[dict[str, Any]] = pipeline.json("replay", "list", "--limit", "1")
+        return found[0] if found else {"command": "", "published": 0}
+
+    until(lambda: replay()["command"] == "resend" and replay()["published"] >= 3, 60, "some batches")
+    replay_id = replay()["replay_id"]
+    refused = pipeline.text("replay", "--resume", replay_id, status=1)
+    assert "is run by" in refused
+    assert f"replay stop {replay_id}" in refused
+    stopped = pipeline.json("replay", "stop", replay_id)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, stopped["state"]) == (1, "stopped"), (out, err)
+    done = stopped["published"]
+    assert 3 <= done < 40
+    assert f"stopped: {done} of 40 records; stopped by " in out
+    assert "nobody runs it" in pipeline.text("replay", "stop", replay_id, status=1)
+
+    def shown() -> tuple[dict[str, int], int]:
+        found = pipeline.json("replay", "show", replay_id)
+        return found["outcomes"], found["people_with_a_second_message"]
+
+    until(lambda: shown() == ({"sent": done}, done), 60, "what was published is sent")
+    assert sorted(pipeline.world.accepted("smtp", "stopme").values()) == [1] * (40 - done) + [2] * done
+
+    # SIGTERM, as an evicted pod gets it, is a stop like any other; the rest is sent once.
+    process = pipeline.heliograph("replay", "--resume", replay_id, "--rate", "4")
+    until(lambda: replay()["published"] > done, 60, "it goes on")
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 1, (out, err)
+    assert "SIGTERM" in out
+    assert (replay()["state"], replay()["error"]) == ("stopped", "SIGTERM")
+    # Killed, it is nobody's as soon as its lease has ended.
+    process = pipeline.heliograph("replay", "--resume", replay_id, "--rate", "4")
+    before = replay()["published"]
+    until(lambda: replay()["published"] > before, 60, "it goes on")
+    process.kill()
+    process.communicate(timeout=30)
+    until(lambda: replay()["state"] == "abandoned", 60, "nobody runs it")
+    assert pipeline.json("replay", "--resume", replay_id)["state"] == "finished"
+    until(lambda: shown() == ({"sent": 40}, 40), 60, "everything is sent")
+    assert sorted(pipeline.world.accepted("smtp", "stopme").values()) == [2] * 40
+    assert pipeline.residual() == 0
+
+
+def test_undecodable_letters_are_one_each_however_often_they_are_redriven_and_go_when_dismissed(
+    pipeline: Pipeline,
+) -> None:
+    started = rfc3339(int(time.time() * 1000))
+    count = 500
+    pipeline.world.publish([ProducerRecord(TOPIC, b"t:junk", b"junk %d" % n) for n in range(count)])
+    of_these = ("--stage", "router", "--where", "reason = 'undecodable'", "--from", started)
+
+    def letters(*more: str) -> dict[str, int]:
+        return {row["state"]: row["count"] for row in pipeline.json("dlq", "list", *of_these, *more)}
+
+    until(lambda: letters() == {"open": count}, 60, "every record is a letter")
+    ends = pipeline.world.ends(TOPIC)
+    for _ in range(5):
+        tried = pipeline.json("dlq", "redrive", *of_these, "--yes")
+        assert (tried["counts"], tried["items"]) == ({"refused": count}, [])
+    assert (letters(), letters("--all")) == ({"open": count}, {"open": count})
+    assert pipeline.world.ends(TOPIC) == ends  # nothing was published
+    fine = pipeline.make("behind", 5)
+    pipeline.all_sent(fine)
+
+    few = ("dlq", "dismiss", "--stage", "router", "--from", started)
+    assert "--reason" in pipeline.text(*few, "--reason", "  ", "--yes", status=1)
+    assert pipeline.json(*few, "--reason", "a test's junk", "--dry-run")["dismissed"] == 0
+    dismissed = pipeline.json(*few, "--reason", "a test's junk", "--yes")
+    assert dismissed["dismissed"] == count
+    assert (letters(), letters("--all")) == ({}, {"dismissed": count})
+    recorded = pipeline.json("replay", "list")[0]
+    assert (recorded["replay_id"], recorded["command"], recorded["note"], recorded["planned"]) == (
+        dismissed["replay_id"],
+        "dismiss",
+        "a test's junk",
+        count,
+    )
+
+
+def test_letter_whose_message_fails_again_is_the_same_letter_and_open_again(pipeline: Pipeline) -> None:
+    nids = pipeline.fail("relapse", 3)
+    listed = ", ".join(f"'{nid}'" for nid in sorted(nids))
+    of_these = ("--where", f"notification_id in ({listed})")
+
+    def rows() -> dict[str, tuple[str, int]]:
+        found = pipeline.json("dlq", "list", *of_these, "--all", "--rows")
+        return {row["id"]: (row["state"], row["attempts"]) for row in found}
+
+    before = rows()
+    assert set(before.values()) == {("open", 1)}
+    pipeline.world.fault(kind="smtp", mode="500", rate=1, match="relapse")
+    assert pipeline.json("dlq", "redrive", *of_these, "--yes")["published"] == 3
+    until(lambda: set(rows().values()) == {("failed_again", 2)}, 60, "each failed again")
+    assert rows().keys() == before.keys()
+    assert pipeline.json("dlq", "list", *of_these)[0]["count"] == 3
+    pipeline.world.clear_faults()
+    assert pipeline.json("dlq", "redrive", *of_these, "--yes")["published"] == 3
+    pipeline.all_sent(nids)
+    assert {state for state, _ in rows().values()} == {"sent_since"}
+    redriven = pipeline.json("replay", "list")[0]
+    until(lambda: pipeline.json("replay", "show", redriven["replay_id"])["outcomes"] == {"sent": 3}, 60, "its outcomes")
+    assert pipeline.json("replay", "show", redriven["replay_id"])["people_with_a_second_message"] == 0
+    accepted = pipeline.world.accepted("smtp", "relapse")
+    assert (len(accepted), set(accepted.values())) == (3, {1})
 
 
 def test_what_if_renders_with_another_version_and_sends_nothing(pipeline: Pipeline) -> None:
@@ -417,6 +539,49 @@ def test_what_if_renders_with_another_version_and_sends_nothing(pipeline: Pipeli
     assert pipeline.replayed(nids) == []
 
 
+def test_what_if_of_a_mended_template_is_what_the_replay_does_also_for_pinned_versions(pipeline: Pipeline) -> None:
+    def template(version: int, text: str) -> None:
+        made = {
+            "tenant": "t",
+            "template_id": "mended",
+            "version": version,
+            "category": "default",
+            "channels": json.dumps({"email": {"subject": "s", "text": text}}).encode(),
+            "locales": b"{}",
+            "variables": [],
+            "updated_at": version,
+        }
+        value = codec("Template").encode(made)
+        keys = (b"t:mended", f"t:mended:{version}".encode())
+        pipeline.world.publish([ProducerRecord(TEMPLATES, key, value) for key in keys])
+
+    template(1, "{{ gone }}")
+    started = rfc3339(int(time.time() * 1000))
+    free = pipeline.make("mendfree", 90, template_id="mended")
+    pinned = pipeline.make("mendpin", 10, template_id="mended", template_version=1)
+    unknown = pipeline.make("mendnone", 2, template_id="mended", template_version=7)
+    everyone = free | pinned
+    until(lambda: pipeline.states(everyone) == {("rejected", "missing_variable"): 100}, 60, "all are rejected")
+    template(2, "mended")
+    of_them = ("replay", "--topic", TOPIC, "--from", started, "--template", "mended:2")
+    # What was rejected as a whole has no messages, and is found by its template all the same.
+    whole = ("--where", "template_id = 'mended' AND reason = 'unknown_template'")
+    until(lambda: len(pipeline.json(*of_them[:5], *whole, "--dry-run")["items"]) == 2, 60, "the two of no version")
+    found = pipeline.json(*of_them, "--what-if")
+    assert (found["mended"], found["would_publish"], found["pinned"]) == (102, 102, 12)
+    replayed = pipeline.json(*of_them, "--yes")
+    assert (len(replayed["items"]), replayed["pinned"]) == (102, 12)
+    pipeline.all_sent(everyone | unknown, 102)
+    for prefix, count in (("mendfree", 90), ("mendpin", 10), ("mendnone", 2)):
+        accepted = pipeline.world.accepted("smtp", prefix)
+        assert (len(accepted), set(accepted.values())) == (count, {1})
+    assert all("rendered with mended:2" in detail for _, detail in pipeline.replayed(everyone))
+    recorded = next(r for r in pipeline.json("replay", "list") if r["replay_id"] == replayed["replay_id"])
+    assert recorded["template"] == "mended:2"
+    again = pipeline.json(*of_them, "--yes")
+    assert again["items"] == []
+
+
 def test_what_if_through_another_account_says_reach_and_price_and_sends_nothing(pipeline: Pipeline) -> None:
     nids = pipeline.make("other", 3, channels=["email"])
     pipeline.all_sent(nids)
@@ -447,3 +612,48 @@ def test_what_if_through_another_account_says_reach_and_price_and_sends_nothing(
     assert "there are: mail (email), text (sms), push (push)" in words
     assert pipeline.world.accepted("smtp", "other") == before
     assert pipeline.replayed(nids) == []
+
+
+def test_store_that_lost_everything_is_named_and_filled_again_with_replays_and_letters(pipeline: Pipeline) -> None:
+    """The last test here: it empties ClickHouse."""
+    nids = pipeline.make("lostrows", 30)
+    pipeline.all_sent(nids)
+    settings = Settings(
+        kafka=pipeline.world.broker.settings,
+        clickhouse=ClickHouseSettings(url=pipeline.environment["HELIOGRAPH_CLICKHOUSE__URL"]),
+    )
+    whole = compare(settings)
+    assert whole.missing == 0
+    assert whole.sampled > 0
+
+    def seen() -> tuple[Any, ...]:
+        letters = {
+            row["id"]: row["state"] for row in pipeline.json("dlq", "list", "--all", "--rows", "--limit", "9999")
+        }
+        accounted = pipeline.rows("SELECT sum(accepted), sum(in_flight), sum(residual) FROM v_accounting")
+        return pipeline.json("replay", "list", "--limit", "999"), letters, pipeline.states(nids), accounted
+
+    before = seen()
+    for table in (
+        "requests_raw",
+        "delivery_events_raw",
+        "receipts_raw",
+        "dead_letters_raw",
+        "replays_raw",
+        "replay_items",
+    ):
+        pipeline.client.command(f"TRUNCATE TABLE {table}")
+    for table in ("message_states", "notification_states", "hour_sums"):
+        pipeline.client.command(f"TRUNCATE TABLE {table}")
+    assert compare(settings).missing >= 30
+    audited = pipeline.text("audit", status=1)
+    assert audited == ""  # the exit status and stdout say it; stderr is for errors
+    found = json.loads(pipeline.heliograph("audit", "--json").communicate(timeout=60)[0])
+    assert found["missing"] >= 30
+    looked = pipeline.json("sink", "rebuild", "--dry-run")
+    assert looked["dry_run"]
+    assert pipeline.states(nids) == {}
+    stored = pipeline.json("sink", "rebuild")["stored"]
+    assert stored["requests_raw"] >= 30
+    assert seen() == before
+    assert compare(settings).missing == 0

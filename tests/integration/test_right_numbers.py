@@ -318,6 +318,24 @@ def test_why_says_what_a_message_waits_for(empty: Store) -> None:
     assert "; mail-1 took its last message at " in why or "; mail-1 has taken nothing since " in why
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        "category = 'orders'",
+        "requested_category = 'default'",
+        "user_id = 'u1'",
+        "has(tags, 'a')",
+        "accepted_at > '2020-01-01'",
+    ],
+)
+def test_any_column_may_be_filtered(empty: Store, where: str) -> None:
+    nid = notification(1)
+    empty.insert([request(nid, tags=["a"]), status(nid, "email", "routed", category="orders")])
+    for view in ("requests", "v_messages"):
+        assert empty.rows(f"SELECT count() FROM {view} WHERE {where}") == [(1,)], view
+        assert empty.rows(f"SELECT count() FROM {view} WHERE NOT ({where})") == [(0,)], view
+
+
 def test_no_public_column_is_of_an_aggregates_type(store: Store) -> None:
     leaked = "table IN (SELECT name FROM system.tables WHERE database = currentDatabase() AND engine = 'View')"
     assert store.rows(f"SELECT table, name, type FROM system.columns WHERE {leaked} AND type LIKE '%Aggregate%'") == []

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from fastapi import FastAPI, Request
 
-from api.app import HANDLERS
+from api.app import handlers
 from api.notifications.status import status_router
 from runtime import ids
 from runtime.settings import ClickHouseSettings
@@ -33,7 +33,7 @@ def app(settings: ClickHouseSettings, recent: dict[str, Any] | None = None, tena
     def authenticate(request: Request) -> Caller:
         return Caller(tenant)
 
-    made = FastAPI(exception_handlers=HANDLERS)
+    made = FastAPI(exception_handlers=handlers())
     made.include_router(status_router(Statuses(StatusStore(settings), (recent or {}).get), authenticate))
     return made
 

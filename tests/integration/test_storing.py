@@ -18,7 +18,7 @@ from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, requests_topic
 from sinks import clickhouse
 from sinks.batching import Batch
 from sinks.rows import SOURCES, row_of
-from sinks.storing import store_batch, store_piece
+from sinks.storing import store_batch, store_chunk
 from tests.integration.test_clickhouse_schema import Store, server
 from tests.support.clickhouse import Server
 from tests.support.records import hostile_records
@@ -94,7 +94,7 @@ def put(into: Store, records: Sequence[ConsumerRecord], *, decode: bool) -> None
     batch.add(group_by_partition(records))
     for chunk in batch.chunks():
         chunk.decode = decode
-        assert store_piece(into.settings, into.client, chunk)[1] == []
+        assert store_chunk(into.settings, into.client, chunk)[1] == []
         batch.done()
 
 

@@ -16,29 +16,44 @@ from pydantic import SecretStr
 from console import cli
 from console.commands.doctor import (
     LAG_WARNING,
-    Finding,
-    Level,
+    LAG_WARNING_S,
     ProbeResult,
     check_api_key,
     check_channels,
     check_clock,
+    check_completeness,
     check_connection,
     check_copies,
     check_disk,
     check_held_back,
     check_lag,
     check_migrations,
-    check_readiness,
     check_registry,
     check_schemas,
     check_topics,
     check_views,
+    clickhouse_cure,
+    consumer_groups,
     redacted,
+    role_of,
     secrets_of,
     target_of,
 )
+from console.commands.doctor_running import (
+    RoleReport,
+    ask_role,
+    check_brakes,
+    check_conditions,
+    check_new_dead_letters,
+    check_parked,
+    check_roles,
+    check_same_providers,
+)
+from console.commands.findings import Finding, Level
 from runtime.settings import KafkaSettings, PostgresSettings, ProviderSettings, Settings, load_settings
 from runtime.topics import TopicDifference
+from schemas.channels import CHANNELS
+from schemas.events import LANES
 
 OK, WARNING, PROBLEM = Level.OK, Level.WARNING, Level.PROBLEM
 GIB = 1 << 30
@@ -78,9 +93,23 @@ GIB = 1 << 30
             WARNING,
             "7 records of notify.requests.bulk.v1, partition 3",
         ),
-        (check_lag("g", 0), OK, "g has read everything"),
-        (check_lag("g", LAG_WARNING), OK, "g is 10,000 records behind"),
-        (check_lag("g", LAG_WARNING + 1), WARNING, "g is 10,001 records behind"),
+        (check_lag("g", 0, None, None), OK, "g has read everything"),
+        (check_lag("g", LAG_WARNING, 4.2, 1), OK, "g is 10,000 records behind, the oldest 4 s"),
+        (check_lag("g", LAG_WARNING + 1, None, None), WARNING, "g is 10,001 records behind"),
+        (check_lag("g", 3, LAG_WARNING_S + 1, 2), WARNING, "g is 3 records behind, the oldest 61 s"),
+        (
+            check_lag("heliograph-sender-sms", 3, 1, 0),
+            PROBLEM,
+            "3 records behind, the oldest 1 s, and nobody is in the group",
+        ),
+        (check_completeness(9, 0), OK, "a sample of the 9 committed requests is there"),
+        (check_completeness(52_804, 52_803), PROBLEM, "at least 52,803 of 52,804 requests"),
+        (check_new_dead_letters([]), OK, "no new one in the last hour"),
+        (
+            check_new_dead_letters([{"stage": "sender", "reason": "retries_exhausted", "letters": 2_000}]),
+            WARNING,
+            "2,000 new and open ones in the last hour: 2,000 sender retries_exhausted",
+        ),
         (check_disk(Path("d"), 20 * GIB), OK, "20.0 GiB free for d"),
         (check_disk(Path("d"), 4 * GIB), WARNING, "4.0 GiB free for d"),
         (check_disk(Path("d"), GIB - 1), PROBLEM, "1.0 GiB free for d"),
@@ -135,11 +164,77 @@ def test_providers_and_roles_are_named_when_they_fail_and_summed_up_when_they_do
         (PROBLEM, "provider b: host: Field required"),
         (OK, "a (email)"),
     ]
-    assert [(f.level, f.what) for f in check_readiness({}, 10, Path("logs"))] == [(OK, "10 ready")]
-    (found,) = check_readiness({"sink": "joining the group"}, 10, Path("logs"))
+    assert [(f.level, f.what) for f in check_roles([RoleReport("sink")] * 10, "logs", [])] == [(OK, "10 ready")]
+    waits = RoleReport("sink", "joining the group", {"prices": "away"})
+    found, note = check_roles([waits, RoleReport("relay")], "logs", [])
     assert (found.level, found.what) == (PROBLEM, "sink is not ready: joining the group")
-    assert found.fix is not None
-    assert found.fix.endswith("logs/sink.log")
+    assert (note.level, note.what) == (WARNING, "sink: prices: away")
+    # What follows from a store that is away is no second problem.
+    assert {f.level for f in check_roles([waits], "logs", ["postgres"])} == {WARNING}
+
+
+def test_one_odd_topic_is_that_topic_and_all_of_them_are_the_profile() -> None:
+    def cure(count: int) -> str:
+        odd = [TopicDifference(f"t{n}", "partitions", "partitions", "4", "12") for n in range(count)]
+        (found,) = check_topics(odd, 29)
+        return found.fix or ""
+
+    assert "HELIOGRAPH_PARTITIONS" in cure(29)
+    assert "delete it" in cure(1)
+    assert "HELIOGRAPH_PARTITIONS" not in cure(1) + cure(3)
+
+
+def test_wrong_password_of_clickhouse_is_the_password() -> None:
+    assert "PASSWORD" in clickhouse_cure("ClickHouse refuses: Authentication failed: password is incorrect", "start it")
+    assert clickhouse_cure("connection refused", "start it") == "start it"
+
+
+def test_every_consumer_group_has_a_role_to_start() -> None:
+    assert {role_of(group) for group in consumer_groups()} == {
+        *(f"router --lane {lane}" for lane in LANES),
+        *(f"sender --channel {channel}" for channel in CHANNELS),
+        "sink",
+        "relay",
+    }
+
+
+def test_running_processes_are_compared_and_their_brakes_and_waits_are_told() -> None:
+    def report(name: str, **metrics: float) -> RoleReport:
+        return RoleReport(name, metrics={tuple(key.split("__")): value for key, value in metrics.items()})  # type: ignore[misc]
+
+    settings = "heliograph_provider_settings__sms-1"
+    sender = report(
+        "sender",
+        **{settings: 7.0, "heliograph_sender_parked__sms": 2_000.0, "heliograph_dead_letter_brake__sender": 1.0},
+    )
+    callbacks = report("callbacks", **{settings: 9.0})
+    relay = report("relay", **{"heliograph_dead_devices_brake__mail-1": 1.0, "heliograph_dead_letter_brake__x": 0.0})
+    (differs,) = check_same_providers({"sms-1": 7}, [sender, callbacks])
+    assert differs.what == "settings of sms-1: sender, this command's settings differ from callbacks"
+    assert check_same_providers({"sms-1": 7}, [sender]) == []
+    assert [(f.level, f.what) for f in check_brakes([sender, relay])] == [
+        (PROBLEM, "sender halted at too many bad records"),
+        (WARNING, "relay believes no bounce of mail-1: too many at once"),
+    ]
+    (parked,) = check_parked([sender, relay])
+    assert parked.what == "2,000 messages of sms wait for an account with capacity"
+    down = {
+        "subject": "account",
+        "name": "sms-1",
+        "channel": "sms",
+        "detail": "401 20003",
+        "since": 0,
+        "next_at": 3_000,
+    }
+    (account,) = check_conditions([down])
+    assert account.what == "sms-1 (sms) does not work: 401 20003, next probe at 1970-01-01T00:00:03.000Z"
+    assert "run callbacks" in (account.fix or "")
+    (halted,) = check_conditions([{**down, "subject": "router", "name": "normal", "since": 1_000}])
+    assert halted.what == "the router of normal halted since 1970-01-01T00:00:01.000Z: 401 20003"
+
+
+def test_address_that_is_none_is_a_role_that_is_not_ready() -> None:
+    assert "does not answer" in (ask_role("x", "nonsense").not_ready or "")
 
 
 def test_no_secret_of_any_setting_is_in_a_finding() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -151,6 +152,43 @@ def test_just_accepted_and_stray_facts_are_told_apart() -> None:
     assert (young["status"], young["acceptance"], len(young["timeline"])) == ("accepted", None, 1)
     orphan = explain_facts(facts(fact(A, "sent", attempt=1), request=None))
     assert [line["stage"] for line in orphan["timeline"]] == ["attempt"]
+
+
+def test_what_waits_says_for_what_and_until_when() -> None:
+    def condition(subject: str, name: str, channel: str, **more: Any) -> dict[str, Any]:
+        return {
+            "subject": subject,
+            "name": name,
+            "channel": channel,
+            "detail": "401 20003",
+            "since": 0,
+            "next_at": 0,
+            **more,
+        }
+
+    down = condition("account", "mail-1", "email", since=NOW, next_at=NOW + 3_000)
+    routed = replace(facts(fact(A, "routed", at=5, channel="email")), conditions=(down,))
+    (message,) = explain_facts(routed)["messages"]
+    assert message["why"] == message["waits_for"]
+    assert message["why"] == (
+        f"routed: waits for mail-1: 401 20003 since {rfc3339(NOW)}, next probe at {rfc3339(NOW + 3_000)}"
+    )
+    # Another channel's account, and what is settled, wait for nothing.
+    other = replace(routed, conditions=(condition("account", "sms-1", "sms"),))
+    settled = replace(facts(fact(A, "sent", attempt=1, channel="email")), conditions=(down,))
+    assert [explain_facts(f)["messages"][0]["waits_for"] for f in (other, settled)] == [None, None]
+    halted = replace(routed, conditions=(condition("sender", "email", "email", detail="too many", since=NOW), down))
+    assert explain_facts(halted)["why"] == f"email: routed: a sender of email halted since {rfc3339(NOW)}: too many"
+
+    retrying = fact(A, "retrying", attempt=1, at=9, channel="email", detail="429")
+    assert "the next is made after a pause" in explain_facts(facts(retrying))["why"]
+    assert f"the next is made at {rfc3339(NOW + 60)}" in explain_facts(facts({**retrying, "due_at": NOW + 60}))["why"]
+
+    stopped = condition("router", "normal", "", detail="too many", since=NOW)
+    held = Facts(NID, NOW, accepted=True, request=request(), conditions=(stopped,))
+    assert explain_facts(held)["why"] == f"accepted: the router of lane normal halted since {rfc3339(NOW)}: too many"
+    later = facts(fact(WHOLE, "scheduled", at=1), request=request(send_at=NOW + 9_000))
+    assert explain_facts(later)["why"] == f"scheduled: waits for its time, {rfc3339(NOW + 9_000)}"
 
 
 def test_time_is_counted_from_send_at_where_one_was_given() -> None:

@@ -120,7 +120,7 @@ class Answer(NamedTuple):
 class World:
     def __init__(self) -> None:
         self.broker, self.claims, self.store, self.view = FakeBroker(), FakeClaims(), FakeStore(), FakeView()
-        self.now = 1_767_225_600_000
+        self.now, self.seconds = 1_767_225_600_000, 0.0
         self.templates = TemplateCatalogue(self.view, cast(ReferenceStore, self.store))
         self.recent = RecentAcceptances(lambda: self.now)
         self.ingest = Ingest(
@@ -131,6 +131,7 @@ class World:
             recent=self.recent,
             publish_timeout_s=0.2,
             clock=self.tick,
+            monotonic=lambda: self.seconds,
         )
 
     def tick(self) -> int:
@@ -228,6 +229,21 @@ async def test_keyed_request_without_postgres_is_503_and_nothing_is_published(wo
     assert (answer.status, answer.body["code"]) == (503, "store_unavailable")
     assert world.broker.records == []
     assert (await world.post(_BODY)).status == 202
+
+
+async def test_retry_after_grows_while_postgres_is_away_and_not_afterwards(world: World) -> None:
+    async def asked() -> str:
+        return (await world.post(_BODY, idempotency_key="k")).headers["retry-after"]
+
+    world.claims.down = True
+    waits = []
+    for world.seconds in (0.0, 50.0, 100.0, 150.0, 200.0, 250.0, 300.0, 350.0):
+        waits.append(int(await asked()))
+    assert waits == [1, 5, 10, 15, 20, 25, 30, 30]
+    world.claims.down = False
+    assert (await world.post(_BODY, idempotency_key="k")).status == 202
+    world.claims.down = True
+    assert await asked() == "1"
 
 
 async def test_key_in_the_body_is_the_key_in_the_header_and_a_different_one_is_refused(world: World) -> None:

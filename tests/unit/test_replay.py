@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.choose import check_range, check_topic, refusal
+from replay.choose import check_range, check_topic
 from replay.dead_letters import HIDDEN, described
 from replay.plan import Decision, Item, Plan, RecordPosition, StoredMessage, decide_message, decide_request
 from replay.records import Stamp, copies
+from replay.redrive import refusal
 from replay.store import StoredDeadLetter
+from replay.template import TemplateVersion
 from replay.times import UsageError, parse_time
 from replay.where import DEAD_LETTER_COLUMNS, MESSAGE_COLUMNS, compile_where
 from runtime import ids
-from runtime.dead_letters import CUT
+from runtime.dead_letters import CUT, REDRIVEN, dead_letter_record, is_redriven, redriven
 from runtime.records import ConsumerRecord
 from runtime.stores import MemoryStore
 from schemas.codec import codec
@@ -331,10 +333,62 @@ def test_a_message_sent_again_is_the_message_the_router_would_make() -> None:
     assert decoded["generation"] == 1
 
 
-def test_bytes_that_do_not_decode_go_back_as_they_are() -> None:
-    record = ConsumerRecord(REQUESTS, 1, 7, NOW, b"k", b"nothing of ours", [("a", b"b")])
-    [again] = copies(record, Item(PLACE, "t", None, dead_letter_id=NID), STAMP)
-    assert (again.topic, again.key, again.value, again.headers) == (REQUESTS, b"k", record.value, [("a", b"b")])
+@pytest.mark.parametrize("headers", [[("a", b"b")], [("a", b"b"), (REDRIVEN, f"{UUID(int=3)}:1".encode())]])
+def test_copy_of_a_letter_carries_its_id_and_place(headers: list[tuple[str, bytes]]) -> None:
+    letter = str(UUID(int=8))
+    for topic, value in (
+        (REQUESTS, codec("NotificationRequest").encode(request())),
+        (dispatch_topic("email", "normal"), codec("ChannelMessage").encode(message())),
+    ):
+        record = ConsumerRecord(topic, 1, 7, NOW, b"k", value, headers)
+        item = Item(RecordPosition(topic, 1, 7), "t", NID, dead_letter_id=letter)
+        again, event = copies(record, item, STAMP)
+        assert [h for h in again.headers if h[0] == REDRIVEN] == [(REDRIVEN, f"{letter}:7".encode())]
+        assert ("a", b"b") in again.headers
+        assert event.topic == STATUS
+        without = copies(record._replace(headers=[]), replace(item, dead_letter_id=None), STAMP)[0]
+        assert REDRIVEN not in dict(without.headers)
+
+
+@pytest.mark.parametrize(
+    ("template_id", "named", "then", "says"),
+    [
+        ("hello", None, 3, ", rendered with hello:3"),
+        ("hello", 2, 3, ", rendered with hello:3 instead of version 2"),
+        ("other", 2, 2, ""),
+    ],
+)
+def test_copy_of_a_replay_with_a_template_names_its_version_and_the_event_says_so(
+    template_id: str, named: int | None, then: int, says: str
+) -> None:
+    value = codec("NotificationRequest").encode(request(template_id=template_id, template_version=named))
+    record = ConsumerRecord(REQUESTS, 1, 7, NOW, b"k", value)
+    stamp = replace(STAMP, template=TemplateVersion.parse("hello:3"))
+    again, event = copies(record, Item(PLACE, "t", NID), stamp)
+    assert codec("NotificationRequest").decode(again.value)["template_version"] == then
+    assert codec("DeliveryStatus").decode(event.value)["detail"] == stamp.words + says
+
+
+@pytest.mark.parametrize("text", ["hello", "hello:", ":1", "hello:x", "hello:-1", "hello:1234567890"])
+def test_template_without_a_version_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="ID:VERSION"):
+        TemplateVersion.parse(text)
+
+
+def test_record_that_was_redriven_and_is_given_up_again_replaces_its_letter() -> None:
+    first = ConsumerRecord(REQUESTS, 1, 7, NOW, b"k", b"x")
+
+    def letter(record: ConsumerRecord) -> tuple[Any, ...]:
+        made = dead_letter_record(record, stage="router", reason="undecodable", error=ValueError("no"), now=NOW)
+        found = codec("DeadLetter").decode(made.value)
+        return found["dead_letter_id"], found["topic"], found["partition"], found["offset"], is_redriven(made.headers)
+
+    *original, counted = letter(first)
+    copy = first._replace(offset=900, timestamp=NOW + 5, headers=[redriven(original[0], 7)])
+    assert (counted, letter(copy)) == (False, (*original, True))
+    for header in (b"", b"x:1", f"{original[0]}:".encode(), f"{original[0]}:-1".encode(), b"\xff" * 40):
+        strange = copy._replace(headers=[(REDRIVEN, header)])
+        assert letter(strange)[3:] == (900, False)
 
 
 # -- dead letters -------------------------------------------------------------------------------------------------------
@@ -355,10 +409,17 @@ def test_letters_of_router_and_sender_come_back_to_their_topics() -> None:
     whole = codec("ChannelMessage").encode(message())
     mail = dispatch_topic("email", "normal")
     assert refusal(dead_letter("sender", mail, whole, "retries_exhausted")) is None
-    assert refusal(dead_letter("router", REQUESTS, b"anything")) is None
+    assert refusal(dead_letter("router", REQUESTS, codec("NotificationRequest").encode(request()))) is None
     cut = replace(dead_letter("router", REQUESTS, b"anything"), detail=f"{CUT}: 8 of 5,000,000 bytes of the value; x")
     assert "only a part of its record" in (refusal(cut) or "")
-    assert "no rendered message" in (refusal(dead_letter("sender", mail, b"anything")) or "")
+    for stage, topic, value in (
+        ("sender", mail, b"anything"),
+        ("router", REQUESTS, b"anything"),
+        ("router", REQUESTS, codec("NotificationRequest").encode(request(accepted_at=1))),
+        ("router", REQUESTS, codec("NotificationRequest").encode(request(data=b"[1]"))),
+        ("router", REQUESTS, codec("NotificationRequest").encode(request(channels=["pigeon"]))),
+    ):
+        assert "still does not decode" in (refusal(dead_letter(stage, topic, value)) or "")
     assert "no value" in (refusal(dead_letter("router", REQUESTS, None)) or "")
     assert refusal(dead_letter("sender", "notify.templates.v1", b"x")) is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from replay.accounts import MAX_SHOWN, AccountMatch, AccountReport, Rendered
 from replay.choose import Selection
 from replay.plan import StoredMessage
 from replay.store import ReplayStore
+from replay.template import TemplateVersion
 from replay.times import UsageError
 from replay.where import Condition
 from runtime import ids
@@ -254,7 +256,7 @@ def test_a_dispatch_topic_is_compared_by_message_without_rendering(
     known = [stored(rendered(1), "sms-1"), stored(rendered(2), "sms-2"), stored(rendered(9, "email"), "mail")]
     store = cast(ReplayStore, Store(known))
     settings = Settings(providers=PROVIDERS)
-    report = whatif.what_if(settings, store, selection(topic), None, lambda *_: None, provider="sms-2")
+    report = whatif.what_if(settings, store, selection(topic), NOW, lambda *_: None, provider="sms-2")
     show_what_if(report, as_json=True)
     reported = json.loads(capsys.readouterr().out)
     assert list(reported) == ["provider"]
@@ -264,20 +266,21 @@ def test_a_dispatch_topic_is_compared_by_message_without_rendering(
     ]
     show_what_if(report, as_json=False)
     assert capsys.readouterr().out.endswith("Nothing was published.\n")
+    of_template = replace(selection(topic), template=TemplateVersion("hello", 1))
     with pytest.raises(UsageError, match="give a requests topic"):
-        whatif.what_if(settings, store, selection(topic), "hello:1", lambda *_: None, provider="sms-2")
+        whatif.what_if(settings, store, of_template, NOW, lambda *_: None, provider="sms-2")
 
 
 def test_a_wrong_name_is_told_before_anything_is_read() -> None:
     nowhere = cast(ReplayStore, None)
     with pytest.raises(UsageError, match="no account 'x'"):
-        whatif.what_if(Settings(), nowhere, selection(requests_topic("normal")), None, lambda *_: None, provider="x")
+        whatif.what_if(Settings(), nowhere, selection(requests_topic("normal")), NOW, lambda *_: None, provider="x")
 
 
-@pytest.mark.parametrize("options", [{"what_if": True}, {"provider": "sms-1"}, {"template": "hello:1"}])
+@pytest.mark.parametrize("options", [{"what_if": True}, {"provider": "sms-1"}])
 def test_what_if_needs_something_else_and_nothing_else_needs_it(options: dict[str, Any]) -> None:
     class Context:
         invoked_subcommand = None
 
-    with pytest.raises(UsageError, match="--what-if belongs with"):
+    with pytest.raises(UsageError, match="belongs with"):
         replay(cast(Any, Context()), topic=requests_topic("normal"), since="-1h", **options)

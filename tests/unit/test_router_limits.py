@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from processors.router.agents import send
-from processors.router.enrich import MAX_ADDRESSES, MAX_BATCH_S, RouterViews, enrich_batch, enrich_some
+from processors.router.enrich import MAX_BATCH_S, RouterViews, enrich_batch, enrich_some
+from processors.router.intake import MAX_ADDRESSES
 from processors.router.loop import LaneLoop, publish
 from processors.router.refused import instead
 from runtime import ids

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from processors.router.enrich import decode_request
+from processors.router.intake import decode_request
 from runtime.errors import PublishError, UnavailableError
 from runtime.kafka.client import Partition
 from runtime.kafka.consumer import CommitError, Consumer, FencedError

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from replay.where import LETTER_STATES
 from schemas.events import states
 from sinks import columns_page
 from sinks.clickhouse import query_text
@@ -47,8 +48,23 @@ QUERIES = {
     for path in files("sinks").joinpath("queries").iterdir()
     if path.name.endswith(".sql")
 }
-OTHER_WORDS = {"millisecond", "account", "message", "recipient", "throttled", "transient", "default"}
-"""Words in quotes that are no states and no reasons: a unit of time, classes of errors, and the category of who names none."""
+OTHER_WORDS = {
+    "millisecond",
+    "account",
+    "message",
+    "recipient",
+    "throttled",
+    "transient",
+    "default",
+    *LETTER_STATES,
+    "redrive",
+    "dismiss",
+    "down",
+    "on_its_way",
+    "sent_before",
+    "full_sorting_merge",
+}
+"""Words in quotes that are no states and no reasons: a unit of time, classes of errors, states of dead letters, commands, outcomes of replays, the category of who names none, a join."""
 IDEMPOTENT = re.compile(
     r"CREATE (TABLE IF NOT EXISTS|MATERIALIZED VIEW IF NOT EXISTS|OR REPLACE VIEW|OR REPLACE TABLE hour_sums)\s"
     r"|ALTER TABLE \w+\s+(MODIFY (COLUMN|SETTING|QUERY)|ADD (COLUMN|INDEX|PROJECTION) IF NOT EXISTS"
@@ -119,6 +135,12 @@ def test_kept_sums_of_the_accounting_are_those_of_the_view() -> None:
 
     assert counts(query_text("hour_sums")) == counts(VIEWS["v_accounting_live"])
     assert len(counts(query_text("hour_sums"))) == len(states().reasons) + 2
+
+
+def test_letters_have_the_states_that_a_condition_may_name() -> None:
+    view = VIEWS["dead_letter_states"]
+    branches = view[view.index("multiIf(") : view.index("AS letter_state")]
+    assert set(re.findall(r"'(\w+)'(?:,\n|\) $)", branches)) == LETTER_STATES
 
 
 def test_settled_begins_at_rank_ten() -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from api.app import HANDLERS
+from api.app import handlers
 from api.notifications.explain import explain_router
 from api.notifications.listing import listing_router
 from api.notifications.status import status_router
@@ -45,7 +45,7 @@ async def test_analytics_that_fail_are_unavailable_and_tell_no_secret(
     def authenticate() -> Caller:
         return Caller("mine", "id")
 
-    app = FastAPI(exception_handlers=HANDLERS)
+    app = FastAPI(exception_handlers=handlers())
     for router in (
         listing_router(store, authenticate),
         status_router(statuses, authenticate),

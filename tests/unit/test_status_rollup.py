@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi import FastAPI
 
-from api.app import HANDLERS
+from api.app import handlers
 from api.notifications.status import status_router
 from runtime import ids
 from runtime.errors import UnavailableError
@@ -163,7 +163,7 @@ class Someone:
 
 
 def app(store: FakeStore, recent: Mapping[str, Mapping[str, Any]]) -> FastAPI:
-    made = FastAPI(exception_handlers=HANDLERS)
+    made = FastAPI(exception_handlers=handlers())
     made.include_router(status_router(Statuses(store, recent.get, lambda: NOW), lambda: Someone()))
     return made
 
@@ -267,8 +267,14 @@ def test_recently_accepted_of_another_tenant_is_unknown() -> None:
     assert get(FakeStore(), YOUNG, {YOUNG: {"tenant": "theirs"}})[0] == 404
 
 
-def test_store_away_is_503_unless_it_was_accepted_a_moment_ago() -> None:
-    code, body, headers = get(FakeStore(away=True), OLD, {OLD: {"tenant": "mine"}})
+@pytest.mark.parametrize("nid", [OLD, YOUNG], ids=["old", "young"])
+def test_store_away_is_503_also_for_what_was_accepted_a_moment_ago(nid: str) -> None:
+    code, body, headers = get(FakeStore(away=True), nid, {nid: {"tenant": "mine"}})
     assert (code, body["code"]) == (503, "store_unavailable")
     assert int(headers["retry-after"]) >= 1
-    assert get(FakeStore(away=True), YOUNG, {YOUNG: {"tenant": "mine"}})[0] == 200
+
+
+def test_accepted_here_a_while_ago_and_not_stored_is_503_and_not_accepted() -> None:
+    code, body, _ = get(FakeStore(), OLD, {OLD: {"tenant": "mine"}})
+    assert (code, body["code"]) == (503, "store_unavailable")
+    assert "the sink is behind" in body["detail"]

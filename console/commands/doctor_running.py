@@ -1,0 +1,189 @@
+"""What the doctor hears from running processes, and from ClickHouse about them.
+
+The checks are pure, as the doctor's others are; what asks is below them. A role that is not ready because a store is away is told as
+what follows from that, not as a second problem.
+May import runtime.provider_files and sinks, lazily. Never: a repair.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from console.commands.findings import Finding, Level, some
+from runtime.status import rfc3339
+
+TIMEOUT_S = 5.0
+_ACCOUNT_CURE = (
+    "correct the account's settings for its senders and `run callbacks` (docs/operations.md, HeliographBreakerOpen)"
+)
+_BRAKE_CURE = "stop who writes such records, then restart the role (docs/operations.md, Dead letters)"
+
+
+@dataclass(frozen=True, slots=True)
+class RoleReport:
+    """What one process says: why it is not ready (None: it is), what is degraded, and its metrics by name and labels."""
+
+    name: str
+    not_ready: str | None = None
+    degraded: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(name, the label that tells accounts or stages apart) → value."""
+
+
+# -- checks: pure -----------------------------------------------------------------------------------------------------
+
+
+def check_roles(reports: Sequence[RoleReport], where_to_look: str, stores_down: Sequence[str]) -> list[Finding]:
+    """Roles that are not ready, by their own words, and what does not work in those that are."""
+    found = []
+    for report in reports:
+        if report.not_ready is not None and stores_down:
+            follows = f"{report.name} is not ready, which follows from {' and '.join(stores_down)}: {report.not_ready}"
+            found.append(Finding(Level.WARNING, "roles", follows, "nothing: it goes on when that is mended"))
+        elif report.not_ready is not None:
+            what = f"{report.name} is not ready: {report.not_ready}"
+            found.append(Finding(Level.PROBLEM, "roles", what, f"wait a moment, then see {where_to_look}"))
+        for name, why in sorted(report.degraded.items()):
+            found.append(Finding(Level.WARNING, "roles", f"{report.name}: {name}: {why}", f"see {where_to_look}"))
+    if any(report.not_ready is not None for report in reports):
+        return found
+    return [*found, Finding(Level.OK, "roles", f"{len(reports)} ready")]
+
+
+def check_brakes(reports: Sequence[RoleReport]) -> list[Finding]:
+    """Stages that halted, and accounts whose bounces are not believed."""
+    found = []
+    for report in reports:
+        for (metric, label), value in sorted(report.metrics.items()):
+            if metric == "heliograph_dead_letter_brake" and value:
+                found.append(
+                    Finding(Level.PROBLEM, "brakes", f"{report.name} halted at too many bad records", _BRAKE_CURE)
+                )
+            elif metric == "heliograph_dead_devices_brake" and value:
+                what = f"{report.name} believes no bounce of {label}: too many at once"
+                cure = "correct the account's topic, key or list of recipients; the brake lets go by itself"
+                found.append(Finding(Level.WARNING, "brakes", what, cure))
+    return found
+
+
+def check_parked(reports: Sequence[RoleReport]) -> list[Finding]:
+    """Messages that wait for an account or a recipient with capacity."""
+    waiting = {
+        label: sum(r.metrics.get(("heliograph_sender_parked", label), 0.0) for r in reports)
+        for label in sorted(
+            {name for r in reports for metric, name in r.metrics if metric == "heliograph_sender_parked"}
+        )
+    }
+    return [
+        Finding(
+            Level.WARNING,
+            "parked",
+            f"{count:,.0f} messages of {channel} wait for an account with capacity",
+            "look at the account first (accounts); else raise its rate_per_second, or add another",
+        )
+        for channel, count in waiting.items()
+        if count
+    ]
+
+
+def check_same_providers(own: Mapping[str, int], reports: Sequence[RoleReport]) -> list[Finding]:
+    """Accounts whose settings differ between processes, or from those of this command."""
+    by_account: dict[str, dict[str, int]] = {name: {"this command's settings": number} for name, number in own.items()}
+    for report in reports:
+        for (metric, account), value in report.metrics.items():
+            if metric == "heliograph_provider_settings":
+                by_account.setdefault(account, {})[report.name] = int(value)
+    found = []
+    for account, numbers in sorted(by_account.items()):
+        if len(set(numbers.values())) > 1:
+            groups: dict[int, list[str]] = {}
+            for name, number in numbers.items():
+                groups.setdefault(number, []).append(name)
+            sides = " differ from ".join(some(sorted(names)) for names in groups.values())
+            cure = "give all of them the same settings; they read a changed file by themselves"
+            found.append(Finding(Level.PROBLEM, "accounts", f"settings of {account}: {sides}", cure))
+    return found
+
+
+def check_conditions(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """What processes say is down: accounts with their last code, stages that halted."""
+    found = []
+    for row in rows:
+        since = f" since {rfc3339(row['since'])}" if row["since"] else ""
+        probe = f", next probe at {rfc3339(row['next_at'])}" if row["next_at"] else ""
+        if row["subject"] == "account":
+            what = f"{row['name']} ({row['channel']}) does not work{since}: {row['detail']}{probe}"
+            found.append(Finding(Level.PROBLEM, "accounts", what, _ACCOUNT_CURE))
+        else:
+            what = f"the {row['subject']} of {row['name']} halted{since}: {row['detail']}"
+            found.append(Finding(Level.PROBLEM, "brakes", what, _BRAKE_CURE))
+    return found
+
+
+def check_new_dead_letters(rows: Sequence[Mapping[str, Any]]) -> Finding:
+    """Open dead letters of the last hour, by stage and reason."""
+    total = sum(row["letters"] for row in rows)
+    if not total:
+        return Finding(Level.OK, "dead letters", "no new one in the last hour")
+    kinds = some([f"{row['letters']:,} {row['stage']} {row['reason']}" for row in rows])
+    return Finding(
+        Level.WARNING,
+        "dead letters",
+        f"{total:,} new and open ones in the last hour: {kinds}",
+        "run `heliograph dlq list`",
+    )
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+_LABELS = {
+    "heliograph_dead_letter_brake": "stage",
+    "heliograph_dead_devices_brake": "provider",
+    "heliograph_sender_parked": "channel",
+    "heliograph_provider_settings": "provider",
+}
+
+
+def ask_role(name: str, url: str) -> RoleReport:
+    """What the process at `url` (its /metrics, or the address alone) says."""
+    base = url.rstrip("/").removesuffix("/metrics")
+    try:
+        with urllib.request.urlopen(f"{base}/readyz", timeout=TIMEOUT_S) as response:
+            said = _object(response.read())
+            not_ready = None
+    except urllib.error.HTTPError as exc:
+        said = _object(exc.read())
+        not_ready = str(said.get("reason") or f"it answers {exc.code}")
+    except (OSError, ValueError) as exc:  # ValueError: what was given is no URL
+        return RoleReport(name, f"it does not answer ({type(exc).__name__})")
+    degraded = said.get("degraded")
+    return RoleReport(name, not_ready, degraded if isinstance(degraded, dict) else {}, _metrics(base))
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _metrics(base: str) -> dict[tuple[str, str], float]:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        with urllib.request.urlopen(f"{base}/metrics", timeout=TIMEOUT_S) as response:
+            text = response.read().decode()
+        return {
+            (sample.name, sample.labels.get(_LABELS[sample.name], "")): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name in _LABELS
+        }
+    except (OSError, ValueError):  # ready or not is known already
+        return {}
