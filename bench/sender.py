@@ -140,9 +140,8 @@ async def plain(context: Context, channel: str, provider: Provider) -> None:
         results = await asyncio.gather(*(provider.send(message) for message in messages))
         facts: list[ProducerRecord] = []
         for record, message, result in zip(records, messages, results, strict=True):
-            made = outcomes.from_result(
-                message, record, result, provider="bench", latency_ms=0, now=0, jitter=0, max_retries=5
-            )
+            attempt = outcomes.Attempt(message, record, now=0, provider="bench", latency_ms=0)
+            made = outcomes.from_result(attempt, result, jitter=0, max_retries=5)
             facts += made.records
         await producer.send(facts)
         consumer.commit({(record.topic, record.partition): record.offset + 1 for record in records})

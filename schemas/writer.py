@@ -97,7 +97,7 @@ class _Lines:
         elif kind == "record":
             self.add(depth, f"{before}{name} = {value}", f"if {name}.__class__ is not dict: raise TypeError")
             for field in schema["fields"]:
-                self.value(field["type"], f"{name}[{field['name']!r}]", depth)
+                self.value(field["type"], _of(name, field), depth)
         elif kind in ("array", "map"):
             self._blocks(schema, kind, name, value, depth, before)
         else:
@@ -121,13 +121,19 @@ class _Lines:
         self.add(depth, "put(NULL)")
 
 
+def _of(record: str, field: Mapping[str, Any]) -> str:
+    """The expression of a field, which may be left out where its default is null; other defaults are fastavro's to fill in."""
+    name = repr(field["name"])
+    return f"{record}.get({name})" if field.get("default", ...) is None else f"{record}[{name}]"
+
+
 def compile_writer(schema: Mapping[str, Any]) -> Write:
     """A writer of a record. Raises ValueError for a schema with anything else in it."""
     lines = _Lines()
     lines.add(0, "def write(record):")
     lines.add(1, "out = []", "put = out.append")
     for field in schema["fields"]:
-        lines.value(field["type"], f"record[{field['name']!r}]", 1)
+        lines.value(field["type"], _of("record", field), 1)
     lines.add(1, "return out")
     scope: dict[str, Any] = {
         "NULL": b"\0",

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 from runtime import ids
 from runtime.dead_letters import dead_letter_record
@@ -52,6 +52,22 @@ LEDGER_DOUBT = ("in-doubt", b"1")
 A header and not a field, because during an upgrade senders of the previous version still read the ledger."""
 RECORD_OVERHEAD = 512
 """What Kafka adds to a record alone in its batch, and what a next attempt may add to a message, rounded up."""
+
+
+class Attempt(NamedTuple):
+    """One attempt of a message, as far as it is known when it ends: every outcome is made of it."""
+
+    message: ChannelMessage
+    record: ConsumerRecord
+    """The dispatch record of the message."""
+    now: int
+    """When it ended, in ms."""
+    provider: str | None = None
+    """The account that was asked; None when none was, or when its sender ended before it could say."""
+    latency_ms: int | None = None
+    """From the request to its response."""
+    probe: bool = False
+    """Whether the account was half-open when the request began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,32 +115,36 @@ def last_attempt(message: ChannelMessage) -> bool:
 
 
 def settle(
-    message: ChannelMessage,
-    record: ConsumerRecord,
-    state: str,
-    *,
-    now: int,
-    extra: tuple[ProducerRecord, ...] = (),
-    **more: Unpack[Particulars],
+    attempt: Attempt, state: str, *, extra: tuple[ProducerRecord, ...] = (), **more: Unpack[Particulars]
 ) -> Outcome:
     """The message ends in `state`."""
-    said: Particulars = {**more, "source": source_of(record)}
-    status = message_status(message, state, now=now, attempt=message["attempt"], **said)
+    message = attempt.message
     next_attempt = message["attempt"] + 1
-    entry = ledger_entry(message, record.partition, next_attempt, state, now)
+    entry = ledger_entry(message, attempt.record.partition, next_attempt, state, attempt.now)
     if message["possible_duplicate"]:
         entry = entry._replace(headers=[LEDGER_DOUBT])
-    facts = (*extra, status_record(status, traceparent_of(record.headers)))
+    facts = (*extra, _status(attempt, state, **more))
     return Outcome(state, next_attempt, facts, entry, message["possible_duplicate"])
 
 
-def refuse(
-    message: ChannelMessage, record: ConsumerRecord, state: str, reason: str, *, now: int, detail: str | None = None
-) -> Outcome:
-    """The message ends in `state` before a request was made; not for messages in doubt."""
-    if message["possible_duplicate"]:
+def _status(attempt: Attempt, state: str, **more: Unpack[Particulars]) -> ProducerRecord:
+    """The status event of the attempt: which account was asked, how long that took, and `more`."""
+    said: Particulars = {
+        "provider": attempt.provider,
+        "latency_ms": attempt.latency_ms,
+        "source": source_of(attempt.record),
+        **more,
+    }
+    message = attempt.message
+    status = message_status(message, state, now=attempt.now, attempt=message["attempt"], **said)
+    return status_record(status, traceparent_of(attempt.record.headers))
+
+
+def refuse(attempt: Attempt, state: str, reason: str, detail: str | None = None) -> Outcome:
+    """The message ends in `state` before a request was made; one that may have been sent before ends `unknown`."""
+    if attempt.message["possible_duplicate"]:
         state, reason = "unknown", "in_doubt"
-    return settle(message, record, state, now=now, reason=reason, detail=detail)
+    return settle(attempt, state, reason=reason, detail=detail)
 
 
 def ledger_entry(
@@ -149,151 +169,76 @@ def in_words(result: Rejected) -> str:
 
 
 def from_result(
-    message: ChannelMessage,
-    record: ConsumerRecord,
-    result: SendResult,
-    *,
-    provider: str | None,
-    latency_ms: int | None,
-    now: int,
-    jitter: float,
-    max_retries: int,
-    next_provider: str | None = None,
-    probe: bool = False,
+    attempt: Attempt, result: SendResult, *, jitter: float, max_retries: int, next_provider: str | None = None
 ) -> Outcome:
-    """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one.
-
-    `probe`: the account was half-open when the request began.
-    """
+    """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one."""
+    message = attempt.message
     if isinstance(result, Sent):
-        return settle(
-            message,
-            record,
-            "sent",
-            now=now,
-            provider=provider,
-            provider_message_id=result.provider_message_id,
-            latency_ms=latency_ms,
-        )
+        return settle(attempt, "sent", provider_message_id=result.provider_message_id)
     if isinstance(result, Rejected):
-        recipient = result.error is ErrorClass.PERMANENT_RECIPIENT
-        return settle(
-            message,
-            record,
-            "bounced" if recipient else "rejected",
-            now=now,
-            detail=in_words(result),
-            code=result.code,
-            provider=provider,
-            reason=ROWS[message["channel"]].bounce_reason if recipient else "provider_rejected",
-            latency_ms=latency_ms,
-            opted_out=result.opted_out,
-            invalid_since=result.invalid_since,
-        )
+        return _rejected(attempt, result)
     if isinstance(result, InDoubt) and message["delivery"] == "at_most_once":
-        return settle(
-            message,
-            record,
-            "unknown",
-            now=now,
-            reason="in_doubt",
-            detail=result.code,
-            code=result.code,
-            provider=provider,
-            latency_ms=latency_ms,
-        )
-    free = costs_nothing(result, probe=probe)
+        return settle(attempt, "unknown", reason="in_doubt", detail=result.code, code=result.code)
+    free = costs_nothing(result, probe=attempt.probe)
     retries = message["retries"] + (0 if free else 1)
     error: Exception = RetriesExhausted(result.code)
     if retries <= max_retries and not last_attempt(message):
         try:
             if next_provider is not None and isinstance(result, Retry):
-                return _fail_over(
-                    message, record, result, retries, next_provider, provider=provider, latency_ms=latency_ms, now=now
-                )
-            return _retry(
-                message,
-                record,
-                result,
-                retries,
-                provider=provider,
-                latency_ms=latency_ms,
-                now=now,
-                jitter=jitter,
-                free=free,
-            )
+                return _fail_over(attempt, result, retries, next_provider)
+            return _retry(attempt, result, retries, jitter, free=free)
         except RecordTooLarge as exc:
             error = exc  # of a direct publisher: what the router renders leaves room
     if isinstance(result, InDoubt):
-        message = {**message, "possible_duplicate": True}
+        attempt = attempt._replace(message={**message, "possible_duplicate": True})
     account = isinstance(result, Retry) and result.error is ErrorClass.ACCOUNT
-    return _failed(
-        message,
-        record,
-        PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED,
-        error,
-        now=now,
+    return _failed(attempt, PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED, error, code=result.code)
+
+
+def _rejected(attempt: Attempt, result: Rejected) -> Outcome:
+    recipient = result.error is ErrorClass.PERMANENT_RECIPIENT
+    return settle(
+        attempt,
+        "bounced" if recipient else "rejected",
+        detail=in_words(result),
         code=result.code,
-        provider=provider,
-        latency_ms=latency_ms,
+        reason=ROWS[attempt.message["channel"]].bounce_reason if recipient else "provider_rejected",
+        opted_out=result.opted_out,
+        invalid_since=result.invalid_since,
     )
 
 
-def no_account_works(
-    message: ChannelMessage, record: ConsumerRecord, troubles: Sequence[AccountTrouble], *, now: int
-) -> Outcome:
+def no_account_works(attempt: Attempt, troubles: Sequence[AccountTrouble]) -> Outcome:
     """The message waited for accounts that have failed for too long; no request was made, no attempt used.
 
     The detail names each of them with its last code; the first counts as the message's account.
     """
     words = "; ".join(trouble.words for trouble in troubles)
     error = NoAccountWorks(f"no account works: {words}" if words else "no account works")
-    provider = message["provider"] or (troubles[0].name if troubles else None)
-    return _failed(message, record, PROVIDER_ACCOUNT, error, now=now, provider=provider)
+    provider = attempt.message["provider"] or (troubles[0].name if troubles else None)
+    return _failed(attempt._replace(provider=provider), PROVIDER_ACCOUNT, error)
 
 
-def no_next_attempt(
-    message: ChannelMessage, record: ConsumerRecord, error: Exception, *, in_doubt: bool, now: int
-) -> Outcome:
+def no_next_attempt(attempt: Attempt, error: Exception, *, in_doubt: bool) -> Outcome:
     """Kafka does not take the record that would bring the next attempt, which fails; the last one has its own outcome already."""
-    message = _next_attempt(message, message["retries"], None, in_doubt)
-    return _failed(message, record, RETRIES_EXHAUSTED, error, now=now)
+    message = _next_attempt(attempt.message, attempt.message["retries"], None, in_doubt)
+    return _failed(attempt._replace(message=message), RETRIES_EXHAUSTED, error)
 
 
-def _failed(
-    message: ChannelMessage,
-    record: ConsumerRecord,
-    reason: str,
-    error: Exception,
-    *,
-    now: int,
-    code: str | None = None,
-    provider: str | None = None,
-    latency_ms: int | None = None,
-) -> Outcome:
+def _failed(attempt: Attempt, reason: str, error: Exception, *, code: str | None = None) -> Outcome:
+    message = attempt.message
     dead_letter = dead_letter_record(
-        record,
+        attempt.record,
         stage="sender",
         reason=reason,
         error=error,
-        now=now,
+        now=attempt.now,
         attempts=message["attempt"],
         tenant=message["tenant"],
         notification_id=message["notification_id"],
         message_id=message["message_id"],
     )
-    return settle(
-        message,
-        record,
-        "failed",
-        now=now,
-        reason=reason,
-        detail=str(error),
-        code=code,
-        provider=provider,
-        latency_ms=latency_ms,
-        extra=(dead_letter,),
-    )
+    return settle(attempt, "failed", reason=reason, detail=str(error), code=code, extra=(dead_letter,))
 
 
 def _next_attempt(message: ChannelMessage, retries: int, provider: str | None, doubt: bool = False) -> ChannelMessage:
@@ -306,75 +251,46 @@ def _next_attempt(message: ChannelMessage, retries: int, provider: str | None, d
     }
 
 
-def _fail_over(
-    message: ChannelMessage,
-    record: ConsumerRecord,
-    result: Retry,
-    retries: int,
-    next_provider: str,
-    *,
-    provider: str | None,
-    latency_ms: int | None,
-    now: int,
-) -> Outcome:
-    again = _next_attempt(message, retries, next_provider)
+def _fail_over(attempt: Attempt, result: Retry, retries: int, next_provider: str) -> Outcome:
+    record = attempt.record
+    again = _next_attempt(attempt.message, retries, next_provider)
     dispatch = ProducerRecord(
         record.topic, record.key, codec("ChannelMessage").encode(again), record.headers, record.partition
     )
     _check_fits("ChannelMessage", dispatch)
-    status = message_status(
-        message,
-        "failed_over",
-        now=now,
-        attempt=message["attempt"],
-        detail=f"{result.code}; next: {next_provider}",
-        code=result.code,
-        provider=provider,
-        latency_ms=latency_ms,
-        source=source_of(record),
-    )
-    facts = (dispatch, status_record(status, traceparent_of(record.headers)))
-    entry = ledger_entry(message, record.partition, again["attempt"], None, now)
-    return Outcome("failed_over", again["attempt"], facts, entry, again["possible_duplicate"])
+    status = _status(attempt, "failed_over", detail=f"{result.code}; next: {next_provider}", code=result.code)
+    return _continued(attempt, "failed_over", again, dispatch, status)
 
 
-def _retry(
-    message: ChannelMessage,
-    record: ConsumerRecord,
-    result: Retry | InDoubt,
-    retries: int,
-    *,
-    provider: str | None,
-    latency_ms: int | None,
-    now: int,
-    jitter: float,
-    free: bool,
-) -> Outcome:
+def _retry(attempt: Attempt, result: Retry | InDoubt, retries: int, jitter: float, *, free: bool) -> Outcome:
+    message = attempt.message
     doubt = isinstance(result, InDoubt)
     # In doubt it stays with the account that may have sent it: another one would be sure to send it twice.
-    again = _next_attempt(message, retries, provider or message["provider"] if doubt else None, doubt)
+    again = _next_attempt(message, retries, attempt.provider or message["provider"] if doubt else None, doubt)
     if free:
-        after = throttle_delay_s(message["attempt"], jitter, result.retry_after_s)
+        after_s = throttle_delay_s(message["attempt"], jitter, result.retry_after_s)
     else:
-        after = retry_delay_s(retries - 1, jitter, result.retry_after_s)
-    due_at = now + int(after * 1000)
-    timer = _timer(again, record, due_at)
-    status = message_status(
-        {**message, "possible_duplicate": again["possible_duplicate"]},
+        after_s = retry_delay_s(retries - 1, jitter, result.retry_after_s)
+    due_at = attempt.now + int(after_s * 1000)
+    timer = _timer(again, attempt.record, due_at)
+    status = _status(
+        attempt,
         "retrying",
-        now=now,
-        attempt=message["attempt"],
+        possible_duplicate=again["possible_duplicate"],
         reason="in_doubt" if doubt else None,
         detail=f"in doubt: {result.code}" if doubt else result.code,
         code=result.code,
         due_at=due_at,
-        provider=provider,
-        latency_ms=latency_ms,
-        source=source_of(record),
     )
-    facts = (timer, status_record(status, traceparent_of(record.headers)))
-    entry = ledger_entry(message, record.partition, again["attempt"], None, now)
-    return Outcome("retrying", again["attempt"], facts, entry, again["possible_duplicate"])
+    return _continued(attempt, "retrying", again, timer, status)
+
+
+def _continued(
+    attempt: Attempt, event: str, again: ChannelMessage, carrier: ProducerRecord, status: ProducerRecord
+) -> Outcome:
+    """The outcome of an attempt after which `carrier`, a timer or a dispatch record, brings the next one."""
+    entry = ledger_entry(attempt.message, attempt.record.partition, again["attempt"], None, attempt.now)
+    return Outcome(event, again["attempt"], (carrier, status), entry, again["possible_duplicate"])
 
 
 def _timer(again: ChannelMessage, record: ConsumerRecord, due_at: int) -> ProducerRecord:

@@ -37,7 +37,16 @@ from senders.claims import Claim, ClaimTracker, parse_claim
 from senders.intake import cut, dead_letter_records, read_message, unfit
 from senders.ledger import Ledger
 from senders.limits import part_of
-from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works, no_next_attempt, refuse, settle
+from senders.outcomes import (
+    CLAIMED_BY_ENDED,
+    Attempt,
+    Outcome,
+    from_result,
+    no_account_works,
+    no_next_attempt,
+    refuse,
+    settle,
+)
 from senders.read_ahead import PartitionBuffer, ReadAhead
 from senders.recheck import SenderViews, recheck
 from senders.stage import SendCompletion
@@ -384,10 +393,10 @@ class Worker:
         if self._admission.knows(message_id):
             return "in_flight"
         if cannot:
-            return refuse(message, record, "rejected", "provider_rejected", now=now, detail=cannot)
+            return refuse(Attempt(message, record, now), "rejected", "provider_rejected", cannot)
         if owned.takeover.in_doubt(record.offset):
             IN_DOUBT.labels(self._channel).inc()
-            return self._outcome(message, record, CLAIMED_BY_ENDED)
+            return self._outcome(Attempt(message, record, now), CLAIMED_BY_ENDED)
         queued = QueuedMessage(
             owned.partition, record, message, min(record.timestamp, now) if record.timestamp > 0 else now
         )
@@ -439,14 +448,15 @@ class Worker:
 
     def _unsendable(self, queued: QueuedMessage, now: int) -> Outcome | None:
         """The outcome of a message that no account reaches, or whose accounts are all failing; None if it can wait for one."""
-        message, record = queued.message, queued.record
+        message = queued.message
+        attempt = Attempt(message, queued.record, now)
         choice = self._admission.accounts.select_account(message, (now - queued.waits_since) / 1000)
         if choice is None:
             detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
-            return refuse(message, record, "rejected", "provider_rejected", now=now, detail=detail)
+            return refuse(attempt, "rejected", "provider_rejected", detail)
         if not choice.given_up:
             return None
-        return no_account_works(message, record, self._admission.accounts.troubles(message), now=now)
+        return no_account_works(attempt, self._admission.accounts.troubles(message))
 
     def _try_admit(self, owned: Owned, queued: QueuedMessage, iteration: Iteration) -> None:
         if self._admission.try_admit(queued):
@@ -469,7 +479,7 @@ class Worker:
                 continue
             message, record = queued.message, queued.record
             refusal = recheck(message, self._views, now)
-            outcome = refuse(message, record, *refusal, now=now) if refusal else self._unsendable(queued, now)
+            outcome = refuse(Attempt(message, record, now), *refusal) if refusal else self._unsendable(queued, now)
             if outcome:
                 self._admission.remove(queued)
                 self._decide(self._owned[queued.partition], record, message["message_id"], outcome, iteration)
@@ -483,31 +493,20 @@ class Worker:
                     owned.tracker.finish(missing)
         owned.next_offset = offset + 1
 
-    def _outcome(
-        self, message: ChannelMessage, record: ConsumerRecord, result: SendResult, ended: SendCompletion | None = None
-    ) -> Outcome:
-        account = ended.queued.account if ended else -1
-        accounts = self._admission.accounts
-        return from_result(
-            message,
-            record,
-            result,
-            provider=accounts[account].sender.name if ended else None,
-            latency_ms=ended.latency_ms if ended else None,
-            now=ended.at if ended else self._clock(),
-            jitter=self._rng.random(),
-            max_retries=self._settings.max_retries,
-            next_provider=accounts.next_after(message, account) if ended else None,
-            probe=ended is not None and ended.queued.probe,
-        )
+    def _outcome(self, attempt: Attempt, result: SendResult, next_provider: str | None = None) -> Outcome:
+        jitter, max_retries = self._rng.random(), self._settings.max_retries
+        return from_result(attempt, result, jitter=jitter, max_retries=max_retries, next_provider=next_provider)
 
     def _outcome_of(self, ended: SendCompletion) -> Outcome:
-        message, record = ended.queued.message, ended.queued.record
+        queued = ended.queued
         if ended.refusal:
             state, reason, detail = ended.refusal
-            return settle(message, record, state, now=ended.at, reason=reason, detail=detail)
+            return settle(Attempt(queued.message, queued.record, ended.at), state, reason=reason, detail=detail)
         assert ended.result is not None, "a request ends in a result or was refused"
-        return self._outcome(message, record, ended.result, ended)
+        accounts = self._admission.accounts
+        provider = accounts[queued.account].sender.name
+        attempt = Attempt(queued.message, queued.record, ended.at, provider, ended.latency_ms, queued.probe)
+        return self._outcome(attempt, ended.result, accounts.next_after(queued.message, queued.account))
 
     # -- the claim, then the sends; the facts, then the release -------------------------------------------------------
 
@@ -581,7 +580,7 @@ class Worker:
         """The record, and the outcome in place of one whose next attempt Kafka refuses; its facts are published."""
         record, outcome = made
         message = read_message(record)
-        failed = no_next_attempt(message, record, error, in_doubt=outcome.in_doubt, now=self._clock())
+        failed = no_next_attempt(Attempt(message, record, self._clock()), error, in_doubt=outcome.in_doubt)
         self._publish_records(failed.records, ())
         self._remember(message["message_id"], failed)
         return record, failed

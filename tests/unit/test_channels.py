@@ -98,7 +98,7 @@ from runtime.templates.check import check_template
 from schemas.asyncapi import document
 from schemas.codec import codec
 from schemas.topics import catalogue
-from senders.outcomes import from_result
+from senders.outcomes import Attempt, from_result
 from tests.support.made import NOW, RECORD, message
 from vendors.sender import ErrorClass, Rejected
 
@@ -106,8 +106,7 @@ number = "+4915112345678"
 chat = message(channel="chat", address=number, user_id="u1")
 profile = {"phone": number, "email": None, "devices": [], "channels": {}, "categories": {}}
 bounced = from_result(
-    chat, RECORD, Rejected(ErrorClass.PERMANENT_RECIPIENT, "no"), provider="p", latency_ms=1, now=NOW, jitter=0.5,
-    max_retries=3,
+    Attempt(chat, RECORD, NOW, "p", 1), Rejected(ErrorClass.PERMANENT_RECIPIENT, "no"), jitter=0.5, max_retries=3
 )
 status = codec("DeliveryStatus").decode(bounced.records[0].value)
 request = {"notification_id": chat["notification_id"], "tenant": "t", "accepted_at": NOW, "user_id": "u1"}

@@ -15,16 +15,14 @@ from schemas.codec import codec
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
 from senders.accounts import AccountTrouble
 from senders.ledger import Ledger
-from senders.outcomes import CLAIMED_BY_ENDED, Outcome, from_result, no_account_works
+from senders.outcomes import CLAIMED_BY_ENDED, Attempt, Outcome, from_result, no_account_works
 from senders.recheck import SenderViews, recheck
 from tests.support.made import NOW, RECORD, message
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
 
 
 def outcome(result: SendResult, **fields: Any) -> Outcome:
-    return from_result(
-        message(**fields), RECORD, result, provider="p", latency_ms=5, now=NOW, jitter=0.5, max_retries=5
-    )
+    return from_result(Attempt(message(**fields), RECORD, NOW, "p", 5), result, jitter=0.5, max_retries=5)
 
 
 def facts(made: Outcome) -> dict[str, dict[str, Any]]:
@@ -91,9 +89,7 @@ def test_ledger_entry_is_on_the_partition_of_its_dispatch_record() -> None:
 
 
 def test_message_claimed_by_a_sender_that_ended_costs_a_retry_and_is_flagged_with_a_reason_on_record() -> None:
-    made = from_result(
-        message(), RECORD, CLAIMED_BY_ENDED, provider=None, latency_ms=None, now=NOW, jitter=0.5, max_retries=5
-    )
+    made = from_result(Attempt(message(), RECORD, NOW), CLAIMED_BY_ENDED, jitter=0.5, max_retries=5)
     status = facts(made)[STATUS]
     again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
     assert (status["state"], status["reason"], status["possible_duplicate"]) == ("retrying", "in_doubt", True)
@@ -102,17 +98,9 @@ def test_message_claimed_by_a_sender_that_ended_costs_a_retry_and_is_flagged_wit
 
 
 def test_definite_not_sent_fails_over_at_once_and_names_the_next_account() -> None:
-    made = from_result(
-        message(),
-        RECORD,
-        Retry(ErrorClass.TRANSIENT, "451"),
-        provider="first",
-        latency_ms=5,
-        now=NOW,
-        jitter=0.5,
-        max_retries=5,
-        next_provider="second",
-    )
+    attempt = Attempt(message(), RECORD, NOW, "first", 5)
+    not_sent = Retry(ErrorClass.TRANSIENT, "451")
+    made = from_result(attempt, not_sent, jitter=0.5, max_retries=5, next_provider="second")
     dispatched = next(record for record in made.records if record.topic == RECORD.topic)
     again = codec("ChannelMessage").decode(dispatched.value)
     assert (again["attempt"], again["retries"], again["provider"]) == (2, 1, "second")
@@ -123,24 +111,15 @@ def test_definite_not_sent_fails_over_at_once_and_names_the_next_account() -> No
 
 @pytest.mark.parametrize("doubt", [InDoubt("EOF"), CLAIMED_BY_ENDED])
 def test_doubt_never_fails_over_and_stays_with_its_account(doubt: InDoubt) -> None:
-    made = from_result(
-        message(),
-        RECORD,
-        doubt,
-        provider="first",
-        latency_ms=5,
-        now=NOW,
-        jitter=0.5,
-        max_retries=5,
-        next_provider="second",
-    )
+    attempt = Attempt(message(), RECORD, NOW, "first", 5)
+    made = from_result(attempt, doubt, jitter=0.5, max_retries=5, next_provider="second")
     again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
     assert (made.state, again["provider"]) == ("retrying", "first")
 
 
 def test_message_whose_accounts_all_fail_is_dead_lettered_without_an_attempt() -> None:
     troubles = [AccountTrouble("sms-1", "401 20003", 20.4, 3.0), AccountTrouble("sms-2", "timeout", 7.0, 0.0)]
-    made = no_account_works(message(), RECORD, troubles, now=NOW)
+    made = no_account_works(Attempt(message(), RECORD, NOW), troubles)
     found = facts(made)
     words = "no account works: sms-1: 401 20003, for 20 s; sms-2: timeout, for 7 s"
     assert (found[STATUS]["detail"], found[STATUS]["provider"], found[DEAD_LETTERS]["detail"]) == (

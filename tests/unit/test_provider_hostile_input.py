@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from senders.outcomes import from_result
+from senders.outcomes import Attempt, from_result
 from tests.support.made import NOW, RECORD, message
 from vendors.fcm.sender import FcmSender
 from vendors.http import HttpResponse
@@ -85,9 +85,7 @@ def through(account: Any, answer: HttpResponse) -> Canned:
 def recordable(made: SendResult) -> None:
     """What is recorded of a result can be encoded, whatever the channel."""
     for channel in ("email", "sms", "push"):
-        from_result(
-            message(channel=channel), RECORD, made, provider="p", latency_ms=1, now=NOW, jitter=0.5, max_retries=5
-        )
+        from_result(Attempt(message(channel=channel), RECORD, NOW, "p", 1), made, jitter=0.5, max_retries=5)
 
 
 _JSON = st.recursive(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from producers.notification import Notification
 from schemas.codec import codec, iter_examples, manifest, plain_schema
 from schemas.events import RecordName
 from schemas.writer import ERRORS, compile_writer
@@ -95,3 +96,10 @@ def test_schema_it_cannot_write_is_refused_when_it_is_made() -> None:
     for kind in ("double", ["string", "null"], {"type": "enum", "symbols": []}):
         with pytest.raises(ValueError, match=r"no writer|a union"):
             compile_writer({"fields": [{"name": "x", "type": kind}]})
+
+
+def test_what_we_publish_never_needs_the_slow_writer() -> None:
+    request = Notification.model_validate(
+        {"to": {"email": "a@example.org"}, "content": {"subject": "s", "text": "t"}, "send_at": "2030-01-01T00:00:00Z"}
+    ).to_request("t", 1_767_225_600_000, idempotency_key="k")
+    assert b"".join(codec("NotificationRequest")._write(request))
