@@ -106,7 +106,7 @@ def _message_waits(status: str, channel: str | None, events: Sequence[Event], fa
         return None
     last = max(events, key=_order)
     if last["state"] == "retrying":
-        due_at = last.get("due_at")
+        due_at = last.get("due_at")  # 0 for facts of before there was such a field
         when = f"at {rfc3339(due_at)}" if due_at else "after a pause that grows with every retry"
         return f"retrying: attempt {last['attempt']} got {last['detail']}; the next is made {when}"
     if status == "held":

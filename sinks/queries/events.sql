@@ -17,6 +17,7 @@ SELECT
     nullIf(e.template_version, 0) AS template_version,
     nullIf(e.preference_version, 0) AS preference_version,
     toUnixTimestamp64Milli(e.occurred_at) AS occurred_at,
+    toUnixTimestamp64Milli(e.due_at) AS due_at,
     nullIf(e.latency_ms, -1) AS latency_ms,
     e.correlation_id AS correlation_id
 FROM delivery_events_raw AS e FINAL
