@@ -32,8 +32,7 @@ def _long(raw: bytes, i: int, first: int) -> tuple[int, int]:
     while True:
         byte = raw[i]
         i += 1
-        if shift < 64:
-            value |= (byte & 127) << shift
+        value |= (byte & 127) << (shift & 63)  # of a number longer than 10 bytes, as the processor shifts for fastavro
         if byte < 128:
             return value & _LONG_MASK, i
         shift += 7

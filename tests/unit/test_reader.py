@@ -165,3 +165,10 @@ def test_schema_it_cannot_read_is_refused_when_it_is_made() -> None:
     for kind in ("double", ["string", "null"], {"type": "map", "values": "string"}):
         with pytest.raises(ValueError, match=r"no reader|a union|a map"):
             compile_reader({"fields": [{"name": "x", "type": kind}]}, ["x"])
+
+
+@pytest.mark.parametrize("extra", range(12))
+def test_number_of_more_than_ten_bytes_is_read_alike(extra: int) -> None:
+    raw = codec("LedgerEntry").encode({"message_id": "m", "next_attempt": 1, "state": None, "recorded_at": 1})
+    overlong = raw[:-1] + b"\xff" * (9 + extra) + b"\x55"
+    assert whole(codec("LedgerEntry"), overlong) == whole_by_fastavro("LedgerEntry", overlong) != DecodeError
