@@ -24,6 +24,8 @@ _MAILED = channel_of("smtp")
 _TAKEN = ("sent", "delivered", "undelivered")
 """States of a message that a vendor took."""
 _PAGE = 1_000
+_MAX_LOG_BYTES = 1 << 30
+"""Of the vendors' own log, with each message whole: our own simulator's."""
 _SAMPLE = 5
 
 _MESSAGES = """
@@ -218,7 +220,7 @@ async def gather_accepts(endpoints: DemoEndpoints, since_seq: int) -> tuple[list
     accepts: list[tuple[str, str]] = []
     mails: list[str] = []
     if endpoints.simulator is not None:
-        async with ApiClient(endpoints.simulator) as simulator:
+        async with ApiClient(endpoints.simulator, max_response_bytes=_MAX_LOG_BYTES) as simulator:
             entries = (await simulator.call("GET", f"/accepted?since_seq={since_seq}")).body
         accepts = [(e["kind"], e["message_id"] or "") for e in entries if e["kind"] in CHANNELS]
     if endpoints.mailbox is not None:

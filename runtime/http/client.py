@@ -4,7 +4,7 @@
         answer = await api.call("GET", f"/v1/notifications/{id}")
 
     ApiError            an answer with a status that was not expected; says what the API says
-    UnavailableError    no answer in time, or one of more than MAX_RESPONSE_BYTES
+    UnavailableError    no answer in time, or one of more than `max_response_bytes`
 May import aiohttp. Never: a route, an endpoint of a stack, a screen.
 """
 
@@ -49,12 +49,21 @@ class ApiError(HeliographError):
 class ApiClient:
     """Calls with one key, several at once; an async context."""
 
-    def __init__(self, url: str, api_key: str | None = None, *, connections: int = 32, tries: int = 1) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None = None,
+        *,
+        connections: int = 32,
+        tries: int = 1,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+    ) -> None:
         """`tries`: how often a call is made that is answered 503, where 503 is not expected."""
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._connections = connections
         self._tries = tries
+        self._max_response_bytes = max_response_bytes
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ApiClient:
@@ -98,8 +107,8 @@ class ApiClient:
         raw = bytearray()
         async for chunk in response.content.iter_any():
             raw += chunk
-            if len(raw) > MAX_RESPONSE_BYTES:
-                raise UnavailableError(f"{self.url} answers with more than {MAX_RESPONSE_BYTES >> 20} MiB")
+            if len(raw) > self._max_response_bytes:
+                raise UnavailableError(f"{self.url} answers with more than {self._max_response_bytes >> 20} MiB")
         return bytes(raw)
 
 

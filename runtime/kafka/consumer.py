@@ -33,6 +33,8 @@ _FENCED = frozenset(
 )
 START_TIMEOUT_S = 30.0
 """Below every max.poll.interval: heartbeats continue in the background."""
+FETCH_LOST_MS = 10_000
+"""Below STALL_CHECK_S: the client itself asks again first."""
 STALL_CHECK_S = 15.0
 """Silence after which a consumer asks whether there is something to read, and fetches again; after twice that it has stalled."""
 
@@ -125,6 +127,8 @@ class Consumer:
                 "fetch.min.bytes": fetch_min_bytes,
                 "queued.max.messages.kbytes": queued_kbytes,
                 "fetch.error.backoff.ms": 50,
+                # A fetch that is never answered holds up its connection's partitions for this long; by default a minute.
+                "socket.timeout.ms": FETCH_LOST_MS,
                 # Not only for `eof_partitions`: offsets without a record (a transaction's marker, its aborted records, compacted
                 # ones) yield no message, and only the end-of-partition event shows that they were passed.
                 "enable.partition.eof": True,
