@@ -94,10 +94,9 @@ async def test_503_is_tried_again_as_often_as_asked(serve: Serve, monkeypatch: p
     assert len(seen) == 6
 
 
-async def test_answer_that_is_too_large_is_not_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_RESPONSE_BYTES", 1 << 20)
+async def test_answer_that_is_too_large_is_not_kept(serve: Serve) -> None:
     url, _ = await serve(web.Response(body=bytes(1 << 20)), web.Response(body=bytes((1 << 20) + 1)))
-    async with ApiClient(url) as api:
+    async with ApiClient(url, max_response_bytes=1 << 20) as api:
         assert (await api.call("GET", "/")).body is None
         with pytest.raises(UnavailableError, match="more than 1 MiB"):
             await api.call("GET", "/")
