@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import urlencode
-from uuid import UUID
 
 from runtime import ids
 from schemas.events import LANES, ChannelMessage
@@ -74,7 +73,4 @@ def attempt_ref_of(query: Mapping[str, str]) -> AttemptRef | None:
 
 
 def _canonical(text: str) -> str | None:
-    try:
-        return text if str(UUID(text)) == text else None
-    except ValueError:
-        return None
+    return text if ids.is_canonical(text) else None

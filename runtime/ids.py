@@ -47,7 +47,7 @@ def accepted_at(notification_id: str) -> int:
 
 def is_canonical(notification_id: str) -> bool:
     """Whether an id is written as we write it: five groups of lower-case digits."""
-    return canonical(notification_id) == notification_id
+    return _CANONICAL(notification_id) is not None
 
 
 def canonical(text: str) -> str:

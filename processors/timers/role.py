@@ -18,7 +18,6 @@ import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Protocol, cast
-from uuid import UUID
 
 from processors.groups import TIMERS_GROUP
 from processors.timers.heap import Heap, MemoryBudget, PendingTimer
@@ -320,7 +319,7 @@ class Timers:
             try:
                 cancellation = cast(Cancellation, codec("Cancellation").decode(record.value))
                 # A later generation is scheduled by a resend only; its cancellation is seen when it fires.
-                cancellations[ids.timer_id(str(UUID(cancellation["notification_id"])), "schedule").encode()] = (
+                cancellations[ids.timer_id(ids.canonical(cancellation["notification_id"]), "schedule").encode()] = (
                     cancellation
                 )
             except ValueError:
