@@ -61,14 +61,14 @@ class Reader:
         wanted: dict[Partition, list[int]] = {}
         for position in positions:
             wanted.setdefault((position.topic, position.partition), []).append(position.offset)
+        kept = self._consumer.watermark_offsets(wanted)
         for partition, offsets in wanted.items():
-            for record in self._records(partition, min(offsets), max(offsets)):
+            low, high = kept[partition]
+            for record in self._records(partition, max(low, min(offsets)), min(max(offsets), high - 1)):
                 found[RecordPosition(record.topic, record.partition, record.offset)] = record
         return {position: found[position] for position in positions if position in found}
 
     def _records(self, partition: Partition, first: int, last: int) -> Iterator[ConsumerRecord]:
-        low, high = self._consumer.watermark_offsets(partition)
-        first, last = max(first, low), min(last, high - 1)
         if first > last:
             return
         if partition != self._partition or not self._next <= first <= self._next + _FAR:

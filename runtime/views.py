@@ -220,7 +220,8 @@ class View(Generic[T]):
             return {}
         # Tombstones are kept for a day (schemas/topics.py): after half of it one could have been missed.
         stale = self._clock() - kept_at > MAX_POSITION_AGE_MS
-        if stale or any(positions.get(p[1], 0) > consumer.watermark_offsets(p)[1] for p in partitions):
+        ends = consumer.watermark_offsets(partitions)
+        if stale or any(positions.get(p[1], 0) > ends[p][1] for p in partitions):
             log.info("view starts over", topic=self.topic)
             self._store.clear()
             return {}

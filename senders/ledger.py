@@ -9,7 +9,7 @@ May import runtime. Never: a decision to send.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, cast
 
 from runtime import ids
@@ -127,7 +127,7 @@ class LedgerConsumer(Protocol):
 
     eof_partitions: set[Partition]
 
-    def watermark_offsets(self, partition: Partition) -> tuple[int, int]: ...
+    def watermark_offsets(self, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]: ...
     def assign(self, offsets: Mapping[Partition, int]) -> None: ...
     def consume(self, max_records: int, timeout_s: float) -> list[ConsumerRecord]: ...
     def close(self) -> None: ...
@@ -165,8 +165,7 @@ class LedgerReader:
         started = self._monotonic()
         starts = {}
         ends = {}
-        for partition in partitions:
-            first, end = self._consumer.watermark_offsets(partition)
+        for partition, (first, end) in self._consumer.watermark_offsets(partitions).items():
             kept = self._positions.get(partition_index(partition), -1)
             # Beyond the end is another topic of the same name; below the first the rest is past its seven days.
             starts[partition] = kept if first <= kept <= end else BEGINNING
@@ -212,8 +211,8 @@ class LedgerReader:
 
     def advance(self, partitions: Sequence[Partition]) -> None:
         """Move the kept positions to the ends of partitions whose every entry their owner, this process, has recorded."""
-        for partition in partitions:
-            self._positions[partition_index(partition)] = self._consumer.watermark_offsets(partition)[1]
+        for partition, (_, end) in self._consumer.watermark_offsets(partitions).items():
+            self._positions[partition_index(partition)] = end
         self.flush()
 
     def flush(self) -> None:

@@ -81,8 +81,9 @@ def _sample(settings: Settings, committed: Mapping[Partition, int]) -> tuple[int
     records = 0
     deadline = system_monotonic() + 3 * TIMEOUT_S
     try:
+        kept = consumer.watermark_offsets(committed)
         for partition, end in committed.items():
-            low, _ = consumer.watermark_offsets(partition)
+            low, _ = kept[partition]
             if end <= low:
                 continue
             records += end - low

@@ -59,11 +59,7 @@ def contents(settings: Settings) -> list[TopicContents]:
 
 
 def _ranges(consumer: Consumer) -> dict[Partition, tuple[int, int]]:
-    return {
-        partition: consumer.watermark_offsets(partition)
-        for topic in SOURCES
-        for partition in consumer.partitions_for_topic(topic)
-    }
+    return consumer.watermark_offsets(p for topic in SOURCES for p in consumer.partitions_for_topic(topic))
 
 
 def _oldest(consumer: Consumer, starts: Iterable[tuple[Partition, int]]) -> int | None:

@@ -35,8 +35,12 @@ START_TIMEOUT_S = 30.0
 """Below every max.poll.interval: heartbeats continue in the background."""
 FETCH_LOST_MS = 10_000
 """Below STALL_CHECK_S: the client itself asks again first."""
-STALL_CHECK_S = 15.0
-"""Silence after which a consumer asks whether there is something to read, and fetches again; after twice that it has stalled."""
+STALL_CHECK_S = 12.0
+"""How often a consumer asks whether the broker has records that it was not given."""
+STALL_GRACE_S = 2.0
+"""How long such a record may still be on its way."""
+_LATEST = -1  # in place of a time: the end of what may be read
+_EARLIEST = -2
 
 
 class FencedError(Exception):
@@ -109,8 +113,9 @@ class Consumer:
         self.current_at = float("-inf")
         """When every assigned partition was last known to be read to its end, by `monotonic`."""
         self._paused: set[Partition] = set()
-        self._silent_since: float | None = None
-        self._missed: set[Partition] = set()  # had something to read at the last check
+        self._watch_at = float("-inf")
+        self._unread: dict[Partition, int] = {}  # positions with something behind them, when last asked
+        self._missed: dict[Partition, int] = {}  # positions that were fetched again
         self._consumer = library(
             {
                 **client_config(settings, client_id),
@@ -214,7 +219,6 @@ class Consumer:
         if first is None:
             self._watch()
             return []
-        self._silent_since = None
         messages = [first]
         if max_records > 1:
             epoch = self._assignment_epoch
@@ -287,11 +291,12 @@ class Consumer:
     def _assigned(self, offsets: Mapping[Partition, int]) -> None:
         self._assignment_epoch += 1
         self._next = dict(offsets)
-        self._silent_since = None
+        self._watch_at = self._monotonic() + STALL_CHECK_S
         self._committed = dict(offsets)
         self._fenced = False
         self._behind = set(offsets)
         self._paused.clear()
+        self._unread.clear()
         self._missed.clear()
 
     def _read_again(self) -> None:
@@ -305,33 +310,39 @@ class Consumer:
         """Fetch again what librdkafka does not fetch of our partitions; end the process when that does not help.
 
         2.16 was seen to own partitions and send heartbeats but never a fetch, after a broker's restart through every further
-        rebalance, and once without one. A new process reads on.
+        rebalance. A new process reads on. Called when nothing was left to read: what the broker gave is taken.
         """
         now = self._monotonic()
-        if self._silent_since is None:
-            self._silent_since = now
-        if now - self._silent_since < STALL_CHECK_S or not self._next:
+        if now < self._watch_at or not self._next:
             return
-        self._silent_since = now
-        try:
-            waiting = {partition for partition in self._next.keys() - self._paused if self._has_more(partition)}
-        except UnavailableError:
-            waiting = set()
-        else:
-            if not waiting:
-                self._behind.clear()
-                self.current_at = self._monotonic()
-        if still := waiting & self._missed:
-            log.critical("stalled: %s partitions have records that are not fetched; exiting", len(still))
+        if not self._unread:
+            self._unread = self._positions_behind()
+            self._watch_at = now + (STALL_GRACE_S if self._unread else STALL_CHECK_S)
+            return
+        missed = {p: at for p, at in self._unread.items() if self._next[p] == at}
+        if any(self._missed.get(p) == at for p, at in missed.items()):
+            log.critical("stalled: %s partitions have records that are not fetched; exiting", len(missed))
             os._exit(EXIT_FATAL)
-        if waiting:
-            log.warning("%s partitions have records that are not fetched: fetching again", len(waiting))
+        if missed:
+            log.warning("%s partitions have records that are not fetched: fetching again", len(missed))
             self._read_again()
-        self._missed = waiting
+        self._missed = missed
+        self._unread = {}
+        self._watch_at = now + STALL_CHECK_S
 
-    def _has_more(self, partition: Partition) -> bool:
-        low, high = self.watermark_offsets(partition, timeout_s=2)  # up to the first open transaction: what may be read
-        return max(self._next[partition], low) < high
+    def _positions_behind(self) -> dict[Partition, int]:
+        """The positions of partitions that have more to read. Waits for a running fetch, which ends when a record arrives."""
+        positions = {p: at for p, at in self._next.items() if p not in self._paused}
+        now = self._monotonic()
+        try:
+            ends = self._offsets_for(dict.fromkeys(positions, _LATEST), timeout_s=2)
+        except UnavailableError:
+            return {}
+        behind = {p: at for p, at in positions.items() if max(at, 0) < ends[p]}
+        if not behind:
+            self._behind.clear()
+            self.current_at = now
+        return behind
 
     def commit(self, offsets: Mapping[Partition, int], metadata: Mapping[Partition, str] | None = None) -> None:
         """Commit synchronously. Raises FencedError when the group refuses us, CommitError when it is not confirmed."""
@@ -368,29 +379,38 @@ class Consumer:
             found[result.topic, result.partition] = (offset, result.metadata or "")
         return found
 
-    def watermark_offsets(self, partition: Partition, timeout_s: float = 10) -> tuple[int, int]:
-        """(first, end) offsets that may be read: an open transaction is beyond the end. Raises UnavailableError."""
-        try:
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=timeout_s)
-        except KafkaException as exc:
-            raise UnavailableError(f"cannot read the end of {partition[0]}: {exc.args[0].str()}") from exc
-        return low, high
+    def watermark_offsets(
+        self, partitions: Iterable[Partition], timeout_s: float = 10
+    ) -> dict[Partition, tuple[int, int]]:
+        """(first, end) offsets that may be read: an open transaction is beyond the end. Raises UnavailableError.
+
+        Of all partitions at once: the broker answers behind this consumer's running fetch, up to `fetch_wait_ms` later.
+        """
+        partitions = list(partitions)
+        firsts = self._offsets_for(dict.fromkeys(partitions, _EARLIEST), timeout_s)
+        ends = self._offsets_for(dict.fromkeys(partitions, _LATEST), timeout_s)
+        return {partition: (firsts[partition], ends[partition]) for partition in partitions}
 
     def offsets_for_times(self, times: Mapping[Partition, int], timeout_s: float = 10) -> dict[Partition, int]:
         """The first offset at or after a time (ms since 1970), the end where nothing is that late. Raises UnavailableError."""
+        found = self._offsets_for(times, timeout_s)
+        late = [partition for partition, offset in found.items() if offset < 0]
+        return {**found, **self._offsets_for(dict.fromkeys(late, _LATEST), timeout_s)}
+
+    def _offsets_for(self, times: Mapping[Partition, int], timeout_s: float) -> dict[Partition, int]:
+        """The same, or the first or the end offset; negative where nothing is that late."""
+        if not times:
+            return {}
         try:
             results = self._consumer.offsets_for_times(
                 [TopicPartition(t, p, at) for (t, p), at in times.items()], timeout=timeout_s
             )
         except KafkaException as exc:
-            raise UnavailableError(f"cannot look up times: {exc.args[0].str()}") from exc
-        found = {}
+            raise UnavailableError(f"cannot look up offsets: {exc.args[0].str()}") from exc
         for result in results:
             if result.error is not None:
-                raise UnavailableError(f"cannot look up times: {result.error.str()}")
-            partition = (result.topic, result.partition)
-            found[partition] = result.offset if result.offset >= 0 else self.watermark_offsets(partition, timeout_s)[1]
-        return found
+                raise UnavailableError(f"cannot look up offsets of {result.topic}: {result.error.str()}")
+        return {(result.topic, result.partition): result.offset for result in results}
 
     def partitions_for_topic(self, topic: str, timeout_s: float = 10) -> list[Partition]:
         """Every partition of a topic. Raises TopicsError when there is none, UnavailableError without a broker."""
@@ -413,6 +433,9 @@ class Consumer:
         """Undo pause."""
         partitions = list(partitions)
         self._paused.difference_update(partitions)
+        for partition in partitions:  # its records are only asked for from now on
+            self._unread.pop(partition, None)
+            self._missed.pop(partition, None)
         self._consumer.resume([TopicPartition(t, p) for t, p in partitions])
 
     def close(self) -> None:

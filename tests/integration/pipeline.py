@@ -96,7 +96,7 @@ class World:
     def ends(self, topic: str) -> dict[tuple[str, int], int]:
         """The offset after the last record, by partition."""
         consumer = Consumer(self.broker.settings, client_id="test-ends", group=None)
-        ends = {p: consumer.watermark_offsets(p)[1] for p in consumer.partitions_for_topic(topic)}
+        ends = {p: end for p, (_, end) in consumer.watermark_offsets(consumer.partitions_for_topic(topic)).items()}
         consumer.close()
         return ends
 

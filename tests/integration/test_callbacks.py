@@ -142,7 +142,7 @@ class CallbackServer:
 def read_all(broker: Broker, topic: str) -> list[ConsumerRecord]:
     consumer = Consumer(broker.settings, client_id="reader", group=None)
     partitions = [(topic, partition) for partition in range(4)]
-    wanted = {p: consumer.watermark_offsets(p)[1] for p in partitions}
+    wanted = {p: end for p, (_, end) in consumer.watermark_offsets(partitions).items()}
     consumer.assign(dict.fromkeys(partitions, -2))
     records: list[ConsumerRecord] = []
     deadline = time.monotonic() + 30

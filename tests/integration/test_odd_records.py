@@ -349,6 +349,10 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
     consumer = Consumer(held.world.broker.settings, client_id="silent", group=None)
     consumer.assign({partition: BEGINNING})
     until(lambda: bool(consumer.consume(10, 0.2)), what="the record")
+
+    def end() -> int:
+        return consumer.watermark_offsets([partition])[partition][1]
+
     if ending == "open":
         other_publisher = confluent_kafka.Producer({"bootstrap.servers": servers, "transactional.id": "open"})
         other_publisher.init_transactions(10)
@@ -360,7 +364,7 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
 
         def passed() -> bool:
             consumer.consume(10, 0.1)
-            return consumer.position(partition) == consumer.watermark_offsets(partition)[1]
+            return consumer.position(partition) == end()
 
         until(passed, 20, "past the marker")
 
@@ -375,8 +379,8 @@ def test_a_transaction_at_the_end_is_no_stall(held: Held, ending: str, monkeypat
     admin = Admin(held.world.broker.settings)
     assert admin.held_back([topic]) == ({partition: 1} if ending == "open" else {})
     if ending != "open":
-        assert consumer.progress()[partition] == consumer.watermark_offsets(partition)[1]
-        assert admin.with_records({partition: consumer.watermark_offsets(partition)[1] - 1}) == set()
+        assert consumer.progress()[partition] == end()
+        assert admin.with_records({partition: end() - 1}) == set()
     else:
         other_publisher.abort_transaction(10)
     consumer.close()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from runtime.kafka.client import EXIT_FATAL
 from runtime.records import ProducerRecord
 from runtime.settings import ClickHouseSettings, Settings
 from runtime.status import rfc3339
@@ -132,14 +130,6 @@ class Pipeline:
         until(lambda: self.states(nids) == wanted, 60 + len(nids) / 50, "every message sent", lambda: self.states(nids))
 
 
-def supervise(world: World, role: tuple[str, ...], environment: dict[str, str], ended: threading.Event) -> None:
-    """As in production: a role that ends itself, so that a new process reads on, is started again."""
-    process = world.broker.run(*role, **environment)
-    while not ended.wait(0.5):
-        if process.poll() == EXIT_FATAL:
-            process = world.broker.run(*role, **environment)
-
-
 @pytest.fixture(scope="module")
 def pipeline(world: World, postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     directory = tmp_path_factory.mktemp("replay")
@@ -160,16 +150,10 @@ def pipeline(world: World, postgres: Postgres, tmp_path_factory: pytest.TempPath
     }
     for prefix, count in PEOPLE.items():
         world.publish(profiles(prefix, count))
-    ended = threading.Event()
-    roles = (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sink",))
-    supervising = [threading.Thread(target=supervise, args=(world, role, environment, ended)) for role in roles]
-    for thread in supervising:
-        thread.start()
+    for role in (("router", "--lane", "normal"), ("sender", "--channel", "email"), ("sink",)):
+        world.broker.run(*role, **environment)
     client = clickhouse.connect(settings)
     yield Pipeline(world, client, environment, directory)
-    ended.set()
-    for thread in supervising:
-        thread.join()
     world.broker.stop_roles()
     client.close()
     assert server.stop() == 0

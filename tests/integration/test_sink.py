@@ -154,7 +154,7 @@ def skip_to_end(world: World) -> None:
     deadline = time.monotonic() + 60
     while not assigned and time.monotonic() < deadline:
         consumer.consume(1, 0.2)
-    consumer.commit({partition: consumer.watermark_offsets(partition)[1] for partition in assigned})
+    consumer.commit({partition: end for partition, (_, end) in consumer.watermark_offsets(assigned).items()})
     consumer.close()
     assert assigned
 

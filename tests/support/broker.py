@@ -426,16 +426,14 @@ class Library:
             found.append(TopicPartition(it.topic, it.partition, offset, metadata=metadata))
         return found
 
-    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
-        self._ask()
-        return 0, self._broker.log((partition.topic, partition.partition)).end
-
     def offsets_for_times(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         self._ask()
         found = []
         for it in partitions:
-            records = self._broker.log((it.topic, it.partition)).records()
-            offset = next((record.offset for record in records if record.timestamp >= it.offset), -1)
+            log = self._broker.log((it.topic, it.partition))
+            offset = next((record.offset for record in log.records() if record.timestamp >= it.offset), -1)
+            if it.offset < 0:  # in place of a time: the end, or the beginning
+                offset = log.end if it.offset == -1 else 0
             found.append(TopicPartition(it.topic, it.partition, offset))
         return found
 

@@ -263,11 +263,11 @@ class BrokerBehaviour:
         end = cluster.transaction(some(topic, b"inside"))
         cluster.producer.publish(some(topic, b"behind"))
         assert values(read(consumer, [(topic, 0)])) == [b"before"]
-        assert consumer.watermark_offsets((topic, 0)) == (0, 1)
+        assert consumer.watermark_offsets([(topic, 0)]) == {(topic, 0): (0, 1)}
         end(True)
         found = read(consumer, [(topic, 0)])
         assert [(record.offset, record.value) for record in found] == [(0, b"before"), (1, b"inside"), (2, b"behind")]
-        assert consumer.watermark_offsets((topic, 0)) == (0, 4), "the marker has an offset as well"
+        assert consumer.watermark_offsets([(topic, 0)]) == {(topic, 0): (0, 4)}, "the marker has an offset as well"
         assert consumer.position((topic, 0)) == 4
         assert consumer.progress() == {(topic, 0): 4}
 

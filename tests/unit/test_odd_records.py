@@ -13,7 +13,7 @@ import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 
@@ -75,6 +75,11 @@ class Library:
     def consume(self, count: int, timeout_s: float) -> list[Any]:
         return self.now
 
+    def offsets_for_times(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        """The end of each."""
+        assert [it.offset for it in partitions] == [-1]
+        return [TopicPartition(*HERE, 7)]
+
     def commit(self, offsets: list[Any], asynchronous: bool) -> list[Any]:
         if self.refuses is not None:
             raise KafkaException(KafkaError(self.refuses))
@@ -104,7 +109,6 @@ def test_a_marker_alone_moves_the_position_and_silence_after_it_is_no_stall(monk
     one = consumer(Library([End(7)]), monotonic=lambda: now[0])
     assert one.consume(10, 1) == []
     assert one.progress() == {HERE: 7}
-    monkeypatch.setattr(one, "watermark_offsets", lambda *_, **__: (0, 7))
     monkeypatch.setattr(kafka_consumer.os, "_exit", lambda code: pytest.fail(f"ended with {code}"))  # type: ignore[attr-defined]
     while now[0] < 100:
         assert one.consume(10, 1) == []
@@ -121,7 +125,6 @@ def test_records_that_are_not_fetched_still_end_the_process(monkeypatch: pytest.
 
     now = [0.0]
     one = consumer(Library(), monotonic=lambda: now[0])
-    monkeypatch.setattr(one, "watermark_offsets", lambda *_, **__: (0, 7))
     monkeypatch.setattr(kafka_consumer.os, "_exit", ended)  # type: ignore[attr-defined]
     with pytest.raises(Ended):
         while now[0] < 100:
