@@ -178,8 +178,10 @@ def test_who_was_sent_something_is_who_the_vendor_took(campaign: Campaign, chann
 
 
 def test_attempts_are_the_vendors_requests(campaign: Campaign) -> None:
-    found = dict(campaign.rows("channel, sum(attempts)", "GROUP BY channel"))
-    assert found == {channel: campaign.requests[kind] for channel, kind in KINDS.items()}
+    more = campaign.rows("message_id, attempts, possible_duplicate, state", "AND attempts > 1")
+    for channel, attempts, doubts in campaign.rows("channel, sum(attempts), sum(possible_duplicate)", "GROUP BY channel"):
+        # An attempt in doubt is one that may or may not have become a request.
+        assert 0 <= attempts - campaign.requests[KINDS[channel]] <= doubts, (channel, more)
 
 
 def test_twice_taken_are_flagged_and_receipts_confirm_them(campaign: Campaign) -> None:

@@ -128,7 +128,11 @@ def test_what_fired_twice_is_sent_once(world: World, purpose: str) -> None:
     else:
         records, made = requests(prefix, 20, send_at=now() + 12_000)  # the router starts meanwhile
     world.publish(records)
-    until(lambda: len(pending(world)) == 20, what="a timer for each")
+    until(
+        lambda: len(pending(world)) == 20,
+        what="a timer for each",
+        found=lambda: (len(pending(world)), world.settled(made)),
+    )
     crashing = world.run("timers", HELIOGRAPH_CRASH_AT="after_fire")
     crashing.wait(60)
     world.run("timers")
