@@ -179,7 +179,9 @@ def test_who_was_sent_something_is_who_the_vendor_took(campaign: Campaign, chann
 
 def test_attempts_are_the_vendors_requests(campaign: Campaign) -> None:
     more = campaign.rows("message_id, attempts, possible_duplicate, state", "AND attempts > 1")
-    for channel, attempts, doubts in campaign.rows("channel, sum(attempts), sum(possible_duplicate)", "GROUP BY channel"):
+    for channel, attempts, doubts in campaign.rows(
+        "channel, sum(attempts), sum(possible_duplicate)", "GROUP BY channel"
+    ):
         # An attempt in doubt is one that may or may not have become a request.
         assert 0 <= attempts - campaign.requests[KINDS[channel]] <= doubts, (channel, more)
 

@@ -187,7 +187,8 @@ def test_what_we_let_through_the_reference_validator_lets_through(text: str) -> 
         # Reserved words and IDNA's rule for hyphens in the third and fourth place: ours is wider on purpose.
         assert "special-use" in str(exc) or "hyphens" in str(exc) or "invalid" in str(exc)
         return
-    assert ours.lower() == theirs.lower()  # the reference writes RFC 2142's names, e.g. WWW, in lower case; we leave them
+    # The reference writes RFC 2142's names, e.g. WWW, in lower case; we leave them.
+    assert ours.lower() == theirs.lower()
 
 
 @pytest.mark.parametrize(
