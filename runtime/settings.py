@@ -93,6 +93,11 @@ class ClickHouseSettings(_Section):
     client_key_file: Path | None = None
     verify: bool = True
 
+    @property
+    def internal_database(self) -> str:
+        """Where the views are that only other views and our own queries read."""
+        return f"{self.database}_internal"
+
 
 class ApiSettings(_Section):
     host: str = "127.0.0.1"

@@ -2,7 +2,7 @@
 
 The only importer of clickhouse_connect below the console. Its errors leave as UnavailableError, where trying again may help,
 or StoreError, where it does not.
-May import runtime settings and errors. Never: Kafka, the meaning of a column.
+May import runtime settings and errors, and schema_files. Never: Kafka, the meaning of a column.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from urllib3 import PoolManager
 from runtime.errors import HeliographError, SettingsError, UnavailableError
 from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
+from sinks.schema_files import helper_views, in_database
 
 log = get_logger("clickhouse")
 
@@ -124,9 +125,10 @@ def _pool(settings: ClickHouseSettings, connections: int) -> PoolManager:
 
 
 @cache
-def query_text(name: str) -> str:
-    """The SQL of queries/<name>.sql."""
-    return files("sinks").joinpath("queries", f"{name}.sql").read_text("utf-8")
+def query_text(name: str, internal_database: str) -> str:
+    """The SQL of queries/<name>.sql, with the helper views it reads in their database."""
+    text = files("sinks").joinpath("queries", f"{name}.sql").read_text("utf-8")
+    return in_database(text, internal_database, helper_views())
 
 
 def select(
@@ -134,7 +136,7 @@ def select(
 ) -> list[dict[str, Any]]:
     """Rows of queries/<name>.sql as dicts. Raises UnavailableError or StoreError."""
     with store_errors(settings):
-        result = client.query(query_text(name), parameters=dict(parameters or {}))
+        result = client.query(query_text(name, settings.internal_database), parameters=dict(parameters or {}))
         return list(result.named_results())
 
 
