@@ -32,7 +32,7 @@ log = get_logger("clickhouse")
 UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
 # The store is well and says no: the statement, its values or our rights are at fault, and stay so.
 _PERMANENT = frozenset(
-    {6, 16, 20, 26, 27, 36, 38, 41, 43, 44, 46, 47, 48, 53, 57, 62, 69, 70, 80, 117, 184, 192, 193, 194, 497, 516}
+    {6, 16, 20, 26, 27, 36, 38, 41, 43, 44, 46, 47, 48, 53, 57, 62, 69, 70, 80, 117, 184, 192, 193, 194, 497, 514, 516}
 )
 # AVRO_EXCEPTION (STD_EXCEPTION before there was that), what throwIf throws, and what a broken length leads to.
 _UNREADABLE = frozenset({748, 1001, 395, 27, 32, 33, 117, 131, 190, 241})
