@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from runtime.clock import system_clock
 from runtime.settings import AnalystSettings, ClickHouseSettings
 from sinks import access, schema_files
+from sinks.clickhouse import StoreError
 from tests.integration.test_clickhouse_schema import Store, request, status
 from tests.support.clickhouse import Server as AnyServer
 from tests.support.history import NOW, History
@@ -163,7 +164,7 @@ def test_engine_without_users_says_what_to_do(tmp_path: Path) -> None:
     server.start()
     settings = ClickHouseSettings(url=f"http://127.0.0.1:{server.port}", analyst=analyst_of())
     Store(server)
-    with pytest.raises(access.StoreError, match="ANALYST__USERNAME: give default the right"):
+    with pytest.raises(StoreError, match="ANALYST__USERNAME: give default the right"):
         access.make_analyst(settings)
     with server.client() as client:
         for analyst in (analyst_of(), analyst_of(tenants=("it's", "b"))):

@@ -62,6 +62,7 @@ RAW = (
     "notification_states",
     "preferences_raw",
     "account_states",
+    "conditions_raw",
     "hour_sums",
 )
 
