@@ -61,14 +61,16 @@ def test_settled_outcome(result: SendResult, fields: dict[str, Any], state: str,
 
 
 @pytest.mark.parametrize(
-    ("result", "retries", "duplicate"),
+    ("result", "retries", "duplicate", "reason"),
     [
-        (Retry(ErrorClass.TRANSIENT, "451"), 1, False),
-        (Retry(ErrorClass.THROTTLED, "429", 90), 0, False),
-        (InDoubt("EOF"), 1, True),
+        (Retry(ErrorClass.TRANSIENT, "451"), 1, False, None),
+        (Retry(ErrorClass.THROTTLED, "429", 90), 0, False, "throttled"),
+        (InDoubt("EOF"), 1, True, "in_doubt"),
     ],
 )
-def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, retries: int, duplicate: bool) -> None:
+def test_retried_outcome_is_a_timer_with_the_next_attempt(
+    result: SendResult, retries: int, duplicate: bool, reason: str | None
+) -> None:
     made = outcome(result)
     found = facts(made)
     assert LEDGER not in {fact.topic for fact in made.records}, "the ledger's entry follows the facts"
@@ -76,6 +78,7 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, re
     assert (again["attempt"], again["retries"], again["possible_duplicate"]) == (2, retries, duplicate)
     assert found[TIMERS]["topic"] == RECORD.topic
     assert (found[STATUS]["state"], found[STATUS]["possible_duplicate"]) == ("retrying", duplicate)
+    assert found[STATUS]["reason"] == reason
     assert (found[LEDGER]["next_attempt"], found[LEDGER]["state"]) == (2, None)
     assert made.settled_state is None
     assert isinstance(result, Retry | InDoubt)
