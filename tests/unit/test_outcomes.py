@@ -79,6 +79,7 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(
     assert found[TIMERS]["topic"] == RECORD.topic
     assert (found[STATUS]["state"], found[STATUS]["possible_duplicate"]) == ("retrying", duplicate)
     assert found[STATUS]["reason"] == reason
+    assert reason is None or reason in states().event_reasons
     assert (found[LEDGER]["next_attempt"], found[LEDGER]["state"]) == (2, None)
     assert made.settled_state is None
     assert isinstance(result, Retry | InDoubt)
