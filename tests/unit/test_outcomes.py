@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s, throttle_delay_s
 from runtime.stores import MemoryStore
 from schemas.codec import codec
+from schemas.events import states
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
 from senders.accounts import AccountTrouble
 from senders.ledger import Ledger
