@@ -158,7 +158,7 @@ def test_every_state_and_reason_has_words() -> None:
 def wrong_words(text: str) -> list[str]:
     """Words in quotes that are no states and reasons, or stand where only the other are allowed."""
     closed = states()
-    reasons = closed.words.keys() | closed.event_reasons
+    reasons = set(closed.words)
     wrong = set(re.findall(r"'([a-z][a-z_]*)'", text)) - closed.all - reasons - OTHER_WORDS
     for column, allowed in (("state", closed.all), ("reason", reasons)):
         for words in re.findall(rf"\b{column} (?:=|!=|IN|NOT IN)\s+(\([^()]*\)|'[^']*')", text):
