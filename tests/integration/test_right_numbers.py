@@ -367,7 +367,7 @@ def test_why_waits_for_what_explain_says(empty: Store) -> None:
 
         (stored,) = select("explain_request")
         facts = Facts(
-            nid, ids.accepted_at(nid), accepted=True, events=select("events"), request=stored,  # type: ignore[arg-type]
+            nid, ids.accepted_at(nid), accepted=True, events=select("events"), request=stored,
             conditions=select("conditions", {}),
         )  # fmt: skip
         story = explain_facts(facts)
