@@ -40,7 +40,7 @@ VIEWS = {
         "notification_id, tenant, state, reason, channel, provider, accepted_at, settled_at, possible_duplicate, lane, messages, "
         "accepted, last_event_at"
     ),
-    "v_accounting": f"tenant, hour, accepted, in_flight, residual, {', '.join(states().settled)}",
+    "v_accounting": f"tenant, hour, accepted, in_flight, {', '.join(states().settled)}",
 }
 PER_INSERT = 5_000
 

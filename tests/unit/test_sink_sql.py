@@ -46,6 +46,7 @@ QUERIES = {
 OTHER_WORDS = {
     "millisecond",
     "account",
+    "router",
     "message",
     "recipient",
     "transient",
