@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 STATE_DIR ?= .heliograph
-WORKERS ?= 2
+WORKERS ?= 3
 BIN := .venv/bin
 RIVALS := apprise celery clients redis streams
 READY := .venv/.ready
