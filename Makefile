@@ -2,15 +2,16 @@
 
 PYTHON ?= python3
 STATE_DIR ?= .heliograph
-WORKERS ?= 2
+WORKERS ?= 3
 BIN := .venv/bin
+RIVALS := apprise celery clients redis streams
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit slow faults check lock up down clean
+.PHONY: help setup demo test unit slow faults bench bench-full check lock up down clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Build .venv from requirements.lock (again only when the lock or pyproject.toml change)
 
@@ -39,6 +40,12 @@ slow: $(READY) ## The tests that take more than half a minute each
 faults: $(READY) ## The long storm: 200 kills, 20 zombies, every provider mode, 20,000 notifications (SEED= replays one)
 	$(BIN)/python -m tests.faults.storm $(if $(SEED),--seed $(SEED))
 
+bench: $(READY) ## Every case of the harness in its short form: ten minutes on two idle cores (CASES="enrich push" for some)
+	$(BIN)/python -m bench $(CASES)
+
+bench-full: $(READY) ## The same at full size with five rounds: hours
+	$(BIN)/python -m bench --full $(CASES)
+
 check: $(READY) ## Format, lint, types, imports, texts of columns, containers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,9 +54,11 @@ check: $(READY) ## Format, lint, types, imports, texts of columns, containers
 	$(BIN)/python -m sinks.columns_page
 	$(BIN)/yamllint --strict docker-compose.yml deploy .yamllint .hadolint.yaml .pre-commit-config.yaml .github && $(BIN)/hadolint --config .hadolint.yaml deploy/Dockerfile
 
-lock: ## Resolve pyproject.toml into requirements.lock again (needs uv)
+lock: ## Resolve pyproject.toml into requirements.lock again, and what rivals need (needs uv)
 	@command -v uv >/dev/null || { echo "make: uv is needed to resolve: see its own installation page" >&2; exit 1; }
 	uv pip compile --universal --generate-hashes --no-emit-index-url --all-extras -p 3.11 pyproject.toml -o requirements.lock
+	cd bench/rivals && for name in $(RIVALS); do \
+	  uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate -p 3.11 $$name.in -o $$name.txt || exit 1; done
 
 up: $(READY) ## Start Kafka, PostgreSQL, ClickHouse, the vendor simulator and every role in the background
 	$(BIN)/heliograph up --detach --state-dir $(STATE_DIR)

@@ -27,8 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import data
+from bench.figures import quantile
 from bench.processes import cpu_s, pss_mib, tree
-from bench.sender import quantile
 from console.commands.output import show
 from local import stack
 from local.ports import LOOPBACK, PortBook
@@ -36,22 +37,10 @@ from local.supervisor.layout import to_toml
 from local.supervisor.state import StateFiles
 from producers.publisher import Publication, Publisher
 from runtime.kafka.producer import Producer
-from runtime.records import ProducerRecord
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from schemas.channels import CHANNELS
-from schemas.codec import codec
-from schemas.topics import RECIPIENTS
 from sinks import clickhouse
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "templates.json"
-TEMPLATE = "order-shipped"
-DATA = {
-    "name": "Ada",
-    "order": "A-677141",
-    "items": [{"title": "éclair tin", "quantity": 5}, {"title": "折り紙セット", "quantity": 3}],
-    "total": 243.4,
-    "currency": "GBP",
-}
 OURS = ("sender-", "router-", "kafka", "clickhouse", "relay", "sink", "postgres", "api", "timers", "callbacks")
 """Processes of the product; the provider, the publisher and what only the local stack has are listed apart."""
 PATIENCE_S = 180.0
@@ -61,16 +50,17 @@ class WrongRunError(Exception):
     """Something was lost, doubled or not settled: there is no figure."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bench:
-    """What a phase needs."""
+    """A stack that is measured."""
 
     endpoints: Mapping[str, Any]
     provider: str
-    channel: str
     users: int
     processes: Mapping[str, int]
     """The root of each process tree, by name."""
+    accepted: int = 0
+    """Published so far, in every phase."""
 
     def arrivals(self) -> dict[str, list[float]]:
         """When each recipient's messages arrived."""
@@ -80,58 +70,38 @@ class Bench:
 
     def count(self) -> int:
         """How many messages have arrived."""
-        with urllib.request.urlopen(f"{self.provider}/count", timeout=60) as answer:
-            return int(answer.read())
+        return arrival_count(self.provider)
 
     def forget(self) -> None:
         """Start the next phase with no arrivals."""
         urllib.request.urlopen(urllib.request.Request(f"{self.provider}/arrivals", method="DELETE"), timeout=10).close()
 
-    def address(self, user: int) -> str:
-        """Of the channel."""
-        return {"email": f"u{user}@example.org", "sms": f"+4915{user:09d}", "push": f"token-{user}"}[self.channel]
 
-    def body(self, user: int, lane: str) -> dict[str, Any]:
-        """A request to a user."""
-        return {
-            "to": {"user_id": f"u{user}"},
-            "channels": [self.channel],
-            "template": {"id": TEMPLATE},
-            "data": DATA,
-            "priority": lane,
-        }
+def arrival_count(provider: str) -> int:
+    """How many messages the bare provider at a URL has."""
+    with urllib.request.urlopen(f"{provider}/count", timeout=60) as answer:
+        return int(answer.read())
 
 
-def _profile(bench: Bench, tenant: str, user: int) -> ProducerRecord:
-    token = [{"platform": "fcm", "token": bench.address(user), "subscription": None}] if bench.channel == "push" else []
-    value: dict[str, Any] = {
-        "tenant": tenant,
-        "user_id": f"u{user}",
-        "name": "Ada",
-        "email": bench.address(user) if bench.channel == "email" else None,
-        "phone": bench.address(user) if bench.channel == "sms" else None,
-        "locale": "en",
-        "time_zone": None,
-        "devices": token,
-        "channels": {},
-        "categories": {},
-        "version": 1,
-        "updated_at": 1,
+def body(channel: str, user: int, lane: str) -> dict[str, Any]:
+    """A request to a user."""
+    return {
+        "to": {"user_id": f"u{user}"},
+        "channels": [channel],
+        "template": {"id": data.TEMPLATE},
+        "data": data.ORDER,
+        "priority": lane,
     }
-    return ProducerRecord(RECIPIENTS, f"{tenant}:u{user}".encode(), codec("RecipientProfile").encode(value))
 
 
 def prepare(bench: Bench) -> None:
     """The template over HTTP, the users' profiles on their topic."""
-    template = next(it for it in json.loads(EXAMPLES.read_bytes()) if it["id"] == TEMPLATE)
     headers = {"Authorization": f"Bearer {bench.endpoints['api_key']}", "Content-Type": "application/json"}
-    url, body = f"{bench.endpoints['api']}/v1/templates", json.dumps(template).encode()
-    urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30).close()
+    url, template = f"{bench.endpoints['api']}/v1/templates", json.dumps(data.example()).encode()
+    urllib.request.urlopen(urllib.request.Request(url, template, headers), timeout=30).close()
     producer = Producer(KafkaSettings(bootstrap_servers=bench.endpoints["kafka"]), client_id="bench")
-    tenant = bench.endpoints["tenant"]
-    for first in range(0, bench.users, 5_000):
-        last = min(first + 5_000, bench.users)
-        producer.publish([_profile(bench, tenant, user) for user in range(first, last)])
+    for records in data.profiles(bench.endpoints["tenant"], bench.users):
+        producer.publish(records)
     producer.close()
 
 
@@ -147,17 +117,21 @@ def settled(bench: Bench) -> dict[str, int]:
     return dict(zip(("accepted", "settled", "residual"), map(int, rows[0]), strict=True))
 
 
-def wait_for(bench: Bench, published: Mapping[str, float], accepted: int) -> dict[str, float]:
+def wait_for(bench: Bench, published: Mapping[str, float]) -> dict[str, float]:
     """When each recipient's message arrived, once all are there and settled. Raises WrongRunError."""
+    bench.accepted += len(published)
     deadline = time.monotonic() + PATIENCE_S
     while bench.count() < len(published) and time.monotonic() < deadline:
         time.sleep(0.1)
-    while (counts := settled(bench))["settled"] < accepted and time.monotonic() < deadline:
+    while (counts := settled(bench))["settled"] < bench.accepted and time.monotonic() < deadline:
         time.sleep(0.5)
     arrived = bench.arrivals()
     missing, twice = published.keys() - arrived.keys(), [to for to, times in arrived.items() if len(times) > 1]
-    if missing or twice or counts != {"accepted": accepted, "settled": accepted, "residual": 0}:
-        raise WrongRunError(f"{len(missing)} did not arrive, {len(twice)} arrived twice, ClickHouse says {counts}")
+    if missing or twice or counts != {"accepted": bench.accepted, "settled": bench.accepted, "residual": 0}:
+        raise WrongRunError(
+            f"{len(missing)} of {len(published)} did not arrive, {len(twice)} arrived twice; of {bench.accepted} in all "
+            f"ClickHouse says {counts}"
+        )
     return {to: times[0] for to, times in arrived.items()}
 
 
@@ -165,58 +139,86 @@ def _cpu(bench: Bench) -> dict[str, float]:
     return {name: cpu_s(tree(pid)) for name, pid in bench.processes.items()}
 
 
-def drain(bench: Bench, messages: int, lane: str, accepted: int) -> list[dict[str, Any]]:
-    """All at once."""
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What a backlog took."""
+
+    messages: int
+    per_second: float
+    """First publish to last arrival."""
+    arrivals_per_second: float
+    published_per_second: float
+    memory_mib: float
+    """PSS of the product."""
+    cpu_us: Mapping[str, float]
+    """Per message, by process."""
+
+    @property
+    def product_cpu_us(self) -> float:
+        return sum(used for name, used in self.cpu_us.items() if name.startswith(OURS))
+
+
+def drain(bench: Bench, channel: str, messages: int, lane: str = "normal") -> Drained:
+    """All at once, to as many users. Raises WrongRunError."""
+    bench.forget()
     before, started = _cpu(bench), time.time()
     with _publisher(bench) as out:
-        out.publish_many(Publication(bench.body(user, lane)) for user in range(messages))
+        out.publish_many(Publication(body(channel, user, lane)) for user in range(messages))
     done_publishing = time.time()
-    published = dict.fromkeys(map(bench.address, range(messages)), started)
-    arrived = wait_for(bench, published, accepted + messages)
+    published = dict.fromkeys((data.address(channel, user) for user in range(messages)), started)
+    arrived = wait_for(bench, published)
     spent = {name: after - before[name] for name, after in _cpu(bench).items()}
-    took = max(arrived.values()) - started
-    first = min(arrived.values())
-    memory = sum(pss_mib(tree(pid)) for name, pid in bench.processes.items() if name.startswith(OURS))
-    micros = {name: used / messages * 1e6 for name, used in spent.items()}
+    last, first = max(arrived.values()), min(arrived.values())
+    return Drained(
+        messages,
+        messages / (last - started),
+        messages / (last - first),
+        messages / (done_publishing - started),
+        sum(pss_mib(tree(pid)) for name, pid in bench.processes.items() if name.startswith(OURS)),
+        {name: used / messages * 1e6 for name, used in spent.items()},
+    )
+
+
+def table(drained: Drained) -> list[dict[str, Any]]:
+    """Rows to show."""
     rows = [
-        {"what": "messages/s, first publish to last arrival", "figure": round(messages / took)},
-        {"what": "messages/s, first arrival to last", "figure": round(messages / (max(arrived.values()) - first))},
-        {"what": "messages/s published", "figure": round(messages / (done_publishing - started))},
-        {"what": "memory of the product, MiB (PSS)", "figure": round(memory)},
-        {"what": "CPU µs a message, the product", "figure": round(_product(micros))},
+        {"what": "messages/s, first publish to last arrival", "figure": round(drained.per_second)},
+        {"what": "messages/s, first arrival to last", "figure": round(drained.arrivals_per_second)},
+        {"what": "messages/s published", "figure": round(drained.published_per_second)},
+        {"what": "memory of the product, MiB (PSS)", "figure": round(drained.memory_mib)},
+        {"what": "CPU µs a message, the product", "figure": round(drained.product_cpu_us)},
     ]
     rows += [
         {"what": f"  {name}{'' if name.startswith(OURS) else ' (apart)'}", "figure": round(used)}
-        for name, used in sorted(micros.items(), key=lambda it: -it[1])
+        for name, used in sorted(drained.cpu_us.items(), key=lambda it: -it[1])
         if used >= 0.5
     ]
     return rows
 
 
-def _product(micros: Mapping[str, float]) -> float:
-    return sum(used for name, used in micros.items() if name.startswith(OURS))
-
-
-def latency(bench: Bench, rate: float, seconds: float, lane: str, accepted: int) -> tuple[int, dict[str, Any]]:
-    """Requests at moments fixed before; how many, and the row."""
-    count = min(int(rate * seconds), bench.users)
-    published: dict[str, float] = {}
+def waits(bench: Bench, channel: str, rate: float, seconds: float, lane: str = "normal") -> list[float]:
+    """Requests at moments fixed before: milliseconds from then to the arrival of each. Raises WrongRunError."""
     bench.forget()
+    published = steady(bench, channel, rate, seconds, lane)
+    arrived = wait_for(bench, published)
+    return [(arrived[to] - at) * 1000 for to, at in published.items()]
+
+
+def steady(bench: Bench, channel: str, rate: float, seconds: float, lane: str, first: int = 0) -> dict[str, float]:
+    """Publish to the users from `first` on, at moments fixed before; when each was due, by address."""
+    count = min(int(rate * seconds), bench.users - first)
+    published: dict[str, float] = {}
     with _publisher(bench) as out:
         started = time.time()
         user = 0
         while user < count:
             due = min(count, int((time.time() - started) * rate) + 1)
             if due > user:
-                moments = {bench.address(n): started + n / rate for n in range(user, due)}
-                out.publish_many(Publication(bench.body(n, lane)) for n in range(user, due))
-                published |= moments
+                out.publish_many(Publication(body(channel, first + n, lane)) for n in range(user, due))
+                published |= {data.address(channel, first + n): started + n / rate for n in range(user, due)}
                 user = due
             time.sleep(max(0.0, min(0.002, started + user / rate - time.time())))
-    arrived = wait_for(bench, published, accepted + count)
-    waits = [(arrived[to] - at) * 1000 for to, at in published.items()]
-    p50, p99 = (round(quantile(waits, share), 1) for share in (0.5, 0.99))
-    return count, {"lane": lane, "per_second": round(rate), "messages": count, "p50_ms": p50, "p99_ms": p99}
+    return published
 
 
 @contextmanager
@@ -245,7 +247,7 @@ def _providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, A
 
 
 @contextmanager
-def running(channel: str, users: int, engine: str | None) -> Iterator[Bench]:
+def running(users: int, engine: str | None = None) -> Iterator[Bench]:
     """A stack of its own whose providers take everything."""
     book = PortBook()
     smtp, http = book.reserve("bare-smtp"), book.reserve("bare-http")
@@ -262,7 +264,7 @@ def running(channel: str, users: int, engine: str | None) -> Iterator[Bench]:
         try:
             recorded = {role: it.pid for role, it in files.recorded().items() if role != "supervisor"}
             processes = {**recorded, "provider": provider.pid}
-            bench = Bench(started.endpoints, url, channel, users, processes)
+            bench = Bench(started.endpoints, url, users, processes)
             prepare(bench)
             yield bench
         finally:
@@ -273,29 +275,24 @@ def running(channel: str, users: int, engine: str | None) -> Iterator[Bench]:
             book.close()
 
 
-def warm(bench: Bench, accepted: int = 0) -> int:
+def warm(bench: Bench, channel: str) -> None:
     """A few of each lane, until they have arrived: groups have joined, views have the users."""
-    count = 0
     for lane in ("normal", "critical"):
-        sent, _ = latency(bench, 50, 4, lane, accepted + count)
-        count += sent
-    bench.forget()
-    return count
+        waits(bench, channel, 50, 4, lane)
 
 
 def run(options: argparse.Namespace) -> list[list[dict[str, Any]]]:
     """The tables of a run."""
     users = max([options.messages, *(int(_rate(text)[0] * options.seconds) + 1 for text in options.rates)])
-    with running(options.channel, users, options.engine) as bench:
-        accepted = warm(bench)
-        tables = [drain(bench, options.messages, "normal", accepted)]
-        accepted += options.messages
+    with running(users, options.engine) as bench:
+        warm(bench, options.channel)
+        tables = [table(drain(bench, options.channel, options.messages))]
         rows = []
         for text in options.rates:
             rate, lane = _rate(text)
-            count, row = latency(bench, rate, options.seconds, lane, accepted)
-            accepted += count
-            rows.append(row)
+            found = waits(bench, options.channel, rate, options.seconds, lane)
+            p50, p99 = (round(quantile(found, share), 1) for share in (0.5, 0.99))
+            rows.append({"lane": lane, "per_second": round(rate), "messages": len(found), "p50_ms": p50, "p99_ms": p99})
         return [*tables, rows] if rows else tables
 
 

@@ -10,94 +10,16 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import pstats
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
+from bench import data
 from console.commands.output import show
-from processors.router.enrich import RouterViews, enrich_batch
-from runtime import ids
+from processors.router.enrich import enrich_batch
 from runtime.records import ConsumerRecord
 from schemas.codec import codec
-from schemas.topics import requests_topic
-
-TENANT = "bench"
-TEMPLATES = Path(__file__).parent.parent / "examples" / "templates.json"
-
-
-class Views:
-    """Reference data in dictionaries."""
-
-    def __init__(self, records: dict[str, Any]) -> None:
-        self._records = records
-
-    def get(self, key: str) -> Any:
-        return self._records.get(key)
-
-    raw = get
-
-
-def profile(user: int) -> dict[str, Any]:
-    """A recipient with an address and a few preferences."""
-    return {
-        "tenant": TENANT,
-        "user_id": f"u{user}",
-        "version": 3,
-        "locale": "en",
-        "time_zone": None,
-        "email": f"u{user}@example.org",
-        "phone": None,
-        "devices": [],
-        "channels": {"sms": False},
-        "categories": {"marketing": False},
-        "updated_at": 1_760_000_000_000,
-    }
-
-
-def views(users: int) -> RouterViews:
-    """`users` profiles, one template, nothing suppressed or cancelled."""
-    shipped = next(it for it in json.loads(TEMPLATES.read_text("utf-8")) if it["id"] == "order-shipped")
-    template = codec("Template").encode(
-        {
-            "tenant": TENANT,
-            "template_id": shipped["id"],
-            "version": 4,
-            "category": shipped["category"],
-            "channels": json.dumps({"email": shipped["channels"]["email"]}).encode(),
-            "locales": b"{}",
-            "updated_at": 1_760_000_000_000,
-        }
-    )
-    return RouterViews(
-        Views({f"{TENANT}:u{n}": profile(n) for n in range(users)}),
-        Views({f"{TENANT}:order-shipped": template}),
-        Views({}),
-        Views({}),
-    )
-
-
-def requests(count: int, users: int, now: int) -> list[ConsumerRecord]:
-    """Requests for the template, one recipient each."""
-    items = [{"title": "éclair tin", "quantity": 5}, {"title": "折り紙セット", "quantity": 3}]
-    records = []
-    for n in range(count):
-        user = n % users
-        order = {"name": f"User {user}", "order": f"A-{n:07}", "items": items, "total": 243.4, "currency": "GBP"}
-        request: Any = {
-            "notification_id": ids.notification_id(now, TENANT),
-            "tenant": TENANT,
-            "accepted_at": now,
-            "user_id": f"u{user}",
-            "template_id": "order-shipped",
-            "data": json.dumps(order).encode(),
-        }
-        value = codec("NotificationRequest").encode(request)
-        records.append(ConsumerRecord(requests_topic("normal"), n % 4, n, now, f"{TENANT}:u{user}".encode(), value, []))
-    return records
 
 
 def floor(records: Sequence[ConsumerRecord]) -> None:
@@ -125,8 +47,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="where the time goes, by function")
     options = parser.parse_args()
     now = int(time.time() * 1000)
-    reference = views(options.users)
-    records = requests(options.requests, options.users, now)
+    reference = data.views(options.users)
+    records = data.requests(options.requests, options.users, now)
     batches = [records[n : n + options.batch] for n in range(0, len(records), options.batch)]
 
     def enrich() -> None:

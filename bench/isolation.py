@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench.sender import quantile
+from bench.figures import quantile
 from console.commands.output import show
 from local import stack
 from producers.publisher import Publication, Publisher

@@ -32,6 +32,7 @@ from uuid import uuid4
 import senders.role
 import senders.worker
 from bench.broker import broker
+from bench.figures import quantile
 from console.commands.output import show
 from runtime import ids
 from runtime.kafka.consumer import Consumer
@@ -191,10 +192,6 @@ def measure(
         cpu_s, sent = json.loads(process.stdout.readline())
     producer.close()
     return cpu_s, sent
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, dead_letter_record
 from runtime.errors import PublishError, TopicsError, UnavailableError
 from runtime.health import Health
 from runtime.kafka.client import Partition
-from runtime.kafka.consumer import BEGINNING, Consumer
+from runtime.kafka.consumer import BEGINNING, STAY_MS, Consumer
 from runtime.logs import get_logger
 from runtime.metrics import VIEW_AGE_SECONDS, VIEW_KEYS
 from runtime.records import ConsumerRecord, ProducerRecord
@@ -184,6 +184,7 @@ class View(Generic[T]):
             self._settings,
             client_id=f"view-{self.topic}",
             group=None,
+            fetch_wait_ms=STAY_MS,
             queued_kbytes=65_536,
             detect_eof=True,
             monotonic=self._monotonic,

@@ -317,6 +317,8 @@ class States:
     settled: frozenset[str]
     reasons: dict[str, tuple[str, ...]]
     events: frozenset[str]
+    event_reasons: frozenset[str]
+    """What an event that changes no state may carry as its reason."""
     engagement: frozenset[str]
     best_first: tuple[str, ...]
     retriable: frozenset[str]
@@ -342,6 +344,7 @@ def states() -> States:
         settled=frozenset(lists["settled"]),
         reasons={state: tuple(spec.get("reasons", ())) for state, spec in lists["settled"].items()},
         events=frozenset(lists["events"]),
+        event_reasons=frozenset(reason for spec in lists["events"].values() for reason in spec.get("reasons", ())),
         engagement=frozenset(lists["engagement"]),
         best_first=tuple(lists["best_first"]),
         retriable=frozenset(lists["retriable"]),

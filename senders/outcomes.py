@@ -258,7 +258,8 @@ def _fail_over(attempt: Attempt, result: Retry, retries: int, next_provider: str
         record.topic, record.key, codec("ChannelMessage").encode(again), record.headers, record.partition
     )
     _check_fits("ChannelMessage", dispatch)
-    status = _status(attempt, "failed_over", detail=f"{result.code}; next: {next_provider}", code=result.code)
+    detail = f"{result.code}; next: {next_provider}"
+    status = _status(attempt, "failed_over", reason=_why(result), detail=detail, code=result.code)
     return _continued(attempt, "failed_over", again, dispatch, status)
 
 
@@ -277,12 +278,19 @@ def _retry(attempt: Attempt, result: Retry | InDoubt, retries: int, jitter: floa
         attempt,
         "retrying",
         possible_duplicate=again["possible_duplicate"],
-        reason="in_doubt" if doubt else None,
+        reason=_why(result),
         detail=f"in doubt: {result.code}" if doubt else result.code,
         code=result.code,
         due_at=due_at,
     )
     return _continued(attempt, "retrying", again, timer, status)
+
+
+def _why(result: Retry | InDoubt) -> str | None:
+    """The reason of an event after which another attempt follows, where it has one."""
+    if isinstance(result, InDoubt):
+        return "in_doubt"
+    return "throttled" if result.error is ErrorClass.THROTTLED else None
 
 
 def _continued(

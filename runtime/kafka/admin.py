@@ -22,6 +22,7 @@ from confluent_kafka.admin import (
 from runtime.clock import system_monotonic
 from runtime.errors import SettingsError, TopicsError, UnavailableError
 from runtime.kafka.client import Partition, client_config, ignore_error
+from runtime.kafka.consumer import TO_THE_END_MS
 from runtime.settings import KafkaSettings
 from schemas.topics import Topic, catalogue
 
@@ -195,6 +196,7 @@ class Admin:
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
                 "fetch.message.max.bytes": 65_536,
+                "fetch.wait.max.ms": TO_THE_END_MS,
                 "error_cb": ignore_error,
             }
         )

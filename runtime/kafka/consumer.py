@@ -33,6 +33,8 @@ _FENCED = frozenset(
 )
 START_TIMEOUT_S = 30.0
 """Below every max.poll.interval: heartbeats continue in the background."""
+STAY_MS = 500
+TO_THE_END_MS = 20
 FETCH_LOST_MS = 10_000
 """Below STALL_CHECK_S: the client itself asks again first."""
 STALL_CHECK_S = 12.0
@@ -82,8 +84,9 @@ def _record_at(run: Sequence[Message], index: int) -> ConsumerRecord:
 class Consumer:
     """A consumer whose offsets are committed by its owner only, after the effect. Every call from one thread.
 
-    `group` None gives a reader that owns what it assigns itself and commits nothing. `library` makes librdkafka's consumer
-    of its settings.
+    `group` None gives a reader that owns what it assigns itself and commits nothing. `fetch_wait_ms` is how long the broker may
+    keep a fetch that finds nothing; by default STAY_MS, and TO_THE_END_MS for a reader without a group that detects the ends
+    of partitions: it waits for such an answer at each of them. `library` makes librdkafka's consumer of its settings.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Consumer:
         client_id: str,
         group: str | None,
         session_timeout_ms: int = 10_000,
-        fetch_wait_ms: int = 500,
+        fetch_wait_ms: int | None = None,
         fetch_min_bytes: int = 1,
         queued_kbytes: int = 16_384,
         max_poll_interval_ms: int = 60_000,
@@ -128,7 +131,7 @@ class Consumer:
                 "session.timeout.ms": session_timeout_ms,
                 "heartbeat.interval.ms": min(2_000, session_timeout_ms // 3),
                 "max.poll.interval.ms": max_poll_interval_ms,
-                "fetch.wait.max.ms": fetch_wait_ms,
+                "fetch.wait.max.ms": fetch_wait_ms or (TO_THE_END_MS if group is None and detect_eof else STAY_MS),
                 "fetch.min.bytes": fetch_min_bytes,
                 "queued.max.messages.kbytes": queued_kbytes,
                 "fetch.error.backoff.ms": 50,

@@ -72,15 +72,10 @@ FROM
             multiIf(
                 f.state = 'bounced', 'recipient',
                 f.state = 'rejected', 'message',
-                f.state = 'unknown' OR startsWith(f.detail, 'in doubt'), 'in_doubt',
+                f.state = 'unknown' OR f.reason = 'in_doubt', 'in_doubt',
                 f.state = 'failed' AND f.reason = 'provider_account', 'account',
                 f.state NOT IN ('retrying', 'failed_over', 'failed'), '',
-                match(
-                    f.detail,
-                    concat(
-                        '^(429|14107|20429|21611|30001|QUOTA_EXCEEDED|TooManyRequests|TooManyProviderTokenUpdates|454|',
-                        '\\d{3} 4\\.7)\\b'))
-                    AND NOT match(f.detail, ' at AUTH'), 'throttled',
+                f.reason = 'throttled', 'throttled',
                 'transient') AS error
         FROM delivery_events_raw AS f FINAL
         WHERE f.provider != ''

@@ -396,7 +396,7 @@ def test_replay_is_stopped_from_elsewhere_resumed_by_one_alone_and_shown_as_the_
     pipeline.all_sent(nids)
     listed = ", ".join(f"'{nid}'" for nid in sorted(nids))
     selection = ("replay", "--topic", TOPIC, "--from", "-10m", "--where", f"notification_id in ({listed})", "--resend")
-    process = pipeline.heliograph(*selection, "--yes", "--rate", "4")
+    process = pipeline.heliograph(*selection, "--yes", "--rate", "1")
 
     def replay() -> dict[str, Any]:
         found: list[dict[str, Any]] = pipeline.json("replay", "list", "--limit", "1")
@@ -423,7 +423,7 @@ def test_replay_is_stopped_from_elsewhere_resumed_by_one_alone_and_shown_as_the_
     assert sorted(pipeline.world.accepted("smtp", "stopme").values()) == [1] * (40 - done) + [2] * done
 
     # SIGTERM, as an evicted pod gets it, is a stop like any other; the rest is sent once.
-    process = pipeline.heliograph("replay", "--resume", replay_id, "--rate", "4")
+    process = pipeline.heliograph("replay", "--resume", replay_id, "--rate", "1")
     until(lambda: replay()["published"] > done, 60, "it goes on")
     process.terminate()
     out, err = process.communicate(timeout=30)
@@ -431,7 +431,7 @@ def test_replay_is_stopped_from_elsewhere_resumed_by_one_alone_and_shown_as_the_
     assert "SIGTERM" in out
     assert (replay()["state"], replay()["error"]) == ("stopped", "SIGTERM")
     # Killed, it is nobody's as soon as its lease has ended.
-    process = pipeline.heliograph("replay", "--resume", replay_id, "--rate", "4")
+    process = pipeline.heliograph("replay", "--resume", replay_id, "--rate", "1")
     before = replay()["published"]
     until(lambda: replay()["published"] > before, 60, "it goes on")
     process.kill()

@@ -218,7 +218,8 @@ class History:
         message.attempts += 1
         message.codes.append((at, account, code))
         detail = f"in doubt: {code}" if code == "timeout" else code
-        said = {"provider": account, "code": code, "detail": detail, "latency_ms": 90, **more}
+        reason = {"timeout": "in_doubt", "429 20429": "throttled", "451 4.7.1": "throttled"}.get(code)
+        said = {"provider": account, "code": code, "reason": reason, "detail": detail, "latency_ms": 90, **more}
         self._fact(message, message.notification_id, state, at, attempt, **said)
 
     def _doubt(self, message: Message, account: str, at: int, attempt: int) -> None:

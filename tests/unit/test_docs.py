@@ -191,7 +191,7 @@ def test_every_reason_has_advice() -> None:
 
 
 def make_targets() -> dict[str, str]:
-    return dict(re.findall(r"^([a-z]+):.*?## (.+)$", read("Makefile"), re.MULTILINE))
+    return dict(re.findall(r"^([a-z-]+):.*?## (.+)$", read("Makefile"), re.MULTILINE))
 
 
 def test_the_targets_that_documents_name_exist_and_say_what_they_do() -> None:
@@ -199,7 +199,7 @@ def test_the_targets_that_documents_name_exist_and_say_what_they_do() -> None:
     assert {"setup", "demo", "test", "unit", "check", "lock", "up", "down", "clean"} <= targets.keys()
     for document in DOCUMENTS:
         text = document.read_text("utf-8")
-        named = {*re.findall(r"^make ([a-z]+)", text, re.MULTILINE), *re.findall(r"`make ([a-z]+)`", text)}
+        named = {*re.findall(r"^make ([a-z-]+)", text, re.MULTILINE), *re.findall(r"`make ([a-z-]+)`", text)}
         assert named <= targets.keys(), document.name
 
 

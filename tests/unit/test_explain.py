@@ -244,7 +244,7 @@ def test_every_reason_has_words(state: str) -> None:
     for reason in states().reasons[state]:
         assert in_words(state, reason).startswith(f"{state}: ")
         assert reason not in in_words(state, reason).removeprefix(f"{state}: ").split()
-    assert set(states().words) == {reason for reasons in states().reasons.values() for reason in reasons}
+    assert set(states().words) == states().event_reasons.union(*states().reasons.values())
 
 
 def test_it_is_printed_for_people_and_nothing_in_it_is_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,8 +137,6 @@ _SQL_PARSES = re.compile(
 MAY_PARSE_DETAIL = {
     # A dead letter, not a status: the mark that it is cut is written and read in this file alone.
     "runtime/dead_letters.py",
-    # Events that were stored before a field said it.
-    "sinks/views/v_provider_scorecard.sql",
 }
 
 

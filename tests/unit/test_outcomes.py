@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s, throttle_delay_s
 from runtime.stores import MemoryStore
 from schemas.codec import codec
+from schemas.events import states
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
 from senders.accounts import AccountTrouble
 from senders.ledger import Ledger
@@ -61,14 +62,16 @@ def test_settled_outcome(result: SendResult, fields: dict[str, Any], state: str,
 
 
 @pytest.mark.parametrize(
-    ("result", "retries", "duplicate"),
+    ("result", "retries", "duplicate", "reason"),
     [
-        (Retry(ErrorClass.TRANSIENT, "451"), 1, False),
-        (Retry(ErrorClass.THROTTLED, "429", 90), 0, False),
-        (InDoubt("EOF"), 1, True),
+        (Retry(ErrorClass.TRANSIENT, "451"), 1, False, None),
+        (Retry(ErrorClass.THROTTLED, "429", 90), 0, False, "throttled"),
+        (InDoubt("EOF"), 1, True, "in_doubt"),
     ],
 )
-def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, retries: int, duplicate: bool) -> None:
+def test_retried_outcome_is_a_timer_with_the_next_attempt(
+    result: SendResult, retries: int, duplicate: bool, reason: str | None
+) -> None:
     made = outcome(result)
     found = facts(made)
     assert LEDGER not in {fact.topic for fact in made.records}, "the ledger's entry follows the facts"
@@ -76,6 +79,8 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(result: SendResult, re
     assert (again["attempt"], again["retries"], again["possible_duplicate"]) == (2, retries, duplicate)
     assert found[TIMERS]["topic"] == RECORD.topic
     assert (found[STATUS]["state"], found[STATUS]["possible_duplicate"]) == ("retrying", duplicate)
+    assert found[STATUS]["reason"] == reason
+    assert reason is None or reason in states().event_reasons
     assert (found[LEDGER]["next_attempt"], found[LEDGER]["state"]) == (2, None)
     assert made.settled_state is None
     assert isinstance(result, Retry | InDoubt)

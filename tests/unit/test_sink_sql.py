@@ -34,11 +34,6 @@ from sinks.schema_files import (
     sql_views,
 )
 from tests.support.earlier_store import RELEASED
-from vendors.apns import codes as apns_codes
-from vendors.fcm import codes as fcm_codes
-from vendors.sender import ErrorClass
-from vendors.smtp import codes as smtp_codes
-from vendors.twilio import codes as twilio_codes
 
 SQL = {f"{m.number:04d}": "\n".join(m.statements) for m in migrations()}
 TEXT = "\n".join(SQL.values())
@@ -51,9 +46,9 @@ QUERIES = {
 OTHER_WORDS = {
     "millisecond",
     "account",
+    "router",
     "message",
     "recipient",
-    "throttled",
     "transient",
     "default",
     *LETTER_STATES,
@@ -133,8 +128,8 @@ def test_kept_sums_of_the_accounting_are_those_of_the_view() -> None:
     def counts(text: str) -> list[tuple[str, str]]:
         return re.findall(r"countIf\((n\.accepted(?: AND [^()]+?)?)\) AS (\w+)", text)
 
-    assert counts(query_text("hour_sums")) == counts(VIEWS["v_accounting_live"])
-    assert len(counts(query_text("hour_sums"))) == len(states().reasons) + 2
+    assert counts(query_text("hour_sums", "i")) == counts(VIEWS["v_accounting_live"])
+    assert len(counts(query_text("hour_sums", "i"))) == len(states().reasons) + 2
 
 
 def test_letters_have_the_states_that_a_condition_may_name() -> None:
@@ -156,23 +151,6 @@ def test_every_state_and_reason_has_words() -> None:
     reasons = list_after(why, "f.reason,\n")
     words = re.findall(r"'([^']*)'", why[why.index("['', ':") : why.index("concat(': ', f.reason)")])
     assert dict(zip(reasons, words, strict=True)) == {"": "", **{r: f": {text}" for r, text in states().words.items()}}
-
-
-def test_throttled_are_the_codes_that_senders_call_so() -> None:
-    view = VIEWS["v_provider_scorecard"]
-    quoted = re.findall(r"'([^']*)'", view[view.index("concat(") : view.index("NOT match")])
-    pattern = re.compile("".join(quoted).replace("\\\\", "\\"))
-    throttled = {
-        code
-        for codes in (twilio_codes.CODES, smtp_codes.CODES, apns_codes.CODES, fcm_codes.CODES)
-        for code, rule in codes.rows.items()
-        if rule.error is ErrorClass.THROTTLED
-    }
-    assert throttled >= {"429", "4.7", "QUOTA_EXCEEDED"}
-    for code in throttled:
-        # SMTP's details begin with the reply code, its table has the enhanced one alone
-        assert pattern.match(f"451 {code}.1" if re.fullmatch(r"\d\.\d", code) else code), code
-    assert not any(pattern.match(code) for code in ("450 4.2.1", "421", "4290", "UNAVAILABLE", "20003"))
 
 
 # ---------------------------------------------------------------- words of schemas/reasons.yaml
@@ -381,7 +359,7 @@ def test_migrations_are_idempotent_statements() -> None:
     ],
 )
 def test_query_is_packaged_and_names_its_parameters(name: str) -> None:
-    text = query_text(name)
+    text = query_text(name, "i")
     head = re.split(r"^(?:SELECT|INSERT)", text, flags=re.MULTILINE)[0]
     for parameter in re.findall(r"\{(\w+):", text):
         assert re.search(rf"\b{parameter}\b", head)
