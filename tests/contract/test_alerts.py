@@ -198,7 +198,7 @@ CASES = [
         {BREAKER: "0 2 2 1 2 2 1 2 2 1 2", DOWN: "0 0+60x9"},
         "8m",
         SMS_A,
-        "a (sms) has not worked for 7m 0s: its messages wait or go to the next account",
+        "a (sms) has not worked for 7m 0s: its messages wait or fail over",
     ),
     Case(
         "HeliographBreakerOpen",
@@ -211,7 +211,7 @@ CASES = [
         },
         "8m",
         SMS_A,
-        "a (sms) has not worked for 7m 0s: its messages wait or go to the next account",
+        "a (sms) has not worked for 7m 0s: its messages wait or fail over",
     ),
     Case("HeliographBreakerOpen", "closed after a moment", {BREAKER: "0 2 1 0x9", DOWN: "0 60 120 0x9"}, "8m"),
     Case("HeliographBreakerOpen", "half-open, and nobody asks", {BREAKER: "2 1x14", DOWN: "0+60x14"}, "14m"),
