@@ -6,6 +6,6 @@ May import bench. Never: a figure.
 from __future__ import annotations
 
 from bench.case import Case
-from bench.cases import e2e, enrich
+from bench.cases import e2e, enrich, stages
 
-CASES: tuple[Case, ...] = (enrich.CASE, e2e.CASE)
+CASES: tuple[Case, ...] = (enrich.CASE, *stages.CASES, e2e.CASE)
