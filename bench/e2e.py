@@ -205,6 +205,18 @@ def waits(bench: Bench, channel: str, rate: float, seconds: float, lane: str = "
     return [(arrived[to] - at) * 1000 for to, at in published.items()]
 
 
+def blast(bench: Bench, channel: str, bulk: int, rate: float, seconds: float) -> list[float]:
+    """The same on the critical lane while so many bulk messages are queued; the waits of the critical ones."""
+    bench.forget()
+    now = time.time()
+    with _publisher(bench) as out:
+        out.publish_many(Publication(body(channel, user, "bulk")) for user in range(bulk))
+    queued = {data.address(channel, user): now for user in range(bulk)}
+    published = steady(bench, channel, rate, seconds, "critical", first=bulk)
+    arrived = wait_for(bench, {**queued, **published})
+    return [(arrived[to] - at) * 1000 for to, at in published.items()]
+
+
 def steady(bench: Bench, channel: str, rate: float, seconds: float, lane: str, first: int = 0) -> dict[str, float]:
     """Publish to the users from `first` on, at moments fixed before; when each was due, by address."""
     count = min(int(rate * seconds), bench.users - first)
@@ -256,7 +268,7 @@ class BareProvider:
     url: str
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) == 0
 
@@ -269,7 +281,7 @@ def bare_provider() -> Iterator[BareProvider]:
     command = [sys.executable, "-m", "bench.bare_provider", "--smtp-port", str(smtp), "--http-port", str(http)]
     with subprocess.Popen(command) as process:
         try:
-            while not _listens(http):
+            while not listens(http):
                 if process.poll() is not None:
                     raise WrongRunError(f"the bare provider ended with {process.returncode}")
                 time.sleep(0.05)
