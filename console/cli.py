@@ -222,14 +222,17 @@ def _add_commands() -> None:
 
 
 def migrate(state_dir: _StateDir = _STATE_DIR) -> None:
-    """Bring the tables of PostgreSQL and ClickHouse, and ClickHouse's views, up to date."""
+    """Bring the tables of PostgreSQL and ClickHouse, ClickHouse's views and its analyst up to date."""
     from console.commands.stack import settings_for
     from producers.reference.schema import migrate as migrate_postgres
+    from sinks.access import make_analyst
     from sinks.schema import migrate as migrate_clickhouse
 
     settings = settings_for(state_dir)
     _say_applied("PostgreSQL", migrate_postgres(settings.postgres.dsn.get_secret_value()))
     _say_applied("ClickHouse", migrate_clickhouse(settings.clickhouse, replace_newer=True))
+    if views := make_analyst(settings.clickhouse):
+        typer.echo(f"ClickHouse's user {settings.clickhouse.analyst.username} reads {len(views)} views")
 
 
 def _say_applied(store: str, names: Sequence[str]) -> None:

@@ -114,7 +114,7 @@ class ReplayStore:
         self, name: str, parameters: Mapping[str, Any], condition: Condition | None = None
     ) -> Iterator[dict[str, Any]]:
         """Rows as they come: an hour may have a million."""
-        text = clickhouse.query_text(name)
+        text = clickhouse.query_text(name, self._settings.internal_database)
         if condition is not None:
             assert text.count(_MARK) == 1
             text = text.replace(_MARK, f"{condition.sql} AS selected")

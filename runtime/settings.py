@@ -82,6 +82,25 @@ class PostgresSettings(_Section):
     pool_size: Annotated[int, Field(ge=1, le=100)] = 8
 
 
+class AnalystSettings(_Section):
+    """A user of ClickHouse who only reads the public views; `heliograph migrate` makes it."""
+
+    username: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")] | None = None
+    password: SecretStr = SecretStr("")
+    # Whose rows it reads; all tenants' unless given.
+    tenants: tuple[str, ...] = ()
+    # The most that one of its queries may take.
+    max_execution_s: Annotated[int, Field(ge=1)] = 60
+    max_memory_bytes: Annotated[int, Field(ge=1_000_000)] = 4_000_000_000
+    max_result_rows: Annotated[int, Field(ge=1)] = 1_000_000
+
+    @model_validator(mode="after")
+    def _has_a_password(self) -> AnalystSettings:
+        if self.username is not None and not self.password.get_secret_value():
+            raise ValueError("username and password are given together")
+        return self
+
+
 class ClickHouseSettings(_Section):
     url: str = "http://127.0.0.1:8123"
     database: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "heliograph"
@@ -92,6 +111,18 @@ class ClickHouseSettings(_Section):
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
     verify: bool = True
+    analyst: AnalystSettings = AnalystSettings()
+
+    @model_validator(mode="after")
+    def _analyst_is_another(self) -> ClickHouseSettings:
+        if self.analyst.username == self.username:
+            raise ValueError("analyst.username is our own username, which would lose its rights: give another one")
+        return self
+
+    @property
+    def internal_database(self) -> str:
+        """Where the views are that only other views and our own queries read."""
+        return f"{self.database}_internal"
 
 
 class ApiSettings(_Section):

@@ -5,7 +5,8 @@
                                      └──(PROBES failures)───┘
 
 A failure counts only if no request has succeeded since its own began: a few recipients that time out prove nothing about an
-account that serves others at the same time. Nothing is sent while it is open, and a message behind it uses no attempt.
+account that serves others at the same time. Where traffic is thin, FEW_FAILURES that last for LASTING_S are enough: a lone
+message would use its retries up before there were more. Nothing is sent while it is open, and a message behind it uses no attempt.
 
 An account is given up while it is open and has failed for `give_up_s` without a break: every probe of that time failed. Time
 alone proves nothing. Half-open, the next request may succeed, so the account is not given up before it; and after an idle
@@ -23,6 +24,9 @@ from runtime.settings import BreakerSettings
 State = Literal["closed", "half_open", "open"]
 PROBES = 3
 """Requests in flight while half-open: a single one might be about a recipient that fails anyway."""
+FEW_FAILURES = 4
+LASTING_S = 5.0
+"""A message's own retries fail for the fourth time after 3.5 to 7 s, for the fifth after 7.5 to 15 s (runtime/retry.py)."""
 SLACK_S = 10.0
 """While messages wait, a probe starts every reset_s. Failures further apart than twice that plus this belong to two
 periods of failing: no request was made in between."""
@@ -34,6 +38,7 @@ class Breaker:
     def __init__(self, settings: BreakerSettings, monotonic: Monotonic = system_monotonic) -> None:
         self._settings, self._monotonic = settings, monotonic
         self._failures = 0
+        self._first_failed_at = 0.0
         self._succeeded_at = monotonic()
         self._failed_at: float | None = None
         self._failing_since = 0.0
@@ -59,9 +64,17 @@ class Breaker:
         self._failed_at = now
         if self.state == "open":
             return
+        if not self._failures:
+            self._first_failed_at = now
         self._failures += 1
-        if self._failures >= (self._settings.failures if self._opened_at is None else PROBES):
+        if self._opens(now):
             self._opened_at, self._failures = now, 0
+
+    def _opens(self, now: float) -> bool:
+        if self._opened_at is not None:
+            return self._failures >= PROBES
+        lasting = self._failures >= FEW_FAILURES and now - self._first_failed_at >= LASTING_S
+        return lasting or self._failures >= self._settings.failures
 
     @property
     def failing_for_s(self) -> float | None:

@@ -2,7 +2,7 @@
 
 The only importer of clickhouse_connect below the console. Its errors leave as UnavailableError, where trying again may help,
 or StoreError, where it does not.
-May import runtime settings and errors. Never: Kafka, the meaning of a column.
+May import runtime settings and errors, and schema_files. Never: Kafka, the meaning of a column.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from urllib3 import PoolManager
 from runtime.errors import HeliographError, SettingsError, UnavailableError
 from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
+from sinks.schema_files import helper_views, in_database
 
 log = get_logger("clickhouse")
 
 UNKNOWN_TABLE, UNKNOWN_DATABASE = 60, 81
 # The store is well and says no: the statement, its values or our rights are at fault, and stay so.
 _PERMANENT = frozenset(
-    {6, 16, 20, 26, 27, 36, 38, 41, 43, 44, 46, 47, 48, 53, 57, 62, 69, 70, 80, 117, 184, 192, 193, 194, 497, 516}
+    {6, 16, 20, 26, 27, 36, 38, 41, 43, 44, 46, 47, 48, 53, 57, 62, 69, 70, 80, 117, 184, 192, 193, 194, 497, 514, 516}
 )
 # AVRO_EXCEPTION (STD_EXCEPTION before there was that), what throwIf throws, and what a broken length leads to.
 _UNREADABLE = frozenset({748, 1001, 395, 27, 32, 33, 117, 131, 190, 241})
@@ -124,9 +125,10 @@ def _pool(settings: ClickHouseSettings, connections: int) -> PoolManager:
 
 
 @cache
-def query_text(name: str) -> str:
-    """The SQL of queries/<name>.sql."""
-    return files("sinks").joinpath("queries", f"{name}.sql").read_text("utf-8")
+def query_text(name: str, internal_database: str) -> str:
+    """The SQL of queries/<name>.sql, with the helper views it reads in their database."""
+    text = files("sinks").joinpath("queries", f"{name}.sql").read_text("utf-8")
+    return in_database(text, internal_database, helper_views())
 
 
 def select(
@@ -134,7 +136,7 @@ def select(
 ) -> list[dict[str, Any]]:
     """Rows of queries/<name>.sql as dicts. Raises UnavailableError or StoreError."""
     with store_errors(settings):
-        result = client.query(query_text(name), parameters=dict(parameters or {}))
+        result = client.query(query_text(name, settings.internal_database), parameters=dict(parameters or {}))
         return list(result.named_results())
 
 

@@ -46,12 +46,13 @@ def comments_on(view: str, statements: Mapping[str, str]) -> str:
     if view not in texts()[1]:
         return ""
     comments = comments_of(view, columns_of(view, statements))
-    each = [f"MODIFY COMMENT {_quoted(texts()[1][view].about)}"]
-    each += [f"COMMENT COLUMN `{column}` {_quoted(text)}" for column, text in comments.items()]
+    each = [f"MODIFY COMMENT {quoted(texts()[1][view].about)}"]
+    each += [f"COMMENT COLUMN `{column}` {quoted(text)}" for column, text in comments.items()]
     return f"ALTER TABLE {view} {', '.join(each)}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A literal of SQL."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 

@@ -78,7 +78,7 @@ class HourlySums:
         try:
             with clickhouse.store_errors(self._settings):
                 client.command(
-                    clickhouse.query_text("hour_sums"),
+                    clickhouse.query_text("hour_sums", self._settings.internal_database),
                     parameters=parameters,
                     settings={"max_execution_time": TIMEOUT_S},
                 )

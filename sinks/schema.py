@@ -10,6 +10,7 @@ May import runtime settings and errors. Never: the meaning of a column.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ log = get_logger("clickhouse")
 
 OLDEST = (25, 12)
 """Older versions answer one query from several states of the tables: an hour that changes during it would count twice."""
+_COMMENT = re.compile(r" COMMENT '(?:[^'\\]|\\.)*'")
 _ATTEMPTS = 5
 _TIMEOUT_S = 120
 _MIGRATIONS_TABLE = """
@@ -77,6 +79,10 @@ class StoredViews:
     """Checksum of all views of that time together, '' before the first."""
     earlier: frozenset[str] = frozenset()
     """Such checksums of the times before."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Name → database of the views that the store shows."""
+    strays: tuple[str, ...] = ()
+    """Helper views in the database of the public ones, where earlier versions had them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +96,12 @@ class ViewsReport:
 
 
 def migrate(settings: ClickHouseSettings, *, replace_newer: bool = False) -> list[str]:
-    """Create the database, run what has not run yet, and make the views as their files say; returns names of what was done.
+    """Create the databases, run what has not run yet, and make the views as their files say; returns names of what was done.
 
     With `replace_newer` the views of a newer version are replaced by this one's. Raises UnavailableError when ClickHouse
     cannot be reached, StoreError when it is too old, or a migration is refused or was changed after it ran.
     """
-    _create_database(settings)
+    _create_databases(settings)
     client = connect(settings, timeout_s=_TIMEOUT_S)
     try:
         applied = _apply_migrations(settings, client)
@@ -104,14 +110,15 @@ def migrate(settings: ClickHouseSettings, *, replace_newer: bool = False) -> lis
         client.close()
 
 
-def _create_database(settings: ClickHouseSettings) -> None:
+def _create_databases(settings: ClickHouseSettings) -> None:
     client = connect(settings, database="default", timeout_s=_TIMEOUT_S)
     try:
         version = client.server_version or "0.0"
         if tuple(map(int, version.split(".")[:2])) < OLDEST:
             raise StoreError(f"ClickHouse at {settings.url} is {version}: use {OLDEST[0]}.{OLDEST[1]} or a newer one")
         with store_errors(settings):
-            client.command(f"CREATE DATABASE IF NOT EXISTS `{settings.database}`")
+            for database in (settings.database, settings.internal_database):
+                client.command(f"CREATE DATABASE IF NOT EXISTS `{database}`")
     finally:
         client.close()
 
@@ -175,25 +182,34 @@ def read_views_of(settings: ClickHouseSettings, client: Client) -> StoredViews:
     """The views of the settings' database, and the record of them. Raises UnavailableError or StoreError."""
     with store_errors(settings):
         tables = client.query(
-            "SELECT name, engine, create_table_query FROM system.tables "
-            "WHERE database = {database:String} AND (engine = 'View' OR name = 'schema_views')",
-            parameters={"database": settings.database},
+            "SELECT name, database, engine, create_table_query FROM system.tables "
+            "WHERE (database = {database:String} AND (engine = 'View' OR name = 'schema_views')) "
+            "OR (database = {internal:String} AND engine = 'View')",
+            parameters={"database": settings.database, "internal": settings.internal_database},
         ).result_rows
-        stored = {str(name): checksum_of(str(query)) for name, engine, query in tables if engine == "View"}
-        if not any(name == "schema_views" for name, _, _ in tables):
-            return StoredViews(stored=stored)
+        views = [(str(name), str(place), str(query)) for name, place, engine, query in tables if engine == "View"]
+        helpers = {view.name for view in sql_views() if not view.public}
+        strays = tuple(sorted(name for name, place, _ in views if name in helpers and place == settings.database))
+        views = [view for view in views if view[0] not in helpers or view[1] != settings.database]
+        # Comments come with a second statement, between which another process may look.
+        stored = {name: checksum_of(_COMMENT.sub("", query)) for name, _, query in views}
+        places = {name: place for name, place, _ in views}
+        if not any(name == "schema_views" for name, *_ in tables):
+            return StoredViews(stored=stored, places=places, strays=strays)
         rows = client.query(
             f"SELECT folder, name, checksum, definition, applied_at FROM `{settings.database}`.schema_views "
             "ORDER BY applied_at"
         ).result_rows
     if not rows:
-        return StoredViews(stored=stored)
+        return StoredViews(stored=stored, places=places, strays=strays)
     folder, *_, last = rows[-1]
     return StoredViews(
         stored=stored,
         made={str(name): MadeView(str(checksum), str(shown)) for _, name, checksum, shown, at in rows if at == last},
         folder=str(folder),
         earlier=frozenset(str(other) for other, *_ in rows) - {str(folder)},
+        places=places,
+        strays=strays,
     )
 
 
@@ -202,17 +218,23 @@ def _apply_views(settings: ClickHouseSettings, client: Client, *, replace_newer:
     _repeat(settings, client, _VIEWS_TABLE)
     there = read_views_of(settings, client)
     report = _report(there)
-    if not report.differences and there.folder == folder_checksum(sql_views()):
+    if not report.differences and not there.strays and there.folder == folder_checksum(sql_views()):
         return []
     if report.superseded and not replace_newer:
         log.info("views of another version kept", views=sorted(report.differences), database=settings.database)
         return []
     views = {view.name: view for view in sql_views()}
+    helpers = {name for name, view in views.items() if not view.public}
     for name in report.differences:
         # Those to drop come last: until then a view may read them that is replaced here.
-        _repeat(settings, client, views[name].statement if name in views else f"DROP VIEW IF EXISTS {name}")
-        if name in views and views[name].comments:
+        if name not in views:
+            _repeat(settings, client, f"DROP VIEW IF EXISTS `{there.places[name]}`.{name}")
+            continue
+        _repeat(settings, client, views[name].made(settings.internal_database, helpers))
+        if views[name].comments:
             _repeat(settings, client, views[name].comments)
+    for name in there.strays:
+        _repeat(settings, client, f"DROP VIEW IF EXISTS {name}")
     if report.differences.keys() & summed_up():
         # Kept sums are of the definitions there were.
         _repeat(settings, client, "TRUNCATE TABLE hour_sums")

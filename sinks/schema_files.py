@@ -6,6 +6,9 @@
 The first migrations were released with views in them. Their files stay as they were, since stores keep their checksums; the
 views in them are not made any more, views/ has them all.
 
+A view that columns.yaml explains is public: it is made in the database of the settings, and reads with the rights of who made it,
+so that who may read it needs no right on what it reads. The others are helpers, in a database of their own. The files name neither.
+
     | the view in the store                                                   | difference |
     |-------------------------------------------------------------------------|------------|
     | has a file and is not there                                             | missing    |
@@ -28,12 +31,14 @@ from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from typing import Literal
 
-from sinks.columns import comments_on
+from sinks.columns import comments_on, texts
 
 ViewDifference = Literal["missing", "outdated", "edited", "removed"]
 
 _VIEW = re.compile(r"CREATE OR REPLACE VIEW (\w+) AS\b")
 _READS = re.compile(r"\b(?:FROM|JOIN)\s+(\w+)")
+_NAMES = re.compile(r"\b(FROM|JOIN|VIEW|TABLE)(\s+)(\w+)\b(?!\s*[.(])")
+_RIGHTS = "DEFINER = CURRENT_USER SQL SECURITY DEFINER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,16 @@ class SqlView:
     comments: str = ""
     """The statement that says what its columns mean; '' for a view that is not public."""
 
+    @property
+    def public(self) -> bool:
+        """Whether it is for people, rather than for other views and our own queries."""
+        return is_public(self.name)
+
+    def made(self, internal_database: str, helpers: Collection[str]) -> str:
+        """The statement that makes it; `helpers` are the names of the views of that database."""
+        head = f"VIEW {self.name} {_RIGHTS} AS" if self.public else f"VIEW {self.name} AS"
+        return in_database(self.statement, internal_database, helpers).replace(f"VIEW {self.name} AS", head, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class MadeView:
@@ -103,8 +118,26 @@ def sql_views() -> tuple[SqlView, ...]:
     )
 
 
+def is_public(view: str) -> bool:
+    """Whether a view is for people: columns.yaml says what it means."""
+    return view in texts()[1]
+
+
+@cache
+def helper_views() -> frozenset[str]:
+    """Names of the packaged views that are not public."""
+    return frozenset(view.name for view in sql_views() if not view.public)
+
+
+def in_database(sql: str, database: str, names: Collection[str]) -> str:
+    """The statement with those of the named views that it reads or makes in that database."""
+    return _NAMES.sub(
+        lambda match: f"{match[1]}{match[2]}`{database}`.{match[3]}" if match[3] in names else match[0], sql
+    )
+
+
 def read_views(
-    texts: Mapping[str, str], tables: str, comments: Callable[[str, Mapping[str, str]], str] = lambda _, __: ""
+    files_read: Mapping[str, str], tables: str, comments: Callable[[str, Mapping[str, str]], str] = lambda _, __: ""
 ) -> tuple[SqlView, ...]:
     """Views out of files (name → text), each after those it reads; `tables` is a checksum of all tables.
 
@@ -113,7 +146,7 @@ def read_views(
     Raises ValueError for a file that is not one view of its name, and for views that read each other in a circle.
     """
     statements = {}
-    for file_name, text in texts.items():
+    for file_name, text in files_read.items():
         name = file_name.removesuffix(".sql")
         parts = split_statements(text)
         match = _VIEW.match(parts[0]) if len(parts) == 1 else None
@@ -129,7 +162,8 @@ def read_views(
     said = {name: comments(name, statements) for name in order}
     for name in order:
         below = (checksums[other] for other in sorted(reads[name]))
-        checksums[name] = checksum_of(texts[f"{name}.sql"], tables, *below, *filter(None, [said[name]]))
+        form = [_RIGHTS] if is_public(name) else []
+        checksums[name] = checksum_of(files_read[f"{name}.sql"], tables, *below, *filter(None, [said[name]]), *form)
     return tuple(SqlView(name, statements[name], reads[name], checksums[name], said[name]) for name in order)
 
 

@@ -58,6 +58,7 @@ SERVER_CONFIG = """<clickhouse>
     <uncompressed_cache_size>0</uncompressed_cache_size>
     <background_schedule_pool_size>8</background_schedule_pool_size>
     <max_thread_pool_size>256</max_thread_pool_size>
+    <users_config>{users}</users_config>
 </clickhouse>
 """
 MEMORY_BYTES = 2 << 30
@@ -504,8 +505,9 @@ class KeptSession:
 class Engine:
     """The one owner of a data directory. Opens sessions, runs statements; every method may be called from any thread."""
 
-    def __init__(self, path: Path, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(self, path: Path, memory_bytes: int = MEMORY_BYTES, users: Path | None = None) -> None:
         self._path = path
+        self._users = users
         self._memory_bytes = memory_bytes
         self._connect: Callable[[str], EngineConnection]
         self._address = ""
@@ -522,7 +524,7 @@ class Engine:
 
         self._path.mkdir(parents=True, exist_ok=True)
         config = self._path / "server.xml"
-        config.write_text(SERVER_CONFIG.format(memory_bytes=self._memory_bytes), "utf-8")
+        config.write_text(SERVER_CONFIG.format(memory_bytes=self._memory_bytes, users=self._users or ""), "utf-8")
         # implicit_select lets `SELEC 1` or a stray word pass as an expression: on by default in the embedded engine only
         self._address = f"{self._path / 'store'}?implicit_select=0&config-file={config}"
         self._connect = _chdb.connect  # type: ignore[attr-defined]
@@ -838,13 +840,13 @@ class ClickHouseServer:
         return web.Response(status=error.status, text=text + "\n", headers=headers)
 
 
-async def serve(path: Path, host: str, port: int, memory_bytes: int = MEMORY_BYTES) -> None:
+async def serve(path: Path, host: str, port: int, memory_bytes: int = MEMORY_BYTES, users: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then let queries end and close the engine."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    engine = Engine(path, memory_bytes)
+    engine = Engine(path, memory_bytes, users)
     engine.open()
     server = ClickHouseServer(engine)
     runner = web.AppRunner(server.app(), access_log=None, auto_decompress=False, shutdown_timeout=10)
@@ -866,12 +868,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--memory-mib", type=int, default=MEMORY_BYTES >> 20, help="the engine's memory limit")
+    parser.add_argument("--users", type=Path, help="ClickHouse's users.xml: the rights of its one user, `default`")
     args = parser.parse_args()
     if args.host != "localhost" and not ipaddress.ip_address(args.host).is_loopback:
         parser.error("there are no users and passwords here: --host must be a loopback address")
     configure_logs("clickhouse")
     try:
-        asyncio.run(serve(args.path.resolve(), args.host, args.port, args.memory_mib << 20))
+        asyncio.run(serve(args.path.resolve(), args.host, args.port, args.memory_mib << 20, args.users))
     except (QueryError, OSError) as error:
         log.error("cannot serve: %s", error)
         sys.exit(1)

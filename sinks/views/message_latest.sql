@@ -25,6 +25,7 @@ SELECT
     names[1] AS provider,
     names[2] AS provider_message_id,
     length(requested) AS attempts,
+    if(empty(requested), 0, arrayMax(requested)) AS last_attempt,
     possible_duplicate,
     sent_at,
     delivered_at,

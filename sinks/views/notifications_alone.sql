@@ -13,6 +13,7 @@ SELECT
     if(known_rank < 0, '', words[2]) AS reason,
     if(known_rank < 0, '', words[3]) AS detail,
     possible_duplicate,
+    lane,
     send_at,
     last_event_at
 FROM
@@ -23,18 +24,19 @@ FROM
         f.notification_id AS notification_id,
         max(f.latest) AS fact,
         toUInt8(max(f.possible_duplicate)) AS possible_duplicate,
+        max(f.lane) AS lane,
         toDateTime64(max(f.send_at), 3, 'UTC') AS send_at,
         toDateTime64(max(f.last_event_at), 3, 'UTC') AS last_event_at
     FROM
     (
         SELECT
             n.tenant AS tenant, n.hour AS hour, n.notification_id AS notification_id,
-            n.latest AS latest, n.possible_duplicate AS possible_duplicate, n.last_event_at AS last_event_at, n.send_at AS send_at, 0 AS message
+            n.latest AS latest, toString(n.lane) AS lane, n.possible_duplicate AS possible_duplicate, n.last_event_at AS last_event_at, n.send_at AS send_at, 0 AS message
         FROM notification_states AS n
         UNION ALL
         SELECT
             m.tenant AS tenant, m.hour AS hour, m.notification_id AS notification_id,
-            '' AS latest, 0 AS possible_duplicate,
+            '' AS latest, '' AS lane, 0 AS possible_duplicate,
             toDateTime64(0, 3, 'UTC') AS last_event_at, toDateTime64(0, 3, 'UTC') AS send_at, 1 AS message
         FROM message_states AS m
     ) AS f

@@ -8,6 +8,7 @@ SELECT
     w.state AS state,
     w.reason AS reason,
     w.why AS why,
+    w.waits_for AS waits_for,
     w.provider AS provider,
     w.attempts AS attempts,
     w.accepted_at AS accepted_at,

@@ -1,5 +1,5 @@
 -- One row per message, and per notification that has none, with the reason in words; ids as stored. What waits says for what: its
--- retry, its time, or how the accounts of its channel are.
+-- retry, its time, what is down now (waits_for, in the words of `heliograph explain`), or how the accounts of its channel are.
 CREATE OR REPLACE VIEW why_latest AS
 SELECT
     f.notification_id AS notification_id,
@@ -9,7 +9,7 @@ SELECT
     f.state AS state,
     f.reason AS reason,
     concat(
-        if(f.waits != '', f.waits, transform(
+        multiIf(f.waits != '', f.waits, f.waits_for != '', f.waits_for, transform(
             f.state,
             ['accepted', 'scheduled', 'held', 'routed', 'sending', 'unknown', 'dead_lettered', 'simulated', 'skipped',
              'suppressed', 'expired', 'cancelled', 'rejected', 'failed', 'sent', 'undelivered', 'delivered', 'bounced'],
@@ -40,8 +40,9 @@ SELECT
         if(f.detail = '', '', concat(' (', f.detail, ')')),
         if(f.attempts > 1, concat(', after ', toString(f.attempts), ' attempts'), ''),
         if(f.possible_duplicate, '; it may have arrived more than once', ''),
-        if(f.state = 'routed' AND f.waits = '', (
+        if(f.state = 'routed' AND f.waits = '' AND f.waits_for = '', (
             SELECT mapFromArrays(groupArray(a.channel), groupArray(a.words)) FROM channel_accounts AS a)[f.channel], '')) AS why,
+    f.waits_for AS waits_for,
     f.provider AS provider,
     f.attempts AS attempts,
     f.accepted_at AS accepted_at,
@@ -63,7 +64,21 @@ FROM
                     ['Waits for a retry after ', 'Waits for another account after ']),
                 if(m.error_words[3] = '', m.error_words[4], m.error_words[3]),
                 if(m.error_words[2] = '', '', concat(' at ', m.error_words[2])),
-                if(m.goes_on_at > 0, concat(', due at ', toString(toDateTime(m.goes_on_at)), ' UTC'), ''))) AS waits
+                if(m.goes_on_at > 0, concat(', due at ', toString(toDateTime(m.goes_on_at)), ' UTC'), ''))) AS waits,
+        (SELECT mapFromArrays(groupArray(c.place), groupArray(c.words)) FROM conditions_in_words AS c) AS down,
+        multiIf(
+            m.settled, '',
+            m.last_error_at = m.last_event_at AND m.error_words[1] = 'retrying', concat(
+                'retrying: attempt ', toString(m.last_attempt), ' got ', m.error_words[4], '; the next is made ',
+                if(
+                    m.goes_on_at > 0, concat('at ', replaceOne(toString(m.goes_on_at), ' ', 'T'), 'Z'),
+                    'after a pause that grows with every retry')),
+            m.state = 'held', '',
+            down[concat('sender ', m.channel)] != '', concat(
+                m.state, ': a sender of ', m.channel, ' halted', down[concat('sender ', m.channel)]),
+            down[concat('account ', m.channel)] != '', concat(
+                m.state, ': waits for ', down[concat('account ', m.channel)]),
+            '') AS waits_for
     FROM message_latest AS m
     UNION ALL
     SELECT
@@ -74,6 +89,13 @@ FROM
         if(
             n.state = 'scheduled' AND n.send_at > 0,
             concat('Waits for its send_at, ', toString(toDateTime(n.send_at)), ' UTC'),
-            '') AS waits
+            '') AS waits,
+        (SELECT mapFromArrays(groupArray(c.place), groupArray(c.words)) FROM conditions_in_words AS c) AS down,
+        multiIf(
+            n.state = 'scheduled' AND n.send_at > 0, concat(
+                'scheduled: waits for its time, ', replaceOne(toString(n.send_at), ' ', 'T'), 'Z'),
+            n.state = 'accepted' AND down[concat('router ', n.lane)] != '', concat(
+                'accepted: the router of lane ', n.lane, ' halted', down[concat('router ', n.lane)]),
+            '') AS waits_for
     FROM notifications_alone AS n
 ) AS f;

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import shutil
@@ -383,9 +382,8 @@ def main() -> int:
     for violation in found:
         say(f"VIOLATED: {violation}")
     if found:
-        say(
-            f"again: python -m tests.faults.hostile_tenant {json.dumps(sys.argv[1:])} --seed {plan.seed}; the state is in {state_dir}"
-        )
+        arguments = f"--seed {plan.seed} --hostile {plan.hostile} --honest {plan.honest} --per-second {plan.per_second}"
+        say(f"again: python -m tests.faults.hostile_tenant {arguments}; the state is in {state_dir}")
         return 1
     shutil.rmtree(state_dir)
     say("no honest notification noticed")

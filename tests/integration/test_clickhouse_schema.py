@@ -62,6 +62,7 @@ RAW = (
     "notification_states",
     "preferences_raw",
     "account_states",
+    "conditions_raw",
     "hour_sums",
 )
 
@@ -81,6 +82,7 @@ class Store:
         assert not batch.poison
 
     def rows(self, sql: str, **parameters: Any) -> list[Any]:
+        sql = schema_files.in_database(sql, self.settings.internal_database, schema_files.helper_views())
         return list(self.client.query(sql, parameters=parameters).result_rows)
 
     def answers(self) -> dict[str, list[str]]:
@@ -616,13 +618,14 @@ def in_database(server: Server, name: str) -> tuple[ClickHouseSettings, Client]:
 
 
 def tables(client: Client, database: str) -> dict[str, str]:
-    """Every table and view of a database: name → its definition, which does not name the database."""
+    """Every table and view of a database: name → its definition, which names neither of a store's two databases."""
     rows = client.query(
         "SELECT name, create_table_query FROM system.tables "
         "WHERE database = {database:String} AND NOT startsWith(name, '.inner')",
         parameters={"database": database},
     ).result_rows
-    return {name: query.replace(f"{database}.", "") for name, query in rows}
+    public = database.removesuffix("_internal")
+    return {name: query.replace(f"{public}_internal.", "").replace(f"{public}.", "") for name, query in rows}
 
 
 def as_version(monkeypatch: pytest.MonkeyPatch, **changed: str | None) -> None:
@@ -646,6 +649,7 @@ def test_upgrade_of_an_earlier_release_ends_where_a_new_store_begins(server: Ser
     done = schema.migrate(old)
     assert [name for name in done if name.startswith("view ")] == [f"view {v.name}" for v in schema_files.sql_views()]
     assert tables(client, old.database) == tables(client, new.database)
+    assert tables(client, old.internal_database) == tables(client, new.internal_database)
     assert schema.migrate(old) == []
 
 
@@ -655,13 +659,13 @@ def test_changed_view_is_recreated_with_those_that_read_it(server: Server, monke
     as_version(monkeypatch, receipts="SELECT 3 AS y", a_reader="SELECT y FROM receipts")
     done = schema.migrate(settings)
     assert done.index("view receipts") < done.index("view a_reader")
-    assert client.query("SELECT * FROM changed.a_reader").result_rows == [(3,)]
+    assert client.query("SELECT * FROM changed_internal.a_reader").result_rows == [(3,)]
     as_version(monkeypatch, receipts="SELECT 'b' AS y", a_reader="SELECT y FROM receipts")
     assert schema.migrate(settings) == ["view receipts", "view a_reader"]
-    assert client.query("SELECT * FROM changed.a_reader").result_rows == [("b",)]
+    assert client.query("SELECT * FROM changed_internal.a_reader").result_rows == [("b",)]
     as_version(monkeypatch, receipts="SELECT 'b' AS y")
     assert schema.migrate(settings) == ["removal of view a_reader"]
-    assert "a_reader" not in tables(client, "changed")
+    assert "a_reader" not in tables(client, "changed_internal")
 
 
 def test_view_of_a_released_migration_goes_with_its_file(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -693,13 +697,13 @@ def test_older_version_that_starts_again_leaves_a_newer_ones_views(
     with monkeypatch.context() as newer:
         as_version(newer, receipts="SELECT 1 AS x", later="SELECT 2 AS y")
         schema.migrate(settings)
-    there = tables(client, "rolling")
+    there = tables(client, "rolling"), tables(client, "rolling_internal")
     assert schema.migrate(settings) == []
-    assert tables(client, "rolling") == there
+    assert (tables(client, "rolling"), tables(client, "rolling_internal")) == there
     report = schema.compare_views(settings, client)
     assert report.superseded and report.differences["later"] == "removed"
     assert "view receipts" in schema.migrate(settings, replace_newer=True)
-    assert "later" not in tables(client, "rolling")
+    assert "later" not in tables(client, "rolling_internal")
     assert schema.compare_views(settings, client).differences == {}
 
 

@@ -138,7 +138,7 @@ def test_what_is_written_between_the_look_and_the_sum_keeps_the_sum_from_countin
     (hour,) = clickhouse.select(empty.settings, empty.client, "hours_changed", {"limit": 10})
     empty.insert([status(nid, "sms", "failed", attempt=1)])
     parameters = {"tenants": ["t"], "hours": [hour["hour"]], "touches": [hour["touches"]]}
-    empty.client.command(clickhouse.query_text("hour_sums"), parameters=parameters)
+    empty.client.command(clickhouse.query_text("hour_sums", empty.settings.internal_database), parameters=parameters)
     assert changed(empty) == 1
     assert_exact(empty)
     # Merged, the states are fewer rows that were touched as often.
@@ -247,9 +247,13 @@ def test_hour_that_is_too_much_for_the_store_comes_last(empty: Store, monkeypatc
     newest = max(row["hour"] for row in clickhouse.select(empty.settings, empty.client, "hours_changed", {"limit": 9}))
     text = clickhouse.query_text
 
-    def query_text(name: str) -> str:
+    def query_text(name: str, internal_database: str) -> str:
         asked.append(name)
-        return "SELECT throwIf(1)" if asked.count("hour_sums") == 1 and name == "hour_sums" else text(name)
+        return (
+            "SELECT throwIf(1)"
+            if asked.count("hour_sums") == 1 and name == "hour_sums"
+            else text(name, internal_database)
+        )
 
     worker.round()
     monkeypatch.setattr(clickhouse, "query_text", query_text)

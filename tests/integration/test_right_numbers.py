@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from runtime import ids
+from runtime.clock import system_clock
 from runtime.records import ConsumerRecord
 from schemas.codec import codec
-from schemas.topics import RECEIPTS, RECIPIENTS
-from sinks import columns
+from schemas.topics import CONDITIONS, RECEIPTS, RECIPIENTS
+from sinks import clickhouse, columns
 from sinks.schema_files import sql_views
 from tests.integration.test_analytics import priced, provider
 from tests.integration.test_clickhouse_schema import (
@@ -30,6 +31,7 @@ from tests.integration.test_clickhouse_schema import (
     status,
 )
 from tests.support.clickhouse import Server
+from tracking.story import Facts, explain_facts
 
 pytestmark = pytest.mark.clickhouse
 
@@ -316,6 +318,70 @@ def test_why_says_what_a_message_waits_for(empty: Store) -> None:
     empty.insert([request(taken), status(taken, "email", "sent", attempt=1, provider="mail-1", after=500)])
     ((why,),) = empty.rows(f"SELECT why FROM v_why WHERE notification_id = '{routed}'")
     assert "; mail-1 took its last message at " in why or "; mail-1 has taken nothing since " in why
+
+
+def condition(subject: str, name: str, channel: str | None, **more: Any) -> ConsumerRecord:
+    value = {
+        "subject": subject,
+        "name": name,
+        "channel": channel,
+        "process": "p",
+        "state": "down",
+        "detail": "",
+        **more,
+    }
+    return record(CONDITIONS, "Condition", {"since": None, "next_at": None, "stated_at": system_clock(), **value})
+
+
+def test_why_waits_for_what_explain_says(empty: Store) -> None:
+    nids = {name: notification(9_000 - 100 * n) for n, name in enumerate(WAITING)}
+    error: dict[str, Any] = {"attempt": 1, "provider": "mail-1", "detail": "451 4.3.0", "latency_ms": 5}
+    empty.insert(
+        [
+            *(request(nid, send_at=NOW + HOUR if name == "scheduled" else None) for name, nid in nids.items()),
+            status(nids["accounts down"], "email", "routed"),
+            status(nids["failed over"], "email", "failed_over", **error),
+            status(nids["sender halted"], "sms", "routed"),
+            status(nids["nothing known"], "push", "routed"),
+            status(nids["retry with a time"], "email", "retrying", **{**error, "attempt": 3}, due_at=NOW + 500),
+            status(nids["retry without"], "email", "retrying", **error),
+            status(nids["held"], "email", "held"),
+            status(nids["sent"], "email", "sent", **error),
+            status(nids["scheduled"], None, "scheduled"),
+            condition("account", "mail-1", "email", detail="451 4.3.0", since=NOW - 5_000, next_at=NOW + 5_123),
+            condition("account", "mail-2", "email", detail="it's off"),
+            condition("account", "sms-1", "sms", detail="20003"),
+            condition("sender", "sms", "sms", detail="too many", since=NOW),
+            condition("router", "normal", None, detail="3 of 4", since=NOW - 1),
+            condition("router", "bulk", None, state="up"),
+        ]
+    )
+    rows = empty.rows("SELECT toString(notification_id), waits_for, why FROM v_why")
+    found = {row[0]: row[1:] for row in rows}
+    asked = {"tenant": "t"}
+    for name, nid in nids.items():
+        identity = {**asked, "hour": ids.accepted_at(nid) // HOUR * 3600, "id": nid.replace("-", "")}
+
+        def select(query: str, parameters: dict[str, Any] = identity) -> list[dict[str, Any]]:
+            return clickhouse.select(empty.settings, empty.client, query, parameters)
+
+        (stored,) = select("explain_request")
+        facts = Facts(
+            nid, ids.accepted_at(nid), accepted=True, events=select("events"), request=stored,
+            conditions=select("conditions", {}),
+        )  # fmt: skip
+        story = explain_facts(facts)
+        says = story["messages"][0]["waits_for"] if story["messages"] else story["waits_for"]
+        assert found[nid][0] == (says or ""), name
+        assert bool(says) == (name not in ("nothing known", "held", "sent")), name
+    assert found[nids["accounts down"]][1] == found[nids["accounts down"]][0]
+    assert "mail-2: it's off" in found[nids["failed over"]][0]
+
+
+WAITING = (
+    "accepted", "accounts down", "failed over", "sender halted", "nothing known", "retry with a time", "retry without", "held",
+    "sent", "scheduled",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

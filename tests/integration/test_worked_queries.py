@@ -4,7 +4,6 @@ own list says."""
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -82,19 +81,6 @@ def test_other_statements_of_the_page_run(store: Store, history: History) -> Non
     assert len(statements) >= 3
     for sql in statements:
         assert ask(store, sql.replace("0197…", history.messages[0].notification_id))[0], sql
-
-
-def test_statements_for_an_analyst_are_sql_and_name_every_table_of_a_tenant(store: Store) -> None:
-    page = (worked_queries.PAGE.parent / "operations.md").read_text("utf-8")
-    access = page[page.index("### Access for analysts") :]
-    blocks = re.findall(r"```sql\n(.*?)```", access, re.DOTALL)[:2]
-    for statement in "".join(blocks).split(";")[:-1]:
-        # The embedded engine has no users: it reads the statement, and cannot run it.
-        assert store.rows(f"EXPLAIN AST {statement}"), statement
-    of_tenants = "SELECT DISTINCT table FROM system.columns WHERE database = currentDatabase() AND name = 'tenant'"
-    tables = f"{of_tenants} AND table IN (SELECT name FROM system.tables WHERE engine LIKE '%MergeTree')"
-    named = set(re.findall(r"heliograph\.(\w+)", blocks[1]))
-    assert {row[0] for row in store.rows(tables)} <= named
 
 
 # ---------------------------------------------------------------- the same from the shop's own list

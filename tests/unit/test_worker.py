@@ -138,7 +138,7 @@ def test_account_that_fails_without_a_break_is_given_up_by_those_that_waited_as_
     assert not provider.sent & {status["message_id"] for status in world.statuses("failed")}
 
 
-@pytest.mark.parametrize("count", [2, 40, 2_000])
+@pytest.mark.parametrize("count", [1, 2, 40, 2_000])
 @pytest.mark.parametrize("error", [ErrorClass.TRANSIENT, ErrorClass.ACCOUNT])
 def test_outage_of_an_hour_fails_nobody_whose_message_was_used_as_a_probe(count: int, error: ErrorClass) -> None:
     """With the defaults: those that open the breaker are there from the beginning, the rest come within two minutes."""
@@ -159,7 +159,7 @@ def test_outage_of_an_hour_fails_nobody_whose_message_was_used_as_a_probe(count:
     away_s = 61 * MINUTE if count > 40 else 59 * MINUTE
     while world.now < START_S + away_s:
         world.turn(2)
-    assert len(world.requests) > 100, "it was probed all the time"
+    assert len(world.requests) > 50, "it was probed all the time"
     assert not (world.statuses("failed") if count <= 40 else _impatient(world))
     provider.up = True
     for _ in range(150):
