@@ -18,7 +18,7 @@ from itertools import islice
 from bench import profiles
 from bench.case import Case, Contender, Measured, Scale, Trial
 from bench.environments import environment
-from bench.observe import Observed, observe, until, worker
+from bench.observe import Observed, observe, worker
 from bench.sink import STEP_MS, Records, running_engine
 from bench.world import World
 from runtime.kafka.admin import Admin
@@ -74,10 +74,6 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
                 used = after.user + after.system - before.user - before.system
                 return Measured({**found.figures, "engine_cpu_us": used / size * 1e6}, found.counts)
 
-            # What other cases left in the topics comes first.
-            until(
-                lambda: not any(admin.group_offsets(GROUP, topics)[1].values()), "the sink has caught up", 120, process
-            )
             measure(1_000)
             digest = hashlib.sha256(b"".join(it.value or b"" for it in records(min(count, 10_000), 0, 10**12)))
             yield Trial(
