@@ -86,6 +86,11 @@ REQUEST_GUARD = Counter(
     ["channel"],
 )
 PARKED = Gauge("heliograph_sender_parked", "Messages that wait for an account or a recipient, unclaimed.", ["channel"])
+ACCOUNT_DOWN_SECONDS = Gauge(
+    "heliograph_provider_down_seconds",
+    "How long an account has been failing, as its condition says; 0 while it works.",
+    ["channel", "provider"],
+)
 ACCOUNT_STATE = Gauge("heliograph_provider_breaker_state", "0 closed, 1 half-open, 2 open.", ["channel", "provider"])
 PROVIDER_SETTINGS = Gauge(
     "heliograph_provider_settings",

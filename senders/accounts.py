@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.clock import Monotonic, system_monotonic
-from runtime.metrics import ACCOUNT_STATE
+from runtime.metrics import ACCOUNT_DOWN_SECONDS, ACCOUNT_STATE
 from runtime.retry import asked_s
 from runtime.settings import BreakerSettings
 from schemas.events import ChannelMessage
@@ -122,8 +122,9 @@ class Account:
         self.report()
 
     def report(self) -> None:
-        """Keep the gauge true: a breaker also changes by the clock."""
+        """Keep the gauges true: a breaker also changes by the clock."""
         ACCOUNT_STATE.labels(self.sender.channel, self.sender.name).set(_STATES[self._breaker.state])
+        ACCOUNT_DOWN_SECONDS.labels(self.sender.channel, self.sender.name).set(self._breaker.failing_for_s or 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,10 @@ class StoreError(HeliographError):
     """ClickHouse answers, and refuses: the same again would be refused again."""
 
 
+class TablesMissingError(UnavailableError):
+    """ClickHouse answers, and has no such database or table: it was never migrated, or lost what it had."""
+
+
 class UnreadableError(StoreError):
     """ClickHouse cannot read the rows it was given, or refuses one of them; none is stored."""
 
@@ -55,7 +59,7 @@ def store_errors(settings: ClickHouseSettings) -> Iterator[None]:
         raise UnavailableError(_unreachable(settings, exc)) from exc
     except DatabaseError as exc:
         if exc.code in (UNKNOWN_DATABASE, UNKNOWN_TABLE):
-            raise UnavailableError(
+            raise TablesMissingError(
                 f"ClickHouse at {settings.url} lacks the tables of database {settings.database}: run the migrations"
             ) from exc
         if exc.code in _PERMANENT:

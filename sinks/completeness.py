@@ -49,16 +49,26 @@ class Completeness:
 
 
 def compare(settings: Settings) -> Completeness:
-    """Look. Raises UnavailableError, StoreError."""
+    """Look; where the tables are gone, nothing is there. Raises UnavailableError, StoreError."""
     topics = [requests_topic(lane) for lane in LANES]
     committed, _ = Admin(settings.kafka, timeout_s=TIMEOUT_S).group_offsets(GROUP, topics)
     records, sample = _sample(settings, committed)
     if not sample:
         return Completeness(records, 0, 0, 0)
+    distinct = len({nid for _, nid in sample})
+    try:
+        found = _stored(settings, sample)
+    except clickhouse.TablesMissingError:
+        return Completeness(records, 0, len(sample), distinct)
+    return Completeness(records, found["rows"], len(sample), distinct - found["there"])
+
+
+def _stored(settings: Settings, sample: Sequence[tuple[str, str]]) -> Mapping[str, int]:
+    """`there`, how many of the sample are stored, and `rows`, all of the same time. Raises UnavailableError, StoreError."""
     client = clickhouse.connect(settings.clickhouse, timeout_s=TIMEOUT_S)
     try:
         hours = [hour_of(min(ids.accepted_at(nid), MAX_TIME_MS)) for _, nid in sample]
-        found = clickhouse.select(
+        rows = clickhouse.select(
             settings.clickhouse,
             client,
             "requests_there",
@@ -68,10 +78,10 @@ def compare(settings: Settings) -> Completeness:
                 "ids": [nid.replace("-", "") for _, nid in sample],
                 "since": min(hours),
             },
-        )[0]
+        )
     finally:
         client.close()
-    return Completeness(records, found["rows"], len(sample), len({nid for _, nid in sample}) - found["there"])
+    return rows[0]
 
 
 def _sample(settings: Settings, committed: Mapping[Partition, int]) -> tuple[int, Sequence[tuple[str, str]]]:

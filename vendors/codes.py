@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from runtime.logs import get_logger
 from runtime.metrics import UNKNOWN_CODES
-from vendors.sender import ErrorClass, SendResult, classify
+from vendors.sender import ErrorClass, ProbeRefusal, SendResult, classify
 
 log = get_logger("sender")
 
@@ -70,6 +70,12 @@ def classify_code(
     rule = found or unknown
     wait_s = asked_s if asked_s is not None else rule.wait_s
     return classify(rule.error, code, wait_s, account_wide=rule.account_wide, opted_out=rule.opted_out)
+
+
+def refuse_probe(found: CodeRule | None, unknown: CodeRule, code: str) -> ProbeRefusal:
+    """What a code says to a probe, in words; nothing is counted, as nothing was to be sent."""
+    rule = found or unknown
+    return ProbeRefusal(rule.error, f"{code} ({rule.means})")
 
 
 def _note(provider: str, code: str) -> None:

@@ -86,13 +86,22 @@ class HttpTransport:
         self, url: str, *, headers: Mapping[str, str], body: bytes, auth: tuple[str, str] | None = None
     ) -> HttpResponse:
         """POST once. Raises NotSentError or ResponseLostError."""
+        return await self._request("POST", url, headers, body, auth)
+
+    async def get(self, url: str, *, headers: Mapping[str, str], auth: tuple[str, str] | None = None) -> HttpResponse:
+        """GET; aiohttp may ask again when a kept connection was lost. Raises NotSentError or ResponseLostError."""
+        return await self._request("GET", url, headers, None, auth)
+
+    async def _request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, auth: tuple[str, str] | None
+    ) -> HttpResponse:
         assert self._session is not None, "start() comes first"
         if auth is not None:
             headers = {**headers, "Authorization": f"Basic {b64encode(':'.join(auth).encode()).decode()}"}
         attempt = _Attempt()
         try:
-            async with self._session.post(
-                url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=attempt
+            async with self._session.request(
+                method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=attempt
             ) as response:
                 return HttpResponse(
                     response.status, {k.lower(): v for k, v in response.headers.items()}, await _body(response)

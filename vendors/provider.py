@@ -18,7 +18,7 @@ from typing import ClassVar, Generic, TypeVar
 from runtime.logs import get_logger
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Rejected, SendResult, Sent
 
 log = get_logger("sender")
 
@@ -60,6 +60,10 @@ class ProviderAccount(ABC, Generic[Prepared]):
     @abstractmethod
     async def deliver(self, prepared: Prepared) -> SendResult:
         """Make at most one provider request."""
+
+    @abstractmethod
+    async def probe(self) -> ProbeRefusal | None:
+        """Ask the vendor something cheap that needs this account's credentials and sends nothing; None when it answers well."""
 
     async def send(self, message: ChannelMessage) -> SendResult:
         """Send one message; never raises for what a message or a provider holds."""

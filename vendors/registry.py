@@ -1,6 +1,6 @@
 """Every vendor: a folder of this package, and one row here.
 
-    vendors/<kind>/sender.py     create(provider) → Sender
+    vendors/<kind>/sender.py     create(provider) → ProviderAccount: a Sender that can be probed
     vendors/<kind>/reports.py    create(providers) → ReportReader, where the vendor reports deliveries
 
 Modules are imported only where they are needed: an SDK costs its memory.
@@ -9,6 +9,7 @@ May import settings. Never: an SDK.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, get_type_hints
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, get_type_hints
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from vendors.reports import ReportReader
-from vendors.sender import Sender
+from vendors.sender import ProbeRefusal, Sender
 
 
 class Vendor(NamedTuple):
@@ -49,6 +50,24 @@ def create_senders(channel: str, providers: Sequence[ProviderSettings]) -> list[
             f'no provider sends {channel}; add [[providers]] with channel = "{channel}" to heliograph.toml'
         )
     return senders
+
+
+def probe(provider: ProviderSettings) -> ProbeRefusal | None:
+    """Ask the account's vendor something that needs its credentials and sends nothing; None when the vendor serves it.
+
+    Blocks for a few times the account's `timeout_s` at most. Raises SettingsError.
+    """
+
+    async def ask() -> ProbeRefusal | None:
+        account = _sender_module(provider).create(provider)
+        await account.start()
+        try:
+            refusal: ProbeRefusal | None = await account.probe()
+            return refusal
+        finally:
+            await account.close()
+
+    return asyncio.run(ask())
 
 
 def create_report_readers(providers: Iterable[ProviderSettings]) -> dict[str, ReportReader]:

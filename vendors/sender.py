@@ -68,6 +68,14 @@ class InDoubt:
 SendResult = Sent | Retry | Rejected | InDoubt
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeRefusal:
+    """Why a vendor does not serve an account now; `error` is ACCOUNT where only its settings, or the vendor's, mend that."""
+
+    error: ErrorClass
+    code: str
+
+
 class Sender(Protocol):
     """One provider account. `send` makes at most one provider request and never raises for what a provider does."""
 

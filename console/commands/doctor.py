@@ -24,6 +24,7 @@ import typer
 from pydantic import BaseModel, SecretStr
 
 from console.commands.client import Api, ApiKey
+from console.commands.doctor_probes import probe_all
 from console.commands.doctor_running import (
     ask_role,
     check_brakes,
@@ -264,6 +265,15 @@ def check_completeness(records: int, missing: int) -> Finding:
     return Finding(Level.OK, "clickhouse rows", f"a sample of the {records:,} committed requests is there")
 
 
+def check_lost(database: str, records: int, missing: int) -> Finding:
+    """A ClickHouse without tables, although the sink has stored requests."""
+    what = (
+        f"database {database} has none, and {missing:,} of {records:,} requests that the sink has stored are not in it"
+    )
+    cure = "run `heliograph sink rebuild`, which makes them too, or correct HELIOGRAPH_CLICKHOUSE__DATABASE"
+    return Finding(Level.PROBLEM, "clickhouse tables", what, cure)
+
+
 def check_held_back(held: Mapping[tuple[str, int], int]) -> list[Finding]:
     """Partitions that nobody reads on because somebody's transaction is open."""
     return [
@@ -353,6 +363,8 @@ class Target:
     api_key: str | None = None
     roles: Sequence[str] = ()
     """Addresses of processes to ask beside the local stack's."""
+    probe_providers: bool = False
+    """Whether vendors are asked."""
 
 
 def target_of(
@@ -362,12 +374,15 @@ def target_of(
     api: str | None,
     api_key: str | None,
     roles: Sequence[str] = (),
+    *,
+    probe_providers: bool = False,
 ) -> Target:
     """The settings, moved to a local stack's own stores and providers where one is given."""
     if not endpoints:
-        return Target(settings, state_dir, {}, api, api_key, roles)
+        return Target(settings, state_dir, {}, api, api_key, roles, probe_providers)
     local = stack_settings(settings, state_dir, endpoints)
-    return Target(local, state_dir, endpoints, api or endpoints["api"], api_key or endpoints["api_key"], roles)
+    url, key = api or endpoints["api"], api_key or endpoints["api_key"]
+    return Target(local, state_dir, endpoints, url, key, roles, probe_providers)
 
 
 def _timed(probe: Callable[[], T]) -> tuple[ProbeResult, T | None]:
@@ -382,6 +397,8 @@ def _timed(probe: Callable[[], T]) -> tuple[ProbeResult, T | None]:
 def examine(target: Target) -> Iterator[Finding]:
     """Every finding, as soon as it is known."""
     yield from _providers(target.settings.providers)
+    if target.probe_providers:
+        yield from probe_all(target.settings.providers)
     yield check_schemas(*_schemas())
     if target.settings.schema_registry.url is not None:
         yield from _registry(target.settings)
@@ -389,16 +406,15 @@ def examine(target: Target) -> Iterator[Finding]:
     for store, examined in (
         ("kafka", _kafka(target.settings, bool(target.endpoints))),
         ("postgres", _postgres(target.settings)),
-        ("clickhouse", _clickhouse(target.settings)),
+        ("clickhouse", _clickhouse(target.settings, down)),
     ):
         for finding in examined:
-            if (finding.level, finding.check) == (Level.PROBLEM, store):
-                down.append(store)
+            # What follows from a store that is away, or has lost its tables, is no second problem.
+            if finding.level is Level.PROBLEM and finding.check in (store, f"{store} tables"):
+                down.append(finding.check)
             yield finding
     if "clickhouse" not in down:
         yield from _told_by_clickhouse(target.settings)
-    if not {"kafka", "clickhouse"} & {*down}:
-        yield from _completeness(target.settings)
     yield from _running(target, down)
     for directory in _directories(target):
         yield check_disk(directory, shutil.disk_usage(directory).free)
@@ -605,8 +621,9 @@ def _postgres_migrations() -> dict[str, str]:
     return {name.removesuffix(".sql"): "" for name in sorted(names) if name.endswith(".sql")}
 
 
-def _clickhouse(settings: Settings) -> Iterator[Finding]:
+def _clickhouse(settings: Settings, down: Sequence[str]) -> Iterator[Finding]:
     from sinks.clickhouse import connect, store_errors
+    from sinks.completeness import compare
     from sinks.schema import compare_views
     from sinks.schema_files import migrations, sql_views
 
@@ -632,20 +649,18 @@ def _clickhouse(settings: Settings) -> Iterator[Finding]:
         client.close()
     applied = {f"{number:04d}_{name}": str(checksum) for number, name, checksum in rows or ()}
     packaged = {f"{m.number:04d}_{m.name}": m.checksum for m in migrations()}
+    # None where a store does not answer: that is a finding already.
+    compared = None if "kafka" in down else _timed(lambda: compare(settings))[1]
+    if not applied and compared is not None and compared.missing:
+        yield check_lost(where.database, compared.records, compared.missing)
+        return
     yield check_migrations("clickhouse", packaged, applied)
     if report is None:
         yield Finding(Level.PROBLEM, "clickhouse views", views_answer.error or "they cannot be read", fix)
     else:
         yield check_views(report.differences, len(sql_views()), superseded=report.superseded)
-
-
-def _completeness(settings: Settings) -> Iterator[Finding]:
-    """Nothing where a store does not answer: that is a finding already."""
-    from sinks.completeness import compare
-
-    _, found = _timed(lambda: compare(settings))
-    if found is not None:
-        yield check_completeness(found.records, found.missing)
+    if compared is not None:
+        yield check_completeness(compared.records, compared.missing)
 
 
 def _status(url: str, api_key: str) -> int | None:
@@ -681,10 +696,17 @@ def doctor(
         str,
         typer.Option(metavar="URL,...", help="Addresses of processes of a deployment: their metrics ports, the API."),
     ] = "",
+    probe_providers: Annotated[
+        bool,
+        typer.Option(
+            "--probe-providers", help="Ask each account's vendor whether it takes the credentials; sends nothing."
+        ),
+    ] = False,
 ) -> None:
     """Say what is wrong with this installation and what to do; exit status 1 when there is a problem."""
     found: list[Finding] = []
-    for finding in _all(state_dir, api, api_key, [url.strip() for url in roles.split(",") if url.strip()]):
+    urls = [url.strip() for url in roles.split(",") if url.strip()]
+    for finding in _all(state_dir, api, api_key, urls, probe_providers=probe_providers):
         found.append(finding)
         if not as_json:
             _print(finding)
@@ -693,7 +715,9 @@ def doctor(
     raise typer.Exit(1 if any(finding.level is Level.PROBLEM for finding in found) else 0)
 
 
-def _all(state_dir: Path, api: str | None, api_key: str | None, roles: Sequence[str]) -> Iterator[Finding]:
+def _all(
+    state_dir: Path, api: str | None, api_key: str | None, roles: Sequence[str], *, probe_providers: bool
+) -> Iterator[Finding]:
     try:
         endpoints: Mapping[str, Any] = read_endpoints(state_dir)
     except HeliographError:
@@ -707,7 +731,7 @@ def _all(state_dir: Path, api: str | None, api_key: str | None, roles: Sequence[
         settings = Settings.model_construct()
     else:
         yield Finding(Level.OK, "settings", f"the local stack in {state_dir}" if endpoints else "valid")
-    target = target_of(settings, state_dir, endpoints, api, api_key, roles)
+    target = target_of(settings, state_dir, endpoints, api, api_key, roles, probe_providers=probe_providers)
     secrets = {*secrets_of(target.settings), *secrets_of(dict(endpoints)), target.api_key or ""}
     for finding in examine(target):
         yield redacted(finding, secrets)

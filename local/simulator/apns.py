@@ -1,6 +1,6 @@
 """Apple Push Notification service: HTTP/2 without TLS (prior knowledge), provider tokens verified, Apple's errors.
 
-On start it writes a .p8 key that is kept across restarts. Any device token is taken, so that tests can name their devices;
+On start it writes a .p8 key that is kept across restarts. Any device token but zeros is taken, so that tests can name their devices;
 the topic must be ours (DeviceTokenNotForTopic). Our id is the apns-id. Apple answers an accept without a body: `bad_json`
 puts garbage there. A fault that ends the connection ends every stream on it, as it would at Apple's.
 
@@ -38,6 +38,7 @@ from local.simulator.ground_truth import Accept, GroundTruthError
 from local.simulator.state import SimulatorState, reset_connection
 
 KIND = "apns"
+NO_DEVICE = "0" * 64
 _MAX_STREAMS = 1000
 _MAX_PAYLOAD_BYTES = 4096
 _TOKEN_LIFETIME_S = 3600
@@ -130,6 +131,8 @@ def refusal(headers: Mapping[str, str], body: bytes, key: ProviderKey, now: floa
         return refused
     if not found[1]:
         return error(400, "MissingDeviceToken")
+    if found[1] == NO_DEVICE:
+        return error(400, "BadDeviceToken")
     if not body:
         return error(400, "PayloadEmpty")
     if len(body) > _MAX_PAYLOAD_BYTES:

@@ -1,11 +1,12 @@
-"""Twilio's Messages resource (api version 2010-04-01): form in, JSON out, Twilio's error codes, and later its callbacks.
+"""Twilio's Messages and Account resources (api version 2010-04-01): form in, JSON out, Twilio's error codes, and later its callbacks.
 
 Twilio's documented test recipients are refused as documented: +15005550001 21211, ...2 21612, ...3 21408, ...4 21610,
 ...9 21614. The resource has no field for our message id: it is read from `message_id` in the StatusCallback's query.
 
 A message with a StatusCallback gets delivery reports (callbacks.py), whatever response a scripted fault gave to its request.
 
-    GET  /callbacks   {"pending": n, "answers": {"delivered": {"204": n}}}
+    GET  /callbacks            {"pending": n, "answers": {"delivered": {"204": n}}}
+    PUT  /twilio/auth_tokens   ["..."], the only ones that are taken from now on; [] for any, as at the start
 
 May import the simulator's state, callbacks and aiohttp. Never: a decision on scripted faults (faults.py), a twilio SDK.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 import secrets
 from datetime import UTC, datetime
@@ -130,14 +132,50 @@ def resource(account_sid: str, sid: str, form: dict[str, str], now: datetime) ->
     }
 
 
+def account(account_sid: str, now: datetime) -> dict[str, object]:
+    """The Account resource, without the token that Twilio's has."""
+    date = format_datetime(now)
+    return {
+        "sid": account_sid,
+        "owner_account_sid": account_sid,
+        "friendly_name": "Simulator",
+        "status": "active",
+        "type": "Full",
+        "date_created": date,
+        "date_updated": date,
+        "uri": f"/2010-04-01/Accounts/{account_sid}.json",
+    }
+
+
 def add_twilio_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve Twilio's API."""
     errors = TwilioErrors()
+    taken: set[str] = set()
+
+    def authenticated(request: web.Request) -> str | None:
+        secret = secret_of(request.headers.get("Authorization", ""), request.match_info["account_sid"])
+        return None if taken and secret not in taken else secret
+
+    async def set_auth_tokens(request: web.Request) -> web.Response:
+        try:
+            tokens = json.loads(await request.read())
+        except ValueError:
+            tokens = None
+        if not isinstance(tokens, list) or not all(isinstance(token, str) and token for token in tokens):
+            return web.json_response({"error": "the body is a JSON array of tokens"}, status=400)
+        taken.clear()
+        taken.update(tokens)
+        return web.json_response({"taken": len(taken)})
+
+    async def fetch_account(request: web.Request) -> web.Response:
+        if authenticated(request) is None:
+            return error(401, 20003, "Authenticate")
+        return web.json_response(account(request.match_info["account_sid"], datetime.now(UTC)))
 
     async def create_message(request: web.Request) -> web.Response:
         state.seen(KIND)
         account_sid = request.match_info["account_sid"]
-        secret = secret_of(request.headers.get("Authorization", ""), account_sid)
+        secret = authenticated(request)
         if secret is None:
             return error(401, 20003, "Authenticate")
         text = (await request.read()).decode("utf-8", "replace")
@@ -163,4 +201,6 @@ def add_twilio_routes(app: web.Application, state: SimulatorState, callbacks: Ca
         return web.json_response({"pending": callbacks.pending, "answers": answers})
 
     app.router.add_get("/callbacks", list_callbacks)
+    app.router.add_put("/twilio/auth_tokens", set_auth_tokens)
+    app.router.add_get("/2010-04-01/Accounts/{account_sid}.json", fetch_account)
     app.router.add_post("/2010-04-01/Accounts/{account_sid}/Messages.json", create_message)

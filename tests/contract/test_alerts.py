@@ -91,6 +91,7 @@ class Case:
 
 RESULTS = 'heliograph_sender_results_total{channel="sms",provider="a",outcome="%s"}'
 BREAKER = 'heliograph_provider_breaker_state{channel="sms",provider="a"}'
+DOWN = 'heliograph_provider_down_seconds{channel="sms",provider="a"}'
 LAG = 'heliograph_consumer_lag_records{group="g",topic="t"%s}'
 OUTBOX = 'heliograph_relay_outbox_pending{instance="%s"}'
 ASIDE = 'heliograph_relay_outbox_set_aside{instance="%s"}'
@@ -194,13 +195,26 @@ CASES = [
     Case(
         "HeliographBreakerOpen",
         "with a probe now and then",
-        {BREAKER: "0 2 2 1 2 2 1 2 2 1 2"},
+        {BREAKER: "0 2 2 1 2 2 1 2 2 1 2", DOWN: "0 0+60x9"},
         "8m",
         SMS_A,
-        "a (sms) does not work: its messages wait or go to the next account",
+        "a (sms) has not worked for 7m 0s: its messages wait or fail over",
     ),
-    Case("HeliographBreakerOpen", "closed after a moment", {BREAKER: "0 2 1 0x9"}, "8m"),
-    Case("HeliographBreakerOpen", "half-open, and nobody asks", {BREAKER: "2 1x14"}, "14m"),
+    Case(
+        "HeliographBreakerOpen",
+        "one process of two",
+        {
+            'heliograph_provider_breaker_state{channel="sms",provider="a",instance="1"}': "0x9",
+            'heliograph_provider_breaker_state{channel="sms",provider="a",instance="2"}': "0 2 2 1 2 2 1 2 2 1",
+            'heliograph_provider_down_seconds{channel="sms",provider="a",instance="1"}': "0x9",
+            'heliograph_provider_down_seconds{channel="sms",provider="a",instance="2"}': "0 0+60x9",
+        },
+        "8m",
+        SMS_A,
+        "a (sms) has not worked for 7m 0s: its messages wait or fail over",
+    ),
+    Case("HeliographBreakerOpen", "closed after a moment", {BREAKER: "0 2 1 0x9", DOWN: "0 60 120 0x9"}, "8m"),
+    Case("HeliographBreakerOpen", "half-open, and nobody asks", {BREAKER: "2 1x14", DOWN: "0+60x14"}, "14m"),
     Case(
         "HeliographRequestGuard",
         "its first count",

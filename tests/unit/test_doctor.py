@@ -27,6 +27,7 @@ from console.commands.doctor import (
     check_disk,
     check_held_back,
     check_lag,
+    check_lost,
     check_migrations,
     check_registry,
     check_schemas,
@@ -104,6 +105,11 @@ GIB = 1 << 30
         ),
         (check_completeness(9, 0), OK, "a sample of the 9 committed requests is there"),
         (check_completeness(52_804, 52_803), PROBLEM, "at least 52,803 of 52,804 requests"),
+        (
+            check_lost("heliograph", 52_804, 52_803),
+            PROBLEM,
+            "database heliograph has none, and 52,803 of 52,804 requests",
+        ),
         (check_new_dead_letters([]), OK, "no new one in the last hour"),
         (
             check_new_dead_letters([{"stage": "sender", "reason": "retries_exhausted", "letters": 2_000}]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from runtime.settings import ProviderSettings
 from tests.support.made import message
 from vendors import registry
-from vendors.registry import Vendor, create_report_readers, create_senders, platforms_of
+from vendors.registry import Vendor, create_report_readers, create_senders, platforms_of, probe
 from vendors.reports import Request
 from vendors.sender import Rejected, Sent
 
@@ -24,7 +25,7 @@ SENDER = """
 from runtime.settings import ProviderSettings
 from vendors.codes import classify_code, unknown_http
 from vendors.provider import ProviderAccount
-from vendors.sender import SendResult, Sent
+from vendors.sender import ProbeRefusal, SendResult, Sent
 from vendors.settings import parse_keys
 from pigeon.codes import CODES
 from pigeon.keys import PigeonKeys
@@ -38,6 +39,8 @@ class PigeonSender(ProviderAccount[str]):
         if prepared == "far":
             return classify_code(self.name, CODES.find("7"), unknown_http(400), "7")
         return Sent("p-1")
+    async def probe(self) -> ProbeRefusal | None:
+        return None
 def create(provider: ProviderSettings) -> PigeonSender:
     parse_keys(PigeonKeys, provider)
     return PigeonSender(provider)
@@ -68,6 +71,7 @@ async def test_a_vendor_is_a_folder_and_one_row(tmp_path: Path, monkeypatch: pyt
     assert await sender.send(message(channel="sms", text="near")) == Sent("p-1")
     assert isinstance(await sender.send(message(channel="sms", text="far")), Rejected)
     assert platforms_of(provider) is None
+    assert await asyncio.to_thread(probe, provider) is None
     reader = create_report_readers([provider])["pigeon"]
     assert reader.read(Request("https://x", {}, {}, b"7")).state == "bounced"
     assert reader.read(Request("https://x", {}, {}, b"ok")).state == "delivered"

@@ -392,7 +392,7 @@ class HttpAnswers:
         self._transport = HttpTransport(1, 1)
         self._transport.start(cast(aiohttp.ClientSession, self))
 
-    def post(self, url: str, *, data: bytes, trace_request_ctx: Any, **_: Any) -> Any:
+    def request(self, method: str, url: str, *, data: bytes, trace_request_ctx: Any, **_: Any) -> Any:
         trace_request_ctx.connected = True
         self.accepted.append(data.decode())
         if self._loses:

@@ -20,7 +20,7 @@ from vendors.fcm.sender import FcmSender
 from vendors.http import HttpResponse
 from vendors.provider import MAX_CODE, MAX_PROVIDER_ID, ProviderAccount, UnsendableError, bounded
 from vendors.registry import VENDORS, create_senders
-from vendors.sender import ErrorClass, InDoubt, Rejected, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Rejected, SendResult, Sent
 from vendors.twilio.sender import TwilioSender
 
 
@@ -225,6 +225,8 @@ class Broken(ProviderAccount[str]):
 
     async def deliver(self, prepared: str) -> SendResult:
         raise KeyError("a fault")
+
+    async def probe(self) -> ProbeRefusal | None: ...
 
 
 async def test_unknown_error_before_the_request_rejects_and_after_it_is_in_doubt() -> None:

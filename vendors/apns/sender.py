@@ -37,16 +37,18 @@ from runtime.settings import ProviderSettings
 from runtime.status import rfc3339
 from schemas.events import ChannelMessage
 from vendors.apns.codes import CODES, EXPIRED, RENEWED
-from vendors.codes import CodeRule, classify_code, unknown_http
+from vendors.codes import CodeRule, classify_code, refuse_probe, unknown_http
 from vendors.http import HttpResponse, NotSentError, ResponseLostError
 from vendors.http2 import Http2Transport
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.push_data import is_silent, push_data
-from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Rejected, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
 MAX_PAYLOAD_BYTES = 4096
+NO_DEVICE = "0" * 64
+"""A token in Apple's form that belongs to no device."""
 TOKEN_AGE_MS = 45 * 60_000
 """Apple takes a token for an hour."""
 MIN_TOKEN_AGE_MS = 20 * 60_000
@@ -201,29 +203,41 @@ class ApnsSender(ProviderAccount["ApnsPush"]):
     async def deliver(self, prepared: ApnsPush) -> SendResult:
         """One POST to /3/device/<token>."""
         token = self._token.get()
-        headers = [("authorization", f"bearer {token}"), *prepared.headers]
         try:
-            response = await self._http.post(prepared.path, headers=headers, body=prepared.body)
+            response = await self._post(prepared, token)
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))
         except ResponseLostError as exc:
             return InDoubt(str(exc))
         return self._read(response, token)
 
+    async def _post(self, push: ApnsPush, token: str) -> HttpResponse:
+        """Raises NotSentError or ResponseLostError."""
+        headers = [("authorization", f"bearer {token}"), *push.headers]
+        return await self._http.post(push.path, headers=headers, body=push.body)
+
+    async def probe(self) -> ProbeRefusal | None:
+        """A silent push to a token that no device has: Apple looks at ours first, and then calls that one bad."""
+        headers = [("apns-topic", self._topic), ("apns-push-type", "background"), ("apns-priority", "5")]
+        try:
+            response = await self._post(ApnsPush(f"/3/device/{NO_DEVICE}", headers, b'{"aps":{}}'), self._token.get())
+        except (NotSentError, ResponseLostError) as exc:
+            return ProbeRefusal(ErrorClass.TRANSIENT, str(exc))
+        reason, _ = _reason(response)
+        rule = apns_rule(response.status, reason)
+        if response.status == 200 or (rule is not None and rule.error is ErrorClass.PERMANENT_RECIPIENT):
+            return None
+        return refuse_probe(rule, unknown_http(response.status), _code(response.status, reason, None))
+
     def _read(self, response: HttpResponse, token: str) -> SendResult:
         if response.status == 200:
             return Sent(response.headers.get("apns-id"))
-        try:
-            body = from_json(response.body)
-        except ValueError:
-            body = None
-        body = body if isinstance(body, Mapping) else {}
-        reason = body.get("reason") if isinstance(body.get("reason"), str) else None
+        reason, timestamp = _reason(response)
         rule = apns_rule(response.status, reason)
         if reason == EXPIRED and self._token.expired(token):
             rule = RENEWED
         wait = parse_retry_after(response.headers.get("retry-after"), self._clock())
-        since = _invalid_since(response.status, body.get("timestamp"))
+        since = _invalid_since(response.status, timestamp)
         code = _code(response.status, reason, since)
         result = classify_code(self.name, rule, unknown_http(response.status), code, wait)
         return replace(result, invalid_since=since) if isinstance(result, Rejected) else result
@@ -231,6 +245,17 @@ class ApnsSender(ProviderAccount["ApnsPush"]):
     async def close(self) -> None:
         """Close the connection."""
         await self._http.close()
+
+
+def _reason(response: HttpResponse) -> tuple[str | None, object]:
+    """(reason, timestamp) of an error's body, as far as it has them."""
+    try:
+        body = from_json(response.body)
+    except ValueError:
+        body = None
+    body = body if isinstance(body, Mapping) else {}
+    reason = body.get("reason")
+    return (reason if isinstance(reason, str) else None), body.get("timestamp")
 
 
 def _invalid_since(status: int, timestamp: object) -> int | None:

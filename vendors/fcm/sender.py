@@ -32,15 +32,16 @@ from runtime.logs import redact_text
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.codes import CodeRule, classify_code, unknown_http
+from vendors.codes import CodeRule, classify_code, refuse_probe, unknown_http
 from vendors.fcm.codes import CODES, INVALID_ARGUMENT, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
 from vendors.http import HttpResponse, HttpTransport, NotSentError, ResponseLostError
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.push_data import push_data
-from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
+PROBE_TOPIC = "heliograph-probe"
 _RENEW_BEFORE_S = 300
 _REFUSAL_S = 1.0
 """How long those who wait for an access token share one refusal: one by one each would wait out the timeout."""
@@ -180,24 +181,36 @@ class FcmSender(ProviderAccount[bytes]):
     async def deliver(self, prepared: bytes) -> SendResult:
         """One POST to messages:send."""
         try:
-            token = await self._access_token()
+            response = await self._post(prepared)
         except GoogleAuthError as exc:
-            error = ErrorClass.TRANSIENT if exc.retryable or isinstance(exc, TransportError) else ErrorClass.ACCOUNT
-            return Retry(error, f"no access token ({token_refusal(exc)})")
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        try:
-            response = await self._http.post(self._url, headers=headers, body=prepared)
+            return Retry(*_no_token(exc))
         except NotSentError as exc:
             return Retry(ErrorClass.TRANSIENT, str(exc))
         except ResponseLostError as exc:
             return InDoubt(str(exc))
         return self._read(response)
 
-    def _read(self, response: HttpResponse) -> SendResult:
+    async def _post(self, body: bytes) -> HttpResponse:
+        """Raises GoogleAuthError, NotSentError, ResponseLostError."""
+        headers = {"Authorization": f"Bearer {await self._access_token()}", "Content-Type": "application/json"}
+        return await self._http.post(self._url, headers=headers, body=body)
+
+    async def probe(self) -> ProbeRefusal | None:
+        """A push that Google is to check and not to send (`validate_only`), to a topic that nobody subscribes to."""
         try:
-            body = from_json(response.body)
-        except ValueError:
-            body = None
+            response = await self._post(to_json({"validate_only": True, "message": {"topic": PROBE_TOPIC}}))
+        except GoogleAuthError as exc:
+            return ProbeRefusal(*_no_token(exc))
+        except (NotSentError, ResponseLostError) as exc:
+            return ProbeRefusal(ErrorClass.TRANSIENT, str(exc))
+        if response.status == 200:
+            return None
+        code = fcm_code(_json(response))
+        said = _said(response.status, code)
+        return refuse_probe(fcm_rule(response.status, code), unknown_http(response.status), said)
+
+    def _read(self, response: HttpResponse) -> SendResult:
+        body = _json(response)
         if response.status == 200:
             name = body.get("name") if isinstance(body, dict) else None
             if not name:
@@ -210,12 +223,30 @@ class FcmSender(ProviderAccount[bytes]):
         if response.status == 401:
             self._valid_until = 0
         wait = parse_retry_after(response.headers.get("retry-after"), self._clock())
-        said = str(response.status) if code is None else f"{response.status} {code}"
+        said = _said(response.status, code)
         return classify_code(self.name, fcm_rule(response.status, code), unknown_http(response.status), said, wait)
 
     async def close(self) -> None:
         """Close the session."""
         await self._http.close()
+
+
+def _json(response: HttpResponse) -> Any:
+    """The body, None when it is no JSON."""
+    try:
+        return from_json(response.body)
+    except ValueError:
+        return None
+
+
+def _said(status: int, code: str | None) -> str:
+    return str(status) if code is None else f"{status} {code}"
+
+
+def _no_token(exc: GoogleAuthError) -> tuple[ErrorClass, str]:
+    """Without an access token nothing was sent: later, or never with these credentials."""
+    error = ErrorClass.TRANSIENT if exc.retryable or isinstance(exc, TransportError) else ErrorClass.ACCOUNT
+    return error, f"no access token ({token_refusal(exc)})"
 
 
 def create(provider: ProviderSettings) -> FcmSender:

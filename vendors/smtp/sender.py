@@ -30,10 +30,10 @@ from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.codes import CodeRule, classify_code
+from vendors.codes import CodeRule, classify_code, refuse_probe
 from vendors.mime import MailError, build_mail, parse_from
 from vendors.provider import ProviderAccount, UnsendableError
-from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, parse_keys, read_secret
 from vendors.smtp.codes import shown, smtp_rule
 from vendors.smtp.dialogue import Dialogue, DialogueEnded, InvalidReply, Reply
@@ -140,6 +140,34 @@ class SmtpSender(ProviderAccount[Envelope]):
             self._idle.append((self._monotonic(), dialogue))
         return result
 
+    async def probe(self) -> ProbeRefusal | None:
+        """A connection of its own: greeting, TLS and login as for a mail, then NOOP."""
+        try:
+            dialogue = await self._connect()
+            try:
+                dialogue.write(b"NOOP\r\n", replies=1)
+                reply = await dialogue.reply()
+            finally:
+                dialogue.close()
+        except _AccountError as exc:
+            return ProbeRefusal(ErrorClass.ACCOUNT, str(exc))
+        except aiosmtplib.SMTPResponseException as exc:
+            phase = "AUTH" if isinstance(exc, aiosmtplib.SMTPAuthenticationError) else "CONNECT"
+            return refuse_probe(
+                smtp_rule(exc.code, exc.message, phase), _NOT_SENT_UNKNOWN, shown(exc.code, exc.message)
+            )
+        except (aiosmtplib.SMTPException, OSError, DialogueEnded) as exc:
+            return ProbeRefusal(
+                ErrorClass.TRANSIENT, str(exc) if isinstance(exc, DialogueEnded) else type(exc).__name__
+            )
+        except InvalidReply:
+            return ProbeRefusal(ErrorClass.TRANSIENT, "invalid reply at NOOP")
+        if reply.code // 100 == 2:
+            return None
+        return refuse_probe(
+            smtp_rule(reply.code, reply.text, "CONNECT"), _NOT_SENT_UNKNOWN, shown(reply.code, reply.text)
+        )
+
     def _reply(self, code: int, text: str, phase: str) -> SendResult:
         if not 400 <= code < 600:
             return _invalid(phase)
@@ -233,6 +261,9 @@ class SmtpSender(ProviderAccount[Envelope]):
             if dialogue.is_open and self._monotonic() - since < _IDLE_S:
                 return dialogue
             dialogue.close()
+        return await self._connect()
+
+    async def _connect(self) -> Dialogue:
         settings = self._settings
         client = aiosmtplib.SMTP(
             hostname=settings.host,

@@ -28,14 +28,17 @@ from runtime.clock import Clock, system_clock
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.codes import CodeRule, classify_code, unknown_http
+from vendors.codes import CodeRule, classify_code, refuse_probe, unknown_http
 from vendors.http import HttpTransport, NotSentError, ResponseLostError
 from vendors.provider import ProviderAccount
-from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
 from vendors.settings import checked_base_url, parse_keys
 from vendors.sms_text import clean_text
 from vendors.twilio.codes import CODES
 from vendors.twilio.keys import VENDOR_URL, TwilioKeys
+
+_UNREADABLE = (TwilioException, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What the SDK raises for an answer that makes no sense."""
 
 
 def twilio_rule(status: int, code: int | None) -> CodeRule | None:
@@ -59,6 +62,11 @@ class _RefusedError(Exception):
         self.status = status
         self.code = code
         self.retry_after = retry_after
+
+    @property
+    def said(self) -> str:
+        """Status and code in words."""
+        return str(self.status) if self.code is None else f"{self.status} {self.code}"
 
 
 def _error_code(body: bytes) -> int | None:
@@ -90,12 +98,11 @@ class _Transport(HttpClient):  # type: ignore[misc]
         timeout: float | None = None,
         allow_redirects: bool = False,
     ) -> Response:
-        response = await self._http.post(
-            self._base_url + uri.removeprefix(VENDOR_URL),
-            headers=headers or {},
-            auth=auth,
-            body=urlencode(data or {}).encode(),
-        )
+        url = self._base_url + uri.removeprefix(VENDOR_URL)
+        if method == "GET":
+            response = await self._http.get(url, headers=headers or {}, auth=auth)
+        else:
+            response = await self._http.post(url, headers=headers or {}, auth=auth, body=urlencode(data or {}).encode())
         if not 200 <= response.status < 300:
             raise _RefusedError(response.status, _error_code(response.body), response.headers.get("retry-after"))
         return Response(response.status, response.body.decode("utf-8", "replace"), response.headers)
@@ -131,12 +138,25 @@ class TwilioSender(ProviderAccount[dict[str, str]]):
         except ResponseLostError as exc:
             return InDoubt(str(exc))
         except _RefusedError as exc:
-            code = str(exc.status) if exc.code is None else f"{exc.status} {exc.code}"
             wait = parse_retry_after(exc.retry_after, self._clock())
-            return classify_code(self.name, twilio_rule(exc.status, exc.code), unknown_http(exc.status), code, wait)
-        except (TwilioException, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+            return classify_code(self.name, twilio_rule(exc.status, exc.code), unknown_http(exc.status), exc.said, wait)
+        except _UNREADABLE as exc:
             return InDoubt(f"unreadable answer ({type(exc).__name__})")
         return Sent(created.sid) if created.sid else InDoubt("answer without a sid")
+
+    async def probe(self) -> ProbeRefusal | None:
+        """One GET of the account itself."""
+        try:
+            account = await self._client.api.v2010.accounts(self._keys.account_sid).fetch_async()
+        except (NotSentError, ResponseLostError) as exc:
+            return ProbeRefusal(ErrorClass.TRANSIENT, str(exc))
+        except _RefusedError as exc:
+            return refuse_probe(twilio_rule(exc.status, exc.code), unknown_http(exc.status), exc.said)
+        except _UNREADABLE as exc:
+            return ProbeRefusal(ErrorClass.TRANSIENT, f"unreadable answer ({type(exc).__name__})")
+        return (
+            None if account.status == "active" else ProbeRefusal(ErrorClass.ACCOUNT, f"the account is {account.status}")
+        )
 
     async def close(self) -> None:
         """Close the session."""

@@ -1,0 +1,44 @@
+"""What vendors say to the doctor: one cheap call per account that needs its credentials and sends nothing.
+
+May import vendors, lazily. Never: a message.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from console.commands.findings import Finding, Level
+from runtime.errors import SettingsError
+from runtime.settings import ProviderSettings
+from vendors.sender import ErrorClass, ProbeRefusal
+
+
+def check_probe(provider: ProviderSettings, refusal: ProbeRefusal | None, latency_ms: float) -> Finding:
+    """What an account's vendor answered; None is that it serves the account."""
+    account = f"{provider.name} ({provider.kind})"
+    if refusal is None:
+        return Finding(Level.OK, "probes", f"the vendor of {account} takes its credentials, {latency_ms:.0f} ms")
+    if refusal.error is ErrorClass.THROTTLED:
+        return Finding(
+            Level.WARNING, "probes", f"the vendor of {account} is asked too often: {refusal.code}", "ask again later"
+        )
+    if refusal.error in (ErrorClass.TRANSIENT, ErrorClass.IN_DOUBT):
+        what = f"the vendor of {account} does not answer as it should: {refusal.code}"
+        cure = f"correct the address in the [[providers]] entry {provider.name}, or the way there; else wait for the vendor"
+        return Finding(Level.PROBLEM, "probes", what, cure)
+    cure = f"correct the credentials in the [[providers]] entry {provider.name}, or settle it with the vendor"
+    return Finding(Level.PROBLEM, "probes", f"the vendor of {account} refuses it: {refusal.code}", cure)
+
+
+def probe_all(providers: Sequence[ProviderSettings]) -> Iterator[Finding]:
+    """One finding per account; what cannot be made of its settings is left out, which is a finding already."""
+    from vendors.registry import probe
+
+    for provider in providers:
+        started = time.perf_counter()
+        try:
+            refusal = probe(provider)
+        except SettingsError:
+            continue
+        yield check_probe(provider, refusal, (time.perf_counter() - started) * 1_000)
