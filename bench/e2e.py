@@ -60,6 +60,8 @@ class Bench:
     users: int
     processes: Mapping[str, int]
     """The root of each process tree, by name."""
+    out: Publisher
+    """Kept, as a service keeps it: the first publish of a new one waits half a second for its connections."""
     accepted: int = 0
     """Published so far, in every phase."""
 
@@ -163,8 +165,7 @@ def drain(bench: Bench, channel: str, messages: int, lane: str = "normal") -> Dr
     """All at once, to as many users. Raises WrongRunError."""
     bench.forget()
     before, started = _cpu(bench), time.time()
-    with _publisher(bench) as out:
-        out.publish_many(Publication(body(channel, user, lane)) for user in range(messages))
+    bench.out.publish_many(Publication(body(channel, user, lane)) for user in range(messages))
     done_publishing = time.time()
     published = dict.fromkeys((data.address(channel, user) for user in range(messages)), started)
     arrived = wait_for(bench, published)
@@ -209,8 +210,7 @@ def blast(bench: Bench, channel: str, bulk: int, rate: float, seconds: float) ->
     """The same on the critical lane while so many bulk messages are queued; the waits of the critical ones."""
     bench.forget()
     now = time.time()
-    with _publisher(bench) as out:
-        out.publish_many(Publication(body(channel, user, "bulk")) for user in range(bulk))
+    bench.out.publish_many(Publication(body(channel, user, "bulk")) for user in range(bulk))
     queued = {data.address(channel, user): now for user in range(bulk)}
     published = steady(bench, channel, rate, seconds, "critical", first=bulk)
     arrived = wait_for(bench, {**queued, **published})
@@ -221,24 +221,16 @@ def steady(bench: Bench, channel: str, rate: float, seconds: float, lane: str, f
     """Publish to the users from `first` on, at moments fixed before; when each was due, by address."""
     count = min(int(rate * seconds), bench.users - first)
     published: dict[str, float] = {}
-    with _publisher(bench) as out:
-        started = time.time()
-        user = 0
-        while user < count:
-            due = min(count, int((time.time() - started) * rate) + 1)
-            if due > user:
-                out.publish_many(Publication(body(channel, first + n, lane)) for n in range(user, due))
-                published |= {data.address(channel, first + n): started + n / rate for n in range(user, due)}
-                user = due
-            time.sleep(max(0.0, min(0.002, started + user / rate - time.time())))
+    started = time.time()
+    user = 0
+    while user < count:
+        due = min(count, int((time.time() - started) * rate) + 1)
+        if due > user:
+            bench.out.publish_many(Publication(body(channel, first + n, lane)) for n in range(user, due))
+            published |= {data.address(channel, first + n): started + n / rate for n in range(user, due)}
+            user = due
+        time.sleep(max(0.0, min(0.002, started + user / rate - time.time())))
     return published
-
-
-@contextmanager
-def _publisher(bench: Bench) -> Iterator[Publisher]:
-    kafka = KafkaSettings(bootstrap_servers=bench.endpoints["kafka"])
-    with Publisher(kafka, tenant=bench.endpoints["tenant"], source="bench") as out:
-        yield out
 
 
 def providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, Any]]:
@@ -306,9 +298,11 @@ def running(users: int, engine: str | None = None) -> Iterator[Bench]:
         started = stack.up(directory, detach=True, config=config)
         try:
             recorded = {role: it.pid for role, it in files.recorded().items() if role != "supervisor"}
-            bench = Bench(started.endpoints, bare.url, users, {**recorded, "provider": bare.pid})
-            prepare(bench)
-            yield bench
+            kafka = KafkaSettings(bootstrap_servers=started.endpoints["kafka"])
+            with Publisher(kafka, tenant=started.endpoints["tenant"], source="bench") as out:
+                bench = Bench(started.endpoints, bare.url, users, {**recorded, "provider": bare.pid}, out)
+                prepare(bench)
+                yield bench
         finally:
             stack.down(directory)
             if started.process is not None:

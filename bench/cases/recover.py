@@ -67,7 +67,9 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
             left_out["bare consumer"] = str(exc)
         encode = codec("RecipientProfile").encode
         made = [ProducerRecord(RECIPIENTS, b"", encode(dict(views.profile(n)))) for n in range(min(users, 10_000))]
-        yield Trial(data.digest(made), contenders, "cpu_us", contenders[0].name, left_out, [f"{users} profiles"])
+        yield Trial(
+            data.numbered(users, made), contenders, "cpu_us", contenders[0].name, left_out, [f"{users} profiles"]
+        )
 
 
 CASE = Case("recover", "a process has every recipient's profile", "broker", open_trial)

@@ -5,7 +5,6 @@ CPU µs a row of the sink, and of the engine beside it. Settled is what the sink
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from functools import partial
 from itertools import count as counter
 from itertools import islice
 
-from bench import profiles
+from bench import data, profiles
 from bench.case import Case, Contender, Measured, Scale, Trial
 from bench.environments import environment
 from bench.observe import Observed, observe, worker
@@ -75,9 +74,9 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
                 return Measured({**found.figures, "engine_cpu_us": used / size * 1e6}, found.counts)
 
             measure(1_000)
-            digest = hashlib.sha256(b"".join(it.value or b"" for it in records(min(count, 10_000), 0, 10**12)))
+            sample = records(min(count, 10_000), 0, data.STILL)
             yield Trial(
-                digest.hexdigest()[:16],
+                data.numbered(count, sample),
                 [Contender("run sink", partial(measure, count))],
                 "cpu_us",
                 notes=[f"{count} rows a round, in a backlog"],

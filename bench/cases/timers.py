@@ -90,7 +90,7 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
         try:
             made = [timers.timer(f"user-{n:08d}", data.STILL, random.Random(n)) for n in range(min(pending, 10_000))]
             yield Trial(
-                data.digest(made),
+                data.numbered(pending, made),
                 [Contender(f"start over {pending:,} pending", start), Contender(f"{per_second} due a second", fire)],
                 "cpu_us",
                 notes=[
