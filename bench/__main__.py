@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from bench.cases import CASES
 from bench.report import print_outcome, write
 from bench.world import World
 from console.commands.output import show
+from runtime.logs import configure_logs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,19 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no case {', '.join(sorted(unknown))}; the cases are {', '.join(names)}")
     if options.shrink < 1 or (options.repeat is not None and options.repeat < 1):
         parser.error("--repeat and --shrink start at 1")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("bench").setLevel(logging.INFO)
+    _speak()
+    if not sys.stdout.isatty():
+        os.environ.setdefault("COLUMNS", "160")  # of a file, too, a table has its width
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends with it
     scale = Scale(options.full, options.repeat or (5 if options.full else 3), options.shrink, not options.no_rivals)
     described = machine.describe()
     show([described], as_json=False)
     outcomes: list[Outcome] = []
     chosen = [case for case in CASES if not options.cases or case.name in options.cases]
-    with World(users=scale.size(10_000, 100_000)) as world:
-        before = None
+    with World(users=scale.size(10_000, 110_000)) as world:
         for case in chosen:
-            if case.needs != before:
-                world.stop()
-            before, started = case.needs, time.monotonic()
+            if case.needs != "stack":
+                world.stop()  # a broker has what its case put there and nothing else; a stack is warm for the next
+            started = time.monotonic()
             outcome = run(case, scale, world)
             outcome.seconds = time.monotonic() - started
             outcomes.append(outcome)
@@ -59,6 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     sys.stdout.write(f"\nall figures: {options.json}\n")
     return any(outcome.error for outcome in outcomes)
+
+
+def _speak() -> None:
+    """Progress of the harness in plain words; of our own code that runs in this process, warnings only."""
+    configure_logs("bench", "warning")
+    progress, log = logging.StreamHandler(), logging.getLogger("bench")
+    progress.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.addHandler(progress)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 if __name__ == "__main__":

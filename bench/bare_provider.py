@@ -1,6 +1,6 @@
 """A provider that does nothing but take: `python -m bench.bare_provider --smtp-port 2525 --http-port 8025`.
 
-SMTP with PIPELINING, FCM's messages:send, Twilio's Messages.json. It keeps when each recipient's messages arrived, and answers
+SMTP with PIPELINING, FCM's messages:send and its access tokens, Twilio's Messages.json. It keeps when each recipient's messages arrived, and answers
 
     GET /arrivals   {"recipient": [seconds since the epoch, ...]}
     GET /count      how many messages have arrived
@@ -105,6 +105,8 @@ class HttpPeer(_Peer):
         if request.startswith(b"DELETE "):
             self._arrivals.times.clear()
             return b"{}"
+        if request.startswith(b"POST /token"):
+            return b'{"access_token": "bench", "expires_in": 3600, "token_type": "Bearer"}'
         if b"messages:send" in request:
             if token := _TOKEN.search(body):
                 self._arrivals.note(token[1])

@@ -1,7 +1,7 @@
 """A case of the harness: what is compared, in rounds that take turns, and what makes a round wrong.
 
     Case        opens a Trial in a World
-    Trial       contenders over one set of data; the first one that is named `baseline` is what the others are divided by
+    Trial       contenders over one set of data; the one that is named `baseline` is what the others are divided by
     Contender   measured once a round: figures, and counts that must agree
 
 May import bench. Never: a measurement of its own.
@@ -51,6 +51,8 @@ class Contender:
 
     name: str
     measure: Callable[[], Measured]
+    against: str | None = None
+    """The contender it is divided by, where that is not the trial's baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Outcome:
     data: str = ""
     compare: str = ""
     baseline: str | None = None
+    against: dict[str, str] = field(default_factory=dict)
+    """Contenders that have a baseline of their own, and which."""
     rounds: dict[str, list[Measured]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -119,11 +123,16 @@ class Outcome:
         """Its values by figure, a value a round."""
         return by_figure([measured.figures for measured in self.rounds[contender]])
 
+    def base(self, contender: str) -> str | None:
+        """What it is divided by."""
+        return self.against.get(contender, self.baseline)
+
     def ratio(self, contender: str) -> Spread | None:
-        """Of the figure that is compared, to the baseline's of the same round; None for the baseline itself."""
-        if self.baseline is None or contender == self.baseline or self.baseline not in self.rounds:
+        """Of the figure that is compared, to the baseline's of the same round; None for a baseline itself."""
+        base = self.base(contender)
+        if base is None or contender == base:
             return None
-        found = ratios(self.figures(contender).get(self.compare, []), self.figures(self.baseline).get(self.compare, []))
+        found = ratios(self.figures(contender).get(self.compare, []), self.figures(base).get(self.compare, []))
         return Spread.of(found) if found else None
 
 
@@ -134,6 +143,7 @@ def run(case: Case, scale: Scale, world: World) -> Outcome:
         with case.open(scale, world) as trial:
             outcome.data, outcome.compare, outcome.baseline = trial.data, trial.compare, trial.baseline
             outcome.left_out, outcome.notes = trial.left_out, trial.notes
+            outcome.against = {it.name: it.against for it in trial.contenders if it.against is not None}
             outcome.rounds = {contender.name: [] for contender in trial.contenders}
             for turn in range(trial.repeat or scale.repeat):
                 for contender in trial.contenders:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -204,6 +205,18 @@ def waits(bench: Bench, channel: str, rate: float, seconds: float, lane: str = "
     return [(arrived[to] - at) * 1000 for to, at in published.items()]
 
 
+def blast(bench: Bench, channel: str, bulk: int, rate: float, seconds: float) -> list[float]:
+    """The same on the critical lane while so many bulk messages are queued; the waits of the critical ones."""
+    bench.forget()
+    now = time.time()
+    with _publisher(bench) as out:
+        out.publish_many(Publication(body(channel, user, "bulk")) for user in range(bulk))
+    queued = {data.address(channel, user): now for user in range(bulk)}
+    published = steady(bench, channel, rate, seconds, "critical", first=bulk)
+    arrived = wait_for(bench, {**queued, **published})
+    return [(arrived[to] - at) * 1000 for to, at in published.items()]
+
+
 def steady(bench: Bench, channel: str, rate: float, seconds: float, lane: str, first: int = 0) -> dict[str, float]:
     """Publish to the users from `first` on, at moments fixed before; when each was due, by address."""
     count = min(int(rate * seconds), bench.users - first)
@@ -228,7 +241,7 @@ def _publisher(bench: Bench) -> Iterator[Publisher]:
         yield out
 
 
-def _providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, Any]]:
+def providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, Any]]:
     """The bare provider under every channel."""
     mail = {
         "kind": "smtp",
@@ -246,33 +259,60 @@ def _providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, A
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class BareProvider:
+    """A running bench.bare_provider."""
+
+    pid: int
+    smtp_port: int
+    url: str
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
 @contextmanager
-def running(users: int, engine: str | None = None) -> Iterator[Bench]:
-    """A stack of its own whose providers take everything."""
+def bare_provider() -> Iterator[BareProvider]:
+    """In a process of its own, which ends with the block."""
     book = PortBook()
     smtp, http = book.reserve("bare-smtp"), book.reserve("bare-http")
     command = [sys.executable, "-m", "bench.bare_provider", "--smtp-port", str(smtp), "--http-port", str(http)]
-    with tempfile.TemporaryDirectory(prefix="heliograph-bench-") as name, subprocess.Popen(command) as provider:
-        directory, url = Path(name), f"http://{LOOPBACK}:{http}"
+    with subprocess.Popen(command) as process:
+        try:
+            while not listens(http):
+                if process.poll() is not None:
+                    raise WrongRunError(f"the bare provider ended with {process.returncode}")
+                time.sleep(0.05)
+            yield BareProvider(process.pid, smtp, f"http://{LOOPBACK}:{http}")
+        finally:
+            process.terminate()
+            book.close()
+
+
+@contextmanager
+def running(users: int, engine: str | None = None) -> Iterator[Bench]:
+    """A stack of its own whose providers take everything."""
+    with tempfile.TemporaryDirectory(prefix="heliograph-bench-") as name, bare_provider() as bare:
+        directory = Path(name)
         files = StateFiles(directory)
         config = directory / "bench.toml"
-        tables: dict[str, Any] = {"providers": _providers(smtp, url, files.data("simulator") / "fcm-credentials.json")}
+        credentials = files.data("simulator") / "fcm-credentials.json"
+        tables: dict[str, Any] = {"providers": providers(bare.smtp_port, bare.url, credentials)}
         if engine is not None:
             tables["router"] = {"engine": engine}
         config.write_text(to_toml(tables))
         started = stack.up(directory, detach=True, config=config)
         try:
             recorded = {role: it.pid for role, it in files.recorded().items() if role != "supervisor"}
-            processes = {**recorded, "provider": provider.pid}
-            bench = Bench(started.endpoints, url, users, processes)
+            bench = Bench(started.endpoints, bare.url, users, {**recorded, "provider": bare.pid})
             prepare(bench)
             yield bench
         finally:
             stack.down(directory)
             if started.process is not None:
                 started.process.wait(20)
-            provider.terminate()
-            book.close()
 
 
 def warm(bench: Bench, channel: str) -> None:

@@ -25,7 +25,6 @@ from runtime.kafka.client import Partition
 from runtime.settings import KafkaSettings
 
 PATIENCE_S = 240.0
-_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,8 @@ class Observed:
     """Put in that many."""
     sent: Callable[[], int]
     settled: Callable[[], int]
+    poll_s: float = 0.02
+    """Between two counts."""
 
 
 def observe(it: Observed, count: int) -> Measured:
@@ -64,16 +65,20 @@ def observe(it: Observed, count: int) -> Measured:
     sent, settled, cpu = it.sent(), it.settled(), cpu_s(tree(it.worker.pid))
     started = time.monotonic()
     it.publish(count)
-    until(lambda: it.sent() - sent >= count, f"{count} are sent", worker=it.worker)
+    until(lambda: it.sent() - sent >= count, f"{count} are sent", worker=it.worker, poll_s=it.poll_s)
     took = time.monotonic() - started
-    until(lambda: it.settled() - settled >= count, f"{count} are settled", worker=it.worker)
+    until(lambda: it.settled() - settled >= count, f"{count} are settled", worker=it.worker, poll_s=it.poll_s)
     used = cpu_s(tree(it.worker.pid)) - cpu
     figures = {"per_second": count / took, "cpu_us": used / count * 1e6}
     return Measured(figures, Counts(count, it.sent() - sent, it.settled() - settled))
 
 
 def until(
-    condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S, worker: Worker | None = None
+    condition: Callable[[], bool],
+    what: str,
+    patience_s: float = PATIENCE_S,
+    worker: Worker | None = None,
+    poll_s: float = 0.02,
 ) -> None:
     """Raises WrongRunError, at once where the worker has ended that should bring it about."""
     deadline = time.monotonic() + patience_s
@@ -82,7 +87,7 @@ def until(
             worker.check()
         if time.monotonic() > deadline:
             raise WrongRunError(f"after {patience_s:.0f} s it is not so that {what}")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 @contextmanager

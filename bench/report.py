@@ -29,8 +29,8 @@ def rows(outcome: Outcome) -> list[dict[str, Any]]:
         for column in columns:
             row[column] = _cell(Spread.of(values[column])) if values.get(column) else ""
         ratio = outcome.ratio(name)
-        if outcome.baseline is not None:
-            row[f"{outcome.compare} ÷ first"] = number(ratio.median) if ratio else "1"
+        if outcome.baseline is not None or outcome.against:
+            row[f"ratio of {outcome.compare}"] = number(ratio.median) if ratio else "1"
         counts = outcome.rounds[name][-1].counts if outcome.rounds[name] else None
         row["accepted = sent = settled"] = f"{counts.accepted:,}" if counts else ""
         table.append(row)
@@ -68,7 +68,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
                     figure: {**_spread(Spread.of(values)), "rounds": values}
                     for figure, values in outcome.figures(name).items()
                 },
-                "ratio": {"of": outcome.compare, "to": outcome.baseline, **_spread(ratio)} if ratio else None,
+                "ratio": {"of": outcome.compare, "to": outcome.base(name), **_spread(ratio)} if ratio else None,
                 "counts": [
                     {"accepted": it.counts.accepted, "sent": it.counts.sent, "settled": it.counts.settled}
                     for it in outcome.rounds[name]

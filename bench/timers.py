@@ -116,13 +116,13 @@ def start_role(settings: KafkaSettings, directory: Path) -> subprocess.Popen[byt
         )
 
 
-def trickle(producer: Producer, rate: int, seconds: int, rng: random.Random) -> None:
+def trickle(producer: Producer, rate: int, seconds: int, rng: random.Random, mark: str = "late-") -> None:
     """Publish `rate` timers a second, due two to three seconds later."""
     started = system_monotonic()
     for tick in range(seconds * 10):
         now = _now()
         many = range(rate // 10)
-        producer.publish([timer(f"late-{tick}-{n}", now + 2_000 + rng.randrange(1_000), rng) for n in many])
+        producer.publish([timer(f"{mark}{tick}-{n}", now + 2_000 + rng.randrange(1_000), rng) for n in many])
         time.sleep(max(0.0, started + (tick + 1) / 10 - system_monotonic()))
 
 

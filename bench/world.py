@@ -37,7 +37,7 @@ class World:
         self._directory.cleanup()
 
     def stop(self) -> None:
-        """End the broker and the stack: the next case that asks gets new ones."""
+        """End the broker and the stack: the next that asks gets new ones."""
         self._broker = self._stack = None
         self._started.close()
         self._started = ExitStack()

@@ -6,6 +6,17 @@ May import bench. Never: a figure.
 from __future__ import annotations
 
 from bench.case import Case
-from bench.cases import e2e, enrich
+from bench.cases import e2e, enrich, growth, ingest, latency, recover, sink, soak, stages, timers
 
-CASES: tuple[Case, ...] = (enrich.CASE, e2e.CASE)
+CASES: tuple[Case, ...] = (
+    enrich.CASE,
+    ingest.CASE,
+    *stages.CASES,
+    sink.CASE,
+    recover.CASE,
+    timers.CASE,
+    growth.CASE,
+    e2e.CASE,
+    latency.CASE,
+    soak.CASE,
+)

@@ -68,9 +68,11 @@ class Routed:
         self._producer.publish(data.publishable(self._records[:count], topic))
 
 
-def ours(engine: str, settings: KafkaSettings, directory: Path) -> tuple[list[str | Path], Path, dict[str, str]]:
-    """The command of a router, its log and its environment."""
-    command: list[str | Path] = [sys.executable, "-m", "console.cli", "run", "router", "--lane", _LANES[engine]]
+def ours(
+    engine: str, settings: KafkaSettings, directory: Path, lane: str
+) -> tuple[list[str | Path], Path, dict[str, str]]:
+    """The command of a lane's router, its log and its environment."""
+    command: list[str | Path] = [sys.executable, "-m", "console.cli", "run", "router", "--lane", lane]
     settings_of_it = {
         "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": settings.bootstrap_servers,
         "HELIOGRAPH_ROUTER__ENGINE": engine,
@@ -94,7 +96,7 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
 
         routers = {}
         for engine, lane in _LANES.items():
-            process = started.enter_context(worker(*ours(engine, settings, directory)))
+            process = started.enter_context(worker(*ours(engine, settings, directory, lane)))
             routers[engine] = Routed(settings, by_lane[lane]).observed(process, None)
         add("router, Faust (the default)", routers["faust"], count)
         add("router, plain loop", routers["loop"], count)

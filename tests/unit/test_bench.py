@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import data, figures, machine, profiles, report
+from bench import data, figures, load, machine, profiles, report
 from bench.__main__ import main
 from bench.case import Case, Contender, Counts, Measured, Outcome, Scale, Trial, run
+from bench.cases import CASES
 from bench.e2e import WrongRunError
 from bench.environments import RIVALS, UnavailableRivalError, environment, environment_name, program
 from bench.processes import cpu_s, pss_mib, tree
@@ -106,6 +107,14 @@ def test_contenders_take_turns_and_are_divided_by_the_first_of_their_round() -> 
     ratio = outcome.ratio("rival")
     assert ratio is not None and (ratio.median, ratio.low, ratio.high) == (3, 3, 3)
     assert outcome.ratio("ours") is None
+
+
+def test_a_contender_may_have_a_baseline_of_its_own() -> None:
+    small, large = _contender("ten", [], [2, 4]), _contender("many", [], [3, 6])
+    outcome = _run(_case(_contender("ours", [], [1]), small, Contender(large.name, large.measure, "ten")))
+    ratio = outcome.ratio("many")
+    assert ratio is not None and ratio.median == 1.5
+    assert report.as_json(outcome)["contenders"][2]["ratio"]["to"] == "ten"
 
 
 @pytest.mark.parametrize("counts", [Counts(5, 4, 4), Counts(5, 6, 5), Counts(5, 5, 4)])
@@ -203,6 +212,23 @@ def test_rivals_run_our_function_on_our_versions() -> None:
         theirs = pins(RIVALS / f"{name}.txt")
         for package in ("confluent-kafka", "fastavro", "jiter", "minijinja", "phonenumbers", "pydantic"):
             assert theirs[package] == ours[package], (name, package)
+
+
+def test_the_load_asks_for_another_user_each_time_and_names_its_key() -> None:
+    first, second = load.requests("http://127.0.0.1:9/v1/notifications", "secret", 2, "mark")
+    head, _, body = first.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/notifications HTTP/1.1\r\nHost: 127.0.0.1:9\r\nAuthorization: Bearer secret\r\n")
+    assert b"Idempotency-Key: mark-0\r\n" in head and b"Content-Length: %d" % len(body) in head
+    assert json.loads(body)["to"] == {"user_id": "u0"} and b"mark-1" in second
+    (plain,) = load.requests("http://127.0.0.1:9/", "", 1, None)
+    assert b"Idempotency-Key" not in plain
+
+
+def test_every_case_has_a_name_of_its_own_and_worlds_are_neighbours() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    worlds = [case.needs for case in CASES]
+    assert worlds == sorted(worlds), "each world is started once"
 
 
 def test_an_unknown_case_is_refused_with_the_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,113 @@
+"""Requests over kept connections: `python -m bench.load URL --token TOKEN --requests 10000 [--keyed]`.
+
+Each connection sends its next request when the answer to the one before is there. Prints seconds, answers by status, and p50 and p99 in ms.
+It costs as little as it can, for it shares the cores with what it asks.
+May import bench. Never: a check of a body.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from bench import data
+from bench.figures import quantile
+
+BODY = {"channels": ["email"], "template": {"id": data.TEMPLATE}, "data": data.ORDER}
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+
+
+class Connection(asyncio.Protocol):
+    """One of them; `done` when there is nothing more to send."""
+
+    def __init__(self, requests: Iterator[bytes], statuses: Counter[int], waits: list[float]) -> None:
+        self._requests, self._statuses, self._waits = requests, statuses, waits
+        self._held, self._sent_at = b"", 0.0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._next()
+
+    def _next(self) -> None:
+        request = next(self._requests, None)
+        if request is None:
+            self._transport.close()
+            return
+        self._sent_at = time.perf_counter()
+        self._transport.write(request)
+
+    def data_received(self, received: bytes) -> None:
+        self._held += received
+        end = self._held.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        length = _LENGTH.search(self._held, 0, end)
+        if len(self._held) < end + 4 + (int(length[1]) if length else 0):
+            return
+        self._waits.append(time.perf_counter() - self._sent_at)
+        self._statuses[int(self._held[9:12])] += 1
+        self._held = b""
+        self._next()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def requests(url: str, token: str, count: int, mark: str | None) -> Iterator[bytes]:
+    """Each to another user; with a mark each has an Idempotency-Key."""
+    parts = urlsplit(url)
+    head = f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
+    for number in range(count):
+        body = json.dumps({"to": {"user_id": f"u{number}"}, **BODY}).encode()
+        key = f"Idempotency-Key: {mark}-{number}\r\n" if mark else ""
+        length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        yield (head + key + length).encode() + body
+
+
+async def run(url: str, token: str, count: int, connections: int, mark: str | None) -> dict[str, object]:
+    parts, statuses, waits = urlsplit(url), Counter[int](), list[float]()
+    made = iter(list(requests(url, token, count, mark)))
+    loop = asyncio.get_running_loop()
+    began = time.perf_counter()
+    peers = [
+        (
+            await loop.create_connection(
+                lambda: Connection(made, statuses, waits), parts.hostname or "", parts.port or 80
+            )
+        )[1]
+        for _ in range(connections)
+    ]
+    await asyncio.gather(*(peer.done for peer in peers))
+    seconds = time.perf_counter() - began
+    return {
+        "seconds": seconds,
+        "statuses": statuses,
+        "p50_ms": quantile(waits, 0.5) * 1000,
+        "p99_ms": quantile(waits, 0.99) * 1000,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("--token", default="")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--keyed", metavar="MARK", help="an Idempotency-Key for each, which starts so")
+    options = parser.parse_args()
+    made = run(options.url, options.token, options.requests, options.connections, options.keyed)
+    sys.stdout.write(json.dumps(asyncio.run(made)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
