@@ -416,7 +416,7 @@ TENANT = {
     "multi": True,
     "includeAll": True,
     "current": {"text": ["All"], "value": ["$__all"]},
-    "query": "SELECT DISTINCT tenant FROM notification_states WHERE hour >= now() - INTERVAL 30 DAY ORDER BY tenant",
+    "query": "SELECT DISTINCT tenant FROM v_accounting WHERE hour >= now() - INTERVAL 30 DAY ORDER BY tenant",
 }
 NOTIFICATION = {
     "name": "notification",

@@ -8,8 +8,14 @@ SELECT
     f.channel AS channel,
     f.state AS state,
     f.reason AS reason,
+    (SELECT mapFromArrays(groupArray(c.place), groupArray(c.words)) FROM conditions_in_words AS c) AS down,
+    multiIf(
+        f.own_wait != '', f.own_wait,
+        down[f.stage] != '', concat(f.state, ': ', f.stage_words, ' halted', down[f.stage]),
+        down[f.accounts] != '', concat(f.state, ': waits for ', down[f.accounts]),
+        '') AS waits_for,
     concat(
-        multiIf(f.waits != '', f.waits, f.waits_for != '', f.waits_for, transform(
+        multiIf(f.waits != '', f.waits, waits_for != '', waits_for, transform(
             f.state,
             ['accepted', 'scheduled', 'held', 'routed', 'sending', 'unknown', 'dead_lettered', 'simulated', 'skipped',
              'suppressed', 'expired', 'cancelled', 'rejected', 'failed', 'sent', 'undelivered', 'delivered', 'bounced'],
@@ -40,9 +46,8 @@ SELECT
         if(f.detail = '', '', concat(' (', f.detail, ')')),
         if(f.attempts > 1, concat(', after ', toString(f.attempts), ' attempts'), ''),
         if(f.possible_duplicate, '; it may have arrived more than once', ''),
-        if(f.state = 'routed' AND f.waits = '' AND f.waits_for = '', (
+        if(f.state = 'routed' AND f.waits = '' AND waits_for = '', (
             SELECT mapFromArrays(groupArray(a.channel), groupArray(a.words)) FROM channel_accounts AS a)[f.channel], '')) AS why,
-    f.waits_for AS waits_for,
     f.provider AS provider,
     f.attempts AS attempts,
     f.accepted_at AS accepted_at,
@@ -65,20 +70,16 @@ FROM
                 if(m.error_words[3] = '', m.error_words[4], m.error_words[3]),
                 if(m.error_words[2] = '', '', concat(' at ', m.error_words[2])),
                 if(m.goes_on_at > 0, concat(', due at ', toString(toDateTime(m.goes_on_at)), ' UTC'), ''))) AS waits,
-        (SELECT mapFromArrays(groupArray(c.place), groupArray(c.words)) FROM conditions_in_words AS c) AS down,
-        multiIf(
-            m.settled, '',
-            m.last_error_at = m.last_event_at AND m.error_words[1] = 'retrying', concat(
+        if(
+            NOT m.settled AND m.error_words[1] = 'retrying' AND m.last_error_at = m.last_event_at, concat(
                 'retrying: attempt ', toString(m.last_attempt), ' got ', m.error_words[4], '; the next is made ',
                 if(
                     m.goes_on_at > 0, concat('at ', replaceOne(toString(m.goes_on_at), ' ', 'T'), 'Z'),
                     'after a pause that grows with every retry')),
-            m.state = 'held', '',
-            down[concat('sender ', m.channel)] != '', concat(
-                m.state, ': a sender of ', m.channel, ' halted', down[concat('sender ', m.channel)]),
-            down[concat('account ', m.channel)] != '', concat(
-                m.state, ': waits for ', down[concat('account ', m.channel)]),
-            '') AS waits_for
+            '') AS own_wait,
+        if(m.settled OR m.state = 'held', '', concat('sender ', m.channel)) AS stage,
+        concat('a sender of ', m.channel) AS stage_words,
+        if(m.settled OR m.state = 'held', '', concat('account ', m.channel)) AS accounts
     FROM message_latest AS m
     UNION ALL
     SELECT
@@ -90,12 +91,12 @@ FROM
             n.state = 'scheduled' AND n.send_at > 0,
             concat('Waits for its send_at, ', toString(toDateTime(n.send_at)), ' UTC'),
             '') AS waits,
-        (SELECT mapFromArrays(groupArray(c.place), groupArray(c.words)) FROM conditions_in_words AS c) AS down,
-        multiIf(
-            n.state = 'scheduled' AND n.send_at > 0, concat(
-                'scheduled: waits for its time, ', replaceOne(toString(n.send_at), ' ', 'T'), 'Z'),
-            n.state = 'accepted' AND down[concat('router ', n.lane)] != '', concat(
-                'accepted: the router of lane ', n.lane, ' halted', down[concat('router ', n.lane)]),
-            '') AS waits_for
+        if(
+            n.state = 'scheduled' AND n.send_at > 0,
+            concat('scheduled: waits for its time, ', replaceOne(toString(n.send_at), ' ', 'T'), 'Z'),
+            '') AS own_wait,
+        if(n.state = 'accepted', concat('router ', n.lane), '') AS stage,
+        concat('the router of lane ', n.lane) AS stage_words,
+        '' AS accounts
     FROM notifications_alone AS n
 ) AS f;

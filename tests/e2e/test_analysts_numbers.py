@@ -9,10 +9,13 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from runtime.ids import accepted_at
 from tests.e2e.conftest import Stack
 from tests.integration.conftest import until
 
@@ -51,7 +54,7 @@ class Campaign:
         self.rng = random.Random(size)
         self.out_of_category = {f"{self.run}-{n}" for n in range(0, USERS, 8)}
         self.out_of_sms = {f"{self.run}-{n}" for n in range(3, USERS, 10)}
-        self.bouncing = {f"{self.run}-{n}" for n in range(5, USERS, 9)}
+        self.bouncing = {f"{self.run}-{n}" for n in range(5, USERS, 9)} - self.out_of_category
         self.asked: list[Asked] = []
         self._users()
         self._templates()
@@ -270,6 +273,53 @@ def test_funnel_and_requests_are_the_list(campaign: Campaign) -> None:
         (f"news-{campaign.run}", "default", counted["news"]),
         (f"orders-{campaign.run}", "default", counted["order"]),
     }
+
+
+def test_who_was_sent_how_much_is_what_the_vendors_took(campaign: Campaign) -> None:
+    users = {asked.notification_id: asked.user for asked in campaign.asked}
+    of_message = {str(mid): users[str(nid)] for mid, nid in campaign.rows("message_id, notification_id")}
+    doubted = {str(row[0]) for row in campaign.rows("message_id", "AND possible_duplicate AND NOT was_sent")}
+    taken = Counter(of_message[mid] for kind in KINDS for mid in accepts(campaign, kind).keys() - doubted)
+    assert dict(campaign.rows("recipient, count()", "AND was_sent GROUP BY recipient")) == taken
+
+
+def test_who_got_no_mail_of_an_order_is_who_bounces(campaign: Campaign) -> None:
+    own = Counter(
+        asked.user
+        for asked, channel in campaign.own()
+        if (asked.template, channel) == ("order", "email") and asked.user in campaign.bouncing
+    )
+    found = campaign.rows(
+        "recipient, count()",
+        "AND channel = 'email' AND startsWith(template_id, 'order') AND state IN ('bounced', 'suppressed') GROUP BY 1",
+    )
+    assert dict(found) == own
+
+
+def test_days_of_a_zone_and_hours_are_those_of_the_ids(campaign: Campaign) -> None:
+    times = [
+        datetime.fromtimestamp(accepted_at(asked.notification_id) / 1000, ZoneInfo("Europe/Berlin"))
+        for asked, _ in campaign.own()
+    ]
+    found = dict(campaign.rows("toDate(accepted_at, 'Europe/Berlin'), count()", "GROUP BY 1"))
+    assert found == Counter(time.date() for time in times)
+    by_hour = dict(campaign.rows("toHour(accepted_at, 'Europe/Berlin'), count()", "GROUP BY 1"))
+    assert by_hour == Counter(time.hour for time in times)
+
+
+def test_each_request_became_a_message_for_each_channel_and_its_facts_tell_how(campaign: Campaign) -> None:
+    own = {asked.notification_id: sorted(asked.channels) for asked in campaign.asked}
+    found = campaign.rows("notification_id, arraySort(groupArray(channel))", "GROUP BY 1")
+    assert {str(nid): list(channels) for nid, channels in found} == own
+    sql = (
+        "SELECT message_id, argMin(state, (occurred_at, rank)), max(attempt), countIf(state = 'sent') FROM delivery_events "
+        "WHERE message_id IN (SELECT message_id FROM v_messages WHERE has(tags, {run:String})) GROUP BY message_id"
+    )
+    facts = {str(row[0]): row[1:] for row in campaign.running.query(sql, run=campaign.run)}
+    for mid, state, reason, attempts, was_sent in campaign.rows("message_id, state, reason, attempts, was_sent"):
+        first, last_attempt, sent = facts[str(mid)]
+        assert first == ("skipped" if reason == "opted_out" else first) and attempts <= last_attempt, mid
+        assert bool(sent) <= was_sent, (mid, state)
 
 
 def test_what_nobody_measures_is_null(campaign: Campaign) -> None:

@@ -147,7 +147,7 @@ def test_settled_begins_at_rank_ten() -> None:
 
 def test_every_state_and_reason_has_words() -> None:
     why = VIEWS["why_latest"]
-    assert list_after(why, "f.state,") == list(states().rank)
+    assert list_after(why, "f.state,\n") == list(states().rank)
     reasons = list_after(why, "f.reason,\n")
     words = re.findall(r"'([^']*)'", why[why.index("['', ':") : why.index("concat(': ', f.reason)")])
     assert dict(zip(reasons, words, strict=True)) == {"": "", **{r: f": {text}" for r, text in states().words.items()}}
