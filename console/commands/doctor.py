@@ -265,12 +265,14 @@ def check_completeness(records: int, missing: int) -> Finding:
     return Finding(Level.OK, "clickhouse rows", f"a sample of the {records:,} committed requests is there")
 
 
-def check_lost(database: str, records: int, missing: int) -> Finding:
-    """A ClickHouse without tables, although the sink has stored requests."""
-    what = (
-        f"database {database} has none, and {missing:,} of {records:,} requests that the sink has stored are not in it"
-    )
-    cure = "run `heliograph sink rebuild`, which makes them too, or correct HELIOGRAPH_CLICKHOUSE__DATABASE"
+def check_no_tables(database: str, records: int, missing: int) -> Finding:
+    """A ClickHouse without tables: `missing` of the `records` requests that the sink has stored, 0 where it has stored none."""
+    elsewhere = "or correct HELIOGRAPH_CLICKHOUSE__DATABASE"
+    if not missing:
+        what, cure = f"database {database} has none", f"run `heliograph migrate`, {elsewhere}"
+    else:
+        what = f"database {database} has none, and {missing:,} of {records:,} requests that the sink has stored are not in it"
+        cure = f"run `heliograph sink rebuild`, which makes them too, {elsewhere}"
     return Finding(Level.PROBLEM, "clickhouse tables", what, cure)
 
 
@@ -396,7 +398,8 @@ def _timed(probe: Callable[[], T]) -> tuple[ProbeResult, T | None]:
 
 def examine(target: Target) -> Iterator[Finding]:
     """Every finding, as soon as it is known."""
-    yield from _providers(target.settings.providers)
+    built, refused = _accounts(target.settings.providers)
+    yield from check_channels(built, refused)
     if target.probe_providers:
         yield from probe_all(target.settings.providers)
     yield check_schemas(*_schemas())
@@ -415,7 +418,7 @@ def examine(target: Target) -> Iterator[Finding]:
             yield finding
     if "clickhouse" not in down:
         yield from _told_by_clickhouse(target.settings)
-    yield from _running(target, down)
+    yield from _running(target, down, [provider for provider in target.settings.providers if provider.name in built])
     for directory in _directories(target):
         yield check_disk(directory, shutil.disk_usage(directory).free)
     if target.api and target.api_key:
@@ -424,8 +427,8 @@ def examine(target: Target) -> Iterator[Finding]:
             yield check_api_key(status, target.api)
 
 
-def _running(target: Target, down: Sequence[str]) -> Iterator[Finding]:
-    """What processes say: those of a local stack, and those whose addresses were given."""
+def _running(target: Target, down: Sequence[str], accounts: Sequence[ProviderSettings]) -> Iterator[Finding]:
+    """What processes say: those of a local stack, and those whose addresses were given; `accounts` are those to compare."""
     from runtime.provider_files import fingerprint
 
     local: dict[str, str] = dict(target.endpoints.get("metrics", {}))
@@ -436,7 +439,7 @@ def _running(target: Target, down: Sequence[str]) -> Iterator[Finding]:
     yield from check_roles(reports, logs, down)
     yield from check_brakes(reports)
     yield from check_parked(reports)
-    own = {provider.name: fingerprint(provider) for provider in target.settings.providers}
+    own = {provider.name: fingerprint(provider) for provider in accounts}
     yield from check_same_providers(own, reports)
 
 
@@ -459,7 +462,8 @@ def _told_by_clickhouse(settings: Settings) -> Iterator[Finding]:
         yield check_new_dead_letters(letters)
 
 
-def _providers(providers: Sequence[ProviderSettings]) -> list[Finding]:
+def _accounts(providers: Sequence[ProviderSettings]) -> tuple[dict[str, str], dict[str, str]]:
+    """Accounts that can be constructed, with their channel, and why the others cannot; by name."""
     from vendors.registry import create_senders
 
     built: dict[str, str] = {}
@@ -471,7 +475,7 @@ def _providers(providers: Sequence[ProviderSettings]) -> list[Finding]:
             refused[provider.name] = str(exc)
         else:
             built[provider.name] = provider.channel
-    return check_channels(built, refused)
+    return built, refused
 
 
 def _schemas() -> tuple[list[str], int]:
@@ -651,8 +655,9 @@ def _clickhouse(settings: Settings, down: Sequence[str]) -> Iterator[Finding]:
     packaged = {f"{m.number:04d}_{m.name}": m.checksum for m in migrations()}
     # None where a store does not answer: that is a finding already.
     compared = None if "kafka" in down else _timed(lambda: compare(settings))[1]
-    if not applied and compared is not None and compared.missing:
-        yield check_lost(where.database, compared.records, compared.missing)
+    if not applied:
+        # That its views are missing as well follows from it.
+        yield check_no_tables(where.database, compared.records if compared else 0, compared.missing if compared else 0)
         return
     yield check_migrations("clickhouse", packaged, applied)
     if report is None:

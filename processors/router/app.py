@@ -23,6 +23,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 
 from processors.groups import router_group
 from processors.router import tolerant
+from runtime.kafka.consumer import HEARTBEAT_MS
 from runtime.settings import Settings
 
 
@@ -113,7 +114,7 @@ def create_app(settings: Settings, lane: str) -> faust.App:
         stream_recovery_delay=0,
         broker_max_poll_records=2000,
         broker_session_timeout=10,
-        broker_heartbeat_interval=2,
+        broker_heartbeat_interval=HEARTBEAT_MS / 1_000,
         broker_commit_interval=1,
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,

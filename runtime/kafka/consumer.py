@@ -35,6 +35,8 @@ START_TIMEOUT_S = 30.0
 """Below every max.poll.interval: heartbeats continue in the background."""
 STAY_MS = 500
 TO_THE_END_MS = 20
+HEARTBEAT_MS = 500
+"""A member hears of a rebalance with its next heartbeat, and the others wait for it: partitions of one that left are nobody's meanwhile."""
 FETCH_LOST_MS = 10_000
 """Below STALL_CHECK_S: the client itself asks again first."""
 STALL_CHECK_S = 12.0
@@ -129,7 +131,7 @@ class Consumer:
                 "isolation.level": "read_committed",
                 "partition.assignment.strategy": "range",
                 "session.timeout.ms": session_timeout_ms,
-                "heartbeat.interval.ms": min(2_000, session_timeout_ms // 3),
+                "heartbeat.interval.ms": min(HEARTBEAT_MS, session_timeout_ms // 3),
                 "max.poll.interval.ms": max_poll_interval_ms,
                 "fetch.wait.max.ms": fetch_wait_ms or (TO_THE_END_MS if group is None and detect_eof else STAY_MS),
                 "fetch.min.bytes": fetch_min_bytes,

@@ -475,7 +475,7 @@ def test_wiped_clickhouse_is_a_problem_with_the_number_and_one_command_brings_it
     missing = problems(running)
     assert missing.keys() == {"clickhouse tables"}
     said = str(missing["clickhouse tables"])
-    assert re.search(r"has none, and (\d+) of \1 requests that the sink has stored .* sink rebuild", said), said
+    assert re.search(r"has none, and ([\d,]+) of \1 requests that the sink has stored .* sink rebuild", said), said
     assert heliograph(running, "audit").returncode == 1
     answer(running, "sink", "rebuild")
     until(lambda: problems(running) == {}, 60, "all is well again")

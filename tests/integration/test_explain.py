@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
+import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from fastapi import FastAPI, Request
 
 from api.app import handlers
 from api.notifications.explain import explain_router
+from producers.publisher import Publisher
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import ConsumerRecord, ProducerRecord
@@ -321,3 +326,175 @@ def test_audit_is_content_until_a_stray_status_is_published(running: Stack) -> N
     )
     producer.close()
     until(lambda: heliograph(running, "audit").returncode == 0, 30, "no residual")
+
+
+# ---------------------------------------------------------------- sixteen fates
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What is asked for, and how explain, the API and SQL have to tell of it."""
+
+    state: str
+    reason: str | None
+    body: dict[str, Any]
+    says: str = ""
+    """A part of explain's words, a regular expression."""
+    sql_says: str = ""
+    waits: bool = False
+    """Made when it is looked at, as it does not wait for ever."""
+    by_library: bool = False
+    """Published, as HTTP refuses it."""
+
+
+TEXT: dict[str, Any] = {"content": {"text": "x"}, "channels": ["sms"]}
+MAIL: dict[str, Any] = {"content": {"subject": "s", "text": "x"}, "channels": ["email"]}
+PUSH: dict[str, Any] = {"content": {"title": "t", "body": "b"}, "channels": ["push"]}
+LATER = "2099-01-01T00:00:00Z"
+FATES = {
+    "delivered": Fate("delivered", None, {"to": {"phone": "+4915700000001"}, **TEXT}),
+    "sent": Fate("sent", None, {"to": {"email": "fate@example.org"}, **MAIL}),
+    "simulated": Fate("simulated", "dry_run", {"to": {"email": "fate@example.org"}, "dry_run": True, **MAIL}),
+    "opted out": Fate(
+        "skipped", "opted_out", {"to": {"user_id": "fate-opted"}, **MAIL}, "has opted out", "has opted out"
+    ),
+    "no address": Fate("skipped", "no_address", {"to": {"user_id": "fate-opted"}, **TEXT}, "no address", "no address"),
+    "suppressed": Fate("suppressed", "suppressed_address", {"to": {"email": "fate-none@example.org"}, **MAIL}),
+    "expired": Fate(
+        "expired", "past_expiry", {"to": {"email": "fate@example.org"}, "expires_at": "2020-01-01T00:00:00Z", **MAIL}
+    ),
+    "cancelled": Fate(
+        "cancelled",
+        "by_caller",
+        {"to": {"email": "fate@example.org"}, "send_at": LATER, **MAIL},
+        "the caller cancelled",
+    ),
+    "unknown recipient": Fate("rejected", "unknown_recipient", {"to": {"user_id": "fate-nobody"}, **MAIL}),
+    "missing variable": Fate(
+        "rejected",
+        "missing_variable",
+        {"to": {"email": "fate@example.org"}, "template": {"id": "fate"}, "channels": ["email"]},
+        by_library=True,
+    ),
+    "undelivered": Fate("undelivered", "carrier", {"to": {"phone": "+15005553003"}, **TEXT}, "30003", "30003"),
+    "bounced": Fate("bounced", "invalid_number", {"to": {"phone": "+15005553005"}, **TEXT}),
+    "in doubt": Fate(
+        "unknown", "in_doubt", {"to": {"email": "fate-doubt@example.org"}, "delivery": "at_most_once", **MAIL}
+    ),
+    "scheduled": Fate(
+        "scheduled",
+        None,
+        {"to": {"email": "fate@example.org"}, "send_at": LATER, **MAIL},
+        r"waits for its time, 2099-01-01T00:00:00",
+        r"Waits for its send_at, 2099-01-01 00:00:00 UTC",
+        waits=True,
+    ),
+    "retrying": Fate(
+        "routed",
+        None,
+        {"to": {"email": "fate-busy@example.org"}, **MAIL},
+        r"attempt [2-5] got .*451 4\.3\.0.*; the next is made at \d{4}-",
+        r"Waits for a retry after .*451 4\.3\.0.* at simulator-smtp, due at \d{4}-",
+        waits=True,
+    ),
+    "account down": Fate(
+        "routed",
+        None,
+        {"to": {"user_id": "fate-apple"}, **PUSH},
+        r"waits for simulator-apns: .* since \d{4}-.*, next probe at \d{4}-",
+        r"simulator-apns .*since \d{4}-.*next probe",
+        waits=True,
+    ),
+}
+ON_THE_WAY = ("accepted", "scheduled", "held", "routed", "sending")
+
+
+@pytest.fixture(scope="module")
+def fates(running: Stack) -> dict[str, str]:
+    """The notification of each fate, all of them on their way at once."""
+
+    def post(path: str, body: Any, method: str = "POST") -> Any:
+        code, answered, _ = running.call(method, path, body)
+        assert code < 300, answered
+        return answered
+
+    def fault(**what: Any) -> None:
+        url = running.endpoints["simulator"] + "/faults"
+        urllib.request.urlopen(
+            urllib.request.Request(url, json.dumps(what).encode(), method="POST"), timeout=10
+        ).close()
+
+    post("/v1/users", {"id": "fate-opted", "email": "fate-opted@example.org"})
+    post("/v1/users/fate-opted/preferences", {"channels": {"email": False}, "categories": {}}, "PUT")
+    devices = [{"platform": "apns", "token": "fate-apple"}]
+    post("/v1/users", {"id": "fate-apple", "devices": devices})
+    post("/v1/suppressions", {"channel": "email", "address": "fate-none@example.org", "reason": "manual"})
+    channels = {"email": {"subject": "s", "text": "{{ gone }}"}}
+    post("/v1/templates", {"id": "fate", "category": "orders", "channels": channels, "publish": True})
+    fault(kind="smtp", mode="drop_after_accept", match="fate-doubt")
+    fault(kind="smtp", mode="500", match="fate-busy")
+    fault(kind="apns", mode="reset")
+    time.sleep(1)  # preferences and suppressions hold within a second
+    for _ in range(30):  # the breaker opens; those that come first are its probes
+        post("/v1/notifications", FATES["account down"].body)
+    made = {}
+    for name, fate in FATES.items():
+        if not fate.waits:
+            made[name] = ask_for(running, fate)
+    post(f"/v1/notifications/{made['cancelled']}/cancel", None)
+    return made
+
+
+def ask_for(running: Stack, fate: Fate) -> str:
+    """The notification's id."""
+    if fate.by_library:
+        with Publisher(KafkaSettings(bootstrap_servers=running.endpoints["kafka"]), tenant="default") as publisher:
+            return publisher.publish(fate.body)
+    code, answered, _ = running.call("POST", "/v1/notifications", fate.body)
+    assert code == 202, answered
+    return str(answered["id"])
+
+
+@pytest.mark.kafka
+@pytest.mark.postgres
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("name", FATES)
+def test_explain_the_api_and_sql_agree_on_what_became_of_it_or_what_it_waits_for(
+    running: Stack, fates: dict[str, str], name: str
+) -> None:
+    fate = FATES[name]
+    nid = fates[name] if name in fates else ask_for(running, fate)
+    why = "SELECT state, reason, why FROM v_why WHERE notification_id = {nid:UUID}"
+
+    def told() -> dict[str, tuple[str, str, str]]:
+        """Who → (state, reason, words)."""
+        api = running.call("GET", f"/v1/notifications/{nid}")[1]
+        story = running.call("GET", f"/v1/notifications/{nid}/explain")[1]
+        waits = [waits for part in (story, *story["messages"]) if (waits := part["waits_for"])]
+        assert bool(waits) <= (story["status"] in ON_THE_WAY)
+        rows = running.query(why, nid=nid)
+        assert len(rows) <= 1
+        found = {
+            "api": (api["status"], api["reason"] or "", ""),
+            "explain": (story["status"], story["reason"] or "", "; ".join(waits) if fate.waits else story["why"]),
+        }
+        if rows:
+            found["sql"] = rows[0]
+        return found
+
+    def agree() -> bool:
+        found = told()
+        return (
+            {(state, reason) for state, reason, _ in found.values()} == {(fate.state, fate.reason or "")}
+            and "sql" in found
+            and re.search(fate.says, found["explain"][2]) is not None
+            and re.search(fate.sql_says, found["sql"][2]) is not None
+        )
+
+    until(agree, 90, f"all three say {fate.state}, {fate.reason}: {fate.says} | {fate.sql_says}", told)
+    assert {
+        message["status"] for message in running.call("GET", f"/v1/notifications/{nid}/explain")[1]["messages"]
+    } in (
+        set(),
+        {fate.state},
+    )
