@@ -1,7 +1,7 @@
 """Who may read: the analyst, a user of ClickHouse who reads the public views, within limits, and nothing else.
 
-Rights are given on views alone, which read with the rights of who made them (schema_files), so the tables and the helper views
-are neither readable nor shown. The bytes of dead letters may hold addresses of any tenant, so their columns are left out.
+Rights are given on views alone, which read with the rights of who made them where there is an analyst (schema_files), so the
+tables and the helper views are neither readable nor shown. The bytes of dead letters may hold addresses of any tenant, so their columns are left out.
 Where tenants are named, a row policy lets those through, and a view that has no tenant is left out.
 May import clickhouse, columns, schema_files and runtime settings. Never: a table.
 """

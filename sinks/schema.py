@@ -22,6 +22,7 @@ from runtime.logs import get_logger
 from runtime.settings import ClickHouseSettings
 from sinks.clickhouse import StoreError, connect, store_errors
 from sinks.schema_files import (
+    LENT,
     MadeView,
     Migration,
     SqlView,
@@ -38,7 +39,7 @@ log = get_logger("clickhouse")
 
 OLDEST = (25, 12)
 """Older versions answer one query from several states of the tables: an hour that changes during it would count twice."""
-_COMMENT = re.compile(r" COMMENT '(?:[^'\\]|\\.)*'")
+_ASIDE = re.compile(r" COMMENT '(?:[^'\\]|\\.)*'| (?:DEFINER = \S+ )?SQL SECURITY \w+")
 _ATTEMPTS = 5
 _TIMEOUT_S = 120
 _MIGRATIONS_TABLE = """
@@ -81,6 +82,8 @@ class StoredViews:
     """Such checksums of the times before."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Name → database of the views that the store shows."""
+    lent: bool = False
+    """Whether its public views lend their readers the rights of who made them."""
     strays: tuple[str, ...] = ()
     """Helper views in the database of the public ones, where earlier versions had them."""
 
@@ -191,17 +194,18 @@ def read_views_of(settings: ClickHouseSettings, client: Client) -> StoredViews:
         helpers = {view.name for view in sql_views() if not view.public}
         strays = tuple(sorted(name for name, place, _ in views if name in helpers and place == settings.database))
         views = [view for view in views if view[0] not in helpers or view[1] != settings.database]
-        # Comments come with a second statement, between which another process may look.
-        stored = {name: checksum_of(_COMMENT.sub("", query)) for name, _, query in views}
+        # Comments come with a second statement, between which another process may look; rights are as there is an analyst.
+        stored = {name: checksum_of(_ASIDE.sub("", query)) for name, _, query in views}
+        lent = any(LENT in query for *_, query in views)
         places = {name: place for name, place, _ in views}
         if not any(name == "schema_views" for name, *_ in tables):
-            return StoredViews(stored=stored, places=places, strays=strays)
+            return StoredViews(stored=stored, places=places, lent=lent, strays=strays)
         rows = client.query(
             f"SELECT folder, name, checksum, definition, applied_at FROM `{settings.database}`.schema_views "
             "ORDER BY applied_at"
         ).result_rows
     if not rows:
-        return StoredViews(stored=stored, places=places, strays=strays)
+        return StoredViews(stored=stored, places=places, lent=lent, strays=strays)
     folder, *_, last = rows[-1]
     return StoredViews(
         stored=stored,
@@ -209,6 +213,7 @@ def read_views_of(settings: ClickHouseSettings, client: Client) -> StoredViews:
         folder=str(folder),
         earlier=frozenset(str(other) for other, *_ in rows) - {str(folder)},
         places=places,
+        lent=lent,
         strays=strays,
     )
 
@@ -218,19 +223,27 @@ def _apply_views(settings: ClickHouseSettings, client: Client, *, replace_newer:
     _repeat(settings, client, _VIEWS_TABLE)
     there = read_views_of(settings, client)
     report = _report(there)
-    if not report.differences and not there.strays and there.folder == folder_checksum(sql_views()):
+    # A process without the analyst's settings leaves the analyst its rights.
+    lent = there.lent or settings.analyst.username is not None
+    if (
+        not report.differences
+        and not there.strays
+        and lent == there.lent
+        and there.folder == folder_checksum(sql_views())
+    ):
         return []
     if report.superseded and not replace_newer:
         log.info("views of another version kept", views=sorted(report.differences), database=settings.database)
         return []
     views = {view.name: view for view in sql_views()}
     helpers = {name for name, view in views.items() if not view.public}
-    for name in report.differences:
+    remade = [view.name for view in sql_views() if view.public and lent != there.lent]
+    for name in dict.fromkeys([*report.differences, *remade]):
         # Those to drop come last: until then a view may read them that is replaced here.
         if name not in views:
             _repeat(settings, client, f"DROP VIEW IF EXISTS `{there.places[name]}`.{name}")
             continue
-        _repeat(settings, client, views[name].made(settings.internal_database, helpers))
+        _repeat(settings, client, views[name].made(settings.internal_database, helpers, lent=lent))
         if views[name].comments:
             _repeat(settings, client, views[name].comments)
     for name in there.strays:
@@ -240,7 +253,8 @@ def _apply_views(settings: ClickHouseSettings, client: Client, *, replace_newer:
         _repeat(settings, client, "TRUNCATE TABLE hour_sums")
     log.info("views made as their files say", was=dict(report.differences), database=settings.database)
     _record_views(settings, client, sql_views())
-    return [f"{'removal of ' if was == 'removed' else ''}view {name}" for name, was in report.differences.items()]
+    done = {**dict.fromkeys(remade, "outdated"), **report.differences}
+    return [f"{'removal of ' if was == 'removed' else ''}view {name}" for name, was in done.items()]
 
 
 def _record_views(settings: ClickHouseSettings, client: Client, views: tuple[SqlView, ...]) -> None:

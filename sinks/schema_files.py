@@ -38,7 +38,10 @@ ViewDifference = Literal["missing", "outdated", "edited", "removed"]
 _VIEW = re.compile(r"CREATE OR REPLACE VIEW (\w+) AS\b")
 _READS = re.compile(r"\b(?:FROM|JOIN)\s+(\w+)")
 _NAMES = re.compile(r"\b(FROM|JOIN|VIEW|TABLE)(\s+)(\w+)\b(?!\s*[.(])")
-_RIGHTS = "DEFINER = CURRENT_USER SQL SECURITY DEFINER"
+_MAKER = "CURRENT_USER"
+LENT = "SQL SECURITY DEFINER"
+"""Of a view that reads with the rights of who made it. ClickHouse gives it a query of its own, and with that tables that may
+change between its parts: an hour that is summed up at that moment may count twice or not at all. Hence only for an analyst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,13 @@ class SqlView:
         """Whether it is for people, rather than for other views and our own queries."""
         return is_public(self.name)
 
-    def made(self, internal_database: str, helpers: Collection[str]) -> str:
-        """The statement that makes it; `helpers` are the names of the views of that database."""
-        head = f"VIEW {self.name} {_RIGHTS} AS" if self.public else f"VIEW {self.name} AS"
+    def made(self, internal_database: str, helpers: Collection[str], *, lent: bool = False) -> str:
+        """The statement that makes it; `helpers` are the names of the views of that database.
+
+        `lent`: a public one lends its readers the rights of who makes it.
+        """
+        rights = f"DEFINER = {_MAKER} {LENT} " if lent and self.public else ""
+        head = f"VIEW {self.name} {rights}AS"
         return in_database(self.statement, internal_database, helpers).replace(f"VIEW {self.name} AS", head, 1)
 
 
@@ -162,8 +169,7 @@ def read_views(
     said = {name: comments(name, statements) for name in order}
     for name in order:
         below = (checksums[other] for other in sorted(reads[name]))
-        form = [_RIGHTS] if is_public(name) else []
-        checksums[name] = checksum_of(files_read[f"{name}.sql"], tables, *below, *filter(None, [said[name]]), *form)
+        checksums[name] = checksum_of(files_read[f"{name}.sql"], tables, *below, *filter(None, [said[name]]))
     return tuple(SqlView(name, statements[name], reads[name], checksums[name], said[name]) for name in order)
 
 

@@ -48,7 +48,8 @@ def test_sender_killed_at_every_crash_point_loses_nothing(world: World) -> None:
     sent_mails = sum("sent" in states[nid] for nid in once[1])
     assert sent_mails <= sum(mails.values()), "a mail is said to be sent that no provider took"
     flagged = sum(any(event["possible_duplicate"] for event in reported[nid]) for nid in twice[1])
-    assert sum(pushes.values()) - len(pushes) <= flagged
+    # One that is in doubt at two crashes comes a third time.
+    assert sum(count > 1 for count in pushes.values()) <= flagged
     assert sum("unknown" in states[nid] for nid in once[1]) >= 1, "no crash left a doubt: the points were not reached"
 
 

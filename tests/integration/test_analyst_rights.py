@@ -18,6 +18,7 @@ from runtime.clock import system_clock
 from runtime.settings import AnalystSettings, ClickHouseSettings
 from sinks import access, schema_files
 from sinks.clickhouse import StoreError
+from sinks.schema import migrate
 from tests.integration.test_clickhouse_schema import Store, request, status
 from tests.support.clickhouse import Server as AnyServer
 from tests.support.history import NOW, History
@@ -92,8 +93,10 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, l
     history.give_up_three(system_clock())
     with pytest.MonkeyPatch.context() as patch:
         # The engine's one user is the analyst later on.
-        patch.setattr(schema_files, "_RIGHTS", schema_files._RIGHTS.replace("CURRENT_USER", "owner"))
+        patch.setattr(schema_files, "_MAKER", "owner")
         store = Store(server)
+        assert migrate(store.settings.model_copy(update={"analyst": analyst_of()})), "its views are made again"
+        assert migrate(store.settings) == [], "who knows of no analyst leaves it what it has"
     store.insert(history.records)
     for number in range(20):
         nid = f"0197{number:04x}-0000-7000-8000-{number:012x}"

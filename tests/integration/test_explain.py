@@ -402,7 +402,7 @@ FATES = {
         None,
         {"to": {"user_id": "fate-apple"}, **PUSH},
         r"waits for simulator-apns: .* since \d{4}-.*, next probe at \d{4}-",
-        r"simulator-apns .*since \d{4}-.*next probe",
+        r"waits for simulator-apns: .* since \d{4}-.*, next probe at \d{4}-",
         waits=True,
     ),
 }
