@@ -8,11 +8,10 @@ May import every layer, lazily. Never: a repair.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -38,7 +37,7 @@ from console.commands.findings import Finding, Level, some
 from console.commands.output import show
 from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints, stack_settings
 from runtime import topics
-from runtime.errors import HeliographError, SettingsError
+from runtime.errors import HeliographError, SettingsError, UnavailableError
 from runtime.settings import ProviderSettings, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -422,7 +421,7 @@ def examine(target: Target) -> Iterator[Finding]:
     for directory in _directories(target):
         yield check_disk(directory, shutil.disk_usage(directory).free)
     if target.api and target.api_key:
-        status = _status(target.api.rstrip("/") + _NOBODY, target.api_key)
+        status = _status(target.api, target.api_key)
         if status != 503 or not down:  # what follows from a store that is away is no second problem
             yield check_api_key(status, target.api)
 
@@ -668,15 +667,17 @@ def _clickhouse(settings: Settings, down: Sequence[str]) -> Iterator[Finding]:
         yield check_completeness(compared.records, compared.missing)
 
 
-def _status(url: str, api_key: str) -> int | None:
-    """The HTTP status with the key, None when nobody answers."""
+def _status(api: str, api_key: str) -> int | None:
+    """The HTTP status of a question about nobody, with the key; None when nobody answers."""
+    from runtime.http.client import ApiClient
+
+    async def ask() -> int:
+        async with ApiClient(api, api_key, timeout_s=_TIMEOUT_S) as client:
+            return (await client.call("GET", _NOBODY, expect=range(600))).status
+
     try:
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {api_key}"})
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as exc:
-        return exc.code
-    except (OSError, ValueError):  # ValueError: what was given is no URL
+        return asyncio.run(ask())
+    except UnavailableError:
         return None
 
 

@@ -54,6 +54,7 @@ class ApiClient:
         url: str,
         api_key: str | None = None,
         *,
+        timeout_s: float = TIMEOUT_S,
         connections: int = 32,
         tries: int = 1,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
@@ -61,6 +62,7 @@ class ApiClient:
         """`tries`: how often a call is made that is answered 503, where 503 is not expected."""
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._timeout_s = timeout_s
         self._connections = connections
         self._tries = tries
         self._max_response_bytes = max_response_bytes
@@ -70,7 +72,7 @@ class ApiClient:
         self._session = aiohttp.ClientSession(
             headers=self._headers,
             connector=aiohttp.TCPConnector(limit=self._connections),
-            timeout=aiohttp.ClientTimeout(TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(self._timeout_s),
             trust_env=True,  # proxies of the environment; runtime/proxies.py spares this machine
         )
         return self
