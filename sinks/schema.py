@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clickhouse_connect.driver.client import Client
 
@@ -198,23 +198,21 @@ def read_views_of(settings: ClickHouseSettings, client: Client) -> StoredViews:
         stored = {name: checksum_of(_ASIDE.sub("", query)) for name, _, query in views}
         lent = any(LENT in query for *_, query in views)
         places = {name: place for name, place, _ in views}
+        found = StoredViews(stored=stored, places=places, lent=lent, strays=strays)
         if not any(name == "schema_views" for name, *_ in tables):
-            return StoredViews(stored=stored, places=places, lent=lent, strays=strays)
+            return found
         rows = client.query(
             f"SELECT folder, name, checksum, definition, applied_at FROM `{settings.database}`.schema_views "
             "ORDER BY applied_at"
         ).result_rows
     if not rows:
-        return StoredViews(stored=stored, places=places, lent=lent, strays=strays)
+        return found
     folder, *_, last = rows[-1]
-    return StoredViews(
-        stored=stored,
+    return replace(
+        found,
         made={str(name): MadeView(str(checksum), str(shown)) for _, name, checksum, shown, at in rows if at == last},
         folder=str(folder),
         earlier=frozenset(str(other) for other, *_ in rows) - {str(folder)},
-        places=places,
-        lent=lent,
-        strays=strays,
     )
 
 
@@ -225,19 +223,14 @@ def _apply_views(settings: ClickHouseSettings, client: Client, *, replace_newer:
     report = _report(there)
     # A process without the analyst's settings leaves the analyst its rights.
     lent = there.lent or settings.analyst.username is not None
-    if (
-        not report.differences
-        and not there.strays
-        and lent == there.lent
-        and there.folder == folder_checksum(sql_views())
-    ):
+    remade = [view.name for view in sql_views() if view.public and lent != there.lent]
+    if not (report.differences or remade or there.strays) and there.folder == folder_checksum(sql_views()):
         return []
     if report.superseded and not replace_newer:
         log.info("views of another version kept", views=sorted(report.differences), database=settings.database)
         return []
     views = {view.name: view for view in sql_views()}
     helpers = {name for name, view in views.items() if not view.public}
-    remade = [view.name for view in sql_views() if view.public and lent != there.lent]
     for name in dict.fromkeys([*report.differences, *remade]):
         # Those to drop come last: until then a view may read them that is replaced here.
         if name not in views:

@@ -6,8 +6,8 @@
 The first migrations were released with views in them. Their files stay as they were, since stores keep their checksums; the
 views in them are not made any more, views/ has them all.
 
-A view that columns.yaml explains is public: it is made in the database of the settings, and reads with the rights of who made it,
-so that who may read it needs no right on what it reads. The others are helpers, in a database of their own. The files name neither.
+A view that columns.yaml explains is public: it is made in the database of the settings. The others are helpers, in a database of
+their own. The files name neither.
 
     | the view in the store                                                   | difference |
     |-------------------------------------------------------------------------|------------|
