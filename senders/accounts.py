@@ -41,6 +41,9 @@ class Account:
         self._throttled, self._throttled_at = 0, 0.0
         self._paused_until = 0.0
         self._last_code = ""
+        # Set at every result: looked up once.
+        self._state_gauge = ACCOUNT_STATE.labels(sender.channel, sender.name)
+        self._down_gauge = ACCOUNT_DOWN_SECONDS.labels(sender.channel, sender.name)
 
     @property
     def trouble(self) -> AccountTrouble | None:
@@ -123,8 +126,8 @@ class Account:
 
     def report(self) -> None:
         """Keep the gauges true: a breaker also changes by the clock."""
-        ACCOUNT_STATE.labels(self.sender.channel, self.sender.name).set(_STATES[self._breaker.state])
-        ACCOUNT_DOWN_SECONDS.labels(self.sender.channel, self.sender.name).set(self._breaker.failing_for_s or 0.0)
+        self._state_gauge.set(_STATES[self._breaker.state])
+        self._down_gauge.set(self._breaker.failing_for_s or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
