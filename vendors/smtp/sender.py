@@ -153,20 +153,14 @@ class SmtpSender(ProviderAccount[Envelope]):
             return ProbeRefusal(ErrorClass.ACCOUNT, str(exc))
         except aiosmtplib.SMTPResponseException as exc:
             phase = "AUTH" if isinstance(exc, aiosmtplib.SMTPAuthenticationError) else "CONNECT"
-            return refuse_probe(
-                smtp_rule(exc.code, exc.message, phase), _NOT_SENT_UNKNOWN, shown(exc.code, exc.message)
-            )
-        except (aiosmtplib.SMTPException, OSError, DialogueEnded) as exc:
-            return ProbeRefusal(
-                ErrorClass.TRANSIENT, str(exc) if isinstance(exc, DialogueEnded) else type(exc).__name__
-            )
+            return _probe_refusal(exc.code, exc.message, phase)
+        except (aiosmtplib.SMTPException, OSError) as exc:
+            return ProbeRefusal(ErrorClass.TRANSIENT, type(exc).__name__)
+        except DialogueEnded as exc:
+            return ProbeRefusal(ErrorClass.TRANSIENT, str(exc))
         except InvalidReply:
             return ProbeRefusal(ErrorClass.TRANSIENT, "invalid reply at NOOP")
-        if reply.code // 100 == 2:
-            return None
-        return refuse_probe(
-            smtp_rule(reply.code, reply.text, "CONNECT"), _NOT_SENT_UNKNOWN, shown(reply.code, reply.text)
-        )
+        return None if reply.code // 100 == 2 else _probe_refusal(reply.code, reply.text, "CONNECT")
 
     def _reply(self, code: int, text: str, phase: str) -> SendResult:
         if not 400 <= code < 600:
@@ -348,6 +342,10 @@ def _queue_id(text: str) -> str | None:
     """The server's id in `Ok: queued as 4F2A`, where it says one."""
     found = re.search(r"queued as ([\x21-\x7e]{1,128})", text)
     return found[1] if found else None
+
+
+def _probe_refusal(code: int, text: str, phase: str) -> ProbeRefusal:
+    return refuse_probe(smtp_rule(code, text, phase), _NOT_SENT_UNKNOWN, shown(code, text))
 
 
 def create(provider: ProviderSettings) -> SmtpSender:
