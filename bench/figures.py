@@ -61,9 +61,8 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     """Of the least-squares line through (x, y): y for each x; 0 where the x are all the same. Raises ValueError without points."""
     if not points:
         raise ValueError("a slope needs one point at least")
-    mean_x, mean_y = (statistics.fmean(values) for values in zip(*points, strict=True))
-    across = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / across if across else 0.0
+    xs, ys = zip(*points, strict=True)
+    return statistics.linear_regression(xs, ys).slope if len(set(xs)) > 1 else 0.0
 
 
 def by_figure(rounds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

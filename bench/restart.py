@@ -33,6 +33,7 @@ import aiohttp
 
 from bench.e2e import WrongRunError
 from bench.figures import quantile
+from bench.observe import until
 from console.commands.output import show
 from local import stack
 from local.ports import LOOPBACK, PortBook
@@ -61,11 +62,7 @@ def is_ready(url: str) -> bool:
 
 def wait_ready(url: str, role: str) -> None:
     """Raises WrongRunError when it is not ready in time."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_ready(url):
-        if time.monotonic() > deadline:
-            raise WrongRunError(f"{role} at {url} is not ready after {PATIENCE_S:.0f} s")
-        time.sleep(0.05)
+    until(lambda: is_ready(url), f"{role} at {url} is ready", PATIENCE_S)
 
 
 @dataclass
@@ -110,9 +107,7 @@ class Deployment:
         """The supervisor starts it again."""
         url, pid = self.first_url(role), self.endpoints["pids"][role]
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE_S
-        while self.endpoints["pids"].get(role, pid) == pid and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: self.endpoints["pids"].get(role, pid) != pid, f"{role} is another process", PATIENCE_S)
         wait_ready(url, role)
 
     def restart_second(self, role: str) -> None:
