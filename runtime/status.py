@@ -98,7 +98,14 @@ class Particulars(TypedDict, total=False):
     due_at: int | None
 
 
-_NOTHING: Particulars = {
+_EMPTY: dict[str, Any] = {
+    "event_id": "",
+    "notification_id": "",
+    "tenant": "",
+    "lane": "",
+    "state": "",
+    "occurred_at": 0,
+    "attempt": 0,
     "message_id": None,
     "channel": None,
     "reason": None,
@@ -135,17 +142,15 @@ def fact(
     attempt: int = 0,
 ) -> DeliveryStatus:
     """A DeliveryStatus; the only place that makes one. `now` in milliseconds."""
-    said: dict[str, Any] = {
-        "event_id": event_id,
-        "notification_id": notification_id,
-        "tenant": tenant,
-        "lane": lane,
-        "state": state,
-        "occurred_at": now,
-        "attempt": attempt,
-        **_NOTHING,
-        **particulars,
-    }
+    said: dict[str, Any] = _EMPTY.copy()
+    said.update(particulars)
+    said["event_id"] = event_id
+    said["notification_id"] = notification_id
+    said["tenant"] = tenant
+    said["lane"] = lane
+    said["state"] = state
+    said["occurred_at"] = now
+    said["attempt"] = attempt
     return cast(DeliveryStatus, said)
 
 
