@@ -170,7 +170,8 @@ class Load:
     rate: float
     due: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Recipient → (lane, when it was due), of every 202."""
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: list[tuple[float, str]] = field(default_factory=list)
+    """When, and what was said instead of 202."""
     ended: bool = False
 
     async def run(self) -> None:
@@ -209,10 +210,10 @@ class Load:
         try:
             async with session.post(f"{url}/v1/notifications", json=body) as answer:
                 if answer.status != 202:
-                    self.refused[str(answer.status)] += 1
+                    self.refused.append((time.time(), str(answer.status)))
                     return
         except aiohttp.ClientError as exc:
-            self.refused[type(exc).__name__] += 1
+            self.refused.append((time.time(), type(exc).__name__))
             return
         self.due[next(iter(to.values()))] = lane, due
 
@@ -249,6 +250,15 @@ def flagged(deployment: Deployment) -> int:
         client.close()
 
 
+def refusals(load: Load, rolled: Sequence[dict[str, Any]]) -> Counter[str]:
+    """How often a call was not accepted, by what was said and what was being restarted."""
+    found: Counter[str] = Counter()
+    for at, what in load.refused:
+        during = next((row for row in reversed(rolled) if row["began"] <= at), None)
+        found[f"{what} ({during['process']} {during['role']})" if during else what] += 1
+    return found
+
+
 def measured(deployment: Deployment, load: Load, rolled: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The tables, once everything has arrived. Raises WrongRunError."""
     deadline = time.monotonic() + PATIENCE_S
@@ -258,7 +268,7 @@ def measured(deployment: Deployment, load: Load, rolled: Sequence[dict[str, Any]
     twice = sum(len(times) > 1 for times in there.values())
     doubtful = flagged(deployment)
     if load.refused or missing or twice or doubtful:
-        said = ", ".join(f"{count} × {what}" for what, count in load.refused.items()) or "none"
+        said = "; ".join(f"{count} × {what}" for what, count in refusals(load, rolled).items()) or "none"
         raise WrongRunError(f"refused: {said}; missed {missing}, reached twice {twice}, flagged {doubtful}")
     waits: dict[str, list[tuple[float, float]]] = {lane: [] for lane in LANES}
     for to, (lane, due) in load.due.items():
