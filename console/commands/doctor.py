@@ -35,7 +35,7 @@ from console.commands.doctor_running import (
     check_same_providers,
 )
 from console.commands.findings import Finding, Level, some
-from console.commands.output import show
+from console.commands.output import plain, show
 from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints, stack_settings
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError, UnavailableError
@@ -752,5 +752,5 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 def _print(finding: Finding) -> None:
     level = typer.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
     fix = f": {finding.fix}" if finding.fix else ""
-    typer.echo(f"{level} {finding.check:<17} {finding.what}{fix}")
+    typer.echo(f"{level} {finding.check:<17} {plain(finding.what + fix)}")
     sys.stdout.flush()  # the next store may take seconds to not answer
