@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from uuid import UUID
 
 import pytest
@@ -40,8 +41,8 @@ def test_text_of_a_stranger_neither_steers_the_terminal_nor_breaks_the_table(
         "resends": [],
         "dead_letters": [],
     }
-    for printed in (lambda: show([{"template": HOSTILE, "count": 1}], False), lambda: show_story(story)):
-        printed()
+    for prints in (partial(show, [{"template": HOSTILE, "count": 1}], False), partial(show_story, story)):
+        prints()
         out = capsys.readouterr().out
         assert r"\x1b]0;mine\x07 [/b] [red] \u202e \x9b2J \ud800" in out
         assert not any(c in out for c in "\x1b\x07\u202e\x9b")
