@@ -35,6 +35,7 @@ from console.commands.output import show
 from local import stack
 from local.cli import process_counts
 from local.ports import LOOPBACK, PortBook
+from local.simulator.fcm import Credentials
 from local.supervisor.layout import to_toml
 from local.supervisor.state import StateFiles
 from producers.publisher import Publication, Publisher
@@ -234,12 +235,23 @@ def steady(bench: Bench, channel: str, rate: float, seconds: float, lane: str, f
     return published
 
 
-def providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, Any]]:
-    """The bare provider under every channel."""
+@dataclass(frozen=True, slots=True)
+class BareProvider:
+    """A running bench.bare_provider."""
+
+    pid: int
+    smtp_port: int
+    url: str
+
+
+def providers(bare: BareProvider, directory: Path) -> list[dict[str, Any]]:
+    """The bare provider under every channel; FCM's key file is made in the directory."""
+    http, credentials = bare.url, directory / "fcm-credentials.json"
+    Credentials.load_or_create(credentials, f"{http}/token")
     mail = {
         "kind": "smtp",
         "host": LOOPBACK,
-        "port": smtp_port,
+        "port": bare.smtp_port,
         "tls": "none",
         "from_address": "Shop <shop@example.org>",
     }
@@ -250,15 +262,6 @@ def providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, An
         {"name": "bare-text", "channel": "sms", "from": "+15005550006", **text},
         {"name": "bare-push", "channel": "push", **push},
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class BareProvider:
-    """A running bench.bare_provider."""
-
-    pid: int
-    smtp_port: int
-    url: str
 
 
 def listens(port: int) -> bool:
@@ -291,8 +294,7 @@ def running(users: int, engine: str | None = None, processes: Mapping[str, int] 
         directory = Path(name)
         files = StateFiles(directory)
         config = directory / "bench.toml"
-        credentials = files.data("simulator") / "fcm-credentials.json"
-        tables: dict[str, Any] = {"providers": providers(bare.smtp_port, bare.url, credentials)}
+        tables: dict[str, Any] = {"providers": providers(bare, directory)}
         if engine is not None:
             tables["router"] = {"engine": engine}
         config.write_text(to_toml(tables))
