@@ -31,6 +31,7 @@ class Vendor(NamedTuple):
 
 VENDORS = [
     Vendor("email", "smtp", "vendors.smtp"),
+    Vendor("email", "sendgrid", "vendors.sendgrid"),
     Vendor("sms", "twilio", "vendors.twilio", has_reports=True),
     Vendor("push", "fcm", "vendors.fcm"),
     Vendor("push", "apns", "vendors.apns"),

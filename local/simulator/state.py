@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import prometheus_client
@@ -25,6 +26,8 @@ REQUESTS = prometheus_client.Counter(
 )
 ACCEPTED = prometheus_client.Counter("heliograph_simulator_accepted_total", "Provider requests accepted.", ["kind"])
 
+WRONG_SECRET = "wrong"
+"""A key that no vendor takes; any other is taken."""
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 
@@ -53,6 +56,20 @@ class VendorErrors(Protocol):
     def throttled(self, retry_after: str | None) -> web.Response: ...
     def failed(self, retry_after: str | None) -> web.Response: ...
     def rejected(self, recipient: str) -> web.Response: ...
+
+
+def reset_at(retry_after: str | None, now: float) -> int | None:
+    """The second since 1970 that a Retry-After means, for vendors that name it so."""
+    if retry_after is None:
+        return None
+    try:
+        return int(now + float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return int(parsedate_to_datetime(retry_after).timestamp())
+    except ValueError:
+        return None
 
 
 def reset_connection(transport: asyncio.Transport) -> None:

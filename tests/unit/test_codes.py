@@ -12,6 +12,7 @@ from vendors.apns import codes as apns_codes
 from vendors.codes import CodeRule, Codes, classify_code, unknown_http
 from vendors.fcm import codes as fcm_codes
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry
+from vendors.sendgrid import codes as sendgrid_codes
 from vendors.smtp import codes as smtp_codes
 from vendors.twilio import codes as twilio_codes
 
@@ -23,7 +24,13 @@ RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.IN_DOUBT,
     ErrorClass.ACCOUNT,
 )
-TABLES = {"smtp": smtp_codes.CODES, "twilio": twilio_codes.CODES, "fcm": fcm_codes.CODES, "apns": apns_codes.CODES}
+TABLES = {
+    "smtp": smtp_codes.CODES,
+    "twilio": twilio_codes.CODES,
+    "fcm": fcm_codes.CODES,
+    "apns": apns_codes.CODES,
+    "sendgrid": sendgrid_codes.CODES,
+}
 
 # What each class is allowed to hold, written out a second time: a row that moves must be moved here too.
 EXPECTED = {
@@ -53,6 +60,14 @@ EXPECTED = {
         " 401 403",
         TRN: "IdleTimeout",
         DOUBT: "ServiceUnavailable Shutdown InternalServerError 500 502 503 504",
+    },
+    "sendgrid": {
+        RCPT: "",
+        MSG: "400 404 405 413",
+        THR: "429",
+        ACCT: "401 403 unverified_sender",
+        TRN: "",
+        DOUBT: "500 502 503 504",
     },
 }
 

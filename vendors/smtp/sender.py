@@ -27,14 +27,13 @@ import aiosmtplib
 from pydantic import Field, SecretStr
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.codes import CodeRule, classify_code, refuse_probe
-from vendors.mime import MailError, build_mail, parse_from
+from vendors.mime import MailError, build_mail
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
-from vendors.settings import ProviderKeys, parse_keys, read_secret
+from vendors.settings import ProviderKeys, checked_from, parse_keys, read_secret
 from vendors.smtp.codes import shown, smtp_rule
 from vendors.smtp.dialogue import Dialogue, DialogueEnded, InvalidReply, Reply
 
@@ -106,10 +105,7 @@ class SmtpSender(ProviderAccount[Envelope]):
         self._settings = settings
         self._clock = clock
         self._monotonic = monotonic
-        try:
-            self._from = parse_from(settings.from_address)
-        except MailError as exc:
-            raise SettingsError(f"provider {provider.name}: {exc}") from exc
+        self._from = checked_from(provider, settings.from_address)
         self._password = read_secret(provider, "password", settings.password, settings.password_file)
         self._idle: list[tuple[float, Dialogue]] = []
 
