@@ -29,6 +29,8 @@ from vendors.http import HttpResponse, HttpTransport, NotSentError, ResponseLost
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
 
+MESSAGE_ID_HEADER = "X-Heliograph-Message-Id"
+"""Brings our message id to a vendor whose API has no field for it: of use to who reads logs between us, and to the simulator."""
 UNREADABLE = InDoubt("unreadable answer")
 """A success that does not say what it should."""
 

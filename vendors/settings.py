@@ -6,9 +6,9 @@ May import pydantic and the form of a mail. Never: a provider.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
@@ -19,6 +19,13 @@ class ProviderKeys(BaseModel):
     """Base of every provider's keys: a key it does not know is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SmsKeys(ProviderKeys):
+    """What every account that sends SMS has."""
+
+    max_parts: Annotated[int, Field(ge=1, le=255)] = 24
+    """Most parts of a text, each of which is paid for; 24 hold 1,600 characters of any alphabet."""
 
 
 K = TypeVar("K", bound=ProviderKeys)

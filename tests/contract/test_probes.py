@@ -38,7 +38,9 @@ def wrong(simulator: Simulator, tmp_path: Path) -> Iterator[dict[str, dict[str, 
         "twilio": {"auth_token": "wrong", "auth_token_file": None},
         "fcm": {"credentials_file": str(tmp_path / "account.json")},
         "apns": {"key_file": str(tmp_path / "key.p8")},
-        "sendgrid": {"api_key": WRONG_SECRET, "api_key_file": None},
+        **{kind: {"api_key": WRONG_SECRET, "api_key_file": None} for kind in ("sendgrid", "mailgun", "onesignal")},
+        **{kind: {"secret": WRONG_SECRET, "secret_file": None} for kind in ("vonage", "bulksms")},
+        **{kind: {"access_key": WRONG_SECRET} for kind in ("ses", "sns")},
     }
     simulator.request("/twilio/auth_tokens", [], "PUT")
 
@@ -49,6 +51,12 @@ SAYS = {
     "fcm": "no access token (RefreshError: invalid_grant: Invalid JWT Signature.)",
     "apns": "403 InvalidProviderToken (the provider token is wrong, or its key was revoked)",
     "sendgrid": "401 (the API key is refused, or its credits are used up)",
+    "mailgun": "401 (the API key is refused)",
+    "ses": "403 UnrecognizedClientException (no such access key)",
+    "vonage": "401 (wrong credentials)",
+    "bulksms": "401 (wrong credentials)",
+    "sns": "403 InvalidClientTokenId (no such access key)",
+    "onesignal": "403 (the API key is not this app's)",
 }
 
 

@@ -34,6 +34,12 @@ TAKEN: dict[str, tuple[int, dict[str, str], bytes]] = {
     "twilio": (201, {}, b'{"sid": "SM1"}'),
     "fcm": (200, {}, b'{"name": "n1"}'),
     "sendgrid": (202, {"X-Message-Id": "sg1"}, b""),
+    "mailgun": (200, {}, b'{"id": "<m1@mg.shop.example>", "message": "Queued. Thank you."}'),
+    "ses": (200, {}, b'{"MessageId": "0100-ses1"}'),
+    "vonage": (200, {}, b'{"message-count": "1", "messages": [{"status": "0", "message-id": "V1"}]}'),
+    "bulksms": (201, {}, b'[{"id": "B1", "status": {"id": "ACCEPTED.null", "type": "ACCEPTED"}}]'),
+    "sns": (200, {}, b"<PublishResponse><PublishResult><MessageId>n-1</MessageId>"),
+    "onesignal": (200, {}, b'{"id": "o1", "external_id": null}'),
 }
 """What each vendor that speaks HTTP/1.1 answers to a message that it takes: status, headers, body."""
 BY_STATUS = frozenset({"apns", "sendgrid"})

@@ -10,12 +10,12 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from runtime.settings import ProviderSettings
-from vendors.settings import ProviderKeys, required_secret
+from vendors.settings import SmsKeys, required_secret
 
 VENDOR_URL = "https://api.twilio.com"
 
 
-class TwilioKeys(ProviderKeys):
+class TwilioKeys(SmsKeys):
     """Keys of a [[providers]] entry of kind twilio."""
 
     account_sid: str = Field(min_length=1)

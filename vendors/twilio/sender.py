@@ -22,7 +22,7 @@ from vendors.http import HttpResponse, basic_auth
 from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, member, parsed, said
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Sent
 from vendors.settings import checked_base_url, parse_keys
-from vendors.sms_text import clean_text
+from vendors.sms_text import checked_parts, clean_text
 from vendors.twilio.codes import CODES
 from vendors.twilio.keys import TwilioKeys
 
@@ -43,7 +43,7 @@ class TwilioSender(HttpAccount):
 
     def __init__(self, provider: ProviderSettings, keys: TwilioKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider, clock)
-        self._sender, self._callback_url = keys.sender, keys.callback_url
+        self._sender, self._callback_url, self._max_parts = keys.sender, keys.callback_url, keys.max_parts
         base = checked_base_url(provider, keys.base_url)
         self._account = f"{base}/2010-04-01/Accounts/{quote(keys.account_sid, safe='')}"
         self._messages = f"{self._account}/Messages.json"
@@ -51,8 +51,9 @@ class TwilioSender(HttpAccount):
         self._headers = {**authorization, "Content-Type": "application/x-www-form-urlencoded"}
 
     def prepare(self, message: ChannelMessage) -> HttpRequest:
-        """The form."""
+        """The form. Raises UnsendableError for a text of too many parts."""
         form = build_sms(message, self._sender, self._callback_url, self.name)
+        checked_parts(form["Body"], self._max_parts)
         return HttpRequest(self._messages, self._headers, urlencode(form).encode())
 
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
