@@ -6,15 +6,17 @@ May import the protocol. Never: a vendor's limits.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from vendors.provider import UnsendableError
 
 # 3GPP TS 23.038 §6.2.1: the default alphabet, and what takes an escape and so two septets.
-_GSM_7 = frozenset(
-    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
+_GSM_7 = re.compile(
+    r"""[@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !"#¤%&'()*+,\-./0-9:;<=>?¡A-ZÄÖÑÜ§¿a-zäöñüà\f^{}\\\[~\]|€]*"""
 )
-_ESCAPED = frozenset("\f^{}\\[~]|€")
+_ESCAPED = re.compile(r"[\f^{}\\\[~\]|€]")
+_ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 # 3GPP TS 23.040 §9.2.3.24.1: 140 octets a message, six of them for the place of a part among several.
 _GSM_7_ONE, _GSM_7_EACH = 160, 153
 _UCS_2_ONE, _UCS_2_EACH = 70, 67
@@ -41,21 +43,18 @@ class Parts(NamedTuple):
 
 def count_parts(text: str) -> Parts:
     """Parts of the text; no part ends within a character. Carriers without GSM-7 or with national tables may differ."""
-    unicode = any(char not in _GSM_7 and char not in _ESCAPED for char in text)
-    if unicode:
-        widths = [2 if ord(char) > 0xFFFF else 1 for char in text]
-        one, each = _UCS_2_ONE, _UCS_2_EACH
-    else:
-        widths = [2 if char in _ESCAPED else 1 for char in text]
-        one, each = _GSM_7_ONE, _GSM_7_EACH
-    if sum(widths) <= one:
+    unicode = _GSM_7.fullmatch(text) is None
+    wide = _ASTRAL if unicode else _ESCAPED
+    one, each = (_UCS_2_ONE, _UCS_2_EACH) if unicode else (_GSM_7_ONE, _GSM_7_EACH)
+    if len(text) + len(wide.findall(text)) <= one:
         return Parts(unicode, 1)
-    count, used = 1, 0
-    for width in widths:
+    number, used = 1, 0
+    for char in text:
+        width = 2 if wide.match(char) else 1
         if used + width > each:
-            count, used = count + 1, 0
+            number, used = number + 1, 0
         used += width
-    return Parts(unicode, count)
+    return Parts(unicode, number)
 
 
 def checked_parts(text: str, max_parts: int) -> Parts:
