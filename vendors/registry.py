@@ -31,6 +31,7 @@ class Vendor(NamedTuple):
 
 VENDORS = [
     Vendor("email", "smtp", "vendors.smtp"),
+    Vendor("email", "gmail", "vendors.smtp.gmail"),
     Vendor("email", "sendgrid", "vendors.sendgrid"),
     Vendor("email", "mailgun", "vendors.mailgun"),
     Vendor("email", "ses", "vendors.ses"),

@@ -35,6 +35,7 @@ def wrong(simulator: Simulator, tmp_path: Path) -> Iterator[dict[str, dict[str, 
     (tmp_path / "key.p8").write_text(ec_key())
     yield {
         "smtp": {"username": "u", "password": "p"},
+        "gmail": {"username": "u", "password": "p", "relay": False},
         "twilio": {"auth_token": "wrong", "auth_token_file": None},
         "fcm": {"credentials_file": str(tmp_path / "account.json")},
         "apns": {"key_file": str(tmp_path / "key.p8")},
@@ -47,6 +48,7 @@ def wrong(simulator: Simulator, tmp_path: Path) -> Iterator[dict[str, dict[str, 
 
 SAYS = {
     "smtp": "the server offers no way to log in with a password (it offers none)",
+    "gmail": "the server offers no way to log in with a password (it offers none)",
     "twilio": "401 20003 (wrong credentials, or no permission)",
     "fcm": "no access token (RefreshError: invalid_grant: Invalid JWT Signature.)",
     "apns": "403 InvalidProviderToken (the provider token is wrong, or its key was revoked)",
@@ -71,7 +73,9 @@ def test_probe_of_every_vendor_sends_nothing(
     assert probe(simulated(kind, simulator, tmp_path)) is None
     assert probe(simulated(kind, simulator, tmp_path, **wrong[kind])) == ProbeRefusal(ErrorClass.ACCOUNT, SAYS[kind])
     elsewhere: dict[str, Any] = (
-        {"port": UNPRIVILEGED_PORT} if kind == "smtp" else {"base_url": f"http://{LOOPBACK}:{UNPRIVILEGED_PORT}"}
+        {"port": UNPRIVILEGED_PORT}
+        if kind in ("smtp", "gmail")
+        else {"base_url": f"http://{LOOPBACK}:{UNPRIVILEGED_PORT}"}
     )
     gone = probe(simulated(kind, simulator, tmp_path, **elsewhere))
     assert gone is not None

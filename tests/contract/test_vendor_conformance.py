@@ -20,7 +20,7 @@ from runtime.logs import configure_logs
 from runtime.settings import ProviderSettings
 from senders.outcomes import Attempt, from_result
 from tests.contract.test_vendor_clients import Simulator, running, simulator
-from tests.support.accounts import BY_STATUS, CANARY, KINDS, account, sender_of, simulated, to_send
+from tests.support.accounts import BY_STATUS, CANARY, KINDS, SPEAKS, account, port_of, sender_of, simulated, to_send
 from tests.support.made import NOW, RECORD
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, Sent
 
@@ -63,7 +63,7 @@ def expected(kind: str, mode: Mode) -> tuple[type, int]:
 
 def seen(simulator: Simulator, kind: str) -> int:
     """Requests of a kind since the start, refused ones too."""
-    return int(simulator.request("/requests").get(kind, 0))
+    return int(simulator.request("/requests").get(SPEAKS.get(kind, kind), 0))
 
 
 @pytest.mark.parametrize("mode", [None, *Mode])
@@ -75,7 +75,9 @@ async def test_every_fault_is_one_request_and_the_right_class(
     message = to_send(kind, address=address, message_id=str(uuid.uuid4()))
     result, taken = (Sent, 1) if mode is None else expected(kind, mode)
     if mode is not None:
-        simulator.request("/faults", {"kind": kind, "mode": mode.value, "match": address, **EXTRA.get(mode, {})})
+        simulator.request(
+            "/faults", {"kind": SPEAKS.get(kind, kind), "mode": mode.value, "match": address, **EXTRA.get(mode, {})}
+        )
     before = seen(simulator, kind)
     sender = sender_of(simulated(kind, simulator, tmp_path))
     await sender.start()
@@ -85,11 +87,11 @@ async def test_every_fault_is_one_request_and_the_right_class(
         await sender.close()
     assert type(made) is result, made
     assert seen(simulator, kind) == before + 1
-    entries = simulator.accepted(kind, address)
+    entries = simulator.accepted(SPEAKS.get(kind, kind), address)
     assert [entry["message_id"] for entry in entries] == [message["message_id"]] * taken
     if isinstance(made, Retry):
         assert made.error is ErrorClass.THROTTLED
-        assert kind == "smtp" or made.retry_after_s == pytest.approx(ASKED_S, abs=2)
+        assert SPEAKS.get(kind, kind) == "smtp" or made.retry_after_s == pytest.approx(ASKED_S, abs=2)
     if mode is None:
         assert isinstance(made, Sent)
         # A mail's is the place of its accept in the log.
@@ -119,13 +121,10 @@ def every_line(capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_secret_is_shown(simulator: Simulator, kind: str, tmp_path: Path, every_line: Any) -> None:
-    refused: dict[str, Any] = {"smtp": {"port": simulator.smtp_port}, "apns": {}}.get(
-        kind, {"base_url": f"http://127.0.0.1:{simulator.http_port}"}
-    )
     shown: list[str] = []
     for provider in (
         simulated(kind, simulator, tmp_path),
-        account(kind, tmp_path, **{**refused, "timeout_s": 1}),
+        account(kind, tmp_path, port_of(kind, simulator), timeout_s=1),
         account(kind, tmp_path, 9, timeout_s=1),
     ):
         hidden = secrets_of(provider)

@@ -26,10 +26,12 @@ CANARY = "c4n4ry-51a9be07"
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "providers"
 KINDS: dict[str, str] = {vendor.kind: vendor.channel for vendor in VENDORS}
 """Kind → channel."""
-HTTP_KINDS = [kind for kind in KINDS if kind not in ("smtp", "apns")]
+HTTP_KINDS = [kind for kind in KINDS if kind not in ("smtp", "gmail", "apns")]
 """Those that speak HTTP/1.1."""
 
 
+SPEAKS = {"gmail": "smtp"}
+"""Kinds that the simulator knows by another name."""
 TAKEN: dict[str, tuple[int, dict[str, str], bytes]] = {
     "twilio": (201, {}, b'{"sid": "SM1"}'),
     "fcm": (200, {}, b'{"name": "n1"}'),
@@ -131,6 +133,7 @@ def simulated(kind: str, simulator: SimulatorPorts, folder: Path, **changed: Any
     """The account of the kind, at the simulator."""
     own: dict[str, dict[str, Any]] = {
         "smtp": {"tls": "none", "username": None, "password_file": None},
+        "gmail": {"tls": "none", "username": None, "password_file": None, "credentials_file": None, "relay": True},
         # Its only way to our id; nothing listens there.
         "twilio": {"callback_url": "http://127.0.0.1:9/callbacks/twilio"},
         "fcm": {"credentials_file": str(simulator.data / "fcm-credentials.json"), "project_id": None},
@@ -141,5 +144,10 @@ def simulated(kind: str, simulator: SimulatorPorts, folder: Path, **changed: Any
             "topic": APNS_TOPIC,
         },
     }
-    port = {"smtp": simulator.smtp_port, "apns": simulator.apns_port}.get(kind, simulator.http_port)
-    return account(kind, folder, port, **{**own.get(kind, {}), **changed})
+    return account(kind, folder, port_of(kind, simulator), **{**own.get(kind, {}), **changed})
+
+
+def port_of(kind: str, simulator: SimulatorPorts) -> int:
+    """Where the simulator plays the kind's vendor."""
+    ports = {"smtp": simulator.smtp_port, "gmail": simulator.smtp_port, "apns": simulator.apns_port}
+    return ports.get(kind, simulator.http_port)

@@ -34,6 +34,7 @@ RCPT, MSG, THR, TRN, DOUBT, ACCT = (
 )
 TABLES = {
     "smtp": smtp_codes.CODES,
+    "gmail": smtp_codes.CODES,
     "twilio": twilio_codes.CODES,
     "fcm": fcm_codes.CODES,
     "apns": apns_codes.CODES,
@@ -146,7 +147,7 @@ EXPECTED = {
 def test_every_kind_in_the_registry_has_its_table_here_and_is_written_out_a_second_time() -> None:
     kinds = {vendor.kind: vendor.package for vendor in VENDORS}
     assert {kind: import_module(f"{package}.codes").CODES for kind, package in kinds.items()} == TABLES
-    assert {*EXPECTED, "smtp"} == kinds.keys()
+    assert {*EXPECTED, "smtp", "gmail"} == kinds.keys()
 
 
 @pytest.mark.parametrize("kind", EXPECTED)

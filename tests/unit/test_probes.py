@@ -49,7 +49,7 @@ def senders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A sender of every vendor over HTTP, by kind."""
     folder = tmp_path_factory.mktemp("keys")
     made = {kind: sender_of(account(kind, folder)) for kind in (*HTTP_KINDS, "apns")}
-    made["fcm"]._valid_until = 1 << 60  # as if it had an access token
+    made["fcm"]._token._valid_until = 1 << 60  # as if it had an access token
     return made
 
 

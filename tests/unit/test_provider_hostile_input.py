@@ -46,7 +46,7 @@ def through(sender: Any, answer: HttpResponse) -> Canned:
     transport = Canned(answer)
     sender._http = transport
     if isinstance(sender, FcmSender):
-        sender._valid_until = 1 << 60  # as if it had an access token
+        sender._token._valid_until = 1 << 60  # as if it had an access token
     return transport
 
 

@@ -142,7 +142,7 @@ def fcm_sender(tmp_path: Path) -> FcmSender:
     file.write_bytes(to_json(account))
     (sender,) = create_senders("push", [provider(channel="push", kind="fcm", credentials_file=str(file))])
     assert isinstance(sender, FcmSender)
-    sender._valid_until = 1 << 60  # as if it had an access token
+    sender._token._valid_until = 1 << 60  # as if it had an access token
     return sender
 
 

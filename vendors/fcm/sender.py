@@ -9,43 +9,36 @@
     | unreadable 2xx                                       | in_doubt                           |
     | no access token                                      | transient, or account if refused   |
 
-Asking for an access token is no provider request: nothing is sent by it. firebase-admin's own client retries a 500 four
+firebase-admin's own client retries a 500 four
 times, so it is not used. The only module that imports firebase_admin. Never: a retry, Kafka.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import google.auth.transport.requests
 from firebase_admin import credentials, messaging
-from google.auth.exceptions import GoogleAuthError, TransportError
 from pydantic_core import to_json
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import SettingsError
-from runtime.logs import redact_text
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.fcm.codes import CODES, INVALID_ARGUMENT, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
+from vendors.google_token import AccessToken, GoogleAuthError, no_token
 from vendors.http import HttpResponse
 from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, items, member, parsed, said
 from vendors.provider import UnsendableError
 from vendors.push_data import push_data
-from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
+from vendors.sender import InDoubt, ProbeRefusal, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
 PROBE_TOPIC = "heliograph-probe"
 _JSON = {"Content-Type": "application/json"}
-_RENEW_BEFORE_S = 300
-_REFUSAL_S = 1.0
-"""How long those who wait for an access token share one refusal: one by one each would wait out the timeout."""
 
 
 class FcmKeys(ProviderKeys):
@@ -89,14 +82,6 @@ def fcm_code(body: Any) -> str | None:
     return code if isinstance(code, str) and code.isascii() and len(code) <= 64 else None
 
 
-def token_refusal(exc: GoogleAuthError) -> str:
-    """What Google's token endpoint said: its error and description (RFC 6749 §5.2), or the kind of error."""
-    response = next((arg for arg in exc.args if isinstance(arg, Mapping)), {})
-    said = [response.get(field) for field in ("error", "error_description")]
-    words = ": ".join(redact_text(text)[:100] for text in said if isinstance(text, str) and text.isprintable())
-    return f"{type(exc).__name__}: {words}" if words else type(exc).__name__
-
-
 class FcmSender(HttpAccount):
     """One Firebase project."""
 
@@ -112,48 +97,17 @@ class FcmSender(HttpAccount):
         monotonic: Monotonic = system_monotonic,
     ) -> None:
         super().__init__(provider, clock)
-        self._monotonic = monotonic
         try:
             certificate = credentials.Certificate(str(keys.credentials_file))
         except (OSError, ValueError) as exc:
             raise SettingsError(
                 f"provider {provider.name}: credentials_file {keys.credentials_file} is not a service account's key file: {exc}"
             ) from exc
-        self._credential = certificate.get_credential()
+        self._token = AccessToken(certificate.get_credential(), provider.timeout_s, clock, monotonic)
         project = keys.project_id or certificate.project_id
         self._url = f"{checked_base_url(provider, keys.base_url)}/v1/projects/{project}/messages:send"
-        self._renewing = asyncio.Lock()
-        self._timeout_s = provider.timeout_s
-        self._valid_until = 0
-        self._refusal: tuple[float, GoogleAuthError] | None = None
         self._proven = False
         """A push was taken: project and credential fit together."""
-
-    async def _access_token(self) -> str:
-        """Raises GoogleAuthError."""
-        async with self._renewing:
-            if self._clock() >= self._valid_until:
-                if self._refusal is not None and self._monotonic() - self._refusal[0] < _REFUSAL_S:
-                    raise self._refusal[1]
-                try:
-                    # Blocking, once an hour, on a thread.
-                    await asyncio.to_thread(self._refresh)
-                except GoogleAuthError as exc:
-                    self._refusal = self._monotonic(), exc
-                    raise
-                self._valid_until = self._clock() + 1000 * (3600 - _RENEW_BEFORE_S)
-            return str(self._credential.token)
-
-    def _refresh(self) -> None:
-        """Raises GoogleAuthError."""
-        request = google.auth.transport.requests.Request()
-        request.session.trust_env = False  # no proxy of the environment, like every other request of the project
-        try:
-            self._credential.refresh(partial(request, timeout=self._timeout_s))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as exc:
-            raise TransportError(f"unreadable answer ({type(exc).__name__})") from exc  # type: ignore[no-untyped-call]
-        finally:
-            request.session.close()
 
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The JSON body; its access token is added when it goes out."""
@@ -169,11 +123,11 @@ class FcmSender(HttpAccount):
         try:
             return await super().deliver(prepared)
         except GoogleAuthError as exc:
-            return Retry(*_no_token(exc))
+            return Retry(*no_token(exc))
 
     async def _ask(self, request: HttpRequest) -> HttpResponse:
         """Raises GoogleAuthError, NotSentError, ResponseLostError."""
-        headers = {**request.headers, "Authorization": f"Bearer {await self._access_token()}"}
+        headers = {**request.headers, "Authorization": f"Bearer {await self._token.get()}"}
         return await super()._ask(replace(request, headers=headers))
 
     async def probe(self) -> ProbeRefusal | None:
@@ -181,7 +135,7 @@ class FcmSender(HttpAccount):
         try:
             return await super().probe()
         except GoogleAuthError as exc:
-            return ProbeRefusal(*_no_token(exc))
+            return ProbeRefusal(*no_token(exc))
 
     def probe_request(self) -> HttpRequest:
         """A push that Google is to check and not to send (`validate_only`), to a topic that nobody subscribes to."""
@@ -204,19 +158,13 @@ class FcmSender(HttpAccount):
         if code == MISMATCH and not self._proven:
             code = UNPROVEN_MISMATCH
         if response.status == 401:
-            self._valid_until = 0
+            self._token.expire()
         return _refused(response, code)
 
 
 def _refused(response: HttpResponse, code: str | None) -> Answer:
     """A code decides before its status does."""
     return Answer((code or str(response.status),), said(response.status, code))
-
-
-def _no_token(exc: GoogleAuthError) -> tuple[ErrorClass, str]:
-    """Without an access token nothing was sent: later, or never with these credentials."""
-    error = ErrorClass.TRANSIENT if exc.retryable or isinstance(exc, TransportError) else ErrorClass.ACCOUNT
-    return error, f"no access token ({token_refusal(exc)})"
 
 
 def create(provider: ProviderSettings) -> FcmSender:
