@@ -132,7 +132,7 @@ class ApiSettings(_Section):
     # How long a 202 may wait for the broker's acknowledgement before it becomes a 503.
     publish_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
     # How long after SIGTERM calls are still taken, while /readyz says 503: longer than whoever shares them out looks at it.
-    drain_s: Annotated[float, Field(ge=0, le=60)] = 1.0
+    drain_s: Annotated[float, Field(ge=0, le=60)] = 5.0
     # API keys are stored as HMAC-SHA-256 under this; changing it revokes them all.
     key_pepper: SecretStr = SecretStr("")
     # Notifications and other calls per API key and process; twice that at once after a pause.
@@ -148,7 +148,7 @@ class CallbackSettings(_Section):
     # How long a callback may wait for the broker's acknowledgement before it is a 503; vendors wait 15 s in all.
     publish_timeout_s: Annotated[float, Field(gt=0, le=15)] = 5.0
     # As api.drain_s.
-    drain_s: Annotated[float, Field(ge=0, le=60)] = 1.0
+    drain_s: Annotated[float, Field(ge=0, le=60)] = 5.0
 
 
 class MetricsSettings(_Section):

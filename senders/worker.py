@@ -42,6 +42,7 @@ from senders.outcomes import (
     Attempt,
     Outcome,
     from_result,
+    is_account_failure,
     no_account_works,
     no_next_attempt,
     refuse,
@@ -506,7 +507,14 @@ class Worker:
         accounts = self._admission.accounts
         provider = accounts[queued.account].sender.name
         attempt = Attempt(queued.message, queued.record, ended.at, provider, ended.latency_ms, queued.probe)
-        return self._outcome(attempt, ended.result, accounts.next_after(queued.message, queued.account))
+        next_provider = accounts.next_after(queued.message, queued.account)
+        # A probe costs no retry. Without this, a message that is one whenever it comes back would try for ever.
+        if queued.probe and next_provider is None and is_account_failure(ended.result):
+            # Of all its attempts; 0 for a message of before there was such a field.
+            waited_s = (ended.at - (queued.message["routed_at"] or queued.waits_since)) / 1000
+            if accounts.probed_in_vain(queued.message, waited_s):
+                return no_account_works(attempt, accounts.troubles(queued.message))
+        return self._outcome(attempt, ended.result, next_provider)
 
     # -- the claim, then the sends; the facts, then the release -------------------------------------------------------
 
