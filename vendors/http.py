@@ -1,7 +1,7 @@
 """HTTP for providers: one request, no retry, no redirect; an error says whether the request may have been read.
 
-aiohttp repeats a lost request of an idempotent method only, so never a POST. Its trace says when a connection exists: before
-that nothing was written; after it the request may have been read.
+aiohttp repeats a lost request of an idempotent method only, so never a POST. Its body notes when it begins to be written: before
+that no server can have had the request; after it the request may have been read.
 May import aiohttp. Never: a provider, a body's meaning.
 """
 
@@ -11,9 +11,9 @@ import zlib
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 
 MAX_RESPONSE_BYTES = 1 << 20
 _UNPACKS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -21,7 +21,7 @@ _UNPACKS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate
 
 
 class NotSentError(Exception):
-    """The request never left: no connection."""
+    """The request never left: no connection, or one that was lost before the body."""
 
 
 class ResponseLostError(Exception):
@@ -37,15 +37,14 @@ class HttpResponse:
     body: bytes
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """The state of one request, set by aiohttp's trace."""
+class _Body(aiohttp.BytesPayload):
+    """Bytes that note when they begin to be written. aiohttp's trace says it too, at a fifth of the cost of a request."""
 
-    connected: bool = False
+    begun = False
 
-
-async def _connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.connected = True
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self.begun = True
+        await super().write_with_length(writer, content_length)
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
@@ -90,38 +89,33 @@ class HttpTransport:
             return
         # keepalive below what servers commonly allow: a connection that closes during a request leaves it in doubt.
         connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=15)
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_create_end.append(_connected)
-        trace.on_connection_reuseconn.append(_connected)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             headers={"Accept-Encoding": "identity"},
-            trace_configs=[trace],
         )
 
     async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpResponse:
         """POST once. Raises NotSentError or ResponseLostError."""
-        return await self._request("POST", url, headers, body)
+        return await self._request("POST", url, headers, _Body(body))
 
     async def get(self, url: str, *, headers: Mapping[str, str]) -> HttpResponse:
-        """GET; aiohttp may ask again when a kept connection was lost. Raises NotSentError or ResponseLostError."""
+        """GET, which changes nothing; aiohttp may ask again when a kept connection was lost. Raises NotSentError."""
         return await self._request("GET", url, headers, None)
 
-    async def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> HttpResponse:
+    async def _request(self, method: str, url: str, headers: Mapping[str, str], body: _Body | None) -> HttpResponse:
         assert self._session is not None, "start() comes first"
-        attempt = _Attempt()
         try:
             async with self._session.request(
-                method, url, data=body, headers=headers, allow_redirects=False, trace_request_ctx=attempt
+                method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 return HttpResponse(
                     response.status, {k.lower(): v for k, v in response.headers.items()}, await _body(response)
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
-            error = ResponseLostError if attempt.connected else NotSentError
+            error = ResponseLostError if body is not None and body.begun else NotSentError
             raise error(type(exc).__name__) from exc
 
     async def close(self) -> None:

@@ -392,8 +392,8 @@ class HttpAnswers:
         self._transport = HttpTransport(1, 1)
         self._transport.start(cast(aiohttp.ClientSession, self))
 
-    def request(self, method: str, url: str, *, data: bytes, trace_request_ctx: Any, **_: Any) -> Any:
-        trace_request_ctx.connected = True
+    def request(self, method: str, url: str, *, data: Any, **_: Any) -> Any:
+        data.begun = True
         self.accepted.append(data.decode())
         if self._loses:
             raise aiohttp.ServerDisconnectedError
