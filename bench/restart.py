@@ -39,7 +39,7 @@ from local import stack
 from local.ports import LOOPBACK, PortBook
 from local.supervisor.layout import ROLES
 from local.supervisor.state import StateFiles
-from runtime.settings import ClickHouseSettings
+from runtime.settings import ApiSettings, CallbackSettings, ClickHouseSettings
 from sinks import clickhouse
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +49,8 @@ SETTLE_S = 3.0
 """Before the first restart and after the last."""
 PATIENCE_S = 120.0
 LANES = ("critical", "normal")
+DRAINS = {"api": ApiSettings().drain_s, "callbacks": CallbackSettings().drain_s}
+"""As in a deployment: a local stack does not drain."""
 
 
 def is_ready(url: str) -> bool:
@@ -123,7 +125,9 @@ def deployed() -> Iterator[Deployment]:
     book = PortBook()
     with tempfile.TemporaryDirectory(prefix="heliograph-bench-") as name:
         directory = Path(name)
-        stack.up(directory, detach=True)
+        config = directory / "deployment.toml"
+        config.write_text("".join(f"[{table}]\ndrain_s = {drain_s}\n" for table, drain_s in DRAINS.items()))
+        stack.up(directory, config=config, detach=True)
         files, known = StateFiles(directory), stack.read_endpoints(directory)
         environment = {
             **os.environ,
@@ -166,7 +170,8 @@ class Load:
     rate: float
     due: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Recipient → (lane, when it was due), of every 202."""
-    refused: Counter[str] = field(default_factory=Counter)
+    refused: list[tuple[float, str]] = field(default_factory=list)
+    """When, and what was said instead of 202."""
     ended: bool = False
 
     async def run(self) -> None:
@@ -205,10 +210,10 @@ class Load:
         try:
             async with session.post(f"{url}/v1/notifications", json=body) as answer:
                 if answer.status != 202:
-                    self.refused[str(answer.status)] += 1
+                    self.refused.append((time.time(), str(answer.status)))
                     return
         except aiohttp.ClientError as exc:
-            self.refused[type(exc).__name__] += 1
+            self.refused.append((time.time(), type(exc).__name__))
             return
         self.due[next(iter(to.values()))] = lane, due
 
@@ -245,6 +250,15 @@ def flagged(deployment: Deployment) -> int:
         client.close()
 
 
+def refusals(load: Load, rolled: Sequence[dict[str, Any]]) -> Counter[str]:
+    """How often a call was not accepted, by what was said and what was being restarted."""
+    found: Counter[str] = Counter()
+    for at, what in load.refused:
+        during = next((row for row in reversed(rolled) if row["began"] <= at), None)
+        found[f"{what} ({during['process']} {during['role']})" if during else what] += 1
+    return found
+
+
 def measured(deployment: Deployment, load: Load, rolled: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The tables, once everything has arrived. Raises WrongRunError."""
     deadline = time.monotonic() + PATIENCE_S
@@ -254,7 +268,7 @@ def measured(deployment: Deployment, load: Load, rolled: Sequence[dict[str, Any]
     twice = sum(len(times) > 1 for times in there.values())
     doubtful = flagged(deployment)
     if load.refused or missing or twice or doubtful:
-        said = ", ".join(f"{count} × {what}" for what, count in load.refused.items()) or "none"
+        said = "; ".join(f"{count} × {what}" for what, count in refusals(load, rolled).items()) or "none"
         raise WrongRunError(f"refused: {said}; missed {missing}, reached twice {twice}, flagged {doubtful}")
     waits: dict[str, list[tuple[float, float]]] = {lane: [] for lane in LANES}
     for to, (lane, due) in load.due.items():
@@ -270,15 +284,17 @@ def measured(deployment: Deployment, load: Load, rolled: Sequence[dict[str, Any]
     ]
     roles = []
     for row in rolled:
-        during = [ms for at, ms in waits["critical"] if row["began"] <= at < row["began"] + row["took_s"]]
         shown = {name: row[name] for name in ("role", "process", "took_s")}
-        p99 = round(quantile(during, 0.99)) if during else None
-        roles.append({**shown, "critical_p99_ms": p99, "max_ms": round(max(during, default=0))})
+        for lane, of_lane in waits.items():
+            during = [ms for at, ms in of_lane if row["began"] <= at < row["began"] + row["took_s"]]
+            shown[f"{lane}_p99_ms"] = round(quantile(during, 0.99)) if during else None
+            shown[f"{lane}_max_ms"] = round(max(during, default=0))
+        roles.append(shown)
     return [lanes, roles]
 
 
-async def run(rate: float) -> list[list[dict[str, Any]]]:
-    """One rolling restart."""
+async def run(rate: float) -> None:
+    """One rolling restart, and its figures."""
     with deployed() as deployment:
         load = Load(deployment, rate)
         calling = asyncio.create_task(load.run())
@@ -287,14 +303,15 @@ async def run(rate: float) -> list[list[dict[str, Any]]]:
         finally:
             load.ended = True
             await calling
-        return await asyncio.to_thread(measured, deployment, load, rolled)
+        # Before the stack is removed, which takes minutes where a disk discards every file of its mailbox at once.
+        for table in await asyncio.to_thread(measured, deployment, load, rolled):
+            show(table, as_json=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=200, help="calls a second")
-    for table in asyncio.run(run(parser.parse_args(arguments).rate)):
-        show(table, as_json=False)
+    asyncio.run(run(parser.parse_args(arguments).rate))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from runtime.records import ConsumerRecord, Headers, ProducerRecord
 from runtime.status import message_status, request_status, source_of, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
 from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest
-from schemas.topics import catalogue
+from schemas.topics import catalogue, lane_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,8 @@ def _request_again(record: ConsumerRecord, item: Item, stamp: Stamp) -> list[Pro
         named = request.get("template_version")
         words += f", rendered with {stamp.template}" + (f" instead of version {named}" if named is not None else "")
         request["template_version"] = stamp.template.version
-    status = request_status(
-        request, record.topic.split(".")[2], "replayed", now=stamp.now, detail=words, source=source_of(record)
-    )
+    lane, source = lane_of(record.topic), source_of(record)
+    status = request_status(request, lane, "replayed", now=stamp.now, detail=words, source=source)
     value = codec("NotificationRequest").encode(request)
     return [
         ProducerRecord(record.topic, record.key, value, record.headers, record.partition),

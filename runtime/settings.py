@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -131,7 +132,7 @@ class ApiSettings(_Section):
     # How long a 202 may wait for the broker's acknowledgement before it becomes a 503.
     publish_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
     # How long after SIGTERM calls are still taken, while /readyz says 503: longer than whoever shares them out looks at it.
-    drain_s: Annotated[float, Field(ge=0, le=60)] = 1.0
+    drain_s: Annotated[float, Field(ge=0, le=60)] = 5.0
     # API keys are stored as HMAC-SHA-256 under this; changing it revokes them all.
     key_pepper: SecretStr = SecretStr("")
     # Notifications and other calls per API key and process; twice that at once after a pause.
@@ -147,7 +148,7 @@ class CallbackSettings(_Section):
     # How long a callback may wait for the broker's acknowledgement before it is a 503; vendors wait 15 s in all.
     publish_timeout_s: Annotated[float, Field(gt=0, le=15)] = 5.0
     # As api.drain_s.
-    drain_s: Annotated[float, Field(ge=0, le=60)] = 1.0
+    drain_s: Annotated[float, Field(ge=0, le=60)] = 5.0
 
 
 class MetricsSettings(_Section):
@@ -233,6 +234,10 @@ class ProviderSettings(BaseModel):
         if (self.price_per_message is None) != (self.currency is None):
             raise ValueError("price_per_message and currency are given together")
         return self
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Without the provider's own keys: some are secrets, and only its own module knows which."""
+        return ((name, value) for name, value in super().__repr_args__() if name in type(self).model_fields)
 
 
 class Settings(BaseSettings):

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from schemas.channels import CHANNELS
-from schemas.events import RecordName
+from schemas.events import LANES, RecordName
 
 STATUS = "notify.status.v1"
 RECEIPTS = "notify.receipts.v1"
@@ -40,6 +40,17 @@ DAY_MS = 86_400_000
 def requests_topic(lane: str) -> str:
     """Requests of a lane."""
     return f"notify.requests.{lane}.v1"
+
+
+_REQUESTS = {requests_topic(lane): lane for lane in LANES}
+
+
+def lane_of(topic: str) -> str:
+    """The lane of a requests topic: the topic decides, whatever a record says. Raises ValueError for a topic of other records."""
+    lane = _REQUESTS.get(topic)
+    if lane is None:
+        raise ValueError(f"{topic} has no requests of a lane")
+    return lane
 
 
 def dispatch_topic(channel: str, lane: str) -> str:

@@ -77,9 +77,12 @@ class Account:
         """Whether a message may just as well wait here: it works, and not all of its probes are under way."""
         return self.is_available and (self._breaker.state == "closed" or self.in_flight < min(PROBES, self._limit))
 
-    def given_up(self, waited_s: float = math.inf) -> bool:
-        """Whether a message that has waited for `waited_s` stops waiting: the account has been failing all that time."""
-        return waited_s >= self._give_up_s and self._breaker.given_up
+    def given_up(self, waited_s: float = math.inf, *, probed: bool = False) -> bool:
+        """Whether a message that has waited for `waited_s` stops waiting: the account has been failing all that time.
+
+        `probed`: whether the message's own request has just failed.
+        """
+        return waited_s >= self._give_up_s and self._breaker.given_up(probed=probed)
 
     def has_capacity(self, lane: str) -> bool:
         """Whether a message of the lane may go now."""
@@ -197,11 +200,9 @@ class Accounts:
 
     def select_account(self, message: ChannelMessage, waited_s: float = math.inf) -> AccountChoice | None:
         """The account for a message that has waited for `waited_s`, None when no account reaches it."""
-        indices = self.accounts_for(message)
+        indices = self._in_order(message)
         if not indices:
             return None
-        if (provider := message["provider"]) is not None:
-            indices = self._first(provider, indices, alone=message["possible_duplicate"])
         for i in indices:
             if self._accounts[i].is_preferred:
                 return AccountChoice(i)
@@ -213,6 +214,17 @@ class Accounts:
         """What is wrong with each account that could send the message."""
         found = (self._accounts[i].trouble for i in self.accounts_for(message))
         return [trouble for trouble in found if trouble is not None]
+
+    def probed_in_vain(self, message: ChannelMessage, waited_s: float) -> bool:
+        """Whether a message whose probe has just failed stops waiting, `waited_s` after it was routed: no account of it works."""
+        return all(self._accounts[i].given_up(waited_s, probed=True) for i in self._in_order(message))
+
+    def _in_order(self, message: ChannelMessage) -> list[int]:
+        """`accounts_for`, with the account that the message names first, or alone if that one may have sent it."""
+        indices = self.accounts_for(message)
+        if (provider := message["provider"]) is None:
+            return indices
+        return self._first(provider, indices, alone=message["possible_duplicate"])
 
     def _first(self, provider: str, indices: list[int], *, alone: bool) -> list[int]:
         """The indices with that account, where it is among them, at their head or alone."""

@@ -9,8 +9,9 @@ account that serves others at the same time. Where traffic is thin, FEW_FAILURES
 message would use its retries up before there were more. Nothing is sent while it is open, and a message behind it uses no attempt.
 
 An account is given up while it is open and has failed for `give_up_s` without a break: every probe of that time failed. Time
-alone proves nothing. Half-open, the next request may succeed, so the account is not given up before it; and after an idle
-hour without a request, the next failure starts a new period of failing.
+alone proves nothing. Half-open, the next request may succeed, so the account is not given up before it; a message that was the
+probe has seen it fail. After an idle hour without a request, the next failure starts a new period of failing; meanwhile nobody
+waits, and nothing is known to be wrong.
 May import settings. Never: a provider, a message, waiting.
 """
 
@@ -59,7 +60,7 @@ class Breaker:
             return
         if began < self._succeeded_at:
             return
-        if self._failed_at is None or min(began, now) - self._failed_at > 2 * self._settings.reset_s + SLACK_S:
+        if self._is_idle(min(began, now)):
             self._failing_since = now
         self._failed_at = now
         if self.state == "open":
@@ -76,10 +77,17 @@ class Breaker:
         lasting = self._failures >= FEW_FAILURES and now - self._first_failed_at >= LASTING_S
         return lasting or self._failures >= self._settings.failures
 
+    def _is_idle(self, at: float) -> bool:
+        """Whether no request has failed for so long that, by then, none is being made."""
+        return self._failed_at is None or at - self._failed_at > 2 * self._settings.reset_s + SLACK_S
+
     @property
     def failing_for_s(self) -> float | None:
-        """How long it has been failing without a break, None while it is closed."""
-        return None if self._opened_at is None else max(0.0, self._monotonic() - self._failing_since)
+        """How long it has been failing without a break; None while it is closed, and once nobody asks for it any more."""
+        now = self._monotonic()
+        if self._opened_at is None or self._is_idle(now):
+            return None
+        return max(0.0, now - self._failing_since)
 
     @property
     def next_probe_in_s(self) -> float | None:
@@ -88,7 +96,12 @@ class Breaker:
             return None
         return max(0.0, self._opened_at + self._settings.reset_s - self._monotonic())
 
-    @property
-    def given_up(self) -> bool:
-        """Whether the account has been failing for so long that no message should wait for it any more."""
-        return self.state == "open" and self._monotonic() - self._failing_since >= self._settings.give_up_s
+    def given_up(self, *, probed: bool = False) -> bool:
+        """Whether the account has been failing for so long that no message should wait for it any more.
+
+        `probed`: of a message whose own request has just failed; to others a half-open account may still answer.
+        """
+        failing_for_s = self.failing_for_s
+        if failing_for_s is None or (self.state != "open" and not probed):
+            return False
+        return failing_for_s >= self._settings.give_up_s

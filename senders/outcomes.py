@@ -108,6 +108,11 @@ def costs_nothing(result: SendResult, *, probe: bool) -> bool:
     return result.error is ErrorClass.THROTTLED or (probe and result.account_wide)
 
 
+def is_account_failure(result: SendResult) -> bool:
+    """Whether a request was certainly not accepted, and that is about its account: not a throttled one, which works."""
+    return isinstance(result, Retry) and result.account_wide and result.error is not ErrorClass.THROTTLED
+
+
 def last_attempt(message: ChannelMessage) -> bool:
     """Whether no attempt may follow this one, throttled or not. A replay continues the count, with as many more attempts."""
     attempt = message["attempt"]
@@ -209,7 +214,7 @@ def _rejected(attempt: Attempt, result: Rejected) -> Outcome:
 
 
 def no_account_works(attempt: Attempt, troubles: Sequence[AccountTrouble]) -> Outcome:
-    """The message waited for accounts that have failed for too long; no request was made, no attempt used.
+    """The message waited for accounts that have failed for too long; no request was made, or one that probed in vain.
 
     The detail names each of them with its last code; the first counts as the message's account.
     """

@@ -23,7 +23,7 @@ from runtime.process import Context
 from runtime.provider_files import follow
 from runtime.stores import Store
 from runtime.views import View, caught_up, open_store, start_views
-from schemas.events import Cancellation, RecipientProfile, Suppression
+from schemas.events import LANES, Cancellation, RecipientProfile, Suppression
 from schemas.topics import CANCELLATIONS, RECIPIENTS, SUPPRESSIONS, dispatch_topic, ledger_ms
 from senders.accounts import Account, Accounts
 from senders.admission import Admission
@@ -44,15 +44,16 @@ new_event_loop = uvloop.new_event_loop
 """For run_role: this role's loop."""
 
 
-def what_is_down(context: Context, channel: str, accounts: Accounts) -> Iterator[Down]:
-    """The accounts that do not work, and this process itself while its brake holds it."""
+def what_is_down(context: Context, channel: str, lanes: Sequence[str], accounts: Accounts) -> Iterator[Down]:
+    """The accounts that do not work, and this process itself while its brake holds it: of its channel, or of the lanes it serves."""
     now = system_clock()
     for i in range(len(accounts)):
         if (trouble := accounts[i].trouble) is not None:
             since, next_at = now - int(trouble.failing_for_s * 1000), now + int(trouble.next_probe_in_s * 1000)
             yield Down("account", trouble.name, trouble.code, since, next_at, channel)
     if reason := context.health.conditions["dead letters"]():
-        yield Down("sender", channel, reason, channel=channel)
+        for name in [channel] if set(lanes) == set(LANES) else [f"{channel} {lane}" for lane in lanes]:
+            yield Down("sender", name, reason, channel=channel)
 
 
 async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> None:
@@ -101,7 +102,7 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
         context.health.require("group", lambda: None if worker.assigned else "joining the group")
         topics = [dispatch_topic(channel, lane) for lane in lanes]
         lag = asyncio.create_task(report_lag(settings.kafka, sender_group(channel), topics, context.stopping))
-        reporter = ConditionReporter(producer, context.role, lambda: what_is_down(context, channel, accounts))
+        reporter = ConditionReporter(producer, context.role, lambda: what_is_down(context, channel, lanes, accounts))
         reporting = asyncio.create_task(reporter.run())
         following = asyncio.create_task(follow(settings.providers, renewal.apply, context.health))
         await asyncio.to_thread(worker.run)

@@ -112,7 +112,9 @@ def _message_waits(status: str, channel: str | None, events: Sequence[Event], fa
     if status == "held":
         return None
     mine = [c for c in facts.conditions if c["channel"] == channel]
-    halted = next((c for c in mine if c["subject"] == "sender"), None)
+    lane = facts.request["lane"] if facts.request else None
+    # By channel where it serves all lanes, else by channel and lane.
+    halted = next((c for c in mine if c["subject"] == "sender" and c["name"] in (channel, f"{channel} {lane}")), None)
     if halted is not None:
         return f"{status}: a sender of {channel} halted{_since(halted)}: {halted['detail']}"
     down = [c for c in mine if c["subject"] == "account"]

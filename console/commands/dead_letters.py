@@ -13,7 +13,7 @@ from uuid import UUID
 import typer
 
 from console.commands import replay_screen, replay_targets
-from console.commands.output import show
+from console.commands.output import plain, show
 from console.commands.replay import (
     DEFAULT_RATE,
     AsJson,
@@ -101,7 +101,7 @@ def show_dead_letter(
         return
     for name, value in found.items():
         text = json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict) else value
-        typer.echo(f"{name + ':':<17} {'' if text is None else text}")
+        typer.echo(f"{name + ':':<17} {'' if text is None else plain(str(text))}")
 
 
 @dlq_app.command("redrive")

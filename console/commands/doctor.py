@@ -25,7 +25,8 @@ from pydantic import BaseModel, SecretStr
 from console.commands.client import Api, ApiKey
 from console.commands.doctor_probes import probe_all
 from console.commands.doctor_running import (
-    ask_role,
+    RoleReport,
+    ask_roles,
     check_brakes,
     check_conditions,
     check_new_dead_letters,
@@ -34,7 +35,7 @@ from console.commands.doctor_running import (
     check_same_providers,
 )
 from console.commands.findings import Finding, Level, some
-from console.commands.output import show
+from console.commands.output import plain, show
 from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints, stack_settings
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError, UnavailableError
@@ -415,9 +416,11 @@ def examine(target: Target) -> Iterator[Finding]:
             if finding.level is Level.PROBLEM and finding.check in (store, f"{store} tables"):
                 down.append(finding.check)
             yield finding
+    reports = ask_roles({**target.endpoints.get("metrics", {}), **{url: url for url in target.roles}})
     if "clickhouse" not in down:
-        yield from _told_by_clickhouse(target.settings)
-    yield from _running(target, down, [provider for provider in target.settings.providers if provider.name in built])
+        yield from _told_by_clickhouse(target.settings, reports)
+    accounts = [provider for provider in target.settings.providers if provider.name in built]
+    yield from _running(target, down, accounts, reports)
     for directory in _directories(target):
         yield check_disk(directory, shutil.disk_usage(directory).free)
     if target.api and target.api_key:
@@ -426,15 +429,15 @@ def examine(target: Target) -> Iterator[Finding]:
             yield check_api_key(status, target.api)
 
 
-def _running(target: Target, down: Sequence[str], accounts: Sequence[ProviderSettings]) -> Iterator[Finding]:
+def _running(
+    target: Target, down: Sequence[str], accounts: Sequence[ProviderSettings], reports: Sequence[RoleReport]
+) -> Iterator[Finding]:
     """What processes say: those of a local stack, and those whose addresses were given; `accounts` are those to compare."""
     from runtime.provider_files import fingerprint
 
-    local: dict[str, str] = dict(target.endpoints.get("metrics", {}))
-    reports = [ask_role(name, url) for name, url in {**local, **{url: url for url in target.roles}}.items()]
     if not reports:
         return
-    logs = f"{target.state_dir / 'logs'}/ROLE.log" if local else "its log"
+    logs = f"{target.state_dir / 'logs'}/ROLE.log" if target.endpoints else "its log"
     yield from check_roles(reports, logs, down)
     yield from check_brakes(reports)
     yield from check_parked(reports)
@@ -442,7 +445,7 @@ def _running(target: Target, down: Sequence[str], accounts: Sequence[ProviderSet
     yield from check_same_providers(own, reports)
 
 
-def _told_by_clickhouse(settings: Settings) -> Iterator[Finding]:
+def _told_by_clickhouse(settings: Settings, reports: Sequence[RoleReport]) -> Iterator[Finding]:
     """What processes said there. Nothing before the first migration: that is a finding already."""
     from sinks.clickhouse import connect, select
 
@@ -456,7 +459,7 @@ def _told_by_clickhouse(settings: Settings) -> Iterator[Finding]:
     finally:
         client.close()
     if conditions is not None:
-        yield from check_conditions(conditions)
+        yield from check_conditions(conditions, reports)
     if letters is not None:
         yield check_new_dead_letters(letters)
 
@@ -749,5 +752,5 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 def _print(finding: Finding) -> None:
     level = typer.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
     fix = f": {finding.fix}" if finding.fix else ""
-    typer.echo(f"{level} {finding.check:<17} {finding.what}{fix}")
+    typer.echo(f"{level} {finding.check:<17} {plain(finding.what + fix)}")
     sys.stdout.flush()  # the next store may take seconds to not answer

@@ -1,21 +1,23 @@
 """What the doctor hears from running processes, and from ClickHouse about them.
 
-The checks are pure, as the doctor's others are; what asks is below them. A role that is not ready because a store is away is told as
-what follows from that, not as a second problem.
-May import runtime.provider_files and sinks, lazily. Never: a repair.
+The checks are pure, as the doctor's others are; what asks is below them. What follows from a finding is no second problem: a role that
+is not ready because a store is away, or because it halted.
+May import runtime.http.client, lazily. Never: a repair.
 """
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from console.commands.findings import Finding, Level, some
+from runtime.errors import HeliographError, UnavailableError
 from runtime.status import rfc3339
+
+if TYPE_CHECKING:
+    from runtime.http.client import ApiClient
 
 TIMEOUT_S = 5.0
 _ACCOUNT_CURE = (
@@ -42,6 +44,8 @@ def check_roles(reports: Sequence[RoleReport], where_to_look: str, stores_down: 
     """Roles that are not ready, by their own words, and what does not work in those that are."""
     found = []
     for report in reports:
+        if _halted(report):
+            continue  # told as a brake
         if report.not_ready is not None and stores_down:
             follows = f"{report.name} is not ready, which follows from {' and '.join(stores_down)}: {report.not_ready}"
             found.append(Finding(Level.WARNING, "roles", follows, "nothing: it goes on when that is mended"))
@@ -55,16 +59,20 @@ def check_roles(reports: Sequence[RoleReport], where_to_look: str, stores_down: 
     return [*found, Finding(Level.OK, "roles", f"{len(reports)} ready")]
 
 
+def _halted(report: RoleReport) -> bool:
+    """Whether too many bad records halted it."""
+    return any(metric == "heliograph_dead_letter_brake" and value for (metric, _), value in report.metrics.items())
+
+
 def check_brakes(reports: Sequence[RoleReport]) -> list[Finding]:
     """Stages that halted, and accounts whose bounces are not believed."""
     found = []
     for report in reports:
+        if _halted(report):
+            what = f"{report.name} halted: {report.not_ready or 'too many bad records'}"
+            found.append(Finding(Level.PROBLEM, "brakes", what, _BRAKE_CURE))
         for (metric, label), value in sorted(report.metrics.items()):
-            if metric == "heliograph_dead_letter_brake" and value:
-                found.append(
-                    Finding(Level.PROBLEM, "brakes", f"{report.name} halted at too many bad records", _BRAKE_CURE)
-                )
-            elif metric == "heliograph_dead_devices_brake" and value:
+            if metric == "heliograph_dead_devices_brake" and value:
                 what = f"{report.name} believes no bounce of {label}: too many at once"
                 cure = "correct the account's topic, key or list of recipients; the brake lets go by itself"
                 found.append(Finding(Level.WARNING, "brakes", what, cure))
@@ -110,10 +118,13 @@ def check_same_providers(own: Mapping[str, int], reports: Sequence[RoleReport]) 
     return found
 
 
-def check_conditions(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """What processes say is down: accounts with their last code, stages that halted."""
+def check_conditions(rows: Sequence[Mapping[str, Any]], reports: Sequence[RoleReport] = ()) -> list[Finding]:
+    """What processes say is down: accounts with their last code, stages that halted; but none that `reports` show to be halted."""
+    halted = [report.not_ready or "" for report in reports if _halted(report)]
     found = []
     for row in rows:
+        if row["subject"] != "account" and any(row["detail"] in reason for reason in halted):
+            continue
         since = f" since {rfc3339(row['since'])}" if row["since"] else ""
         probe = f", next probe at {rfc3339(row['next_at'])}" if row["next_at"] else ""
         if row["subject"] == "account":
@@ -149,41 +160,38 @@ _LABELS = {
 }
 
 
-def ask_role(name: str, url: str) -> RoleReport:
-    """What the process at `url` (its /metrics, or the address alone) says."""
-    base = url.rstrip("/").removesuffix("/metrics")
-    try:
-        with urllib.request.urlopen(f"{base}/readyz", timeout=TIMEOUT_S) as response:
-            said = _object(response.read())
-            not_ready = None
-    except urllib.error.HTTPError as exc:
-        said = _object(exc.read())
-        not_ready = str(said.get("reason") or f"it answers {exc.code}")
-    except (OSError, ValueError) as exc:  # ValueError: what was given is no URL
-        return RoleReport(name, f"it does not answer ({type(exc).__name__})")
-    degraded = said.get("degraded")
-    return RoleReport(name, not_ready, degraded if isinstance(degraded, dict) else {}, _metrics(base))
+def ask_roles(roles: Mapping[str, str]) -> list[RoleReport]:
+    """What processes say, in their order; `roles` has the URL of each by its name: its /metrics, or the address alone."""
+
+    async def ask() -> list[RoleReport]:
+        return await asyncio.gather(*(_ask_role(name, url) for name, url in roles.items()))
+
+    return asyncio.run(ask())
 
 
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(raw)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+async def _ask_role(name: str, url: str) -> RoleReport:
+    from runtime.http.client import ApiClient
+
+    async with ApiClient(url.rstrip("/").removesuffix("/metrics"), timeout_s=TIMEOUT_S) as role:
+        try:
+            status, said = await role.call("GET", "/readyz", expect=range(600))
+        except UnavailableError as exc:
+            return RoleReport(name, f"it does not answer ({exc})")
+        said = said if isinstance(said, dict) else {}
+        not_ready = None if status == 200 else str(said.get("reason") or f"it answers {status}")
+        degraded = said.get("degraded")
+        return RoleReport(name, not_ready, degraded if isinstance(degraded, dict) else {}, await _metrics(role))
 
 
-def _metrics(base: str) -> dict[tuple[str, str], float]:
+async def _metrics(role: ApiClient) -> dict[tuple[str, str], float]:
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        with urllib.request.urlopen(f"{base}/metrics", timeout=TIMEOUT_S) as response:
-            text = response.read().decode()
         return {
             (sample.name, sample.labels.get(_LABELS[sample.name], "")): sample.value
-            for family in text_string_to_metric_families(text)
+            for family in text_string_to_metric_families(await role.text("/metrics"))
             for sample in family.samples
             if sample.name in _LABELS
         }
-    except (OSError, ValueError):  # ready or not is known already
+    except (HeliographError, ValueError):  # ready or not is known already
         return {}

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from console.commands.client import Api, ApiKey, client
+from console.commands.output import plain
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir
 from runtime.http.client import ApiClient
 
@@ -42,8 +43,11 @@ async def _read(calls: ApiClient, notification_id: str) -> Any:
 def show_story(story: Mapping[str, Any]) -> None:
     """Print it for people."""
     from rich.console import Console
-    from rich.markup import escape
+    from rich.markup import escape as without_markup
     from rich.table import Table
+
+    def escape(text: str) -> str:
+        return without_markup(plain(text))
 
     console = Console(highlight=False)
     console.print(f"[bold]{story['id']}[/]  [bold]{story['status']}[/]")

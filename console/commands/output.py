@@ -17,6 +17,11 @@ _LEAST_WIDTH = 8
 _IDS = re.compile(r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\n?)+")
 
 
+def plain(text: str) -> str:
+    """A stranger's text for a terminal: what would steer it (control characters, bidirectional marks) is escaped, line breaks stay."""
+    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "nothing") -> None:
     """Print rows with the same keys."""
     if as_json:
@@ -24,6 +29,7 @@ def show(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "noth
         return
     from rich.console import Console  # a role's start does not pay for it
     from rich.table import Table
+    from rich.text import Text
 
     if not rows:
         sys.stdout.write(f"{empty}\n")
@@ -39,7 +45,8 @@ def show(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "noth
         )
         needed += (width or _LEAST_WIDTH) + 1
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        # As text: in a string, rich would take `[/b]` of a stranger's template id for its own markup, and raise.
+        table.add_row(*(Text("" if value is None else plain(str(value))) for value in row.values()))
     console = Console(highlight=False, soft_wrap=False)
     console.width = max(console.width, needed)
     console.print(table)

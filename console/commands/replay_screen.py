@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from console.commands.output import show
+from console.commands.output import plain, show
 from replay.plan import Decision, Plan
 from replay.times import UsageError
 
@@ -92,9 +92,9 @@ def show_what_if(report: WhatIfResult, as_json: bool) -> None:
 
 def _show_differences(report: WhatIfResult) -> None:
     for one in report.differences[:MAX_SHOWN]:
-        typer.echo(f"{one.notification_id} {one.channel}: {one.before} -> {one.after}")
+        typer.echo(plain(f"{one.notification_id} {one.channel}: {one.before} -> {one.after}"))
         if one.diff:
-            typer.echo(one.diff)
+            typer.echo(plain(one.diff))
     if len(report.differences) > MAX_SHOWN:
         typer.echo(f"... and {len(report.differences) - MAX_SHOWN} more; --json shows them all")
     typer.echo(

@@ -32,7 +32,7 @@ from local.supervisor.children import Supervisor
 from local.supervisor.state import StateFiles, write_atomically
 from runtime.settings import load_settings, read_toml
 from schemas.channels import CHANNELS
-from vendors.registry import channel_of
+from vendors.registry import channel_of, create_senders
 
 TENANT = "default"
 CLICKHOUSE_DATABASE = "heliograph"
@@ -132,8 +132,9 @@ class Stack:
     def run(self) -> int:
         """The supervisor's life; its exit code."""
         providers = merge_providers(self._tables.get("providers", []), self._simulated_providers())
-        tables = {**self._tables, "callbacks": self._callbacks, "providers": providers}
+        tables = {**self._tables, "api": self._api_tables(), "callbacks": self._callbacks, "providers": providers}
         write_atomically(self.files.settings, to_toml(tables))
+        self._check_settings()
         supervisor = Supervisor(self._infrastructure(), self._roles(), self._initialise, self._publish)
         supervisor.watch_signals()
         try:
@@ -159,13 +160,21 @@ class Stack:
             "metrics": {role: f"http://{LOOPBACK}:{port}/metrics" for role, port in self._role_ports.items()},
         }
 
+    def _api_tables(self) -> dict[str, Any]:
+        """It ends at once: no load balancer shares calls out here, and whoever stops the stack waits for it."""
+        return {"drain_s": 0.0, **self._own_table("api")}
+
     def _callback_tables(self, port: int) -> dict[str, Any]:
         """Where providers report: here, unless the user's own settings say otherwise."""
-        own = self._tables.get("callbacks", {})
-        if not isinstance(own, dict):
-            raise LocalStackError("wrong settings: callbacks is a table, [callbacks]")
+        own = self._own_table("callbacks")
         port = own.get("port", port)
-        return {"host": LOOPBACK, "port": port, "public_url": f"http://{LOOPBACK}:{port}", **own}
+        return {"host": LOOPBACK, "port": port, "public_url": f"http://{LOOPBACK}:{port}", "drain_s": 0.0, **own}
+
+    def _own_table(self, name: str) -> dict[str, Any]:
+        own = self._tables.get(name, {})
+        if not isinstance(own, dict):
+            raise LocalStackError(f"wrong settings: {name} is a table, [{name}]")
+        return own
 
     def _url(self, name: str) -> str:
         return f"http://{LOOPBACK}:{self._ports[name]}"
@@ -185,6 +194,14 @@ class Stack:
             found = {"key_pepper": secrets.token_urlsafe(32), "published": {}}
             write_atomically(self.files.secrets, json.dumps(found, indent=2) + "\n")
         return found
+
+    def _check_settings(self) -> None:
+        """Refuse now what a role would refuse once everything it needs has started. Raises SettingsError."""
+        os.environ["HELIOGRAPH_CONFIG"] = str(self.files.settings)
+        own = {provider.get("name") for provider in self._tables.get("providers", [])}
+        for provider in load_settings().providers:
+            if provider.name in own:  # the simulated accounts' files are still to be made
+                create_senders(provider.channel, [provider])
 
     def _initialise(self) -> None:
         # this process reads its settings exactly as a role does

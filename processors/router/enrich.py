@@ -32,7 +32,7 @@ from runtime.status import request_status, source_of, status_record, traceparent
 from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
 from schemas.codec import DecodeError, RecordTooLarge
 from schemas.events import Cancellation, NotificationRequest, RecipientProfile
-from schemas.topics import DEAD_LETTERS
+from schemas.topics import DEAD_LETTERS, lane_of
 
 log = get_logger("router")
 _NOTHING = Parts()
@@ -61,11 +61,6 @@ class RouterViews:
     suppressions: Suppressions
     cancellations: CancellationView
     engine: Engine = field(default_factory=Engine)
-
-
-def lane_of(topic: str) -> str:
-    """`normal` of notify.requests.normal.v1: the topic decides, whatever the record says."""
-    return topic.split(".")[2]
 
 
 def enrich_batch(records: Sequence[ConsumerRecord], views: RouterViews, now: int) -> list[ProducerRecord]:

@@ -16,7 +16,7 @@ from runtime.records import ProducerRecord
 from runtime.status import message_status, request_status, status_record, traceparent_of, without_names
 from schemas.codec import codec
 from schemas.events import ChannelMessage, DeliveryStatus, NotificationRequest, Timer
-from schemas.topics import DEAD_LETTERS, STATUS, TIMERS, catalogue
+from schemas.topics import DEAD_LETTERS, STATUS, TIMERS, catalogue, lane_of
 
 ROUNDS = 8
 """A dead letter is cut to a quarter each time."""
@@ -40,9 +40,8 @@ def _instead(record: ProducerRecord, now: int) -> ProducerRecord:
     elif record.topic == TIMERS:
         timer = cast(Timer, codec("Timer").decode(record.value))
         request = cast(NotificationRequest, codec("NotificationRequest").decode(timer["value"]))
-        status = request_status(
-            request, timer["topic"].split(".")[2], "rejected", now=now, reason="template_error", detail=detail
-        )
+        lane = lane_of(timer["topic"])
+        status = request_status(request, lane, "rejected", now=now, reason="template_error", detail=detail)
         return status_record(status, traceparent_of([(h["name"], h["value"]) for h in timer["headers"]]))
     elif catalogue()[record.topic].record == "ChannelMessage":
         message = cast(ChannelMessage, codec("ChannelMessage").decode(record.value))

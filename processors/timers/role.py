@@ -37,7 +37,7 @@ from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.status import request_status, status_record, traceparent_of
 from schemas.codec import DecodeError, codec
 from schemas.events import Cancellation, NotificationRequest, Timer
-from schemas.topics import CANCELLATIONS, TIMERS, catalogue
+from schemas.topics import CANCELLATIONS, TIMERS, catalogue, lane_of
 
 log = get_logger("timers")
 
@@ -123,7 +123,7 @@ def cancelled_records(
         return []
     status = request_status(
         request,
-        timer["topic"].split(".")[2],
+        lane_of(timer["topic"]),
         "cancelled",
         now=now,
         reason="by_caller",

@@ -6,6 +6,7 @@ May import psycopg. Never: what is published under the id.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ class IdempotencyKeys:
         self._database = database
         self._waiting: list[tuple[KeyReservation, asyncio.Future[KeyRecord]]] = []
         self._confirmed: list[tuple[str, str]] = []
-        self._confirmed_here: dict[tuple[str, str], None] = {}
+        self._confirmed_here: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._work = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -91,7 +92,7 @@ class IdempotencyKeys:
         # A retry may come before that is written.
         self._confirmed_here[tenant, key] = None
         while len(self._confirmed_here) > MAX_UNCONFIRMED:
-            del self._confirmed_here[next(iter(self._confirmed_here))]
+            self._confirmed_here.popitem(last=False)
 
     async def _write(self) -> None:
         while True:

@@ -96,6 +96,13 @@ class ApiClient:
             raise ApiError(f"{method} {self.url}{path}", status, raw)
         return ApiResponse(status, _json(raw))
 
+    async def text(self, path: str) -> str:
+        """The body of a 200, as it is. Raises ApiError or UnavailableError."""
+        status, raw = await self._once("GET", path, None)
+        if status != 200:
+            raise ApiError(f"GET {self.url}{path}", status, raw)
+        return raw.decode("utf-8", "replace")
+
     async def _once(self, method: str, path: str, body: Any) -> tuple[int, bytes]:
         assert self._session is not None, "use it as an async context"
         try:

@@ -1,8 +1,8 @@
--- What is down now in words, a row per place: `router <lane>`, `sender <channel>`, `account <channel>` (all accounts of it that are
--- down). The words are those of `heliograph explain`.
+-- What is down now in words, a row per place: `router <lane>`, `sender <channel>` or `sender <channel> <lane>`, `account <channel>` (all
+-- accounts of it that are down). The words are those of `heliograph explain`.
 CREATE OR REPLACE VIEW conditions_in_words AS
 SELECT
-    concat(c.subject, ' ', if(c.subject = 'router', c.name, c.channel)) AS place,
+    concat(c.subject, ' ', if(c.subject = 'account', c.channel, c.name)) AS place,
     arrayStringConcat(
         arrayMap(each -> each.2, arraySlice(arraySort(groupArray((c.name, c.words))), 1, if(c.subject = 'account', 1000, 1))),
         '; ') AS words

@@ -12,6 +12,7 @@ SELECT
     multiIf(
         f.own_wait != '', f.own_wait,
         down[f.stage] != '', concat(f.state, ': ', f.stage_words, ' halted', down[f.stage]),
+        down[f.lane_stage] != '', concat(f.state, ': ', f.stage_words, ' halted', down[f.lane_stage]),
         down[f.accounts] != '', concat(f.state, ': waits for ', down[f.accounts]),
         '') AS waits_for,
     concat(
@@ -78,6 +79,7 @@ FROM
                     'after a pause that grows with every retry')),
             '') AS own_wait,
         if(m.settled OR m.state = 'held', '', concat('sender ', m.channel)) AS stage,
+        if(m.settled OR m.state = 'held', '', concat('sender ', m.channel, ' ', m.lane)) AS lane_stage,
         concat('a sender of ', m.channel) AS stage_words,
         if(m.settled OR m.state = 'held', '', concat('account ', m.channel)) AS accounts
     FROM message_latest AS m
@@ -96,6 +98,7 @@ FROM
             concat('scheduled: waits for its time, ', replaceOne(toString(n.send_at), ' ', 'T'), 'Z'),
             '') AS own_wait,
         if(n.state = 'accepted', concat('router ', n.lane), '') AS stage,
+        '' AS lane_stage,
         concat('the router of lane ', n.lane) AS stage_words,
         '' AS accounts
     FROM notifications_alone AS n

@@ -78,7 +78,14 @@ class Broker:
                 [sys.executable, "-m", "console.cli", "run", *arguments],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers, **env},
+                env={
+                    **os.environ,
+                    "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap_servers,
+                    # Nobody shares calls out by /readyz here, and every test waits for its roles to end.
+                    "HELIOGRAPH_API__DRAIN_S": "0",
+                    "HELIOGRAPH_CALLBACKS__DRAIN_S": "0",
+                    **env,
+                },
             )
         self.roles.append(process)
         return process

@@ -15,7 +15,8 @@ from starlette.routing import Route
 from runtime.health import Health
 from runtime.http.serving import listen, serve
 
-DRAIN_S = 0.5
+DRAIN_S = 2.0
+"""Many turns of the caller that watches, also on a machine that does other things."""
 
 
 def application(health: Health) -> Starlette:
@@ -93,6 +94,20 @@ async def test_two_processes_restarted_one_after_the_other_under_load_refuse_nob
         process.stopping.set()
     await asyncio.gather(*(process.serving for process in processes))
     assert min(answered) > 0
+
+
+async def test_connection_that_was_idle_for_seconds_is_used_again() -> None:
+    process = Process()
+    process.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+    for pause_s in (6, 0):  # uvicorn's own limit is 5 s
+        writer.write(b"GET /work HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"done")).startswith(b"HTTP/1.1 200")
+        await asyncio.sleep(pause_s)
+    process.stopping.set()
+    await process.serving
+    assert await reader.read() == b"", "and it is ended when the process ends"
+    writer.close()
 
 
 async def test_while_it_drains_it_answers_and_ends_each_connection() -> None:

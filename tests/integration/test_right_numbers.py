@@ -14,7 +14,7 @@ from runtime import ids
 from runtime.clock import system_clock
 from runtime.records import ConsumerRecord
 from schemas.codec import codec
-from schemas.topics import CONDITIONS, RECEIPTS, RECIPIENTS
+from schemas.topics import CONDITIONS, RECEIPTS, RECIPIENTS, requests_topic
 from sinks import clickhouse, columns
 from sinks.schema_files import sql_views
 from tests.integration.test_analytics import priced, provider
@@ -338,11 +338,16 @@ def test_why_waits_for_what_explain_says(empty: Store) -> None:
     error: dict[str, Any] = {"attempt": 1, "provider": "mail-1", "detail": "451 4.3.0", "latency_ms": 5}
     empty.insert(
         [
-            *(request(nid, send_at=NOW + HOUR if name == "scheduled" else None) for name, nid in nids.items()),
+            *(
+                request(nid, send_at=NOW + HOUR if name == "scheduled" else None)._replace(
+                    topic=requests_topic("bulk" if name == "nothing known" else "normal")
+                )
+                for name, nid in nids.items()
+            ),
             status(nids["accounts down"], "email", "routed"),
             status(nids["failed over"], "email", "failed_over", **error),
             status(nids["sender halted"], "sms", "routed"),
-            status(nids["nothing known"], "push", "routed"),
+            status(nids["nothing known"], "push", "routed", lane="bulk"),
             status(nids["retry with a time"], "email", "retrying", **{**error, "attempt": 3}, due_at=NOW + 500),
             status(nids["retry without"], "email", "retrying", **error),
             status(nids["held"], "email", "held"),
@@ -352,6 +357,8 @@ def test_why_waits_for_what_explain_says(empty: Store) -> None:
             condition("account", "mail-2", "email", detail="it's off"),
             condition("account", "sms-1", "sms", detail="20003"),
             condition("sender", "sms", "sms", detail="too many", since=NOW),
+            status(nids["sender of its lane halted"], "push", "routed"),
+            condition("sender", "push normal", "push", detail="too many", since=NOW),
             condition("router", "normal", None, detail="3 of 4", since=NOW - 1),
             condition("router", "bulk", None, state="up"),
         ]
@@ -379,7 +386,7 @@ def test_why_waits_for_what_explain_says(empty: Store) -> None:
 
 
 WAITING = (
-    "accepted", "accounts down", "failed over", "sender halted", "nothing known", "retry with a time", "retry without", "held",
+    "accepted", "accounts down", "failed over", "sender halted", "sender of its lane halted", "nothing known", "retry with a time", "retry without", "held",
     "sent", "scheduled",
 )  # fmt: skip
 

@@ -109,7 +109,7 @@ def test_breaker_opens_after_failures_in_a_row_and_closes_by_one_probe() -> None
         clock.now += wait_s
         for ok in results:
             breaker.record(ok, clock.now)
-        return breaker.state, breaker.given_up
+        return breaker.state, breaker.given_up()
 
     assert state_after(0, False, False, True, False, False) == ("closed", False)
     assert state_after(0, False) == ("open", False)
@@ -131,12 +131,24 @@ def test_failures_with_an_idle_time_between_them_are_not_one_time_of_failing() -
         clock.now += idle_s
         for _ in range(3):
             breaker.record(False, clock.now)
-        assert (breaker.state, breaker.given_up) == ("open", False)
+        assert (breaker.state, breaker.given_up()) == ("open", False)
     for _ in range(4):
         clock.now += 30
         for _ in range(PROBES):
             breaker.record(False, clock.now)
-    assert breaker.given_up
+    assert breaker.given_up()
+
+
+def test_account_that_nobody_asks_for_any_more_is_not_said_to_be_down() -> None:
+    clock = Clock()
+    it = account("a", clock, failures=1)
+    it.observe(Retry(ErrorClass.TRANSIENT, "503"), FOREVER)
+    for waited_s, is_down in ((0, True), (60, True), (10, True), (1, False), (86_400, False)):
+        clock.now += waited_s
+        assert (it.trouble is not None) is is_down
+    it.observe(Retry(ErrorClass.TRANSIENT, "503"), clock.now)
+    assert it.trouble is not None
+    assert it.trouble.failing_for_s == 0
 
 
 @given(

@@ -42,7 +42,7 @@ from console.commands.doctor import (
 )
 from console.commands.doctor_running import (
     RoleReport,
-    ask_role,
+    ask_roles,
     check_brakes,
     check_conditions,
     check_new_dead_letters,
@@ -220,7 +220,7 @@ def test_running_processes_are_compared_and_their_brakes_and_waits_are_told() ->
     assert differs.what == "settings of sms-1: sender, this command's settings differ from callbacks"
     assert check_same_providers({"sms-1": 7}, [sender]) == []
     assert [(f.level, f.what) for f in check_brakes([sender, relay])] == [
-        (PROBLEM, "sender halted at too many bad records"),
+        (PROBLEM, "sender halted: too many bad records"),
         (WARNING, "relay believes no bounce of mail-1: too many at once"),
     ]
     (parked,) = check_parked([sender, relay])
@@ -240,8 +240,29 @@ def test_running_processes_are_compared_and_their_brakes_and_waits_are_told() ->
     assert halted.what == "the router of normal halted since 1970-01-01T00:00:01.000Z: 401 20003"
 
 
+def test_stage_that_halted_is_one_problem_however_many_say_so() -> None:
+    reason = "612 of the last 1000 records are unusable"
+    brake = {("heliograph_dead_letter_brake", "router"): 1.0}
+    router = RoleReport("router-normal", f"dead letters normal: {reason}", metrics=brake)
+    rows = [
+        {"subject": subject, "name": name, "channel": None, "detail": detail, "since": 0, "next_at": 0}
+        for subject, name, detail in (
+            ("router", "normal", reason),
+            ("router", "bulk", "9 of 9"),
+            ("account", "a", reason),
+        )
+    ]
+    told = [*check_conditions(rows, [router]), *check_roles([router], "its log", ()), *check_brakes([router])]
+    assert [f.what for f in told if f.level is PROBLEM] == [
+        "the router of bulk halted: 9 of 9",
+        f"a (None) does not work: {reason}",
+        f"router-normal halted: dead letters normal: {reason}",
+    ]
+
+
 def test_address_that_is_none_is_a_role_that_is_not_ready() -> None:
-    assert "does not answer" in (ask_role("x", "nonsense").not_ready or "")
+    (report,) = ask_roles({"x": "nonsense"})
+    assert "does not answer" in (report.not_ready or "")
 
 
 def test_no_secret_of_any_setting_is_in_a_finding() -> None:

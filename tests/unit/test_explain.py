@@ -179,6 +179,14 @@ def test_what_waits_says_for_what_and_until_when() -> None:
     assert [explain_facts(f)["messages"][0]["waits_for"] for f in (other, settled)] == [None, None]
     halted = replace(routed, conditions=(condition("sender", "email", "email", detail="too many", since=NOW), down))
     assert explain_facts(halted)["why"] == f"email: routed: a sender of email halted since {rfc3339(NOW)}: too many"
+    # One that serves some lanes holds up those alone.
+    lanes = [condition("sender", f"email {lane}", "email", detail="too many") for lane in ("bulk", "normal")]
+    of_lane = replace(routed, request=request(lane="bulk"))
+    assert (
+        explain_facts(replace(of_lane, conditions=(lanes[0],)))["why"]
+        == "email: routed: a sender of email halted: too many"
+    )
+    assert explain_facts(replace(of_lane, conditions=(lanes[1],)))["messages"][0]["waits_for"] is None
 
     retrying = fact(A, "retrying", attempt=1, at=9, channel="email", detail="429")
     assert "the next is made after a pause" in explain_facts(facts(retrying))["why"]

@@ -31,8 +31,9 @@ from local.processes import (
 from local.servers.kafka import Jar, KafkaServer, ensure_jars, packaged_lock, parse_lock
 from local.supervisor.__main__ import parse_arguments
 from local.supervisor.children import Supervisor
-from local.supervisor.layout import ROLES, merge_providers, to_toml
+from local.supervisor.layout import ROLES, Stack, StackOptions, merge_providers, to_toml
 from local.supervisor.state import StateFiles, end_leftovers, write_atomically
+from runtime.errors import SettingsError
 
 # --- Backoff ----------------------------------------------------------------------------------------------------------
 
@@ -201,6 +202,32 @@ def test_providers_of_the_user_replace_the_simulator_in_their_channel_only() -> 
 
 def test_no_providers_of_the_user_leaves_the_simulators() -> None:
     assert merge_providers([], SIMULATED) == SIMULATED
+
+
+@pytest.mark.parametrize(
+    ("channel", "reason"), [("fax", "no role sends on this channel"), ("email", "no twilio for email")]
+)
+def test_account_that_no_role_would_take_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: str, reason: str
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the supervisor puts its roles' settings there
+    monkeypatch.setattr(Supervisor, "run", lambda _: pytest.fail("it starts"))
+    config = tmp_path / "own.toml"
+    account = {
+        "name": "a",
+        "channel": channel,
+        "kind": "twilio",
+        "account_sid": "AC1",
+        "auth_token": "t",
+        "from": "+15005550006",
+    }
+    config.write_text(to_toml({"providers": [account]}))
+    book = PortBook(tmp_path, free=lambda port: True)
+    try:
+        with pytest.raises(SettingsError, match=reason):
+            Stack(StackOptions(tmp_path, config), book).run()
+    finally:
+        book.close()
 
 
 def test_written_settings_read_back_as_they_were() -> None:

@@ -138,6 +138,24 @@ def test_account_that_fails_without_a_break_is_given_up_by_those_that_waited_as_
     assert not provider.sent & {status["message_id"] for status in world.statuses("failed")}
 
 
+def test_message_whose_probes_fail_waits_no_longer_than_those_behind_it() -> None:
+    provider = Provider()
+    world = broken(provider, BreakerSettings(failures=3, reset_s=30, give_up_s=600))
+    probes = [
+        made(routed_at=int(world.now * 1000)) for _ in range(PROBES)
+    ]  # alone there: they are the probes every time
+    for message in probes:
+        world.send(message)
+    while world.now < START_S + 9 * MINUTE:
+        world.turn(2)
+    assert not world.statuses("failed")
+    while world.now < START_S + 14 * MINUTE:
+        world.turn(2)
+    assert {status["message_id"] for status in no_account_failures(world)} == {it["message_id"] for it in probes}
+    assert not world.timers
+    assert not world.admission.parked
+
+
 @pytest.mark.parametrize("count", [1, 2, 40, 2_000])
 @pytest.mark.parametrize("error", [ErrorClass.TRANSIENT, ErrorClass.ACCOUNT])
 def test_outage_of_an_hour_fails_nobody_whose_message_was_used_as_a_probe(count: int, error: ErrorClass) -> None:
@@ -239,7 +257,7 @@ def test_nobody_is_given_up_without_evidence_and_nobody_waits_for_an_account_tha
                 turn(10.0)
         elif step == "messages":
             for _ in range(value):
-                message = made()
+                message = made(routed_at=int(world.now * 1000))
                 came[message["message_id"]] = world.now
                 world.send(message)
             turn(0.05)
