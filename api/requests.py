@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope
 
 from api.rate_limit import RateLimiter
 from api.strict_json import parse_json
-from producers.notification import TRACEPARENT
+from producers.notification import PARSED_JSON, TRACEPARENT
 from producers.reference.keys import Caller, Keys
 from runtime.errors import UnavailableError
 from runtime.http.problems import FieldError, Problem, invalid, unavailable
@@ -67,6 +67,8 @@ def traceparent_of(headers: Headers) -> str | None:
 
 def media_type(headers: Headers) -> str:
     """The Content-Type without its parameters, "" for one that is not in UTF-8."""
+    if headers.get(b"content-type") == b"application/json":
+        return JSON_TYPE
     match = _TYPE.fullmatch(headers.get(b"content-type", b"").strip())
     return match[1].decode().lower() if match else ""
 
@@ -181,7 +183,7 @@ def _check_query(request: Request) -> None:
 def check_model(model: type[Model], value: Any) -> Model:
     """The value as a model. Raises Problem (400)."""
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context=PARSED_JSON)
     except ValidationError as exc:
         raise invalid(exc if exc.error_count() <= MAX_ENTRIES else _first(exc, model, value)) from exc
 

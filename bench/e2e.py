@@ -33,7 +33,9 @@ from bench.figures import quantile
 from bench.processes import cpu_s, pss_mib, tree
 from console.commands.output import show
 from local import stack
+from local.cli import process_counts
 from local.ports import LOOPBACK, PortBook
+from local.simulator.fcm import Credentials
 from local.supervisor.layout import to_toml
 from local.supervisor.state import StateFiles
 from producers.publisher import Publication, Publisher
@@ -233,12 +235,23 @@ def steady(bench: Bench, channel: str, rate: float, seconds: float, lane: str, f
     return published
 
 
-def providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, Any]]:
-    """The bare provider under every channel."""
+@dataclass(frozen=True, slots=True)
+class BareProvider:
+    """A running bench.bare_provider."""
+
+    pid: int
+    smtp_port: int
+    url: str
+
+
+def providers(bare: BareProvider, directory: Path) -> list[dict[str, Any]]:
+    """The bare provider under every channel; FCM's key file is made in the directory."""
+    http, credentials = bare.url, directory / "fcm-credentials.json"
+    Credentials.load_or_create(credentials, f"{http}/token")
     mail = {
         "kind": "smtp",
         "host": LOOPBACK,
-        "port": smtp_port,
+        "port": bare.smtp_port,
         "tls": "none",
         "from_address": "Shop <shop@example.org>",
     }
@@ -249,15 +262,6 @@ def providers(smtp_port: int, http: str, credentials: Path) -> list[dict[str, An
         {"name": "bare-text", "channel": "sms", "from": "+15005550006", **text},
         {"name": "bare-push", "channel": "push", **push},
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class BareProvider:
-    """A running bench.bare_provider."""
-
-    pid: int
-    smtp_port: int
-    url: str
 
 
 def listens(port: int) -> bool:
@@ -284,18 +288,17 @@ def bare_provider() -> Iterator[BareProvider]:
 
 
 @contextmanager
-def running(users: int, engine: str | None = None) -> Iterator[Bench]:
-    """A stack of its own whose providers take everything."""
+def running(users: int, engine: str | None = None, processes: Mapping[str, int] | None = None) -> Iterator[Bench]:
+    """A stack of its own whose providers take everything; `processes` as for `heliograph up`."""
     with tempfile.TemporaryDirectory(prefix="heliograph-bench-") as name, bare_provider() as bare:
         directory = Path(name)
         files = StateFiles(directory)
         config = directory / "bench.toml"
-        credentials = files.data("simulator") / "fcm-credentials.json"
-        tables: dict[str, Any] = {"providers": providers(bare.smtp_port, bare.url, credentials)}
+        tables: dict[str, Any] = {"providers": providers(bare, directory)}
         if engine is not None:
             tables["router"] = {"engine": engine}
         config.write_text(to_toml(tables))
-        started = stack.up(directory, detach=True, config=config)
+        started = stack.up(directory, detach=True, config=config, processes=processes)
         try:
             recorded = {role: it.pid for role, it in files.recorded().items() if role != "supervisor"}
             kafka = KafkaSettings(bootstrap_servers=started.endpoints["kafka"])
@@ -318,7 +321,7 @@ def warm(bench: Bench, channel: str) -> None:
 def run(options: argparse.Namespace) -> list[list[dict[str, Any]]]:
     """The tables of a run."""
     users = max([options.messages, *(int(_rate(text)[0] * options.seconds) + 1 for text in options.rates)])
-    with running(users, options.engine) as bench:
+    with running(users, options.engine, process_counts(options.processes)) as bench:
         warm(bench, options.channel)
         tables = [table(drain(bench, options.channel, options.messages))]
         rows = []
@@ -341,6 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--channel", choices=CHANNELS, default="email")
     parser.add_argument("--engine", choices=["faust", "loop"], default=None)
     parser.add_argument("--messages", type=int, default=30_000)
+    parser.add_argument("--processes", nargs="*", default=[], metavar="[ROLE=]N", help="as for `heliograph up`")
     parser.add_argument("--rates", nargs="*", default=[], help="messages a second: 10 400 critical@200")
     parser.add_argument("--seconds", type=float, default=30)
     for table in run(parser.parse_args(arguments)):

@@ -5,6 +5,7 @@ May import typer, rich, local.stack. Never: anything but options and words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -12,8 +13,11 @@ from urllib.parse import urlsplit
 import typer
 
 from local import stack
+from local.supervisor.layout import SHARED
 
 _Port = Annotated[int | None, typer.Option(help="A fixed port below 32768. [default: a free one]")]
+MAX_PROCESSES = 4
+"""Partitions of a local topic: one more process would have none."""
 _StateDir = Annotated[Path, typer.Option(help="Where the stack keeps its data, logs and endpoints.json.")]
 
 
@@ -22,6 +26,10 @@ def up(
     detach: Annotated[bool, typer.Option("--detach", help="Return once all is ready; `down` stops it.")] = False,
     config: Annotated[
         Path | None, typer.Option(help="Settings of your own; their providers replace simulated ones.")
+    ] = None,
+    processes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[ROLE=]N", help=f"Processes of a role, or of each of {', '.join(SHARED)}."),
     ] = None,
     api_port: _Port = None,
     kafka_port: _Port = None,
@@ -46,6 +54,7 @@ def up(
         detach=detach,
         config=config,
         ports={name: port for name, port in wanted.items() if port is not None},
+        processes=process_counts(processes or ()),
         progress=lambda name: typer.echo(f"started {name}", err=True),
     )
     if not running.started_here:
@@ -63,6 +72,19 @@ def up(
             err=True,
         )
         stack.hold(running)
+
+
+def process_counts(texts: Sequence[str]) -> dict[str, int]:
+    """How many processes of each role: `2` is of every role that can share its work, `sender-email=2` of one. Raises BadParameter."""
+    counts: dict[str, int] = {}
+    for text in texts:
+        role, separator, number = text.rpartition("=")
+        if separator and role not in SHARED:
+            raise typer.BadParameter(f"--processes {text}: give one of {', '.join(SHARED)}")
+        if number not in map(str, range(1, MAX_PROCESSES + 1)):
+            raise typer.BadParameter(f"--processes {text}: give 1 to {MAX_PROCESSES}")
+        counts |= dict.fromkeys((role,) if separator else SHARED, int(number))
+    return counts
 
 
 def hide_password(dsn: str) -> str:

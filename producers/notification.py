@@ -12,8 +12,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, to_json
 
 from producers.addresses import device_token, email_address, has_control, phone_number
 from runtime import ids
@@ -28,6 +37,8 @@ MAX_KEY_CHARS = 255
 CE_TYPE = "heliograph.notification.requested"
 HTTP_SOURCE = "http"
 """`source` of a request that came over HTTP."""
+PARSED_JSON = object()
+"""Context of a validation: the value is what a JSON parser made, so that nothing in it is beyond JSON."""
 
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
@@ -36,6 +47,7 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 TEMPLATE_ID = re.compile(_ID)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_CONSTANT_HEADERS = (("ce_type", CE_TYPE.encode()), ("ce_specversion", b"1.0"), ("content-type", b"application/avro"))
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -74,6 +86,8 @@ def plain_text(text: str) -> str:
 
 def json_object(value: Mapping[Any, Any]) -> bytes:
     """An object as UTF-8 JSON. Raises ValueError for a value that JSON cannot represent."""
+    if isinstance(value, EncodedObject):
+        return value.encoded
     try:
         return _ENCODER.encode(value).encode() if value else b"{}"
     except (TypeError, ValueError, RecursionError) as exc:
@@ -82,9 +96,22 @@ def json_object(value: Mapping[Any, Any]) -> bytes:
         ) from exc
 
 
-def _check_json(value: dict[str, Any]) -> dict[str, Any]:
-    json_object(value)
-    return value
+class EncodedObject(dict[str, Any]):
+    """An object beside its UTF-8 JSON, which is made once: to check it, and to publish it."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, value: Mapping[str, Any], encoded: bytes) -> None:
+        super().__init__(value)
+        self.encoded = encoded
+
+
+def _no_data() -> EncodedObject:
+    return EncodedObject({}, b"{}")
+
+
+def _check_json(value: dict[str, Any], info: ValidationInfo) -> EncodedObject:
+    return EncodedObject(value, to_json(value) if info.context is PARSED_JSON else json_object(value))
 
 
 Line = Annotated[str, AfterValidator(plain_text)]
@@ -93,6 +120,7 @@ UserId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(plai
 Category = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Locale = Annotated[str, Field(max_length=35, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_check_json)]
+"""An EncodedObject once it is validated."""
 # In the schema a time is text; in the model it is milliseconds.
 Time = Annotated[
     int,
@@ -183,7 +211,7 @@ class Notification(Strict):
     to: To
     template: TemplateRef | None = None
     content: Content | None = None
-    data: Annotated[JsonObject, Field(validation_alias=AliasChoices("data", "variables"), default_factory=dict)]
+    data: Annotated[JsonObject, Field(validation_alias=AliasChoices("data", "variables"), default_factory=_no_data)]
     category: Category = "default"
     priority: Literal["critical", "normal", "bulk"] = "normal"
     channels: Annotated[list[ChannelName], Field(max_length=16, default_factory=list)]
@@ -257,11 +285,9 @@ def request_record(request: NotificationRequest, traceparent: str | None = None)
     addresses = [(a["channel"], a["value"]) for a in request.get("addresses", ())]
     headers = [
         ("ce_id", request["notification_id"].encode()),
-        ("ce_type", CE_TYPE.encode()),
         ("ce_source", (request.get("source") or "heliograph").encode()),
         ("ce_time", rfc3339(request["accepted_at"]).encode()),
-        ("ce_specversion", b"1.0"),
-        ("content-type", b"application/avro"),
+        *_CONSTANT_HEADERS,
     ]
     if traceparent is not None:
         headers.append(("traceparent", traceparent.encode()))

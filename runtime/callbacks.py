@@ -33,19 +33,22 @@ class AttemptRef(NamedTuple):
     attempt: int
 
 
+def subject_fields(message: ChannelMessage, provider: str) -> dict[str, str]:
+    """What a report has to bring back, by name: in a URL's query, or in fields that a vendor echoes."""
+    return {
+        "message_id": message["message_id"],
+        "notification_id": message["notification_id"],
+        "tenant": message["tenant"],
+        "lane": message["lane"],
+        "attempt": str(message["attempt"]),
+        "provider": provider,
+    }
+
+
 def callback_url(base: str, message: ChannelMessage, provider: str) -> str:
     """Where a provider reports about this message."""
     url, hash_sign, fragment = base.partition("#")
-    query = urlencode(
-        {
-            "message_id": message["message_id"],
-            "notification_id": message["notification_id"],
-            "tenant": message["tenant"],
-            "lane": message["lane"],
-            "attempt": message["attempt"],
-            "provider": provider,
-        }
-    )
+    query = urlencode(subject_fields(message, provider))
     return f"{url}{'&' if '?' in url else '?'}{query}{hash_sign}{fragment}"
 
 

@@ -12,7 +12,6 @@ from uuid import UUID
 
 from schemas.channels import ROWS
 
-_RAND_MASK = (1 << 80) - 1
 _NIL = bytes(16)
 _CANONICAL = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
@@ -28,13 +27,11 @@ def notification_id(accepted_at_ms: int, tenant: str, idempotency_key: str | Non
     if not 0 <= accepted_at_ms < 1 << 48:
         raise ValueError(f"accepted_at {accepted_at_ms} is not a time in milliseconds since 1970")
     if idempotency_key is None:
-        rest = int.from_bytes(os.urandom(10), "big")
+        rest = os.urandom(10)
     else:
-        rest = int.from_bytes(hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).digest()[:10], "big")
-    value = (accepted_at_ms << 80) | (rest & _RAND_MASK)
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    return _text_of(f"{value:032x}")
+        rest = hashlib.sha256(f"{tenant}\0{idempotency_key}".encode()).digest()[:10]
+    digits = rest.hex()
+    return _text_of(f"{accepted_at_ms:012x}7{digits[1:4]}{_VARIANT[digits[4]]}{digits[5:]}")
 
 
 def accepted_at(notification_id: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -233,6 +234,10 @@ class ProviderSettings(BaseModel):
         if (self.price_per_message is None) != (self.currency is None):
             raise ValueError("price_per_message and currency are given together")
         return self
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Without the provider's own keys: some are secrets, and only its own module knows which."""
+        return ((name, value) for name, value in super().__repr_args__() if name in type(self).model_fields)
 
 
 class Settings(BaseSettings):

@@ -47,13 +47,17 @@ def traceparent_of(headers: Headers) -> bytes | None:
 _LAST_MS = 253_402_300_799_999
 
 
-@lru_cache(maxsize=1_024)  # the times of a batch are one
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
 def rfc3339(milliseconds: int) -> str:
     """2026-03-01T12:00:00.000Z; a time outside the years 1970 to 9999, which other publishers may write, becomes the nearest."""
     if not 0 <= milliseconds <= _LAST_MS:
         milliseconds = 0 if milliseconds < 0 else _LAST_MS
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_second(seconds)}.{rest:03d}Z"
 
 
 def _recipient(user_id: str | None, addresses: list[tuple[str, str]]) -> str | None:
@@ -94,7 +98,14 @@ class Particulars(TypedDict, total=False):
     due_at: int | None
 
 
-_NOTHING: Particulars = {
+_EMPTY: dict[str, Any] = {
+    "event_id": "",
+    "notification_id": "",
+    "tenant": "",
+    "lane": "",
+    "state": "",
+    "occurred_at": 0,
+    "attempt": 0,
     "message_id": None,
     "channel": None,
     "reason": None,
@@ -131,17 +142,15 @@ def fact(
     attempt: int = 0,
 ) -> DeliveryStatus:
     """A DeliveryStatus; the only place that makes one. `now` in milliseconds."""
-    said: dict[str, Any] = {
-        "event_id": event_id,
-        "notification_id": notification_id,
-        "tenant": tenant,
-        "lane": lane,
-        "state": state,
-        "occurred_at": now,
-        "attempt": attempt,
-        **_NOTHING,
-        **particulars,
-    }
+    said: dict[str, Any] = _EMPTY.copy()
+    said.update(particulars)
+    said["event_id"] = event_id
+    said["notification_id"] = notification_id
+    said["tenant"] = tenant
+    said["lane"] = lane
+    said["state"] = state
+    said["occurred_at"] = now
+    said["attempt"] = attempt
     return cast(DeliveryStatus, said)
 
 

@@ -119,7 +119,7 @@ ROWS: Mapping[str, Channel] = {
             bounce_reason="invalid_token",
             suppressible=False,
             example="a-device-token",
-            platforms=("fcm", "apns", "webpush"),
+            platforms=("fcm", "apns", "onesignal", "webpush"),
             subscription_platforms=("webpush",),
         ),
     )

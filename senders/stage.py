@@ -113,7 +113,10 @@ class SendStage:
         self._monotonic = monotonic
         self._guard = RequestGuard(self._settings.max_retries)
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._claimed: deque[tuple[QueuedMessage, float]] = deque()
+        self._workers: list[asyncio.Task[None]] = []
+        """As many as there were ever requests at once: a task for each message costs more than its request's bookkeeping."""
+        self._idle: list[asyncio.Future[None]] = []
         self._delay = cache(partial(STAGE_DELAY_SECONDS.labels, "sender"))
         self._seconds = cache(PROVIDER_SECONDS.labels)
         self._sends = cache(SENDS.labels)
@@ -124,9 +127,20 @@ class SendStage:
 
     def _start(self, messages: Sequence[QueuedMessage], claimed_at: float) -> None:
         for queued in messages:
-            task = self._loop.create_task(self._run(queued, claimed_at))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._claimed.append((queued, claimed_at))
+            # One worker for each: a message never waits for another one's request.
+            if self._idle:
+                self._idle.pop().set_result(None)
+            else:
+                self._workers.append(self._loop.create_task(self._work()))
+
+    async def _work(self) -> None:
+        while True:
+            while self._claimed:
+                await self._run(*self._claimed.popleft())
+            idle = self._loop.create_future()
+            self._idle.append(idle)
+            await idle
 
     async def _run(self, queued: QueuedMessage, claimed_at: float) -> None:
         try:

@@ -3,7 +3,7 @@ releases the claim. Each iteration:
     1. Commit once per partition: claim new records, release those recorded in the last iteration.
     2. Submit the newly claimed messages. They are sent concurrently.
     3. Publish finished outcomes: status events and timers, wait for acks; then ledger entries, wait for acks.
-A new message therefore waits for one commit, not for earlier outcomes. The consumer group fences the commit: a
+A new message therefore waits for one commit, not for earlier outcomes, whose status events are on their way meanwhile. The consumer group fences the commit: a
 replaced owner gets the error before it sends, and exits. Kafka calls run on one thread, sends on the event loop.
 On any doubt the process exits. The next owner reads the claim (commit metadata) and the ledger, and sends only
 in-doubt messages again, flagged possible_duplicate.
@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.dead_letters import INTERNAL_ERROR, UNDECODABLE, DeadLetterBrake, is_redriven, publish_dead_letters
@@ -114,6 +114,13 @@ class Publisher(Protocol):
     """The part of runtime.kafka.Producer that is used."""
 
     def publish(self, records: Sequence[ProducerRecord]) -> None: ...
+    def start(self, records: Sequence[ProducerRecord]) -> Publishing: ...
+
+
+class Publishing(Protocol):
+    """Records on their way."""
+
+    def wait(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -131,6 +138,17 @@ class Owned(PartitionBuffer):
 
 
 _Made = tuple[ConsumerRecord, Outcome]
+
+
+class _Facts(NamedTuple):
+    """What a turn tells of what has ended and of what was decided without a request."""
+
+    ended: list[SendCompletion]
+    made: list[_Made]
+    """First those decided without a request."""
+    records: list[ProducerRecord]
+    publishing: Publishing | None
+    """None where dead letters go first."""
 
 
 @dataclass(slots=True)
@@ -519,17 +537,21 @@ class Worker:
     # -- the claim, then the sends; the facts, then the release -------------------------------------------------------
 
     def _record(self, iteration: Iteration) -> None:
-        """One commit that claims and releases; then the sends; then the facts of what has ended, acknowledged."""
+        """One commit that claims and releases, the facts of what has ended on their way; then the sends; then the ledger."""
+        facts = self._begin_facts(iteration)
         try:
             self._commit()
         except FencedError:
-            # We lost the partition, but these sends happened. Publish their outcomes: event ids make copies harmless.
-            self._publish_outcomes(iteration)
+            # We lost the partition, but these sends happened, some of them while it was refused. Publish their outcomes: event ids
+            # make copies harmless.
+            self._end_facts(iteration, facts)
+            last = Iteration()
+            self._end_facts(last, self._begin_facts(last))
             raise
         if iteration.claims:
             crash_point("after_claim", self._context.settings.crash_at)
             self._stage.submit(iteration.claims)
-        self._publish_outcomes(iteration)
+        self._end_facts(iteration, facts)
         IN_FLIGHT.labels(self._channel).set(len(self._admission.in_flight))
         PARKED.labels(self._channel).set(len(self._admission.parked))
 
@@ -541,15 +563,22 @@ class Worker:
             self._admission.answer(ended.queued)
             self._ended.append(ended)
 
-    def _publish_outcomes(self, iteration: Iteration) -> None:
-        """Publish what ended and what was decided; the next commit releases it."""
+    def _begin_facts(self, iteration: Iteration) -> _Facts:
+        """Make the facts of what ended and what was decided, and begin to publish them."""
         self._collect()
         ended, self._ended = self._ended, []
-        outcomes = [(it, self._outcome_of(it)) for it in ended]
+        outcomes = [(it.queued.record, self._outcome_of(it)) for it in ended]
         crash_point("before_facts", self._context.settings.crash_at if ended else None)
-        made = [*iteration.decided, *((it.queued.record, outcome) for it, outcome in outcomes)]
         records = [*iteration.records, *(record for _, outcome in outcomes for record in outcome.records)]
-        recorded = self._publish_records(records, made)
+        publishing = None
+        if not any(record.topic == DEAD_LETTERS for record in records):
+            publishing = self._producer.start(records)
+        return _Facts(ended, [*iteration.decided, *outcomes], records, publishing)
+
+    def _end_facts(self, iteration: Iteration, facts: _Facts) -> None:
+        """Wait until they are acknowledged, then record them in the ledger; the next commit releases their messages."""
+        ended = facts.ended
+        recorded = self._publish_records(facts.records, facts.made, facts.publishing)
         # Never together: partitions acknowledge one by one, and a message that is in the ledger counts as settled, whether its
         # status and its timer were acknowledged or not.
         crash_point("before_ledger", self._context.settings.crash_at if ended else None)
@@ -568,15 +597,19 @@ class Worker:
         if ended or iteration.finished:
             self._ledgers.flush()
 
-    def _publish_records(self, records: Sequence[ProducerRecord], made: Sequence[_Made]) -> Sequence[_Made]:
+    def _publish_records(
+        self, records: Sequence[ProducerRecord], made: Sequence[_Made], publishing: Publishing | None = None
+    ) -> Sequence[_Made]:
         """Dead letters first, cut if Kafka refuses them for their size: it would refuse them again after every restart.
 
-        `made` are the outcomes that `records` belong to; returns them as they are now: one whose next attempt Kafka refuses,
+        `publishing`: there are none, and the records are on their way already. `made` are the outcomes that `records` belong to; returns them as they are now: one whose next attempt Kafka refuses,
         since an operator lowered that topic's limit, has failed. Raises TooLargeError for a status.
         """
         publish_dead_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])
         try:
-            self._producer.publish([record for record in records if record.topic != DEAD_LETTERS])
+            if publishing is None:
+                publishing = self._producer.start([record for record in records if record.topic != DEAD_LETTERS])
+            publishing.wait()
         except TooLargeError as exc:
             if any(record.topic == STATUS for record in exc.records):
                 raise

@@ -7,6 +7,7 @@ May import aiohttp. Never: a provider, a body's meaning.
 
 from __future__ import annotations
 
+import zlib
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from types import SimpleNamespace
 import aiohttp
 
 MAX_RESPONSE_BYTES = 1 << 20
+_UNPACKS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""zlib's window by Content-Encoding. None of them is asked for; a proxy may pack all the same."""
 
 
 class NotSentError(Exception):
@@ -53,7 +56,23 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
             body += piece
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         response.close()
-    return bytes(body)
+    return _unpacked(bytes(body), response.headers.get("Content-Encoding", "").strip().lower())
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    """At most MAX_RESPONSE_BYTES of what was packed: a few bytes can stand for gigabytes. What cannot be unpacked stays as it is."""
+    window = _UNPACKS.get(encoding)
+    if window is None:
+        return body
+    try:
+        return zlib.decompressobj(window).decompress(body, MAX_RESPONSE_BYTES)
+    except zlib.error:
+        return body
+
+
+def basic_auth(user: str, secret: str) -> str:
+    """The value of an Authorization header (RFC 7617)."""
+    return f"Basic {b64encode(f'{user}:{secret}'.encode()).decode()}"
 
 
 class HttpTransport:
@@ -78,26 +97,21 @@ class HttpTransport:
             connector=connector,
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity"},
             trace_configs=[trace],
         )
 
-    async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, auth: tuple[str, str] | None = None
-    ) -> HttpResponse:
+    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpResponse:
         """POST once. Raises NotSentError or ResponseLostError."""
-        return await self._request("POST", url, headers, body, auth)
+        return await self._request("POST", url, headers, body)
 
-    async def get(self, url: str, *, headers: Mapping[str, str], auth: tuple[str, str] | None = None) -> HttpResponse:
+    async def get(self, url: str, *, headers: Mapping[str, str]) -> HttpResponse:
         """GET; aiohttp may ask again when a kept connection was lost. Raises NotSentError or ResponseLostError."""
-        return await self._request("GET", url, headers, None, auth)
+        return await self._request("GET", url, headers, None)
 
-    async def _request(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, auth: tuple[str, str] | None
-    ) -> HttpResponse:
+    async def _request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> HttpResponse:
         assert self._session is not None, "start() comes first"
-        if auth is not None:
-            headers = {**headers, "Authorization": f"Basic {b64encode(':'.join(auth).encode()).decode()}"}
         attempt = _Attempt()
         try:
             async with self._session.request(

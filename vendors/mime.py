@@ -36,11 +36,12 @@ class MailError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class FromAddress:
-    """The sending mailbox: `header` for From, `address` for the envelope, `domain` for Message-ID."""
+    """The sending mailbox: `header` for From, `address` for the envelope, `domain` for Message-ID, `name` as it is shown."""
 
     header: str
     address: str
     domain: str
+    name: str = ""
 
 
 def parse_from(text: str) -> FromAddress:
@@ -60,7 +61,7 @@ def parse_from(text: str) -> FromAddress:
         raise MailError("from_address must be ASCII behind its display name: write the domain in its xn-- form")
     if not is_plain_address(address):
         raise MailError("from_address must be an e-mail address, with or without a display name")
-    return FromAddress(_mailbox(name, address), address, address.rpartition("@")[2])
+    return FromAddress(_mailbox(name, address), address, address.rpartition("@")[2], name)
 
 
 def _mailbox(name: str, address: str) -> str:
@@ -132,13 +133,18 @@ def _part(subtype: str, text: str) -> bytes:
     )
 
 
-def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> bytes:
-    """The mail, CRLF lines. The same message has the same Message-ID, whatever the attempt. Raises MailError."""
+def check_mail(message: ChannelMessage) -> None:
+    """Raises MailError for a message that no e-mail can be made of, whatever carries it."""
     if not is_plain_address(message["address"]):
         raise MailError("the recipient's address is not one plain address")
-    subject = message["subject"] or ""
-    if _has_control(subject):
+    if _has_control(message["subject"] or ""):
         raise MailError("the subject holds a control character")
+
+
+def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> bytes:
+    """The mail, CRLF lines. The same message has the same Message-ID, whatever the attempt. Raises MailError."""
+    check_mail(message)
+    subject = message["subject"] or ""
     message_id = message["message_id"]
     if not _MESSAGE_ID.fullmatch(message_id):
         raise MailError("the message id is not a Heliograph id")

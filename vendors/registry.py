@@ -31,9 +31,17 @@ class Vendor(NamedTuple):
 
 VENDORS = [
     Vendor("email", "smtp", "vendors.smtp"),
+    Vendor("email", "gmail", "vendors.smtp.gmail"),
+    Vendor("email", "sendgrid", "vendors.sendgrid"),
+    Vendor("email", "mailgun", "vendors.mailgun"),
+    Vendor("email", "ses", "vendors.ses"),
     Vendor("sms", "twilio", "vendors.twilio", has_reports=True),
+    Vendor("sms", "vonage", "vendors.vonage"),
+    Vendor("sms", "bulksms", "vendors.bulksms"),
+    Vendor("sms", "sns", "vendors.sns"),
     Vendor("push", "fcm", "vendors.fcm"),
     Vendor("push", "apns", "vendors.apns"),
+    Vendor("push", "onesignal", "vendors.onesignal"),
 ]
 
 

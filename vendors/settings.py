@@ -1,23 +1,31 @@
 """A provider's own keys of its [[providers]] entry, checked by its own model.
 
-May import pydantic. Never: a provider.
+May import pydantic and the form of a mail. Never: a provider.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
+from vendors.mime import FromAddress, MailError, parse_from
 
 
 class ProviderKeys(BaseModel):
     """Base of every provider's keys: a key it does not know is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SmsKeys(ProviderKeys):
+    """What every account that sends SMS has."""
+
+    max_parts: Annotated[int, Field(ge=1, le=255)] = 24
+    """Most parts of a text, each of which is paid for; 24 hold 1,600 characters of any alphabet."""
 
 
 K = TypeVar("K", bound=ProviderKeys)
@@ -41,6 +49,22 @@ def read_secret(provider: ProviderSettings, key: str, value: SecretStr | None, f
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"provider {provider.name}: cannot read {key}_file {file}: {exc}") from exc
+
+
+def required_secret(provider: ProviderSettings, key: str, value: SecretStr | None, file: Path | None) -> str:
+    """As read_secret. Raises SettingsError also where there is none."""
+    secret = read_secret(provider, key, value, file)
+    if not secret:
+        raise SettingsError(f"provider {provider.name}: give {key} or {key}_file")
+    return secret
+
+
+def checked_from(provider: ProviderSettings, from_address: str) -> FromAddress:
+    """The sending mailbox. Raises SettingsError."""
+    try:
+        return parse_from(from_address)
+    except MailError as exc:
+        raise SettingsError(f"provider {provider.name}: {exc}") from exc
 
 
 def checked_base_url(provider: ProviderSettings, url: str) -> str:

@@ -1,16 +1,68 @@
-"""An SMS's text as it goes out: as it was written, but for control characters; pure.
+"""An SMS's text as it goes out, as it was written but for control characters, and how many parts it takes; pure.
 
-Spaces, joiners, direction marks, variation selectors, tags and emoji are part of the author's text. May import the standard
-library. Never: a provider's alphabet or limits.
+Spaces, joiners, direction marks, variation selectors, tags and emoji are part of the author's text.
+May import the protocol. Never: a vendor's limits.
 """
 
 from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from vendors.provider import UnsendableError
+
+# 3GPP TS 23.038 §6.2.1: the default alphabet, and what takes an escape and so two septets.
+_GSM_7 = re.compile(
+    r"""[@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !"#¤%&'()*+,\-./0-9:;<=>?¡A-ZÄÖÑÜ§¿a-zäöñüà\f^{}\\\[~\]|€]*"""
+)
+_ESCAPED = re.compile(r"[\f^{}\\\[~\]|€]")
+_ASTRAL = re.compile("[\U00010000-\U0010ffff]")
+# 3GPP TS 23.040 §9.2.3.24.1: 140 octets a message, six of them for the place of a part among several.
+_GSM_7_ONE, _GSM_7_EACH = 160, 153
+_UCS_2_ONE, _UCS_2_EACH = 70, 67
 
 _C0 = {code: None for code in (*range(0x20), 0x7F) if chr(code) not in "\t\n"}
 _C1 = dict.fromkeys(range(0x80, 0xA0), " ")
 _LINE_ENDS = dict.fromkeys(map(ord, "\r\x85\u2028\u2029"), "\n")
 _SURROGATES = dict.fromkeys(range(0xD800, 0xE000))
 _TABLE = {**_SURROGATES, **_C1, **_C0, **_LINE_ENDS}
+
+
+class Parts(NamedTuple):
+    """How a text goes out."""
+
+    unicode: bool
+    """Whether it takes UCS-2: some character is not in GSM-7."""
+    number: int
+    """Messages it is split into."""
+
+    def __str__(self) -> str:
+        parts = "1 part" if self.number == 1 else f"{self.number} parts"
+        return f"{parts} of {'UCS-2' if self.unicode else 'GSM-7'}"
+
+
+def count_parts(text: str) -> Parts:
+    """Parts of the text; no part ends within a character. Carriers without GSM-7 or with national tables may differ."""
+    unicode = _GSM_7.fullmatch(text) is None
+    wide = _ASTRAL if unicode else _ESCAPED
+    one, each = (_UCS_2_ONE, _UCS_2_EACH) if unicode else (_GSM_7_ONE, _GSM_7_EACH)
+    if len(text) + len(wide.findall(text)) <= one:
+        return Parts(unicode, 1)
+    number, used = 1, 0
+    for char in text:
+        width = 2 if wide.match(char) else 1
+        if used + width > each:
+            number, used = number + 1, 0
+        used += width
+    return Parts(unicode, number)
+
+
+def checked_parts(text: str, max_parts: int) -> Parts:
+    """Parts of the text. Raises UnsendableError for more than `max_parts`: each is paid for."""
+    parts = count_parts(text)
+    if parts.number > max_parts:
+        raise UnsendableError(f"{parts}, more than max_parts = {max_parts}")
+    return parts
 
 
 def clean_text(text: str) -> str:

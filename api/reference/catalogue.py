@@ -8,6 +8,7 @@ May import schemas and runtime. Never: rendering.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from typing import Any, NamedTuple, Protocol
 
 from producers.notification import TemplateRef
@@ -50,7 +51,7 @@ class TemplateCatalogue:
     def __init__(self, view: TemplateView, store: ReferenceStore) -> None:
         self._view = view
         self._store = store
-        self._written: dict[str, Known] = {}
+        self._written: OrderedDict[str, Known] = OrderedDict()
         self._asking: dict[tuple[str, str, int | None], asyncio.Task[Row | None]] = {}
         self._askers = asyncio.Semaphore(_MAX_ASKING)
 
@@ -65,7 +66,7 @@ class TemplateCatalogue:
     def _remember(self, key: str, known: Known) -> None:
         self._written.pop(key, None)
         while len(self._written) >= _MAX_WRITTEN:
-            self._written.pop(next(iter(self._written)))
+            self._written.popitem(last=False)
         self._written[key] = known
 
     def find(self, key: str) -> Known | None:

@@ -24,7 +24,6 @@ from bench.e2e import BareProvider, WrongRunError, arrival_count, bare_provider,
 from bench.environments import UnavailableRivalError, environment, program, python
 from bench.observe import Ends, Observed, observe, worker
 from bench.world import World
-from local.simulator.fcm import Credentials
 from local.supervisor.layout import to_toml
 from runtime.kafka.producer import Producer
 from runtime.settings import KafkaSettings
@@ -54,10 +53,8 @@ class Stage:
 @contextmanager
 def running_sender(channel: str, settings: KafkaSettings, bare: BareProvider, directory: Path) -> Iterator[Stage]:
     """`run sender` with the bare provider as its only account; it has its partitions."""
-    credentials = directory / "fcm-credentials.json"
-    Credentials.load_or_create(credentials, f"{bare.url}/token")
     config = directory / f"{channel}.toml"
-    config.write_text(to_toml({"providers": providers(bare.smtp_port, bare.url, credentials)}))
+    config.write_text(to_toml({"providers": providers(bare, directory)}))
     env = environment(
         {
             "HELIOGRAPH_CONFIG": str(config),

@@ -1,4 +1,4 @@
-"""The vendors of the local stack in one process: they speak SMTP, Twilio, FCM and APNs, fail on request, and keep the truth.
+"""The vendors of the local stack in one process: they speak SMTP, APNs and the HTTP vendors' formats, fail on request, and keep the truth.
 
 The ground truth is an append-only log of every accept, on disk before the sender hears of it: what tests hold against
 what Heliograph says it sent. Faults are scripted over HTTP; the wire formats stay the vendors' own.

@@ -16,7 +16,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from local.simulator import APNS_KEY_FILE, apns, fcm, smtp, twilio
+from local.simulator import APNS_KEY_FILE, apns, aws, bulksms, fcm, mailgun, onesignal, sendgrid, smtp, twilio, vonage
 from local.simulator.callbacks import Callbacks
 from local.simulator.control import add_control_routes
 from local.simulator.faults import FaultBook
@@ -26,7 +26,10 @@ from local.simulator.state import SimulatorState
 from runtime.health import add_health_routes
 from runtime.logs import configure_logs, get_logger
 
-KINDS = (smtp.KIND, twilio.KIND, fcm.KIND, apns.KIND)
+KINDS = (
+    *(smtp.KIND, twilio.KIND, fcm.KIND, apns.KIND),
+    *(sendgrid.KIND, mailgun.KIND, vonage.KIND, bulksms.KIND, onesignal.KIND, aws.SES, aws.SNS),
+)
 
 
 async def serve(
@@ -49,6 +52,12 @@ async def serve(
     add_control_routes(app, state)
     twilio.add_twilio_routes(app, state, callbacks)
     fcm.add_fcm_routes(app, state, credentials)
+    sendgrid.add_sendgrid_routes(app, state)
+    mailgun.add_mailgun_routes(app, state)
+    vonage.add_vonage_routes(app, state)
+    bulksms.add_bulksms_routes(app, state)
+    onesignal.add_onesignal_routes(app, state)
+    aws.add_aws_routes(app, state)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:
@@ -71,7 +80,9 @@ async def serve(
 
 def main() -> None:
     """Parse the command line and serve."""
-    parser = argparse.ArgumentParser(description="The vendors of the local stack: SMTP, Twilio, FCM, APNs.")
+    parser = argparse.ArgumentParser(
+        description="The vendors of the local stack: SMTP, APNs, and those that speak HTTP."
+    )
     parser.add_argument("--http-port", type=int, required=True)
     parser.add_argument("--smtp-port", type=int, required=True)
     parser.add_argument("--apns-port", type=int, help="HTTP/2 without TLS; without it there is no APNs")

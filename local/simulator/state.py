@@ -6,12 +6,15 @@ May import ground_truth, faults and aiohttp. Never: a vendor's wire format.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import prometheus_client
@@ -25,6 +28,10 @@ REQUESTS = prometheus_client.Counter(
 )
 ACCEPTED = prometheus_client.Counter("heliograph_simulator_accepted_total", "Provider requests accepted.", ["kind"])
 
+MESSAGE_ID_HEADER = "X-Heliograph-Message-Id"
+"""Our message id, where a vendor's API has no field for it."""
+WRONG_SECRET = "wrong"
+"""A key that no vendor takes; any other is taken."""
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 
@@ -53,6 +60,31 @@ class VendorErrors(Protocol):
     def throttled(self, retry_after: str | None) -> web.Response: ...
     def failed(self, retry_after: str | None) -> web.Response: ...
     def rejected(self, recipient: str) -> web.Response: ...
+
+
+def basic_secret(request: web.Request, user: str | None = None) -> str | None:
+    """The secret of basic authentication (by `user`, where given); None where there is none, or the wrong one."""
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    try:
+        name, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    known = scheme.lower() == "basic" and name and (user is None or name == user)
+    return secret if known and secret and secret != WRONG_SECRET else None
+
+
+def reset_at(retry_after: str | None, now: float) -> int | None:
+    """The second since 1970 that a Retry-After means, for vendors that name it so."""
+    if retry_after is None:
+        return None
+    try:
+        return int(now + float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return int(parsedate_to_datetime(retry_after).timestamp())
+    except ValueError:
+        return None
 
 
 def reset_connection(transport: asyncio.Transport) -> None:

@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from datetime import time as clock_time
@@ -50,6 +50,8 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "callbacks": ("callbacks",),
 }
 """Role names, and what follows `heliograph run`."""
+SHARED = tuple(role for role in ROLES if role.startswith(("router-", "sender-")) or role in ("timers", "sink"))
+"""Roles whose processes share partitions. Two of the others would need a load balancer, or one would wait for the other's end."""
 
 
 def merge_providers(own: Sequence[dict[str, Any]], simulated: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -108,6 +110,8 @@ class StackOptions:
     ports: Mapping[str, int] = field(default_factory=dict)
     initialisers: tuple[str, ...] | None = None
     """`module:function` of each; None for those of local.initialise."""
+    processes: Mapping[str, int] = field(default_factory=dict)
+    """How many of a role of SHARED; one where nothing is said."""
 
 
 class Stack:
@@ -121,7 +125,8 @@ class Stack:
         kafka_controller = book.reserve("kafka-controller")
         self._apns_port = book.reserve("apns")
         self._callbacks = self._callback_tables(book.reserve("callbacks-public"))
-        self._role_ports = {role: ports["api"] if role == "api" else book.reserve(role) for role in ROLES}
+        self._roles_of = dict(_processes(options.processes))
+        self._role_ports = {name: ports["api"] if name == "api" else book.reserve(name) for name in self._roles_of}
         self._ports = ports
         self._kafka = KafkaServer(self.files.data("kafka"), ports["kafka"], kafka_controller)
         self._postgres = PostgresServer(self.files.data("postgres"), ports["postgres"])
@@ -258,12 +263,12 @@ class Stack:
     def _roles(self) -> list[ChildSpec]:
         return [
             self._spec(
-                role,
-                partial(_role_command, words),
-                _answers_ready(self._role_ports[role]),
-                environment=partial(self._role_environment, role),
+                name,
+                partial(_role_command, ROLES[role]),
+                _answers_ready(self._role_ports[name]),
+                environment=partial(self._role_environment, name),
             )
-            for role, words in ROLES.items()
+            for name, role in self._roles_of.items()
         ]
 
     def _python(self, name: str, port: int, words: Sequence[str]) -> ChildSpec:
@@ -288,9 +293,12 @@ class Stack:
             **more,
         )
 
-    def _role_environment(self, role: str) -> dict[str, str]:
+    def _role_environment(self, name: str) -> dict[str, str]:
+        # Two processes of a role cannot keep their views in one directory.
+        views = {} if name in ROLES else {"HELIOGRAPH_VIEWS__DIRECTORY": str(self.files.data("views") / name)}
         return {
             **self._environment,
+            **views,
             "HELIOGRAPH_CONFIG": str(self.files.settings),
             "HELIOGRAPH_KAFKA__BOOTSTRAP_SERVERS": self._kafka.bootstrap_servers,
             "HELIOGRAPH_POSTGRES__DSN": self._postgres.dsn,
@@ -301,7 +309,7 @@ class Stack:
             "HELIOGRAPH_API__PORT": str(self._ports["api"]),
             "HELIOGRAPH_API__KEY_PEPPER": self._secrets["key_pepper"],
             "HELIOGRAPH_METRICS__HOST": LOOPBACK,
-            "HELIOGRAPH_METRICS__PORT": str(self._role_ports.get(role, 0)),
+            "HELIOGRAPH_METRICS__PORT": str(self._role_ports.get(name, 0)),
         }
 
     def _simulated_providers(self) -> list[dict[str, Any]]:
@@ -344,6 +352,13 @@ class Stack:
                 "topic": APNS_TOPIC,
             },
         ]
+
+
+def _processes(wanted: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """(name, role) of every process: the second of a role is `sender-email-2`."""
+    for role in ROLES:
+        yield role, role
+        yield from ((f"{role}-{n}", role) for n in range(2, wanted.get(role, 1) + 1))
 
 
 def _base_environment(own: Mapping[str, str]) -> dict[str, str]:

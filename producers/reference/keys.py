@@ -14,6 +14,7 @@ import hmac
 import os
 import re
 import secrets
+from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,7 +151,7 @@ class Keys:
         hash_secret(pepper, "")
         self._database = database
         self._pepper = pepper
-        self._known: dict[str, _Known] = {}
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._asking: dict[str, asyncio.Task[_Known]] = {}
 
     async def load(self) -> None:
@@ -204,6 +205,6 @@ class Keys:
             known = _Known(str(row["tenant"]), bytes(row["secret_hash"]), system_monotonic())  # type: ignore[call-overload]
         self._known.pop(key_id, None)
         while len(self._known) >= MAX_KNOWN:  # ids are the caller's to invent
-            self._known.pop(next(iter(self._known)))
+            self._known.popitem(last=False)
         self._known[key_id] = known
         return known

@@ -66,6 +66,43 @@ class _Pending:
         return [r for r in records if (r.topic, r.key, r.value) in self.too_large] if self.too_large else []
 
 
+class Publishing:
+    """Records on their way to the broker."""
+
+    __slots__ = ("_acknowledged", "_pending", "_producer", "_records")
+
+    def __init__(self, producer: Producer, records: Sequence[ProducerRecord]) -> None:
+        self._producer, self._records = producer, records
+        self._pending: _Pending | None = None
+        self._acknowledged = threading.Event()
+        if records:
+            producer._enqueue(records, self._done)
+
+    def _done(self, pending: _Pending) -> None:
+        self._pending = pending
+        self._acknowledged.set()
+
+    def wait(self) -> None:
+        """Block until every record is acknowledged; raises as `publish` does."""
+        if not self._records:
+            return
+        if not self._acknowledged.wait(self._producer._timeout_s + 5):
+            raise PublishError("the broker did not answer in time; publish again with the same id")
+        assert self._pending is not None, "it is set with the event"
+        refused = self._pending.refused(self._records)
+        if len(self._records) > 1:
+            # The broker refuses a batch as a whole: which of its records is too large shows when each goes alone.
+            refused = [record for record in refused if self._is_refused(record)]
+        _raise_refused(refused)
+
+    def _is_refused(self, record: ProducerRecord) -> bool:
+        try:
+            self._producer.publish([record])
+        except TooLargeError:
+            return True
+        return False
+
+
 class Producer:
     """Idempotent, acks=all. A record counts as published only when the broker has acknowledged it."""
 
@@ -126,27 +163,11 @@ class Producer:
 
         Raises PublishError when one is not, and TooLargeError when all are but those that Kafka refuses for their size.
         """
-        refused = self._publish(records)
-        if len(records) > 1:
-            # The broker refuses a batch as a whole: which of its records is too large shows when each goes alone.
-            refused = [record for record in refused if self._publish([record])]
-        _raise_refused(refused)
+        self.start(records).wait()
 
-    def _publish(self, records: Sequence[ProducerRecord]) -> list[ProducerRecord]:
-        """What was refused for its size; everything else is acknowledged."""
-        if not records:
-            return []
-        acknowledged = threading.Event()
-        outcome: list[_Pending] = []
-
-        def done(pending: _Pending) -> None:
-            outcome.append(pending)
-            acknowledged.set()
-
-        self._enqueue(records, done)
-        if not acknowledged.wait(self._timeout_s + 5):
-            raise PublishError("the broker did not answer in time; publish again with the same id")
-        return outcome[0].refused(records)
+    def start(self, records: Sequence[ProducerRecord]) -> Publishing:
+        """Begin to publish; `wait` of what is returned does the rest of `publish`. Raises PublishError."""
+        return Publishing(self, records)
 
     async def send(self, records: Sequence[ProducerRecord]) -> None:
         """Wait until every record is acknowledged; raises as `publish` does."""

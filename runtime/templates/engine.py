@@ -7,6 +7,7 @@ May import minijinja. Never: Kafka, a channel's meaning.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -198,7 +199,7 @@ class Engine:
         """Of the guarded sources that are kept compiled."""
         self._compiled = 0
         self._length = 0
-        self._names: dict[tuple[str, bool], tuple[str, int]] = {}
+        self._names: OrderedDict[tuple[str, bool], tuple[str, int]] = OrderedDict()
         """(source, whether HTML) → the name it is compiled under, and the bytes it counts for; the oldest first. A string keeps
         its hash: no digest of it is made again."""
         self._environment = minijinja.Environment(
@@ -244,7 +245,7 @@ class Engine:
         self._names[source, html] = name, size
         self.compiled_bytes += size
         while self.compiled_bytes > self._max_compiled_bytes and len(self._names) > 1:
-            oldest, freed = self._names.pop(next(iter(self._names)))
+            _, (oldest, freed) = self._names.popitem(last=False)
             self._environment.remove_template(oldest)
             self.compiled_bytes -= freed
         return name

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pydantic_core import from_json, to_json
 
 from local.ports import LOOPBACK, PortBook
-from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
+from local.simulator.state import WRONG_SECRET
 from runtime.settings import ProviderSettings
 from tests.contract.test_vendor_clients import Simulator, running, simulator
-from vendors.registry import VENDORS, probe
+from tests.support.accounts import CANARY, KINDS, ec_key, rsa_key, simulated
+from vendors.registry import probe
 from vendors.sender import ErrorClass, ProbeRefusal
 
 __all__ = ["running", "simulator"]
@@ -26,70 +25,59 @@ UNPRIVILEGED_PORT = 9
 """Nobody listens there."""
 
 
-def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key.private_bytes(*form)
-
-
-def account(simulator: Simulator, kind: str, **changed: Any) -> ProviderSettings:
-    """The simulator's account of a kind, with settings of one's own."""
-    http, apns = (f"http://{LOOPBACK}:{port}" for port in (simulator.http_port, simulator.apns_port))
-    keys: dict[str, dict[str, Any]] = {
-        "smtp": {"host": LOOPBACK, "port": simulator.smtp_port, "tls": "none", "from_address": "a@example.test"},
-        "twilio": {"base_url": http, "account_sid": "AC1", "auth_token": "right", "from": "+15005550006"},
-        "fcm": {"base_url": http, "credentials_file": str(simulator.data / "fcm-credentials.json")},
-        "apns": {
-            "base_url": apns,
-            "key_file": str(simulator.data / APNS_KEY_FILE),
-            "key_id": APNS_KEY_ID,
-            "team_id": APNS_TEAM_ID,
-            "topic": APNS_TOPIC,
-        },
-    }
-    (channel,) = {vendor.channel for vendor in VENDORS if vendor.kind == kind}
-    return ProviderSettings(name=f"{kind}-1", channel=channel, kind=kind, timeout_s=5, **{**keys[kind], **changed})
-
-
 @pytest.fixture
 def wrong(simulator: Simulator, tmp_path: Path) -> Iterator[dict[str, dict[str, Any]]]:
     """Settings of each kind that its vendor refuses."""
-    simulator.request("/twilio/auth_tokens", ["right"], "PUT")
+    simulator.request("/twilio/auth_tokens", [CANARY], "PUT")
     service = from_json((simulator.data / "fcm-credentials.json").read_bytes())
-    service["private_key"] = pem(rsa.generate_private_key(65537, 2048)).decode()
+    service["private_key"] = rsa_key()
     (tmp_path / "account.json").write_bytes(to_json(service))
-    (tmp_path / "key.p8").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
+    (tmp_path / "key.p8").write_text(ec_key())
     yield {
         "smtp": {"username": "u", "password": "p"},
-        "twilio": {"auth_token": "wrong"},
+        "gmail": {"username": "u", "password": "p", "relay": False},
+        "twilio": {"auth_token": "wrong", "auth_token_file": None},
         "fcm": {"credentials_file": str(tmp_path / "account.json")},
         "apns": {"key_file": str(tmp_path / "key.p8")},
+        **{kind: {"api_key": WRONG_SECRET, "api_key_file": None} for kind in ("sendgrid", "mailgun", "onesignal")},
+        **{kind: {"secret": WRONG_SECRET, "secret_file": None} for kind in ("vonage", "bulksms")},
+        **{kind: {"access_key": WRONG_SECRET} for kind in ("ses", "sns")},
     }
     simulator.request("/twilio/auth_tokens", [], "PUT")
 
 
 SAYS = {
     "smtp": "the server offers no way to log in with a password (it offers none)",
+    "gmail": "the server offers no way to log in with a password (it offers none)",
     "twilio": "401 20003 (wrong credentials, or no permission)",
     "fcm": "no access token (RefreshError: invalid_grant: Invalid JWT Signature.)",
     "apns": "403 InvalidProviderToken (the provider token is wrong, or its key was revoked)",
-}
-ELSEWHERE: dict[str, dict[str, Any]] = {
-    "smtp": {"port": UNPRIVILEGED_PORT},
-    "twilio": {"base_url": f"http://{LOOPBACK}:{UNPRIVILEGED_PORT}"},
-    "fcm": {"base_url": f"http://{LOOPBACK}:{UNPRIVILEGED_PORT}"},
-    "apns": {"base_url": f"http://{LOOPBACK}:{UNPRIVILEGED_PORT}"},
+    "sendgrid": "401 (the API key is refused, or its credits are used up)",
+    "mailgun": "401 (the API key is refused)",
+    "ses": "403 UnrecognizedClientException (no such access key)",
+    "vonage": "401 (wrong credentials)",
+    "bulksms": "401 (wrong credentials)",
+    "sns": "403 InvalidClientTokenId (no such access key)",
+    "onesignal": "403 (the API key is not this app's)",
 }
 
 
 def test_every_kind_of_account_is_here() -> None:
-    assert {*SAYS} == {*ELSEWHERE} == {vendor.kind for vendor in VENDORS}
+    assert {*SAYS} == {*KINDS}
 
 
 @pytest.mark.parametrize("kind", sorted(SAYS))
-def test_probe_of_every_vendor_sends_nothing(simulator: Simulator, wrong: dict[str, Any], kind: str) -> None:
-    assert probe(account(simulator, kind)) is None
-    assert probe(account(simulator, kind, **wrong[kind])) == ProbeRefusal(ErrorClass.ACCOUNT, SAYS[kind])
-    gone = probe(account(simulator, kind, **ELSEWHERE[kind]))
+def test_probe_of_every_vendor_sends_nothing(
+    simulator: Simulator, wrong: dict[str, Any], kind: str, tmp_path: Path
+) -> None:
+    assert probe(simulated(kind, simulator, tmp_path)) is None
+    assert probe(simulated(kind, simulator, tmp_path, **wrong[kind])) == ProbeRefusal(ErrorClass.ACCOUNT, SAYS[kind])
+    elsewhere: dict[str, Any] = (
+        {"port": UNPRIVILEGED_PORT}
+        if kind in ("smtp", "gmail")
+        else {"base_url": f"http://{LOOPBACK}:{UNPRIVILEGED_PORT}"}
+    )
+    gone = probe(simulated(kind, simulator, tmp_path, **elsewhere))
     assert gone is not None
     assert gone.error is ErrorClass.TRANSIENT
     assert simulator.request("/accepted") == []

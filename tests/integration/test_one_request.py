@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import socket
 import struct
 from asyncio import StreamReader as Reader
@@ -19,21 +20,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, RequestReceived, StreamEnded
 from h2.exceptions import ProtocolError
-from pydantic_core import to_json
 
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from tests.support.made import message
+from tests.support import accounts
 from vendors.http import HttpTransport, ResponseLostError
 from vendors.http2 import Http2Transport
-from vendors.registry import create_senders
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, Sender, SendResult, Sent
 
 TIMEOUT_S = 0.6
@@ -94,49 +91,20 @@ def unused_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key.private_bytes(*form)
-
-
-RSA, EC = pem(rsa.generate_private_key(65537, 2048)), pem(ec.generate_private_key(ec.SECP256R1()))
-
-
 def account(
     kind: str, port: int, tmp_path: Path, *, scheme: str = "http", tokens: int = 0, ehlo: str | None = None, **more: Any
 ) -> Sender:
     """A sender to 127.0.0.1:port."""
-    keys: dict[str, Any]
-    channel: Any = {"twilio": "sms", "fcm": "push", "apns": "push", "smtp": "email"}[kind]
     if kind == "smtp":
         keys = {"host": "127.0.0.1", "port": port, "from_address": "us@shop.example", "tls": "none", **more}
         keys |= {"local_hostname": ehlo} if ehlo else {}
-    elif kind == "twilio":
-        keys = {"account_sid": "AC1", "auth_token": "t", "from": "+15005550006"}
-    elif kind == "fcm":
-        file = tmp_path / "account.json"
-        file.write_bytes(
-            to_json(
-                {
-                    "type": "service_account",
-                    "project_id": "p",
-                    "client_email": "a@p.iam.gserviceaccount.com",
-                    "token_uri": f"http://127.0.0.1:{tokens or port}/token",
-                    "private_key": RSA.decode(),
-                }
-            )
-        )
-        keys = {"credentials_file": str(file)}
+        provider = ProviderSettings(**{"name": "p", "channel": "email", "kind": kind, "timeout_s": TIMEOUT_S, **keys})
     else:
-        file = tmp_path / "key.p8"
-        file.write_bytes(EC)
-        keys = {"key_file": str(file), "key_id": "K", "team_id": "T", "topic": "t"}
-    if kind != "smtp":
-        keys["base_url"] = f"{scheme}://127.0.0.1:{port}"
-    (sender,) = create_senders(
-        channel, [ProviderSettings(name="p", channel=channel, kind=kind, timeout_s=TIMEOUT_S, **keys)]
-    )
-    return sender
+        token_uri = f"http://127.0.0.1:{tokens or port}/token"
+        base_url = f"{scheme}://127.0.0.1:{port}"
+        provider = accounts.account(kind, tmp_path, token_uri=token_uri, base_url=base_url, timeout_s=TIMEOUT_S, **more)
+    made: Sender = accounts.sender_of(provider)
+    return made
 
 
 @contextlib.asynccontextmanager
@@ -149,18 +117,15 @@ async def started(sender: Sender) -> AsyncIterator[Sender]:
 
 
 def to_send(kind: str, **fields: Any) -> ChannelMessage:
-    match kind:
-        case "smtp":
-            return message(channel="email", subject="S", **{"address": "you@example.org", "text": "T", **fields})
-        case "twilio":
-            return message(channel="sms", address="+4915112345678", text="T", **fields)
-        case _:
-            return message(channel="push", address="token", title="T", body="B", **fields)
+    if kind == "smtp":
+        fields = {"address": "you@example.org", "text": "T", **fields}
+    return accounts.to_send(kind, **fields)
 
 
-# -- HTTP/1.1: Twilio and FCM -----------------------------------------------------------------------------------------
+# -- HTTP/1.1 ---------------------------------------------------------------------------------------------------------
 
-GOOD = {"twilio": (201, b'{"sid": "SM1"}'), "fcm": (200, b'{"name": "n1"}')}
+BOMB = gzip.compress(bytes(64 << 20))
+"""64 MiB of zeros, in 64 KiB."""
 
 
 async def read_request(reader: Reader) -> str:
@@ -199,7 +164,8 @@ def http_server(kind: str, fault: str) -> Handler:
         while True:
             await read_request(reader)
             wire.requests += 1
-            status, body = GOOD[kind]
+            status, own_headers, body = accounts.TAKEN[kind]
+            headers = [f"{name}: {value}" for name, value in own_headers.items()]
             match fault:
                 case "reset_after_reading":
                     return reset(writer)
@@ -211,25 +177,32 @@ def http_server(kind: str, fault: str) -> Handler:
                     answer(writer, 503, b"{}", "Retry-After: 7")
                 case "429":
                     answer(writer, 429, b"{}", "Retry-After: 7")
-                case "400":
+                case "418":
                     answer(
                         writer,
-                        400,
+                        418,
                         b'{"code": 99999, "error": {"details": [{"@type": "FcmError", "errorCode": "NEW"}]}}',
                     )
+                case "big":
+                    answer(writer, status, b"", *headers, length=64 << 20)
+                    for _ in range(64):
+                        writer.write(bytes(1 << 20))
+                        await writer.drain()
+                case "bomb":
+                    answer(writer, status, BOMB, *headers, "Content-Encoding: gzip")
                 case "cut_json":
-                    answer(writer, status, body[:-4])
+                    answer(writer, status, body[:-4], *headers)
                 case "torn_body":
-                    answer(writer, status, body[:-4], length=len(body))
+                    answer(writer, status, body[:-4], *headers, length=len(body) or 9)
                     await writer.drain()
                     return None
                 case "slow_body":
-                    answer(writer, status, body[:5], length=len(body))
+                    answer(writer, status, body[:5], *headers, length=len(body))
                     await asyncio.sleep(0.1)
                     writer.write(body[5:])
                 case "drip":
-                    answer(writer, status, b"", length=len(body))
-                    for byte in body:  # each in time, the whole never
+                    answer(writer, status, b"", *headers, length=len(body) or 9)
+                    for byte in body or b"123456789":  # each in time, the whole never
                         writer.write(bytes([byte]))
                         await asyncio.sleep(TIMEOUT_S / 2)
                 case "redirect":
@@ -237,13 +210,13 @@ def http_server(kind: str, fault: str) -> Handler:
                 case "hang":
                     await asyncio.sleep(3 * TIMEOUT_S)
                 case "kept_then_closed":
-                    answer(writer, status, body)
+                    answer(writer, status, body, *headers)
                     await writer.drain()
                     return None
                 case "second_closed_after_reading" if wire.requests > 1:
                     return None
                 case _:
-                    answer(writer, status, body)
+                    answer(writer, status, body, *headers)
         return None
 
     return handle
@@ -252,22 +225,25 @@ def http_server(kind: str, fault: str) -> Handler:
 RETRY, DOUBT = Retry, InDoubt
 
 HTTP_FAULTS = [
-    # fault, requests on the wire, class at Twilio, class at FCM
-    ("none", 1, Sent, Sent),
-    ("slow_body", 1, Sent, Sent),
-    ("reset_on_accept", 0, DOUBT, DOUBT),
-    ("close_before_reading", 0, DOUBT, DOUBT),
-    ("reset_after_reading", 1, DOUBT, DOUBT),
-    ("close_after_reading", 1, DOUBT, DOUBT),
-    ("500", 1, DOUBT, DOUBT),
-    ("503", 1, DOUBT, DOUBT),
-    ("429", 1, RETRY, RETRY),
-    ("400", 1, RETRY, RETRY),  # no table knows it; refused all the same
-    ("cut_json", 1, DOUBT, DOUBT),
-    ("torn_body", 1, DOUBT, DOUBT),
-    ("drip", 1, DOUBT, DOUBT),
-    ("redirect", 1, DOUBT, DOUBT),
-    ("hang", 1, DOUBT, DOUBT),
+    # fault, requests on the wire, class of the result
+    ("none", 1, Sent),
+    ("slow_body", 1, Sent),
+    ("reset_on_accept", 0, DOUBT),
+    ("close_before_reading", 0, DOUBT),
+    ("reset_after_reading", 1, DOUBT),
+    ("close_after_reading", 1, DOUBT),
+    ("500", 1, DOUBT),
+    ("503", 1, DOUBT),
+    ("429", 1, RETRY),
+    ("418", 1, RETRY),  # no table knows it; refused all the same
+    ("redirect", 1, DOUBT),
+    ("hang", 1, DOUBT),
+    # the status arrives, a proper body does not
+    ("cut_json", 1, None),
+    ("torn_body", 1, None),
+    ("drip", 1, None),
+    ("big", 1, None),
+    ("bomb", 1, None),
 ]
 
 
@@ -281,20 +257,20 @@ async def http_account(kind: str, fault: str, tmp_path: Path) -> AsyncIterator[t
         yield sender, wire, tokens
 
 
-@pytest.mark.parametrize("kind", ["twilio", "fcm"])
-@pytest.mark.parametrize(("fault", "requests", "twilio", "fcm"), HTTP_FAULTS)
-async def test_http_fault(kind: str, fault: str, requests: int, twilio: type, fcm: type, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", accounts.HTTP_KINDS)
+@pytest.mark.parametrize(("fault", "requests", "result"), HTTP_FAULTS)
+async def test_http_fault(kind: str, fault: str, requests: int, result: type | None, tmp_path: Path) -> None:
     async with http_account(kind, fault, tmp_path) as (sender, wire, _):
         made = await sender.send(to_send(kind))
         await asyncio.sleep(0.05)  # whoever asks again does it now
-        assert type(made) is {"twilio": twilio, "fcm": fcm}[kind], made
+        assert type(made) is (result or (Sent if kind in accounts.BY_STATUS else DOUBT)), made
         assert (wire.connections, wire.requests) == (1, requests)
         if fault in ("503", "429"):
             assert isinstance(made, Retry | InDoubt)
             assert made.retry_after_s == 7.0
 
 
-@pytest.mark.parametrize("kind", ["twilio", "fcm"])
+@pytest.mark.parametrize("kind", accounts.HTTP_KINDS)
 async def test_http_connection_that_the_server_closed_is_not_used_again(kind: str, tmp_path: Path) -> None:
     async with http_account(kind, "kept_then_closed", tmp_path) as (sender, wire, _):
         for count in (1, 2):
@@ -303,7 +279,7 @@ async def test_http_connection_that_the_server_closed_is_not_used_again(kind: st
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("kind", ["twilio", "fcm"])
+@pytest.mark.parametrize("kind", accounts.HTTP_KINDS)
 async def test_http_request_lost_on_a_kept_connection_is_not_repeated(kind: str, tmp_path: Path) -> None:
     async with http_account(kind, "second_closed_after_reading", tmp_path) as (sender, wire, _):
         assert type(await sender.send(to_send(kind))) is Sent
@@ -312,7 +288,7 @@ async def test_http_request_lost_on_a_kept_connection_is_not_repeated(kind: str,
         assert (wire.requests, wire.connections) == (2, 1)
 
 
-@pytest.mark.parametrize("kind", ["twilio", "fcm", "apns", "smtp"])
+@pytest.mark.parametrize("kind", [*accounts.HTTP_KINDS, "apns", "smtp"])
 async def test_refused_connection_is_not_sent(kind: str, tmp_path: Path) -> None:
     async with served(grant) as tokens, started(account(kind, unused_port(), tmp_path, tokens=tokens.port)) as sender:
         made = await sender.send(to_send(kind))
@@ -320,7 +296,7 @@ async def test_refused_connection_is_not_sent(kind: str, tmp_path: Path) -> None
         assert made.error is ErrorClass.TRANSIENT
 
 
-@pytest.mark.parametrize("kind", ["twilio", "fcm", "apns"])
+@pytest.mark.parametrize("kind", [*accounts.HTTP_KINDS, "apns"])
 async def test_tls_handshake_that_does_not_end_is_not_sent(kind: str, tmp_path: Path) -> None:
     async def silent(wire: Wire, reader: Reader, writer: Writer) -> None:
         await asyncio.sleep(3 * TIMEOUT_S)
@@ -390,7 +366,7 @@ async def test_proxy_of_the_environment_is_never_used(tmp_path: Path, monkeypatc
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.delenv(name, raising=False)
-        for kind in ("twilio", "fcm"):
+        for kind in accounts.HTTP_KINDS:
             async with http_account(kind, "none", tmp_path) as (sender, wire, _):
                 assert type(await sender.send(to_send(kind))) is Sent
                 assert wire.requests == 1
@@ -872,7 +848,7 @@ def twice(post: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     return asked
 
 
-@pytest.mark.parametrize("kind", ["twilio", "fcm", "apns"])
+@pytest.mark.parametrize("kind", [*accounts.HTTP_KINDS, "apns"])
 async def test_client_that_repeats_a_lost_request_is_caught(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

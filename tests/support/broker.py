@@ -240,11 +240,31 @@ class MemoryBroker:
         return size > self._limits[topic]
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryPublishing:
+    """What runtime.kafka's Publishing is, with everything acknowledged or refused at once."""
+
+    refusal: TooLargeError | None
+
+    def wait(self) -> None:
+        """Raises the refusal, where there is one."""
+        if self.refusal is not None:
+            raise self.refusal
+
+
 class MemoryProducer:
     """What runtime.kafka.Producer does, with every acknowledgement at once."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
+
+    def start(self, records: Sequence[ProducerRecord]) -> MemoryPublishing:
+        """As `publish`; what it raises is raised when it is waited for."""
+        try:
+            self.publish(records)
+        except TooLargeError as exc:
+            return MemoryPublishing(exc)
+        return MemoryPublishing(None)
 
     def publish(self, records: Sequence[ProducerRecord]) -> None:
         """Take in everything but what is too large; raises TooLargeError for that."""

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 
 import pytest
 from prometheus_client import REGISTRY
 
 from vendors import codes
 from vendors.apns import codes as apns_codes
+from vendors.bulksms import codes as bulksms_codes
 from vendors.codes import CodeRule, Codes, classify_code, unknown_http
 from vendors.fcm import codes as fcm_codes
+from vendors.mailgun import codes as mailgun_codes
+from vendors.onesignal import codes as onesignal_codes
+from vendors.registry import VENDORS
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry
+from vendors.sendgrid import codes as sendgrid_codes
+from vendors.ses import codes as ses_codes
 from vendors.smtp import codes as smtp_codes
+from vendors.sns import codes as sns_codes
 from vendors.twilio import codes as twilio_codes
+from vendors.vonage import codes as vonage_codes
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.PERMANENT_RECIPIENT,
@@ -23,7 +32,27 @@ RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.IN_DOUBT,
     ErrorClass.ACCOUNT,
 )
-TABLES = {"smtp": smtp_codes.CODES, "twilio": twilio_codes.CODES, "fcm": fcm_codes.CODES, "apns": apns_codes.CODES}
+TABLES = {
+    "smtp": smtp_codes.CODES,
+    "gmail": smtp_codes.CODES,
+    "twilio": twilio_codes.CODES,
+    "fcm": fcm_codes.CODES,
+    "apns": apns_codes.CODES,
+    "sendgrid": sendgrid_codes.CODES,
+    "mailgun": mailgun_codes.CODES,
+    "ses": ses_codes.CODES,
+    "vonage": vonage_codes.CODES,
+    "bulksms": bulksms_codes.CODES,
+    "sns": sns_codes.CODES,
+    "onesignal": onesignal_codes.CODES,
+}
+# What AWS says of any service's request.
+_AWS_ACCT = (
+    "AccessDenied AccessDeniedException ExpiredToken ExpiredTokenException IncompleteSignature InvalidClientTokenId"
+    " InvalidSignatureException MissingAuthenticationToken MissingAuthenticationTokenException OptInRequired RequestExpired"
+    " SignatureDoesNotMatch UnrecognizedClientException 401 403"
+)
+_AWS_DOUBT = "InternalFailure ServiceUnavailable 500 502 503 504"
 
 # What each class is allowed to hold, written out a second time: a row that moves must be moved here too.
 EXPECTED = {
@@ -54,7 +83,71 @@ EXPECTED = {
         TRN: "IdleTimeout",
         DOUBT: "ServiceUnavailable Shutdown InternalServerError 500 502 503 504",
     },
+    "sendgrid": {
+        RCPT: "",
+        MSG: "400 404 405 413",
+        THR: "429",
+        ACCT: "401 403 unverified_sender",
+        TRN: "",
+        DOUBT: "500 502 503 504",
+    },
+    "mailgun": {
+        RCPT: "invalid_recipient",
+        MSG: "400 413",
+        THR: "429",
+        ACCT: "401 402 403 not_the_api",
+        TRN: "404",
+        DOUBT: "500 502 503 504",
+    },
+    "ses": {
+        RCPT: "",
+        MSG: "BadRequestException MessageRejected NotFoundException 400 413",
+        THR: "TooManyRequestsException Throttling ThrottlingException 429",
+        ACCT: "AccountSuspendedException LimitExceededException MailFromDomainNotVerifiedException SendingPausedException"
+        f" unverified_identity daily_quota {_AWS_ACCT}",
+        TRN: "",
+        DOUBT: f"InternalServiceErrorException {_AWS_DOUBT}",
+    },
+    "vonage": {
+        RCPT: "vonage-6 vonage-7 vonage-33",
+        MSG: "vonage-2 vonage-3 vonage-12 vonage-15 vonage-22 400 413",
+        THR: "vonage-1 vonage-10 429",
+        ACCT: "vonage-4 vonage-8 vonage-9 vonage-11 vonage-14 vonage-23 vonage-29 vonage-32 401 402 403",
+        TRN: "",
+        DOUBT: "vonage-5 partial 500 502 503 504",
+    },
+    "bulksms": {
+        RCPT: "FAILED.BLOCKED",
+        MSG: "FAILED.NOT_SENT 400 413",
+        THR: "429",
+        ACCT: "401 403",
+        TRN: "FAILED.EXPIRED FAILED.HANDSET_ERROR",
+        DOUBT: "UNKNOWN.null 500 502 503 504",
+    },
+    "sns": {
+        RCPT: "OptedOut invalid_phone_number EndpointDisabled",
+        MSG: "InvalidParameter InvalidParameterValue ParameterValueInvalid ValidationException 400 413",
+        THR: "Throttled KMSThrottling Throttling ThrottlingException 429",
+        ACCT: "AuthorizationError InvalidSecurity KMSAccessDenied KMSDisabled KMSInvalidState KMSNotFound KMSOptInRequired"
+        f" PlatformApplicationDisabled {_AWS_ACCT}",
+        TRN: "",
+        DOUBT: f"InternalError {_AWS_DOUBT}",
+    },
+    "onesignal": {
+        RCPT: "not_subscribed",
+        MSG: "400 413",
+        THR: "429",
+        ACCT: "401 403",
+        TRN: "",
+        DOUBT: "500 502 503 504",
+    },
 }
+
+
+def test_every_kind_in_the_registry_has_its_table_here_and_is_written_out_a_second_time() -> None:
+    kinds = {vendor.kind: vendor.package for vendor in VENDORS}
+    assert {kind: import_module(f"{package}.codes").CODES for kind, package in kinds.items()} == TABLES
+    assert {*EXPECTED, "smtp", "gmail"} == kinds.keys()
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
@@ -133,7 +226,13 @@ def test_every_table_names_its_source_and_every_row_its_meaning(kind: str) -> No
         (521, "takes no mail", "CONNECT", ACCT, None),
         (550, "5.7.1 go away", "CONNECT", ACCT, None),
         (502, "no AUTH", "AUTH", ACCT, None),
+        (550, "5.4.5 Daily user sending limit exceeded.", "RCPT", ACCT, None),
+        (550, "5.4.5 Daily user sending quota exceeded", "BODY", ACCT, None),
+        (550, "5.7.1 Daily SMTP relay limit exceeded for customer.", "RCPT", ACCT, None),
+        (550, "5.7.1 Daily SMTP relay sending limit exceeded for user.", "BODY", ACCT, None),
+        (454, "Throttling failure: Daily message quota exceeded.", "BODY", ACCT, None),
         # asked to wait
+        (450, "4.2.1 Peak SMTP relay limit exceeded for customer.", "RCPT", THR, None),
         (421, "4.7.0 too many connections", "CONNECT", THR, None),
         (421, "4.7.28 unusual rate", "BODY", THR, None),
         (451, "4.7.1 Rate limited, try again", "RCPT", THR, None),
@@ -179,6 +278,8 @@ def test_smtp_reply(code: int, text: str, phase: str, expected: ErrorClass, wait
         (451, "4.3.0 error", True),
         (421, "closing", True),
         (451, "4.7.1 rate limited", True),
+        (450, "4.2.1 Peak SMTP relay limit exceeded for customer.", True),
+        (450, "4.2.1 The user you are trying to contact is receiving mail at a rate that", False),
     ],
 )
 def test_what_one_mailbox_does_says_nothing_of_the_account(code: int, text: str, expected: bool) -> None:

@@ -11,13 +11,16 @@ import textwrap
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from local import AlreadyRunningError, ArtifactError, LocalStackError, PortError, StartError, stack
+from local.cli import process_counts
 from local.ports import PortBook, cache_dir
 from local.processes import (
     Backoff,
@@ -32,7 +35,7 @@ from local.processes import (
 from local.servers.kafka import Jar, KafkaServer, ensure_jars, packaged_lock, parse_lock
 from local.supervisor.__main__ import parse_arguments
 from local.supervisor.children import Supervisor
-from local.supervisor.layout import ROLES, Stack, StackOptions, merge_providers, to_toml
+from local.supervisor.layout import ROLES, SHARED, Stack, StackOptions, merge_providers, to_toml
 from local.supervisor.state import StateFiles, end_leftovers, write_atomically
 from runtime.errors import HeliographError
 
@@ -553,3 +556,43 @@ def test_status_file_that_is_not_json_says_what_to_do(tmp_path: Path) -> None:
         files.recorded()
     files.status.write_text(json.dumps({"pids": {"kafka": {"pid": 1, "birth": "x"}}}))
     assert files.recorded() == {"kafka": Identity(1, "x")}
+
+
+@pytest.mark.parametrize(
+    ("texts", "counts"),
+    [
+        ([], {}),
+        (["sender-email=2"], {"sender-email": 2}),
+        (["2"], dict.fromkeys(SHARED, 2)),
+        (["2", "sink=1"], {**dict.fromkeys(SHARED, 2), "sink": 1}),
+    ],
+)
+def test_processes_are_of_a_role_or_of_all_that_share_their_work(texts: list[str], counts: dict[str, int]) -> None:
+    assert process_counts(texts) == counts
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "5", "-1", "sender-email", "sender-email=", "api=2", "nothing=2", "sink=two", "=2"]
+)
+def test_wrong_number_of_processes_is_refused_with_what_may_be_given(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="give"):
+        process_counts([text])
+
+
+def test_second_process_of_a_role_has_a_name_a_port_and_a_directory_of_its_own(tmp_path: Path) -> None:
+    password = StateFiles(tmp_path).data("postgres") / "password"
+    password.parent.mkdir(parents=True)
+    password.write_text("secret")
+    with closing(PortBook(tmp_path, free=lambda port: True)) as book:
+        laid_out = Stack(StackOptions(tmp_path, processes={"sink": 2}), book)
+        specs = {spec.name: spec for spec in laid_out._roles()}
+    assert specs.keys() - ROLES.keys() == {"sink-2"}
+    assert specs["sink-2"].command() == specs["sink"].command()
+    first, second = (_environment(specs[name]) for name in ("sink", "sink-2"))
+    different = {name for name in second if first.get(name) != second[name]}
+    assert different == {"HELIOGRAPH_METRICS__PORT", "HELIOGRAPH_VIEWS__DIRECTORY"}
+
+
+def _environment(spec: ChildSpec) -> Mapping[str, str]:
+    assert spec.environment is not None
+    return spec.environment()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from producers.addresses import email_address, has_control, phone_number
-from producers.notification import Notification, request_record, to_milliseconds
+from producers.notification import PARSED_JSON, Notification, request_record, to_milliseconds
 from runtime import ids
 from runtime.status import rfc3339
 from schemas.codec import codec
@@ -64,6 +64,28 @@ def test_body_of_the_contract_becomes_its_record() -> None:
         "traceparent",
     ]
     assert headers["ce_id"] == request["notification_id"].encode()
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), _JSON, max_size=4))
+def test_data_is_published_as_it_was_said_over_http_as_by_the_publisher(data: dict[str, Any]) -> None:
+    for context in (PARSED_JSON, None):
+        notification = Notification.model_validate({**_LEAST, "data": data}, context=context)
+        assert notification.data == data
+        assert json.loads(notification.to_request("shop", _NOW)["data"]) == data
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), "\ud800", datetime(2026, 1, 1, tzinfo=UTC), b"x", {1, 2}]
+)
+def test_data_of_a_publisher_that_json_cannot_say_is_refused(value: Any) -> None:
+    assert _problems({**_LEAST, "data": {"a": [value]}}) == [("data", "value_error")]
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pydantic_core import from_json, to_json
 
 from console.commands.doctor_probes import check_probe
 from console.commands.findings import Level
 from runtime.settings import ProviderSettings
+from tests.support.accounts import HTTP_KINDS, account, sender_of
 from vendors.apns.sender import NO_DEVICE
 from vendors.http import HttpResponse, NotSentError
-from vendors.registry import create_senders
 from vendors.sender import ErrorClass, ProbeRefusal
 
+SID = "AC" + "0" * 32
 ACCT, TRN, THR, DOUBT = ErrorClass.ACCOUNT, ErrorClass.TRANSIENT, ErrorClass.THROTTLED, ErrorClass.IN_DOUBT
 
 
@@ -45,50 +44,19 @@ def said(status: int, body: Any = None) -> HttpResponse:
     return HttpResponse(status, {}, b"" if body is None else to_json(body))
 
 
-def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key.private_bytes(*form)
-
-
 @pytest.fixture(scope="module")
-def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """An account of every vendor over HTTP, by kind."""
+def senders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A sender of every vendor over HTTP, by kind."""
     folder = tmp_path_factory.mktemp("keys")
-    (folder / "key.p8").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
-    service = {
-        "type": "service_account",
-        "project_id": "p",
-        "client_email": "a@p.iam.gserviceaccount.com",
-        "token_uri": "https://127.0.0.1/token",
-        "private_key": pem(rsa.generate_private_key(65537, 2048)).decode(),
-    }
-    (folder / "account.json").write_bytes(to_json(service))
-    keys: dict[str, tuple[str, dict[str, Any]]] = {
-        "twilio": ("sms", {"account_sid": "AC1", "auth_token": "t", "from": "+1500"}),
-        "fcm": ("push", {"credentials_file": str(folder / "account.json")}),
-        "apns": (
-            "push",
-            {"key_file": str(folder / "key.p8"), "key_id": "K1", "team_id": "T1", "topic": "org.example.app"},
-        ),
-    }
-    made: dict[str, Any] = {}
-    for kind, (channel, own) in keys.items():
-        (made[kind],) = create_senders(
-            channel,
-            [ProviderSettings(name=kind, channel=channel, kind=kind, **own)],
-        )
-    made["fcm"]._valid_until = 1 << 60  # as if it had an access token
+    made = {kind: sender_of(account(kind, folder)) for kind in (*HTTP_KINDS, "apns")}
+    made["fcm"]._token._valid_until = 1 << 60  # as if it had an access token
     return made
 
 
-async def probed(accounts: dict[str, Any], kind: str, answer: HttpResponse | None) -> tuple[Any, Canned]:
+async def probed(senders: dict[str, Any], kind: str, answer: HttpResponse | None) -> tuple[Any, Canned]:
     transport = Canned(answer)
-    account = accounts[kind]
-    if kind == "twilio":
-        account._client.http_client._http = transport
-    else:
-        account._http = transport
-    return await account.probe(), transport
+    senders[kind]._http = transport
+    return await senders[kind].probe(), transport
 
 
 FORBIDDEN = {"error": {"code": 403, "status": "PERMISSION_DENIED"}}
@@ -112,7 +80,7 @@ FORBIDDEN = {"error": {"code": 403, "status": "PERMISSION_DENIED"}}
         ("twilio", said(429, {"code": 20429}), ProbeRefusal(THR, "429 20429 (too many requests)")),
         ("twilio", said(502), ProbeRefusal(DOUBT, "502 (bad gateway)")),
         ("twilio", said(418), ProbeRefusal(TRN, "418 (not in the table)")),
-        ("twilio", said(200, [1]), ProbeRefusal(TRN, "unreadable answer (AttributeError)")),
+        ("twilio", said(200, [1]), ProbeRefusal(TRN, "unreadable answer")),
         ("fcm", said(200, {"name": "projects/p/messages/fake_message_id"}), None),
         ("fcm", said(403, FORBIDDEN), ProbeRefusal(ACCT, "403 (the service account may not send)")),
         (
@@ -132,22 +100,63 @@ FORBIDDEN = {"error": {"code": 403, "status": "PERMISSION_DENIED"}}
             ProbeRefusal(ACCT, "403 ExpiredProviderToken (the provider token is over an hour old)"),
         ),
         ("apns", said(503), ProbeRefusal(DOUBT, "503 (not available: it does not say since when)")),
-        *((kind, None, ProbeRefusal(TRN, "ClientConnectorError")) for kind in ("twilio", "fcm", "apns")),
+        ("sendgrid", said(200, {"scopes": ["mail.send"]}), None),
+        ("sendgrid", said(200, {"scopes": []}), ProbeRefusal(ACCT, "the API key lacks the scope mail.send")),
+        ("sendgrid", said(200, [1]), ProbeRefusal(ACCT, "the API key lacks the scope mail.send")),
+        (
+            "sendgrid",
+            said(401, {"errors": [{"message": "authorization required"}]}),
+            ProbeRefusal(ACCT, "401 (the API key is refused, or its credits are used up)"),
+        ),
+        ("mailgun", said(400, {"message": "to parameter is missing"}), None),
+        ("mailgun", said(401, {"message": "Forbidden"}), ProbeRefusal(ACCT, "401 (the API key is refused)")),
+        (
+            "mailgun",
+            said(404, {"message": "Domain not found: mg.shop.example"}),
+            ProbeRefusal(TRN, "404 (the domain is not found, which may pass)"),
+        ),
+        (
+            "mailgun",
+            said(404),
+            ProbeRefusal(ACCT, "404 not_the_api (the answer is not the API's: base_url, region or domain is wrong)"),
+        ),
+        ("ses", said(200, {"SendingEnabled": True}), None),
+        ("ses", said(200, {"SendingEnabled": False}), ProbeRefusal(ACCT, "sending is not enabled in this region")),
+        ("ses", said(403, {"__type": "AccessDeniedException"}), None),
+        (
+            "ses",
+            said(403, {"__type": "com.amazon#InvalidSignatureException"}),
+            ProbeRefusal(ACCT, "403 InvalidSignatureException (the signature is wrong, or our clock is)"),
+        ),
+        ("vonage", said(200, {"value": 1.0}), None),
+        ("vonage", said(401), ProbeRefusal(ACCT, "401 (wrong credentials)")),
+        ("bulksms", said(200, {"id": "1"}), None),
+        ("bulksms", said(401), ProbeRefusal(ACCT, "401 (wrong credentials)")),
+        ("sns", HttpResponse(200, {}, b"<GetSMSAttributesResponse/>"), None),
+        ("sns", HttpResponse(403, {}, b"<Error><Code>AuthorizationError</Code></Error>"), None),
+        (
+            "sns",
+            HttpResponse(403, {}, b"<Error><Code>SignatureDoesNotMatch</Code></Error>"),
+            ProbeRefusal(ACCT, "403 SignatureDoesNotMatch (the secret key is wrong, or our clock is)"),
+        ),
+        ("onesignal", said(200, {"notifications": []}), None),
+        ("onesignal", said(403), ProbeRefusal(ACCT, "403 (the API key is not this app's)")),
+        *((kind, None, ProbeRefusal(TRN, "ClientConnectorError")) for kind in (*HTTP_KINDS, "apns")),
     ],
 )
 async def test_probe_says_what_the_vendor_says(
-    accounts: dict[str, Any], kind: str, answer: HttpResponse | None, refusal: ProbeRefusal | None
+    senders: dict[str, Any], kind: str, answer: HttpResponse | None, refusal: ProbeRefusal | None
 ) -> None:
-    found, transport = await probed(accounts, kind, answer)
+    found, transport = await probed(senders, kind, answer)
     assert found == refusal
     assert len(transport.asked) == 1
 
 
-async def test_probe_can_reach_nobody(accounts: dict[str, Any]) -> None:
-    _, twilio = await probed(accounts, "twilio", said(401))
-    _, fcm = await probed(accounts, "fcm", said(401))
-    _, apns = await probed(accounts, "apns", said(401))
-    assert [(method, url.rpartition("/")[2]) for method, url, _ in twilio.asked] == [("GET", "AC1.json")]
+async def test_probe_can_reach_nobody(senders: dict[str, Any]) -> None:
+    _, twilio = await probed(senders, "twilio", said(401))
+    _, fcm = await probed(senders, "fcm", said(401))
+    _, apns = await probed(senders, "apns", said(401))
+    assert [(method, url.rpartition("/")[2]) for method, url, _ in twilio.asked] == [("GET", f"{SID}.json")]
     ((_, _, body),) = fcm.asked
     assert from_json(body)["validate_only"] is True
     ((_, path, _),) = apns.asked
@@ -165,8 +174,8 @@ async def test_probe_can_reach_nobody(accounts: dict[str, Any]) -> None:
     ],
 )
 def test_doctor_says_what_a_refusal_means(error: ErrorClass, level: Level, cure: str) -> None:
-    account = ProviderSettings(name="sms-1", channel="sms", kind="twilio")
-    found = check_probe(account, ProbeRefusal(error, "401 20003 (wrong)"), 3.0)
+    entry = ProviderSettings(name="sms-1", channel="sms", kind="twilio")
+    found = check_probe(entry, ProbeRefusal(error, "401 20003 (wrong)"), 3.0)
     assert (found.level, found.check) == (level, "probes")
     assert "sms-1 (twilio)" in found.what
     assert "401 20003 (wrong)" in found.what

@@ -6,31 +6,21 @@ import json
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic_core import to_json
 
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from senders.outcomes import Attempt, from_result
+from tests.support.accounts import HTTP_KINDS, KINDS, account, sender_of, to_send
 from tests.support.made import NOW, RECORD, message
 from vendors.fcm.sender import FcmSender
 from vendors.http import HttpResponse
 from vendors.provider import MAX_CODE, MAX_PROVIDER_ID, ProviderAccount, UnsendableError, bounded
-from vendors.registry import VENDORS, create_senders
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Rejected, SendResult, Sent
-from vendors.twilio.sender import TwilioSender
 
-
-def _pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
-    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return key.private_bytes(*form)
-
-
-RSA, EC = _pem(rsa.generate_private_key(65537, 2048)), _pem(ec.generate_private_key(ec.SECP256R1()))
-KINDS = sorted((vendor.channel, vendor.kind) for vendor in VENDORS)
+ASKED = [*HTTP_KINDS, "apns"]
+"""Kinds whose transport can be replaced by one with a canned answer."""
 
 
 class Canned:
@@ -45,40 +35,18 @@ class Canned:
 
 
 @pytest.fixture(scope="module")
-def accounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def senders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One sender of every kind there is."""
     folder = tmp_path_factory.mktemp("keys")
-    (folder / "key.p8").write_bytes(EC)
-    service = {
-        "type": "service_account",
-        "project_id": "p",
-        "client_email": "a@p.iam.gserviceaccount.com",
-        "token_uri": "https://127.0.0.1/token",
-        "private_key": RSA.decode(),
-    }
-    (folder / "account.json").write_bytes(to_json(service))
-    keys: dict[str, dict[str, Any]] = {
-        "smtp": {"host": "127.0.0.1", "port": 1, "from_address": "us@shop.example"},
-        "twilio": {"account_sid": "AC1", "auth_token": "t", "from": "+15005550006"},
-        "fcm": {"credentials_file": str(folder / "account.json")},
-        "apns": {"key_file": str(folder / "key.p8"), "key_id": "K", "team_id": "T", "topic": "t"},
-    }
-    made = {}
-    for channel, kind in KINDS:
-        provider: Any = {"name": "p", "channel": channel, "kind": kind, **keys[kind]}
-        (made[kind],) = create_senders(channel, [ProviderSettings(**provider)])
-    return made
+    return {kind: sender_of(account(kind, folder)) for kind in KINDS}
 
 
-def through(account: Any, answer: HttpResponse) -> Canned:
-    """The account's transport is replaced by one that always answers this."""
+def through(sender: Any, answer: HttpResponse) -> Canned:
+    """The sender's transport is replaced by one that always answers this."""
     transport = Canned(answer)
-    if isinstance(account, TwilioSender):
-        account._client.http_client._http = transport
-    else:
-        account._http = transport
-    if isinstance(account, FcmSender):
-        account._valid_until = 1 << 60  # as if it had an access token
+    sender._http = transport
+    if isinstance(sender, FcmSender):
+        sender._token._valid_until = 1 << 60  # as if it had an access token
     return transport
 
 
@@ -93,7 +61,20 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-_FIELDS = ("sid", "code", "name", "error", "details", "errorCode", "reason", "timestamp", "status", "message", "@type")
+_FIELDS: tuple[str, ...] = (
+    "sid",
+    "code",
+    "name",
+    "error",
+    "details",
+    "errorCode",
+    "reason",
+    "timestamp",
+    "status",
+    "message",
+    "@type",
+)
+_FIELDS += ("errors", "field", "id", "messages", "message-count", "message-id", "error-text", "type", "MessageId")
 
 
 def _dumps(value: Any) -> bytes:
@@ -120,23 +101,25 @@ _BODIES = (
     )
 )
 _HEADERS = st.dictionaries(
-    st.sampled_from(["retry-after", "apns-id"]),
+    st.sampled_from(["retry-after", "apns-id", "x-message-id", "x-ratelimit-reset", "x-amzn-errortype"]),
     st.text(max_size=40)
     | st.sampled_from(["99999999999999999999", "-1", "Sun, 31 Dec 9999 23:59:59 -2359", "\0", "nan"]),
 )
 _ANSWERS = st.builds(
-    HttpResponse, st.integers(-1, 1_000) | st.sampled_from([0, 200, 201, 400, 410, 429, 500]), _HEADERS, _BODIES
+    HttpResponse,
+    st.integers(-1, 1_000) | st.sampled_from([0, 200, 201, 202, 400, 403, 404, 410, 429, 500]),
+    _HEADERS,
+    _BODIES,
 )
 
 
-@pytest.mark.parametrize("kind", [kind for _, kind in KINDS if kind != "smtp"])
+@pytest.mark.parametrize("kind", ASKED)
 @given(answer=_ANSWERS)
 async def test_any_answer_ends_in_a_result_that_can_be_recorded(
-    accounts: dict[str, Any], kind: str, answer: HttpResponse
+    senders: dict[str, Any], kind: str, answer: HttpResponse
 ) -> None:
-    channel = accounts[kind].channel
-    transport = through(accounts[kind], answer)
-    made = await accounts[kind].send(message(channel=channel, address="+4915112345678", title="T"))
+    transport = through(senders[kind], answer)
+    made = await senders[kind].send(to_send(kind))
     assert transport.asked == 1
     recordable(made)
 
@@ -171,21 +154,21 @@ _HOSTILE: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.parametrize("kind", [kind for _, kind in KINDS if kind != "smtp"])
+@pytest.mark.parametrize("kind", ASKED)
 @given(fields=_HOSTILE)
 async def test_any_message_costs_at_most_one_request(
-    accounts: dict[str, Any], kind: str, fields: dict[str, Any]
+    senders: dict[str, Any], kind: str, fields: dict[str, Any]
 ) -> None:
-    transport = through(accounts[kind], HttpResponse(200, {}, b'{"name": "n", "sid": "s"}'))
-    made = await accounts[kind].send(message(channel=accounts[kind].channel, **fields))
+    transport = through(senders[kind], HttpResponse(200, {}, b'{"name": "n", "sid": "s"}'))
+    made = await senders[kind].send(to_send(kind, **fields))
     assert transport.asked == (0 if isinstance(made, Rejected) else 1), made
     recordable(made)
 
 
 @given(fields=_HOSTILE)
-def test_any_message_is_a_mail_or_cannot_be_sent(accounts: dict[str, Any], fields: dict[str, Any]) -> None:
+def test_any_message_is_a_mail_or_cannot_be_sent(senders: dict[str, Any], fields: dict[str, Any]) -> None:
     try:
-        envelope = accounts["smtp"].prepare(message(**fields))
+        envelope = senders["smtp"].prepare(message(**fields))
     except UnsendableError as exc:
         recordable(bounded(Rejected(ErrorClass.PERMANENT_MESSAGE, str(exc))))
     else:
@@ -194,9 +177,9 @@ def test_any_message_is_a_mail_or_cannot_be_sent(accounts: dict[str, Any], field
 
 @pytest.mark.parametrize("data", [b"[1]", b'"x"', b"null", b"1", b"{", b"\xff"])
 @pytest.mark.parametrize("kind", ["fcm", "apns"])
-async def test_push_data_that_is_no_object_is_rejected(accounts: dict[str, Any], kind: str, data: bytes) -> None:
-    transport = through(accounts[kind], HttpResponse(200, {}, b"{}"))
-    made = await accounts[kind].send(message(channel="push", address="tok", title="T", data=data))
+async def test_push_data_that_is_no_object_is_rejected(senders: dict[str, Any], kind: str, data: bytes) -> None:
+    transport = through(senders[kind], HttpResponse(200, {}, b"{}"))
+    made = await senders[kind].send(message(channel="push", address="tok", title="T", data=data))
     assert isinstance(made, Rejected)
     assert "data is not" in made.code
     assert transport.asked == 0

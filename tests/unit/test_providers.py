@@ -14,12 +14,15 @@ from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from tests.support.made import NOW, message
 from vendors.codes import CodeRule
-from vendors.fcm.sender import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code, fcm_rule
+from vendors.fcm.codes import CODES as FCM_CODES
+from vendors.fcm.sender import MESSAGE_ID_KEY, FcmSender, build_push, fcm_code
 from vendors.http import HttpResponse
+from vendors.http_account import Answer
 from vendors.registry import create_senders
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 from vendors.settings import checked_base_url
-from vendors.twilio.sender import TwilioSender, build_sms, twilio_rule
+from vendors.twilio.codes import CODES as TWILIO_CODES
+from vendors.twilio.sender import TwilioSender, build_sms
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.PERMANENT_RECIPIENT,
@@ -58,7 +61,9 @@ def of(found: CodeRule | None) -> ErrorClass | None:
     ],
 )
 def test_twilio_answer(status: int, code: int | None, expected: ErrorClass | None) -> None:
-    assert of(twilio_rule(status, code)) is expected
+    answer = twilio_sender().read(said(status, {} if code is None else {"code": code}))
+    assert isinstance(answer, Answer)
+    assert of(TWILIO_CODES.find(*answer.keys)) is expected
 
 
 def fcm(code: str | None, text: str = "") -> dict[str, Any]:
@@ -103,7 +108,7 @@ def violated(field: str) -> dict[str, Any]:
     ],
 )
 def test_fcm_answer(status: int, body: Any, expected: ErrorClass | None) -> None:
-    assert of(fcm_rule(status, fcm_code(body))) is expected
+    assert of(FCM_CODES.find(fcm_code(body) or str(status))) is expected
 
 
 # -- answers through a sender -----------------------------------------------------------------------------------------
@@ -137,7 +142,7 @@ def fcm_sender(tmp_path: Path) -> FcmSender:
     file.write_bytes(to_json(account))
     (sender,) = create_senders("push", [provider(channel="push", kind="fcm", credentials_file=str(file))])
     assert isinstance(sender, FcmSender)
-    sender._valid_until = 1 << 60  # as if it had an access token
+    sender._token._valid_until = 1 << 60  # as if it had an access token
     return sender
 
 
@@ -146,11 +151,17 @@ async def through_fcm(sender: FcmSender, answer: HttpResponse) -> SendResult:
     return await sender.send(message(channel="push", address="tok", title="T"))
 
 
-async def through_twilio(answer: HttpResponse) -> SendResult:
+def twilio_sender() -> TwilioSender:
     keys = {"account_sid": "AC1", "auth_token": "t", "from": "+1500"}
     (sender,) = create_senders("sms", [provider(channel="sms", kind="twilio", **keys)])
     assert isinstance(sender, TwilioSender)
-    sender._client.http_client._http = Canned(answer)
+    return sender
+
+
+async def through_twilio(answer: HttpResponse) -> SendResult:
+    sender = twilio_sender()
+    sender._clock = lambda: NOW
+    sender._http = Canned(answer)  # type: ignore[assignment]
     return await sender.send(message(channel="sms", address="+49151", text="x"))
 
 
@@ -175,13 +186,12 @@ async def test_fcm_quota_waits_as_asked_and_else_a_minute(tmp_path: Path, header
 
 
 @pytest.mark.parametrize("header", ["9", "Fri, 15 Jan 2027 08:00:09 GMT"])
-async def test_retry_after_of_503_is_passed_on(tmp_path: Path, header: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_retry_after_of_503_is_passed_on(tmp_path: Path, header: str) -> None:
     sender = fcm_sender(tmp_path)
     sender._clock = lambda: NOW
     doubt = await through_fcm(sender, said(503, fcm("UNAVAILABLE"), header))
     assert isinstance(doubt, InDoubt)
     assert (doubt.code, doubt.retry_after_s) == ("503 UNAVAILABLE", 9.0)
-    monkeypatch.setattr("vendors.twilio.sender.system_clock", lambda: NOW)
     doubt = await through_twilio(said(503, {"code": 20503}, "9"))
     assert isinstance(doubt, InDoubt)
     assert (doubt.code, doubt.retry_after_s) == ("503 20503", 9.0)
@@ -202,7 +212,7 @@ async def test_stop_says_so_and_an_unknown_code_is_tried_again() -> None:
     assert not wrong.opted_out
     assert await through_twilio(said(400, {"code": 98765})) == Retry(TRN, "400 98765")
     assert await through_twilio(said(302, {})) == InDoubt("302")
-    assert await through_twilio(HttpResponse(200, {}, b"{")) == InDoubt("unreadable answer (JSONDecodeError)")
+    assert await through_twilio(HttpResponse(200, {}, b"{")) == InDoubt("unreadable answer")
 
 
 def test_push_carries_our_id_and_collapses_possible_duplicates() -> None:
@@ -215,8 +225,8 @@ def test_push_carries_our_id_and_collapses_possible_duplicates() -> None:
 
 def test_sms_has_the_clean_text_and_says_where_to_report() -> None:
     fields = build_sms(message(channel="sms", address="+49151", text="a\0b\x1b\nc 👩‍💻"), "+1500", "https://x/cb?a=1")
-    assert fields["body"] == "ab\nc 👩‍💻"
-    assert fields["status_callback"].startswith(
+    assert fields["Body"] == "ab\nc 👩‍💻"
+    assert fields["StatusCallback"].startswith(
         f"https://x/cb?a=1&message_id={message()['message_id']}&notification_id="
     )
 
@@ -228,7 +238,7 @@ def provider(**fields: Any) -> ProviderSettings:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"kind": "pigeon"}, "there is no pigeon for email; there are: smtp"),
+        ({"kind": "pigeon"}, "there is no pigeon for email; there are: smtp, "),
         ({"channel": "sms"}, "no provider sends email"),
         ({"host": "h", "port": 25}, "from_address: Field required"),
         ({"host": "h", "port": 25, "from_address": "x"}, "from_address must be an e-mail address"),

@@ -6,45 +6,39 @@
     | INVALID_ARGUMENT about the token, not our payload    | permanent_recipient                |
     | SENDER_ID_MISMATCH before this account ever sent     | account: our project may be wrong  |
     | a code that is not in the table                      | transient (4xx) or in_doubt        |
-    | unreadable 2xx, response lost                        | in_doubt                           |
-    | no connection, no access token                       | transient, or account if refused   |
+    | unreadable 2xx                                       | in_doubt                           |
+    | no access token                                      | transient, or account if refused   |
 
-Asking for an access token is no provider request: nothing is sent by it. firebase-admin's own client retries a 500 four
+firebase-admin's own client retries a 500 four
 times, so it is not used. The only module that imports firebase_admin. Never: a retry, Kafka.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import google.auth.transport.requests
 from firebase_admin import credentials, messaging
-from google.auth.exceptions import GoogleAuthError, TransportError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import SettingsError
-from runtime.logs import redact_text
-from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.codes import CodeRule, classify_code, refuse_probe, unknown_http
 from vendors.fcm.codes import CODES, INVALID_ARGUMENT, INVALID_TOKEN, MISMATCH, UNPROVEN_MISMATCH
-from vendors.http import HttpResponse, HttpTransport, NotSentError, ResponseLostError
-from vendors.provider import ProviderAccount, UnsendableError
+from vendors.google_token import AccessToken, GoogleAuthError, no_token
+from vendors.http import HttpResponse
+from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, items, member, parsed, said
+from vendors.provider import UnsendableError
 from vendors.push_data import push_data
-from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
+from vendors.sender import InDoubt, ProbeRefusal, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, checked_base_url, parse_keys
 
 MESSAGE_ID_KEY = "heliograph_message_id"
 PROBE_TOPIC = "heliograph-probe"
-_RENEW_BEFORE_S = 300
-_REFUSAL_S = 1.0
-"""How long those who wait for an access token share one refusal: one by one each would wait out the timeout."""
+_JSON = {"Content-Type": "application/json"}
 
 
 class FcmKeys(ProviderKeys):
@@ -76,41 +70,24 @@ def build_push(message: ChannelMessage) -> dict[str, Any]:
 
 def fcm_code(body: Any) -> str | None:
     """The key of an error's row: FcmError's code; INVALID_TOKEN where the token is what is invalid."""
-    error = body.get("error") if isinstance(body, Mapping) else None
+    error = member(body, "error")
     if not isinstance(error, Mapping):
         return None
-    details = error.get("details")
-    details = [d for d in details if isinstance(d, Mapping)] if isinstance(details, list) else []
+    details = [d for d in items(error.get("details")) if isinstance(d, Mapping)]
     code = next((d.get("errorCode") for d in details if str(d.get("@type", "")).endswith("FcmError")), None)
     if code == INVALID_ARGUMENT and "registration token" in str(error.get("message", "")).lower():
-        violations = [v for d in details for v in _list(d.get("fieldViolations")) if isinstance(v, Mapping)]
+        violations = [v for d in details for v in items(d.get("fieldViolations")) if isinstance(v, Mapping)]
         if all(v.get("field") == "message.token" for v in violations):
             return INVALID_TOKEN
     return code if isinstance(code, str) and code.isascii() and len(code) <= 64 else None
 
 
-def token_refusal(exc: GoogleAuthError) -> str:
-    """What Google's token endpoint said: its error and description (RFC 6749 §5.2), or the kind of error."""
-    response = next((arg for arg in exc.args if isinstance(arg, Mapping)), {})
-    said = [response.get(field) for field in ("error", "error_description")]
-    words = ": ".join(redact_text(text)[:100] for text in said if isinstance(text, str) and text.isprintable())
-    return f"{type(exc).__name__}: {words}" if words else type(exc).__name__
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def fcm_rule(status: int, code: str | None) -> CodeRule | None:
-    """The row of an answer; a code decides before its status does. None when the table does not know it."""
-    return CODES.find(str(status)) if code is None else CODES.find(code)
-
-
-class FcmSender(ProviderAccount[bytes]):
+class FcmSender(HttpAccount):
     """One Firebase project."""
 
     channel = "push"
     platforms = frozenset({"fcm"})
+    codes = CODES
 
     def __init__(
         self,
@@ -119,134 +96,75 @@ class FcmSender(ProviderAccount[bytes]):
         clock: Clock = system_clock,
         monotonic: Monotonic = system_monotonic,
     ) -> None:
-        super().__init__(provider)
-        self._clock = clock
-        self._monotonic = monotonic
+        super().__init__(provider, clock)
         try:
             certificate = credentials.Certificate(str(keys.credentials_file))
         except (OSError, ValueError) as exc:
             raise SettingsError(
                 f"provider {provider.name}: credentials_file {keys.credentials_file} is not a service account's key file: {exc}"
             ) from exc
-        self._credential = certificate.get_credential()
+        self._token = AccessToken(certificate.get_credential(), provider.timeout_s, clock, monotonic)
         project = keys.project_id or certificate.project_id
         self._url = f"{checked_base_url(provider, keys.base_url)}/v1/projects/{project}/messages:send"
-        self._http = HttpTransport(provider.timeout_s, provider.max_in_flight)
-        self._renewing = asyncio.Lock()
-        self._timeout_s = provider.timeout_s
-        self._valid_until = 0
-        self._refusal: tuple[float, GoogleAuthError] | None = None
         self._proven = False
         """A push was taken: project and credential fit together."""
 
-    async def start(self) -> None:
-        """Make the session; the access token is fetched with the first push."""
-        self._http.start()
-
-    async def _access_token(self) -> str:
-        """Raises GoogleAuthError."""
-        async with self._renewing:
-            if self._clock() >= self._valid_until:
-                if self._refusal is not None and self._monotonic() - self._refusal[0] < _REFUSAL_S:
-                    raise self._refusal[1]
-                try:
-                    # Blocking, once an hour, on a thread.
-                    await asyncio.to_thread(self._refresh)
-                except GoogleAuthError as exc:
-                    self._refusal = self._monotonic(), exc
-                    raise
-                self._valid_until = self._clock() + 1000 * (3600 - _RENEW_BEFORE_S)
-            return str(self._credential.token)
-
-    def _refresh(self) -> None:
-        """Raises GoogleAuthError."""
-        request = google.auth.transport.requests.Request()
-        request.session.trust_env = False  # no proxy of the environment, like every other request of the project
+    def prepare(self, message: ChannelMessage) -> HttpRequest:
+        """The JSON body; its access token is added when it goes out."""
         try:
-            self._credential.refresh(partial(request, timeout=self._timeout_s))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as exc:
-            raise TransportError(f"unreadable answer ({type(exc).__name__})") from exc  # type: ignore[no-untyped-call]
-        finally:
-            request.session.close()
-
-    def prepare(self, message: ChannelMessage) -> bytes:
-        """The JSON body."""
-        try:
-            return to_json({"message": build_push(message)})
+            return HttpRequest(self._url, _JSON, to_json({"message": build_push(message)}))
         except UnsendableError:
             raise
         except ValueError as exc:
             raise UnsendableError(f"firebase-admin refuses the payload ({type(exc).__name__})") from exc
 
-    async def deliver(self, prepared: bytes) -> SendResult:
+    async def deliver(self, prepared: HttpRequest) -> SendResult:
         """One POST to messages:send."""
         try:
-            response = await self._post(prepared)
+            return await super().deliver(prepared)
         except GoogleAuthError as exc:
-            return Retry(*_no_token(exc))
-        except NotSentError as exc:
-            return Retry(ErrorClass.TRANSIENT, str(exc))
-        except ResponseLostError as exc:
-            return InDoubt(str(exc))
-        return self._read(response)
+            return Retry(*no_token(exc))
 
-    async def _post(self, body: bytes) -> HttpResponse:
+    async def _ask(self, request: HttpRequest) -> HttpResponse:
         """Raises GoogleAuthError, NotSentError, ResponseLostError."""
-        headers = {"Authorization": f"Bearer {await self._access_token()}", "Content-Type": "application/json"}
-        return await self._http.post(self._url, headers=headers, body=body)
+        headers = {**request.headers, "Authorization": f"Bearer {await self._token.get()}"}
+        return await super()._ask(replace(request, headers=headers))
 
     async def probe(self) -> ProbeRefusal | None:
-        """A push that Google is to check and not to send (`validate_only`), to a topic that nobody subscribes to."""
+        """See read_probe."""
         try:
-            response = await self._post(to_json({"validate_only": True, "message": {"topic": PROBE_TOPIC}}))
+            return await super().probe()
         except GoogleAuthError as exc:
-            return ProbeRefusal(*_no_token(exc))
-        except (NotSentError, ResponseLostError) as exc:
-            return ProbeRefusal(ErrorClass.TRANSIENT, str(exc))
-        if response.status == 200:
-            return None
-        code = fcm_code(_json(response))
-        said = _said(response.status, code)
-        return refuse_probe(fcm_rule(response.status, code), unknown_http(response.status), said)
+            return ProbeRefusal(*no_token(exc))
 
-    def _read(self, response: HttpResponse) -> SendResult:
-        body = _json(response)
+    def probe_request(self) -> HttpRequest:
+        """A push that Google is to check and not to send (`validate_only`), to a topic that nobody subscribes to."""
+        return HttpRequest(self._url, _JSON, to_json({"validate_only": True, "message": {"topic": PROBE_TOPIC}}))
+
+    def read_probe(self, response: HttpResponse) -> Answer | None:
+        """It checks credentials, project and permission."""
+        return None if response.status == 200 else _refused(response, fcm_code(parsed(response)))
+
+    def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
+        """See the table above."""
+        body = parsed(response)
         if response.status == 200:
-            name = body.get("name") if isinstance(body, dict) else None
+            name = member(body, "name")
             if not name:
-                return InDoubt("unreadable answer")
+                return UNREADABLE
             self._proven = True
             return Sent(str(name))
         code = fcm_code(body)
         if code == MISMATCH and not self._proven:
             code = UNPROVEN_MISMATCH
         if response.status == 401:
-            self._valid_until = 0
-        wait = parse_retry_after(response.headers.get("retry-after"), self._clock())
-        said = _said(response.status, code)
-        return classify_code(self.name, fcm_rule(response.status, code), unknown_http(response.status), said, wait)
-
-    async def close(self) -> None:
-        """Close the session."""
-        await self._http.close()
+            self._token.expire()
+        return _refused(response, code)
 
 
-def _json(response: HttpResponse) -> Any:
-    """The body, None when it is no JSON."""
-    try:
-        return from_json(response.body)
-    except ValueError:
-        return None
-
-
-def _said(status: int, code: str | None) -> str:
-    return str(status) if code is None else f"{status} {code}"
-
-
-def _no_token(exc: GoogleAuthError) -> tuple[ErrorClass, str]:
-    """Without an access token nothing was sent: later, or never with these credentials."""
-    error = ErrorClass.TRANSIENT if exc.retryable or isinstance(exc, TransportError) else ErrorClass.ACCOUNT
-    return error, f"no access token ({token_refusal(exc)})"
+def _refused(response: HttpResponse, code: str | None) -> Answer:
+    """A code decides before its status does."""
+    return Answer((code or str(response.status),), said(response.status, code))
 
 
 def create(provider: ProviderSettings) -> FcmSender:

@@ -32,12 +32,20 @@ _HELO = re.compile(
     r"|\b(?:invalid|bad) (?:helo|ehlo) |fully[- ]qualified (?:hostname|host|domain name)\b",
     re.IGNORECASE,
 )
+# Limits of the account that come with a code of something else: Gmail's relay and SES say them in words alone.
+_DAILY = re.compile(
+    r"\bdaily (?:message quota|user sending (?:limit|quota)|smtp relay (?:sending )?limit) exceeded", re.IGNORECASE
+)
+_PEAK = re.compile(r"\bpeak smtp relay limit exceeded", re.IGNORECASE)
+_DAILY_QUOTA = CodeRule(ErrorClass.ACCOUNT, "the account's limit of a day is used up")
+_PEAK_LIMIT = CodeRule(ErrorClass.THROTTLED, "over the relay's peak limit, for all of the account")
 _HELO_REFUSED = CodeRule(ErrorClass.ACCOUNT, "the server refuses our EHLO name: set local_hostname")
 _SENDER = CodeRule(ErrorClass.ACCOUNT, "our address or our right to send is refused")
 _NO_SERVICE = CodeRule(ErrorClass.ACCOUNT, "the server does not serve us")
 
 CODES = Codes(
-    source="RFC 5321 §4.2.3, RFC 3463 and the IANA registry of SMTP enhanced status codes, RFC 4954 §6, RFC 7504, RFC 7505",
+    source="RFC 5321 §4.2.3, RFC 3463 and the IANA registry of SMTP enhanced status codes, RFC 4954 §6, RFC 7504, RFC 7505; "
+    "Gmail: support.google.com/a/answer/3726730, SES: docs.aws.amazon.com/ses/latest/dg/manage-sending-quotas-errors.html",
     rows={
         # -- the mailbox: only where a recipient has been named
         **{
@@ -92,6 +100,7 @@ CODES = Codes(
             {
                 "5.1.7": "our address has a bad syntax",
                 "5.1.8": "our domain does not exist",
+                "5.4.5": "the account's limit of a day (Gmail)",
                 "5.7.8": "wrong credentials",
                 "5.7.9": "a stronger mechanism is wanted",
                 "5.7.11": "encryption is wanted",
@@ -171,6 +180,10 @@ def smtp_rule(code: int, text: str, phase: str) -> CodeRule | None:
     """The row of a reply; None when the table does not know it."""
     if _HELO.search(text):
         return _HELO_REFUSED
+    if _DAILY.search(text):
+        return _DAILY_QUOTA
+    if _PEAK.search(text):
+        return _PEAK_LIMIT
     if 400 <= code < 500 and phase in ("RCPT", "DATA", "BODY") and _GREYLIST.search(text):
         return GREYLISTED
     enhanced = enhanced_code(code, text)

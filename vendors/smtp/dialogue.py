@@ -44,6 +44,9 @@ class Dialogue(asyncio.Protocol):
         """Commands that have no reply yet, read or not."""
         self._failed: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        """Set anew when it fires too early: one for every reply costs more than the reply's bookkeeping."""
         self._loop = asyncio.get_running_loop()
         transport.set_protocol(self)
 
@@ -69,6 +72,8 @@ class Dialogue(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(DialogueEnded("SMTPServerDisconnected"))
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _parse(self) -> Reply | None:
         """The first whole reply of the buffer. Raises InvalidReply."""
@@ -125,12 +130,22 @@ class Dialogue(asyncio.Protocol):
 
     async def _wait(self) -> None:
         self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(self._timeout_s, self._fail, DialogueEnded("SMTPReadTimeoutError"))
+        self._deadline = self._loop.time() + self._timeout_s
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._look_at_the_clock)
         try:
             await self._waiter
         finally:
-            timer.cancel()
             self._waiter = None
+
+    def _look_at_the_clock(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._failed is not None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look_at_the_clock)
+        else:
+            self._fail(DialogueEnded("SMTPReadTimeoutError"))
 
     async def write_slowly(self, data: bytes) -> bool:
         """Write a long text to its end; whether the server said something before that.

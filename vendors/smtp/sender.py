@@ -10,7 +10,7 @@
     |     an invalid reply                                        |                                    |
     | after the final dot: loss, hang, an invalid reply           | in_doubt (RFC 1047)                |
 
-The only module that imports aiosmtplib.
+Only this module and the kind gmail, which is this one with other settings, import aiosmtplib.
 Never: a retry, Kafka.
 """
 
@@ -27,14 +27,13 @@ import aiosmtplib
 from pydantic import Field, SecretStr
 
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
-from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.codes import CodeRule, classify_code, refuse_probe
-from vendors.mime import MailError, build_mail, parse_from
+from vendors.mime import MailError, build_mail
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
-from vendors.settings import ProviderKeys, parse_keys, read_secret
+from vendors.settings import ProviderKeys, checked_from, parse_keys, read_secret
 from vendors.smtp.codes import shown, smtp_rule
 from vendors.smtp.dialogue import Dialogue, DialogueEnded, InvalidReply, Reply
 
@@ -77,7 +76,7 @@ class _NotOutError(Exception):
     """The connection was lost before the final dot was written."""
 
 
-class _AccountError(Exception):
+class AccountError(Exception):
     """The server and this account's settings do not fit together; the message says how."""
 
 
@@ -106,10 +105,7 @@ class SmtpSender(ProviderAccount[Envelope]):
         self._settings = settings
         self._clock = clock
         self._monotonic = monotonic
-        try:
-            self._from = parse_from(settings.from_address)
-        except MailError as exc:
-            raise SettingsError(f"provider {provider.name}: {exc}") from exc
+        self._from = checked_from(provider, settings.from_address)
         self._password = read_secret(provider, "password", settings.password, settings.password_file)
         self._idle: list[tuple[float, Dialogue]] = []
 
@@ -127,7 +123,7 @@ class SmtpSender(ProviderAccount[Envelope]):
         """One SMTP transaction."""
         try:
             dialogue = await self._connection()
-        except _AccountError as exc:
+        except AccountError as exc:
             return Retry(ErrorClass.ACCOUNT, str(exc))
         except aiosmtplib.SMTPAuthenticationError as exc:
             return self._reply(exc.code, exc.message, "AUTH")
@@ -149,7 +145,7 @@ class SmtpSender(ProviderAccount[Envelope]):
                 reply = await dialogue.reply()
             finally:
                 dialogue.close()
-        except _AccountError as exc:
+        except AccountError as exc:
             return ProbeRefusal(ErrorClass.ACCOUNT, str(exc))
         except aiosmtplib.SMTPResponseException as exc:
             phase = "AUTH" if isinstance(exc, aiosmtplib.SMTPAuthenticationError) else "CONNECT"
@@ -273,7 +269,7 @@ class SmtpSender(ProviderAccount[Envelope]):
         except (aiosmtplib.SMTPException, OSError) as exc:
             client.close()
             if (refused := _certificate_error(exc)) is not None:
-                raise _AccountError(f"the server's certificate is refused: {refused.verify_message}") from exc
+                raise AccountError(f"the server's certificate is refused: {refused.verify_message}") from exc
             raise
         except BaseException:
             client.close()
@@ -282,19 +278,23 @@ class SmtpSender(ProviderAccount[Envelope]):
         return Dialogue(_transport(client), pipelining=pipelining, timeout_s=self._timeout_s)
 
     async def _secure_and_log_in(self, client: aiosmtplib.SMTP) -> None:
-        """Step by step, so that what the server does not offer is said. Raises _AccountError."""
+        """Step by step, so that what the server does not offer is said. Raises AccountError."""
         settings = self._settings
         await _greet(client)
         if settings.tls == "starttls":
             if not client.supports_extension("starttls"):
-                raise _AccountError("the server offers no STARTTLS")
+                raise AccountError("the server offers no STARTTLS")
             await client.starttls()
             await _greet(client)
         if settings.username is not None:
-            if not client.supported_auth_methods:
-                offered = ", ".join(client.server_auth_methods)[:100] or "none"
-                raise _AccountError(f"the server offers no way to log in with a password (it offers {offered})")
-            await client.login(settings.username, self._password or "")
+            await self._log_in(client, settings.username)
+
+    async def _log_in(self, client: aiosmtplib.SMTP, username: str) -> None:
+        """With the password. Raises AccountError."""
+        if not client.supported_auth_methods:
+            offered = ", ".join(client.server_auth_methods)[:100] or "none"
+            raise AccountError(f"the server offers no way to log in with a password (it offers {offered})")
+        await client.login(username, self._password or "")
 
     async def close(self) -> None:
         """Close kept connections."""

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
-from vendors.settings import ProviderKeys, read_secret
+from vendors.settings import SmsKeys, required_secret
 
 VENDOR_URL = "https://api.twilio.com"
 
 
-class TwilioKeys(ProviderKeys):
+class TwilioKeys(SmsKeys):
     """Keys of a [[providers]] entry of kind twilio."""
 
     account_sid: str = Field(min_length=1)
@@ -29,7 +28,4 @@ class TwilioKeys(ProviderKeys):
 
     def token(self, provider: ProviderSettings) -> str:
         """The account's token. Raises SettingsError without one."""
-        token = read_secret(provider, "auth_token", self.auth_token, self.auth_token_file)
-        if not token:
-            raise SettingsError(f"provider {provider.name}: give auth_token or auth_token_file")
-        return token
+        return required_secret(provider, "auth_token", self.auth_token, self.auth_token_file)

@@ -1,166 +1,88 @@
-"""SMS through Twilio: the SDK builds and authenticates the request and reads the answer, our transport carries it.
+"""SMS through Twilio's Messages resource (API version 2010-04-01).
 
     | response                                 | result                            |
     |------------------------------------------|-----------------------------------|
     | an error with a code, or a status alone  | its row in codes.py               |
     | a code no row knows, status 4xx          | transient, counted                |
     | a code no row knows, any other status    | in_doubt, counted                 |
-    | unreadable 2xx, response lost            | in_doubt                          |
-    | no connection                            | transient                         |
+    | unreadable 2xx, one without a sid        | in_doubt                          |
 
-The only sender that may import twilio. Never: a retry, Kafka.
+May import the shared modules of vendors. Never: another vendor, a retry.
 """
 
 from __future__ import annotations
 
-import logging
-from typing import Any
-from urllib.parse import urlencode
-
-from pydantic_core import from_json
-from twilio.base.exceptions import TwilioException
-from twilio.http import HttpClient
-from twilio.http.response import Response
-from twilio.rest import Client
+from urllib.parse import quote, urlencode
 
 from runtime import callbacks
 from runtime.clock import Clock, system_clock
-from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.codes import CodeRule, classify_code, refuse_probe, unknown_http
-from vendors.http import HttpTransport, NotSentError, ResponseLostError
-from vendors.provider import ProviderAccount
-from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
+from vendors.http import HttpResponse, basic_auth
+from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, member, parsed, said
+from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Sent
 from vendors.settings import checked_base_url, parse_keys
-from vendors.sms_text import clean_text
+from vendors.sms_text import checked_parts, clean_text
 from vendors.twilio.codes import CODES
-from vendors.twilio.keys import VENDOR_URL, TwilioKeys
-
-_UNREADABLE = (TwilioException, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What the SDK raises for an answer that makes no sense."""
-
-
-def twilio_rule(status: int, code: int | None) -> CodeRule | None:
-    """The row of an answer; a code decides before its status does. None when the table does not know it."""
-    return CODES.find(str(status)) if code is None else CODES.find(str(code))
+from vendors.twilio.keys import TwilioKeys
 
 
 def build_sms(message: ChannelMessage, sender: str, callback_url: str | None, provider: str = "") -> dict[str, str]:
-    """Arguments of messages.create."""
-    fields = {"to": message["address"], "from_": sender, "body": clean_text(message["text"] or "")}
+    """The form of a new message."""
+    fields = {"To": message["address"], "From": sender, "Body": clean_text(message["text"] or "")}
     if callback_url:
-        fields["status_callback"] = callbacks.callback_url(callback_url, message, provider)
+        fields["StatusCallback"] = callbacks.callback_url(callback_url, message, provider)
     return fields
 
 
-class _RefusedError(Exception):
-    """Twilio answered with an error; carries what the SDK's own exception drops."""
-
-    def __init__(self, status: int, code: int | None, retry_after: str | None) -> None:
-        super().__init__(status, code)
-        self.status = status
-        self.code = code
-        self.retry_after = retry_after
-
-    @property
-    def said(self) -> str:
-        """Status and code in words."""
-        return str(self.status) if self.code is None else f"{self.status} {self.code}"
-
-
-def _error_code(body: bytes) -> int | None:
-    try:
-        response = from_json(body)
-    except ValueError:
-        return None
-    code = response.get("code") if isinstance(response, dict) else None
-    known = isinstance(code, int) and not isinstance(code, bool) and 0 <= code < 1_000_000
-    return code if known else None
-
-
-class _Transport(HttpClient):  # type: ignore[misc]
-    """The SDK's HTTP seam over our transport. Raises _RefusedError for an error answer."""
-
-    def __init__(self, http: HttpTransport, base_url: str) -> None:
-        super().__init__(logging.getLogger("twilio"), True, None)
-        self._http = http
-        self._base_url = base_url
-
-    async def request(
-        self,
-        method: str,
-        uri: str,
-        params: Any = None,
-        data: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
-        auth: tuple[str, str] | None = None,
-        timeout: float | None = None,
-        allow_redirects: bool = False,
-    ) -> Response:
-        url = self._base_url + uri.removeprefix(VENDOR_URL)
-        if method == "GET":
-            response = await self._http.get(url, headers=headers or {}, auth=auth)
-        else:
-            response = await self._http.post(url, headers=headers or {}, auth=auth, body=urlencode(data or {}).encode())
-        if not 200 <= response.status < 300:
-            raise _RefusedError(response.status, _error_code(response.body), response.headers.get("retry-after"))
-        return Response(response.status, response.body.decode("utf-8", "replace"), response.headers)
-
-
-class TwilioSender(ProviderAccount[dict[str, str]]):
+class TwilioSender(HttpAccount):
     """One Twilio account."""
 
     channel = "sms"
+    codes = CODES
 
     def __init__(self, provider: ProviderSettings, keys: TwilioKeys, clock: Clock = system_clock) -> None:
-        super().__init__(provider)
-        self._keys = keys
-        self._clock = clock
-        self._http = HttpTransport(provider.timeout_s, provider.max_in_flight)
-        transport = _Transport(self._http, checked_base_url(provider, keys.base_url))
-        self._client = Client(keys.account_sid, keys.token(provider), http_client=transport)
+        super().__init__(provider, clock)
+        self._sender, self._callback_url, self._max_parts = keys.sender, keys.callback_url, keys.max_parts
+        base = checked_base_url(provider, keys.base_url)
+        self._account = f"{base}/2010-04-01/Accounts/{quote(keys.account_sid, safe='')}"
+        self._messages = f"{self._account}/Messages.json"
+        authorization = {"Authorization": basic_auth(keys.account_sid, keys.token(provider))}
+        self._headers = {**authorization, "Content-Type": "application/x-www-form-urlencoded"}
 
-    async def start(self) -> None:
-        """Make the session."""
-        self._http.start()
+    def prepare(self, message: ChannelMessage) -> HttpRequest:
+        """The form. Raises UnsendableError for a text of too many parts."""
+        form = build_sms(message, self._sender, self._callback_url, self.name)
+        checked_parts(form["Body"], self._max_parts)
+        return HttpRequest(self._messages, self._headers, urlencode(form).encode())
 
-    def prepare(self, message: ChannelMessage) -> dict[str, str]:
-        """Arguments of messages.create."""
-        return build_sms(message, self._keys.sender, self._keys.callback_url, self.name)
+    def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
+        """See the table above."""
+        if not 200 <= response.status < 300:
+            return _refused(response)
+        sid = member(parsed(response), "sid")
+        return Sent(sid) if sid and isinstance(sid, str) else UNREADABLE
 
-    async def deliver(self, prepared: dict[str, str]) -> SendResult:
-        """One POST to Messages.json."""
-        try:
-            created = await self._client.messages.create_async(**prepared)
-        except NotSentError as exc:
-            return Retry(ErrorClass.TRANSIENT, str(exc))
-        except ResponseLostError as exc:
-            return InDoubt(str(exc))
-        except _RefusedError as exc:
-            wait = parse_retry_after(exc.retry_after, self._clock())
-            return classify_code(self.name, twilio_rule(exc.status, exc.code), unknown_http(exc.status), exc.said, wait)
-        except _UNREADABLE as exc:
-            return InDoubt(f"unreadable answer ({type(exc).__name__})")
-        return Sent(created.sid) if created.sid else InDoubt("answer without a sid")
+    def probe_request(self) -> HttpRequest:
+        """The account itself."""
+        return HttpRequest(f"{self._account}.json", self._headers, None)
 
-    async def probe(self) -> ProbeRefusal | None:
-        """One GET of the account itself."""
-        try:
-            account = await self._client.api.v2010.accounts(self._keys.account_sid).fetch_async()
-        except (NotSentError, ResponseLostError) as exc:
-            return ProbeRefusal(ErrorClass.TRANSIENT, str(exc))
-        except _RefusedError as exc:
-            return refuse_probe(twilio_rule(exc.status, exc.code), unknown_http(exc.status), exc.said)
-        except _UNREADABLE as exc:
-            return ProbeRefusal(ErrorClass.TRANSIENT, f"unreadable answer ({type(exc).__name__})")
-        return (
-            None if account.status == "active" else ProbeRefusal(ErrorClass.ACCOUNT, f"the account is {account.status}")
-        )
+    def read_probe(self, response: HttpResponse) -> ProbeRefusal | Answer | None:
+        """It serves us while it is active."""
+        if not 200 <= response.status < 300:
+            return _refused(response)
+        status = member(parsed(response), "status")
+        if not isinstance(status, str):
+            return ProbeRefusal(ErrorClass.TRANSIENT, UNREADABLE.code)
+        return None if status == "active" else ProbeRefusal(ErrorClass.ACCOUNT, f"the account is {status[:40]}")
 
-    async def close(self) -> None:
-        """Close the session."""
-        await self._http.close()
+
+def _refused(response: HttpResponse) -> Answer:
+    """A code decides before its status does."""
+    code = member(parsed(response), "code")
+    if isinstance(code, bool) or not isinstance(code, int) or not 0 <= code < 1_000_000:
+        return Answer((str(response.status),), said(response.status))
+    return Answer((str(code),), said(response.status, str(code)))
 
 
 def create(provider: ProviderSettings) -> TwilioSender:

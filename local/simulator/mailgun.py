@@ -1,0 +1,75 @@
+"""Mailgun's messages.mime: a form with a mail in it, JSON out, and its errors.
+
+Our message id is read from the variable `v:message_id`.
+May import the simulator's state and aiohttp. Never: a decision on scripted faults (faults.py), a Mailgun SDK.
+"""
+
+from __future__ import annotations
+
+import secrets
+from email.parser import BytesParser
+from email.policy import HTTP
+
+from aiohttp import web
+
+from local.simulator.ground_truth import Accept
+from local.simulator.state import SimulatorState, answer, basic_secret
+
+KIND = "mailgun"
+
+
+def error(status: int, message: str, retry_after: str | None = None) -> web.Response:
+    """An error as Mailgun writes it."""
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    return web.json_response({"message": message}, status=status, headers=headers)
+
+
+class MailgunErrors:
+    """Scripted faults in Mailgun's words."""
+
+    def throttled(self, retry_after: str | None) -> web.Response:
+        return error(429, "Too Many Requests", retry_after)
+
+    def failed(self, retry_after: str | None) -> web.Response:
+        return error(500, "Internal Server Error")
+
+    def rejected(self, recipient: str) -> web.Response:
+        return error(400, f"'to' parameter is not a valid address. please check documentation: {recipient}")
+
+
+def form_of(content_type: str, body: bytes) -> dict[str, bytes]:
+    """Fields of multipart/form-data, {} where it is none."""
+    made = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
+    fields = {}
+    for part in made.iter_parts() if made.is_multipart() else ():
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        if isinstance(name, str) and isinstance(content, bytes):
+            fields[name] = content
+    return fields
+
+
+def add_mailgun_routes(app: web.Application, state: SimulatorState) -> None:
+    """Serve Mailgun's API."""
+    errors = MailgunErrors()
+
+    async def send(request: web.Request) -> web.Response:
+        state.seen(KIND)
+        if basic_secret(request, "api") is None:
+            return error(401, "Forbidden")
+        form = form_of(request.headers.get("Content-Type", ""), await request.read())
+        if not form.get("to"):
+            return error(400, "to parameter is missing")
+        if not form.get("message"):
+            return error(400, "message parameter is missing")
+        to = form["to"].decode("utf-8", "replace")
+        if "@" not in to or "," in to:
+            return errors.rejected(to)
+        given = form.get("v:message_id")
+        their_id = f"<{secrets.token_hex(12)}@{request.match_info['domain']}>"
+        mail = form["message"].decode("utf-8", "surrogateescape")
+        accept = Accept(KIND, to, given.decode() if given else None, mail, their_id)
+        made = {"id": their_id, "message": "Queued. Thank you."}
+        return await answer(state, request, errors, accept, lambda: web.json_response(made))
+
+    app.router.add_post("/v3/{domain}/messages.mime", send)

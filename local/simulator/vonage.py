@@ -1,0 +1,71 @@
+"""Vonage's SMS API: form in, JSON out with a status for each part, always with HTTP 200; and the balance.
+
+Our message id is read from client-ref.
+May import the simulator's state and aiohttp. Never: a decision on scripted faults (faults.py), a Vonage SDK.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from local.simulator.ground_truth import Accept
+from local.simulator.state import SimulatorState, answer, basic_secret
+
+KIND = "vonage"
+_NUMBER = re.compile(r"[1-9]\d{6,14}", re.ASCII)
+
+
+def error(status: str, text: str) -> web.Response:
+    """A refusal as Vonage writes it: HTTP 200 and one part."""
+    return web.json_response({"message-count": "1", "messages": [{"status": status, "error-text": text}]})
+
+
+class VonageErrors:
+    """Scripted faults in Vonage's words."""
+
+    def throttled(self, retry_after: str | None) -> web.Response:
+        if retry_after is None:
+            return error("1", "Throughput Rate Exceeded - please wait [ 33 ] and retry")
+        return web.json_response({"title": "Too Many Requests"}, status=429, headers={"Retry-After": retry_after})
+
+    def failed(self, retry_after: str | None) -> web.Response:
+        return error("5", "Internal Error")
+
+    def rejected(self, recipient: str) -> web.Response:
+        return error("7", "Number barred")
+
+
+def add_vonage_routes(app: web.Application, state: SimulatorState) -> None:
+    """Serve Vonage's APIs."""
+    errors = VonageErrors()
+
+    async def send(request: web.Request) -> web.Response:
+        state.seen(KIND)
+        if basic_secret(request) is None:
+            return error("4", "Bad Credentials")
+        text = (await request.read()).decode("utf-8", "replace")
+        form = dict(parse_qsl(text, keep_blank_values=True))
+        missing = next((name for name in ("from", "to", "text") if not form.get(name)), None)
+        if missing is not None:
+            return error("2", f"Missing {missing} param")
+        if not _NUMBER.fullmatch(form["to"]):
+            return error("3", "Invalid to param")
+        if len(form.get("client-ref", "")) > 100:
+            return error("3", "Invalid client-ref param")
+        their_id = secrets.token_hex(8).upper()
+        accept = Accept(KIND, f"+{form['to']}", form.get("client-ref"), form["text"], their_id)
+        part = {"to": form["to"], "message-id": their_id, "status": "0", "remaining-balance": "9.9", "network": "26201"}
+        made = {"message-count": "1", "messages": [part]}
+        return await answer(state, request, errors, accept, lambda: web.json_response(made))
+
+    async def balance(request: web.Request) -> web.Response:
+        if basic_secret(request) is None:
+            return web.json_response({"error-code": "401", "error-code-label": "authentication failed"}, status=401)
+        return web.json_response({"value": 9.9, "autoReload": False})
+
+    app.router.add_post("/sms/json", send)
+    app.router.add_get("/account/get-balance", balance)

@@ -1,0 +1,154 @@
+"""Every kind of account in the registry against the running simulator: every fault, one request, the right class, no secret shown.
+
+A kind joins by its row, its worked file and its simulator. What each fault has to come to is written here once for all kinds.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY, generate_latest
+
+from local.simulator.faults import Mode
+from runtime.errors import SettingsError
+from runtime.logs import configure_logs
+from runtime.settings import ProviderSettings
+from senders.outcomes import Attempt, from_result
+from tests.contract.test_vendor_clients import Simulator, running, simulator
+from tests.support.accounts import BY_STATUS, CANARY, KINDS, SPEAKS, account, port_of, sender_of, simulated, to_send
+from tests.support.made import NOW, RECORD
+from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, Sent
+
+__all__ = ["running", "simulator"]
+
+ASKED_S = 7.0
+"""The wait of a throttled answer."""
+
+EXTRA: dict[Mode, dict[str, Any]] = {Mode.SLOW: {"latency_ms": 50}, Mode.THROTTLE: {"retry_after_s": ASKED_S}}
+"""What a fault needs beside its mode."""
+
+
+def recipient(kind: str) -> str:
+    """An address that no other test sends to."""
+    match KINDS[kind]:
+        case "email":
+            return f"{uuid.uuid4().hex}@example.test"
+        case "sms":
+            return f"+49151{uuid.uuid4().int % 10**8:08d}"
+        case _:
+            return uuid.uuid4().hex * 2
+
+
+def expected(kind: str, mode: Mode) -> tuple[type, int]:
+    """Class of the result, and how many messages the vendor has taken."""
+    match mode:
+        case Mode.SLOW:
+            return Sent, 1
+        case Mode.THROTTLE:
+            return Retry, 0
+        case Mode.FAIL | Mode.RESET:
+            return InDoubt, 0
+        case Mode.REJECT:
+            return Rejected, 0
+        case Mode.BAD_JSON if kind in BY_STATUS:
+            return Sent, 1
+        case _:
+            return InDoubt, 1
+
+
+def seen(simulator: Simulator, kind: str) -> int:
+    """Requests of a kind since the start, refused ones too."""
+    return int(simulator.request("/requests").get(SPEAKS.get(kind, kind), 0))
+
+
+@pytest.mark.parametrize("mode", [None, *Mode])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_fault_is_one_request_and_the_right_class(
+    simulator: Simulator, kind: str, mode: Mode | None, tmp_path: Path
+) -> None:
+    address = recipient(kind)
+    message = to_send(kind, address=address, message_id=str(uuid.uuid4()))
+    result, taken = (Sent, 1) if mode is None else expected(kind, mode)
+    if mode is not None:
+        simulator.request(
+            "/faults", {"kind": SPEAKS.get(kind, kind), "mode": mode.value, "match": address, **EXTRA.get(mode, {})}
+        )
+    before = seen(simulator, kind)
+    sender = sender_of(simulated(kind, simulator, tmp_path))
+    await sender.start()
+    try:
+        made = await sender.send(message)
+    finally:
+        await sender.close()
+    assert type(made) is result, made
+    assert seen(simulator, kind) == before + 1
+    entries = simulator.accepted(SPEAKS.get(kind, kind), address)
+    assert [entry["message_id"] for entry in entries] == [message["message_id"]] * taken
+    if isinstance(made, Retry):
+        assert made.error is ErrorClass.THROTTLED
+        assert SPEAKS.get(kind, kind) == "smtp" or made.retry_after_s == pytest.approx(ASKED_S, abs=2)
+    if mode is None:
+        assert isinstance(made, Sent)
+        # A mail's is the place of its accept in the log.
+        assert made.provider_message_id == (entries[0]["provider_message_id"] or f"S{entries[0]['seq']}")
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def secrets_of(provider: ProviderSettings) -> list[str]:
+    """What must not be shown: the canary, and the lines of keys."""
+    files = [Path(v) for k, v in (provider.model_extra or {}).items() if k.endswith("_file") and isinstance(v, str)]
+    lines = [line for file in files for line in file.read_text().replace("\\n", "\n").splitlines()]
+    return [CANARY, *(line for line in lines if len(line) > 40 and " " not in line)]
+
+
+@pytest.fixture
+def every_line(capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """Everything that is logged at the lowest level, as a process logs it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    configure_logs("test", "debug")
+    yield lambda: "".join(capfd.readouterr())
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_no_secret_is_shown(simulator: Simulator, kind: str, tmp_path: Path, every_line: Any) -> None:
+    shown: list[str] = []
+    for provider in (
+        simulated(kind, simulator, tmp_path),
+        account(kind, tmp_path, port_of(kind, simulator), timeout_s=1),
+        account(kind, tmp_path, 9, timeout_s=1),
+    ):
+        hidden = secrets_of(provider)
+        sender = sender_of(provider)
+        await sender.start()
+        made = await sender.send(to_send(kind, address=recipient(kind)))
+        shown += [repr(made), repr(await sender.probe()), repr(sender), repr(provider), str(vars(sender).keys())]
+        await sender.close()
+        outcome = from_result(Attempt(to_send(kind), RECORD, NOW, "p", 1), made, jitter=0.5, max_retries=5)
+        shown += [repr(record.value) for record in outcome.records]
+        with pytest.raises(SettingsError) as wrong:
+            sender_of(ProviderSettings(**{**provider.model_dump(), "no_such_key": CANARY}))
+        shown.append(str(wrong.value))
+    shown += [generate_latest(REGISTRY).decode(), every_line()]
+    for text in shown:
+        for secret in hidden:
+            assert secret not in text, text[:500]
+
+
+def test_canary_is_found_where_it_is_shown(tmp_path: Path) -> None:
+    provider = account("twilio", tmp_path)
+    (secret,) = secrets_of(provider)
+    assert secret in Path((provider.model_extra or {})["auth_token_file"]).read_text()
+    assert "auth_token" not in repr(provider)
+    plain = ProviderSettings(**{**provider.model_dump(), "auth_token": CANARY})
+    assert CANARY in str(plain.model_dump())
+    assert CANARY not in repr(plain)

@@ -1,0 +1,4 @@
+"""BulkSMS: SMS over its JSON API.
+
+May import the shared modules of vendors. Never: another vendor.
+"""

@@ -1,0 +1,4 @@
+"""Amazon SNS: SMS to phone numbers.
+
+May import the shared modules of vendors. Never: another vendor.
+"""
