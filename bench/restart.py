@@ -311,6 +311,7 @@ async def run(rate: float) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rate", type=float, default=200, help="calls a second")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends with it
     asyncio.run(run(parser.parse_args(arguments).rate))
 
 

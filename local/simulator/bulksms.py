@@ -68,16 +68,17 @@ def add_bulksms_routes(app: web.Application, state: SimulatorState) -> None:
         try:
             (entry,) = json.loads(await request.read())
             unknown = entry.keys() - _FIELDS
-        except (ValueError, TypeError, AttributeError):
-            return error(400, "Bad Request", "the body is an array of one message here")
-        if unknown or not isinstance(entry.get("to"), str) or not isinstance(entry.get("body"), str):
-            return error(400, "Bad Request", "to and body are text")
+            (to,) = (each["address"] for each in entry["to"])
+        except (ValueError, TypeError, AttributeError, KeyError):
+            return error(400, "Bad Request", "the body is an array of one message to one address here")
+        if unknown or not isinstance(to, str) or not isinstance(entry.get("body"), str):
+            return error(400, "Bad Request", "an address and the body are text")
         if len(entry.get("userSuppliedId", "")) > 20:
             return error(400, "Bad Request", "userSuppliedId is too long")
         their_id = str(secrets.randbelow(10**15))
         ours = request.headers.get(MESSAGE_ID_HEADER)
-        accept = Accept(KIND, entry["to"], ours, entry["body"], their_id)
-        made = created(entry, their_id, "ACCEPTED")
+        accept = Accept(KIND, to, ours, entry["body"], their_id)
+        made = created({**entry, "to": to}, their_id, "ACCEPTED")
         return await answer(state, request, errors, accept, lambda: web.json_response(made, status=201))
 
     async def profile(request: web.Request) -> web.Response:

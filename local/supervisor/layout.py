@@ -136,10 +136,10 @@ class Stack:
 
     def run(self) -> int:
         """The supervisor's life; its exit code."""
+        self._check_settings()
         providers = merge_providers(self._tables.get("providers", []), self._simulated_providers())
         tables = {**self._tables, "api": self._api_tables(), "callbacks": self._callbacks, "providers": providers}
         write_atomically(self.files.settings, to_toml(tables))
-        self._check_settings()
         supervisor = Supervisor(self._infrastructure(), self._roles(), self._initialise, self._publish)
         supervisor.watch_signals()
         try:
@@ -201,11 +201,10 @@ class Stack:
         return found
 
     def _check_settings(self) -> None:
-        """Refuse now what a role would refuse once everything it needs has started. Raises SettingsError."""
-        os.environ["HELIOGRAPH_CONFIG"] = str(self.files.settings)
-        own = {provider.get("name") for provider in self._tables.get("providers", [])}
-        for provider in load_settings().providers:
-            if provider.name in own:  # the simulated accounts' files are still to be made
+        """Refuse now what a role would refuse of the user's file once everything it needs has started. Raises SettingsError."""
+        if self._options.config is not None:
+            os.environ["HELIOGRAPH_CONFIG"] = str(self._options.config)
+            for provider in load_settings().providers:
                 create_senders(provider.channel, [provider])
 
     def _initialise(self) -> None:

@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from producers.reference.database import Connection, Database
+from runtime.clock import Monotonic, system_monotonic
 from runtime.errors import UnavailableError
 from runtime.logs import get_logger
 
 log = get_logger("idempotency")
+_LATE = "PostgreSQL does not answer; try again in a second"
 MAX_BATCH = 500
 WRITERS = 2
 """Batches in flight at once: one waits for the disk while the other fills."""
 MAX_UNCONFIRMED = 100_000
 CONFIRM_DELAY_S = 0.05
-RESERVE_TIMEOUT_S = 5.0
+MAX_QUEUED_S = 1.0
+"""A reservation that waited longer for its batch is refused: with the database's own limit a caller waits for five seconds at most."""
 
 
 class KeyReservation(NamedTuple):
@@ -43,12 +46,21 @@ class KeyRecord(NamedTuple):
     confirmed: bool
 
 
+class _Waiting(NamedTuple):
+    """A reservation that waits for its batch, since a moment of the monotonic clock."""
+
+    reservation: KeyReservation
+    answer: asyncio.Future[KeyRecord]
+    since: float
+
+
 class IdempotencyKeys:
     """Reservations and confirmations in micro-batches."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, monotonic: Monotonic = system_monotonic) -> None:
         self._database = database
-        self._waiting: list[tuple[KeyReservation, asyncio.Future[KeyRecord]]] = []
+        self._monotonic = monotonic
+        self._waiting: list[_Waiting] = []
         self._confirmed: list[tuple[str, str]] = []
         self._confirmed_here: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._work = asyncio.Event()
@@ -70,15 +82,11 @@ class IdempotencyKeys:
     async def reserve(self, reservation: KeyReservation) -> KeyRecord:
         """Reserve a key, or return who has it. Raises UnavailableError when PostgreSQL does not say in time."""
         if not self._database.available:
-            raise UnavailableError("PostgreSQL does not answer; try again in a second")
+            raise UnavailableError(_LATE)
         answer: asyncio.Future[KeyRecord] = asyncio.get_running_loop().create_future()
-        self._waiting.append((reservation, answer))
+        self._waiting.append(_Waiting(reservation, answer, self._monotonic()))
         self._work.set()
-        try:
-            async with asyncio.timeout(RESERVE_TIMEOUT_S):
-                return await answer
-        except TimeoutError as exc:
-            raise UnavailableError("PostgreSQL does not answer; try again in a second") from exc
+        return await answer
 
     async def find(self, tenant: str, key: str) -> KeyRecord | None:
         """Who has a key, without reserving it. Raises UnavailableError."""
@@ -101,27 +109,25 @@ class IdempotencyKeys:
             self._waiting = self._waiting[MAX_BATCH:]
             if not self._waiting:
                 self._work.clear()
-            batch = [(reservation, answer) for reservation, answer in batch if not answer.done()]
+            late = self._monotonic() - MAX_QUEUED_S
+            _refuse([it for it in batch if it.since < late], _LATE)
+            batch = [it for it in batch if not it.answer.done()]
             if batch:
                 await self._answer(batch)
 
-    async def _answer(self, batch: Sequence[tuple[KeyReservation, asyncio.Future[KeyRecord]]]) -> None:
+    async def _answer(self, batch: Sequence[_Waiting]) -> None:
         try:
             key_records = await self._database.run(
-                lambda connection: _reserve(connection, [reservation for reservation, _ in batch])
+                lambda connection: _reserve(connection, [it.reservation for it in batch])
             )
         except UnavailableError as exc:
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(UnavailableError(str(exc)))
+            _refuse(batch, str(exc))
             return
         except Exception as exc:
             log.exception("key reservations failed")
-            for _, answer in batch:
-                if not answer.done():
-                    answer.set_exception(UnavailableError(f"the keys could not be stored ({type(exc).__name__})"))
+            _refuse(batch, f"the keys could not be stored ({type(exc).__name__})")
             return
-        for (reservation, answer), key_record in zip(batch, key_records, strict=True):
+        for (reservation, answer, _), key_record in zip(batch, key_records, strict=True):
             if not answer.done():
                 known = not key_record.won and (reservation.tenant, reservation.key) in self._confirmed_here
                 answer.set_result(key_record._replace(confirmed=True) if known else key_record)
@@ -140,6 +146,12 @@ class IdempotencyKeys:
             await self._database.run(lambda connection: _mark_confirmed(connection, sorted(keys)))
         except UnavailableError:
             return
+
+
+def _refuse(batch: Sequence[_Waiting], why: str) -> None:
+    for _, answer, _ in batch:
+        if not answer.done():
+            answer.set_exception(UnavailableError(why))
 
 
 async def _reserve(connection: Connection, reservations: Sequence[KeyReservation]) -> list[KeyRecord]:

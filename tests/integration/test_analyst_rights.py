@@ -89,7 +89,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, l
     """A stopped server whose views are another user's, and what that one is answered to the page's questions."""
     server = Server(tmp_path_factory.mktemp("clickhouse") / "data")
     server.start_as(_FULL)
-    history = History()
+    history = History(system_clock())
     history.give_up_three(system_clock())
     with pytest.MonkeyPatch.context() as patch:
         # The engine's one user is the analyst later on.

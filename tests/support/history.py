@@ -1,13 +1,12 @@
 """A day and a half of a shop, made up: what its users were sent, as the records of the topics and as a list of its own.
 
-Always the same. docs/analytics.md shows what its queries answer to it, and tests hold the answers against the list.
-May import schemas and runtime.ids. Never: a store, SQL.
+Always the same. docs/analytics.md shows what its queries answer to it, and tests hold the answers against its diary.
+May import schemas, runtime.ids and diary. Never: a store, SQL.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from typing import Any
 
 from runtime import ids
@@ -15,6 +14,7 @@ from runtime.records import ConsumerRecord
 from schemas.codec import codec
 from schemas.events import RecordName
 from schemas.topics import DEAD_LETTERS, RECEIPTS, RECIPIENTS, STATUS, requests_topic
+from tests.support.diary import Diary, Fact, Message, OptOut, Refused, Request
 
 START = 1_772_442_000_000
 """2026-03-02 09:00:00 UTC."""
@@ -29,51 +29,12 @@ _TEMPLATES = {"order-shipped": "orders", "spring": "marketing", "code": "securit
 _SOURCE = {"topic": "notify.dispatch.email.normal.v1", "partition": 0, "offset": 1}
 
 
-@dataclass(slots=True)
-class Message:
-    """What became of one message, as its maker knows it; times in milliseconds."""
-
-    notification_id: str
-    message_id: str
-    channel: str
-    user: str
-    template: str
-    version: int
-    locale: str
-    domain: str
-    tags: tuple[str, ...]
-    accepted_at: int
-    due_at: int
-    state: str = "routed"
-    reason: str = ""
-    provider: str = ""
-    failed_over_from: str = ""
-    attempts: int = 0
-    flagged: bool = False
-    sent_at: int | None = None
-    delivered_at: int | None = None
-    preference_version: int = 1
-    codes: list[tuple[int, str, str]] = field(default_factory=list)
-    """(time, account, code) of each error."""
-    vendor_ids: list[str] = field(default_factory=list)
-
-    @property
-    def category(self) -> str:
-        return _TEMPLATES[self.template]
-
-
 class History:
-    """Makes the records, and keeps the list."""
+    """Makes the records, and keeps the diary."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored_at: int) -> None:
         self.records: list[ConsumerRecord] = []
-        self.messages: list[Message] = []
-        self.alone: list[tuple[str, str, str]] = []
-        """(notification, state, reason) of the requests that have no message."""
-        self.requests: list[tuple[str, str, int]] = []
-        """(notification, template, accepted at)."""
-        self.opt_outs: list[tuple[str, str, str, int]] = []
-        """(user, category, channel, time)."""
+        self.diary = Diary(TENANT, START + 15 * HOUR, stored_at, PRICES, ("sms-1",))
         self._rng = random.Random(2_026)
         self._profiles()
         for number in range(REQUESTS):
@@ -111,16 +72,33 @@ class History:
         if state == "routed" and message is not None:
             value["locale"] = message.locale or None
         self._record(STATUS, "DeliveryStatus", value)
+        fact = Fact(
+            value["event_id"],
+            value.get("channel", ""),
+            state,
+            at,
+            attempt,
+            more.get("provider", ""),
+            more.get("provider_message_id", ""),
+            more.get("code") or "",
+            more.get("reason") or "",
+            more.get("latency_ms"),
+            value.get("possible_duplicate", False),
+        )
+        self.diary.facts.append(fact)
+        if message is not None:
+            message.facts.append(fact)
 
     def _profiles(self) -> None:
         for number in range(60):
+            user, at = f"u{number}", START + number * MINUTE
             versions: list[dict[str, Any]] = [{}]
             if number % 12 == 3:
                 versions.append({"categories": {"marketing": {"email": False}}})
-                self.opt_outs.append((f"u{number}", "marketing", "email", START + number * MINUTE))
+                self.diary.opt_outs.append(OptOut(user, "marketing", "email", at, len(versions)))
             if number % 20 == 7:
-                versions.append({"channels": {"sms": False}})
-                self.opt_outs.append((f"u{number}", "", "sms", START + number * MINUTE))
+                versions.append({**versions[-1], "channels": {"sms": False}})
+                self.diary.opt_outs.append(OptOut(user, "", "sms", at, len(versions)))
             for version, said in enumerate(versions, 1):
                 at = START - 24 * HOUR if version == 1 else START + number * MINUTE
                 self._record(
@@ -140,7 +118,9 @@ class History:
         nid = ids.notification_id(at, TENANT, str(number))
         tags = ("spring-26",) if template == "spring" else ("checkout", "eu") if number % 5 else ("checkout",)
         send_at = at + 10 * MINUTE if number % 50 == 9 else None
-        self.requests.append((nid, template, at))
+        refused = number % 45 == 11
+        alone = ("rejected", "unknown_recipient") if refused else ("", "")
+        self.diary.requests.append(Request(nid, template, at, *alone, send_at))
         self._record(
             requests_topic("normal"),
             "NotificationRequest",
@@ -156,9 +136,8 @@ class History:
                 "source": "http",
             },
         )
-        if number % 45 == 11:
+        if refused:
             self._fact(None, nid, "rejected", at + 40, reason="unknown_recipient", template_id=template, recipient=user)
-            self.alone.append((nid, "rejected", "unknown_recipient"))
             return
         if send_at is not None:
             self._fact(None, nid, "scheduled", at + 40, due_at=send_at, template_id=template, recipient=user)
@@ -182,11 +161,12 @@ class History:
         domain = _DOMAINS[int(user[1:]) % 3] if channel == "email" else ""
         version = asked or (2 if template == "order-shipped" else 1)
         mid = ids.message_id(nid, channel, user)
-        message = Message(nid, mid, channel, user, template, version, locale, domain, tags, at, due_at)
-        self.messages.append(message)
-        refused = {(u, c, ch) for u, c, ch, when in self.opt_outs if when <= due_at}
-        if (user, message.category, channel) in refused or (user, "", channel) in refused:
-            message.preference_version = 2
+        category = _TEMPLATES[template]
+        message = Message(nid, mid, channel, user, template, category, version, locale, domain, tags, at, due_at, asked)
+        self.diary.messages.append(message)
+        said = [said for said in self.diary.opt_outs if said.user == user and said.at <= due_at]
+        if any(each.channel == channel and each.category in (category, "") for each in said):
+            message.preference_version = max(each.version for each in said)
             self._end(message, "skipped", "opted_out", due_at + 40, 0)
             return
         self._fact(message, nid, "routed", due_at + 40)
@@ -216,7 +196,6 @@ class History:
 
     def _error(self, message: Message, state: str, account: str, code: str, at: int, attempt: int, **more: Any) -> None:
         message.attempts += 1
-        message.codes.append((at, account, code))
         detail = f"in doubt: {code}" if code == "timeout" else code
         reason = {"timeout": "in_doubt", "429 20429": "throttled", "451 4.7.1": "throttled"}.get(code)
         said = {"provider": account, "code": code, "reason": reason, "detail": detail, "latency_ms": 90, **more}
@@ -224,8 +203,7 @@ class History:
 
     def _doubt(self, message: Message, account: str, at: int, attempt: int) -> None:
         """The answer is lost; every second such request was taken all the same."""
-        message.flagged = True
-        self._error(message, "retrying", account, "timeout", at, attempt, due_at=at + 4_000)
+        self._error(message, "retrying", account, "timeout", at, attempt, due_at=at + 4_000, possible_duplicate=True)
         if len(message.user) % 2 or message.user < "u3":
             self._receipt(message, account, f"lost-{message.message_id[:8]}", at + 3_000)
 
@@ -242,13 +220,12 @@ class History:
         if delivered:
             message.delivered_at = at + 2_500
         code = None if delivered else "30003"
-        if code:
-            message.codes.append((at + 2_500, account, code))
         said = {**answered, "reason": end[1] or None, "code": code, "source": None, "recipient": "addr:0"}
         self._fact(message, message.notification_id, end[0], at + 2_500, attempt, **said)
 
     def _receipt(self, message: Message, account: str, vendor_id: str, at: int, state: str = "delivered") -> None:
         message.vendor_ids.append(vendor_id)
+        self.diary.receipts[vendor_id] = state
         value = {
             "event_id": ids.receipt_id(account, vendor_id, state),
             "provider": account,
@@ -287,3 +264,5 @@ class History:
                 "occurred_at": now - (3 - number) * HOUR,
             }
             self._record(DEAD_LETTERS, "DeadLetter", value)
+            at = now - (3 - number) * HOUR
+            self.diary.refused.append(Refused("router", "undecodable", requests_topic("normal"), number, at))

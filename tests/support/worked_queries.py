@@ -44,6 +44,11 @@ def other_statements() -> list[str]:
     return [part.strip() for block in blocks for part in block.split(";") if part.strip()]
 
 
+def without_limit(sql: str) -> str:
+    """The question with all its rows."""
+    return re.sub(r" LIMIT \d+\Z", "", sql)
+
+
 def printed(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """An answer as the page has it: columns of text, numbers to the right."""
     cells = [[_shown(cell) for cell in row] for row in rows][:_MAX_ROWS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from typing import Any
@@ -57,6 +58,20 @@ def test_hash_is_of_the_value_not_of_the_spelling(body: dict[str, Any], random: 
     random.shuffle(items)
     assert body_hash(dict(items)) == body_hash(parse_json(json.dumps(body, indent=2).encode()))
     assert body_hash({**body, "request_id": "x"}) == body_hash({k: v for k, v in body.items() if k != "request_id"})
+
+
+@given(st.dictionaries(_TEXT, _JSON | st.integers(-(2**53), 2**53).map(float) | st.just(-0.0) | st.floats(1e15, 1e300)))
+def test_numbers_are_hashed_by_their_value_as_keys_of_the_last_days_were(body: dict[str, Any]) -> None:
+    def whole(value: Any) -> Any:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, dict):
+            return {key: whole(item) for key, item in value.items()}
+        return [whole(item) for item in value] if isinstance(value, list) else value
+
+    body.pop("request_id", None)
+    text = json.dumps(whole(body), sort_keys=True, separators=(",", ":"))
+    assert body_hash(body) == hashlib.sha256(text.encode()).digest()
 
 
 @given(st.dictionaries(_TEXT, _JSON), st.dictionaries(_TEXT, _JSON))

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -36,7 +37,7 @@ from local.supervisor.__main__ import parse_arguments
 from local.supervisor.children import Supervisor
 from local.supervisor.layout import ROLES, SHARED, Stack, StackOptions, merge_providers, to_toml
 from local.supervisor.state import StateFiles, end_leftovers, write_atomically
-from runtime.errors import SettingsError
+from runtime.errors import HeliographError
 
 # --- Backoff ----------------------------------------------------------------------------------------------------------
 
@@ -207,27 +208,31 @@ def test_no_providers_of_the_user_leaves_the_simulators() -> None:
     assert merge_providers([], SIMULATED) == SIMULATED
 
 
+ACCOUNT = {"name": "a", "kind": "twilio", "account_sid": "AC1", "auth_token": "t", "from": "+15005550006"}
+
+
 @pytest.mark.parametrize(
-    ("channel", "reason"), [("fax", "no role sends on this channel"), ("email", "no twilio for email")]
+    ("tables", "reason"),
+    [
+        ({"providers": [{**ACCOUNT, "channel": "fax"}]}, "no role sends on this channel"),
+        ({"providers": [{**ACCOUNT, "channel": "email"}]}, "no twilio for email"),
+        ({"providers": "twilio"}, "PROVIDERS"),
+        ({"providers": [1]}, "PROVIDERS"),
+        ({"api": {"drain_s": "long"}}, "DRAIN_S"),
+        ({"api": 3}, "HELIOGRAPH_API"),
+        ({"callbacks": 3}, "callbacks is a table"),
+    ],
 )
-def test_account_that_no_role_would_take_is_refused_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channel: str, reason: str
+def test_settings_that_a_role_would_refuse_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: dict[str, Any], reason: str
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))  # the supervisor puts its roles' settings there
     monkeypatch.setattr(Supervisor, "run", lambda _: pytest.fail("it starts"))
     config = tmp_path / "own.toml"
-    account = {
-        "name": "a",
-        "channel": channel,
-        "kind": "twilio",
-        "account_sid": "AC1",
-        "auth_token": "t",
-        "from": "+15005550006",
-    }
-    config.write_text(to_toml({"providers": [account]}))
+    config.write_text(to_toml(tables))
     book = PortBook(tmp_path, free=lambda port: True)
     try:
-        with pytest.raises(SettingsError, match=reason):
+        with pytest.raises(HeliographError, match=reason):
             Stack(StackOptions(tmp_path, config), book).run()
     finally:
         book.close()

@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 from local.simulator.mailgun import form_of
 from tests.support.accounts import CANARY, account, sender_of, to_send
 from tests.support.made import NOW
-from vendors.bulksms.sender import user_supplied_id
+from vendors.bulksms.sender import sender_type, user_supplied_id
 from vendors.http import HttpResponse
 from vendors.http_account import UNREADABLE, HttpRequest
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
@@ -238,6 +238,20 @@ def test_bulksms_fills_no_template_in_a_text(text: str, sent: str, encoding: str
     (entry,) = body_of(prepared("bulksms", tmp_path, text=text))
     assert (entry["body"], entry["encoding"]) == (sent, encoding)
     assert entry["longMessageMaxParts"] == 10
+    assert entry["from"] == {"type": "ALPHANUMERIC", "address": "Shop"}
+
+
+@pytest.mark.parametrize(
+    ("sender", "kind"),
+    [
+        ("Shop", "ALPHANUMERIC"),
+        ("4Shop", "ALPHANUMERIC"),
+        ("+4915112345678", "INTERNATIONAL"),
+        ("12345", "INTERNATIONAL"),
+    ],
+)
+def test_bulksms_sender_is_what_the_vendor_takes_it_for(sender: str, kind: str) -> None:
+    assert sender_type(sender) == kind
 
 
 def test_bulksms_is_given_120_bits_of_our_id() -> None:

@@ -57,6 +57,11 @@ def user_supplied_id(message_id: str) -> str:
         raise UnsendableError("the message id is not a Heliograph id") from exc
 
 
+def sender_type(sender: str) -> str:
+    """What the vendor itself takes a sender for that is given without its type."""
+    return "INTERNATIONAL" if sender.removeprefix("+").isdigit() else "ALPHANUMERIC"
+
+
 class BulksmsSender(HttpAccount):
     """One BulkSMS account."""
 
@@ -76,7 +81,7 @@ class BulksmsSender(HttpAccount):
         text = _TEMPLATE.sub(_INERT, clean_text(message["text"] or ""))
         unicode, _ = checked_parts(text, self._max_parts)
         entry: dict[str, Any] = {
-            "to": message["address"],
+            "to": [{"type": "INTERNATIONAL", "address": message["address"]}],
             "body": text,
             "encoding": "UNICODE" if unicode else "TEXT",
             "longMessageMaxParts": self._max_parts,
@@ -84,7 +89,7 @@ class BulksmsSender(HttpAccount):
             "userSuppliedId": user_supplied_id(message["message_id"]),
         }
         if self._sender is not None:
-            entry["from"] = self._sender
+            entry["from"] = {"type": sender_type(self._sender), "address": self._sender}
         headers = {**self._headers, MESSAGE_ID_HEADER: message["message_id"]}
         return HttpRequest(self._url, headers, json_body([entry]))
 
