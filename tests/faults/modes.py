@@ -1,36 +1,59 @@
 """What becomes of a message whose first request meets each fault of each vendor: the table of docs/guarantees.md.
 
-    python -m tests.faults.modes
+    python -m tests.faults.modes [KIND ...]     every kind where none is named
 
-Each row has recipients of its own: the first request of each meets the fault, later ones are answered properly. Messages
+A channel has one account at a time here, so kinds of one channel take turns, each in a stack of its own. Each row has recipients of its own: the first request of each meets the fault, later ones are answered properly. Messages
 that meet none go out between them, so that no breaker opens: this is about messages, not accounts. What was accepted comes from
 the vendors' log, the states from ClickHouse. Prints Markdown; ends with 1 when a promise is broken.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from local.ports import PortBook
 from local.simulator.faults import Mode
+from local.supervisor.layout import to_toml
 from local.verification import CHANNELS
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_clock
 from runtime.settings import KafkaSettings
 from tests.faults.world import World, world
+from tests.support.accounts import SPEAKS, account
 
 EACH = 12
 WELL = 4
 """Messages that meet no fault, for each that does."""
 DELIVERIES = ("at_least_once", "at_most_once")
+HEAD = (
+    "| vendor | fault of the first request | delivery | messages | accepted | accepted twice | flagged | ended |",
+    "|---|---|---|---|---|---|---|---|",
+)
 DATE_S = 90
 """A Retry-After given as a date this far ahead."""
+
+
+OF_THE_STACK = ("smtp", "twilio", "fcm", "apns")
+"""Kinds of the accounts that every local stack has; their channels' addresses are told apart."""
+
+
+def turns(kinds: Sequence[str]) -> list[list[str]]:
+    """The kinds by stack: those that every stack has together, of the others one of each channel at a time."""
+    left = [kind for kind in kinds if kind not in OF_THE_STACK and kind not in SPEAKS]
+    made = [[kind for kind in kinds if kind in OF_THE_STACK]]
+    while left:
+        first = {CHANNELS[kind]: kind for kind in reversed(left)}
+        made.append(list(first.values()))
+        left = [kind for kind in left if kind not in first.values()]
+    return [turn for turn in made if turn]
 
 
 @dataclass(frozen=True)
@@ -44,22 +67,22 @@ class Case:
 
     def recipient(self, n: int) -> tuple[dict[str, Any], str]:
         """`to`, and what of it only this case has."""
-        if self.kind == "smtp":
-            return {"email": f"mode{self.number:02d}x-{n}@example.org"}, f"mode{self.number:02d}x"
-        if self.kind == "twilio":
-            return {"phone": f"+49151{self.number:02d}{n:06d}"}, f"+49151{self.number:02d}"
-        if self.kind == "fcm":
-            return {
-                "device_tokens": [{"platform": "fcm", "token": f"mode{self.number:02d}x-{n}"}]
-            }, f"mode{self.number:02d}x"
+        mark = f"mode{self.number:02d}x"
+        match CHANNELS[self.kind]:
+            case "email":
+                return {"email": f"{mark}-{n}@example.org"}, mark
+            case "sms":
+                return {"phone": f"+49151{self.number:02d}{n:06d}"}, f"+49151{self.number:02d}"
+            case _ if self.kind != "apns":
+                return {"device_tokens": [{"platform": self.kind, "token": f"{mark}-{n}"}]}, mark
         prefix = f"abc{self.number:02d}def"
         return {"device_tokens": [{"platform": "apns", "token": f"{prefix}{n:056x}"}]}, prefix
 
 
-def cases() -> Iterator[Case]:
-    """Every mode of every vendor, and throttling that names a date."""
+def cases(kinds: Sequence[str]) -> Iterator[Case]:
+    """Every mode of the vendors, and throttling that names a date."""
     number = 0
-    for kind in CHANNELS:
+    for kind in kinds:
         for mode in Mode:
             number += 1
             extra = {Mode.SLOW: {"latency_ms": 15_000}, Mode.THROTTLE: {"retry_after_s": 2}}.get(mode, {})
@@ -74,7 +97,7 @@ def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
     """Notification id → its case and delivery."""
     endpoints = made.endpoints
     published: dict[str, tuple[Case, str]] = {}
-    contents = {"smtp": {"subject": "S", "text": "T"}, "twilio": {"text": "T"}}
+    contents = {"email": {"subject": "S", "text": "T"}, "sms": {"text": "T"}}
     with Publisher(
         KafkaSettings(bootstrap_servers=endpoints["kafka"]), tenant=endpoints["tenant"], source="modes"
     ) as out:
@@ -85,7 +108,7 @@ def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
                 for case in everything:
                     body = {
                         "channels": [CHANNELS[case.kind]],
-                        "content": contents.get(case.kind, {"title": "T", "body": "B"}),
+                        "content": contents.get(CHANNELS[case.kind], {"title": "T", "body": "B"}),
                     }
                     others = [
                         replace(case, number=case.number + 50).recipient(EACH * len(DELIVERIES) * k + n * 2 + place)[0]
@@ -112,10 +135,7 @@ def table(
     for message in verification.messages:
         if message.notification_id in published:
             cells.setdefault(published[message.notification_id], []).append(message)
-    lines = [
-        "| vendor | fault of the first request | delivery | messages | accepted | accepted twice | flagged | ended |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = list(HEAD)
     broken = []
     for (case, delivery), messages in sorted(cells.items(), key=lambda cell: (cell[0][0].number, cell[0][1])):
         counts = [accepts[message.channel, message.id] for message in messages]
@@ -138,22 +158,44 @@ def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+def run(kinds: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Lines of the table and what broke a promise, of kinds that one stack can serve."""
+    everything = list(cases(kinds))
+    book = PortBook()
+    port = book.reserve("simulator")
+    book.close()
+    with tempfile.TemporaryDirectory(prefix="heliograph-modes-") as name:
+        directory = Path(name)
+        config = directory / "modes.toml"
+        own = [account(kind, directory, port, timeout_s=10) for kind in kinds if kind not in OF_THE_STACK]
+        config.write_text(to_toml({"providers": [each.model_dump(mode="json", exclude_none=True) for each in own]}))
+        with world(directory / "stack", seconds=(), config=config if own else None, ports={"simulator": port}) as made:
+            since, since_seq = system_clock(), made.accept_count()
+            started = time.monotonic()
+            published = publish(made, everything)
+            accounting = made.settle(since, (1 + WELL) * len(published), 600, say)
+            lines, broken = table(made, since, since_seq, published)
+    say(f"{', '.join(kinds)}: {len(published)} notifications in {time.monotonic() - started:.0f} s: {accounting}")
+    if accounting.get("in_flight") or accounting.get("residual"):
+        broken.append(f"{', '.join(kinds)}: {accounting}")
+    return lines, broken
+
+
 def main() -> int:
-    everything = list(cases())
-    with (
-        tempfile.TemporaryDirectory(prefix="heliograph-modes-") as directory,
-        world(Path(directory), seconds=()) as made,
-    ):
-        since, since_seq = system_clock(), made.accept_count()
-        started = time.monotonic()
-        published = publish(made, everything)
-        accounting = made.settle(since, (1 + WELL) * len(published), 600, say)
-        lines, broken = table(made, since, since_seq, published)
-        sys.stderr.write(f"{len(published)} notifications in {time.monotonic() - started:.0f} s: {accounting}\n")
-    sys.stdout.write("\n".join(lines) + "\n")
-    for line in broken:
-        sys.stderr.write(f"BROKEN: {line}\n")
-    return 1 if broken or accounting.get("in_flight") or accounting.get("residual") else 0
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.modes", description=__doc__)
+    parser.add_argument("kinds", nargs="*", metavar="KIND")
+    named = parser.parse_args().kinds
+    unknown = [kind for kind in named if kind not in CHANNELS or kind in SPEAKS]
+    if unknown:
+        parser.error(f"the simulator plays no vendor of kind {', '.join(unknown)}")
+    wrong = []
+    for place, kinds in enumerate(turns(named or list(CHANNELS))):
+        lines, broken = run(kinds)
+        sys.stdout.write("\n".join(lines if place == 0 else lines[len(HEAD) :]) + "\n")
+        wrong += broken
+    for line in wrong:
+        say(f"BROKEN: {line}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,9 +234,15 @@ class World:
 
 
 @contextmanager
-def world(state_dir: Path, *, seconds: tuple[str, ...] = SECONDS, config: Path | None = None) -> Iterator[World]:
+def world(
+    state_dir: Path,
+    *,
+    seconds: tuple[str, ...] = SECONDS,
+    config: Path | None = None,
+    ports: Mapping[str, int] | None = None,
+) -> Iterator[World]:
     """A stack of its own in `state_dir`, gone afterwards."""
-    started = stack.up(state_dir, detach=True, config=config)
+    started = stack.up(state_dir, detach=True, config=config, ports=ports)
     made = World(state_dir)
     endpoints = made.endpoints
     environment = {

@@ -1,4 +1,4 @@
-"""Node, Go and promtool for the tests that need them: found or skipped with the reason, built once into the user's cache.
+"""Node, Go, promtool and Python environments for the tests that need them: found or skipped with the reason, built once into the user's cache.
 
 May import pytest and local. Never: what a project does.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +40,13 @@ def go_program(folder: Path) -> Path:
     """The program of a Go project; skips without Go or a module proxy."""
     go = tool("go")
     return _built(folder, [go, "build", "-mod=readonly", "-o", "program", "."]) / "program"
+
+
+def python_environment(folder: Path) -> Path:
+    """The `bin` of an environment with what a folder's requirements.txt pins; skips where they cannot be had."""
+    pip = ".venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt"
+    made = _built(folder, ["sh", "-c", f"{shlex.quote(sys.executable)} -m venv .venv && {pip}"])
+    return made / ".venv" / "bin"
 
 
 def promtool() -> Path:
