@@ -62,4 +62,6 @@ WHERE NOT throwIf(
     OR NOT isValidUTF8(recipient) OR NOT isValidUTF8(category) OR NOT isValidUTF8(locale) OR NOT isValidUTF8(domain)
     OR NOT isValidUTF8(code),
     'not exactly one DeliveryStatus each')
+-- As the table and the states sort: once here, and neither has to.
+ORDER BY tenant, notification, message, event
 FORMAT Avro

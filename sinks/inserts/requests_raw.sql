@@ -49,4 +49,6 @@ WHERE NOT throwIf(
     OR NOT isValidUTF8(arrayStringConcat(
         arrayMap(address -> concat(address.channel, ' ', address.value, ' ', address.platform), addresses), ' ')),
     'not exactly one NotificationRequest each')
+-- As the table and the states sort: once here, and neither has to.
+ORDER BY tenant, notification
 FORMAT Avro
