@@ -38,7 +38,7 @@ CE_TYPE = "heliograph.notification.requested"
 HTTP_SOURCE = "http"
 """`source` of a request that came over HTTP."""
 PARSED_JSON = object()
-"""Context of a validation: the value is what a JSON parser made, so that nothing in it is beyond JSON."""
+"""Context of a validation: the value is what a JSON parser made, so that nothing in it but an infinite number is beyond JSON."""
 
 _RFC3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt ]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)"
@@ -111,7 +111,11 @@ def _no_data() -> EncodedObject:
 
 
 def _check_json(value: dict[str, Any], info: ValidationInfo) -> EncodedObject:
-    return EncodedObject(value, to_json(value) if info.context is PARSED_JSON else json_object(value))
+    if info.context is not PARSED_JSON:
+        return EncodedObject(value, json_object(value))
+    encoded = to_json(value, inf_nan_mode="constants")
+    # 1e999 is JSON, and infinite to the parser. A text may hold the word as well: then the slower encoder decides.
+    return EncodedObject(value, json_object(value) if b"Infinity" in encoded else encoded)
 
 
 Line = Annotated[str, AfterValidator(plain_text)]

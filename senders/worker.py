@@ -3,8 +3,9 @@ releases the claim. Each iteration:
     1. Commit once per partition: claim new records, release those recorded in the last iteration.
     2. Submit the newly claimed messages. They are sent concurrently.
     3. Publish finished outcomes: status events and timers, wait for acks; then ledger entries, wait for acks.
-A new message therefore waits for one commit, not for earlier outcomes, whose status events are on their way meanwhile. The consumer group fences the commit: a
-replaced owner gets the error before it sends, and exits. Kafka calls run on one thread, sends on the event loop.
+A new message therefore waits for one commit, not for earlier outcomes, whose status events are on their way meanwhile.
+The consumer group fences the commit: a replaced owner gets the error before it sends, and exits. Kafka calls run on one
+thread, sends on the event loop.
 On any doubt the process exits. The next owner reads the claim (commit metadata) and the ledger, and sends only
 in-doubt messages again, flagged possible_duplicate.
 May import runtime. Never: a provider's name, a channel's payload.
@@ -602,8 +603,9 @@ class Worker:
     ) -> Sequence[_Made]:
         """Dead letters first, cut if Kafka refuses them for their size: it would refuse them again after every restart.
 
-        `publishing`: there are none, and the records are on their way already. `made` are the outcomes that `records` belong to; returns them as they are now: one whose next attempt Kafka refuses,
-        since an operator lowered that topic's limit, has failed. Raises TooLargeError for a status.
+        `publishing`: there are no dead letters, and the records are on their way already. `made` are the outcomes that `records`
+        belong to; returns them as they are now: one whose next attempt Kafka refuses, since an operator lowered that topic's
+        limit, has failed. Raises TooLargeError for a status.
         """
         publish_dead_letters(self._producer.publish, [record for record in records if record.topic == DEAD_LETTERS])
         try:
