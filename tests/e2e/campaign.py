@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from local import stack
 from local.ports import LOOPBACK, PortBook
@@ -181,6 +182,7 @@ class Campaign:
                 ask_simulator(self.simulators[account], "/faults", "POST", fault)
         self._junk()
         self._publish(size)
+        self._publish_to_a_suppressed_address()
         until(self._over, 420, "the end of the campaign", lambda: self.unsettled()[:3])
         self._state_late()
         self.events = self._events()
@@ -252,6 +254,20 @@ class Campaign:
         later = (self.began + LATER) // 1000 * 1000
         self._bulk([Asked("", f"u{n}", "spring", None, ("later",), later) for n in range(12, 15)])
         self._bulk([Asked("", "u100", "order-shipped", None, ("waits",)) for _ in range(2)])
+
+    def _publish_to_a_suppressed_address(self) -> None:
+        """Whether anything else comes after its address has bounced is chance."""
+        until(lambda: self._suppressed() is not None, 120, "an address that bounced is suppressed")
+        # By then routers and senders know it as well.
+        soon = (time.time_ns() // 1_000_000_000 + 5) * 1000
+        self._bulk([Asked("", str(self._suppressed()), "order-shipped", None, ("again",), soon)])
+
+    def _suppressed(self) -> str | None:
+        for user in sorted(self.bouncing):
+            query = urlencode({"channel": "email", "address": self.address(user)})
+            if self._call("GET", f"/v1/suppressions?{query}", None, 200)["entries"]:
+                return user
+        return None
 
     def _asked(self, number: int) -> Asked:
         template = ("order-shipped", "order-shipped", "spring", "code")[number % 4]
