@@ -155,3 +155,13 @@ def items(value: object) -> list[Any]:
 def said(status: int, *words: str | None) -> str:
     """Status and code in words."""
     return " ".join((str(status), *(word for word in words if word)))
+
+
+def by_status(response: HttpResponse) -> Answer:
+    """An answer of which its status says all."""
+    return Answer((str(response.status),), said(response.status))
+
+
+def sent_as(given: object) -> Sent | InDoubt:
+    """Sent, under the id that a vendor gives in its success; in doubt where it gives none."""
+    return Sent(given) if given and isinstance(given, str) else UNREADABLE

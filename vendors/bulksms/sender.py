@@ -33,10 +33,12 @@ from vendors.http_account import (
     Answer,
     HttpAccount,
     HttpRequest,
+    by_status,
     json_body,
     member,
     parsed,
     said,
+    sent_as,
 )
 from vendors.provider import UnsendableError
 from vendors.sender import InDoubt, Sent
@@ -100,12 +102,12 @@ class BulksmsSender(HttpAccount):
             made = body[0] if isinstance(body, list) and len(body) == 1 else None
             given, status = member(made, "id"), member(made, "status")
             if member(status, "type") in _TAKEN:
-                return Sent(given) if given and isinstance(given, str) else UNREADABLE
+                return sent_as(given)
             state = member(status, "id")
             if isinstance(state, str) and _STATUS.fullmatch(state):
                 return Answer((state,), said(201, state))
             return UNREADABLE
-        return Answer((str(response.status),), said(response.status))
+        return by_status(response)
 
     def probe_request(self) -> HttpRequest:
         """The account's profile."""
@@ -113,7 +115,7 @@ class BulksmsSender(HttpAccount):
 
     def read_probe(self, response: HttpResponse) -> Answer | None:
         """It needs the credentials and nothing else."""
-        return None if response.status == 200 else Answer((str(response.status),), said(response.status))
+        return None if response.status == 200 else by_status(response)
 
 
 def create(provider: ProviderSettings) -> BulksmsSender:

@@ -24,7 +24,7 @@ from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse, basic_auth
-from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, member, parsed, said
+from vendors.http_account import Answer, HttpAccount, HttpRequest, by_status, member, parsed, said, sent_as
 from vendors.mailgun.codes import BAD_RECIPIENT, CODES, NOT_THE_API
 from vendors.mailgun.keys import MailgunKeys
 from vendors.mime import MailError, build_mail
@@ -75,7 +75,7 @@ class MailgunSender(HttpAccount):
             if body is None and b"Mailgun" in response.body[:200]:
                 return Answer((NOT_THE_API,), said(200, NOT_THE_API))
             given = member(body, "id")
-            return Sent(given) if given and isinstance(given, str) else UNREADABLE
+            return sent_as(given)
         return _refused(response)
 
     def probe_request(self) -> HttpRequest:
@@ -94,7 +94,7 @@ def _refused(response: HttpResponse) -> Answer:
         return Answer((NOT_THE_API,), said(404, NOT_THE_API))
     if response.status == 400 and isinstance(words, str) and "'to'" in words and "not a valid address" in words:
         return Answer((BAD_RECIPIENT,), said(400, BAD_RECIPIENT))
-    return Answer((str(response.status),), said(response.status))
+    return by_status(response)
 
 
 def create(provider: ProviderSettings) -> MailgunSender:

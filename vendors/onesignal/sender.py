@@ -20,7 +20,17 @@ from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse
-from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, json_body, member, parsed, said
+from vendors.http_account import (
+    UNREADABLE,
+    Answer,
+    HttpAccount,
+    HttpRequest,
+    by_status,
+    json_body,
+    member,
+    parsed,
+    said,
+)
 from vendors.onesignal.codes import CODES, NOT_SUBSCRIBED
 from vendors.onesignal.keys import OnesignalKeys
 from vendors.push_data import is_silent, push_data
@@ -67,7 +77,7 @@ class OnesignalSender(HttpAccount):
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""
         if response.status != 200:
-            return Answer((str(response.status),), said(response.status))
+            return by_status(response)
         body = parsed(response)
         given = member(body, "id")
         if given and isinstance(given, str):
@@ -82,7 +92,7 @@ class OnesignalSender(HttpAccount):
 
     def read_probe(self, response: HttpResponse) -> Answer | None:
         """It needs the key of this app."""
-        return None if response.status == 200 else Answer((str(response.status),), said(response.status))
+        return None if response.status == 200 else by_status(response)
 
 
 def create(provider: ProviderSettings) -> OnesignalSender:

@@ -22,7 +22,7 @@ from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse
-from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, json_body, member, parsed, said
+from vendors.http_account import Answer, HttpAccount, HttpRequest, by_status, json_body, member, parsed, said, sent_as
 from vendors.mime import MailError, build_mail
 from vendors.provider import UnsendableError
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Sent
@@ -73,7 +73,7 @@ class SesSender(HttpAccount):
         if response.status != 200:
             return _refused(response)
         given = member(parsed(response), "MessageId")
-        return Sent(given) if given and isinstance(given, str) else UNREADABLE
+        return sent_as(given)
 
     def probe_request(self) -> HttpRequest:
         """The account."""
@@ -96,7 +96,7 @@ def _refused(response: HttpResponse) -> Answer:
     name = response.headers.get("x-amzn-errortype") or member(body, "__type") or member(body, "code")
     name = str(name or "").partition(":")[0].rpartition("#")[2]
     if not _NAME.fullmatch(name):
-        return Answer((str(response.status),), said(response.status))
+        return by_status(response)
     words = str(member(body, "message") or member(body, "Message")).lower()
     key = name
     if "daily" in words and "quota" in words:

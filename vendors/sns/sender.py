@@ -21,7 +21,7 @@ from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse
-from vendors.http_account import MESSAGE_ID_HEADER, UNREADABLE, Answer, HttpAccount, HttpRequest, said
+from vendors.http_account import MESSAGE_ID_HEADER, UNREADABLE, Answer, HttpAccount, HttpRequest, by_status, said
 from vendors.sender import InDoubt, Sent
 from vendors.settings import parse_keys
 from vendors.sms_text import checked_parts, clean_text
@@ -92,7 +92,7 @@ class SnsSender(HttpAccount):
 def _refused(response: HttpResponse) -> Answer:
     found = _CODE.search(response.body)
     if found is None:
-        return Answer((str(response.status),), said(response.status))
+        return by_status(response)
     code = found[1].decode()
     words = _WORDS.search(response.body)
     number = code == INVALID and words is not None and b"PhoneNumber" in words[1]

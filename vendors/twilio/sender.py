@@ -19,7 +19,7 @@ from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse, basic_auth
-from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, member, parsed, said
+from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, by_status, member, parsed, said, sent_as
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Sent
 from vendors.settings import checked_base_url, parse_keys
 from vendors.sms_text import checked_parts, clean_text
@@ -61,7 +61,7 @@ class TwilioSender(HttpAccount):
         if not 200 <= response.status < 300:
             return _refused(response)
         sid = member(parsed(response), "sid")
-        return Sent(sid) if sid and isinstance(sid, str) else UNREADABLE
+        return sent_as(sid)
 
     def probe_request(self) -> HttpRequest:
         """The account itself."""
@@ -81,7 +81,7 @@ def _refused(response: HttpResponse) -> Answer:
     """A code decides before its status does."""
     code = member(parsed(response), "code")
     if isinstance(code, bool) or not isinstance(code, int) or not 0 <= code < 1_000_000:
-        return Answer((str(response.status),), said(response.status))
+        return by_status(response)
     return Answer((str(code),), said(response.status, str(code)))
 
 

@@ -22,7 +22,18 @@ from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse, basic_auth
-from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, items, member, parsed, said
+from vendors.http_account import (
+    UNREADABLE,
+    Answer,
+    HttpAccount,
+    HttpRequest,
+    by_status,
+    items,
+    member,
+    parsed,
+    said,
+    sent_as,
+)
 from vendors.sender import InDoubt, Sent
 from vendors.settings import checked_base_url, parse_keys
 from vendors.sms_text import checked_parts, clean_text
@@ -62,14 +73,14 @@ class VonageSender(HttpAccount):
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""
         if response.status != 200:
-            return Answer((str(response.status),), said(response.status))
+            return by_status(response)
         parts = items(member(parsed(response), "messages"))
         statuses = [_status(part) for part in parts]
         if not statuses or None in statuses:
             return UNREADABLE
         if set(statuses) == {_TAKEN}:
             first = member(parts[0], "message-id")
-            return Sent(first) if first and isinstance(first, str) else UNREADABLE
+            return sent_as(first)
         refused = next(status for status in statuses if status != _TAKEN)
         key = status_key(str(refused))
         return Answer(
@@ -82,7 +93,7 @@ class VonageSender(HttpAccount):
 
     def read_probe(self, response: HttpResponse) -> Answer | None:
         """It needs the credentials and nothing else."""
-        return None if response.status == 200 else Answer((str(response.status),), said(response.status))
+        return None if response.status == 200 else by_status(response)
 
 
 def _status(part: Any) -> str | None:
