@@ -14,7 +14,7 @@ from producers.callbacks.accounts import KEPT_S, ReportAccounts
 from runtime.errors import SettingsError
 from runtime.health import Health
 from runtime.provider_files import fingerprint, follow
-from runtime.settings import ProviderSettings, load_settings
+from runtime.settings import OutboundSettings, ProviderSettings, load_settings
 from senders import renewal
 from senders.accounts import Account, Accounts
 from senders.renewal import AccountRenewal
@@ -136,7 +136,7 @@ async def test_sender_gets_a_new_client_and_says_what_takes_a_restart(monkeypatc
     before = [account("a", timeout_s=0.01), account("b", timeout_s=0.01)]
     senders = create_senders("sms", before)
     accounts = Accounts([Account(sender, before[0].breaker) for sender in senders])
-    made = AccountRenewal("sms", accounts, before)
+    made = AccountRenewal("sms", accounts, before, OutboundSettings())
 
     def clients() -> list[Any]:
         return [accounts[i].sender for i in range(len(accounts))]
