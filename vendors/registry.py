@@ -36,7 +36,7 @@ class Vendor(NamedTuple):
 VENDORS = [
     Vendor("email", "smtp", "vendors.smtp"),
     Vendor("email", "gmail", "vendors.smtp.gmail"),
-    Vendor("email", "sendgrid", "vendors.sendgrid"),
+    Vendor("email", "sendgrid", "vendors.sendgrid", has_reports=True),
     Vendor("email", "mailgun", "vendors.mailgun"),
     Vendor("email", "ses", "vendors.ses"),
     Vendor("sms", "twilio", "vendors.twilio", has_reports=True),
