@@ -58,6 +58,7 @@ class Provider:
 
     platforms: frozenset[str] | None = None
     max_in_flight = 1_000
+    repeatable_s = 0.0
     rate_per_second: float | None = None
     name = "bench"
 

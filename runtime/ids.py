@@ -57,6 +57,11 @@ def bytes_of(text: str) -> bytes:
     return bytes.fromhex(text.replace("-", "")) if _CANONICAL(text) else UUID(text).bytes
 
 
+def text_of_bytes(raw: bytes) -> str:
+    """The UUID of 16 bytes as we write it. Raises ValueError for another number of them."""
+    return str(UUID(bytes=raw))
+
+
 def _text_of(digits: str) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:32]}"
 

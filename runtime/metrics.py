@@ -16,7 +16,12 @@ REFUSED = Counter("heliograph_requests_refused_total", "HTTP requests answered w
 INGEST_SECONDS = Histogram("heliograph_ingest_seconds", "HTTP request to answer.", ["route"], buckets=_FAST)
 
 # Callbacks
-CALLBACKS = Counter("heliograph_callbacks_total", "Callbacks of providers, by outcome.", ["vendor", "outcome"])
+CALLBACKS = Counter(
+    "heliograph_callbacks_total",
+    "Reports in callbacks of providers, by outcome; a callback that is refused counts once.",
+    ["vendor", "outcome"],
+)
+RECEIPTS_TAKEN = Counter("heliograph_receipts_total", "Receipts published, by what they say.", ["vendor", "state"])
 CALLBACK_SECONDS = Histogram("heliograph_callback_seconds", "Callback to answer.", ["vendor"], buckets=_FAST)
 
 # Relay

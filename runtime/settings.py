@@ -11,12 +11,14 @@ import re
 import tomllib
 from collections.abc import Iterator
 from decimal import Decimal
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -200,6 +202,50 @@ class ViewSettings(_Section):
     directory: Path = Path("views")
 
 
+_HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
+
+
+def _listed(value: Any) -> Any:
+    """A list, where a variable of the environment has its items behind commas."""
+    return [entry for item in value.split(",") if (entry := item.strip())] if isinstance(value, str) else value
+
+
+class OutboundSettings(_Section):
+    """Requests to URLs that users give go to public addresses; `allow` opens others: host names, addresses, networks.
+
+    For tests and the local stack. What is behind an entry may then be asked for by whoever may give a URL.
+    """
+
+    allow: Annotated[tuple[str, ...] | str, BeforeValidator(_listed)] = ()
+
+    @field_validator("allow", mode="after")
+    @classmethod
+    def _are_hosts_or_networks(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in allow:
+            if _network(entry) is None and (not _HOST.fullmatch(entry.lower()) or entry[-1:].isdigit()):
+                raise ValueError(
+                    "an entry is a host name, an address or a network: localhost, 127.0.0.1, ::1, 10.0.0.0/8"
+                )
+        return allow
+
+    @property
+    def networks(self) -> list[IPv4Network | IPv6Network]:
+        """The entries that are networks, or addresses."""
+        return [network for entry in self.allow if (network := _network(entry)) is not None]
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The entries that are names, in lower case."""
+        return frozenset(entry.lower() for entry in self.allow if _network(entry) is None)
+
+
+def _network(entry: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(entry)
+    except ValueError:
+        return None
+
+
 class BreakerSettings(_Section):
     """Open after `failures` in a row, one probe every `reset_s`; after failing for `give_up_s` no message waits for it."""
 
@@ -264,6 +310,7 @@ class Settings(BaseSettings):
     sink: SinkSettings = SinkSettings()
     views: ViewSettings = ViewSettings()
     dead_letters: DeadLetterSettings = DeadLetterSettings()
+    outbound: OutboundSettings = OutboundSettings()
     providers: tuple[ProviderSettings, ...] = ()
     partitions: Literal["local", "default"] = "default"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -20,6 +20,7 @@ from schemas.events import ChannelMessage
 from senders.breaker import PROBES, Breaker
 from senders.lane_share import LANE_SHARE
 from senders.limits import TokenBucket
+from senders.repeats import still_repeats
 from vendors.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
 
 THROTTLES_IN_A_ROW = 3
@@ -198,9 +199,27 @@ class Accounts:
         platform = message["platform"]
         return self._of_first if platform is None else self._of_platform.get(platform, self._of_any)
 
-    def select_account(self, message: ChannelMessage, waited_s: float = math.inf) -> AccountChoice | None:
-        """The account for a message that has waited for `waited_s`, None when no account reaches it."""
-        indices = self._in_order(message)
+    def repeated_by(self, message: ChannelMessage, provider: str | None, since: int, now: int) -> str | None:
+        """The account that may have the message and still repeats a doubt of `since` (ms), by name; None where there is none.
+
+        `provider`: the one that may have it; None where that is unknown: it is the only one that reaches the address, then.
+        """
+        candidates = self.accounts_for(message)
+        if provider is not None:
+            candidates = [i for i in candidates if self._accounts[i].sender.name == provider]
+        if len(candidates) != 1:
+            return None
+        sender = self._accounts[candidates[0]].sender
+        return sender.name if still_repeats(since, sender.repeatable_s, now) else None
+
+    def select_account(
+        self, message: ChannelMessage, waited_s: float = math.inf, *, repeats: bool = False
+    ) -> AccountChoice | None:
+        """The account for a message that has waited for `waited_s`, None when no account reaches it.
+
+        `repeats`: a doubt is repeated, which the account that the message names does alone.
+        """
+        indices = self._in_order(message, repeats)
         if not indices:
             return None
         for i in indices:
@@ -215,16 +234,16 @@ class Accounts:
         found = (self._accounts[i].trouble for i in self.accounts_for(message))
         return [trouble for trouble in found if trouble is not None]
 
-    def probed_in_vain(self, message: ChannelMessage, waited_s: float) -> bool:
+    def probed_in_vain(self, message: ChannelMessage, waited_s: float, *, repeats: bool = False) -> bool:
         """Whether a message whose probe has just failed stops waiting, `waited_s` after it was routed: no account of it works."""
-        return all(self._accounts[i].given_up(waited_s, probed=True) for i in self._in_order(message))
+        return all(self._accounts[i].given_up(waited_s, probed=True) for i in self._in_order(message, repeats))
 
-    def _in_order(self, message: ChannelMessage) -> list[int]:
+    def _in_order(self, message: ChannelMessage, repeats: bool) -> list[int]:
         """`accounts_for`, with the account that the message names first, or alone if that one may have sent it."""
         indices = self.accounts_for(message)
         if (provider := message["provider"]) is None:
             return indices
-        return self._first(provider, indices, alone=message["possible_duplicate"])
+        return self._first(provider, indices, alone=repeats or message["possible_duplicate"])
 
     def _first(self, provider: str, indices: list[int], *, alone: bool) -> list[int]:
         """The indices with that account, where it is among them, at their head or alone."""

@@ -37,6 +37,8 @@ class QueuedMessage:
     message: ChannelMessage
     waits_since: int = 0
     """When it arrived on its topic, or in this process if the topic's time is not plausible; milliseconds since 1970."""
+    doubt_since: int | None = None
+    """Since when it is in a doubt that this attempt repeats (senders/repeats.py); milliseconds since 1970."""
     account: int = -1
     probe: bool = False
     """Whether the account was half-open when this was let through."""
@@ -48,6 +50,11 @@ class QueuedMessage:
     @property
     def parked(self) -> bool:
         return self.wait_key is not None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it goes to the account that may have it, and to no other."""
+        return self.doubt_since is not None
 
 
 class Admission:
@@ -109,7 +116,7 @@ class Admission:
         """Take the entry in flight, or say what it has to wait for."""
         lane = queued.message["lane"]
         address = queued.message["address"]
-        choice = self.accounts.select_account(queued.message)
+        choice = self.accounts.select_account(queued.message, repeats=queued.repeats)
         if choice is None:
             raise ValueError("no account reaches the address")
         if self._by_recipient.get(address, 0) >= PER_RECIPIENT:

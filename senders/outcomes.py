@@ -10,12 +10,17 @@
     | Retry that costs_nothing      | the same, and no retry is used up      | the same            |
     | Retry, none left              | failed + dead letter                   | the same            |
     | Retry, its record too large   | failed + dead letter                   | the same            |
-    | InDoubt                       | retrying / in_doubt, flagged + timer   | unknown / in_doubt  |
+    | InDoubt, repeated (repeats.py)| retrying / in_doubt + timer            | the same            |
+    | InDoubt, any other            | retrying / in_doubt, flagged + timer   | unknown / in_doubt  |
     | no account works for long     | failed / provider_account + dead letter| the same            |
     | refused before a request      | what refused it; in doubt unknown      | the same            |
+    | a repeated doubt comes to     | failed, flagged + dead letter          | unknown / in_doubt  |
+    |   nothing: no retry is left,  |                                        |                     |
+    |   or no account works         |                                        |                     |
 
 An outcome without a request may say that the message was not sent only where no earlier attempt was in doubt. `failed` says that
-the last request was not accepted, and keeps the flag, so that a replay may try again, flagged.
+the last request was not accepted, and keeps the flag, so that a replay may try again, flagged. A Rejected in answer to a
+repetition is the answer to the request before it as well.
 
 A message that was claimed when its sender ended is in doubt like any other, so that a crash costs a retry as well: a
 message that kills its sender ends in the dead letters after the last.
@@ -39,9 +44,11 @@ from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
 from senders.accounts import AccountTrouble
+from senders.repeats import doubt_since, with_doubt
 from vendors.sender import OPTED_OUT, ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 CLAIMED_BY_ENDED = InDoubt("claimed by a sender that ended")
+NO_LONGER_REPEATED = InDoubt("its account does not recognise a repetition any more")
 RETRIES_EXHAUSTED = "retries_exhausted"
 PROVIDER_ACCOUNT = "provider_account"
 MAX_ATTEMPTS = 72
@@ -68,6 +75,16 @@ class Attempt(NamedTuple):
     """From the request to its response."""
     probe: bool = False
     """Whether the account was half-open when the request began."""
+
+    @property
+    def doubt_since(self) -> int | None:
+        """Since when (ms) the message is in a doubt that is being repeated: may have been sent, and is not flagged for it."""
+        return None if self.message["possible_duplicate"] else doubt_since(self.record.headers)
+
+    @property
+    def began(self) -> int:
+        """No later than its request (ms): when its record came."""
+        return min(self.record.timestamp, self.now) if self.record.timestamp > 0 else self.now
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +164,7 @@ def _status(attempt: Attempt, state: str, **more: Unpack[Particulars]) -> Produc
 
 def refuse(attempt: Attempt, state: str, reason: str, detail: str | None = None) -> Outcome:
     """The message ends in `state` before a request was made; one that may have been sent before ends `unknown`."""
-    if attempt.message["possible_duplicate"]:
+    if attempt.message["possible_duplicate"] or attempt.doubt_since is not None:
         state, reason = "unknown", "in_doubt"
     return settle(attempt, state, reason=reason, detail=detail)
 
@@ -174,15 +191,24 @@ def in_words(result: Rejected) -> str:
 
 
 def from_result(
-    attempt: Attempt, result: SendResult, *, jitter: float, max_retries: int, next_provider: str | None = None
+    attempt: Attempt,
+    result: SendResult,
+    *,
+    jitter: float,
+    max_retries: int,
+    next_provider: str | None = None,
+    repeated_by: str | None = None,
 ) -> Outcome:
-    """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one."""
+    """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one.
+
+    `repeated_by`: the account that repeats a doubt about this message.
+    """
     message = attempt.message
     if isinstance(result, Sent):
         return settle(attempt, "sent", provider_message_id=result.provider_message_id)
     if isinstance(result, Rejected):
         return _rejected(attempt, result)
-    if isinstance(result, InDoubt) and message["delivery"] == "at_most_once":
+    if isinstance(result, InDoubt) and message["delivery"] == "at_most_once" and repeated_by is None:
         return settle(attempt, "unknown", reason="in_doubt", detail=result.code, code=result.code)
     free = costs_nothing(result, probe=attempt.probe)
     retries = message["retries"] + (0 if free else 1)
@@ -191,13 +217,12 @@ def from_result(
         try:
             if next_provider is not None and isinstance(result, Retry):
                 return _fail_over(attempt, result, retries, next_provider)
-            return _retry(attempt, result, retries, jitter, free=free)
+            return _retry(attempt, result, retries, jitter, free=free, repeated_by=repeated_by)
         except RecordTooLarge as exc:
             error = exc  # of a direct publisher: what the router renders leaves room
-    if isinstance(result, InDoubt):
-        attempt = attempt._replace(message={**message, "possible_duplicate": True})
     account = isinstance(result, Retry) and result.error is ErrorClass.ACCOUNT
-    return _failed(attempt, PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED, error, code=result.code)
+    reason, doubt = PROVIDER_ACCOUNT if account else RETRIES_EXHAUSTED, isinstance(result, InDoubt)
+    return _failed(attempt, reason, error, code=result.code, in_doubt=doubt)
 
 
 def _rejected(attempt: Attempt, result: Rejected) -> Outcome:
@@ -226,11 +251,18 @@ def no_account_works(attempt: Attempt, troubles: Sequence[AccountTrouble]) -> Ou
 
 def no_next_attempt(attempt: Attempt, error: Exception, *, in_doubt: bool) -> Outcome:
     """Kafka does not take the record that would bring the next attempt, which fails; the last one has its own outcome already."""
-    message = _next_attempt(attempt.message, attempt.message["retries"], None, in_doubt)
-    return _failed(attempt._replace(message=message), RETRIES_EXHAUSTED, error)
+    message = _next_attempt(attempt.message, attempt.message["retries"], None)
+    return _failed(attempt._replace(message=message), RETRIES_EXHAUSTED, error, in_doubt=in_doubt)
 
 
-def _failed(attempt: Attempt, reason: str, error: Exception, *, code: str | None = None) -> Outcome:
+def _failed(
+    attempt: Attempt, reason: str, error: Exception, *, code: str | None = None, in_doubt: bool = False
+) -> Outcome:
+    """`in_doubt`: of this attempt, beside what an earlier one left."""
+    if in_doubt or attempt.doubt_since is not None:
+        if attempt.message["delivery"] == "at_most_once":
+            return settle(attempt, "unknown", reason="in_doubt", detail=str(error), code=code)
+        attempt = attempt._replace(message={**attempt.message, "possible_duplicate": True})
     message = attempt.message
     dead_letter = dead_letter_record(
         attempt.record,
@@ -268,17 +300,24 @@ def _fail_over(attempt: Attempt, result: Retry, retries: int, next_provider: str
     return _continued(attempt, "failed_over", again, dispatch, status)
 
 
-def _retry(attempt: Attempt, result: Retry | InDoubt, retries: int, jitter: float, *, free: bool) -> Outcome:
+def _retry(
+    attempt: Attempt, result: Retry | InDoubt, retries: int, jitter: float, *, free: bool, repeated_by: str | None
+) -> Outcome:
     message = attempt.message
-    doubt = isinstance(result, InDoubt)
+    doubt, since = isinstance(result, InDoubt), attempt.doubt_since
+    if doubt:
+        since = None if repeated_by is None else attempt.began if since is None else since
     # In doubt it stays with the account that may have sent it: another one would be sure to send it twice.
-    again = _next_attempt(message, retries, attempt.provider or message["provider"] if doubt else None, doubt)
+    provider = message["provider"] if since is not None else None
+    if doubt:
+        provider = repeated_by or attempt.provider or message["provider"]
+    again = _next_attempt(message, retries, provider, doubt and repeated_by is None)
     if free:
         after_s = throttle_delay_s(message["attempt"], jitter, result.retry_after_s)
     else:
         after_s = retry_delay_s(retries - 1, jitter, result.retry_after_s)
     due_at = attempt.now + int(after_s * 1000)
-    timer = _timer(again, attempt.record, due_at)
+    timer = _timer(again, attempt.record, due_at, since)
     status = _status(
         attempt,
         "retrying",
@@ -288,7 +327,7 @@ def _retry(attempt: Attempt, result: Retry | InDoubt, retries: int, jitter: floa
         code=result.code,
         due_at=due_at,
     )
-    return _continued(attempt, "retrying", again, timer, status)
+    return _continued(attempt, "retrying", again, timer, status, in_doubt=since is not None)
 
 
 def _why(result: Retry | InDoubt) -> str | None:
@@ -299,14 +338,20 @@ def _why(result: Retry | InDoubt) -> str | None:
 
 
 def _continued(
-    attempt: Attempt, event: str, again: ChannelMessage, carrier: ProducerRecord, status: ProducerRecord
+    attempt: Attempt,
+    event: str,
+    again: ChannelMessage,
+    carrier: ProducerRecord,
+    status: ProducerRecord,
+    *,
+    in_doubt: bool = False,
 ) -> Outcome:
     """The outcome of an attempt after which `carrier`, a timer or a dispatch record, brings the next one."""
     entry = ledger_entry(attempt.message, attempt.record.partition, again["attempt"], None, attempt.now)
-    return Outcome(event, again["attempt"], (carrier, status), entry, again["possible_duplicate"])
+    return Outcome(event, again["attempt"], (carrier, status), entry, again["possible_duplicate"] or in_doubt)
 
 
-def _timer(again: ChannelMessage, record: ConsumerRecord, due_at: int) -> ProducerRecord:
+def _timer(again: ChannelMessage, record: ConsumerRecord, due_at: int, doubt_since: int | None) -> ProducerRecord:
     """The timer that publishes the next attempt to the topic of its record. Raises RecordTooLarge."""
     timer_id = ids.timer_id(again["message_id"], "retry", again["attempt"])
     timer: Timer = {
@@ -315,7 +360,7 @@ def _timer(again: ChannelMessage, record: ConsumerRecord, due_at: int) -> Produc
         "purpose": "retry",
         "topic": record.topic,
         "key": record.key or b"",
-        "headers": [{"name": name, "value": value or b""} for name, value in record.headers],
+        "headers": [{"name": name, "value": value or b""} for name, value in with_doubt(record.headers, doubt_since)],
         "value": codec("ChannelMessage").encode(again),
     }
     made = ProducerRecord(TIMERS, timer_id.encode(), codec("Timer").encode(timer))

@@ -30,13 +30,14 @@ class SenderViews:
     cancellations: CancellationView
 
 
-def recheck(message: ChannelMessage, views: SenderViews, now: int) -> tuple[str, str] | None:
+def recheck(message: ChannelMessage, views: SenderViews, now: int, *, repeats: bool = False) -> tuple[str, str] | None:
     """(state, reason) that forbids the send, None when nothing does.
 
-    Each of these states says that nothing was sent, so none is used for a message that an earlier attempt may have sent.
+    Each of these states says that nothing was sent, so none is used for a message that an earlier attempt may have sent;
+    `repeats`: this one repeats such a doubt.
     """
     refusal = _refusal(message, views, now)
-    return ("unknown", "in_doubt") if refusal and message["possible_duplicate"] else refusal
+    return ("unknown", "in_doubt") if refusal and (repeats or message["possible_duplicate"]) else refusal
 
 
 def _refusal(message: ChannelMessage, views: SenderViews, now: int) -> tuple[str, str] | None:

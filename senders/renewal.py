@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Sequence
 
 from runtime.provider_files import fingerprint
-from runtime.settings import ProviderSettings
+from runtime.settings import OutboundSettings, ProviderSettings
 from senders.accounts import Accounts
 from vendors.registry import create_senders
 from vendors.sender import Sender
@@ -28,8 +28,14 @@ _GRACE_S = 5.0
 class AccountRenewal:
     """The accounts of one channel; on the event loop."""
 
-    def __init__(self, channel: str, accounts: Accounts, providers: Sequence[ProviderSettings]) -> None:
-        self._channel, self._accounts = channel, accounts
+    def __init__(
+        self,
+        channel: str,
+        accounts: Accounts,
+        providers: Sequence[ProviderSettings],
+        outbound: OutboundSettings,
+    ) -> None:
+        self._channel, self._accounts, self._outbound = channel, accounts, outbound
         self._providers = self._mine(providers)
         self._fingerprints = [fingerprint(provider) for provider in self._providers]
         self._started = list(self._providers)
@@ -45,7 +51,7 @@ class AccountRenewal:
             return f"accounts of {self._channel} came, went or changed places: restart this sender"
         fingerprints = [fingerprint(provider) for provider in wanted]
         changed = [i for i, number in enumerate(fingerprints) if number != self._fingerprints[i]]
-        fresh = create_senders(self._channel, [wanted[i] for i in changed]) if changed else []
+        fresh = create_senders(self._channel, [wanted[i] for i in changed], self._outbound) if changed else []
         started: list[Sender] = []
         try:
             for sender in fresh:

@@ -60,7 +60,7 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
     """Send a channel's messages until the context stops."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     settings = context.settings
-    senders = create_senders(channel, settings.providers)
+    senders = create_senders(channel, settings.providers, settings.outbound)
 
     def store(topic: str) -> Store:
         return open_store(settings.views, context.role, topic)
@@ -76,7 +76,7 @@ async def run_sender(context: Context, channel: str, lanes: Sequence[str]) -> No
     context.health.started()
     breakers = {provider.name: provider.breaker for provider in settings.providers}
     accounts = Accounts([Account(sender, breakers[sender.name]) for sender in senders])
-    renewal = AccountRenewal(channel, accounts, settings.providers)
+    renewal = AccountRenewal(channel, accounts, settings.providers, settings.outbound)
     try:
         for sender in senders:
             await sender.start()

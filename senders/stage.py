@@ -165,7 +165,7 @@ class SendStage:
         message = queued.message
         sender = self._accounts[queued.account].sender
         now = self._clock()
-        if refusal := recheck(message, self._views, now):
+        if refusal := recheck(message, self._views, now, repeats=queued.repeats):
             return SendCompletion(queued, now, refusal=(*refusal, None))
         if self._monotonic() - claimed_at > LEASE_S:
             self._exit_now("this process did not run for too long to be sure that it still owns its messages")

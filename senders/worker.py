@@ -7,7 +7,7 @@ A new message therefore waits for one commit, not for earlier outcomes, whose st
 The consumer group fences the commit: a replaced owner gets the error before it sends, and exits. Kafka calls run on one
 thread, sends on the event loop.
 On any doubt the process exits. The next owner reads the claim (commit metadata) and the ledger, and sends only
-in-doubt messages again, flagged possible_duplicate.
+in-doubt messages again, flagged possible_duplicate unless their vendor recognises the repetition (repeats.py).
 May import runtime. Never: a provider's name, a channel's payload.
 """
 
@@ -40,6 +40,7 @@ from senders.ledger import Ledger
 from senders.limits import part_of
 from senders.outcomes import (
     CLAIMED_BY_ENDED,
+    NO_LONGER_REPEATED,
     Attempt,
     Outcome,
     from_result,
@@ -52,7 +53,7 @@ from senders.outcomes import (
 from senders.read_ahead import PartitionBuffer, ReadAhead
 from senders.recheck import SenderViews, recheck
 from senders.stage import SendCompletion
-from vendors.sender import SendResult
+from vendors.sender import InDoubt, SendResult
 
 log = get_logger("sender")
 
@@ -420,9 +421,8 @@ class Worker:
         if owned.takeover.in_doubt(record.offset):
             IN_DOUBT.labels(self._channel).inc()
             return self._outcome(Attempt(message, record, now), CLAIMED_BY_ENDED)
-        queued = QueuedMessage(
-            owned.partition, record, message, min(record.timestamp, now) if record.timestamp > 0 else now
-        )
+        here = Attempt(message, record, now)
+        queued = QueuedMessage(owned.partition, record, message, here.began, here.doubt_since)
         return self._unsendable(queued, now) or queued
 
     def _count(self, unusable: int = 0) -> None:
@@ -473,13 +473,18 @@ class Worker:
         """The outcome of a message that no account reaches, or whose accounts are all failing; None if it can wait for one."""
         message = queued.message
         attempt = Attempt(message, queued.record, now)
-        choice = self._admission.accounts.select_account(message, (now - queued.waits_since) / 1000)
+        accounts = self._admission.accounts
+        if queued.doubt_since is not None and not accounts.repeated_by(
+            message, message["provider"], queued.doubt_since, now
+        ):
+            return self._outcome(attempt, NO_LONGER_REPEATED)
+        choice = accounts.select_account(message, (now - queued.waits_since) / 1000, repeats=queued.repeats)
         if choice is None:
             detail = f"no {message['channel']} account serves {(message['platform'] or '')[:32]} devices"
             return refuse(attempt, "rejected", "provider_rejected", detail)
         if not choice.given_up:
             return None
-        return no_account_works(attempt, self._admission.accounts.troubles(message))
+        return no_account_works(attempt, accounts.troubles(message))
 
     def _try_admit(self, owned: Owned, queued: QueuedMessage, iteration: Iteration) -> None:
         if self._admission.try_admit(queued):
@@ -501,7 +506,7 @@ class Worker:
             if not queued.parked:
                 continue
             message, record = queued.message, queued.record
-            refusal = recheck(message, self._views, now)
+            refusal = recheck(message, self._views, now, repeats=queued.repeats)
             outcome = refuse(Attempt(message, record, now), *refusal) if refusal else self._unsendable(queued, now)
             if outcome:
                 self._admission.remove(queued)
@@ -517,24 +522,38 @@ class Worker:
         owned.next_offset = offset + 1
 
     def _outcome(self, attempt: Attempt, result: SendResult, next_provider: str | None = None) -> Outcome:
-        jitter, max_retries = self._rng.random(), self._settings.max_retries
-        return from_result(attempt, result, jitter=jitter, max_retries=max_retries, next_provider=next_provider)
+        repeated_by = None
+        if isinstance(result, InDoubt) and not attempt.message["possible_duplicate"]:
+            since = attempt.doubt_since
+            # Which account a sender that ended had asked is known of a repetition alone: any other may have changed places.
+            known = attempt.provider or (None if since is None else attempt.message["provider"])
+            since = attempt.began if since is None else since
+            repeated_by = self._admission.accounts.repeated_by(attempt.message, known, since, attempt.now)
+        return from_result(
+            attempt,
+            result,
+            jitter=self._rng.random(),
+            max_retries=self._settings.max_retries,
+            next_provider=next_provider,
+            repeated_by=repeated_by,
+        )
 
     def _outcome_of(self, ended: SendCompletion) -> Outcome:
         queued = ended.queued
         if ended.refusal:
             state, reason, detail = ended.refusal
-            return settle(Attempt(queued.message, queued.record, ended.at), state, reason=reason, detail=detail)
+            attempt = Attempt(queued.message, queued.record, ended.at)
+            return (refuse if queued.repeats else settle)(attempt, state, reason=reason, detail=detail)
         assert ended.result is not None, "a request ends in a result or was refused"
         accounts = self._admission.accounts
         provider = accounts[queued.account].sender.name
         attempt = Attempt(queued.message, queued.record, ended.at, provider, ended.latency_ms, queued.probe)
-        next_provider = accounts.next_after(queued.message, queued.account)
+        next_provider = None if queued.repeats else accounts.next_after(queued.message, queued.account)
         # A probe costs no retry. Without this, a message that is one whenever it comes back would try for ever.
         if queued.probe and next_provider is None and is_account_failure(ended.result):
             # Of all its attempts; 0 for a message of before there was such a field.
             waited_s = (ended.at - (queued.message["routed_at"] or queued.waits_since)) / 1000
-            if accounts.probed_in_vain(queued.message, waited_s):
+            if accounts.probed_in_vain(queued.message, waited_s, repeats=queued.repeats):
                 return no_account_works(attempt, accounts.troubles(queued.message))
         return self._outcome(attempt, ended.result, next_provider)
 

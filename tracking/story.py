@@ -248,12 +248,21 @@ def _next_because(end: Event) -> str | None:
     if end["state"] != "retrying":
         return None
     if end["reason"] == _IN_DOUBT:
-        return "it is unknown whether it was sent: after a pause the same account tries again, flagged as a possible duplicate"
+        flagged = (
+            "flagged as a possible duplicate"
+            if end["possible_duplicate"]
+            else "and its vendor recognises the repetition"
+        )
+        return f"it is unknown whether it was sent: after a pause the same account tries again, {flagged}"
     return "nothing was sent: a pause that grows with every retry, or as long as the provider asked for"
 
 
 def _duplicate_because(events: Sequence[Event]) -> str:
-    doubts = [event for event in events if event["state"] == "retrying" and event["reason"] == _IN_DOUBT]
+    doubts = [
+        event
+        for event in events
+        if event["state"] == "retrying" and event["reason"] == _IN_DOUBT and event["possible_duplicate"]
+    ]
     if doubts:
         return "; ".join(
             f"attempt {event['attempt']} is {event['detail']}, and at_least_once means sending again"

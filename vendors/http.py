@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.abc import AbstractResolver, AbstractStreamWriter
+from yarl import URL
+
+from runtime.outbound import OutboundRefusedError, refusal
 
 MAX_RESPONSE_BYTES = 1 << 20
 _UNPACKS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -47,24 +50,24 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
+async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body as far as it was read: the status alone is a response; the caller decides about an incomplete body."""
     body = bytearray()
     try:
-        while len(body) < MAX_RESPONSE_BYTES and (piece := await response.content.read(MAX_RESPONSE_BYTES - len(body))):
+        while len(body) < limit and (piece := await response.content.read(limit - len(body))):
             body += piece
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         response.close()
-    return _unpacked(bytes(body), response.headers.get("Content-Encoding", "").strip().lower())
+    return _unpacked(bytes(body), response.headers.get("Content-Encoding", "").strip().lower(), limit)
 
 
-def _unpacked(body: bytes, encoding: str) -> bytes:
-    """At most MAX_RESPONSE_BYTES of what was packed: a few bytes can stand for gigabytes. What cannot be unpacked stays as it is."""
+def _unpacked(body: bytes, encoding: str, limit: int) -> bytes:
+    """At most `limit` bytes of what was packed: a few bytes can stand for gigabytes. What cannot be unpacked stays as it is."""
     window = _UNPACKS.get(encoding)
     if window is None:
         return body
     try:
-        return zlib.decompressobj(window).decompress(body, MAX_RESPONSE_BYTES)
+        return zlib.decompressobj(window).decompress(body, limit)
     except zlib.error:
         return body
 
@@ -77,9 +80,18 @@ def basic_auth(user: str, secret: str) -> str:
 class HttpTransport:
     """Kept connections to one provider."""
 
-    def __init__(self, timeout_s: float, max_connections: int) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        max_connections: int,
+        *,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._max_connections = max_connections
+        self._max_response_bytes = max_response_bytes
+        self._resolver = resolver
         self._session: aiohttp.ClientSession | None = None
 
     def start(self, session: aiohttp.ClientSession | None = None) -> None:
@@ -88,7 +100,7 @@ class HttpTransport:
             self._session = session
             return
         # keepalive below what servers commonly allow: a connection that closes during a request leaves it in doubt.
-        connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=15)
+        connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=15, resolver=self._resolver)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=self._timeout,
@@ -97,24 +109,30 @@ class HttpTransport:
             headers={"Accept-Encoding": "identity"},
         )
 
-    async def post(self, url: str, *, headers: Mapping[str, str], body: bytes) -> HttpResponse:
-        """POST once. Raises NotSentError or ResponseLostError."""
+    async def post(self, url: str | URL, *, headers: Mapping[str, str], body: bytes) -> HttpResponse:
+        """POST once. Raises NotSentError or ResponseLostError; OutboundRefusedError where a resolver of ours refuses the host."""
         return await self._request("POST", url, headers, _Body(body))
 
-    async def get(self, url: str, *, headers: Mapping[str, str]) -> HttpResponse:
+    async def get(self, url: str | URL, *, headers: Mapping[str, str]) -> HttpResponse:
         """GET, which changes nothing; aiohttp may ask again when a kept connection was lost. Raises NotSentError."""
         return await self._request("GET", url, headers, None)
 
-    async def _request(self, method: str, url: str, headers: Mapping[str, str], body: _Body | None) -> HttpResponse:
+    async def _request(
+        self, method: str, url: str | URL, headers: Mapping[str, str], body: _Body | None
+    ) -> HttpResponse:
         assert self._session is not None, "start() comes first"
         try:
             async with self._session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 return HttpResponse(
-                    response.status, {k.lower(): v for k, v in response.headers.items()}, await _body(response)
+                    response.status,
+                    {k.lower(): v for k, v in response.headers.items()},
+                    await _body(response, self._max_response_bytes),
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
+            if (refused := refusal(exc)) is not None:
+                raise OutboundRefusedError(str(refused)) from exc
             error = ResponseLostError if body is not None and body.begun else NotSentError
             raise error(type(exc).__name__) from exc
 

@@ -39,6 +39,7 @@ class ProviderAccount(ABC, Generic[Prepared]):
 
     channel: ClassVar[str]
     platforms: ClassVar[frozenset[str] | None] = None
+    repeatable_s: ClassVar[float] = 0.0
 
     def __init__(self, provider: ProviderSettings) -> None:
         self.name = provider.name

@@ -1,6 +1,7 @@
 """Every vendor: a folder of this package, and one row here.
 
     vendors/<kind>/sender.py     create(provider) → ProviderAccount: a Sender that can be probed
+                                 create(provider, rules), where it asks for URLs that users give
     vendors/<kind>/reports.py    create(providers) → ReportReader, where the vendor reports deliveries
 
 Modules are imported only where they are needed: an SDK costs its memory.
@@ -15,7 +16,8 @@ from importlib import import_module
 from typing import Any, NamedTuple, get_type_hints
 
 from runtime.errors import SettingsError
-from runtime.settings import ProviderSettings
+from runtime.outbound import OutboundRules
+from runtime.settings import OutboundSettings, ProviderSettings
 from vendors.reports import ReportReader
 from vendors.sender import ProbeRefusal, Sender
 
@@ -27,12 +29,14 @@ class Vendor(NamedTuple):
     kind: str
     package: str
     has_reports: bool = False
+    asks_given_urls: bool = False
+    """Whether its requests go to URLs that users give: only where runtime/outbound.py lets them."""
 
 
 VENDORS = [
     Vendor("email", "smtp", "vendors.smtp"),
     Vendor("email", "gmail", "vendors.smtp.gmail"),
-    Vendor("email", "sendgrid", "vendors.sendgrid"),
+    Vendor("email", "sendgrid", "vendors.sendgrid", has_reports=True),
     Vendor("email", "mailgun", "vendors.mailgun"),
     Vendor("email", "ses", "vendors.ses"),
     Vendor("sms", "twilio", "vendors.twilio", has_reports=True),
@@ -42,7 +46,11 @@ VENDORS = [
     Vendor("push", "fcm", "vendors.fcm"),
     Vendor("push", "apns", "vendors.apns"),
     Vendor("push", "onesignal", "vendors.onesignal"),
+    Vendor("push", "webpush", "vendors.webpush", asks_given_urls=True),
 ]
+
+
+_PUBLIC_ADDRESSES = OutboundSettings()
 
 
 def channel_of(kind: str) -> str:
@@ -50,14 +58,21 @@ def channel_of(kind: str) -> str:
     return {vendor.kind: vendor.channel for vendor in VENDORS}[kind]
 
 
-def create_senders(channel: str, providers: Sequence[ProviderSettings]) -> list[Sender]:
+def create_senders(
+    channel: str, providers: Sequence[ProviderSettings], outbound: OutboundSettings = _PUBLIC_ADDRESSES
+) -> list[Sender]:
     """The channel's accounts in failover order. Raises SettingsError."""
-    senders = [_sender_module(provider).create(provider) for provider in providers if provider.channel == channel]
+    senders: list[Sender] = [_create(provider, outbound) for provider in providers if provider.channel == channel]
     if not senders:
         raise SettingsError(
             f'no provider sends {channel}; add [[providers]] with channel = "{channel}" to heliograph.toml'
         )
     return senders
+
+
+def can_be_probed(provider: ProviderSettings) -> bool:
+    """Whether there is a vendor to ask: not where all requests go to URLs that users give. Raises SettingsError."""
+    return not _vendor(provider).asks_given_urls
 
 
 def probe(provider: ProviderSettings) -> ProbeRefusal | None:
@@ -67,7 +82,7 @@ def probe(provider: ProviderSettings) -> ProbeRefusal | None:
     """
 
     async def ask() -> ProbeRefusal | None:
-        account = _sender_module(provider).create(provider)
+        account = _create(provider, _PUBLIC_ADDRESSES)
         await account.start()
         try:
             refusal: ProbeRefusal | None = await account.probe()
@@ -92,14 +107,24 @@ def create_report_readers(providers: Iterable[ProviderSettings]) -> dict[str, Re
 
 def platforms_of(provider: ProviderSettings) -> frozenset[str] | None:
     """The platforms that an account of this kind serves, read from its class: no account is made. Raises SettingsError."""
-    served: frozenset[str] | None = get_type_hints(_sender_module(provider).create)["return"].platforms
+    served: frozenset[str] | None = get_type_hints(_sender_module(_vendor(provider)).create)["return"].platforms
     return served
 
 
-def _sender_module(provider: ProviderSettings) -> Any:
+def _create(provider: ProviderSettings, outbound: OutboundSettings) -> Any:
+    vendor = _vendor(provider)
+    create = _sender_module(vendor).create
+    return create(provider, OutboundRules(outbound)) if vendor.asks_given_urls else create(provider)
+
+
+def _sender_module(vendor: Vendor) -> Any:
+    return import_module(f"{vendor.package}.sender")
+
+
+def _vendor(provider: ProviderSettings) -> Vendor:
     for vendor in VENDORS:
         if (vendor.channel, vendor.kind) == (provider.channel, provider.kind):
-            return import_module(f"{vendor.package}.sender")
+            return vendor
     known = ", ".join(vendor.kind for vendor in VENDORS if vendor.channel == provider.channel)
     raise SettingsError(
         f"provider {provider.name}: there is no {provider.kind} for {provider.channel}; there are: {known}"

@@ -1,13 +1,29 @@
-"""What a vendor's reports.py offers: check that a request is genuine, and read it into a report.
+"""What a vendor's reports.py offers: check that a request is genuine, and read it into reports.
 
-May import the standard library. Never: HTTP answers, Kafka.
+May import runtime's callbacks (what a report is about) and pydantic_core. Never: HTTP answers, Kafka.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from pydantic_core import from_json
+
+from runtime.callbacks import NO_SUBJECT, Subject
+
+CLOCK_SKEW_S = 300.0
+"""By which a vendor's clock may differ from ours."""
+MAX_BODY = 64 * 1024
+MAX_RAW = 256 * 1024
+"""Bytes of one report that are kept; a larger one is no report."""
+MAX_ID = 255
+"""Characters of a vendor's id."""
+MAX_WORD = 64
+"""Characters of a vendor's code or state."""
+MAX_AGE_MS = 30 * 86_400_000
+"""An event that is older by the vendor's word happened when it was received: topics and views do not reach further back."""
 
 
 class Request(NamedTuple):
@@ -18,11 +34,26 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     """By lower-case names."""
     body: bytes
+    received_at: int = 0
+    """Milliseconds since 1970."""
+
+
+class Intake(NamedTuple):
+    """How callbacks of a vendor come, and what it wants for an answer."""
+
+    media_types: frozenset[str]
+    retry_window_s: float
+    """For how long the vendor repeats what was not taken: a signature is good for this, and CLOCK_SKEW_S."""
+    max_body: int = MAX_BODY
+    taken: int = 204
+    """The answer to what was taken."""
+    unusable: int | None = None
+    """The answer to what is genuine and of no use, where the vendor would repeat it otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """What a genuine request says."""
+    """What a genuine request says about one message."""
 
     provider: str
     provider_message_id: str
@@ -39,7 +70,21 @@ class DeliveryReport:
     address: str | None = None
     """Whom the message went to; only its fingerprint leaves this process."""
     opted_out: bool = False
-    """The recipient sent STOP to the vendor."""
+    """The recipient sent STOP to the vendor, or is on its list of those who did."""
+    subject: Subject = NO_SUBJECT
+    """What it is about."""
+    occurred_at: int | None = None
+    """Milliseconds since 1970 by the vendor's clock, None where it does not say."""
+    raw: bytes | None = None
+    """Its part of the body, None where it is the whole of it."""
+
+
+class Reports(NamedTuple):
+    """What a genuine request says."""
+
+    reports: Sequence[DeliveryReport]
+    unreadable: int = 0
+    """Reports beside them that cannot be read, and are passed over."""
 
 
 class MalformedError(Exception):
@@ -54,11 +99,58 @@ class ForgedError(Exception):
     """The request is not signed by the account it speaks for."""
 
 
+class StaleError(Exception):
+    """The request is signed, and older than the vendor's last repetition of anything."""
+
+
 class ReportReader(Protocol):
     """The delivery reports of one kind of provider."""
 
-    content_type: str
-    """The media type of its requests."""
+    intake: Intake
 
-    def read(self, request: Request) -> DeliveryReport:
-        """The report. Raises MalformedError, UnknownAccountError, ForgedError."""
+    def read(self, request: Request) -> Reports:
+        """The reports. Raises MalformedError, UnknownAccountError, ForgedError, StaleError."""
+
+
+def parse_json(body: bytes) -> Any:
+    """The body as JSON. Raises MalformedError."""
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except (ValueError, RecursionError) as exc:
+        raise MalformedError("the body is not valid JSON") from exc
+
+
+def check_age(signed_at_s: str, intake: Intake, received_at: int) -> None:
+    """Of a time that is part of what was signed, in seconds since 1970. Raises MalformedError, StaleError."""
+    if not (signed_at_s.isascii() and signed_at_s.isdigit() and len(signed_at_s) <= 12):
+        raise MalformedError("the time of the signature is not a number of seconds")
+    age_s = received_at / 1000 - int(signed_at_s)
+    if not -CLOCK_SKEW_S <= age_s <= intake.retry_window_s + CLOCK_SKEW_S:
+        raise StaleError
+
+
+def event_time(seconds: object, received_at: int) -> int | None:
+    """A vendor's time of an event (s since 1970, a number or its digits) in milliseconds; None for one that cannot be."""
+    if isinstance(seconds, str):
+        try:
+            seconds = float(seconds) if len(seconds) <= 20 else None
+        except ValueError:
+            return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return None
+    if not received_at - MAX_AGE_MS <= seconds * 1000 <= received_at + CLOCK_SKEW_S * 1000:
+        return None
+    return min(int(seconds * 1000), received_at)
+
+
+def word(value: object, most: int = MAX_WORD) -> str | None:
+    """A vendor's word: printable ASCII of at most `most` characters; None for anything else."""
+    return (
+        value if isinstance(value, str) and 0 < len(value) <= most and value.isascii() and value.isprintable() else None
+    )
+
+
+def account_of(subject: Subject, speakers: Sequence[str]) -> str:
+    """The account that sent a message, where it is one of those that the request speaks for; else the first of them."""
+    named = subject.provider
+    return named if named is not None and named in speakers else speakers[0]

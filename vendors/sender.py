@@ -85,6 +85,8 @@ class Sender(Protocol):
     rate_per_second: float | None
     platforms: frozenset[str] | None
     """Of a push channel: the devices it reaches; None where a channel has one kind of address."""
+    repeatable_s: float
+    """How long the vendor recognises a message that comes again by its id, so that it makes nothing of it; 0 where it does not."""
 
     async def start(self) -> None:
         """Open what is kept open. Raises SettingsError when the account's settings cannot work."""

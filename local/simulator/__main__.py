@@ -16,19 +16,33 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from local.simulator import APNS_KEY_FILE, apns, aws, bulksms, fcm, mailgun, onesignal, sendgrid, smtp, twilio, vonage
-from local.simulator.callbacks import Callbacks
+from local.simulator import (
+    APNS_KEY_FILE,
+    apns,
+    aws,
+    bulksms,
+    fcm,
+    mailgun,
+    onesignal,
+    sendgrid,
+    smtp,
+    twilio,
+    vonage,
+    webpush,
+)
+from local.simulator.callbacks import Callbacks, add_callback_routes
 from local.simulator.control import add_control_routes
 from local.simulator.faults import FaultBook
 from local.simulator.ground_truth import GroundTruth, GroundTruthError
 from local.simulator.maildir import MaildirDelivery
+from local.simulator.reports import EventsKey
 from local.simulator.state import SimulatorState
 from runtime.health import add_health_routes
 from runtime.logs import configure_logs, get_logger
 
 KINDS = (
     *(smtp.KIND, twilio.KIND, fcm.KIND, apns.KIND),
-    *(sendgrid.KIND, mailgun.KIND, vonage.KIND, bulksms.KIND, onesignal.KIND, aws.SES, aws.SNS),
+    *(sendgrid.KIND, mailgun.KIND, vonage.KIND, bulksms.KIND, onesignal.KIND, webpush.KIND, aws.SES, aws.SNS),
 )
 
 
@@ -46,17 +60,19 @@ async def serve(
     credentials = fcm.Credentials.load_or_create(data_dir / "fcm-credentials.json", f"http://{host}:{http_port}/token")
     apns_key = apns.ProviderKey.load_or_create(data_dir / APNS_KEY_FILE)
     state = SimulatorState(truth, FaultBook(KINDS))
-    callbacks = Callbacks()
+    callbacks, events_key = Callbacks(), EventsKey.load_or_create(data_dir / "sendgrid-events-key.pem")
     app = web.Application(client_max_size=1 << 20)
     add_health_routes(app, lambda: truth.broken or delivery.problem())
     add_control_routes(app, state)
+    add_callback_routes(app, callbacks, {sendgrid.KIND: {"events_key": events_key.public}})
     twilio.add_twilio_routes(app, state, callbacks)
     fcm.add_fcm_routes(app, state, credentials)
-    sendgrid.add_sendgrid_routes(app, state)
+    sendgrid.add_sendgrid_routes(app, state, callbacks, events_key)
     mailgun.add_mailgun_routes(app, state)
     vonage.add_vonage_routes(app, state)
     bulksms.add_bulksms_routes(app, state)
     onesignal.add_onesignal_routes(app, state)
+    webpush.add_webpush_routes(app, state)
     aws.add_aws_routes(app, state)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()

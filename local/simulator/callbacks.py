@@ -1,26 +1,28 @@
-"""Delivery reports of the simulated Twilio: `sent`, then the final status, signed and repeated until accepted.
+"""Posts the simulated vendors' reports (reports.py makes them) until they are taken.
 
-    POST StatusCallback   form, X-Twilio-Signature: base64(HMAC-SHA1(auth token, URL + sorted fields))
+    PUT /callbacks/{kind}   {"url": U, "copies": 1, "late_s": 0}   where a vendor that has one URL per account reports from now on
+                            → {"events_key": ...} for a vendor that signs with a key of its own
+    GET /callbacks          {"pending": n, "answers": {"delivered": {"204": n}}}
 
-`sent` goes out 0.1 s after the accept and the final status after 2 s, independently. A callback that is not accepted (5xx, no
-connection) is repeated after 0.25 s, then twice as long each time up to 5 s, for two minutes: more patient than Twilio,
-which stops after 15 s. A refused one (4xx) is not repeated. Nothing is kept through a restart of the simulator.
-Recipients that are not reached: +1500555 and the last four digits of the error code, +15005553003 is `undelivered` with 30003.
+A report is posted `copies` times, the copies up to `late_s` later: duplicates and disorder. One that is not taken (5xx, 4xx of
+a vendor that repeats those, no connection) is repeated after 0.25 s, then twice as long each time up to 5 s, for two minutes:
+more patient than Twilio, which stops after 15 s. Nothing is kept through a restart of the simulator.
 
-May import aiohttp. Never: a twilio SDK, the log of accepts.
+May import aiohttp. Never: a vendor's SDK, the log of accepts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
-import re
+import json
+import random
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlencode
+from typing import Any
 
 import aiohttp
+from aiohttp import web
 
 SENT_AFTER_S = 0.1
 END_AFTER_S = 2.0
@@ -29,86 +31,83 @@ _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 5.0
 _TIMEOUT = aiohttp.ClientTimeout(total=15)
 _AT_ONCE = 32
-_UNREACHABLE = re.compile(r"\+1500555(3\d{3})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A message whose sender wants to hear of it."""
+class Post:
+    """One request of a vendor. `label` is what it reports."""
 
-    account_sid: str
-    auth_token: str
-    sid: str
-    to: str
-    sender: str
+    label: str
+    after_s: float
     url: str
+    body: bytes
+    headers: dict[str, str]
+    stops: frozenset[int] | None = None
+    """Statuses that end the vendor's repetitions; None for all below 500."""
+
+    def is_taken(self, status: int) -> bool:
+        """Whether the vendor does not repeat it."""
+        return 0 < status < 500 if self.stops is None else status in self.stops
 
 
-def end_of(to: str) -> dict[str, str]:
-    """How a message to this number ends."""
-    unreachable = _UNREACHABLE.fullmatch(to)
-    if unreachable is None:
-        return {"MessageStatus": "delivered"}
-    return {"MessageStatus": "undelivered", "ErrorCode": f"3{unreachable[1][1:].zfill(4)}"}
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a vendor reports, and how badly."""
+
+    url: str
+    copies: int = 1
+    late_s: float = 0.0
 
 
-def signature(auth_token: str, url: str, fields: dict[str, str]) -> str:
-    """X-Twilio-Signature."""
-    signed = url + "".join(name + fields[name] for name in sorted(fields))
-    return base64.b64encode(hmac.digest(auth_token.encode(), signed.encode(), "sha1")).decode()
+def target_of(given: Any) -> Target | None:
+    """The target that a control request names, None for what is none."""
+    match given:
+        case {"url": str(url)}:
+            copies, late_s = given.get("copies", 1), given.get("late_s", 0.0)
+            if isinstance(copies, int) and isinstance(late_s, int | float) and 0 < copies <= 10 and 0 <= late_s <= 60:
+                return Target(url, copies, float(late_s))
+    return None
 
 
 @dataclass(slots=True)
 class Callbacks:
-    """Posts delivery reports. `answers` counts by status and HTTP status; 0 is a callback that was never accepted."""
+    """Posts reports. `answers` counts by label and HTTP status; 0 is a callback that was never taken."""
 
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
+    targets: dict[str, Target] = field(default_factory=dict)
+    """By kind, of vendors with one URL per account."""
     _session: aiohttp.ClientSession | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     @property
     def pending(self) -> int:
-        """Callbacks not accepted yet."""
+        """Callbacks not taken yet."""
         return len(self._tasks)
 
-    def report(self, accepted: Accepted) -> None:
-        """Report this message's deliveries from now on."""
-        for after_s, report in ((SENT_AFTER_S, {"MessageStatus": "sent"}), (END_AFTER_S, end_of(accepted.to))):
-            task = asyncio.create_task(self._post_until_taken(accepted, report, after_s))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def report(self, posts: Iterable[Post], target: Target | None = None) -> None:
+        """Post these from now on."""
+        for post in posts:
+            for copy in range(target.copies if target else 1):
+                late_s = random.uniform(0, target.late_s) if target and copy else 0.0
+                task = asyncio.create_task(self._post_until_taken(post, post.after_s + late_s))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-    async def _post_until_taken(self, accepted: Accepted, report: dict[str, str], after_s: float) -> None:
-        status = report["MessageStatus"]
-        url, _, _ = accepted.url.partition("#")  # the fragment is for Twilio, and never sent
-        fields = {
-            "AccountSid": accepted.account_sid,
-            "ApiVersion": "2010-04-01",
-            "From": accepted.sender,
-            "To": accepted.to,
-            "MessageSid": accepted.sid,
-            "SmsSid": accepted.sid,
-            "SmsStatus": status,
-            **report,
-        }
-        headers = {
-            "Content-Type": "application/x-www-form-urlencoded",
-            "X-Twilio-Signature": signature(accepted.auth_token, url, fields),
-        }
+    async def _post_until_taken(self, post: Post, after_s: float) -> None:
         await asyncio.sleep(after_s)
         deadline = asyncio.get_running_loop().time() + TIMEOUT_S
         wait_s = _FIRST_WAIT_S
         while True:
             async with self._room:
-                answer = await self._post(url, urlencode(fields).encode(), headers)
-            if answer and answer < 500:
+                answer = await self._post(post.url, post.body, post.headers)
+            if post.is_taken(answer):
                 break
             if asyncio.get_running_loop().time() + wait_s > deadline:
                 break
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
-        self.answers[status, answer] += 1
+        self.answers[post.label, answer] += 1
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> int:
         if self._session is None:
@@ -126,3 +125,30 @@ class Callbacks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+
+def add_callback_routes(app: web.Application, callbacks: Callbacks, kinds: Mapping[str, Mapping[str, str]]) -> None:
+    """Serve the control of reports, for these kinds of vendor; each with what a receiver has to know of its keys."""
+
+    async def set_target(request: web.Request) -> web.Response:
+        kind = request.match_info["kind"]
+        if kind not in kinds:
+            return web.json_response({"error": f"the kinds with a target are {', '.join(kinds)}"}, status=404)
+        try:
+            target = target_of(json.loads(await request.read()))
+        except ValueError:
+            target = None
+        if target is None:
+            error = "the body is {url, copies (1 to 10), late_s (0 to 60)}"
+            return web.json_response({"error": error}, status=400)
+        callbacks.targets[kind] = target
+        return web.json_response(kinds[kind])
+
+    async def list_answers(_: web.Request) -> web.Response:
+        answers: dict[str, dict[str, int]] = {}
+        for (label, code), count in sorted(callbacks.answers.items()):
+            answers.setdefault(label, {})[str(code)] = count
+        return web.json_response({"pending": callbacks.pending, "answers": answers})
+
+    app.router.add_get("/callbacks", list_answers)
+    app.router.add_put("/callbacks/{kind}", set_target)

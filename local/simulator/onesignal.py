@@ -6,9 +6,10 @@ May import the simulator's state and aiohttp. Never: a decision on scripted faul
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
-from collections import OrderedDict
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -16,7 +17,6 @@ from local.simulator.ground_truth import Accept
 from local.simulator.state import WRONG_SECRET, SimulatorState, answer
 
 KIND = "onesignal"
-_REMEMBERED = 100_000
 
 
 def error(status: int, message: str, retry_after: str | None = None) -> web.Response:
@@ -47,7 +47,9 @@ def authenticated(request: web.Request) -> bool:
 def add_onesignal_routes(app: web.Application, state: SimulatorState) -> None:
     """Serve OneSignal's API."""
     errors = OnesignalErrors()
-    made: OrderedDict[str, str] = OrderedDict()
+    entries = (json.loads(line) for line in state.truth.lines(KIND))
+    made: dict[str, str] = {entry["message_id"]: entry["provider_message_id"] for entry in entries}
+    keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def send(request: web.Request) -> web.Response:
         state.seen(KIND)
@@ -64,19 +66,19 @@ def add_onesignal_routes(app: web.Application, state: SimulatorState) -> None:
             return error(400, "app_id not found")
         if not push.get("content_available") and not push.get("contents", {}).get("en"):
             return error(400, "Message Notifications must have English language content")
-        if key in made:
-            headers = {"Idempotent-Replayed": "true"}
-            return web.json_response({"id": made[key], "external_id": None}, headers=headers)
-        their_id = str(uuid.uuid4())
+        # A request whose twin is still being looked at waits for it, as the first may be accepted yet.
+        async with keys.setdefault(key, asyncio.Lock()):
+            if key in made:
+                headers = {"Idempotent-Replayed": "true"}
+                return web.json_response({"id": made[key], "external_id": None}, headers=headers)
+            their_id = str(uuid.uuid4())
+            accept = Accept(KIND, subscription, key, body.decode("utf-8", "surrogateescape"), their_id)
+            success = {"id": their_id, "external_id": None}
 
-        def remember() -> None:
-            made[key] = their_id
-            if len(made) > _REMEMBERED:
-                made.popitem(last=False)
+            def remember() -> None:
+                made[key] = their_id
 
-        accept = Accept(KIND, subscription, key, body.decode("utf-8", "surrogateescape"), their_id)
-        success = {"id": their_id, "external_id": None}
-        return await answer(state, request, errors, accept, lambda: web.json_response(success), remember)
+            return await answer(state, request, errors, accept, lambda: web.json_response(success), remember)
 
     async def latest(request: web.Request) -> web.Response:
         if not authenticated(request):

@@ -1,6 +1,7 @@
 """SendGrid's Mail Send: JSON in, 202 without a body out, and its errors; and the scopes of an API key.
 
-Our message id is read from the custom arguments. Limits are told as SendGrid tells them, in X-RateLimit-Reset.
+Our message id is read from the custom arguments, which events repeat (reports.py) once the account has a URL for them
+(callbacks.py). Limits are told as SendGrid tells them, in X-RateLimit-Reset.
 May import the simulator's state and aiohttp. Never: a decision on scripted faults (faults.py), a SendGrid SDK.
 """
 
@@ -13,7 +14,9 @@ from typing import Any
 
 from aiohttp import web
 
+from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
+from local.simulator.reports import EventsKey, sendgrid_posts
 from local.simulator.state import WRONG_SECRET, SimulatorState, answer, reset_at
 
 KIND = "sendgrid"
@@ -47,8 +50,8 @@ def authenticated(request: web.Request) -> bool:
     return scheme == "Bearer" and bool(key) and key != WRONG_SECRET
 
 
-def check_mail(payload: Any) -> web.Response | tuple[str, str | None]:
-    """Recipient and our message id of a request, or why SendGrid would refuse it."""
+def check_mail(payload: Any) -> web.Response | tuple[str, dict[str, str]]:
+    """Recipient and custom arguments of a request, or why SendGrid would refuse it."""
     try:
         (personalization,) = payload["personalizations"]
         (recipient,) = personalization["to"]
@@ -73,10 +76,10 @@ def check_mail(payload: Any) -> web.Response | tuple[str, str | None]:
     given = personalization.get("custom_args", {})
     if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
         return error(400, "custom_args values must be strings.", "personalizations.0.custom_args")
-    return to, given.get("message_id")
+    return to, given
 
 
-def add_sendgrid_routes(app: web.Application, state: SimulatorState) -> None:
+def add_sendgrid_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks, key: EventsKey) -> None:
     """Serve SendGrid's API."""
     errors = SendgridErrors()
 
@@ -91,11 +94,16 @@ def add_sendgrid_routes(app: web.Application, state: SimulatorState) -> None:
             return error(400, "Bad Request")
         if isinstance(found, web.Response):
             return found
-        to, message_id = found
+        to, custom_args = found
         their_id = secrets.token_urlsafe(16)
-        accept = Accept(KIND, to, message_id, body.decode("utf-8", "surrogateescape"), their_id)
+        accept = Accept(KIND, to, custom_args.get("message_id"), body.decode("utf-8", "surrogateescape"), their_id)
+
+        def report() -> None:
+            if (target := callbacks.targets.get(KIND)) is not None:
+                callbacks.report(sendgrid_posts(target, key, to, their_id, custom_args), target)
+
         return await answer(
-            state, request, errors, accept, lambda: web.Response(status=202, headers={"X-Message-Id": their_id})
+            state, request, errors, accept, lambda: web.Response(status=202, headers={"X-Message-Id": their_id}), report
         )
 
     async def scopes(request: web.Request) -> web.Response:

@@ -3,9 +3,8 @@
 Twilio's documented test recipients are refused as documented: +15005550001 21211, ...2 21612, ...3 21408, ...4 21610,
 ...9 21614. The resource has no field for our message id: it is read from `message_id` in the StatusCallback's query.
 
-A message with a StatusCallback gets delivery reports (callbacks.py), whatever response a scripted fault gave to its request.
+A message with a StatusCallback gets delivery reports (reports.py), whatever response a scripted fault gave to its request.
 
-    GET  /callbacks            {"pending": n, "answers": {"delivered": {"204": n}}}
     PUT  /twilio/auth_tokens   ["..."], the only ones that are taken from now on; [] for any, as at the start
 
 May import the simulator's state, callbacks and aiohttp. Never: a decision on scripted faults (faults.py), a twilio SDK.
@@ -24,8 +23,9 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from aiohttp import web
 
-from local.simulator.callbacks import Accepted, Callbacks
+from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
+from local.simulator.reports import Accepted, twilio_posts
 from local.simulator.state import SimulatorState, answer
 
 KIND = "twilio"
@@ -190,17 +190,12 @@ def add_twilio_routes(app: web.Application, state: SimulatorState, callbacks: Ca
 
         def report() -> None:
             if url:
-                callbacks.report(Accepted(account_sid, secret, sid, form["To"], form.get("From", ""), url))
+                callbacks.report(
+                    twilio_posts(Accepted(account_sid, secret, sid, form["To"], form.get("From", ""), url))
+                )
 
         return await answer(state, request, errors, accept, lambda: web.json_response(made, status=201), report)
 
-    async def list_callbacks(_: web.Request) -> web.Response:
-        answers: dict[str, dict[str, int]] = {}
-        for (status, code), count in sorted(callbacks.answers.items()):
-            answers.setdefault(status, {})[str(code)] = count
-        return web.json_response({"pending": callbacks.pending, "answers": answers})
-
-    app.router.add_get("/callbacks", list_callbacks)
     app.router.add_put("/twilio/auth_tokens", set_auth_tokens)
     app.router.add_get("/2010-04-01/Accounts/{account_sid}.json", fetch_account)
     app.router.add_post("/2010-04-01/Accounts/{account_sid}/Messages.json", create_message)

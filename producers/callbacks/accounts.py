@@ -17,7 +17,7 @@ from runtime.errors import SettingsError
 from runtime.provider_files import ProviderFiles
 from runtime.settings import ProviderSettings
 from vendors.registry import create_report_readers
-from vendors.reports import DeliveryReport, ForgedError, ReportReader, Request, UnknownAccountError
+from vendors.reports import ForgedError, Intake, ReportReader, Reports, Request, UnknownAccountError
 
 KEPT_S = 86_400.0
 MAX_KEPT = 32
@@ -46,10 +46,10 @@ class ReportAccounts:
 
     def readers(self) -> dict[str, ReportReader]:
         """A reader per kind that stays good when the accounts are replaced."""
-        return {kind: _Reader(self, kind, reader.content_type) for kind, reader in self._readers.items()}
+        return {kind: _Reader(self, kind, reader.intake) for kind, reader in self._readers.items()}
 
-    def read(self, kind: str, request: Request) -> DeliveryReport:
-        """The report, by the first set of accounts that signed it. Raises what ReportReader.read raises."""
+    def read(self, kind: str, request: Request) -> Reports:
+        """The reports, by the first set of accounts that signed it. Raises what ReportReader.read raises."""
         try:
             return self._read(kind, request)
         except (ForgedError, UnknownAccountError):
@@ -62,7 +62,7 @@ class ReportAccounts:
                 raise ForgedError from None  # whoever follows the file says why it is not used
             return self._read(kind, request)
 
-    def _read(self, kind: str, request: Request) -> DeliveryReport:
+    def _read(self, kind: str, request: Request) -> Reports:
         now = self._monotonic()
         while self._former and self._former[-1].until <= now:
             self._former.pop()
@@ -78,9 +78,9 @@ class ReportAccounts:
 
 
 class _Reader:
-    def __init__(self, accounts: ReportAccounts, kind: str, content_type: str) -> None:
-        self._accounts, self._kind, self.content_type = accounts, kind, content_type
+    def __init__(self, accounts: ReportAccounts, kind: str, intake: Intake) -> None:
+        self._accounts, self._kind, self.intake = accounts, kind, intake
 
-    def read(self, request: Request) -> DeliveryReport:
-        """The report. Raises MalformedError, UnknownAccountError, ForgedError."""
+    def read(self, request: Request) -> Reports:
+        """As ReportReader.read."""
         return self._accounts.read(self._kind, request)

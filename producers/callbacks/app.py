@@ -1,15 +1,17 @@
-"""POST /callbacks/<kind>: a provider's callback is answered 204 only after the broker has acknowledged its records.
+"""POST /callbacks/<kind>: a provider's callback is answered only after the broker has acknowledged its records.
 
     | the request                                                        | response                 |
     |--------------------------------------------------------------------|--------------------------|
-    | genuine; its receipt, and its status event, are acknowledged       | 204                      |
-    | genuine, but a repetition                                          | 204                      |
+    | genuine; its receipts, and their status events, are acknowledged   | what the vendor calls taken (204) |
+    | genuine, but a repetition                                          | the same                 |
     | the broker does not acknowledge, or too many callbacks wait for it | 503 + Retry-After        |
     | not signed by the account, or the account is not configured        | 403                      |
+    | signed, and older than the vendor's last repetition                | 403, or what stops the vendor |
     | unreadable                                                         | 400, 405, 408, 413, 415  |
 
-The receipt is published first, then the status event. If the process dies in between it has not answered: the vendor repeats
-the callback, and both records get the same ids again. A repeated genuine callback therefore adds nothing.
+A request may hold many reports: all are published, then answered once. One that cannot be read is counted and passed over.
+Receipts are published first, then status events. If the process dies in between it has not answered: the vendor repeats
+the callback, and all records get the same ids again. A repeated genuine callback therefore adds nothing.
 May import starlette. Never: a vendor's field, a Kafka client.
 """
 
@@ -29,20 +31,31 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
-from runtime.callbacks import PATH, attempt_ref_of, message_id_of
+from runtime.callbacks import PATH
 from runtime.clock import Clock, system_clock
 from runtime.errors import PublishError
 from runtime.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.logs import get_logger
-from runtime.metrics import CALLBACK_SECONDS, CALLBACKS
+from runtime.metrics import CALLBACK_SECONDS, CALLBACKS, RECEIPTS_TAKEN
 from runtime.records import ProducerRecord
-from vendors.reports import DeliveryReport, ForgedError, MalformedError, ReportReader, Request, UnknownAccountError
+from schemas.events import ProviderReceipt
+from vendors.reports import (
+    DeliveryReport,
+    ForgedError,
+    MalformedError,
+    ReportReader,
+    Reports,
+    Request,
+    StaleError,
+    UnknownAccountError,
+)
 
-MAX_BODY = 64 * 1024
 BODY_TIMEOUT_S = 10.0
 """For a whole body: a vendor sends it at once; one that arrives slowly occupies a connection."""
 MAX_WAITING = 1_000
 """Callbacks that wait for the broker at once."""
+MAX_READING = 64 * 1024 * 1024
+"""Bytes of bodies held at once, of callbacks that nobody signed too."""
 REMEMBERED = 65_536
 """Ids of recent receipts kept to recognise repetitions; an older one is published again, under the same id."""
 RETRY_AFTER_S = 2
@@ -91,25 +104,33 @@ class CallbackEndpoint:
         self._crash_here = crash_here or (lambda _: None)
         self._published_receipts = _Recent(remembered)
         self._waiting = 0
+        self._held = 0
 
     async def take(self, kind: str, reader: ReportReader, http: HttpRequest) -> Response:
         """The answer to one request. Raises Problem."""
         started = time.perf_counter()
-        outcome = "malformed"
+        refused: str | None = "malformed"
+        held = [0]
         try:
-            request = await self._read(kind, reader, http)
-            report = reader.read(request)
-            outcome = "unavailable"
-            outcome = await self._publish(report, request)
+            request = await self._read(kind, reader, http, held)
+            reports = reader.read(request)
+            refused = "unavailable"
+            outcomes = await self._publish(kind, reports, request)
+            refused = None
         except ClientDisconnect as exc:
             raise Problem(400, "malformed_callback", "the body is incomplete") from exc
         except MalformedError as exc:
             raise Problem(400, "malformed_callback", str(exc)) from exc
         except UnknownAccountError as exc:
-            outcome = "unknown_account"
+            refused = "unknown_account"
             raise Problem(403, "unknown_account", "no account of this installation") from exc
+        except StaleError as exc:
+            refused = "stale"
+            raise Problem(
+                reader.intake.unusable or 403, "stale_callback", "the signature is older than any repetition of yours"
+            ) from exc
         except ForgedError as exc:
-            outcome = "forged"
+            refused = "forged"
             log.warning("callback with a wrong signature refused", vendor=kind)
             raise Problem(
                 403, "wrong_signature", "the signature is not that of the account over the public URL"
@@ -119,57 +140,85 @@ class CallbackEndpoint:
                 "broker_unavailable", "the broker did not acknowledge; send the callback again", RETRY_AFTER_S
             ) from exc
         finally:
-            CALLBACKS.labels(kind, outcome).inc()
+            self._held -= held[0]
+            if refused is not None:
+                CALLBACKS.labels(kind, refused).inc()
             CALLBACK_SECONDS.labels(kind).observe(time.perf_counter() - started)
-        return Response(status_code=204)
+        for outcome in outcomes:
+            CALLBACKS.labels(kind, outcome).inc()
+        if reports.unreadable:
+            CALLBACKS.labels(kind, "malformed").inc(reports.unreadable)
+            log.warning("reports that cannot be read passed over", vendor=kind, count=reports.unreadable)
+        useless = reports.unreadable and not reports.reports
+        return Response(status_code=(useless and reader.intake.unusable) or reader.intake.taken)
 
-    async def _read(self, kind: str, reader: ReportReader, http: HttpRequest) -> Request:
+    async def _read(self, kind: str, reader: ReportReader, http: HttpRequest, held: list[int]) -> Request:
         headers = {name.lower(): value for name, value in http.headers.items()}
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != reader.content_type:
-            raise Problem(415, "unsupported_media_type", f"a callback of this kind is {reader.content_type}")
+        if media_type not in reader.intake.media_types:
+            wanted = " or ".join(sorted(reader.intake.media_types))
+            raise Problem(415, "unsupported_media_type", f"a callback of this kind is {wanted}")
         if headers.get("content-encoding", "identity") != "identity":
             raise Problem(415, "unsupported_encoding", "Content-Encoding is not taken here")
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await _body(http)
+                body = await self._body(http, reader.intake.max_body, held)
         except TimeoutError as exc:
             raise Problem(408, "incomplete_body", "the body came too slowly", headers={"Connection": "close"}) from exc
         raw_query = http.scope["query_string"].decode("latin-1")
         url = f"{self._public_url}{PATH}{kind}" + (f"?{raw_query}" if raw_query else "")
-        return Request(url, dict(parse_qsl(raw_query, keep_blank_values=True)), headers, body)
+        return Request(url, dict(parse_qsl(raw_query, keep_blank_values=True)), headers, body, self._clock())
 
-    async def _publish(self, report: DeliveryReport, request: Request) -> str:
-        """Publish what is new; returns the outcome, a value of the metric's label. Raises PublishError."""
-        now = self._clock()
-        receipt = receipt_of(report, message_id_of(request.query), request.body, now)
-        if receipt["event_id"] in self._published_receipts:
-            return "repeated"
-        attempt_ref = attempt_ref_of(request.query) if report.final else None
+    async def _body(self, http: HttpRequest, most: int, held: list[int]) -> bytes:
+        """The body; `held` has its bytes so far, for the caller to give back."""
+        body = bytearray()
+        async for chunk in http.stream():
+            body += chunk
+            held[0] += len(chunk)
+            self._held += len(chunk)
+            if len(body) > most:
+                raise Problem(413, "too_large", f"a callback has at most {most} bytes", headers={"Connection": "close"})
+            if self._held > MAX_READING:
+                raise unavailable("busy", "too many callbacks at once; send it again", RETRY_AFTER_S)
+        return bytes(body)
+
+    async def _publish(self, kind: str, reports: Reports, request: Request) -> list[str]:
+        """Publish what is new; returns the outcome of each report, values of the metric's label. Raises PublishError."""
+        fresh: dict[str, tuple[ProviderReceipt, DeliveryReport]] = {}
+        outcomes = []
+        for report in reports.reports:
+            receipt = receipt_of(report, request.body, request.received_at)
+            event_id = receipt["event_id"]
+            if event_id in self._published_receipts or event_id in fresh:
+                outcomes.append("repeated")
+                continue
+            fresh[event_id] = receipt, report
+            if not report.final:
+                outcomes.append("noted")
+            else:
+                outcomes.append("no_message" if report.subject.attempt_ref is None else "stated")
+        if not fresh:
+            return outcomes
         if self._waiting >= MAX_WAITING:
             raise PublishError("too many callbacks wait for the broker")
+        facts = [
+            fact_record(report, report.subject.attempt_ref, request.received_at)
+            for _, report in fresh.values()
+            if report.final and report.subject.attempt_ref is not None
+        ]
         self._waiting += 1
         try:
-            await self._broker.send([receipt_record(receipt)])
+            await self._broker.send([receipt_record(receipt) for receipt, _ in fresh.values()])
             self._crash_here("after_receipt")
-            if attempt_ref is not None:
-                await self._broker.send([fact_record(report, attempt_ref, now)])
+            if facts:
+                await self._broker.send(facts)
             self._crash_here("before_callback_answer")
         finally:
             self._waiting -= 1
-        self._published_receipts.add(receipt["event_id"])
-        if not report.final:
-            return "noted"
-        return "no_message" if attempt_ref is None else "stated"
-
-
-async def _body(http: HttpRequest) -> bytes:
-    body = bytearray()
-    async for chunk in http.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Problem(413, "too_large", f"a callback has at most {MAX_BODY} bytes", headers={"Connection": "close"})
-    return bytes(body)
+        for event_id, (receipt, _) in fresh.items():
+            self._published_receipts.add(event_id)
+            RECEIPTS_TAKEN.labels(kind, receipt["state"]).inc()
+        return outcomes
 
 
 def create_app(readers: Mapping[str, ReportReader], endpoint: CallbackEndpoint) -> Starlette:

@@ -16,19 +16,19 @@ from schemas.topics import RECEIPTS
 from vendors.reports import DeliveryReport
 
 
-def receipt_of(report: DeliveryReport, message_id: str | None, body: bytes, received_at: int) -> ProviderReceipt:
-    """The receipt, with the body as received. Callbacks carry no time of their own: it occurred when it was received."""
+def receipt_of(report: DeliveryReport, body: bytes, received_at: int) -> ProviderReceipt:
+    """The receipt, with its part of the body as received. Where the vendor names no time, it occurred when it was received."""
     return {
         "event_id": ids.receipt_id(report.provider, report.provider_message_id, report.provider_event_id),
         "provider": report.provider,
         "provider_message_id": report.provider_message_id,
-        "message_id": message_id,
+        "message_id": report.subject.message_id,
         "state": report.state,
         "reason": report.reason,
         "code": report.code,
-        "occurred_at": received_at,
+        "occurred_at": _occurred_at(report, received_at),
         "received_at": received_at,
-        "raw": body,
+        "raw": body if report.raw is None else report.raw,
     }
 
 
@@ -47,7 +47,7 @@ def status_of(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int)
         attempt_ref.tenant,
         attempt_ref.lane,
         report.state,
-        received_at,
+        _occurred_at(report, received_at),
         {
             "message_id": attempt_ref.message_id,
             "channel": report.channel,
@@ -61,6 +61,10 @@ def status_of(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int)
         },
         attempt=attempt_ref.attempt,
     )
+
+
+def _occurred_at(report: DeliveryReport, received_at: int) -> int:
+    return received_at if report.occurred_at is None else report.occurred_at
 
 
 def fact_record(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int) -> ProducerRecord:

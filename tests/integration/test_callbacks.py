@@ -20,10 +20,9 @@ import pytest
 from twilio.request_validator import RequestValidator
 
 from local.ports import PortBook
-from producers.callbacks.app import MAX_BODY
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
 from runtime import ids
-from runtime.callbacks import AttemptRef, callback_url
+from runtime.callbacks import AttemptRef, Subject, callback_url
 from runtime.kafka.consumer import Consumer
 from runtime.records import ConsumerRecord, ProducerRecord
 from runtime.settings import ProviderSettings
@@ -36,7 +35,7 @@ from tests.integration.test_simulator import Simulator
 from tests.support.clickhouse import Server
 from tests.support.made import message as any_message
 from vendors.registry import create_senders
-from vendors.reports import DeliveryReport
+from vendors.reports import MAX_BODY, DeliveryReport
 from vendors.sender import Sent
 
 PUBLIC = "https://notify.shop.example"
@@ -53,11 +52,11 @@ from = "+15005550006"
 """
 
 
-def message(**fields: Any) -> ChannelMessage:
+def message(channel: str = "sms", address: str = "+4915112345678", **fields: Any) -> ChannelMessage:
     notification_id = ids.notification_id(time.time_ns() // 1_000_000, "t")
-    message_id = ids.message_id(notification_id, "sms", ids.address_hash("sms", "+4915112345678"))
+    message_id = ids.message_id(notification_id, channel, ids.address_hash(channel, address))
     return any_message(
-        notification_id=notification_id, message_id=message_id, channel="sms", address="+4915112345678", **fields
+        notification_id=notification_id, message_id=message_id, channel=channel, address=address, **fields
     )
 
 
@@ -69,6 +68,8 @@ class CallbackServer:
     directory: Path
     ports: PortBook
     public_url: str = PUBLIC
+    accounts: str = ""
+    """More of the settings file."""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     port: int = 0
     health: int = 0
@@ -78,7 +79,8 @@ class CallbackServer:
         self.health = self.health or self.ports.reserve("callbacks-health")
         accounts = (("tw", SID, TOKEN), ("tw-next", SID, NEXT_TOKEN), ("other", OTHER_SID, OTHER_TOKEN))
         config = self.directory / "heliograph.toml"
-        config.write_text("".join(ACCOUNT.format(name=name, sid=sid, token=token) for name, sid, token in accounts))
+        twilio = "".join(ACCOUNT.format(name=name, sid=sid, token=token) for name, sid, token in accounts)
+        config.write_text(twilio + self.accounts)
         process = self.broker.run(
             "callbacks",
             HELIOGRAPH_CONFIG=str(config),
@@ -271,6 +273,59 @@ def test_the_simulators_reports_survive_a_killed_role(server: CallbackServer, tm
     assert {receipt["state"] for receipt in server.records_about(RECEIPTS, good)} >= {"delivered", "sent"}
 
 
+MAIL_ENDS = {
+    "delivered": {"delivered"},
+    "bounce": {"bounced"},
+    "blocked": {"bounced"},
+    "dropped": {"undelivered"},
+    "complaint": {"delivered", "complained"},
+    "unsubscribe": {"delivered", "unsubscribed"},
+    "click": {"delivered", "opened", "clicked"},
+}
+"""How a mail to `word+x@…` ends at the simulator, beside `sent`."""
+
+
+@pytest.mark.kafka
+@pytest.mark.faults
+def test_sendgrids_events_come_back_signed_tripled_and_out_of_order(server: CallbackServer, tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path / "simulator").start()
+    server.port = server.ports.reserve("callbacks")
+    target = {"url": f"http://127.0.0.1:{server.port}/callbacks/sendgrid", "copies": 3, "late_s": 3}
+    keys: dict[str, Any] = {"api_key": "k", "from_address": "a@shop.example", "base_url": simulator.url}
+    keys |= simulator.put("/callbacks/sendgrid", target)
+    sent = {word: message(channel="email", address=f"{word}+1@example.test", text="T") for word in MAIL_ENDS}
+
+    async def send() -> None:
+        (sender,) = create_senders("email", [ProviderSettings(name="sg", channel="email", kind="sendgrid", **keys)])
+        await sender.start()
+        try:
+            assert {type(await sender.send(each)) for each in sent.values()} == {Sent}
+        finally:
+            await sender.close()
+
+    try:
+        server.accounts = "\n".join(
+            ["[[providers]]", 'name = "sg"', 'channel = "email"', 'kind = "sendgrid"']
+            + [f'{name} = "{value}"' for name, value in keys.items()]
+        )
+        role = server.start()
+        asyncio.run(send())
+        time.sleep(1.5)  # the first are taken, the others are due
+        role.kill()
+        role.wait()
+        server.start()
+        until(lambda: simulator.get("/callbacks")["pending"] == 0, 60, "every report taken")
+        assert {code for answers in simulator.get("/callbacks")["answers"].values() for code in answers} == {"204"}
+    finally:
+        simulator.stop()
+    for word, ends in MAIL_ENDS.items():
+        facts = server.records_about(STATUS, sent[word])
+        assert {fact["state"] for fact in facts} == ends | {"sent"}, word
+        assert len({fact["event_id"] for fact in facts}) == len(ends) + 1
+        assert {fact["provider"] for fact in facts} == {"sg"}
+        assert all(abs(fact["occurred_at"] / 1000 - time.time()) < 60 for fact in facts)
+
+
 @pytest.mark.kafka
 @pytest.mark.faults
 def test_while_the_broker_is_down_nothing_is_confirmed_and_the_retry_lands(server: CallbackServer) -> None:
@@ -321,8 +376,9 @@ def as_read(record: ProducerRecord) -> ConsumerRecord:
 def records_about(
     attempt_ref: AttemptRef, sid: str, state: str, reason: str | None, at: int, final: bool = True
 ) -> list[ConsumerRecord]:
-    report = DeliveryReport("tw", sid, f"{sid}:{state}", "sms", state, reason, final=final)
-    records = [receipt_record(receipt_of(report, attempt_ref.message_id, b"raw", at))]
+    about = Subject(attempt_ref.message_id, attempt_ref)
+    report = DeliveryReport("tw", sid, f"{sid}:{state}", "sms", state, reason, final=final, subject=about)
+    records = [receipt_record(receipt_of(report, b"raw", at))]
     return [as_read(record) for record in [*records, *([fact_record(report, attempt_ref, at)] if final else [])]]
 
 

@@ -67,6 +67,11 @@ class Simulator:
         answer.raise_for_status()
         return answer.json()
 
+    def put(self, path: str, body: Any) -> Any:
+        answer = requests.put(self.url + path, json=body, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
     def fault(self, **fault: Any) -> requests.Response:
         return requests.post(f"{self.url}/faults", json=fault, timeout=10)
 

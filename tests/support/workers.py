@@ -55,8 +55,11 @@ class Provider:
 
     rate_per_second: float | None = None
 
-    def __init__(self, channel: str, name: str, platforms: frozenset[str] | None, limit: int) -> None:
+    def __init__(
+        self, channel: str, name: str, platforms: frozenset[str] | None, limit: int, repeatable_s: float
+    ) -> None:
         self.channel, self.name, self.platforms, self.max_in_flight = channel, name, platforms, limit
+        self.repeatable_s = repeatable_s
 
     async def start(self) -> None: ...
     async def send(self, message: ChannelMessage) -> SendResult:
@@ -78,7 +81,8 @@ class Process:
         broker, settings = world.broker, world.settings
 
         def account(name: str, platforms: frozenset[str] | None) -> Account:
-            return Account(Provider(world.channel, name, platforms, limit), world.breaker, world.monotonic)
+            provider = Provider(world.channel, name, platforms, limit, world.repeatable_s)
+            return Account(provider, world.breaker, world.monotonic)
 
         self.accounts = Accounts([account(name, platforms) for name, platforms in accounts])
         self.admission = Admission(self.accounts, settings.sender.window)
@@ -164,8 +168,9 @@ class World:
         partitions: int = PARTITIONS,
         lanes: Sequence[str] = LANES,
         views: SenderViews | None = None,
+        repeatable_s: float = 0.0,
     ) -> None:
-        self.now, self.answer, self.channel = START_S, answer, channel
+        self.now, self.answer, self.channel, self.repeatable_s = START_S, answer, channel, repeatable_s
         self.breaker = breaker or BreakerSettings()
         self.settings = Settings(sender=sender or SenderSettings())
         self.views = views or SenderViews({}, {}, {})

@@ -38,7 +38,7 @@ class Clock:
 class Provider:
     """Limits of an account; sends nothing."""
 
-    channel = "push"
+    channel, repeatable_s = "push", 0.0
 
     def __init__(self, name: str, *, limit: int = 4, rate: float | None = None, platforms: str | None = None) -> None:
         self.name, self.max_in_flight, self.rate_per_second = name, limit, rate

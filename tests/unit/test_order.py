@@ -76,6 +76,7 @@ def finish(world: World) -> None:
     world.settle()
     while world.timers:
         world.next_timer()
+    world.settle(5)  # what the last of them brought back is released as well
 
 
 def reported(world: World, message: ChannelMessage) -> list[tuple[str, bool]]:
@@ -219,6 +220,145 @@ def test_takeover_without_a_commit_begins_at_the_beginning() -> None:
     assert world.committed() == (-1, "")
     world.settle()
     assert (len(provider.accepted), world.committed()) == (1, (1, "1:0"))
+
+
+# -- doubts that are repeated ------------------------------------------------------------------------------------------
+
+DAY_S = 86_400.0
+
+
+class Keyed(Provider):
+    """A vendor that knows a message's id, and makes nothing of one that comes again."""
+
+    def __call__(self, message: ChannelMessage) -> SendResult | None:
+        result = self.answer(message)
+        if isinstance(result, Sent | InDoubt) and message["message_id"] not in self.accepted:
+            self.accepted.append(message["message_id"])
+        return result
+
+
+REPEATED = [("retrying", False), ("sent", False)]
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+@pytest.mark.parametrize("step", ["send", "facts"])
+def test_message_of_a_killed_owner_is_repeated_unflagged_by_the_only_account_that_reaches_it(
+    step: Step, delivery: str
+) -> None:
+    provider = Keyed()
+    world, message = World(provider, repeatable_s=30 * DAY_S), made(delivery=delivery)
+    world.send(message)
+    killed(world, step)
+    finish(world)
+    assert (provider.accepted, reported(world, message)) == ([message["message_id"]], REPEATED)
+    assert len(world.requests) == (1 if step == "send" else 2)
+
+
+@pytest.mark.parametrize(("delivery", "ends"), [("at_least_once", AGAIN), ("at_most_once", [("unknown", False)])])
+def test_message_of_a_killed_owner_is_a_plain_doubt_where_several_accounts_reach_it(
+    delivery: str, ends: list[tuple[str, bool]]
+) -> None:
+    accounts = (("one", None), ("two", None))
+    world, message = World(Keyed(), repeatable_s=30 * DAY_S, accounts=accounts), made(delivery=delivery)
+    world.send(message)
+    killed(world, "send")
+    finish(world)
+    assert reported(world, message) == ends
+
+
+def test_lost_answer_is_repeated_by_its_account_alone_through_refusals_and_a_takeover() -> None:
+    not_sent = Retry(ErrorClass.TRANSIENT, "no connection")
+    answers = iter((InDoubt("timeout"), not_sent, InDoubt("timeout"), Sent("1")))
+    provider = Keyed(lambda _: next(answers))
+    world = World(provider, repeatable_s=30 * DAY_S, accounts=(("one", None), ("two", None)))
+    message = made(delivery="at_most_once")
+    world.send(message)
+    world.settle(5)
+    world.next_timer()
+    world.kill_before("send")
+    with pytest.raises(Killed):
+        world.next_timer()
+    world.take_over()
+    finish(world)
+    assert reported(world, message) == [("retrying", False)] * 4 + [("sent", False)]
+    assert [asked["provider"] for _, asked in world.requests] == [None, "one", "one", "one"]
+
+
+@pytest.mark.parametrize(("delivery", "ends"), [("at_least_once", AGAIN), ("at_most_once", [("unknown", False)])])
+def test_doubt_older_than_its_vendor_remembers_is_like_any_other(delivery: str, ends: list[tuple[str, bool]]) -> None:
+    provider = Keyed(lambda _: InDoubt("timeout"))
+    world, message = World(provider, repeatable_s=30 * DAY_S), made(delivery=delivery)
+    world.send(message)
+    world.settle(5)
+    world.now += 30 * DAY_S
+    provider.answer = lambda _: Sent("1")
+    finish(world)
+    assert reported(world, message) == [("retrying", False), *ends]
+
+
+@pytest.mark.parametrize(
+    ("repeatable_s", "expires_in_ms"), [(60, None), (30 * DAY_S, 30_000)], ids=["forgotten", "expired"]
+)
+def test_repetition_that_waits_for_its_account_too_long_ends_unknown(
+    repeatable_s: float, expires_in_ms: int | None
+) -> None:
+    provider = Keyed(lambda _: InDoubt("timeout"))
+    world = World(provider, repeatable_s=repeatable_s, limit=1)
+    expires_at = expires_in_ms and world.wall + expires_in_ms
+    message, other = made(delivery="at_most_once", expires_at=expires_at), made()
+    world.send(message)
+    world.settle(5)
+    provider.answer = hang
+    world.send(other)
+    world.settle(3)
+    world.next_timer()
+    assert reported(world, message) == [("retrying", False)], "it waits for the account's only slot"
+    world.now += 60
+    world.settle()
+    assert reported(world, message) == [("retrying", False), ("unknown", False)]
+
+
+@pytest.mark.parametrize(
+    ("delivery", "ends"), [("at_least_once", ("failed", True)), ("at_most_once", ("unknown", False))]
+)
+def test_repetition_that_comes_to_nothing_leaves_the_doubt(delivery: str, ends: tuple[str, bool]) -> None:
+    answers = iter([InDoubt("timeout")])
+    provider = Keyed(lambda _: next(answers, Retry(ErrorClass.ACCOUNT, "401", account_wide=False)))
+    world, message = World(provider, repeatable_s=30 * DAY_S), made(delivery=delivery)
+    world.send(message)
+    finish(world)
+    assert reported(world, message)[-1] == ends
+    assert world.states()["retrying"] == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from(["at_least_once", "at_most_once"]), min_size=1, max_size=6),
+    st.lists(st.sampled_from(STEPS) | st.none(), max_size=4),
+    st.integers(0, 1_000),
+)
+def test_vendor_that_knows_its_messages_has_each_once_and_unflagged(
+    deliveries: list[str], kills: list[Step | None], seed: int
+) -> None:
+    rng = random.Random(seed)
+    answers = (Sent("1"), InDoubt("timeout"), Retry(ErrorClass.TRANSIENT, "451"), HANG)
+    provider = Keyed(lambda _: rng.choice(answers))
+    world = World(provider, repeatable_s=30 * DAY_S)
+    messages = [made(delivery=delivery) for delivery in deliveries]
+    for n, message in enumerate(messages):
+        world.send(message, partition=n % 2)
+    for step in kills:
+        if step:
+            world.kill_before(step)
+        try:
+            world.settle(rng.randrange(1, 5))
+        except Killed:
+            world.take_over()
+    world.before.clear()
+    provider.answer = lambda _: Sent("1")
+    finish(world)
+    assert sorted(provider.accepted) == sorted(message["message_id"] for message in messages)
+    assert {(s["state"], s["possible_duplicate"]) for s in world.statuses()} <= {("retrying", False), ("sent", False)}
 
 
 # -- fences -----------------------------------------------------------------------------------------------------------

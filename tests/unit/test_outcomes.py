@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.records import ConsumerRecord
 from runtime.retry import MAX_RETRY_AFTER_S, parse_retry_after, retry_delay_s, throttle_delay_s
 from runtime.stores import MemoryStore
 from schemas.codec import codec
@@ -16,8 +17,17 @@ from schemas.events import states
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
 from senders.accounts import AccountTrouble
 from senders.ledger import Ledger
-from senders.outcomes import CLAIMED_BY_ENDED, Attempt, Outcome, from_result, no_account_works
+from senders.outcomes import (
+    CLAIMED_BY_ENDED,
+    NO_LONGER_REPEATED,
+    Attempt,
+    Outcome,
+    from_result,
+    no_account_works,
+    refuse,
+)
 from senders.recheck import SenderViews, recheck
+from senders.repeats import HEADER, doubt_since, still_repeats
 from tests.support.made import NOW, RECORD, message
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent, classify
 
@@ -120,6 +130,85 @@ def test_doubt_never_fails_over_and_stays_with_its_account(doubt: InDoubt) -> No
     made = from_result(attempt, doubt, jitter=0.5, max_retries=5, next_provider="second")
     again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
     assert (made.state, again["provider"]) == ("retrying", "first")
+
+
+SINCE = NOW - 5_000
+REPEATS = RECORD._replace(headers=[("ce_id", b"1"), (HEADER, str(SINCE).encode())])
+
+
+def headers_of_next(made: Outcome) -> dict[str, bytes]:
+    return {header["name"]: header["value"] for header in facts(made)[TIMERS]["headers"]}
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+@pytest.mark.parametrize(("record", "since"), [(RECORD, RECORD.timestamp), (REPEATS, SINCE)], ids=["first", "next"])
+def test_repeated_doubt_is_unflagged_and_its_next_record_says_since_when(
+    record: ConsumerRecord, since: int, delivery: str
+) -> None:
+    attempt = Attempt(message(delivery=delivery, provider="p"), record, NOW, "p", 5)
+    made = from_result(attempt, InDoubt("EOF"), jitter=0.5, max_retries=5, repeated_by="p")
+    again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
+    assert (facts(made)[STATUS]["state"], facts(made)[STATUS]["possible_duplicate"]) == ("retrying", False)
+    assert (again["provider"], again["possible_duplicate"], again["retries"]) == ("p", False, 1)
+    assert headers_of_next(made)[HEADER] == b"%d" % since
+    assert made.in_doubt, "an outcome that takes its place must know"
+
+
+def test_refusal_of_a_repetition_stays_with_its_account_and_keeps_the_time_of_the_doubt() -> None:
+    attempt = Attempt(message(provider="p"), REPEATS, NOW, "p", 5)
+    made = from_result(attempt, Retry(ErrorClass.TRANSIENT, "no connection"), jitter=0.5, max_retries=5)
+    again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
+    assert (again["provider"], again["possible_duplicate"]) == ("p", False)
+    assert headers_of_next(made) == dict(REPEATS.headers)
+
+
+def test_doubt_that_is_no_longer_repeated_is_flagged_and_its_next_record_is_plain() -> None:
+    made = from_result(Attempt(message(provider="p"), REPEATS, NOW), NO_LONGER_REPEATED, jitter=0.5, max_retries=5)
+    again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
+    assert (again["provider"], again["possible_duplicate"]) == ("p", True)
+    assert HEADER not in headers_of_next(made)
+
+
+@pytest.mark.parametrize(
+    ("result", "state"),
+    [
+        (Sent("1"), "sent"),
+        (Rejected(ErrorClass.PERMANENT_RECIPIENT, "gone"), "bounced"),
+        (Rejected(ErrorClass.PERMANENT_MESSAGE, "400"), "rejected"),
+    ],
+)
+def test_answer_to_a_repetition_is_the_answer_to_the_first_request(result: SendResult, state: str) -> None:
+    made = from_result(Attempt(message(provider="p"), REPEATS, NOW, "p", 5), result, jitter=0.5, max_retries=5)
+    assert (facts(made)[STATUS]["state"], facts(made)[STATUS]["possible_duplicate"]) == (state, False)
+    assert list(made.ledger_record.headers) == []
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "at_most_once"])
+@pytest.mark.parametrize(
+    "result", [InDoubt("EOF"), Retry(ErrorClass.TRANSIENT, "451"), Retry(ErrorClass.ACCOUNT, "401")]
+)
+def test_last_repetition_without_an_answer_leaves_the_doubt(result: SendResult, delivery: str) -> None:
+    attempt = Attempt(message(provider="p", retries=5, delivery=delivery), REPEATS, NOW, "p", 5)
+    made = from_result(attempt, result, jitter=0.5, max_retries=5, repeated_by="p")
+    once = delivery == "at_most_once"
+    assert (facts(made)[STATUS]["state"], facts(made)[STATUS]["possible_duplicate"]) == (
+        ("unknown", False) if once else ("failed", True)
+    )
+    assert (DEAD_LETTERS in facts(made)) == (not once)
+
+
+def test_refusal_before_a_repetition_ends_unknown() -> None:
+    made = refuse(Attempt(message(provider="p"), REPEATS, NOW), "expired", "past_expiry")
+    assert (made.state, facts(made)[STATUS]["reason"]) == ("unknown", "in_doubt")
+
+
+@pytest.mark.parametrize(
+    ("value", "since"), [(b"12", 12), (b"", 0), (b"-1", 0), (b"9" * 17, 0), (b"x", 0), (None, 0), ("٣".encode(), 0)]
+)
+def test_time_of_a_doubt_that_cannot_be_read_is_long_ago(value: Any, since: int) -> None:
+    assert doubt_since([("a", b"1"), (HEADER, value)]) == since
+    assert not still_repeats(0, 30 * 86_400.0, NOW)
+    assert not still_repeats(NOW + 1, 30 * 86_400.0, NOW), "nor is one of the future believed"
 
 
 def test_message_whose_accounts_all_fail_is_dead_lettered_without_an_attempt() -> None:

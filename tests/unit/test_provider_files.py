@@ -14,7 +14,7 @@ from producers.callbacks.accounts import KEPT_S, ReportAccounts
 from runtime.errors import SettingsError
 from runtime.health import Health
 from runtime.provider_files import fingerprint, follow
-from runtime.settings import ProviderSettings, load_settings
+from runtime.settings import OutboundSettings, ProviderSettings, load_settings
 from senders import renewal
 from senders.accounts import Account, Accounts
 from senders.renewal import AccountRenewal
@@ -42,11 +42,11 @@ def test_report_under_a_token_of_the_last_day_is_taken_and_under_an_older_one_is
     reader = accounts.readers()["twilio"]
     accounts.replace([account(auth_token="new")])
     for token in ("new", "old"):
-        assert reader.read(signed(token)).state == "delivered"
+        assert [report.state for report in reader.read(signed(token)).reports] == ["delivered"]
     with pytest.raises(ForgedError):
         reader.read(signed("strange"))
     accounts.replace([])  # the account is gone, its messages are not
-    assert reader.read(signed("new")).provider == "sms-1"
+    assert [report.provider for report in reader.read(signed("new")).reports] == ["sms-1"]
     with pytest.raises(UnknownAccountError):
         reader.read(signed("new", "AC" + "1" * 32))
     now[0] = KEPT_S
@@ -67,19 +67,19 @@ def test_report_under_the_token_of_a_file_that_changed_a_moment_ago_is_taken(
     with pytest.raises(ForgedError):
         reader.read(signed("newer"))
     token.write_text("newer")
-    assert reader.read(signed("newer")).state == "delivered"
-    assert reader.read(signed("old")).state == "delivered"
+    assert [report.state for report in reader.read(signed("newer")).reports] == ["delivered"]
+    assert [report.state for report in reader.read(signed("old")).reports] == ["delivered"]
     config.write_text("[[providers]\n")
     with pytest.raises(ForgedError):
         reader.read(signed("strange"))
-    assert reader.read(signed("newer")).state == "delivered"
+    assert [report.state for report in reader.read(signed("newer")).reports] == ["delivered"]
 
 
 def test_settings_that_make_no_reader_change_nothing(tmp_path: Path) -> None:
     accounts = ReportAccounts([account()])
     with pytest.raises(SettingsError):
         accounts.replace([account(auth_token=None, auth_token_file=str(tmp_path / "none"))])
-    assert accounts.readers()["twilio"].read(signed("old")).state == "delivered"
+    assert [report.state for report in accounts.readers()["twilio"].read(signed("old")).reports] == ["delivered"]
 
 
 def test_fingerprint_is_of_the_settings_and_of_what_their_files_hold(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ async def test_sender_gets_a_new_client_and_says_what_takes_a_restart(monkeypatc
     before = [account("a", timeout_s=0.01), account("b", timeout_s=0.01)]
     senders = create_senders("sms", before)
     accounts = Accounts([Account(sender, before[0].breaker) for sender in senders])
-    made = AccountRenewal("sms", accounts, before)
+    made = AccountRenewal("sms", accounts, before, OutboundSettings())
 
     def clients() -> list[Any]:
         return [accounts[i].sender for i in range(len(accounts))]

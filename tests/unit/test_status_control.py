@@ -198,6 +198,7 @@ def test_cancelled_in_doubt_is_unknown_because_an_attempt_may_have_been_sent() -
     assert recheck(message, SenderViews({}, {}, cancellations), NOW) == ("unknown", "in_doubt")
     message["possible_duplicate"] = False
     assert recheck(message, SenderViews({}, {}, cancellations), NOW) == ("cancelled", "by_caller")
+    assert recheck(message, SenderViews({}, {}, cancellations), NOW, repeats=True) == ("unknown", "in_doubt")
 
 
 def test_cancellation_that_the_broker_does_not_confirm_is_503() -> None:

@@ -11,6 +11,8 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from local.simulator.mailgun import form_of
+from runtime import ids
+from runtime.callbacks import AttemptRef, subject_of_token
 from tests.support.accounts import CANARY, account, sender_of, to_send
 from tests.support.made import NOW
 from vendors.bulksms.sender import sender_type, user_supplied_id
@@ -202,11 +204,13 @@ def test_mailgun_gets_our_mail_as_a_file_and_no_tracking(tmp_path: Path) -> None
 
 
 def test_ses_gets_our_mail_raw_with_the_tags_that_it_takes(tmp_path: Path) -> None:
-    mail = body_of(prepared("ses", tmp_path, tenant="shop.eu"))
+    nid = ids.notification_id(NOW, "shop.eu")
+    attempt_ref = AttemptRef(nid, ID, "shop.eu", "normal", 1)
+    mail = body_of(prepared("ses", tmp_path, tenant="shop.eu", notification_id=nid))
     assert mail["FromEmailAddress"] == "no-reply@shop.example"
     tags = {tag["Name"]: tag["Value"] for tag in mail["EmailTags"]}
     assert tags["message_id"] == ID
-    assert "tenant" not in tags
+    assert subject_of_token(tags["heliograph"]).attempt_ref == attempt_ref
     assert mail["ConfigurationSetName"] == "notifications"
 
 

@@ -9,8 +9,8 @@
     | 404 as JSON                                       | transient, for the account   |
     | any other error                                   | its row in codes.py          |
 
-Tracking is switched off in every mail. Ids go along as variables (`v:`), which Mailgun repeats in its events. The body of a
-mail is base64: what looks like one of Mailgun's variables in a text is not seen by what replaces them, nor could it be by
+Tracking is switched off in every mail. The token (runtime/callbacks.py) goes along as a variable (`v:`), which Mailgun repeats in its
+events. The body of a mail is base64: what looks like one of Mailgun's variables in a text is not seen by what replaces them, nor could it be by
 recipient-variables, as none are given.
 May import the shared modules of vendors. Never: another vendor, a retry.
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from runtime.callbacks import subject_fields
+from runtime.callbacks import token_fields
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
@@ -53,7 +53,7 @@ class MailgunSender(HttpAccount):
             mail = build_mail(message, self._from, self._clock())
         except MailError as exc:
             raise UnsendableError(str(exc)) from exc
-        variables = {f"v:{name}": value for name, value in subject_fields(message, self.name).items()}
+        variables = {f"v:{name}": value for name, value in token_fields(message, self.name).items()}
         return self._request({"to": message["address"], **_OFF, **variables}, mail, message["message_id"])
 
     def _request(self, fields: dict[str, str], mail: bytes, mark: str) -> HttpRequest:

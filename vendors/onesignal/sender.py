@@ -7,7 +7,8 @@
     | 200 that cannot be read, or says neither      | in doubt                                        |
     | any other status                              | its row in codes.py                             |
 
-OneSignal remembers the key for 30 days, so a repetition of the same message makes no second push.
+A key that it knows gets the first request's answer again and makes no push, for 30 days and whatever came of the answer
+(documentation.onesignal.com/reference/idempotent-notification-requests): a doubt is repeated (senders/repeats.py).
 May import the shared modules of vendors. Never: another vendor, a retry.
 """
 
@@ -43,6 +44,7 @@ class OnesignalSender(HttpAccount):
 
     channel = "push"
     platforms = frozenset({"onesignal"})
+    repeatable_s = 30 * 86_400.0
     codes = CODES
 
     def __init__(self, provider: ProviderSettings, keys: OnesignalKeys, clock: Clock = system_clock) -> None:

@@ -7,8 +7,8 @@
     | an error                               | its row in codes.py, by its status      |
     | an error about our sender identity     | account                                 |
 
-Click and open tracking are switched off in every request: what an account has by default rewrites links. Ids go along as
-custom arguments, which SendGrid keeps and repeats in its events: nothing of a person is in them.
+Click and open tracking are switched off in every request: what an account has by default rewrites links. The token
+(runtime/callbacks.py) goes along in the custom arguments, which SendGrid keeps and repeats in its events: nothing of a person is in it.
 The header X-Message-Id, and X-RateLimit-Reset as seconds since 1970, rest on the vendor's documents alone.
 May import the shared modules of vendors. Never: another vendor, a retry.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from runtime.callbacks import subject_fields
+from runtime.callbacks import token_fields
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
@@ -69,7 +69,7 @@ class SendgridSender(HttpAccount):
             raise UnsendableError("SendGrid takes no mail without a text")
         mail = {
             "personalizations": [
-                {"to": [{"email": message["address"]}], "custom_args": subject_fields(message, self.name)}
+                {"to": [{"email": message["address"]}], "custom_args": token_fields(message, self.name)}
             ],
             "from": self._from,
             "subject": message["subject"],

@@ -8,7 +8,7 @@
     | MessageRejected about an address not verified     | account                      |
     | any other error                                   | its row in codes.py          |
 
-SES gives the mail a Message-ID of its own. Ids go along as tags, which its events repeat: those whose characters a tag may have.
+SES gives the mail a Message-ID of its own. The token (runtime/callbacks.py) goes along as a tag, which its events repeat.
 May import the shared modules of vendors. Never: another vendor, a retry.
 """
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 
-from runtime.callbacks import subject_fields
+from runtime.callbacks import token_fields
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
@@ -56,7 +56,7 @@ class SesSender(HttpAccount):
             mail = build_mail(message, self._from, self._clock())
         except MailError as exc:
             raise UnsendableError(str(exc)) from exc
-        tags = subject_fields(message, self.name)
+        tags = token_fields(message, self.name)
         body = json_body(
             {
                 "FromEmailAddress": self._from.address,

@@ -25,8 +25,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 from twilio.request_validator import RequestValidator
 
+from runtime.callbacks import subject_of
 from runtime.settings import ProviderSettings
-from vendors.reports import DeliveryReport, ForgedError, MalformedError, Request, UnknownAccountError
+from vendors.reports import (
+    MAX_WORD,
+    DeliveryReport,
+    ForgedError,
+    Intake,
+    MalformedError,
+    Reports,
+    Request,
+    UnknownAccountError,
+    account_of,
+)
 from vendors.sender import ErrorClass
 from vendors.settings import parse_keys
 from vendors.twilio.codes import CODES
@@ -34,7 +45,6 @@ from vendors.twilio.keys import TwilioKeys
 
 _SIGNATURE = "x-twilio-signature"
 _MAX_FIELDS = 200
-_MAX_WORD = 64
 
 _ON_THE_WAY: Mapping[str, tuple[str, str | None]] = {
     "accepted": ("sending", None),
@@ -110,12 +120,13 @@ def _classify(status: str, code: str) -> tuple[str, str | None, str | None, bool
 class TwilioReports:
     """Every configured account, by its account_sid."""
 
-    content_type = "application/x-www-form-urlencoded"
+    # A signature has no time, and Twilio repeats for as long as the URL asks it to, 15 s at most.
+    intake = Intake(frozenset({"application/x-www-form-urlencoded"}), retry_window_s=15)
 
     def __init__(self, accounts: Mapping[str, Sequence[_Account]]) -> None:
         self._accounts = accounts
 
-    def read(self, request: Request) -> DeliveryReport:
+    def read(self, request: Request) -> Reports:
         """See ReportReader."""
         form = _form(request.body)
         account_sid = form.one("AccountSid")
@@ -128,16 +139,15 @@ class TwilioReports:
         sid = form.one("MessageSid") or form.one("SmsSid")
         status = form.one("MessageStatus") or form.one("SmsStatus")
         code = form.one("ErrorCode")
-        if not (0 < len(sid) <= _MAX_WORD and 0 < len(status) <= _MAX_WORD and len(code) <= _MAX_WORD):
+        if not (0 < len(sid) <= MAX_WORD and 0 < len(status) <= MAX_WORD and len(code) <= MAX_WORD):
             raise MalformedError("MessageSid or MessageStatus is missing, or a word is too long")
         state, reason, detail, final = _classify(status, code)
         row = CODES.find(code)
         opted_out = state == "bounced" and row is not None and row.opted_out
         # The account that sent it; a token of the same account_sid under another name may have signed.
-        named = request.query.get("provider", "")
-        provider = named if any(each.provider == named for each in accounts) else account.provider
-        return DeliveryReport(
-            provider,
+        subject = subject_of(request.query)
+        report = DeliveryReport(
+            account_of(subject, [account.provider, *(each.provider for each in accounts)]),
             sid,
             f"{sid}:{status}",
             "sms",
@@ -148,7 +158,9 @@ class TwilioReports:
             final,
             form.one("To") or None,
             opted_out,
+            subject,
         )
+        return Reports((report,))
 
 
 def _signer(accounts: Sequence[_Account], request: Request, form: _Form) -> _Account:
