@@ -8,10 +8,11 @@ May import bench. Never: what is published.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,22 +56,38 @@ class Observed:
     settled: Callable[[], int]
     poll_s: float = 0.02
     """Between two counts."""
+    backlog: bool = False
+    """The process stands still meanwhile, and the clock too: for a stage that is quicker than what publishes to it."""
 
 
 def observe(it: Observed, count: int) -> Measured:
-    """Messages a second from the first publish to the last one sent, CPU µs a message until all are settled.
+    """Messages a second from the first publish (of a backlog: from the last) to the last one sent, CPU µs a message until all are
+    settled.
 
     Raises WrongRunError where they do not come in time.
     """
     sent, settled, cpu = it.sent(), it.settled(), cpu_s(tree(it.worker.pid))
     started = time.monotonic()
-    it.publish(count)
+    with standing_still(it.worker.process) if it.backlog else nullcontext():
+        it.publish(count)
+    if it.backlog:
+        started = time.monotonic()
     until(lambda: it.sent() - sent >= count, f"{count} are sent", worker=it.worker, poll_s=it.poll_s)
     took = time.monotonic() - started
     until(lambda: it.settled() - settled >= count, f"{count} are settled", worker=it.worker, poll_s=it.poll_s)
     used = cpu_s(tree(it.worker.pid)) - cpu
     figures = {"per_second": count / took, "cpu_us": used / count * 1e6}
     return Measured(figures, Counts(count, it.sent() - sent, it.settled() - settled))
+
+
+@contextmanager
+def standing_still(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stopped for the block, for less than a consumer group waits for a member."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def until(

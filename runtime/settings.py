@@ -166,12 +166,13 @@ class RouterSettings(_Section):
 
 
 class SenderSettings(_Section):
-    """`window` is the number of messages in flight per process, `commit_interval_ms` the least time between two commits.
+    """`window` is the number of messages in flight per process, `commit_interval_ms` the least time between two commits of few
+    messages; after many it is half of that.
 
     `read_ahead_mib` is what it holds of the topics' records at most, read ahead, parked and in flight.
     """
 
-    window: Annotated[int, Field(ge=1, le=4_000)] = 256
+    window: Annotated[int, Field(ge=1, le=4_000)] = 512
     commit_interval_ms: Annotated[int, Field(ge=1, le=1_000)] = 10
     max_retries: Annotated[int, Field(ge=0, le=5)] = 5
     drain_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0

@@ -65,6 +65,8 @@ MAX_RECORDS = 2_000
 """Facts of one turn: what is decided without a request must not hold up what is being sent."""
 MAX_RECORD_BYTES = 16 << 20
 """Of one turn as well: dead letters hold their records."""
+MANY = 16
+"""Outcomes of one turn: so many share its commit that the next one may follow after half of the interval."""
 SWEEP_S = 1.0
 """How often parked messages are looked at: they expire and are cancelled while they wait."""
 SWEPT = 200
@@ -205,7 +207,8 @@ class Worker:
         self._lanes = {dispatch_topic(channel, lane): lane for lane in lanes}
         self._owned: dict[Partition, Owned] = {}
         self._read_ahead = ReadAhead(self._settings.read_ahead_mib << 20, BACKLOG)
-        self._last_iteration = self._last_sweep = -math.inf
+        self._next_iteration = self._last_sweep = -math.inf
+        self._recorded = 0
         self._to_sweep: deque[QueuedMessage] = deque()
         self._ended: list[SendCompletion] = []
         """Their requests have ended; they are recorded next."""
@@ -241,8 +244,7 @@ class Worker:
         busy = self._admission.in_flight or any(o.backlog or o.tracker.changed for o in self._owned.values())
         wait_s = 0.25
         if busy or self._admission.parked:
-            next_turn = self._last_iteration + self._settings.commit_interval_ms / 1000
-            wait_s = max(0.0, next_turn - self._monotonic())
+            wait_s = max(0.0, self._next_iteration - self._monotonic())
         self._take(self._consumer.consume(self._read_ahead.slice, wait_s))
         self._work()
         self._maintain_ledger()
@@ -336,9 +338,10 @@ class Worker:
 
     def _work(self) -> None:
         now = self._monotonic()
-        if now - self._last_iteration < self._settings.commit_interval_ms / 1000:
+        if now < self._next_iteration:
             return
-        self._last_iteration = now
+        pause_s = self._settings.commit_interval_ms / 1000
+        self._next_iteration = now + (pause_s / 2 if self._recorded >= MANY else pause_s)
         self._collect()
         iteration = Iteration()
         if self._brake.not_ready():
@@ -604,6 +607,7 @@ class Worker:
         crash_point("before_ledger", self._context.settings.crash_at if ended else None)
         self._producer.publish([outcome.ledger_record for _, outcome in recorded])
         crash_point("after_facts", self._context.settings.crash_at if ended else None)
+        self._recorded = len(ended)
         for it, (record, outcome) in zip(ended, recorded[len(iteration.decided) :], strict=True):
             queued = it.queued
             self._remember(queued.message["message_id"], outcome)

@@ -113,7 +113,7 @@ class HttpTransport:
         """POST once. Raises NotSentError or ResponseLostError; OutboundRefusedError where a resolver of ours refuses the host."""
         return await self._request("POST", url, headers, _Body(body))
 
-    async def get(self, url: str, *, headers: Mapping[str, str]) -> HttpResponse:
+    async def get(self, url: str | URL, *, headers: Mapping[str, str]) -> HttpResponse:
         """GET, which changes nothing; aiohttp may ask again when a kept connection was lost. Raises NotSentError."""
         return await self._request("GET", url, headers, None)
 

@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
+from yarl import URL
 
 from runtime.clock import Clock, system_clock
+from runtime.outbound import MAX_ANSWER_BYTES, MAX_S, CheckedResolver, OutboundRules
 from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from vendors.codes import CodeRule, Codes, classify_code, refuse_probe, unknown_http
@@ -39,7 +41,7 @@ UNREADABLE = InDoubt("unreadable answer")
 class HttpRequest:
     """What goes out; it is never shown, as its headers hold credentials and its body an address."""
 
-    url: str
+    url: str | URL
     headers: Mapping[str, str]
     body: bytes | None
     """None makes it a GET."""
@@ -57,16 +59,15 @@ class Answer:
     retry_after_s: float | None = None
 
 
-class HttpAccount(ProviderAccount[HttpRequest]):
-    """One account of an HTTP vendor."""
+class _HttpSender(ProviderAccount[HttpRequest]):
+    """What sends by one POST a message."""
 
     codes: ClassVar[Codes]
     """The vendor's table."""
 
-    def __init__(self, provider: ProviderSettings, clock: Clock = system_clock) -> None:
+    def __init__(self, provider: ProviderSettings, clock: Clock, http: HttpTransport) -> None:
         super().__init__(provider)
-        self._clock = clock
-        self._http = HttpTransport(provider.timeout_s, provider.max_in_flight)
+        self._clock, self._http = clock, http
 
     async def start(self) -> None:
         """Make the session; opens no connection."""
@@ -79,14 +80,6 @@ class HttpAccount(ProviderAccount[HttpRequest]):
     @abstractmethod
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """What the answer to a message says; total, whatever it holds."""
-
-    @abstractmethod
-    def probe_request(self) -> HttpRequest:
-        """A request that needs the credentials and sends nothing."""
-
-    @abstractmethod
-    def read_probe(self, response: HttpResponse) -> ProbeRefusal | Answer | None:
-        """What the answer to it says; None when the vendor serves the account."""
 
     def rule(self, answer: Answer) -> CodeRule | None:
         """The row of an answer, None when the table does not know it."""
@@ -108,6 +101,27 @@ class HttpAccount(ProviderAccount[HttpRequest]):
             wait_s = parse_retry_after(response.headers.get("retry-after"), self._clock())
         return classify_code(self.name, self.rule(answer), unknown_http(response.status), answer.code, wait_s)
 
+    async def _ask(self, request: HttpRequest) -> HttpResponse:
+        """Raises NotSentError, ResponseLostError."""
+        if request.body is None:
+            return await self._http.get(request.url, headers=request.headers)
+        return await self._http.post(request.url, headers=request.headers, body=request.body)
+
+
+class HttpAccount(_HttpSender):
+    """One account of an HTTP vendor."""
+
+    def __init__(self, provider: ProviderSettings, clock: Clock = system_clock) -> None:
+        super().__init__(provider, clock, HttpTransport(provider.timeout_s, provider.max_in_flight))
+
+    @abstractmethod
+    def probe_request(self) -> HttpRequest:
+        """A request that needs the credentials and sends nothing."""
+
+    @abstractmethod
+    def read_probe(self, response: HttpResponse) -> ProbeRefusal | Answer | None:
+        """What the answer to it says; None when the vendor serves the account."""
+
     async def probe(self) -> ProbeRefusal | None:
         """One request that sends nothing."""
         try:
@@ -119,11 +133,23 @@ class HttpAccount(ProviderAccount[HttpRequest]):
             return answer
         return refuse_probe(self.rule(answer), unknown_http(response.status), answer.code)
 
-    async def _ask(self, request: HttpRequest) -> HttpResponse:
-        """Raises NotSentError, ResponseLostError."""
-        if request.body is None:
-            return await self._http.get(request.url, headers=request.headers)
-        return await self._http.post(request.url, headers=request.headers, body=request.body)
+
+class GivenUrlAccount(_HttpSender):
+    """One whose requests go to URLs that users give, where runtime/outbound.py lets them: its `deliver` may raise
+    OutboundRefusedError for a name that does not resolve to what is public."""
+
+    def __init__(self, provider: ProviderSettings, outbound: OutboundRules, clock: Clock = system_clock) -> None:
+        http = HttpTransport(
+            min(provider.timeout_s, MAX_S),
+            provider.max_in_flight,
+            max_response_bytes=MAX_ANSWER_BYTES,
+            resolver=CheckedResolver(outbound),
+        )
+        super().__init__(provider, clock, http)
+        self._outbound = outbound
+
+    async def probe(self) -> None:
+        """There is no vendor to ask, only receivers (registry.can_be_probed)."""
 
 
 def json_body(value: object) -> bytes:

@@ -46,6 +46,7 @@ VENDORS = [
     Vendor("push", "fcm", "vendors.fcm"),
     Vendor("push", "apns", "vendors.apns"),
     Vendor("push", "onesignal", "vendors.onesignal"),
+    Vendor("push", "webpush", "vendors.webpush", asks_given_urls=True),
 ]
 
 
@@ -67,6 +68,11 @@ def create_senders(
             f'no provider sends {channel}; add [[providers]] with channel = "{channel}" to heliograph.toml'
         )
     return senders
+
+
+def can_be_probed(provider: ProviderSettings) -> bool:
+    """Whether there is a vendor to ask: not where all requests go to URLs that users give. Raises SettingsError."""
+    return not _vendor(provider).asks_given_urls
 
 
 def probe(provider: ProviderSettings) -> ProbeRefusal | None:

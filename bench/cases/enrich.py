@@ -129,7 +129,7 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
 def _stream(
     started: ExitStack, module: str, settings: KafkaSettings, directory: Path, records: Sequence[ConsumerRecord]
 ) -> Observed:
-    topic = f"bench.{module}.normal"  # the router's function takes the lane from the third part
+    topic = f"bench.{module}"
     command: list[str | Path] = [
         python("streams"),
         "-m",

@@ -39,7 +39,7 @@ def records(count: int, turn: int, now: int) -> list[ProducerRecord]:
 
 @contextmanager
 def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
-    count, kafka, directory = scale.size(200_000, 2_000_000), world.broker(), world.directory / "sink"
+    count, kafka, directory = scale.size(200_000, 600_000), world.broker(), world.directory / "sink"
     directory.mkdir()
     producer, admin, turn = Producer(kafka, client_id="bench"), Admin(kafka), counter()
     topics = [requests_topic("normal"), STATUS]
@@ -63,7 +63,7 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
 
         command = [sys.executable, "-m", "console.cli", "run", "sink"]
         with worker(command, directory / "sink.log", env, directory) as process:
-            watched = Observed(process, lambda _: None, stored, committed, POLL_S)
+            watched = Observed(process, lambda _: None, stored, committed, POLL_S, backlog=True)
 
             def measure(size: int) -> Measured:
                 made = records(size, next(turn), int(time.time() * 1000))

@@ -13,10 +13,11 @@ from confluent_kafka import Consumer, Producer
 from bench.data import views
 from processors.router.enrich import enrich_batch
 from runtime.records import ConsumerRecord
+from schemas.topics import requests_topic
 
 
 def main(bootstrap: str, topic: str, users: int) -> None:
-    reference = views(users)
+    reference, asked_on = views(users), requests_topic("normal")  # the router takes the lane from the topic
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -29,7 +30,7 @@ def main(bootstrap: str, topic: str, users: int) -> None:
     consumer.subscribe([topic])
     while True:
         records = [
-            ConsumerRecord(topic, it.partition(), it.offset(), it.timestamp()[1], it.key(), it.value(), [])
+            ConsumerRecord(asked_on, it.partition(), it.offset(), it.timestamp()[1], it.key(), it.value(), [])
             for it in consumer.consume(500, 0.2)
             if it.error() is None
         ]

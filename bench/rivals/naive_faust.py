@@ -14,10 +14,11 @@ import faust
 from bench.data import views
 from processors.router.enrich import enrich_batch
 from runtime.records import ConsumerRecord
+from schemas.topics import requests_topic
 
 
 def main(bootstrap: str, topic: str, users: int, directory: str) -> None:
-    reference = views(users)
+    reference, asked_on = views(users), requests_topic("normal")  # the router takes the lane from the topic
     app = faust.App(
         topic.replace(".", "-"),
         broker=f"kafka://{bootstrap}",
@@ -35,7 +36,7 @@ def main(bootstrap: str, topic: str, users: int, directory: str) -> None:
     async def route(stream: Any) -> None:
         async for event in stream.events():
             message = event.message
-            record = ConsumerRecord(topic, message.partition, message.offset, 0, message.key, message.value, [])
+            record = ConsumerRecord(asked_on, message.partition, message.offset, 0, message.key, message.value, [])
             for out in enrich_batch([record], reference, int(time.time() * 1000)):
                 if out.topic not in targets:
                     targets[out.topic] = app.topic(out.topic, key_type=bytes, value_type=bytes)

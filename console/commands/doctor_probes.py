@@ -33,11 +33,15 @@ def check_probe(provider: ProviderSettings, refusal: ProbeRefusal | None, latenc
 
 def probe_all(providers: Sequence[ProviderSettings]) -> Iterator[Finding]:
     """One finding per account; what cannot be made of its settings is left out, which is a finding already."""
-    from vendors.registry import probe
+    from vendors.registry import can_be_probed, probe
 
     for provider in providers:
         started = time.perf_counter()
         try:
+            if not can_be_probed(provider):
+                what = f"{provider.name} ({provider.kind}) asks nobody but its receivers: it cannot be probed without sending"
+                yield Finding(Level.OK, "probes", what)
+                continue
             refusal = probe(provider)
         except SettingsError:
             continue

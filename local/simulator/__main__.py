@@ -16,7 +16,20 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
-from local.simulator import APNS_KEY_FILE, apns, aws, bulksms, fcm, mailgun, onesignal, sendgrid, smtp, twilio, vonage
+from local.simulator import (
+    APNS_KEY_FILE,
+    apns,
+    aws,
+    bulksms,
+    fcm,
+    mailgun,
+    onesignal,
+    sendgrid,
+    smtp,
+    twilio,
+    vonage,
+    webpush,
+)
 from local.simulator.callbacks import Callbacks, add_callback_routes
 from local.simulator.control import add_control_routes
 from local.simulator.faults import FaultBook
@@ -29,7 +42,7 @@ from runtime.logs import configure_logs, get_logger
 
 KINDS = (
     *(smtp.KIND, twilio.KIND, fcm.KIND, apns.KIND),
-    *(sendgrid.KIND, mailgun.KIND, vonage.KIND, bulksms.KIND, onesignal.KIND, aws.SES, aws.SNS),
+    *(sendgrid.KIND, mailgun.KIND, vonage.KIND, bulksms.KIND, onesignal.KIND, webpush.KIND, aws.SES, aws.SNS),
 )
 
 
@@ -60,6 +73,7 @@ async def serve(
     vonage.add_vonage_routes(app, state, callbacks)
     bulksms.add_bulksms_routes(app, state)
     onesignal.add_onesignal_routes(app, state)
+    webpush.add_webpush_routes(app, state)
     aws.add_aws_routes(app, state, callbacks)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()

@@ -123,7 +123,7 @@ def violations(answer: bytes) -> list[Any]:
 
 
 async def post(session: aiohttp.ClientSession, double: Double, request: HttpRequest) -> tuple[int, bytes]:
-    url = request.url.replace(double.prefix, "", 1)
+    url = str(request.url).replace(double.prefix, "", 1)
     body = (request.body or b"") + double.credentials
     async with session.post(url, data=body, headers=request.headers) as answer:
         return answer.status, await answer.read()

@@ -20,7 +20,19 @@ from runtime.logs import configure_logs
 from runtime.settings import ProviderSettings
 from senders.outcomes import Attempt, from_result
 from tests.contract.test_vendor_clients import Simulator, running, simulator
-from tests.support.accounts import BY_STATUS, CANARY, KINDS, SPEAKS, account, port_of, sender_of, simulated, to_send
+from tests.support.accounts import (
+    BY_STATUS,
+    CANARY,
+    GIVEN_URL_KINDS,
+    KINDS,
+    SPEAKS,
+    account,
+    given_address,
+    port_of,
+    sender_of,
+    simulated,
+    to_send,
+)
 from tests.support.made import NOW, RECORD
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, Sent
 
@@ -33,8 +45,10 @@ EXTRA: dict[Mode, dict[str, Any]] = {Mode.SLOW: {"latency_ms": 50}, Mode.THROTTL
 """What a fault needs beside its mode."""
 
 
-def recipient(kind: str) -> str:
+def recipient(kind: str, simulator: Simulator) -> str:
     """An address that no other test sends to."""
+    if kind in GIVEN_URL_KINDS:
+        return given_address(kind, f"http://127.0.0.1:{simulator.http_port}", uuid.uuid4().hex)
     match KINDS[kind]:
         case "email":
             return f"{uuid.uuid4().hex}@example.test"
@@ -71,7 +85,7 @@ def seen(simulator: Simulator, kind: str) -> int:
 async def test_every_fault_is_one_request_and_the_right_class(
     simulator: Simulator, kind: str, mode: Mode | None, tmp_path: Path
 ) -> None:
-    address = recipient(kind)
+    address = recipient(kind, simulator)
     message = to_send(kind, address=address, message_id=str(uuid.uuid4()))
     result, taken = (Sent, 1) if mode is None else expected(kind, mode)
     if mode is not None:
@@ -130,7 +144,7 @@ async def test_no_secret_is_shown(simulator: Simulator, kind: str, tmp_path: Pat
         hidden = secrets_of(provider)
         sender = sender_of(provider)
         await sender.start()
-        made = await sender.send(to_send(kind, address=recipient(kind)))
+        made = await sender.send(to_send(kind, address=recipient(kind, simulator)))
         shown += [repr(made), repr(await sender.probe()), repr(sender), repr(provider), str(vars(sender).keys())]
         await sender.close()
         outcome = from_result(Attempt(to_send(kind), RECORD, NOW, "p", 1), made, jitter=0.5, max_retries=5)

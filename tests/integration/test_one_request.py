@@ -101,8 +101,9 @@ def account(
         provider = ProviderSettings(**{"name": "p", "channel": "email", "kind": kind, "timeout_s": TIMEOUT_S, **keys})
     else:
         token_uri = f"http://127.0.0.1:{tokens or port}/token"
-        base_url = f"{scheme}://127.0.0.1:{port}"
-        provider = accounts.account(kind, tmp_path, token_uri=token_uri, base_url=base_url, timeout_s=TIMEOUT_S, **more)
+        provider = accounts.account(
+            kind, tmp_path, port, scheme=scheme, token_uri=token_uri, timeout_s=TIMEOUT_S, **more
+        )
     made: Sender = accounts.sender_of(provider)
     return made
 

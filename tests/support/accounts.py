@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic_core import to_json
 
-from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
-from runtime.settings import ProviderSettings
+from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC, webpush
+from runtime.settings import OutboundSettings, ProviderSettings
 from schemas.channels import ROWS
 from schemas.events import ChannelMessage
 from tests.support.made import message
@@ -26,6 +26,10 @@ CANARY = "c4n4ry-51a9be07"
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "providers"
 KINDS: dict[str, str] = {vendor.kind: vendor.channel for vendor in VENDORS}
 """Kind → channel."""
+GIVEN_URL_KINDS = frozenset(vendor.kind for vendor in VENDORS if vendor.asks_given_urls)
+"""Those whose messages say where they go."""
+_ELSEWHERE: dict[str, str] = {}
+"""Kind of GIVEN_URL_KINDS → the server of the account that was made last: messages for it go there."""
 HTTP_KINDS = [kind for kind in KINDS if kind not in ("smtp", "gmail", "apns")]
 """Those that speak HTTP/1.1."""
 
@@ -42,9 +46,10 @@ TAKEN: dict[str, tuple[int, dict[str, str], bytes]] = {
     "bulksms": (201, {}, b'[{"id": "B1", "status": {"id": "ACCEPTED.null", "type": "ACCEPTED"}}]'),
     "sns": (200, {}, b"<PublishResponse><PublishResult><MessageId>n-1</MessageId>"),
     "onesignal": (200, {}, b'{"id": "o1", "external_id": null}'),
+    "webpush": (201, {"Location": "https://push.example/m/w1"}, b""),
 }
 """What each vendor that speaks HTTP/1.1 answers to a message that it takes: status, headers, body."""
-BY_STATUS = frozenset({"apns", "sendgrid"})
+BY_STATUS = frozenset({"apns", "sendgrid", "webpush"})
 """Kinds whose status alone says that a message was taken."""
 
 
@@ -80,14 +85,21 @@ def secret_file(key: str, token_uri: str) -> bytes:
     match key:
         case "credentials_file":
             return service_account(token_uri)
-        case "key_file":
+        case "key_file" | "private_key_file":
             return ec_key().encode()
         case _:
             return f"{CANARY}\n".encode()
 
 
 def account(
-    kind: str, folder: Path, port: int | None = None, /, *, token_uri: str = "https://127.0.0.1/token", **changed: Any
+    kind: str,
+    folder: Path,
+    port: int | None = None,
+    /,
+    *,
+    scheme: str = "http",
+    token_uri: str = "https://127.0.0.1/token",
+    **changed: Any,
 ) -> ProviderSettings:
     """The worked file's account, with its files written to `folder`; at 127.0.0.1:port where one is given."""
     (entry,) = tomllib.loads((DOCS / f"{kind}.toml").read_text("utf-8"))["providers"]
@@ -96,16 +108,28 @@ def account(
             file = folder / f"{kind}-{value}"
             file.write_bytes(secret_file(key, token_uri))
             entry[key] = str(file)
-    if port is not None:
-        here = {"base_url": f"http://127.0.0.1:{port}"} if "base_url" in entry else {"host": "127.0.0.1", "port": port}
-        entry |= here
+    base_url = f"{scheme}://127.0.0.1:{port or 9}"
+    if kind in GIVEN_URL_KINDS:
+        _ELSEWHERE[kind] = base_url
+        entry |= {"hosts": ["127.0.0.1"]} if "hosts" in entry else {}
+    elif port is not None:
+        entry |= {"base_url": base_url} if "base_url" in entry else {"host": "127.0.0.1", "port": port}
     return ProviderSettings(**{**entry, "callback_url": None} | changed if "callback_url" in entry else entry | changed)
 
 
 def sender_of(provider: ProviderSettings) -> Any:
-    """The account's sender."""
-    (sender,) = create_senders(provider.channel, [provider])
+    """The account's sender; this machine is open to it where it asks URLs that users give."""
+    (sender,) = create_senders(provider.channel, [provider], OutboundSettings(allow=("127.0.0.1",)))
     return sender
+
+
+def given_address(kind: str, base_url: str, name: str) -> str:
+    """An address of GIVEN_URL_KINDS at a server, of whoever has the name there."""
+    match kind:
+        case "webpush":
+            return webpush.subscription(base_url, name).address
+        case _:
+            raise NotImplementedError(f"no address of {kind} is known")
 
 
 def to_send(kind: str, **fields: Any) -> ChannelMessage:
@@ -113,7 +137,10 @@ def to_send(kind: str, **fields: Any) -> ChannelMessage:
     row = ROWS[KINDS[kind]]
     parts = {"subject": "S", "text": "T", "html": None, "title": "T", "body": "B"}
     made = {name: value for name, value in parts.items() if name in row.parts}
-    return message(**{"channel": row.name, "address": row.example, **made, **fields})
+    address = (
+        given_address(kind, _ELSEWHERE.get(kind, "http://127.0.0.1:9"), "x") if kind in GIVEN_URL_KINDS else row.example
+    )
+    return message(**{"channel": row.name, "address": address, **made, **fields})
 
 
 class SimulatorPorts(Protocol):

@@ -22,6 +22,7 @@ from vendors.ses import codes as ses_codes
 from vendors.sns import codes as sns_codes
 from vendors.twilio import codes as twilio_codes
 from vendors.vonage import codes as vonage_codes
+from vendors.webpush import codes as webpush_codes
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
     ErrorClass.PERMANENT_RECIPIENT,
@@ -44,6 +45,7 @@ TABLES = {
     "bulksms": bulksms_codes.CODES,
     "sns": sns_codes.CODES,
     "onesignal": onesignal_codes.CODES,
+    "webpush": webpush_codes.CODES,
 }
 # What AWS says of any service's request.
 _AWS_ACCT = (
@@ -136,6 +138,14 @@ EXPECTED = {
         RCPT: "not_subscribed",
         MSG: "400 413",
         THR: "429",
+        ACCT: "401 403",
+        TRN: "",
+        DOUBT: "500 502 503 504",
+    },
+    "webpush": {
+        RCPT: "404 410",
+        MSG: "400 413",
+        THR: "406 429",
         ACCT: "401 403",
         TRN: "",
         DOUBT: "500 502 503 504",

@@ -11,13 +11,15 @@ from pydantic_core import from_json, to_json
 from console.commands.doctor_probes import check_probe
 from console.commands.findings import Level
 from runtime.settings import ProviderSettings
-from tests.support.accounts import HTTP_KINDS, account, sender_of
+from tests.support.accounts import GIVEN_URL_KINDS, HTTP_KINDS, account, sender_of
 from vendors.apns.sender import NO_DEVICE
 from vendors.http import HttpResponse, NotSentError
 from vendors.sender import ErrorClass, ProbeRefusal
 
 SID = "AC" + "0" * 32
 ACCT, TRN, THR, DOUBT = ErrorClass.ACCOUNT, ErrorClass.TRANSIENT, ErrorClass.THROTTLED, ErrorClass.IN_DOUBT
+
+ASKED = [*(kind for kind in HTTP_KINDS if kind not in GIVEN_URL_KINDS), "apns"]
 
 
 class Canned:
@@ -46,9 +48,9 @@ def said(status: int, body: Any = None) -> HttpResponse:
 
 @pytest.fixture(scope="module")
 def senders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A sender of every vendor over HTTP, by kind."""
+    """A sender of every vendor over HTTP that can be asked, by kind."""
     folder = tmp_path_factory.mktemp("keys")
-    made = {kind: sender_of(account(kind, folder)) for kind in (*HTTP_KINDS, "apns")}
+    made = {kind: sender_of(account(kind, folder)) for kind in ASKED}
     made["fcm"]._token._valid_until = 1 << 60  # as if it had an access token
     return made
 
@@ -141,7 +143,7 @@ FORBIDDEN = {"error": {"code": 403, "status": "PERMISSION_DENIED"}}
         ),
         ("onesignal", said(200, {"notifications": []}), None),
         ("onesignal", said(403), ProbeRefusal(ACCT, "403 (the API key is not this app's)")),
-        *((kind, None, ProbeRefusal(TRN, "ClientConnectorError")) for kind in (*HTTP_KINDS, "apns")),
+        *((kind, None, ProbeRefusal(TRN, "ClientConnectorError")) for kind in ASKED),
     ],
 )
 async def test_probe_says_what_the_vendor_says(
@@ -195,3 +197,11 @@ def test_account_whose_settings_are_wrong_is_not_probed(tmp_path: Path) -> None:
 
     broken = ProviderSettings(name="push-1", channel="push", kind="fcm", credentials_file=str(tmp_path / "none"))  # type: ignore[call-arg]
     assert list(probe_all([broken])) == []
+
+
+def test_account_that_asks_urls_of_users_cannot_be_probed_and_is_said_to_be_well(tmp_path: Path) -> None:
+    from console.commands.doctor_probes import probe_all
+
+    (found,) = probe_all([account("webpush", tmp_path)])
+    assert (found.level, found.check) == (Level.OK, "probes")
+    assert "cannot be probed without sending" in found.what
