@@ -16,8 +16,9 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from local.simulator import WRONG_SECRET
 from local.simulator.ground_truth import Accept
-from local.simulator.state import MESSAGE_ID_HEADER, WRONG_SECRET, SimulatorState, answer
+from local.simulator.state import MESSAGE_ID_HEADER, SimulatorState, answer
 
 SES, SNS = "ses", "sns"
 _SIGNED = re.compile(
