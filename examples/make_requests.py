@@ -34,7 +34,7 @@ COPIES = 60
 GONE = "gone@nowhere.example"
 """The demo lets the simulator refuse this mailbox."""
 
-PUSH_SERVICE = "https://push.example/webpush/"
+PUSH_SERVICE = "https://browsers.example/webpush/"
 """Where the browsers' endpoints are: the demo puts the simulator's address in its place."""
 BROWSERS = (
     (

@@ -43,7 +43,7 @@ from runtime.settings import load_settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-PUSH_SERVICE = "https://push.example"
+PUSH_SERVICE = "https://browsers.example"
 """Where the endpoints of the examples' browsers are: the simulator's address takes its place."""
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 GONE = "gone@nowhere.example"
