@@ -16,10 +16,11 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from local.simulator import WRONG_SECRET
 from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
 from local.simulator.reports import CERTIFICATE_PATH, SnsKey, ses_posts
-from local.simulator.state import MESSAGE_ID_HEADER, WRONG_SECRET, SimulatorState, answer
+from local.simulator.state import MESSAGE_ID_HEADER, SimulatorState, answer
 
 SES, SNS = "ses", "sns"
 _SIGNED = re.compile(

@@ -13,10 +13,11 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
+from local.simulator import WRONG_SECRET
 from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
 from local.simulator.reports import onesignal_posts
-from local.simulator.state import WRONG_SECRET, SimulatorState, answer
+from local.simulator.state import SimulatorState, answer
 
 KIND = "onesignal"
 

@@ -198,7 +198,7 @@ async def test_a_message_that_may_have_been_sent_has_a_reference_where_reports_n
     records = [record for record in outcome.records if record.topic == REFERENCES]
     assert [record.key for record in records] == ([] if wanted is None else [reference_key("p", wanted).encode()])
     for record in records:
-        subject = subject_of_reference(codec("Reference").decode(record.value))
+        subject = subject_of_reference(cast(Reference, codec("Reference").decode(record.value)))
         assert subject.attempt_ref is not None
         assert (subject.attempt_ref.message_id, subject.attempt_ref.notification_id, subject.provider) == (ID, NID, "p")
 
