@@ -320,7 +320,7 @@ def under_way(running: Stack, before: dict[str, Any], published: int) -> str:
 
     def begun() -> bool:
         found[:] = [newest_replay(running)]
-        return found[0]["replay_id"] != before["replay_id"] and found[0]["published"] >= published
+        return bool(found[0]["replay_id"] != before["replay_id"] and found[0]["published"] >= published)
 
     until(begun, 60, f"a new replay has published {published}", lambda: found)
     return str(found[0]["replay_id"])
