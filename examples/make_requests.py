@@ -14,12 +14,14 @@ than `random.Random(SEED).random()`, which gives the same numbers on every Pytho
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import sys
+import uuid
 from bisect import bisect
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +33,42 @@ COPIES = 60
 """Lines that are sent a second time with the same request_id, as a caller does that saw no answer."""
 GONE = "gone@nowhere.example"
 """The demo lets the simulator refuse this mailbox."""
+
+PUSH_SERVICE = "https://browsers.example/webpush/"
+"""Where the browsers' endpoints are: the demo puts the simulator's address in its place."""
+BROWSERS = (
+    (
+        "demo-0",
+        "bNQF83zxErAtsa6SGIpQNg",
+        "BD66QepIg91CXEAa3GURE86isAJR2t5bBth0aA90RYbRLx-5EwwInH9le2DfSnYkg1QjfSc3aJdF1I4w3c8ec7Q",
+    ),
+    (
+        "demo-1",
+        "P2Wuo0DVAVBNFfh2BIUDcA",
+        "BHeixq8M8x6Zy3G3J2Oeo_7PJqNigqr6h8BvobZmea1McGnk0P3dD1cv41PEJxD4C9E3z9ugQB4l5SbRjN3A9sk",
+    ),
+    (
+        "demo-2",
+        "dg2mNcKCvv3MKxt8fBL2mA",
+        "BE37hasWmTokvSP3wyObGSsIXWTp0NLPNxJcQChMfzs5jZZmR2GvLGSutZp3PSYfHH_B248BFxc5uQXEusMhw-Q",
+    ),
+    (
+        "demo-3",
+        "2dOApScZicKn9QhpC_sR5Q",
+        "BHwMI7N4PD3xFzZBVrw8nz_MinFQ6_t1C91-3-dc_mvkwUHEEcwSWYvY2IgAEUR5kXMfVQlsYdW_LOCgwyJSXk4",
+    ),
+    (
+        "demo-4",
+        "nyOVy4WKP6wD_sFSFfGGWA",
+        "BEvYBc8S0aCMi1paF1jvy13b6s4xns3gQxxMiHnb2nGLOMR94SWcRfjXclS9DpLVvibJCVODWeQnshh9OQUHxZA",
+    ),
+    (
+        "demo-5",
+        "muEFDTVrECg7S5Ag0YN2vg",
+        "BKDRDguEAlnjRYJRhI8dtVr-X1WddB6wrq3IUwhGK2tE-hDQHaRwVpPSoyVh64ZujqBvic6mUEgoFkiJxg7EZeA",
+    ),
+)
+"""Name, authentication secret and public key of the first users' browsers, which the simulator knows by their names."""
 
 DIRECTORY = Path(__file__).resolve().parent
 T = TypeVar("T")
@@ -161,9 +199,26 @@ def token(dice: Dice) -> str:
     return "demo:" + "".join(dice.pick(letters) for _ in range(40))
 
 
+def device(number: int, token: str) -> Json:
+    """The number-th device of all: FCM's, Apple's and OneSignal's in turn, each with an address of its platform's shape."""
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return (
+        {"platform": "fcm", "token": token},
+        {"platform": "apns", "token": digest},
+        {"platform": "onesignal", "token": str(uuid.UUID(digest[:32]))},
+    )[number % 3]
+
+
+def browser(name: str, auth: str, p256dh: str) -> Json:
+    """A browser that has subscribed."""
+    subscription = {"endpoint": f"{PUSH_SERVICE}{name}", "keys": {"auth": auth, "p256dh": p256dh}}
+    return {"platform": "webpush", "subscription": subscription}
+
+
 def make_users(dice: Dice) -> list[Json]:
     """Users, the first ones with everything; later ones lack an address, a locale or a name's worth of ASCII."""
     users: list[Json] = []
+    numbers = count()
     for index in range(USERS):
         user: Json = {"id": f"u{index:04d}", "name": dice.pick(NAMES)}
         complete = index < 5
@@ -173,7 +228,8 @@ def make_users(dice: Dice) -> list[Json]:
         if complete or not dice.one_in(4):
             user["phone"] = phone(index * 3)
         devices = 2 if complete else dice.pick((0, 0, 1, 1, 1, 2, 3))
-        user["devices"] = [{"platform": "fcm", "token": token(dice)} for _ in range(devices)]
+        user["devices"] = [device(next(numbers), token(dice)) for _ in range(devices)]
+        user["devices"] += [browser(*each) for each in BROWSERS[index : index + 1]]
         locale, zone = dice.pick(LOCALES), dice.pick(ZONES)
         if locale:
             user["locale"] = locale

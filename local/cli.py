@@ -31,6 +31,10 @@ def up(
         list[str] | None,
         typer.Option(metavar="[ROLE=]N", help=f"Processes of a role, or of each of {', '.join(SHARED)}."),
     ] = None,
+    failover: Annotated[
+        bool,
+        typer.Option("--failover", help="Three simulated accounts of e-mail and of SMS; the first of SMS is refused."),
+    ] = False,
     api_port: _Port = None,
     kafka_port: _Port = None,
     postgres_port: _Port = None,
@@ -55,6 +59,7 @@ def up(
         config=config,
         ports={name: port for name, port in wanted.items() if port is not None},
         processes=process_counts(processes or ()),
+        failover=failover,
         progress=lambda name: typer.echo(f"started {name}", err=True),
     )
     if not running.started_here:

@@ -43,14 +43,18 @@ from runtime.settings import load_settings
 if TYPE_CHECKING:
     from rich.console import Console
 
+PUSH_SERVICE = "https://browsers.example"
+"""Where the endpoints of the examples' browsers are: the simulator's address takes its place."""
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 GONE = "gone@nowhere.example"
 FAULTS: tuple[Mapping[str, Any], ...] = (
     {"kind": "smtp", "mode": "reject", "match": GONE},
     {"kind": "smtp", "mode": "429", "times": 20},
     {"kind": "twilio", "mode": "429", "times": 10, "retry_after_s": 1},
+    {"kind": "bulksms", "mode": "429", "times": 30, "retry_after_s": 1},
 )
-"""The vendors' faults during the demo: one mailbox does not exist, and thirty sends are asked to retry later."""
+"""The vendors' faults during the demo: one mailbox does not exist, and sends are asked to retry later. The first account of SMS is
+refused by its vendor all the time (layout.StackOptions.failover), and the second is throttled."""
 
 POLL_S = 0.5
 STALLED_S = 60.0
@@ -115,6 +119,8 @@ async def prepare(
     endpoints: DemoEndpoints, reference: Mapping[str, Any], templates: Sequence[Mapping[str, Any]]
 ) -> int:
     """Write the reference data, script the faults; returns the last seq of the vendors' log."""
+    if endpoints.simulator is not None:
+        reference = json.loads(json.dumps(reference).replace(f'"{PUSH_SERVICE}/', f'"{endpoints.simulator}/'))
     async with ApiClient(endpoints.api, endpoints.api_key, connections=_CONNECTIONS, tries=_TRIES) as api:
         await write_reference(api, reference, templates)
     wanted = {
@@ -345,7 +351,12 @@ def _conclude(
             "compared", f"the vendors accepted {sums}: each is recorded as sent, none is missing, none came twice"
         )
         if endpoints.mailbox is not None:
-            screen.line("compared", f"{len(verification.mails):,} mails are in the mailbox: every one that was sent")
+            screen.line(
+                "compared", f"{len(verification.mails):,} mails are in the mailbox: every one that went by SMTP"
+            )
+    if failovers := results.failovers():
+        words = ", ".join(f"{account} {count:,}" for account, count in failovers.items())
+        screen.line("failover", f"{words}: each time the next account was asked at once")
     return balanced, findings, accounting
 
 
@@ -401,7 +412,9 @@ def demo(
     if external:
         raise typer.Exit(0 if run(_external(api, api_key, tenant, simulator, mailbox), examples, screen) else 1)
     signal.signal(signal.SIGTERM, _stop)
-    running = stack.up(state_dir, detach=keep, progress=lambda name: typer.echo(f"started {name}", err=True))
+    running = stack.up(
+        state_dir, detach=keep, failover=True, progress=lambda name: typer.echo(f"started {name}", err=True)
+    )
     try:
         endpoints = running.endpoints
         screen.line("stack", f"{len(endpoints['pids'])} processes are ready, logs in {state_dir / 'logs'}")

@@ -56,13 +56,14 @@ def up(
     config: Path | None = None,
     ports: Mapping[str, int] | None = None,
     processes: Mapping[str, int] | None = None,
+    failover: bool = False,
     initialisers: Sequence[str] = (),
     timeout_s: float = READY_TIMEOUT_S,
     progress: Progress = _quiet,
 ) -> RunningStack:
     """Start a stack, or find the one that runs in `state_dir`, and return once every role is ready.
 
-    `processes`: how many of a role of layout.SHARED, where it is not one.
+    `processes`: how many of a role of layout.SHARED, where it is not one. `failover`: with more simulated accounts (StackOptions).
     Not detached, the stack ends with this process, however that ends. Raises LocalStackError with the reason; then
     nothing is left running.
     """
@@ -74,7 +75,7 @@ def up(
         return RunningStack(state_dir, endpoints, started_here=False)
     if files.status.exists():
         files.write_status("starting", None, files.recorded())  # the last run's failure is not this one's
-    process = _start_supervisor(files, detach, config, ports or {}, processes or {}, initialisers)
+    process = _start_supervisor(files, detach, config, ports or {}, processes or {}, failover, initialisers)
     try:
         endpoints = wait_ready(state_dir, process=process, timeout_s=timeout_s, progress=progress)
     except BaseException:  # KeyboardInterrupt too: an `up` that did not succeed leaves nothing running
@@ -182,6 +183,7 @@ def _start_supervisor(
     config: Path | None,
     ports: Mapping[str, int],
     processes: Mapping[str, int],
+    failover: bool,
     initialisers: Sequence[str],
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "local.supervisor", "--state-dir", str(files.directory)]
@@ -191,6 +193,8 @@ def _start_supervisor(
         command += [f"--{name}-port", str(port)]
     for role, count in processes.items():
         command += ["--processes", f"{role}={count}"]
+    if failover:
+        command += ["--failover"]
     for initialiser in initialisers:
         command += ["--initialiser", initialiser]
     log_path = files.log("supervisor")

@@ -15,12 +15,12 @@ from typing import Any
 from runtime.http.client import ApiClient
 from runtime.settings import ClickHouseSettings, KafkaSettings
 from sinks.clickhouse import connect, select, store_errors
-from vendors.registry import VENDORS, channel_of
+from vendors.registry import VENDORS
 
 CHANNELS = {vendor.kind: vendor.channel for vendor in VENDORS}
 """The kind under which the simulator logs an accept → its channel."""
-_MAILED = channel_of("smtp")
-"""The channel whose accepts are mails in the mailbox."""
+_MAILED = "smtp"
+"""The kind whose accepts are mails in the mailbox; other vendors of e-mail keep theirs."""
 _TAKEN = ("sent", "delivered", "undelivered")
 """States of a message that a vendor took."""
 _PAGE = 1_000
@@ -41,6 +41,14 @@ FROM requests
 WHERE tenant = {tenant:String}
     AND hour >= toStartOfHour(fromUnixTimestamp64Milli({since:Int64}, 'UTC'))
     AND accepted_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
+"""
+_FAILED_OVER = """
+SELECT toString(provider), count()
+FROM delivery_events
+WHERE tenant = {tenant:String} AND state = 'failed_over'
+    AND hour >= toStartOfHour(fromUnixTimestamp64Milli({since:Int64}, 'UTC'))
+    AND accepted_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')
+GROUP BY 1 ORDER BY 2 DESC, 1
 """
 # As text: what a vendor was given for an id need not be one.
 _KNOWN = """
@@ -103,6 +111,7 @@ def compare(verification: Verification) -> list[Finding]:
     | any other                        | 0                               |
     """
     accepts = Counter((CHANNELS.get(kind, kind), id_) for kind, id_ in verification.accepts)
+    mailed = Counter(id_ for kind, id_ in verification.accepts if kind == _MAILED)
     lost = []
     doubled = []
     unrecorded = []
@@ -121,7 +130,7 @@ def compare(verification: Verification) -> list[Finding]:
     strange = [id_ for kind, id_ in accepts if (kind, id_) not in expected and id_ not in verification.others]
     mails = Counter(verification.mails)
     # A mail is in the mailbox as often as the SMTP side accepted it.
-    unfiled = [id_ for (kind, id_), count in accepts.items() if kind == _MAILED and mails[id_] != count]
+    unfiled = [id_ for id_, count in mailed.items() if mails[id_] != count]
     requests = Counter(verification.requests)
     found = {
         "published notifications are not in ClickHouse": sorted(verification.published - requests.keys()),
@@ -198,6 +207,10 @@ class ClickHouseResults:
             Message(str(id_), str(notification_id), channel, state, bool(twice))
             for id_, notification_id, channel, state, twice in self._rows(_MESSAGES, self._parameters)
         ]
+
+    def failovers(self) -> dict[str, int]:
+        """How often another account took over, by the account that did not send."""
+        return {str(provider): int(count) for provider, count in self._rows(_FAILED_OVER, self._parameters)}
 
     def known(self, ids: Sequence[str]) -> set[str]:
         """Those of the message ids that ClickHouse knows, from whenever."""

@@ -88,7 +88,9 @@ def _files(providers: Iterable[ProviderSettings]) -> list[Path]:
     return [
         Path(value)
         for provider in providers
-        for name, value in sorted((provider.model_extra or {}).items())
+        for extra in (provider.model_extra or {},)
+        for table in (extra, *extra.values())
+        for name, value in sorted(table.items() if isinstance(table, dict) else ())
         if name.endswith("_file") and isinstance(value, str)
     ]
 

@@ -342,10 +342,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not valid TOML: nested too deep") from exc
     providers = tables.get("providers", [])
     for provider in providers if isinstance(providers, list) else ():  # anything else is refused with its place
-        if isinstance(provider, dict):
-            for key, value in provider.items():
+        for table in (provider, *provider.values()) if isinstance(provider, dict) else ():
+            for key, value in table.items() if isinstance(table, dict) else ():
                 if key.endswith("_file") and isinstance(value, str):
-                    provider[key] = str((path.parent / value).resolve())
+                    table[key] = str((path.parent / value).resolve())
     return tables
 
 

@@ -2,7 +2,7 @@
 
 An address is compared, hashed and kept within a record, so that it has one form: endpoint and keys in this order, without
 spaces or padding; what a browser adds (expirationTime) is left out. Whether the endpoint may be asked is known when it is.
-May import the standard library and pydantic's parser. Never: encryption, the network.
+May import the standard library and pydantic's parser and writer. Never: encryption, the network.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import binascii
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 MAX_ENDPOINT_CHARS = 2048
 _THIS_MACHINE = r"http://(?:127\.0\.0\.1|\[::1\]|localhost)(?::\d{1,5})?/"
@@ -68,3 +68,18 @@ def _key(keys: Mapping[str, object], name: str, size: int) -> str:
     if len(raw) != size or not re.fullmatch("[A-Za-z0-9_-]+", text) or (size == _POINT_BYTES and raw[0] != 4):
         raise ValueError(f"{name} of a subscription's keys is {size} bytes as base64url")
     return text
+
+
+def address_of(device: Mapping[str, Any]) -> str | None:
+    """The address of a profile's device: its token, or its subscription as one text; None where it has neither.
+
+    A subscription that is none is its text: what becomes of a message to it is recorded like anything else.
+    """
+    given = device.get("subscription")
+    if given is None:
+        return device.get("token")
+    text = given if isinstance(given, bytes) else to_json(given)
+    try:
+        return read_subscription(text).address
+    except ValueError:
+        return text.decode("utf-8", "replace")

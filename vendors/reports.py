@@ -5,8 +5,10 @@ May import runtime's callbacks (what a report is about) and pydantic_core. Never
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from pydantic_core import from_json
@@ -36,6 +38,8 @@ class Request(NamedTuple):
     body: bytes
     received_at: int = 0
     """Milliseconds since 1970."""
+    secret: str = ""
+    """What follows the kind in the path."""
 
 
 class Intake(NamedTuple):
@@ -49,6 +53,27 @@ class Intake(NamedTuple):
     """The answer to what was taken."""
     unusable: int | None = None
     """The answer to what is genuine and of no use, where the vendor would repeat it otherwise."""
+    takes_secret: bool = False
+    """Whether an account may be known by a secret in the path, in place of a signature."""
+
+
+class Meaning(NamedTuple):
+    """What a vendor's event says: a state of ours, and whether a status event is made of it."""
+
+    state: str
+    reason: str | None = None
+    final: bool = True
+    detail: str | None = None
+    opted_out: bool = False
+
+
+NOTED = Meaning("sending", final=False)
+"""On the way."""
+NEW_WORD = Meaning("unknown", final=False)
+"""A word that the vendor may have added since."""
+LOST = Meaning("undelivered", "carrier")
+OPTED_OUT = Meaning("undelivered", "carrier", opted_out=True)
+"""The vendor did not try: the recipient had told it so. It comes after `sent`, so it is never `suppressed`, which ranks below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +102,10 @@ class DeliveryReport:
     """Milliseconds since 1970 by the vendor's clock, None where it does not say."""
     raw: bytes | None = None
     """Its part of the body, None where it is the whole of it."""
+    reference: str | None = None
+    """What the vendor calls the message, where that has to be looked up (runtime/references.py)."""
+    known_by: int = 0
+    """By when (ms since 1970) the sender has written what the reference stands for: until then the report is to come again."""
 
 
 class Reports(NamedTuple):
@@ -85,6 +114,8 @@ class Reports(NamedTuple):
     reports: Sequence[DeliveryReport]
     unreadable: int = 0
     """Reports beside them that cannot be read, and are passed over."""
+    nonce: str | None = None
+    """What the vendor signs once, where its signature does not cover the body: good for one body."""
 
 
 class MalformedError(Exception):
@@ -103,13 +134,17 @@ class StaleError(Exception):
     """The request is signed, and older than the vendor's last repetition of anything."""
 
 
+class NotNowError(Exception):
+    """Whether the request is genuine cannot be found out now: it is to come again."""
+
+
 class ReportReader(Protocol):
     """The delivery reports of one kind of provider."""
 
     intake: Intake
 
-    def read(self, request: Request) -> Reports:
-        """The reports. Raises MalformedError, UnknownAccountError, ForgedError, StaleError."""
+    async def read(self, request: Request) -> Reports:
+        """The reports. Raises MalformedError, UnknownAccountError, ForgedError, StaleError, NotNowError."""
 
 
 def parse_json(body: bytes) -> Any:
@@ -143,6 +178,17 @@ def event_time(seconds: object, received_at: int) -> int | None:
     return min(int(seconds * 1000), received_at)
 
 
+def iso_time(text: object, received_at: int) -> int | None:
+    """As event_time, of a time as RFC 3339 and the like write it; UTC where it names no zone."""
+    if not isinstance(text, str) or len(text) > 40:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return event_time(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp(), received_at)
+
+
 def word(value: object, most: int = MAX_WORD) -> str | None:
     """A vendor's word: printable ASCII of at most `most` characters; None for anything else."""
     return (
@@ -154,3 +200,33 @@ def account_of(subject: Subject, speakers: Sequence[str]) -> str:
     """The account that sent a message, where it is one of those that the request speaks for; else the first of them."""
     named = subject.provider
     return named if named is not None and named in speakers else speakers[0]
+
+
+REFERENCE_S = 60.0
+"""From a message's event to the time at which its reference is there for certain."""
+
+
+def spoken_for(secrets: Sequence[tuple[str, str]], request: Request) -> list[str]:
+    """Names of the accounts, of (name, secret), whose secret is in the path. Raises UnknownAccountError, ForgedError."""
+    if not secrets:
+        raise UnknownAccountError
+    given = request.secret.encode()
+    names = [name for name, secret in secrets if hmac.compare_digest(secret.encode(), given)]
+    if not names:
+        raise ForgedError
+    return names
+
+
+def stop(provider: str, incoming_id: str, channel: str, number: str, occurred_at: int | None) -> DeliveryReport:
+    """The report of an incoming message that says STOP: about a number, and none of our messages. What it says else is not kept."""
+    return DeliveryReport(
+        provider,
+        incoming_id,
+        f"{incoming_id}:stop",
+        channel,
+        "unsubscribed",
+        address=number,
+        opted_out=True,
+        occurred_at=occurred_at,
+        raw=b"",
+    )

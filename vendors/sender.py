@@ -31,6 +31,8 @@ class Sent:
     """The provider took it."""
 
     provider_message_id: str | None = None
+    reference: str | None = field(default=None, compare=False)
+    """What the vendor calls the message in its reports, where those bring nothing of ours back (runtime/references.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class InDoubt:
     code: str
     retry_after_s: float | None = field(default=None, compare=False)
     """What the provider asked for, where its answer arrived but does not say whether it sent."""
+    reference: str | None = field(default=None, compare=False)
+    """As that of Sent."""
 
 
 SendResult = Sent | Retry | Rejected | InDoubt

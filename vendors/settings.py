@@ -5,6 +5,7 @@ May import pydantic and the form of a mail. Never: a provider.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -28,6 +29,24 @@ class SmsKeys(ProviderKeys):
     """Most parts of a text, each of which is paid for; 24 hold 1,600 characters of any alphabet."""
 
 
+class CallbackSecretKeys(ProviderKeys):
+    """What accounts of a vendor have whose reports are not signed, or need not be."""
+
+    callback_secret: SecretStr | None = None
+    """The end of the path to which it reports: /callbacks/<kind>/<callback_secret>."""
+    callback_secret_file: Path | None = None
+
+    def path_secret(self, provider: ProviderSettings) -> str | None:
+        """The secret, None without one. Raises SettingsError for one that is easy to guess or no part of a path."""
+        secret = read_secret(provider, "callback_secret", self.callback_secret, self.callback_secret_file)
+        if secret is not None and not _PATH_SECRET.fullmatch(secret):
+            raise SettingsError(
+                f"provider {provider.name}: callback_secret has 20 to 128 letters, digits, - and _: openssl rand -hex 20"
+            )
+        return secret
+
+
+_PATH_SECRET = re.compile(r"[A-Za-z0-9_-]{20,128}", re.ASCII)
 K = TypeVar("K", bound=ProviderKeys)
 
 

@@ -68,3 +68,14 @@ def checked_parts(text: str, max_parts: int) -> Parts:
 def clean_text(text: str) -> str:
     """The text without C0 controls, DEL and lone surrogates; every line end is LF, a C1 control is a space."""
     return text.replace("\r\n", "\n").translate(_TABLE)
+
+
+_STOP_WORDS = frozenset(
+    {"STOP", "STOPALL", "STOP ALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "OPTOUT", "OPT OUT", "REVOKE"}
+)
+"""The carriers' own list: twilio.com/docs/messaging/tutorials/advanced-opt-out, CTIA Messaging Principles §5.1.3."""
+
+
+def says_stop(text: str) -> bool:
+    """Whether an incoming message is one of these words and nothing else."""
+    return len(text) <= 32 and " ".join(text.strip(" \t\r\n.!\"'").upper().split()) in _STOP_WORDS

@@ -24,6 +24,7 @@ from producers.notification import Email, JsonObject, Locale, Phone, Strict, Use
 from producers.reference.store import ExistsError, ReferenceStore, Row
 from runtime.http.problems import FieldError, Problem
 from runtime.status import rfc3339
+from runtime.subscriptions import subscription_of
 from schemas.channels import CONTACT_FIELDS, SUBSCRIPTION_PLATFORMS, TOKEN_PLATFORMS, Platform
 
 _FIELDS = ("name", *CONTACT_FIELDS, "locale", "time_zone", "devices")
@@ -45,12 +46,18 @@ _TOKEN_OR_SUBSCRIPTION = (
 )
 
 
+def _subscription(given: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a subscription."""
+    subscription = subscription_of(given)
+    return {"endpoint": subscription.endpoint, "keys": {"auth": subscription.auth, "p256dh": subscription.p256dh}}
+
+
 class Device(Strict):
     """A device that takes pushes: fcm and apns have a token, webpush a subscription."""
 
     platform: Platform
     token: Annotated[str, AfterValidator(device_token)] | None = None
-    subscription: JsonObject | None = None
+    subscription: Annotated[JsonObject, AfterValidator(_subscription)] | None = None
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:
@@ -61,11 +68,6 @@ class Device(Strict):
         )
         if wanted is None or other is not None:
             raise PydanticCustomError("device", _TOKEN_OR_SUBSCRIPTION)
-        if self.subscription is not None:
-            endpoint = self.subscription.get("endpoint")
-            keys = self.subscription.get("keys")
-            if not isinstance(endpoint, str) or not endpoint.startswith("https://") or not isinstance(keys, dict):
-                raise PydanticCustomError("subscription", "a subscription has an https endpoint and keys")
         return self
 
 

@@ -16,8 +16,11 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from local.simulator import WRONG_SECRET
+from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
-from local.simulator.state import MESSAGE_ID_HEADER, WRONG_SECRET, SimulatorState, answer
+from local.simulator.reports import CERTIFICATE_PATH, SnsKey, ses_posts
+from local.simulator.state import MESSAGE_ID_HEADER, SimulatorState, answer
 
 SES, SNS = "ses", "sns"
 _SIGNED = re.compile(
@@ -77,9 +80,9 @@ def signed(request: web.Request, service: str) -> bool:
     return found is not None and found[1] != WRONG_SECRET and found[2] == service and "X-Amz-Date" in request.headers
 
 
-def add_aws_routes(app: web.Application, state: SimulatorState) -> None:
+def add_aws_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve both services."""
-    ses_errors, sns_errors = SesErrors(), SnsErrors()
+    ses_errors, sns_errors, key = SesErrors(), SnsErrors(), SnsKey()
 
     async def send_mail(request: web.Request) -> web.Response:
         state.seen(SES)
@@ -98,7 +101,14 @@ def add_aws_routes(app: web.Application, state: SimulatorState) -> None:
             return ses_error(400, "BadRequestException", "Illegal address")
         their_id = f"0100{uuid.uuid4().hex}-{uuid.uuid4()}-000000"
         accept = Accept(SES, to, tags.get("message_id"), raw.decode("utf-8", "surrogateescape"), their_id)
-        return await answer(state, request, ses_errors, accept, lambda: web.json_response({"MessageId": their_id}))
+
+        def report() -> None:
+            if (target := callbacks.targets.get(SES)) is not None:
+                callbacks.report(ses_posts(target, key, to, their_id, tags), target)
+
+        return await answer(
+            state, request, ses_errors, accept, lambda: web.json_response({"MessageId": their_id}), report
+        )
 
     async def ses_account(request: web.Request) -> web.Response:
         if not signed(request, SES):
@@ -127,6 +137,10 @@ def add_aws_routes(app: web.Application, state: SimulatorState) -> None:
             state, request, sns_errors, accept, lambda: web.Response(text=text, content_type="text/xml")
         )
 
+    async def certificate(_: web.Request) -> web.Response:
+        return web.Response(body=key.certificate, content_type="application/x-pem-file")
+
+    app.router.add_get(CERTIFICATE_PATH, certificate)
     app.router.add_post("/v2/email/outbound-emails", send_mail)
     app.router.add_get("/v2/email/account", ses_account)
     app.router.add_post("/", sns)

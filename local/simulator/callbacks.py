@@ -1,6 +1,7 @@
 """Posts the simulated vendors' reports (reports.py makes them) until they are taken.
 
-    PUT /callbacks/{kind}   {"url": U, "copies": 1, "late_s": 0}   where a vendor that has one URL per account reports from now on
+    PUT /callbacks/{kind}   {"url": U, "secret": S, "copies": 1, "late_s": 0}   where a vendor that has one URL per account
+                            reports from now on, and with which secret it signs (of ses: the ARN of its topic)
                             → {"events_key": ...} for a vendor that signs with a key of its own
     GET /callbacks          {"pending": n, "answers": {"delivered": {"204": n}}}
 
@@ -55,6 +56,7 @@ class Target:
     """Where a vendor reports, and how badly."""
 
     url: str
+    secret: str = ""
     copies: int = 1
     late_s: float = 0.0
 
@@ -63,9 +65,10 @@ def target_of(given: Any) -> Target | None:
     """The target that a control request names, None for what is none."""
     match given:
         case {"url": str(url)}:
-            copies, late_s = given.get("copies", 1), given.get("late_s", 0.0)
-            if isinstance(copies, int) and isinstance(late_s, int | float) and 0 < copies <= 10 and 0 <= late_s <= 60:
-                return Target(url, copies, float(late_s))
+            secret, copies, late_s = given.get("secret", ""), given.get("copies", 1), given.get("late_s", 0.0)
+            known = isinstance(secret, str) and isinstance(copies, int) and isinstance(late_s, int | float)
+            if known and 0 < copies <= 10 and 0 <= late_s <= 60:
+                return Target(url, secret, copies, float(late_s))
     return None
 
 
@@ -139,7 +142,7 @@ def add_callback_routes(app: web.Application, callbacks: Callbacks, kinds: Mappi
         except ValueError:
             target = None
         if target is None:
-            error = "the body is {url, copies (1 to 10), late_s (0 to 60)}"
+            error = "the body is {url, secret, copies (1 to 10), late_s (0 to 60)}"
             return web.json_response({"error": error}, status=400)
         callbacks.targets[kind] = target
         return web.json_response(kinds[kind])

@@ -1,6 +1,6 @@
 """Mailgun's messages.mime: a form with a mail in it, JSON out, and its errors.
 
-Our message id is read from the variable `v:message_id`.
+Our message id is read from the variable `v:message_id`; events repeat the variables (reports.py).
 May import the simulator's state and aiohttp. Never: a decision on scripted faults (faults.py), a Mailgun SDK.
 """
 
@@ -12,7 +12,9 @@ from email.policy import HTTP
 
 from aiohttp import web
 
+from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
+from local.simulator.reports import mailgun_posts
 from local.simulator.state import SimulatorState, answer, basic_secret
 
 KIND = "mailgun"
@@ -49,7 +51,7 @@ def form_of(content_type: str, body: bytes) -> dict[str, bytes]:
     return fields
 
 
-def add_mailgun_routes(app: web.Application, state: SimulatorState) -> None:
+def add_mailgun_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve Mailgun's API."""
     errors = MailgunErrors()
 
@@ -65,11 +67,20 @@ def add_mailgun_routes(app: web.Application, state: SimulatorState) -> None:
         to = form["to"].decode("utf-8", "replace")
         if "@" not in to or "," in to:
             return errors.rejected(to)
-        given = form.get("v:message_id")
+        variables = {
+            name.removeprefix("v:"): value.decode("utf-8", "replace")
+            for name, value in form.items()
+            if name.startswith("v:")
+        }
         their_id = f"<{secrets.token_hex(12)}@{request.match_info['domain']}>"
         mail = form["message"].decode("utf-8", "surrogateescape")
-        accept = Accept(KIND, to, given.decode() if given else None, mail, their_id)
+        accept = Accept(KIND, to, variables.get("message_id"), mail, their_id)
         made = {"id": their_id, "message": "Queued. Thank you."}
-        return await answer(state, request, errors, accept, lambda: web.json_response(made))
+
+        def report() -> None:
+            if (target := callbacks.targets.get(KIND)) is not None:
+                callbacks.report(mailgun_posts(target, to, their_id, variables), target)
+
+        return await answer(state, request, errors, accept, lambda: web.json_response(made), report)
 
     app.router.add_post("/v3/{domain}/messages.mime", send)

@@ -14,10 +14,11 @@ from typing import Any
 
 from aiohttp import web
 
+from local.simulator import WRONG_SECRET
 from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
 from local.simulator.reports import EventsKey, sendgrid_posts
-from local.simulator.state import WRONG_SECRET, SimulatorState, answer, reset_at
+from local.simulator.state import SimulatorState, answer, reset_at
 
 KIND = "sendgrid"
 _SCOPES = ["mail.send", "2fa_required"]

@@ -20,6 +20,7 @@ from typing import Protocol
 import prometheus_client
 from aiohttp import web
 
+from local.simulator import WRONG_SECRET
 from local.simulator.faults import FaultBook, Mode
 from local.simulator.ground_truth import Accept, GroundTruth
 
@@ -30,8 +31,6 @@ ACCEPTED = prometheus_client.Counter("heliograph_simulator_accepted_total", "Pro
 
 MESSAGE_ID_HEADER = "X-Heliograph-Message-Id"
 """Our message id, where a vendor's API has no field for it."""
-WRONG_SECRET = "wrong"
-"""A key that no vendor takes; any other is taken."""
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 

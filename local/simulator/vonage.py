@@ -1,7 +1,7 @@
 """Vonage's SMS API: form in, JSON out with a status for each part, always with HTTP 200; and the balance.
 
-Our message id is read from client-ref.
-May import the simulator's state and aiohttp. Never: a decision on scripted faults (faults.py), a Vonage SDK.
+Our message id is read from client-ref, which receipts repeat (reports.py).
+May import the simulator's state, runtime's callbacks and aiohttp. Never: a decision on scripted faults (faults.py), a Vonage SDK.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import re
 import secrets
 from urllib.parse import parse_qsl
 
-from aiohttp import web
+from aiohttp import BasicAuth, web
 
+from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
+from local.simulator.reports import vonage_posts
 from local.simulator.state import SimulatorState, answer, basic_secret
+from runtime.callbacks import subject_of_token
 
 KIND = "vonage"
 _NUMBER = re.compile(r"[1-9]\d{6,14}", re.ASCII)
@@ -39,13 +42,14 @@ class VonageErrors:
         return error("7", "Number barred")
 
 
-def add_vonage_routes(app: web.Application, state: SimulatorState) -> None:
+def add_vonage_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve Vonage's APIs."""
     errors = VonageErrors()
 
     async def send(request: web.Request) -> web.Response:
         state.seen(KIND)
-        if basic_secret(request) is None:
+        authorization = BasicAuth.decode(request.headers["Authorization"]) if basic_secret(request) else None
+        if authorization is None:
             return error("4", "Bad Credentials")
         text = (await request.read()).decode("utf-8", "replace")
         form = dict(parse_qsl(text, keep_blank_values=True))
@@ -57,10 +61,19 @@ def add_vonage_routes(app: web.Application, state: SimulatorState) -> None:
         if len(form.get("client-ref", "")) > 100:
             return error("3", "Invalid client-ref param")
         their_id = secrets.token_hex(8).upper()
-        accept = Accept(KIND, f"+{form['to']}", form.get("client-ref"), form["text"], their_id)
+        reference = form.get("client-ref", "")
+        ours = subject_of_token(reference).message_id or reference or None
+        to = f"+{form['to']}"
+        accept = Accept(KIND, to, ours, form["text"], their_id)
         part = {"to": form["to"], "message-id": their_id, "status": "0", "remaining-balance": "9.9", "network": "26201"}
         made = {"message-count": "1", "messages": [part]}
-        return await answer(state, request, errors, accept, lambda: web.json_response(made))
+
+        def report() -> None:
+            if (target := callbacks.targets.get(KIND)) is not None:
+                posts = vonage_posts(target, authorization.login, to, form["from"], their_id, reference)
+                callbacks.report(posts, target)
+
+        return await answer(state, request, errors, accept, lambda: web.json_response(made), report)
 
     async def balance(request: web.Request) -> web.Response:
         if basic_secret(request) is None:

@@ -59,6 +59,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> StackOptions:
     parser.add_argument("--initialiser", action="append", metavar="MODULE:FUNCTION")
     for name in PORT_NAMES:
         parser.add_argument(f"--{name}-port", type=int)
+    parser.add_argument("--failover", action="store_true")
     parser.add_argument("--processes", action="append", default=[], metavar="ROLE=N")
     options = parser.parse_args(arguments)
     chosen = {name: getattr(options, f"{name}_port") for name in PORT_NAMES}
@@ -67,6 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> StackOptions:
         config=options.config.absolute() if options.config else None,
         ports={name: port for name, port in chosen.items() if port is not None},
         initialisers=tuple(options.initialiser) if options.initialiser else None,
+        failover=options.failover,
         processes={role: int(count) for role, _, count in (text.partition("=") for text in options.processes)},
     )
 

@@ -6,6 +6,7 @@ its settings.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import importlib
 import json
@@ -27,7 +28,7 @@ from local.ports import LOOPBACK, PortBook
 from local.processes import ChildSpec, Identity, start_time_of
 from local.servers.kafka import KafkaServer
 from local.servers.postgres import PostgresServer
-from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
+from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC, WRONG_SECRET
 from local.supervisor.children import Supervisor
 from local.supervisor.state import StateFiles, write_atomically
 from runtime.settings import load_settings, read_toml
@@ -112,6 +113,8 @@ class StackOptions:
     """`module:function` of each; None for those of local.initialise."""
     processes: Mapping[str, int] = field(default_factory=dict)
     """How many of a role of SHARED; one where nothing is said."""
+    failover: bool = False
+    """Three simulated accounts of e-mail and of SMS in place of one: of SMS the first is refused by its vendor."""
 
 
 class Stack:
@@ -138,7 +141,13 @@ class Stack:
         """The supervisor's life; its exit code."""
         self._check_settings()
         providers = merge_providers(self._tables.get("providers", []), self._simulated_providers())
-        tables = {**self._tables, "api": self._api_tables(), "callbacks": self._callbacks, "providers": providers}
+        tables = {
+            **self._tables,
+            "api": self._api_tables(),
+            "callbacks": self._callbacks,
+            "outbound": {"allow": [LOOPBACK], **self._own_table("outbound")},  # where the simulated push service is
+            "providers": providers,
+        }
         write_atomically(self.files.settings, to_toml(tables))
         supervisor = Supervisor(self._infrastructure(), self._roles(), self._initialise, self._publish)
         supervisor.watch_signals()
@@ -194,11 +203,11 @@ class Stack:
 
     def _load_secrets(self) -> dict[str, Any]:
         found = self.files.read(self.files.secrets)
-        if "key_pepper" not in found:
-            # kept, because a new pepper would revoke every API key of the state directory
-            found = {"key_pepper": secrets.token_urlsafe(32), "published": {}}
-            write_atomically(self.files.secrets, json.dumps(found, indent=2) + "\n")
-        return found
+        # Kept: a new pepper would revoke every API key of the state directory, a new VAPID key every browser's subscription.
+        made = {"key_pepper": secrets.token_urlsafe(32), "vapid_key": _private_key(), "published": {}, **found}
+        if made != found:
+            write_atomically(self.files.secrets, json.dumps(made, indent=2) + "\n")
+        return made
 
     def _check_settings(self) -> None:
         """Refuse now what a role would refuse of the user's file once everything it needs has started. Raises SettingsError."""
@@ -313,7 +322,9 @@ class Stack:
         }
 
     def _simulated_providers(self) -> list[dict[str, Any]]:
+        before, after = self._failover_providers() if self._options.failover else ((), ())
         return [
+            *before,
             {
                 "name": "simulator-smtp",
                 "channel": channel_of("smtp"),
@@ -333,6 +344,7 @@ class Stack:
                 "from": "+15005550006",
                 "callback_url": f"{self._callbacks['public_url']}/callbacks/twilio",
             },
+            *after,
             {
                 "name": "simulator-fcm",
                 "channel": channel_of("fcm"),
@@ -351,7 +363,44 @@ class Stack:
                 "team_id": APNS_TEAM_ID,
                 "topic": APNS_TOPIC,
             },
+            {
+                "name": "simulator-onesignal",
+                "channel": channel_of("onesignal"),
+                "kind": "onesignal",
+                "base_url": self._url("simulator"),
+                "app_id": "simulator",
+                "api_key": "simulator",
+            },
+            {
+                "name": "simulator-webpush",
+                "channel": channel_of("webpush"),
+                "kind": "webpush",
+                "private_key": self._secrets["vapid_key"],
+                "subject": "mailto:push@heliograph.example",
+                "hosts": [LOOPBACK],
+            },
         ]
+
+    def _failover_providers(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Accounts that are asked before those that every stack has, and after them."""
+        sms = {"channel": channel_of("vonage"), "base_url": self._url("simulator"), "key": "simulator"}
+        email = {"channel": channel_of("sendgrid"), "base_url": self._url("simulator"), "api_key": "simulator"}
+        sender = {"from_address": "Heliograph <no-reply@heliograph.localhost>"}
+        before = [
+            {**sms, "name": "simulator-vonage", "kind": "vonage", "secret": WRONG_SECRET, "from": "Heliograph"},
+            {**sms, "name": "simulator-bulksms", "kind": "bulksms", "secret": "simulator", "from": "Heliograph"},
+        ]
+        after = [
+            {**email, **sender, "name": "simulator-sendgrid", "kind": "sendgrid"},
+            {**email, **sender, "name": "simulator-mailgun", "kind": "mailgun", "domain": "heliograph.localhost"},
+        ]
+        return before, after
+
+
+def _private_key() -> str:
+    """A key of P-256 as base64url: below 2^255 every number but 0 is one."""
+    value = secrets.randbits(255) or 1
+    return base64.urlsafe_b64encode(value.to_bytes(32)).decode().rstrip("=")
 
 
 def _processes(wanted: Mapping[str, int]) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, cast
 from runtime import ids
 from runtime.addresses import has_encoded_word
 from runtime.consent import Suppressions, opted_out, suppressed
+from runtime.subscriptions import address_of
 from schemas.channels import CHANNELS, ROWS
 from schemas.events import NotificationRequest, RecipientProfile
 
@@ -84,7 +85,8 @@ def targets(request: NotificationRequest, profile: RecipientProfile | None, chan
         return given
     row = ROWS[channel]
     if not row.one_address:
-        return [target(channel, d["token"], d["platform"]) for d in profile["devices"] if d["token"]]
+        found = ((device, address_of(device)) for device in profile["devices"])
+        return [target(channel, address, device["platform"]) for device, address in found if address]
     address: str | None = cast(Mapping[str, Any], profile)[row.stored_as]
     return [target(channel, address)] if address else []
 

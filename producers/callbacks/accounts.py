@@ -48,10 +48,10 @@ class ReportAccounts:
         """A reader per kind that stays good when the accounts are replaced."""
         return {kind: _Reader(self, kind, reader.intake) for kind, reader in self._readers.items()}
 
-    def read(self, kind: str, request: Request) -> Reports:
+    async def read(self, kind: str, request: Request) -> Reports:
         """The reports, by the first set of accounts that signed it. Raises what ReportReader.read raises."""
         try:
-            return self._read(kind, request)
+            return await self._read(kind, request)
         except (ForgedError, UnknownAccountError):
             try:
                 changed = self._files.changed()
@@ -60,18 +60,18 @@ class ReportAccounts:
                 self.replace(changed)
             except SettingsError:
                 raise ForgedError from None  # whoever follows the file says why it is not used
-            return self._read(kind, request)
+            return await self._read(kind, request)
 
-    def _read(self, kind: str, request: Request) -> Reports:
+    async def _read(self, kind: str, request: Request) -> Reports:
         now = self._monotonic()
         while self._former and self._former[-1].until <= now:
             self._former.pop()
         try:
-            return self._readers[kind].read(request)
+            return await self._readers[kind].read(request)
         except (ForgedError, UnknownAccountError):
-            for former in self._former:
+            for former in tuple(self._former):
                 try:
-                    return former.readers[kind].read(request)
+                    return await former.readers[kind].read(request)
                 except (ForgedError, UnknownAccountError):
                     continue
             raise
@@ -81,6 +81,6 @@ class _Reader:
     def __init__(self, accounts: ReportAccounts, kind: str, intake: Intake) -> None:
         self._accounts, self._kind, self.intake = accounts, kind, intake
 
-    def read(self, request: Request) -> Reports:
+    async def read(self, request: Request) -> Reports:
         """As ReportReader.read."""
-        return self._accounts.read(self._kind, request)
+        return await self._accounts.read(self._kind, request)

@@ -18,10 +18,12 @@ May import starlette. Never: a vendor's field, a Kafka client.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
@@ -38,11 +40,13 @@ from runtime.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import CALLBACK_SECONDS, CALLBACKS, RECEIPTS_TAKEN
 from runtime.records import ProducerRecord
+from runtime.references import ReferenceView, reference_key, subject_of_reference
 from schemas.events import ProviderReceipt
 from vendors.reports import (
     DeliveryReport,
     ForgedError,
     MalformedError,
+    NotNowError,
     ReportReader,
     Reports,
     Request,
@@ -61,6 +65,7 @@ REMEMBERED = 65_536
 RETRY_AFTER_S = 2
 
 log = get_logger("callbacks")
+T = TypeVar("T")
 
 
 class Broker(Protocol):
@@ -70,21 +75,26 @@ class Broker(Protocol):
         """Done when every record is acknowledged. Raises PublishError."""
 
 
-class _Recent:
-    """The `size` ids that were added last."""
+class _Recent(Generic[T]):
+    """What was kept under the `size` keys that were added last."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._ids = OrderedDict[str, None]()
+        self._kept = OrderedDict[str, T]()
 
-    def __contains__(self, event_id: str) -> bool:
-        return event_id in self._ids
+    def get(self, key: str) -> T | None:
+        """None for a key that is not kept."""
+        return self._kept.get(key)
 
-    def add(self, event_id: str) -> None:
+    def add(self, key: str, value: T) -> None:
         """Add one; drop the oldest beyond `size`."""
-        self._ids[event_id] = None
-        if len(self._ids) > self._size:
-            self._ids.popitem(last=False)
+        self._kept[key] = value
+        if len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+
+    def drop(self, key: str) -> None:
+        """Forget one."""
+        self._kept.pop(key, None)
 
 
 class CallbackEndpoint:
@@ -97,12 +107,16 @@ class CallbackEndpoint:
         clock: Clock = system_clock,
         crash_here: Callable[[str], None] | None = None,
         remembered: int = REMEMBERED,
+        references: ReferenceView | None = None,
     ) -> None:
         self._broker = broker
+        self._references = references
         self._public_url = public_url.rstrip("/")
         self._clock = clock
         self._crash_here = crash_here or (lambda _: None)
-        self._published_receipts = _Recent(remembered)
+        # Whether the receipt said what it is about: the same event may come without, and then with it (SES).
+        self._published_receipts = _Recent[bool](remembered)
+        self._nonces = _Recent[bytes](remembered)
         self._waiting = 0
         self._held = 0
 
@@ -113,9 +127,9 @@ class CallbackEndpoint:
         held = [0]
         try:
             request = await self._read(kind, reader, http, held)
-            reports = reader.read(request)
+            reports = self._resolved(await reader.read(request), request.received_at)
             refused = "unavailable"
-            outcomes = await self._publish(kind, reports, request)
+            outcomes = await self._once(kind, reports, request)
             refused = None
         except ClientDisconnect as exc:
             raise Problem(400, "malformed_callback", "the body is incomplete") from exc
@@ -139,12 +153,15 @@ class CallbackEndpoint:
             raise unavailable(
                 "broker_unavailable", "the broker did not acknowledge; send the callback again", RETRY_AFTER_S
             ) from exc
+        except NotNowError as exc:
+            refused = "unavailable"
+            raise unavailable("not_now", f"{exc}; send the callback again", RETRY_AFTER_S) from exc
         finally:
             self._held -= held[0]
             if refused is not None:
                 CALLBACKS.labels(kind, refused).inc()
             CALLBACK_SECONDS.labels(kind).observe(time.perf_counter() - started)
-        for outcome in outcomes:
+        for outcome in outcomes or (() if reports.unreadable else ("noted",)):
             CALLBACKS.labels(kind, outcome).inc()
         if reports.unreadable:
             CALLBACKS.labels(kind, "malformed").inc(reports.unreadable)
@@ -167,7 +184,8 @@ class CallbackEndpoint:
             raise Problem(408, "incomplete_body", "the body came too slowly", headers={"Connection": "close"}) from exc
         raw_query = http.scope["query_string"].decode("latin-1")
         url = f"{self._public_url}{PATH}{kind}" + (f"?{raw_query}" if raw_query else "")
-        return Request(url, dict(parse_qsl(raw_query, keep_blank_values=True)), headers, body, self._clock())
+        query = dict(parse_qsl(raw_query, keep_blank_values=True))
+        return Request(url, query, headers, body, self._clock(), http.path_params.get("secret", ""))
 
     async def _body(self, http: HttpRequest, most: int, held: list[int]) -> bytes:
         """The body; `held` has its bytes so far, for the caller to give back."""
@@ -182,14 +200,44 @@ class CallbackEndpoint:
                 raise unavailable("busy", "too many callbacks at once; send it again", RETRY_AFTER_S)
         return bytes(body)
 
+    def _resolved(self, reports: Reports, now: int) -> Reports:
+        """The reports, with what their references stand for. Raises NotNowError while one may still be on its way."""
+        if self._references is None or not any(report.reference for report in reports.reports):
+            return reports
+        resolved = []
+        for report in reports.reports:
+            if report.reference is not None:
+                found = self._references.get(reference_key(report.provider, report.reference))
+                if found is not None:
+                    report = replace(report, subject=subject_of_reference(found))
+                elif now < report.known_by:
+                    raise NotNowError("the message is not known yet")
+            resolved.append(report)
+        return reports._replace(reports=resolved)
+
+    async def _once(self, kind: str, reports: Reports, request: Request) -> list[str]:
+        """As `_publish`. Raises ForgedError for a nonce that came with another body; it is used up only once all is published."""
+        if (nonce := reports.nonce) is None:
+            return await self._publish(kind, reports, request)
+        digest = hashlib.sha256(request.body).digest()
+        if self._nonces.get(nonce) not in (None, digest):
+            raise ForgedError
+        self._nonces.add(nonce, digest)
+        try:
+            return await self._publish(kind, reports, request)
+        except PublishError:
+            self._nonces.drop(nonce)
+            raise
+
     async def _publish(self, kind: str, reports: Reports, request: Request) -> list[str]:
         """Publish what is new; returns the outcome of each report, values of the metric's label. Raises PublishError."""
         fresh: dict[str, tuple[ProviderReceipt, DeliveryReport]] = {}
         outcomes = []
         for report in reports.reports:
             receipt = receipt_of(report, request.body, request.received_at)
-            event_id = receipt["event_id"]
-            if event_id in self._published_receipts or event_id in fresh:
+            event_id, known = receipt["event_id"], receipt["message_id"] is not None
+            before = self._published_receipts.get(event_id)
+            if event_id in fresh or (before is not None and before >= known):
                 outcomes.append("repeated")
                 continue
             fresh[event_id] = receipt, report
@@ -216,13 +264,13 @@ class CallbackEndpoint:
         finally:
             self._waiting -= 1
         for event_id, (receipt, _) in fresh.items():
-            self._published_receipts.add(event_id)
+            self._published_receipts.add(event_id, receipt["message_id"] is not None)
             RECEIPTS_TAKEN.labels(kind, receipt["state"]).inc()
         return outcomes
 
 
 def create_app(readers: Mapping[str, ReportReader], endpoint: CallbackEndpoint) -> Starlette:
-    """The application: a route per vendor."""
+    """The application: a route per vendor, and one with a secret where the vendor may have that."""
 
     def handler(kind: str, reader: ReportReader) -> Callable[[HttpRequest], Awaitable[Response]]:
         async def take(request: HttpRequest) -> Response:
@@ -230,7 +278,10 @@ def create_app(readers: Mapping[str, ReportReader], endpoint: CallbackEndpoint) 
 
         return take
 
-    routes = [Route(f"{PATH}{kind}", handler(kind, reader), methods=["POST"]) for kind, reader in readers.items()]
+    routes = []
+    for kind, reader in readers.items():
+        paths = [f"{PATH}{kind}", *([f"{PATH}{kind}/{{secret}}"] if reader.intake.takes_secret else [])]
+        routes += [Route(path, handler(kind, reader), methods=["POST"]) for path in paths]
     app = Starlette(routes=routes, exception_handlers=PROBLEM_HANDLERS)
     app.router.redirect_slashes = False  # a redirect would be to what the request calls its host
     return app

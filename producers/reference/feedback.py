@@ -64,12 +64,12 @@ class DeadDevice(NamedTuple):
     provider: str
     dead_since: int
 
-    def is_device(self, token: str, registered_at: int | None) -> bool:
-        """Whether this token is the one, and was registered before the provider called it dead."""
+    def is_device(self, address: str, registered_at: int | None) -> bool:
+        """Whether the device of this address is the one, and was registered before the provider called it dead."""
         if registered_at is not None and registered_at >= self.dead_since:
             return False
         channel = DEVICE_CHANNEL.name
-        return _is_of(self.notification_id, channel, ids.address_hash(channel, token), self.message_id)
+        return _is_of(self.notification_id, channel, ids.address_hash(channel, address), self.message_id)
 
 
 class BouncedAddress(NamedTuple):

@@ -16,6 +16,7 @@ from producers.reference.database import Connection, Database
 from producers.reference.records import OutboxRow, profile_row, suppression_row, template_rows
 from runtime import ids
 from runtime.clock import Clock, system_clock
+from runtime.subscriptions import address_of
 from schemas.channels import DEVICE_CHANNEL, ROWS
 from schemas.topics import RECIPIENTS, SUPPRESSIONS
 
@@ -173,7 +174,7 @@ class ReferenceStore:
         return await self._database.run(operation)
 
     async def drop_devices(self, tenant: str, user_id: str, is_dead: Callable[[str, int | None], bool]) -> int:
-        """Remove the devices of which `is_dead(token, registered at)` holds; how many those were."""
+        """Remove the devices of which `is_dead(address, registered at)` holds; how many those were."""
 
         async def operation(connection: Connection) -> int:
             async with connection.transaction():
@@ -188,7 +189,7 @@ class ReferenceStore:
                 kept = [
                     device
                     for device in user["devices"]
-                    if not device.get("token") or not is_dead(device["token"], times.get(_fingerprint(device["token"])))
+                    if not (address := address_of(device)) or not is_dead(address, times.get(_fingerprint(address)))
                 ]
                 if len(kept) == len(user["devices"]):
                     return 0
@@ -539,12 +540,12 @@ async def _lock_suppression(connection: Connection, tenant: str, channel: str, a
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
 
 
-def _fingerprint(token: str) -> str:
-    return ids.address_hash(DEVICE_CHANNEL.name, token)
+def _fingerprint(address: str) -> str:
+    return ids.address_hash(DEVICE_CHANNEL.name, address)
 
 
 def _fingerprints(devices: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [_fingerprint(device["token"]) for device in devices if device.get("token")]
+    return [_fingerprint(address) for device in devices if (address := address_of(device))]
 
 
 def _replacement(tenant: str, user_id: str, user: Mapping[str, Any], now: int) -> Row:

@@ -12,7 +12,7 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 from pydantic_core import from_json, to_json
 
 from local.ports import LOOPBACK, PortBook
-from local.simulator.state import WRONG_SECRET
+from local.simulator import WRONG_SECRET
 from runtime.settings import ProviderSettings
 from tests.contract.test_vendor_clients import Simulator, running, simulator
 from tests.support.accounts import CANARY, GIVEN_URL_KINDS, KINDS, ec_key, rsa_key, simulated

@@ -67,6 +67,9 @@ def test_the_demo_agrees_and_leaves_nothing_and_a_second_run_counts_anew(tmp_pat
             "template_error",
         ):
             assert reason in done.stdout
+        assert re.search(r"^failover   .*simulator-vonage [1-9]", done.stdout, re.M)
+        for kind in ("apns", "bulksms", "fcm", "onesignal", "smtp", "twilio", "webpush"):
+            assert re.search(rf"^compared .*\b{kind} [1-9]", done.stdout, re.M)
         assert ("hard_bounce" in done.stdout) is first  # the mailbox that bounced is suppressed from then on
         assert left_running(tmp_path) == []
         assert not (tmp_path / "endpoints.json").exists()

@@ -8,7 +8,8 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from typing import Any
 import pytest
 
 from local.ports import PortBook
+from local.supervisor.layout import to_toml
 from runtime import ids
 from runtime.kafka.consumer import BEGINNING, Consumer
 from runtime.kafka.producer import Producer
 from runtime.records import ConsumerRecord, ProducerRecord
-from runtime.settings import KafkaSettings
+from runtime.settings import KafkaSettings, ProviderSettings
 from schemas.codec import DecodeError, codec
-from schemas.events import states
-from schemas.topics import RECIPIENTS, STATUS, TEMPLATES, requests_topic
+from schemas.events import ChannelMessage, states
+from schemas.topics import RECIPIENTS, STATUS, TEMPLATES, dispatch_topic, requests_topic
 from tests.integration.conftest import Broker, until
 
 
@@ -58,6 +60,11 @@ class World:
     producer: Producer
     status_reader: StatusReader
 
+    @property
+    def port(self) -> int:
+        """Where the vendors over HTTP are."""
+        return int(self.simulator.rpartition(":")[2])
+
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.simulator + path, timeout=10) as response:
             return json.load(response)
@@ -76,6 +83,32 @@ class World:
         """Accepts per recipient of this test, by the provider's own log."""
         entries = self.get(f"/accepted?kind={kind}&limit=100000")
         return Counter(entry["to"] for entry in entries if prefix in entry["to"])
+
+    @contextmanager
+    def accounts(self, providers: Sequence[ProviderSettings]) -> Iterator[None]:
+        """Roles that start meanwhile have these accounts and no others; they and the vendors' faults are gone afterwards."""
+        before = self.config.read_text()
+        made = [provider.model_dump(mode="json", exclude_none=True) for provider in providers]
+        self.config.write_text(to_toml({"providers": made}))
+        try:
+            yield
+        finally:
+            self.broker.stop_roles()
+            self.clear_faults()
+            self.config.write_text(before)
+
+    def dispatch(self, messages: Iterable[ChannelMessage]) -> None:
+        """Put messages on their dispatch topics, as the router does."""
+        self.publish(
+            [
+                ProducerRecord(
+                    dispatch_topic(message["channel"], message["lane"]),
+                    f"t:{message['address']}".encode(),
+                    codec("ChannelMessage").encode(message),
+                )
+                for message in messages
+            ]
+        )
 
     def run(self, *arguments: str, **env: str) -> subprocess.Popen[bytes]:
         return self.broker.run(*arguments, HELIOGRAPH_CONFIG=str(self.config), **env)

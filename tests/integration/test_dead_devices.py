@@ -17,15 +17,17 @@ import psycopg
 import pytest
 
 from local.ports import PortBook
-from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC
+from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC, webpush
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import ProducerRecord
 from runtime.status import Particulars, message_status, status_record
+from runtime.subscriptions import Subscription, address_of
 from schemas.codec import codec
 from schemas.topics import RECIPIENTS, STATUS, requests_topic
 from tests.integration.conftest import until
 from tests.integration.reference_stack import Api, World, postgres, world
+from tests.support.accounts import ec_key
 from tests.support.made import message
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
@@ -53,9 +55,15 @@ class Pushes:
     def accepted(self, kind: str, prefix: str) -> Counter[str]:
         return Counter(e["to"] for e in self.call("GET", f"/accepted?kind={kind}") if e["to"].startswith(prefix))
 
-    def add_user(self, user_id: str, **devices: str) -> None:
-        """A user with a device per platform, known to the router."""
-        made = [{"platform": platform, "token": token} for platform, token in devices.items()]
+    def browser(self, name: str) -> Subscription:
+        """The subscription of a browser of this name."""
+        return webpush.subscription(self.simulator, name)
+
+    def add_user(self, user_id: str, *, webpush: str | None = None, **devices: str) -> None:
+        """A user with a device per platform, known to the router; a browser's is its name."""
+        made: list[dict[str, Any]] = [{"platform": platform, "token": token} for platform, token in devices.items()]
+        if webpush:
+            made.append({"platform": "webpush", "subscription": json.loads(self.browser(webpush).address)})
         assert self.api.call("POST", "/v1/users", {"id": user_id, "devices": made}).status == 201
 
     def push(self, user_id: str) -> str:
@@ -84,7 +92,7 @@ class Pushes:
         with psycopg.connect(self.world.postgres.dsn) as connection:
             row = connection.execute("SELECT devices FROM users WHERE user_id = %s", (user_id,)).fetchone()
         assert row is not None
-        return [device["token"] for device in row[0]]
+        return [address_of(device) or "" for device in row[0]]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +119,7 @@ def pushes(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         ],
         stderr=log,
     )
+    (directory / "vapid-key.pem").write_text(ec_key())
     config = directory / "heliograph.toml"
     config.write_text(f"""
 [[providers]]
@@ -128,8 +137,19 @@ key_file = "{APNS_KEY_FILE}"
 key_id = "{APNS_KEY_ID}"
 team_id = "{APNS_TEAM_ID}"
 topic = "{APNS_TOPIC}"
+[[providers]]
+name = "browsers"
+channel = "push"
+kind = "webpush"
+private_key_file = "vapid-key.pem"
+subject = "mailto:push@shop.example"
+hosts = ["127.0.0.1"]
 """)
-    world.settings |= {"HELIOGRAPH_CONFIG": str(config), "HELIOGRAPH_ROUTER__ENGINE": "loop"}
+    world.settings |= {
+        "HELIOGRAPH_CONFIG": str(config),
+        "HELIOGRAPH_ROUTER__ENGINE": "loop",
+        "HELIOGRAPH_OUTBOUND__ALLOW": "127.0.0.1",
+    }
     producer = Producer(world.broker.settings, client_id="test")
     made = Pushes(world, f"http://127.0.0.1:{http}", producer)
 
@@ -152,13 +172,15 @@ topic = "{APNS_TOPIC}"
     book.close()
 
 
-def test_two_devices_of_two_platforms_get_one_message_each(pushes: Pushes) -> None:
-    pushes.add_user("two", fcm="two-android", apns="two-iphone")
-    nid = pushes.push("two")
+def test_devices_of_several_platforms_get_one_message_each(pushes: Pushes) -> None:
+    pushes.add_user("many", fcm="many-android", apns="many-iphone", webpush="many-browser")
+    nid = pushes.push("many")
     # A busy machine may make one of them try again.
-    until(lambda: [state for state, _ in pushes.states(nid)].count("sent") == 2, 60, "both sent")
-    assert pushes.accepted("fcm", "two-") == {"two-android": 1}
-    assert pushes.accepted("apns", "two-") == {"two-iphone": 1}
+    until(lambda: [state for state, _ in pushes.states(nid)].count("sent") == 3, 60, "all sent")
+    assert pushes.accepted("fcm", "many-") == {"many-android": 1}
+    assert pushes.accepted("apns", "many-") == {"many-iphone": 1}
+    address = pushes.browser("many-browser").address
+    assert pushes.accepted("webpush", address) == {address: 1}
 
 
 def test_device_of_a_platform_without_an_account_is_rejected(pushes: Pushes) -> None:
@@ -169,12 +191,22 @@ def test_device_of_a_platform_without_an_account_is_rejected(pushes: Pushes) -> 
         "tenant": "default",
         "accepted_at": now,
         "channels": ["push"],
-        "addresses": [{"channel": "push", "value": "tok", "platform": "webpush"}],
+        "addresses": [{"channel": "push", "value": "tok", "platform": "onesignal"}],
         "content": b'{"title": "T"}',
     }
     value = codec("NotificationRequest").encode(request)
     pushes.producer.publish([ProducerRecord(requests_topic("normal"), b"default:x", value)])
     until(lambda: ("rejected", "provider_rejected") in pushes.states(nid), 60, "rejected")
+
+
+def test_subscription_that_has_ended_leaves_the_profile(pushes: Pushes) -> None:
+    pushes.add_user("left", fcm="left-android", webpush="left-browser")
+    pushes.call(
+        "POST", "/faults", {"kind": "webpush", "mode": "reject", "match": pushes.browser("left-browser").endpoint}
+    )
+    nid = pushes.push("left")
+    until(lambda: ("bounced", "invalid_token") in pushes.states(nid), 60, "bounced")
+    until(lambda: pushes.tokens("left") == ["left-android"], 6, "the subscription gone")
 
 
 @pytest.mark.parametrize(("kind", "dead", "alive"), [("apns", "iphone", "android"), ("fcm", "android", "iphone")])

@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 from prometheus_client import REGISTRY
 
-from vendors import codes
+from vendors import codes, smtp_codes
 from vendors.apns import codes as apns_codes
 from vendors.bulksms import codes as bulksms_codes
 from vendors.codes import CodeRule, Codes, classify_code, unknown_http
@@ -19,7 +19,6 @@ from vendors.registry import VENDORS
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry
 from vendors.sendgrid import codes as sendgrid_codes
 from vendors.ses import codes as ses_codes
-from vendors.smtp import codes as smtp_codes
 from vendors.sns import codes as sns_codes
 from vendors.twilio import codes as twilio_codes
 from vendors.vonage import codes as vonage_codes

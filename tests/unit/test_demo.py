@@ -85,6 +85,12 @@ def test_a_report_excuses_nothing(state: str, accepts: int, text: str) -> None:
     assert (finding.text, finding.ids) == (text, ("m2",))
 
 
+def test_mail_that_another_vendor_took_is_in_no_mailbox_of_ours() -> None:
+    assert compare(verification(accepts=[("sendgrid", "m1")], mails=[])) == []
+    (finding,) = compare(verification(accepts=[("sendgrid", "m1"), ("smtp", "m1")], mails=["m1"]))
+    assert finding.text == "messages were accepted twice without a recorded reason"
+
+
 def test_a_late_retry_of_an_earlier_run_is_no_finding() -> None:
     assert compare(verification(accepts=[("smtp", "m1"), ("fcm", "old")], others={"old"})) == []
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
+from local.simulator import webpush
 from processors.router.enrich import RouterViews, enrich_batch
 from runtime import ids
 from runtime.records import ConsumerRecord, ProducerRecord
@@ -205,6 +207,21 @@ def test_every_device_gets_its_own_message_and_a_repeated_one_gets_one() -> None
     out = run(request(channels=["push"]), profile=profile(devices=devices))
     assert sorted(m["address"] for m in messages(out)) == ["a", "b"]
     assert len({m["message_id"] for m in messages(out)}) == 2
+
+
+def test_devices_of_several_platforms_get_their_pushes_side_by_side() -> None:
+    browser = webpush.subscription("https://updates.push.services.mozilla.com", "b")
+    as_stored = to_json({"keys": {"p256dh": browser.p256dh, "auth": browser.auth}, "endpoint": browser.endpoint})
+    none = b'{"endpoint": "https://x.example"}'
+    devices = [
+        *({"platform": name, "token": f"{name}-token", "subscription": None} for name in ("fcm", "apns", "onesignal")),
+        *({"platform": "webpush", "token": None, "subscription": given} for given in (as_stored, none)),
+        {"platform": "fcm", "token": None, "subscription": None},
+    ]
+    out = run(request(channels=["push"]), profile=profile(devices=devices))
+    wanted = [(name, f"{name}-token") for name in ("fcm", "apns", "onesignal")] + [("webpush", browser.address)]
+    assert [(m["platform"], m["address"]) for m in messages(out)] == wanted
+    assert ("push", "rejected", "invalid_address") in statuses(out)
 
 
 def test_locale_falls_back_from_region_to_language_to_default() -> None:

@@ -13,8 +13,12 @@ from typing import Any
 import phonenumbers
 import pytest
 
+from local.demo import PUSH_SERVICE
+from local.simulator import webpush
 from producers.notification import Notification
+from runtime.subscriptions import subscription_of
 from runtime.templates.check import check_template
+from schemas.channels import DEVICE_CHANNEL
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REAL_LOOKING = (".example", "example.org")
@@ -99,6 +103,18 @@ def test_users_differ_in_what_they_can_be_reached_by(reference: dict[str, Any]) 
     assert any(len(user["devices"]) > 1 for user in users)
     assert any(user.get("locale") == "de-AT" for user in users)
     assert any("locale" not in user for user in users)
+
+
+def test_devices_are_of_every_platform_and_the_browsers_are_those_the_simulator_knows(
+    reference: dict[str, Any],
+) -> None:
+    devices = [device for user in reference["users"] for device in user["devices"]]
+    assert {device["platform"] for device in devices} == set(DEVICE_CHANNEL.platforms)
+    browsers = [device["subscription"] for device in devices if device["platform"] == "webpush"]
+    assert len(browsers) == len(_generator().BROWSERS)
+    for browser in browsers:
+        name = browser["endpoint"].rpartition("/")[2]
+        assert subscription_of(browser) == webpush.subscription(PUSH_SERVICE, name)
 
 
 def test_text_is_of_many_scripts(bodies: list[dict[str, Any]]) -> None:

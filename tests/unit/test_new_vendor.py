@@ -50,7 +50,7 @@ from vendors.reports import DeliveryReport, Intake, Reports
 from pigeon.codes import CODES
 class PigeonReports:
     intake = Intake(frozenset({"text/plain"}), retry_window_s=60)
-    def read(self, request) -> Reports:
+    async def read(self, request) -> Reports:
         bounced = CODES.find(request.body.decode()) is not None
         return Reports([DeliveryReport("pigeon-1", "p-1", "e-1", "sms", "bounced" if bounced else "delivered")])
 def create(providers) -> PigeonReports:
@@ -73,8 +73,10 @@ async def test_a_vendor_is_a_folder_and_one_row(tmp_path: Path, monkeypatch: pyt
     assert platforms_of(provider) is None
     assert await asyncio.to_thread(probe, provider) is None
     reader = create_report_readers([provider])["pigeon"]
-    assert [report.state for report in reader.read(Request("https://x", {}, {}, b"7")).reports] == ["bounced"]
-    assert [report.state for report in reader.read(Request("https://x", {}, {}, b"ok")).reports] == ["delivered"]
+    assert [report.state for report in (await reader.read(Request("https://x", {}, {}, b"7"))).reports] == ["bounced"]
+    assert [report.state for report in (await reader.read(Request("https://x", {}, {}, b"ok"))).reports] == [
+        "delivered"
+    ]
     for name in [name for name in sys.modules if name.partition(".")[0] == "pigeon"]:
         del sys.modules[name]
 

@@ -36,25 +36,25 @@ def signed(token: str, sid: str = SID) -> Request:
     return Request(URL, {}, {"x-twilio-signature": RequestValidator(token).compute_signature(URL, form)}, body)
 
 
-def test_report_under_a_token_of_the_last_day_is_taken_and_under_an_older_one_is_forged() -> None:
+async def test_report_under_a_token_of_the_last_day_is_taken_and_under_an_older_one_is_forged() -> None:
     now = [0.0]
     accounts = ReportAccounts([account()], lambda: now[0])
     reader = accounts.readers()["twilio"]
     accounts.replace([account(auth_token="new")])
     for token in ("new", "old"):
-        assert [report.state for report in reader.read(signed(token)).reports] == ["delivered"]
+        assert [report.state for report in (await reader.read(signed(token))).reports] == ["delivered"]
     with pytest.raises(ForgedError):
-        reader.read(signed("strange"))
+        await reader.read(signed("strange"))
     accounts.replace([])  # the account is gone, its messages are not
-    assert [report.provider for report in reader.read(signed("new")).reports] == ["sms-1"]
+    assert [report.provider for report in (await reader.read(signed("new"))).reports] == ["sms-1"]
     with pytest.raises(UnknownAccountError):
-        reader.read(signed("new", "AC" + "1" * 32))
+        await reader.read(signed("new", "AC" + "1" * 32))
     now[0] = KEPT_S
     with pytest.raises(UnknownAccountError):
-        reader.read(signed("old"))
+        await reader.read(signed("old"))
 
 
-def test_report_under_the_token_of_a_file_that_changed_a_moment_ago_is_taken(
+async def test_report_under_the_token_of_a_file_that_changed_a_moment_ago_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, token = tmp_path / "heliograph.toml", tmp_path / "token"
@@ -65,21 +65,23 @@ def test_report_under_the_token_of_a_file_that_changed_a_moment_ago_is_taken(
     monkeypatch.setenv("HELIOGRAPH_CONFIG", str(config))
     reader = ReportAccounts(load_settings().providers).readers()["twilio"]
     with pytest.raises(ForgedError):
-        reader.read(signed("newer"))
+        await reader.read(signed("newer"))
     token.write_text("newer")
-    assert [report.state for report in reader.read(signed("newer")).reports] == ["delivered"]
-    assert [report.state for report in reader.read(signed("old")).reports] == ["delivered"]
+    assert [report.state for report in (await reader.read(signed("newer"))).reports] == ["delivered"]
+    assert [report.state for report in (await reader.read(signed("old"))).reports] == ["delivered"]
     config.write_text("[[providers]\n")
     with pytest.raises(ForgedError):
-        reader.read(signed("strange"))
-    assert [report.state for report in reader.read(signed("newer")).reports] == ["delivered"]
+        await reader.read(signed("strange"))
+    assert [report.state for report in (await reader.read(signed("newer"))).reports] == ["delivered"]
 
 
-def test_settings_that_make_no_reader_change_nothing(tmp_path: Path) -> None:
+async def test_settings_that_make_no_reader_change_nothing(tmp_path: Path) -> None:
     accounts = ReportAccounts([account()])
     with pytest.raises(SettingsError):
         accounts.replace([account(auth_token=None, auth_token_file=str(tmp_path / "none"))])
-    assert [report.state for report in accounts.readers()["twilio"].read(signed("old")).reports] == ["delivered"]
+    assert [report.state for report in (await accounts.readers()["twilio"].read(signed("old"))).reports] == [
+        "delivered"
+    ]
 
 
 def test_fingerprint_is_of_the_settings_and_of_what_their_files_hold(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
+from pydantic_core import from_json
 
 from api.reference.propagation import Propagation
 from api.reference.suppressions import NewSuppression
 from api.reference.users import NewUser
+from local.simulator import webpush
 from producers.reference.keys import hash_secret, parse_key
 from producers.reference.records import profile_row, suppression_row, template_rows
 from producers.reference.relay import Relay, last_per_key
@@ -247,12 +249,22 @@ def test_any_connection_string_becomes_the_url_of_the_migrations(dsn: str, uri: 
         [{"platform": "fcm"}],
         [{"platform": "webpush", "token": "t"}],
         [{"platform": "webpush", "subscription": {"endpoint": "http://plain", "keys": {}}}],
+        [{"platform": "webpush", "subscription": {"endpoint": "https://push.example/x", "keys": {}}}],
         [{"platform": "fcm", "token": "t", "subscription": {}}],
     ],
 )
 def test_device_without_its_address_is_refused(devices: list[object]) -> None:
     with pytest.raises(ValidationError):
         NewUser.model_validate({"id": "u", "devices": devices})
+
+
+def test_subscription_is_kept_as_what_a_push_needs_of_it() -> None:
+    browser = webpush.subscription("https://push.example", "b")
+    keys = {"p256dh": f"{browser.p256dh}=", "auth": f"{browser.auth}==", "other": 1}
+    given = {"endpoint": browser.endpoint, "expirationTime": None, "keys": keys}
+    user = NewUser.model_validate({"id": "u", "devices": [{"platform": "webpush", "subscription": given}]})
+    (kept,) = user.fields()["devices"]
+    assert kept == {"platform": "webpush", "subscription": from_json(browser.address)}
 
 
 def test_suppressed_address_must_be_one_of_its_channel() -> None:

@@ -225,7 +225,9 @@ def test_aws_request_is_signed_for_its_region_and_service(kind: str, tmp_path: P
 def test_vonage_gets_digits_and_the_alphabet(tmp_path: Path) -> None:
     plain = parse_qs((prepared("vonage", tmp_path, text="hallo €").body or b"").decode())
     assert plain["to"] == [to_send("vonage")["address"].removeprefix("+")]
-    assert plain["client-ref"] == [ID]
+    assert subject_of_token(plain["client-ref"][0]).message_id == ID
+    long = parse_qs((prepared("vonage", tmp_path, tenant="t" * 39).body or b"").decode())
+    assert long["client-ref"] == [ID]  # it has 100 characters
     assert "type" not in plain
     assert parse_qs((prepared("vonage", tmp_path, text="привет").body or b"").decode())["type"] == ["unicode"]
 

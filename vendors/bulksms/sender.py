@@ -95,6 +95,10 @@ class BulksmsSender(HttpAccount):
         headers = {**self._headers, MESSAGE_ID_HEADER: message["message_id"]}
         return HttpRequest(self._url, headers, json_body([entry]))
 
+    def reference(self, message: ChannelMessage, provider_message_id: str | None) -> str | None:
+        """Ours: it is known also where the answer is lost."""
+        return user_supplied_id(message["message_id"])
+
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""
         if response.status == 201:

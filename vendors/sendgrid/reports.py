@@ -38,12 +38,17 @@ from pydantic_core import to_json
 from runtime.callbacks import TOKEN_FIELD, subject_of_token
 from runtime.settings import ProviderSettings
 from vendors.reports import (
+    LOST,
     MAX_ID,
     MAX_RAW,
+    NEW_WORD,
+    NOTED,
+    OPTED_OUT,
     DeliveryReport,
     ForgedError,
     Intake,
     MalformedError,
+    Meaning,
     Reports,
     Request,
     UnknownAccountError,
@@ -66,16 +71,6 @@ _HARD = re.compile(r"5\.(1\.[0-9]{1,3}|2\.1)")
 _HANDLED_BY = re.compile(r"\.(?:filter|recvd).*", re.DOTALL)
 
 
-class Meaning(NamedTuple):
-    """What an event says."""
-
-    state: str
-    reason: str | None = None
-    final: bool = True
-    detail: str | None = None
-    opted_out: bool = False
-
-
 _PLAIN: Mapping[str, Meaning] = {
     "processed": Meaning("sent"),
     "delivered": Meaning("delivered"),
@@ -84,16 +79,16 @@ _PLAIN: Mapping[str, Meaning] = {
     "spamreport": Meaning("complained"),
     "unsubscribe": Meaning("unsubscribed"),
     "group_unsubscribe": Meaning("unsubscribed"),
-    "deferred": Meaning("sending", final=False),
+    "deferred": NOTED,
 }
 _DROPPED: Mapping[str, Meaning] = {
     "bounced address": Meaning("bounced", "hard_bounce"),
     "invalid": Meaning("bounced", "hard_bounce"),
-    "unsubscribed address": Meaning("undelivered", "carrier", opted_out=True),
-    "spam reporting address": Meaning("undelivered", "carrier", opted_out=True),
-    "spam content": Meaning("undelivered", "carrier"),
-    "invalid smtpapi header": Meaning("undelivered", "carrier"),
-    "recipient list over package quota": Meaning("undelivered", "carrier"),
+    "unsubscribed address": OPTED_OUT,
+    "spam reporting address": OPTED_OUT,
+    "spam content": LOST,
+    "invalid smtpapi header": LOST,
+    "recipient list over package quota": LOST,
 }
 
 
@@ -108,8 +103,8 @@ def meaning(event: Mapping[str, Any]) -> Meaning:
     if name == "dropped":
         why = str(event.get("reason")).strip().lower()
         known = _DROPPED.get(why)
-        return known._replace(detail=why) if known else Meaning("undelivered", "carrier")
-    return _PLAIN.get(str(name), Meaning("unknown", final=False))
+        return known._replace(detail=why) if known else LOST
+    return _PLAIN.get(str(name), NEW_WORD)
 
 
 class _Account(NamedTuple):
@@ -125,7 +120,7 @@ class SendgridReports:
     def __init__(self, accounts: Sequence[_Account]) -> None:
         self._accounts = accounts
 
-    def read(self, request: Request) -> Reports:
+    async def read(self, request: Request) -> Reports:
         """See ReportReader."""
         signers = self._signers(request)
         check_age(request.headers[TIMESTAMP], self.intake, request.received_at)

@@ -34,8 +34,8 @@ from vendors.mime import MailError, build_mail
 from vendors.provider import ProviderAccount, UnsendableError
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
 from vendors.settings import ProviderKeys, checked_from, parse_keys, read_secret
-from vendors.smtp.codes import shown, smtp_rule
 from vendors.smtp.dialogue import Dialogue, DialogueEnded, InvalidReply, Reply
+from vendors.smtp_codes import shown, smtp_rule
 
 _IDLE_S = 20.0
 """Servers close idle connections (RFC 5321 §4.5.3.2 allows them after 5 minutes, many do sooner): older ones are renewed."""

@@ -126,7 +126,7 @@ class TwilioReports:
     def __init__(self, accounts: Mapping[str, Sequence[_Account]]) -> None:
         self._accounts = accounts
 
-    def read(self, request: Request) -> Reports:
+    async def read(self, request: Request) -> Reports:
         """See ReportReader."""
         form = _form(request.body)
         account_sid = form.one("AccountSid")

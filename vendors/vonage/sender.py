@@ -8,8 +8,8 @@
     | 200 that cannot be read, or without an id        | in doubt                                     |
     | any other status                                 | its row in codes.py                          |
 
-A text is sent as `unicode` where GSM-7 has not all of its characters: the API does not find out by itself. Our message id goes
-along as client-ref. Basic authentication is what the vendor's own SDK uses here.
+A text is sent as `unicode` where GSM-7 has not all of its characters: the API does not find out by itself. The token
+(runtime/callbacks.py) goes along as client-ref. Basic authentication is what the vendor's own SDK uses here.
 May import the shared modules of vendors. Never: another vendor, a retry.
 """
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
+from runtime.callbacks import subject_token
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
@@ -41,6 +42,8 @@ from vendors.vonage.codes import CODES, PARTIAL, status_key
 from vendors.vonage.keys import VonageKeys
 
 _TAKEN = "0"
+_MAX_REFERENCE = 100
+"""Characters of client-ref."""
 
 
 class VonageSender(HttpAccount):
@@ -65,7 +68,7 @@ class VonageSender(HttpAccount):
             "from": self._sender,
             "to": message["address"].removeprefix("+"),
             "text": text,
-            "client-ref": message["message_id"],
+            "client-ref": _reference(message),
             **({"type": "unicode"} if unicode else {}),
         }
         return HttpRequest(self._url, self._headers, urlencode(form).encode())
@@ -94,6 +97,12 @@ class VonageSender(HttpAccount):
     def read_probe(self, response: HttpResponse) -> Answer | None:
         """It needs the credentials and nothing else."""
         return None if response.status == 200 else by_status(response)
+
+
+def _reference(message: ChannelMessage) -> str:
+    """The token, without the account: a report names that itself. The message id where a long tenant leaves no room for it."""
+    token = subject_token(message)
+    return token if token and len(token) <= _MAX_REFERENCE else message["message_id"]
 
 
 def _status(part: Any) -> str | None:

@@ -5,6 +5,6 @@ May import SMTP's table. Never: a connection.
 
 from __future__ import annotations
 
-from vendors.smtp.codes import CODES
+from vendors.smtp_codes import CODES
 
 __all__ = ["CODES"]
