@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from processors.router.rendering import render_parts
 from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
+from schemas.channels import OBJECT_PARTS
 
 
 @cache
@@ -30,6 +31,4 @@ def render(argument: Mapping[str, Any]) -> dict[str, Any]:
     except RenderError as exc:
         return {"error": str(exc)}
     found = {name: value for name, value in asdict(parts).items() if value is not None}
-    if parts.data is not None:
-        found["data"] = from_json(parts.data)
-    return {"parts": found}
+    return {"parts": found | {part: from_json(found[part]) for part in OBJECT_PARTS & found.keys()}}

@@ -47,6 +47,9 @@ VENDORS = [
     Vendor("push", "apns", "vendors.apns"),
     Vendor("push", "onesignal", "vendors.onesignal", has_reports=True),
     Vendor("push", "webpush", "vendors.webpush", asks_given_urls=True),
+    Vendor("webhook", "webhook", "vendors.webhook", asks_given_urls=True),
+    Vendor("webhook", "slack", "vendors.slack", asks_given_urls=True),
+    Vendor("webhook", "teams", "vendors.teams", asks_given_urls=True),
 ]
 
 

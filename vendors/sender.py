@@ -65,6 +65,8 @@ class InDoubt:
     code: str
     retry_after_s: float | None = field(default=None, compare=False)
     """What the provider asked for, where its answer arrived but does not say whether it sent."""
+    account_wide: bool = field(default=True, compare=False)
+    """As of Retry."""
     reference: str | None = field(default=None, compare=False)
     """As that of Sent."""
 

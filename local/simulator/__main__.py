@@ -22,6 +22,7 @@ from local.simulator import (
     aws,
     bulksms,
     fcm,
+    hooks,
     mailgun,
     onesignal,
     sendgrid,
@@ -43,6 +44,7 @@ from runtime.logs import configure_logs, get_logger
 KINDS = (
     *(smtp.KIND, twilio.KIND, fcm.KIND, apns.KIND),
     *(sendgrid.KIND, mailgun.KIND, vonage.KIND, bulksms.KIND, onesignal.KIND, webpush.KIND, aws.SES, aws.SNS),
+    *hooks.KINDS,
 )
 
 
@@ -78,6 +80,7 @@ async def serve(
     onesignal.add_onesignal_routes(app, state, callbacks)
     webpush.add_webpush_routes(app, state)
     aws.add_aws_routes(app, state, callbacks)
+    hooks.add_hook_routes(app, state)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:

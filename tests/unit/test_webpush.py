@@ -22,7 +22,7 @@ from runtime.errors import SettingsError
 from runtime.outbound import OutboundRefusedError, OutboundRules
 from runtime.settings import OutboundSettings, ProviderSettings
 from runtime.subscriptions import Subscription, read_subscription, subscription_of
-from schemas.channels import DEVICE_CHANNEL
+from schemas.channels import ROWS
 from tests.support.accounts import account, ec_key, rsa_key
 from tests.support.made import NOW, message
 from vendors.http import HttpResponse
@@ -99,7 +99,7 @@ def test_subscription_has_one_address_however_it_is_written(pad: int) -> None:
 
 def test_longest_subscription_is_an_address_of_its_channel() -> None:
     longest = Subscription("https://" + "x" * 2040, BROWSER.auth, BROWSER.p256dh)
-    assert DEVICE_CHANNEL.shape.pattern.fullmatch(subscription_of(from_json(longest.address)).address)
+    assert ROWS["push"].shape.pattern.fullmatch(subscription_of(from_json(longest.address)).address)
 
 
 @pytest.mark.parametrize(
