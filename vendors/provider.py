@@ -62,6 +62,14 @@ class ProviderAccount(ABC, Generic[Prepared]):
     async def deliver(self, prepared: Prepared) -> SendResult:
         """Make at most one provider request."""
 
+    def doubts(self) -> list[str]:
+        """What of its settings can hardly be right, as far as that is known without asking anybody; in words."""
+        return []
+
+    def detail(self, message: ChannelMessage) -> str | None:
+        """What is recorded with a message that was sent, beside its id."""
+        return None
+
     @abstractmethod
     async def probe(self) -> ProbeRefusal | None:
         """Ask the vendor something cheap that needs this account's credentials and sends nothing; None when it answers well."""
@@ -76,7 +84,8 @@ class ProviderAccount(ABC, Generic[Prepared]):
             log.exception("message cannot be built", provider=self.name, notification_id=message["notification_id"])
             return Rejected(ErrorClass.PERMANENT_MESSAGE, f"the message cannot be built ({type(exc).__name__})")
         try:
-            return bounded(await self.deliver(prepared))
+            result = bounded(await self.deliver(prepared))
+            return replace(result, detail=self.detail(message)) if isinstance(result, Sent) else result
         except Exception as exc:
             log.exception("send failed", provider=self.name, notification_id=message["notification_id"])
             return InDoubt(f"an error the sender does not know ({type(exc).__name__})")
