@@ -20,7 +20,7 @@ from api.reference.templates import NewTemplate, NewVersion, Published
 from api.reference.users import NewUser, ReplacedUser
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE
 from producers.notification import Notification
-from schemas.channels import CHANNELS, CONTACT_FIELDS, DEVICE_CHANNEL, ROWS, TOKEN_PLATFORMS
+from schemas.channels import CHANNEL_OF_PLATFORM, CHANNELS, CONTACT_FIELDS, ROWS, TOKEN_PLATFORMS
 
 Json = dict[str, Any]
 _ID = "019b76da-a800-7abc-8def-0123456789ab"
@@ -330,7 +330,7 @@ _USER = {
     **{row.stored_as: row.example for row in ROWS.values() if row.one_address},
     "locale": "de-AT",
     "time_zone": "Europe/Vienna",
-    "devices": [{"platform": TOKEN_PLATFORMS[0], "token": DEVICE_CHANNEL.example}],
+    "devices": [{"platform": TOKEN_PLATFORMS[0], "token": CHANNEL_OF_PLATFORM[TOKEN_PLATFORMS[0]].example}],
 }
 _SENDING = {"to": {"user_id": "zoe"}, "template": {"id": "order-shipped"}, "data": {"order": "A1"}}
 _CHANNELS = {_SHOWN.name: {"subject": "{{ order }} is on its way", "text": "Order {{ order }} has left us."}}

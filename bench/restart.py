@@ -287,8 +287,8 @@ def measured(deployment: Deployment, load: Load, rolled: Sequence[dict[str, Any]
         shown = {name: row[name] for name in ("role", "process", "took_s")}
         for lane, of_lane in waits.items():
             during = [ms for at, ms in of_lane if row["began"] <= at < row["began"] + row["took_s"]]
-            shown[f"{lane}_p99_ms"] = round(quantile(during, 0.99)) if during else None
-            shown[f"{lane}_max_ms"] = round(max(during, default=0))
+            shown[f"{lane} p99"] = round(quantile(during, 0.99)) if during else None
+            shown[f"{lane} max"] = round(max(during, default=0))
         roles.append(shown)
     return [lanes, roles]
 

@@ -1,4 +1,4 @@
-"""What counts as an address: e-mail, E.164 number, device token. Whatever passes is safe to hand to a provider.
+"""What counts as an address: e-mail, E.164 number, device token, a webhook's URL. Whatever passes is safe to hand to a provider.
 
 May import email-validator and phonenumbers. Never: a look-up over the network, an address in a message
 of an error.
@@ -13,11 +13,12 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
 from runtime.addresses import has_encoded_word
-from schemas.channels import DEVICE_TOKEN, EMAIL_ADDRESS, PHONE_NUMBER, ROWS
+from schemas.channels import CHANNEL_OF_PLATFORM, DEVICE_TOKEN, EMAIL_ADDRESS, HOOK_URL, PHONE_NUMBER, ROWS
 
 MAX_EMAIL_CHARS = 254
 MAX_LOCAL_CHARS = 64
 MAX_TOKEN_CHARS = 4096
+MAX_URL_CHARS = 2048
 
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -89,6 +90,13 @@ def device_token(text: str) -> str:
     return text
 
 
+def hook_url(text: str) -> str:
+    """The URL as it is; whether it may be asked for is known when it is (runtime/outbound.py). Raises ValueError."""
+    if not HOOK_URL.pattern.fullmatch(text) or has_encoded_word(text):
+        raise ValueError(f"not a webhook's URL: https://…, at most {MAX_URL_CHARS} visible ASCII characters")
+    return text
+
+
 def display_name(text: str) -> str:
     """A name that may be used in a header. Raises ValueError."""
     if len(text) > 255 or has_control(text) or "=?" in text:
@@ -96,6 +104,16 @@ def display_name(text: str) -> str:
     return text
 
 
-_BY_SHAPE = {EMAIL_ADDRESS: email_address, PHONE_NUMBER: phone_number, DEVICE_TOKEN: device_token}
+_BY_SHAPE = {
+    EMAIL_ADDRESS: email_address,
+    PHONE_NUMBER: phone_number,
+    DEVICE_TOKEN: device_token,
+    HOOK_URL: hook_url,
+}
 NORMAL_FORMS = {row.name: _BY_SHAPE[row.shape] for row in ROWS.values()}
 """Channel → the function that checks and normalises its addresses."""
+
+
+def device_address(platform: str, token: str) -> str:
+    """The token of a device of the platform: of the shape of its channel. Raises ValueError."""
+    return NORMAL_FORMS[CHANNEL_OF_PLATFORM[platform].name](token)

@@ -20,11 +20,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError, to_json
 
-from producers.addresses import device_token, email_address, has_control, phone_number
+from producers.addresses import device_address, email_address, has_control, phone_number
 from runtime import ids
 from runtime.records import ProducerRecord
 from runtime.status import rfc3339
@@ -145,11 +146,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
+def check_token(token: str | None, info: ValidationInfo) -> str | None:
+    """The token of a device, by its platform. Raises ValueError."""
+    platform = info.data.get("platform")  # None where it is wrong itself
+    return token if token is None or platform is None else device_address(platform, token)
+
+
 class DeviceToken(Strict):
-    """A device that takes pushes."""
+    """A device that takes pushes, or a webhook: then the token is its URL."""
 
     platform: TokenPlatform
-    token: Annotated[str, AfterValidator(device_token)]
+    token: str
+
+    _of_its_platform = field_validator("token")(check_token)
 
 
 _GIVE_ONE_OF = "give a user_id, {} or {}".format(", ".join(TO_FIELDS[:-1]), TO_FIELDS[-1])
@@ -175,7 +184,8 @@ class To(Strict):
         for row in ROWS.values():
             given = getattr(self, row.given_as)
             if not row.one_address:
-                found += [{"channel": row.name, "value": d.token, "platform": d.platform} for d in given]
+                own = [device for device in given if device.platform in row.platforms]
+                found += [{"channel": row.name, "value": d.token, "platform": d.platform} for d in own]
             elif given:
                 found.append({"channel": row.name, "value": given, "platform": None})
         return found
@@ -189,7 +199,7 @@ class TemplateRef(Strict):
 
 
 class Content(Strict):
-    """Literal text, never a template: e-mail takes subject, text, html; SMS text; push title, body, data."""
+    """Literal text, never a template: e-mail takes subject, text, html; SMS text; push title, body, data; a webhook text, json."""
 
     subject: Annotated[Line, Field(max_length=998)] | None = None
     text: str | None = None
@@ -197,10 +207,17 @@ class Content(Strict):
     title: Annotated[Line, Field(max_length=998)] | None = None
     body: str | None = None
     data: JsonObject | None = None
+    json_: Annotated[JsonObject, Field(min_length=1)] | None = Field(
+        None, alias="json"
+    )  # pydantic has a method of this name
 
     def channels(self) -> list[str]:
         """The channels that this content has a part for."""
-        return [row.name for row in ROWS.values() if any(getattr(self, part) is not None for part in row.needs_one_of)]
+        given = {part for part, name in _FIELD_OF_PART.items() if getattr(self, name) is not None}
+        return [row.name for row in ROWS.values() if not given.isdisjoint(row.needs_one_of)]
+
+
+_FIELD_OF_PART = {field.alias or name: name for name, field in Content.model_fields.items()}
 
 
 class Routing(Strict):
@@ -264,7 +281,7 @@ class Notification(Strict):
             "template_id": self.template.id if self.template else None,
             "template_version": self.template.version if self.template else None,
             "data": json_object(self.data),
-            "content": json_object(self.content.model_dump(exclude_none=True)) if self.content else None,
+            "content": json_object(self.content.model_dump(exclude_none=True, by_alias=True)) if self.content else None,
             "category": self.category,
             "lane": self.priority,
             "channels": list(self.channels),

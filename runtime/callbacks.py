@@ -50,6 +50,8 @@ class Subject(NamedTuple):
     attempt_ref: AttemptRef | None = None
     provider: str | None = None
     """The account that sent it."""
+    recipient: str | None = None
+    """As a status event has it, where it is known."""
 
 
 NO_SUBJECT = Subject()

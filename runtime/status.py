@@ -172,6 +172,11 @@ def request_status(
     return fact(event_id, nid, request["tenant"], lane, state, now, about)
 
 
+def recipient_of(message: ChannelMessage) -> str | None:
+    """Whom a message is for: the user id, else `addr:` and the address hash."""
+    return _recipient(message["user_id"], [(message["channel"], message["address"])])
+
+
 def message_status(
     message: ChannelMessage, state: str, *, now: int, attempt: int, **more: Unpack[Particulars]
 ) -> DeliveryStatus:
@@ -184,7 +189,7 @@ def message_status(
         "template_version": message["template_version"],
         "preference_version": message["preference_version"],
         "correlation_id": message["correlation_id"],
-        "recipient": _recipient(message["user_id"], [(message["channel"], message["address"])]),
+        "recipient": recipient_of(message),
         "category": message["category"],
         "domain": _domain(message["address"]) if message["channel"] in _HAS_DOMAIN else None,
         **more,

@@ -32,15 +32,24 @@ EMAIL_ADDRESS = Shape(
 )
 PHONE_NUMBER = Shape("phone number", re.compile(r"\+[1-9]\d{6,14}"))
 DEVICE_TOKEN = Shape("device token", re.compile(r"[\x21-\x7e]{1,4096}"))
-SHAPES = (EMAIL_ADDRESS, PHONE_NUMBER, DEVICE_TOKEN)
+HOOK_URL = Shape(
+    "webhook's URL",
+    # Plain http goes to this machine alone, and only where settings allow that (runtime/outbound.py).
+    re.compile(
+        r"(?=.{1,2048}$)(?:https://[\x21-\x7e]+|http://(?:127\.0\.0\.1|\[::1\]|localhost)(?::\d{1,5})?(?:/[\x21-\x7e]*)?)"
+    ),
+)
+SHAPES = (EMAIL_ADDRESS, PHONE_NUMBER, DEVICE_TOKEN, HOOK_URL)
 
 LINE_PARTS = frozenset({"subject", "title"})
 """Parts of content that are one line, without control characters."""
+OBJECT_PARTS = frozenset({"data", "json"})
+"""Parts of content that are a JSON object; in a template its texts are sources: of `data` all values, of `json` those at any depth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel. Parts of content are fields of ChannelMessage: all are text but `data`, an object."""
+    """One channel. Parts of content are fields of ChannelMessage: all are text but those of OBJECT_PARTS."""
 
     name: str
     shape: Shape
@@ -67,7 +76,7 @@ class Channel:
     example: str
     """An address for documentation."""
     platforms: tuple[str, ...] = ()
-    """Platforms of its devices; () where an address has none."""
+    """Platforms of its devices, which no other channel has; () where an address has none."""
     subscription_platforms: tuple[str, ...] = ()
     """Those of `platforms` whose devices have a subscription (an object) and no token."""
 
@@ -122,6 +131,22 @@ ROWS: Mapping[str, Channel] = {
             platforms=("fcm", "apns", "onesignal", "webpush"),
             subscription_platforms=("webpush",),
         ),
+        Channel(
+            name="webhook",
+            shape=HOOK_URL,
+            given_as="device_tokens",
+            stored_as="devices",
+            one_address=False,
+            parts=("text", "json"),
+            needs_one_of=("text", "json"),
+            blank_parts=(),
+            meant_by=("json",),
+            meant_alone=True,
+            bounce_reason="gone",
+            suppressible=False,
+            example="https://hooks.shop.example/notify?key=c2VjcmV0",
+            platforms=("webhook", "slack", "teams"),
+        ),
     )
 }
 """By name, in the order in which a request without channels tries them."""
@@ -133,10 +158,10 @@ CONTACT_FIELDS: tuple[str, ...] = tuple(dict.fromkeys(row.stored_as for row in R
 """Fields of a user and of RecipientProfile that hold one address."""
 TO_FIELDS: tuple[str, ...] = tuple(dict.fromkeys(row.given_as for row in ROWS.values()))
 """Fields of a request's `to` that hold addresses."""
-DEVICE_CHANNEL: Channel = next(row for row in ROWS.values() if not row.one_address)
-"""The channel whose addresses are a user's devices; there is one."""
-PLATFORMS: tuple[str, ...] = DEVICE_CHANNEL.platforms
-SUBSCRIPTION_PLATFORMS: tuple[str, ...] = DEVICE_CHANNEL.subscription_platforms
+CHANNEL_OF_PLATFORM: Mapping[str, Channel] = {name: row for row in ROWS.values() for name in row.platforms}
+"""A user's devices are the addresses of several channels: the platform of each says of which."""
+PLATFORMS: tuple[str, ...] = tuple(CHANNEL_OF_PLATFORM)
+SUBSCRIPTION_PLATFORMS: tuple[str, ...] = tuple(name for row in ROWS.values() for name in row.subscription_platforms)
 TOKEN_PLATFORMS: tuple[str, ...] = tuple(name for name in PLATFORMS if name not in SUBSCRIPTION_PLATFORMS)
 
 # pydantic and FastAPI read the closed lists from these at run time; a type checker knows no Literal of a variable.

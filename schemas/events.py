@@ -18,6 +18,7 @@ RecordName = Literal[
     "ChannelMessage",
     "DeliveryStatus",
     "ProviderReceipt",
+    "Reference",
     "LedgerEntry",
     "Timer",
     "RecipientProfile",
@@ -83,6 +84,7 @@ class ChannelMessage(TypedDict):
     title: str | None
     body: str | None
     data: bytes | None
+    json: bytes | None
     attempt: int
     retries: int
     generation: int
@@ -147,6 +149,18 @@ class ProviderReceipt(TypedDict):
     occurred_at: int
     received_at: int
     raw: bytes
+
+
+class Reference(TypedDict):
+    provider: str
+    reference: str
+    message_id: str
+    notification_id: str
+    tenant: str
+    lane: str
+    attempt: int
+    recipient: str | None
+    recorded_at: int
 
 
 class LedgerEntry(TypedDict):
@@ -294,6 +308,7 @@ RECORD_TYPES: dict[RecordName, type] = {
     "ChannelMessage": ChannelMessage,
     "DeliveryStatus": DeliveryStatus,
     "ProviderReceipt": ProviderReceipt,
+    "Reference": Reference,
     "LedgerEntry": LedgerEntry,
     "Timer": Timer,
     "RecipientProfile": RecipientProfile,

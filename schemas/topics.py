@@ -17,6 +17,7 @@ from schemas.events import LANES, RecordName
 
 STATUS = "notify.status.v1"
 RECEIPTS = "notify.receipts.v1"
+REFERENCES = "notify.references.v1"
 TIMERS = "notify.timers.v1"
 RECIPIENTS = "notify.recipients.v1"
 TEMPLATES = "notify.templates.v1"
@@ -135,6 +136,12 @@ def catalogue() -> dict[str, Topic]:
 
 
 @cache
+def retention_s(topic: str) -> int | None:
+    """For how long (s) a topic keeps a record, None for one that keeps the last of each key for good."""
+    days = catalogue()[topic].retention_days
+    return None if days is None else days * DAY_MS // 1_000
+
+
 def ledger_ms() -> int:
     """How long (ms) the senders' ledger remembers a message: the shortest retention of its topics."""
     ledgers = [topic for topic in catalogue().values() if topic.record == "LedgerEntry"]

@@ -111,7 +111,7 @@ class Account:
         """Record the result of a request that began at `began` by the clock; None if no request was made after all."""
         if result is None:
             return
-        if isinstance(result, Retry) and not result.account_wide:
+        if isinstance(result, Retry | InDoubt) and not result.account_wide:
             return  # about this recipient: it says nothing of the account, good or bad
         if isinstance(result, Retry) and result.error is ErrorClass.THROTTLED:
             if began < self._throttled_at:

@@ -31,14 +31,15 @@ May import runtime values and schemas. Never: a clock read, a random number, Kaf
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Unpack
 
 from runtime import ids
 from runtime.dead_letters import dead_letter_record
 from runtime.records import ConsumerRecord, ProducerRecord, size_of
+from runtime.references import reference_record
 from runtime.retry import retry_delay_s, throttle_delay_s
-from runtime.status import Particulars, message_status, source_of, status_record, traceparent_of
+from runtime.status import Particulars, message_status, recipient_of, source_of, status_record, traceparent_of
 from schemas.channels import ROWS
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
@@ -203,6 +204,22 @@ def from_result(
 
     `repeated_by`: the account that repeats a doubt about this message.
     """
+    outcome = _from_result(attempt, result, jitter, max_retries, next_provider, repeated_by)
+    reference = result.reference if isinstance(result, Sent | InDoubt) else None
+    if reference is None or attempt.provider is None:
+        return outcome
+    record = reference_record(attempt.message, attempt.provider, reference, recipient_of(attempt.message), attempt.now)
+    return replace(outcome, records=(record, *outcome.records))
+
+
+def _from_result(
+    attempt: Attempt,
+    result: SendResult,
+    jitter: float,
+    max_retries: int,
+    next_provider: str | None,
+    repeated_by: str | None,
+) -> Outcome:
     message = attempt.message
     if isinstance(result, Sent):
         return settle(attempt, "sent", provider_message_id=result.provider_message_id, detail=result.detail)

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from processors.router.rendering import render_parts
 from runtime.templates.engine import Engine, MissingVariable, RenderError, exact_numbers
-from schemas.channels import PHONE_NUMBER, ROWS
+from schemas.channels import OBJECT_PARTS, PHONE_NUMBER, ROWS
 from vendors import sms_text
 
 
@@ -32,8 +32,7 @@ def render(argument: Mapping[str, Any]) -> dict[str, Any]:
     except RenderError as exc:
         return {"error": str(exc)}
     found = {name: value for name, value in asdict(parts).items() if value is not None}
-    if parts.data is not None:
-        found["data"] = from_json(parts.data)
+    found |= {part: from_json(found[part]) for part in OBJECT_PARTS & found.keys()}
     if ROWS[argument["channel"]].shape is PHONE_NUMBER and parts.text is not None:
         number = sms_text.count_parts(sms_text.clean_text(parts.text))
         found["parts"] = {"number": number.number, "alphabet": number.alphabet}

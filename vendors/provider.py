@@ -74,6 +74,10 @@ class ProviderAccount(ABC, Generic[Prepared]):
     async def probe(self) -> ProbeRefusal | None:
         """Ask the vendor something cheap that needs this account's credentials and sends nothing; None when it answers well."""
 
+    def reference(self, message: ChannelMessage, provider_message_id: str | None) -> str | None:
+        """What the vendor's reports call this message; None where they bring the token back, or where it is not known."""
+        return None
+
     async def send(self, message: ChannelMessage) -> SendResult:
         """Send one message; never raises for what a message or a provider holds."""
         try:
@@ -85,7 +89,10 @@ class ProviderAccount(ABC, Generic[Prepared]):
             return Rejected(ErrorClass.PERMANENT_MESSAGE, f"the message cannot be built ({type(exc).__name__})")
         try:
             result = bounded(await self.deliver(prepared))
-            return replace(result, detail=self.detail(message)) if isinstance(result, Sent) else result
+            if isinstance(result, Sent):
+                reference = self.reference(message, result.provider_message_id)
+                return replace(result, reference=reference, detail=self.detail(message))
+            return replace(result, reference=self.reference(message, None)) if isinstance(result, InDoubt) else result
         except Exception as exc:
             log.exception("send failed", provider=self.name, notification_id=message["notification_id"])
             return InDoubt(f"an error the sender does not know ({type(exc).__name__})")

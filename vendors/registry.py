@@ -41,12 +41,15 @@ VENDORS = [
     Vendor("email", "ses", "vendors.ses", has_reports=True),
     Vendor("sms", "twilio", "vendors.twilio", has_reports=True),
     Vendor("sms", "vonage", "vendors.vonage", has_reports=True),
-    Vendor("sms", "bulksms", "vendors.bulksms"),
+    Vendor("sms", "bulksms", "vendors.bulksms", has_reports=True),
     Vendor("sms", "sns", "vendors.sns"),
     Vendor("push", "fcm", "vendors.fcm"),
     Vendor("push", "apns", "vendors.apns"),
-    Vendor("push", "onesignal", "vendors.onesignal"),
+    Vendor("push", "onesignal", "vendors.onesignal", has_reports=True),
     Vendor("push", "webpush", "vendors.webpush", asks_given_urls=True),
+    Vendor("webhook", "webhook", "vendors.webhook", asks_given_urls=True),
+    Vendor("webhook", "slack", "vendors.slack", asks_given_urls=True),
+    Vendor("webhook", "teams", "vendors.teams", asks_given_urls=True),
 ]
 
 

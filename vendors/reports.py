@@ -5,6 +5,7 @@ May import runtime's callbacks (what a report is about) and pydantic_core. Never
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -101,6 +102,10 @@ class DeliveryReport:
     """Milliseconds since 1970 by the vendor's clock, None where it does not say."""
     raw: bytes | None = None
     """Its part of the body, None where it is the whole of it."""
+    reference: str | None = None
+    """What the vendor calls the message, where that has to be looked up (runtime/references.py)."""
+    known_by: int = 0
+    """By when (ms since 1970) the sender has written what the reference stands for: until then the report is to come again."""
 
 
 class Reports(NamedTuple):
@@ -195,6 +200,21 @@ def account_of(subject: Subject, speakers: Sequence[str]) -> str:
     """The account that sent a message, where it is one of those that the request speaks for; else the first of them."""
     named = subject.provider
     return named if named is not None and named in speakers else speakers[0]
+
+
+REFERENCE_S = 60.0
+"""From a message's event to the time at which its reference is there for certain."""
+
+
+def spoken_for(secrets: Sequence[tuple[str, str]], request: Request) -> list[str]:
+    """Names of the accounts, of (name, secret), whose secret is in the path. Raises UnknownAccountError, ForgedError."""
+    if not secrets:
+        raise UnknownAccountError
+    given = request.secret.encode()
+    names = [name for name, secret in secrets if hmac.compare_digest(secret.encode(), given)]
+    if not names:
+        raise ForgedError
+    return names
 
 
 def stop(provider: str, incoming_id: str, channel: str, number: str, occurred_at: int | None) -> DeliveryReport:

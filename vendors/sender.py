@@ -33,6 +33,8 @@ class Sent:
     provider_message_id: str | None = None
     detail: str | None = field(default=None, compare=False)
     """What a person may want to know of how it went out, in our own words."""
+    reference: str | None = field(default=None, compare=False)
+    """What the vendor calls the message in its reports, where those bring nothing of ours back (runtime/references.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ class InDoubt:
     code: str
     retry_after_s: float | None = field(default=None, compare=False)
     """What the provider asked for, where its answer arrived but does not say whether it sent."""
+    account_wide: bool = field(default=True, compare=False)
+    """As of Retry."""
+    reference: str | None = field(default=None, compare=False)
+    """As that of Sent."""
 
 
 SendResult = Sent | Retry | Rejected | InDoubt

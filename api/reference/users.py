@@ -11,7 +11,7 @@ from zoneinfo import available_timezones
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.caller import Authenticate, Caller
@@ -19,8 +19,8 @@ from api.pagination import DEFAULT_LIMIT, Cursor, Limit, page_of, read_cursor, w
 from api.path_ids import PathId
 from api.reference.responses import WriteResponses, check_same_id, clean_id, or_404
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE, check_model, read_json, read_model
-from producers.addresses import device_token, display_name
-from producers.notification import Email, JsonObject, Locale, Phone, Strict, UserId
+from producers.addresses import display_name
+from producers.notification import Email, JsonObject, Locale, Phone, Strict, UserId, check_token
 from producers.reference.store import ExistsError, ReferenceStore, Row
 from runtime.http.problems import FieldError, Problem
 from runtime.status import rfc3339
@@ -41,9 +41,7 @@ def _time_zone(text: str) -> str:
     return text
 
 
-_TOKEN_OR_SUBSCRIPTION = (
-    f"{' and '.join(TOKEN_PLATFORMS)} take a token, {' and '.join(SUBSCRIPTION_PLATFORMS)} takes a subscription"
-)
+_TOKEN_OR_SUBSCRIPTION = f"{', '.join(TOKEN_PLATFORMS[:-1])} and {TOKEN_PLATFORMS[-1]} take a token, {' and '.join(SUBSCRIPTION_PLATFORMS)} takes a subscription"
 
 
 def _subscription(given: dict[str, Any]) -> dict[str, Any]:
@@ -53,11 +51,13 @@ def _subscription(given: dict[str, Any]) -> dict[str, Any]:
 
 
 class Device(Strict):
-    """A device that takes pushes: fcm and apns have a token, webpush a subscription."""
+    """A device that takes pushes, or a webhook: webpush has a subscription, the others a token; a webhook's is its URL."""
 
     platform: Platform
-    token: Annotated[str, AfterValidator(device_token)] | None = None
+    token: str | None = None
     subscription: Annotated[JsonObject, AfterValidator(_subscription)] | None = None
+
+    _of_its_platform = field_validator("token")(check_token)
 
     @model_validator(mode="after")
     def _reachable(self) -> Self:

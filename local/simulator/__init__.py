@@ -9,10 +9,18 @@ a sender's identity, a network beyond loopback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 APNS_KEY_FILE = "apns-key.p8"
 """In the data directory. Below: what an account of kind apns needs to know of the simulator's team and app."""
 APNS_KEY_ID = "SIMULATOR1"
 APNS_TEAM_ID = "HELIOGRAPH"
 APNS_TOPIC = "localhost.heliograph.app"
+HOOK_ACCOUNTS: Mapping[str, Mapping[str, str]] = {
+    "webhook": {"secret": "whsec_aGVsaW9ncmFwaC1sb2NhbC1zdGFjay0x"},
+    "slack": {},
+    "teams": {},
+}
+"""The kinds whose receivers the simulator plays, with the keys that an account of each has."""
 WRONG_SECRET = "wrong"
 """A key that no vendor takes; any other is taken."""

@@ -22,6 +22,7 @@ from local.simulator import (
     aws,
     bulksms,
     fcm,
+    hooks,
     mailgun,
     onesignal,
     sendgrid,
@@ -43,6 +44,7 @@ from runtime.logs import configure_logs, get_logger
 KINDS = (
     *(smtp.KIND, twilio.KIND, fcm.KIND, apns.KIND),
     *(sendgrid.KIND, mailgun.KIND, vonage.KIND, bulksms.KIND, onesignal.KIND, webpush.KIND, aws.SES, aws.SNS),
+    *hooks.KINDS,
 )
 
 
@@ -64,17 +66,21 @@ async def serve(
     app = web.Application(client_max_size=1 << 20)
     add_health_routes(app, lambda: truth.broken or delivery.problem())
     add_control_routes(app, state)
-    keys = {sendgrid.KIND: {"events_key": events_key.public}, mailgun.KIND: {}, vonage.KIND: {}, aws.SES: {}}
+    keys = {
+        sendgrid.KIND: {"events_key": events_key.public},
+        **{kind: {} for kind in (mailgun.KIND, vonage.KIND, bulksms.KIND, onesignal.KIND, aws.SES)},
+    }
     add_callback_routes(app, callbacks, keys)
     twilio.add_twilio_routes(app, state, callbacks)
     fcm.add_fcm_routes(app, state, credentials)
     sendgrid.add_sendgrid_routes(app, state, callbacks, events_key)
     mailgun.add_mailgun_routes(app, state, callbacks)
     vonage.add_vonage_routes(app, state, callbacks)
-    bulksms.add_bulksms_routes(app, state)
-    onesignal.add_onesignal_routes(app, state)
+    bulksms.add_bulksms_routes(app, state, callbacks)
+    onesignal.add_onesignal_routes(app, state, callbacks)
     webpush.add_webpush_routes(app, state)
     aws.add_aws_routes(app, state, callbacks)
+    hooks.add_hook_routes(app, state)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
     try:

@@ -12,7 +12,9 @@ from typing import Any
 
 from aiohttp import web
 
+from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
+from local.simulator.reports import bulksms_posts
 from local.simulator.state import MESSAGE_ID_HEADER, SimulatorState, answer, basic_secret
 
 KIND = "bulksms"
@@ -57,7 +59,7 @@ class BulksmsErrors:
         return web.json_response(created({"to": recipient, "body": ""}, "0", "FAILED", "BLOCKED"), status=201)
 
 
-def add_bulksms_routes(app: web.Application, state: SimulatorState) -> None:
+def add_bulksms_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve BulkSMS's API."""
     errors = BulksmsErrors()
 
@@ -79,7 +81,12 @@ def add_bulksms_routes(app: web.Application, state: SimulatorState) -> None:
         ours = request.headers.get(MESSAGE_ID_HEADER)
         accept = Accept(KIND, to, ours, entry["body"], their_id)
         made = created({**entry, "to": to}, their_id, "ACCEPTED")
-        return await answer(state, request, errors, accept, lambda: web.json_response(made, status=201))
+
+        def report() -> None:
+            if (target := callbacks.targets.get(KIND)) is not None:
+                callbacks.report(bulksms_posts(target, to, their_id, entry.get("userSuppliedId", "")), target)
+
+        return await answer(state, request, errors, accept, lambda: web.json_response(made, status=201), report)
 
     async def profile(request: web.Request) -> web.Response:
         if basic_secret(request) is None:

@@ -14,7 +14,9 @@ from weakref import WeakValueDictionary
 from aiohttp import web
 
 from local.simulator import WRONG_SECRET
+from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
+from local.simulator.reports import onesignal_posts
 from local.simulator.state import SimulatorState, answer
 
 KIND = "onesignal"
@@ -45,7 +47,7 @@ def authenticated(request: web.Request) -> bool:
     return scheme == "Key" and bool(key) and key != WRONG_SECRET
 
 
-def add_onesignal_routes(app: web.Application, state: SimulatorState) -> None:
+def add_onesignal_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve OneSignal's API."""
     errors = OnesignalErrors()
     entries = (json.loads(line) for line in state.truth.lines(KIND))
@@ -78,6 +80,8 @@ def add_onesignal_routes(app: web.Application, state: SimulatorState) -> None:
 
             def remember() -> None:
                 made[key] = their_id
+                if (target := callbacks.targets.get(KIND)) is not None:
+                    callbacks.report(onesignal_posts(target, subscription, their_id), target)
 
             return await answer(state, request, errors, accept, lambda: web.json_response(success), remember)
 

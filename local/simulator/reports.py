@@ -4,6 +4,7 @@
     SendGrid    POST its target       an array of events; base64(ECDSA P-256 SHA-256 over time + body), a key of its own
     Mailgun     POST its target       one event; hex(HMAC-SHA256(the target's secret, time + token))
     Vonage      POST its target       JSON; with a secret sig = hex(HMAC-SHA256(secret, sorted &name=value)), else nothing
+    BulkSMS, OneSignal   POST their target   an array of messages; an event. Nothing is signed: the URL has a secret
     SES         POST its target       a message of the topic that is the target's secret, signature version 2; the certificate
                                       is at /SimpleNotificationService-simulator.pem, where the account's base_url leads
 
@@ -241,6 +242,44 @@ def vonage_posts(target: Target, key: str, to: str, sender: str, their_id: str, 
         }
         signed = {"sig": vonage_signature(target.secret, fields)} if target.secret else {}
         yield Post(status, after_s, target.url, json.dumps(fields | signed).encode(), _JSON)
+
+
+# -- BulkSMS ----------------------------------------------------------------------------------------------------------
+
+
+def bulksms_posts(target: Target, to: str, their_id: str, reference: str) -> Iterator[Post]:
+    """`SENT`, then the end, an array each: of +15005553xxx FAILED, of others DELIVERED. The target's URL has the secret."""
+    submitted = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    failed = {"id": "FAILED.EXPIRED", "type": "FAILED", "subtype": "EXPIRED"}
+    end = {"id": "DELIVERED.null", "type": "DELIVERED", "subtype": None}
+    sent = {"id": "SENT.null", "type": "SENT", "subtype": None}
+    for after_s, status in ((SENT_AFTER_S, sent), (END_AFTER_S, failed if _UNREACHABLE.fullmatch(to) else end)):
+        message = {
+            "id": their_id,
+            "type": "SENT",
+            "to": to.removeprefix("+"),
+            "submission": {"id": their_id, "date": submitted},
+            "status": status,
+            "userSuppliedId": reference,
+        }
+        yield Post(str(status["type"]), after_s, target.url, json.dumps([message]).encode(), _JSON)
+
+
+# -- OneSignal --------------------------------------------------------------------------------------------------------
+
+
+def onesignal_posts(target: Target, to: str, their_id: str) -> Iterator[Post]:
+    """`sent`, then `received`. The target's URL has the secret."""
+    now = time.time()
+    for after_s, kind in ((SENT_AFTER_S, "sent"), (END_AFTER_S, "received")):
+        event = {
+            "kind": f"message.push.{kind}",
+            "event_id": str(uuid4()),
+            "message_id": their_id,
+            "subscription_id": to,
+            "timestamp": str(int(now + after_s)),
+        }
+        yield Post(kind, after_s, target.url, json.dumps(event).encode(), _JSON)
 
 
 # -- SES by SNS -------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from local.ports import LOOPBACK, PortBook
 from local.processes import ChildSpec, Identity, start_time_of
 from local.servers.kafka import KafkaServer
 from local.servers.postgres import PostgresServer
-from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC, WRONG_SECRET
+from local.simulator import APNS_KEY_FILE, APNS_KEY_ID, APNS_TEAM_ID, APNS_TOPIC, HOOK_ACCOUNTS, WRONG_SECRET
 from local.supervisor.children import Supervisor
 from local.supervisor.state import StateFiles, write_atomically
 from runtime.settings import load_settings, read_toml
@@ -145,7 +145,7 @@ class Stack:
             **self._tables,
             "api": self._api_tables(),
             "callbacks": self._callbacks,
-            "outbound": {"allow": [LOOPBACK], **self._own_table("outbound")},  # where the simulated push service is
+            "outbound": self._outbound_tables(),
             "providers": providers,
         }
         write_atomically(self.files.settings, to_toml(tables))
@@ -183,6 +183,11 @@ class Stack:
         own = self._own_table("callbacks")
         port = own.get("port", port)
         return {"host": LOOPBACK, "port": port, "public_url": f"http://{LOOPBACK}:{port}", "drain_s": 0.0, **own}
+
+    def _outbound_tables(self) -> dict[str, Any]:
+        """The simulator's push service and its receivers of webhooks are on this machine."""
+        own = self._own_table("outbound")
+        return {**own, "allow": [LOOPBACK, *own.get("allow", [])]}
 
     def _own_table(self, name: str) -> dict[str, Any]:
         own = self._tables.get(name, {})
@@ -363,6 +368,10 @@ class Stack:
                 "team_id": APNS_TEAM_ID,
                 "topic": APNS_TOPIC,
             },
+            *(
+                {"name": f"simulator-{kind}", "channel": channel_of(kind), "kind": kind, **keys}
+                for kind, keys in HOOK_ACCOUNTS.items()
+            ),
             {
                 "name": "simulator-onesignal",
                 "channel": channel_of("onesignal"),
@@ -412,7 +421,7 @@ def _processes(wanted: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 
 def _base_environment(own: Mapping[str, str]) -> dict[str, str]:
     # what the user's shell says about stores and public addresses is about others than ours
-    places = ("KAFKA__", "POSTGRES__", "CLICKHOUSE__", "CALLBACKS__", "CONFIG")
+    places = ("KAFKA__", "POSTGRES__", "CLICKHOUSE__", "CALLBACKS__", "OUTBOUND__", "CONFIG")
     others = tuple(f"HELIOGRAPH_{place}" for place in places)
     base = {key: value for key, value in own.items() if not key.startswith(others)}
     paths = [str(Path(local.__file__).resolve().parent.parent), *filter(None, [base.get("PYTHONPATH")])]

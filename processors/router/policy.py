@@ -85,7 +85,8 @@ def targets(request: NotificationRequest, profile: RecipientProfile | None, chan
         return given
     row = ROWS[channel]
     if not row.one_address:
-        found = ((device, address_of(device)) for device in profile["devices"])
+        own = (device for device in profile["devices"] if device["platform"] in row.platforms)
+        found = ((device, address_of(device)) for device in own)
         return [target(channel, address, device["platform"]) for device, address in found if address]
     address: str | None = cast(Mapping[str, Any], profile)[row.stored_as]
     return [target(channel, address)] if address else []

@@ -13,10 +13,11 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from runtime.byte_cache import ByteCache
+from runtime.json_texts import with_texts
 from runtime.templates.check import sources as sources_in
 from runtime.templates.engine import Engine, RenderError
 from runtime.templates.language import TemplateRefused
-from schemas.channels import LINE_PARTS, ROWS
+from schemas.channels import LINE_PARTS, OBJECT_PARTS, ROWS, Channel
 from schemas.codec import DecodeError, codec
 from schemas.events import Template
 
@@ -37,6 +38,7 @@ class Parts:
     title: str | None = None
     body: str | None = None
     data: bytes | None = None
+    json: bytes | None = None
     locale: str | None = None
     """Of the template's text; None for its text without a locale, and for literal content."""
 
@@ -117,9 +119,8 @@ def render_parts(
     """Render every part of one channel, whose sources are in `locale`. Raises MissingVariable or RenderError."""
     rendered: dict[str, Any] = {}
     for part, source in sources.items():
-        if part == "data":
-            values = {key: engine.render(value, data) for key, value in source.items()}
-            rendered[part] = to_json(values)
+        if part in OBJECT_PARTS:
+            rendered[part] = to_json(with_texts(source, lambda text, _: engine.render(text, data)))
         else:
             text = engine.render(source, data, html=part == "html")
             rendered[part] = one_line(text) if part in LINE_PARTS else text
@@ -138,27 +139,28 @@ def literal_channels(content: Mapping[str, Any]) -> list[str]:
 def literal_parts(channel: str, content: Mapping[str, Any]) -> Parts | None:
     """Inline content as it is; None when it has no part for the channel.
 
-    Raises RenderError on a subject of two lines, and on a part that is not a text or, for `data`, not an object.
+    Raises RenderError on a subject of two lines, and on a part that is not a text or, for OBJECT_PARTS, not an object.
     """
     row = ROWS[channel]
-    texts = {part: _literal(content, part) for part in row.parts if part != "data"}
-    if all(texts[part] is None for part in row.needs_one_of):
+    if all(content.get(part) is None for part in row.needs_one_of):
         return None
-    for part, text in texts.items():
-        filled = "" if text is None and part in row.blank_parts else text
-        texts[part] = one_line(filled) if filled is not None and part in LINE_PARTS else filled
-    return Parts(**texts, data=_literal_data(content) if "data" in row.parts else None)
+    literal: dict[str, Any] = {part: _literal(row, content, part) for part in row.parts}
+    return Parts(**literal)
 
 
-def _literal(content: Mapping[str, Any], part: str) -> str | None:
+def _literal(row: Channel, content: Mapping[str, Any], part: str) -> str | bytes | None:
+    if part in OBJECT_PARTS:
+        return _literal_object(content, part)
     text = content.get(part)
-    if text is not None and not isinstance(text, str):
+    if text is None:
+        return "" if part in row.blank_parts else None
+    if not isinstance(text, str):
         raise RenderError(f"{part} of the content is not a text")
-    return text
+    return one_line(text) if part in LINE_PARTS else text
 
 
-def _literal_data(content: Mapping[str, Any]) -> bytes | None:
-    data = content.get("data")
-    if data is not None and not isinstance(data, dict):
-        raise RenderError("data of the content is no JSON object")
-    return to_json(data) if data else None
+def _literal_object(content: Mapping[str, Any], part: str) -> bytes | None:
+    value = content.get(part)
+    if value is not None and not isinstance(value, dict):
+        raise RenderError(f"{part} of the content is no JSON object")
+    return to_json(value) if value else None

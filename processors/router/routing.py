@@ -60,6 +60,7 @@ def channel_message(
         "title": parts.title,
         "body": parts.body,
         "data": parts.data,
+        "json": parts.json,
         "attempt": 1,
         "retries": 0,
         "generation": generation,

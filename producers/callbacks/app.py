@@ -22,6 +22,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -39,6 +40,7 @@ from runtime.http.problems import PROBLEM_HANDLERS, Problem, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import CALLBACK_SECONDS, CALLBACKS, RECEIPTS_TAKEN
 from runtime.records import ProducerRecord
+from runtime.references import ReferenceView, reference_key, subject_of_reference
 from schemas.events import ProviderReceipt
 from vendors.reports import (
     DeliveryReport,
@@ -105,8 +107,10 @@ class CallbackEndpoint:
         clock: Clock = system_clock,
         crash_here: Callable[[str], None] | None = None,
         remembered: int = REMEMBERED,
+        references: ReferenceView | None = None,
     ) -> None:
         self._broker = broker
+        self._references = references
         self._public_url = public_url.rstrip("/")
         self._clock = clock
         self._crash_here = crash_here or (lambda _: None)
@@ -123,7 +127,7 @@ class CallbackEndpoint:
         held = [0]
         try:
             request = await self._read(kind, reader, http, held)
-            reports = await reader.read(request)
+            reports = self._resolved(await reader.read(request), request.received_at)
             refused = "unavailable"
             outcomes = await self._once(kind, reports, request)
             refused = None
@@ -195,6 +199,21 @@ class CallbackEndpoint:
             if self._held > MAX_READING:
                 raise unavailable("busy", "too many callbacks at once; send it again", RETRY_AFTER_S)
         return bytes(body)
+
+    def _resolved(self, reports: Reports, now: int) -> Reports:
+        """The reports, with what their references stand for. Raises NotNowError while one may still be on its way."""
+        if self._references is None or not any(report.reference for report in reports.reports):
+            return reports
+        resolved = []
+        for report in reports.reports:
+            if report.reference is not None:
+                found = self._references.get(reference_key(report.provider, report.reference))
+                if found is not None:
+                    report = replace(report, subject=subject_of_reference(found))
+                elif now < report.known_by:
+                    raise NotNowError("the message is not known yet")
+            resolved.append(report)
+        return reports._replace(reports=resolved)
 
     async def _once(self, kind: str, reports: Reports, request: Request) -> list[str]:
         """As `_publish`. Raises ForgedError for a nonce that came with another body; it is used up only once all is published."""

@@ -56,11 +56,15 @@ def status_of(report: DeliveryReport, attempt_ref: AttemptRef, received_at: int)
             "code": report.code,
             "provider": report.provider,
             "provider_message_id": report.provider_message_id,
-            "recipient": ids.recipient(None, report.channel, report.address) if report.address else None,
+            "recipient": report.subject.recipient or _fingerprint(report),
             "opted_out": report.opted_out,
         },
         attempt=attempt_ref.attempt,
     )
+
+
+def _fingerprint(report: DeliveryReport) -> str | None:
+    return ids.recipient(None, report.channel, report.address) if report.address else None
 
 
 def _occurred_at(report: DeliveryReport, received_at: int) -> int:

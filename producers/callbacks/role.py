@@ -19,6 +19,9 @@ from runtime.logs import get_logger
 from runtime.process import Context, crash_point
 from runtime.provider_files import follow
 from runtime.settings import CallbackSettings, ProviderSettings, Settings
+from runtime.views import View, caught_up, open_store, start_views
+from schemas.events import Reference
+from schemas.topics import REFERENCES, retention_s
 from vendors.registry import VENDORS
 
 LINGER_MS = 1.0
@@ -72,8 +75,15 @@ async def run_callbacks(context: Context) -> None:
         linger_ms=LINGER_MS,
         delivery_timeout_s=settings.callbacks.publish_timeout_s,
     )
+    store = open_store(settings.views, context.role, REFERENCES, retention_s(REFERENCES))
+    references: View[Reference] = View(settings.kafka, REFERENCES, store=store)
+    start_views([references], context.health)
     try:
-        endpoint = CallbackEndpoint(producer, public, crash_here=lambda name: crash_point(name, settings.crash_at))
+        if not await caught_up([references], context.stopping):
+            return
+        endpoint = CallbackEndpoint(
+            producer, public, crash_here=lambda name: crash_point(name, settings.crash_at), references=references
+        )
         following = asyncio.create_task(follow(settings.providers, take_over, context.health))
         context.health.started()
         await serve(
@@ -86,4 +96,5 @@ async def run_callbacks(context: Context) -> None:
         following.cancel()
     finally:
         listener.close()
+        references.close()
         await asyncio.to_thread(producer.close)

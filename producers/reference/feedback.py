@@ -3,6 +3,7 @@
     | status                                       | becomes                                                     |
     |----------------------------------------------|-------------------------------------------------------------|
     | bounced / invalid_token of a user's push     | the device leaves the profile                               |
+    | bounced / gone of a user's webhook           | the same                                                    |
     | bounced / hard_bounce of an e-mail           | suppression `hard_bounce`                                   |
     | bounced / invalid_number of an SMS           | suppression `invalid_number`: each further try costs money  |
     | the same, the recipient having said STOP     | suppression `unsubscribe`                                   |
@@ -34,7 +35,7 @@ from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.logs import get_logger
 from runtime.metrics import BOUNCED_ADDRESSES, DEAD_DEVICES, DROP_BRAKE, FEEDBACK_SKIPPED
-from schemas.channels import DEVICE_CHANNEL, ROWS
+from schemas.channels import ROWS
 from schemas.codec import DecodeError, codec
 from schemas.events import DeliveryStatus, states
 from schemas.identity import check_tenant
@@ -45,6 +46,7 @@ MAX_GENERATIONS = 32
 MAX_SOURCE = 255
 UNSUBSCRIBE = "unsubscribe"
 _SUPPRESSED = frozenset((row.name, row.bounce_reason) for row in ROWS.values() if row.suppressible)
+_DEVICES = frozenset((row.name, row.bounce_reason) for row in ROWS.values() if not row.one_address)
 _INVALID = frozenset(row.bounce_reason for row in ROWS.values())
 OTHER = "other"
 """The window and label of every account that is not configured: any publisher can invent such names."""
@@ -57,6 +59,7 @@ _head = codec("DeliveryStatus").head_decoder(11)  # up to provider
 class DeadDevice(NamedTuple):
     """A device of a user that a provider calls dead."""
 
+    channel: str
     tenant: str
     user_id: str
     notification_id: str
@@ -68,8 +71,7 @@ class DeadDevice(NamedTuple):
         """Whether the device of this address is the one, and was registered before the provider called it dead."""
         if registered_at is not None and registered_at >= self.dead_since:
             return False
-        channel = DEVICE_CHANNEL.name
-        return _is_of(self.notification_id, channel, ids.address_hash(channel, address), self.message_id)
+        return _is_of(self.notification_id, self.channel, ids.address_hash(self.channel, address), self.message_id)
 
 
 class BouncedAddress(NamedTuple):
@@ -133,14 +135,12 @@ def decoded(values: Iterable[bytes | None], ended: Counter[str]) -> list[Deliver
 
 def dead_device(status: DeliveryStatus) -> DeadDevice | None:
     """The device a status calls dead; None when it calls none dead, or not one of a user."""
-    if (
-        (status["channel"], status["reason"]) != (DEVICE_CHANNEL.name, DEVICE_CHANNEL.bounce_reason)
-        or not status["recipient"]
-        or not status["message_id"]
-    ):
+    channel = status["channel"] or ""
+    if (channel, status["reason"]) not in _DEVICES or not status["recipient"] or not status["message_id"]:
         return None
     invalid_at = status["invalid_since"]
     return DeadDevice(
+        channel,
         status["tenant"],
         status["recipient"],
         status["notification_id"],

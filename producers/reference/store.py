@@ -17,7 +17,7 @@ from producers.reference.records import OutboxRow, profile_row, suppression_row,
 from runtime import ids
 from runtime.clock import Clock, system_clock
 from runtime.subscriptions import address_of
-from schemas.channels import DEVICE_CHANNEL, ROWS
+from schemas.channels import CHANNEL_OF_PLATFORM, ROWS
 from schemas.topics import RECIPIENTS, SUPPRESSIONS
 
 Row = dict[str, Any]
@@ -189,7 +189,8 @@ class ReferenceStore:
                 kept = [
                     device
                     for device in user["devices"]
-                    if not (address := address_of(device)) or not is_dead(address, times.get(_fingerprint(address)))
+                    if not (address := address_of(device))
+                    or not is_dead(address, times.get(_fingerprint(device, address)))
                 ]
                 if len(kept) == len(user["devices"]):
                     return 0
@@ -540,12 +541,12 @@ async def _lock_suppression(connection: Connection, tenant: str, channel: str, a
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (key,))
 
 
-def _fingerprint(address: str) -> str:
-    return ids.address_hash(DEVICE_CHANNEL.name, address)
+def _fingerprint(device: Mapping[str, Any], address: str) -> str:
+    return ids.address_hash(CHANNEL_OF_PLATFORM[device["platform"]].name, address)
 
 
 def _fingerprints(devices: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [_fingerprint(address) for device in devices if (address := address_of(device))]
+    return [_fingerprint(device, address) for device in devices if (address := address_of(device))]
 
 
 def _replacement(tenant: str, user_id: str, user: Mapping[str, Any], now: int) -> Row:

@@ -13,12 +13,13 @@ from typing import Any
 import jinja2
 import minijinja
 
+from runtime.json_texts import texts
 from runtime.templates.engine import Engine
 from runtime.templates.language import Checker, TemplateRefused, parse, size_in_bytes
-from schemas.channels import CHANNELS, ROWS
+from schemas.channels import CHANNELS, OBJECT_PARTS, ROWS
 
 MAX_SOURCES = 1_000
-"""Of a template: locales × parts × keys of push data."""
+"""Of a template: locales × parts × texts of parts that are objects."""
 MAX_SOURCES_BYTES = 1 << 20
 """Of all of them together, with what they include: a template's record takes no more."""
 MAX_VARIABLES = 1_000
@@ -60,6 +61,14 @@ def sources(channels: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
                     raise TemplateRefused("data is an object of strings", where=where)
                 for key, value in source.items():
                     yield f"{where}.{key}", value, False
+            elif part in OBJECT_PARTS:
+                if not isinstance(source, Mapping) or not source:
+                    raise TemplateRefused(f"{part} is an object", where=where)
+                try:
+                    for path, text in texts(source):
+                        yield f"{where}.{'.'.join(path)}", text, False
+                except ValueError as exc:
+                    raise TemplateRefused(str(exc), where=where) from exc
             elif not isinstance(source, str):
                 raise TemplateRefused("a part is a string", where=where)
             else:

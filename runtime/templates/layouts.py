@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from runtime.json_texts import with_texts
 from runtime.templates.check import MAX_SOURCES_BYTES, all_sources, sources, too_large
 from runtime.templates.includes import included, inline
 from runtime.templates.language import TemplateRefused
@@ -19,7 +20,7 @@ CONTENT = "content"
 MAX_PARTIALS = 50
 
 Parts = Mapping[str, Mapping[str, Any]]
-"""Channel → part → source; push `data` has one source per key."""
+"""Channel → part → source; a part that is an object has one source per text."""
 Fetch = Callable[[str], Awaitable[Mapping[str, Any] | None]]
 """The published version of a name: {"channels", "locales", "layout"?} as written; None when there is none."""
 
@@ -122,11 +123,17 @@ def _placed(
             if isinstance(source, str):
                 placed[channel][part] = _one(source, (channel, part), locale, layout, partials, where)
             else:
-                placed[channel][part] = {
-                    key: _one(text, (channel, part, key), locale, None, partials, f"{where}.{key}")
-                    for key, text in source.items()
-                }
+                placed[channel][part] = _in_object(source, (channel, part), locale, partials, where)
     return placed
+
+
+def _in_object(
+    value: Any, part: tuple[str, str], locale: str, partials: Mapping[str, Mapping[str, Any]], where: str
+) -> Any:
+    def one(source: str, path: tuple[str, ...]) -> str:
+        return _one(source, (*part, *path), locale, None, partials, f"{where}.{'.'.join(path)}")
+
+    return with_texts(value, one)
 
 
 def _one(
@@ -163,5 +170,8 @@ def _part(template: Mapping[str, Any], path: tuple[str, ...], locale: str) -> st
 
 def _at(channels: Any, path: tuple[str, ...]) -> str | None:
     for link in path:
-        channels = channels.get(link) if isinstance(channels, Mapping) else None
+        if isinstance(channels, list):
+            channels = {str(i): each for i, each in enumerate(channels)}.get(link)
+        else:
+            channels = channels.get(link) if isinstance(channels, Mapping) else None
     return channels if isinstance(channels, str) else None

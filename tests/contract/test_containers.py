@@ -74,7 +74,7 @@ def test_every_role_is_a_service_with_its_lanes_and_channels() -> None:
     ran = sorted(" ".join(command[1:]) for name, command in commands().items() if "fake" not in name)
     expected = ["api", "callbacks", "relay", "sink", "timers"]
     expected += [f"router --lane {lane}" for lane in ("critical", "normal", "bulk")]
-    expected += [f"sender --channel {channel}" for channel in ("email", "sms", "push")]
+    expected += [f"sender --channel {channel}" for channel in ("email", "sms", "push", "webhook")]
     assert ran == sorted(expected)
     assert {command[1] for command in commands().values()} == ROLES
     known = {command.name for command in run_app.registered_commands}
@@ -142,10 +142,12 @@ def test_every_volume_is_declared_and_every_mounted_file_exists() -> None:
     assert all((ROOT / mount).is_dir() for mount in mounts if mount.startswith("."))
 
 
-@pytest.mark.parametrize(("file", "channels"), [("heliograph.toml", ["email"]), ("fakes.toml", ["push", "sms"])])
+@pytest.mark.parametrize(
+    ("file", "channels"), [("heliograph.toml", ["email"]), ("fakes.toml", ["push", "sms", "webhook"])]
+)
 def test_provider_files_are_settings(file: str, channels: list[str]) -> None:
     providers = Settings(**tomllib.loads((ROOT / "deploy" / "compose" / file).read_text("utf-8"))).providers
-    assert sorted(provider.channel for provider in providers) == channels
+    assert sorted({provider.channel for provider in providers}) == channels
     for channel in set(channels) - {"push"}:  # push reads its credentials, which the simulator writes
         assert create_senders(channel, providers)
     assert "mailpit" in services() or file != "heliograph.toml"

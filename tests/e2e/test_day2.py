@@ -282,11 +282,11 @@ def test_what_a_wrong_credential_left_is_redriven_by_three_at_once_and_one_is_ki
         until(lambda: "accounts" not in problems(running), 120, "the account works and all have its settings")
         until(lambda: open_letters(running, *of_these) == count, 60, "each is a letter")
 
+        before = newest_replay(running)
         killed = begin(running, "dlq", "redrive", *of_these, "--yes", "--rate", "50")
-        until(lambda: newest_replay(running)["published"] >= 200, 60, "a part of it is published")
+        replay_id = under_way(running, before, 200)
         killed.kill()
         killed.communicate()
-        replay_id = newest_replay(running)["replay_id"]
         until(lambda: newest_replay(running)["state"] == "abandoned", 60, "its runner is dead")
         fresh = begin(running, "dlq", "redrive", *of_these, "--all", "--yes", "--json")
         resumed = begin(running, "replay", "--resume", replay_id, "--json")
@@ -311,7 +311,19 @@ def restart(running: Stack, role: str) -> None:
 
 def newest_replay(running: Stack) -> dict[str, Any]:
     found: list[dict[str, Any]] = answer(running, "replay", "list", "--limit", "1")
-    return found[0] if found else {"published": 0, "state": ""}
+    return found[0] if found else {"replay_id": None, "published": 0, "state": ""}
+
+
+def under_way(running: Stack, before: dict[str, Any], published: int) -> str:
+    """The id of the replay that follows `before`, once it has published so much."""
+    found: list[dict[str, Any]] = []
+
+    def begun() -> bool:
+        found[:] = [newest_replay(running)]
+        return bool(found[0]["replay_id"] != before["replay_id"] and found[0]["published"] >= published)
+
+    until(begun, 60, f"a new replay has published {published}", lambda: found)
+    return str(found[0]["replay_id"])
 
 
 def open_letters(running: Stack, *which: str) -> int:
@@ -371,10 +383,11 @@ def test_hour_replayed_by_mistake_reaches_nobody_twice_and_a_resend_is_stopped_f
     assert mistaken["counts"].get("sent", 0) >= len(sent)
     assert accepts(running, "twilio") == before
 
+    earlier = newest_replay(running)
     other_terminal = begin(running, *hour, "--resend", "--rate", "5", "--json")
-    until(lambda: newest_replay(running)["published"] >= 10, 60, "it is on its way")
+    resend = under_way(running, earlier, 10)
     began = time.monotonic()
-    stopped = answer(running, "replay", "stop", newest_replay(running)["replay_id"])
+    stopped = answer(running, "replay", "stop", resend)
     took_s = time.monotonic() - began  # two commands, and what they wait for
     out, err = other_terminal.communicate(timeout=30)
     assert (other_terminal.returncode, json.loads(out)["state"]) == (1, "stopped"), err

@@ -34,6 +34,7 @@ ROLES = (
     "sender-email",
     "sender-sms",
     "sender-push",
+    "sender-webhook",
     "sink",
     "callbacks",
 )

@@ -6,6 +6,7 @@ A new kind joins every test of this module's users by its row and its file. Ever
 from __future__ import annotations
 
 import tomllib
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ CANARY = "c4n4ry-51a9be07-5d2e8c41"
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "providers"
 KINDS: dict[str, str] = {vendor.kind: vendor.channel for vendor in VENDORS}
 """Kind → channel."""
+HOOK_KINDS = [kind for kind, channel in KINDS.items() if channel == "webhook"]
 GIVEN_URL_KINDS = frozenset(vendor.kind for vendor in VENDORS if vendor.asks_given_urls)
 """Those whose messages say where they go."""
 _ELSEWHERE: dict[str, str] = {}
@@ -47,9 +49,12 @@ TAKEN: dict[str, tuple[int, dict[str, str], bytes]] = {
     "sns": (200, {}, b"<PublishResponse><PublishResult><MessageId>n-1</MessageId>"),
     "onesignal": (200, {}, b'{"id": "o1", "external_id": null}'),
     "webpush": (201, {"Location": "https://push.example/m/w1"}, b""),
+    "webhook": (200, {}, b""),
+    "slack": (200, {}, b"ok"),
+    "teams": (202, {}, b""),
 }
 """What each vendor that speaks HTTP/1.1 answers to a message that it takes: status, headers, body."""
-BY_STATUS = frozenset({"apns", "sendgrid", "webpush"})
+BY_STATUS = frozenset({"apns", "sendgrid", "webpush", "webhook", "teams"})
 """Kinds whose status alone says that a message was taken."""
 
 
@@ -80,8 +85,15 @@ def service_account(token_uri: str = "https://127.0.0.1/token") -> bytes:
     )
 
 
-def secret_file(key: str, token_uri: str) -> bytes:
+def webhook_secret() -> str:
+    """A secret as the specification of webhooks has them; what is in it is the canary twice."""
+    return f"whsec_{b64encode(f'{CANARY}{CANARY}'.encode()).decode()}"
+
+
+def secret_file(kind: str, key: str, token_uri: str) -> bytes:
     """What the file of a `*_file` key holds."""
+    if kind == "webhook":
+        return f"{webhook_secret()}\n".encode()
     match key:
         case "credentials_file":
             return service_account(token_uri)
@@ -106,7 +118,7 @@ def account(
     for table in (entry, *(value for value in entry.values() if isinstance(value, dict))):
         for key in [key for key in table if key.endswith("_file")]:
             file = folder / f"{kind}-{table[key]}"
-            file.write_bytes(secret_file(key, token_uri))
+            file.write_bytes(secret_file(kind, key, token_uri))
             table[key] = str(file)
     base_url = f"{scheme}://127.0.0.1:{port or 9}"
     if kind in GIVEN_URL_KINDS:
@@ -129,7 +141,12 @@ def given_address(kind: str, base_url: str, name: str) -> str:
         case "webpush":
             return webpush.subscription(base_url, name).address
         case _:
-            raise NotImplementedError(f"no address of {kind} is known")
+            return hook_at(kind, base_url, name)
+
+
+def hook_at(kind: str, base_url: str, path: str) -> str:
+    """The address of a receiver of HOOK_KINDS at a server, where the simulator has it too."""
+    return f"{base_url}/hooks/{kind}/{path}"
 
 
 def to_send(kind: str, **fields: Any) -> ChannelMessage:
@@ -140,7 +157,8 @@ def to_send(kind: str, **fields: Any) -> ChannelMessage:
     address = (
         given_address(kind, _ELSEWHERE.get(kind, "http://127.0.0.1:9"), "x") if kind in GIVEN_URL_KINDS else row.example
     )
-    return message(**{"channel": row.name, "address": address, **made, **fields})
+    platform = {"platform": kind} if kind in HOOK_KINDS else {}
+    return message(**{"channel": row.name, "address": address, **platform, **made, **fields})
 
 
 class SimulatorPorts(Protocol):

@@ -96,9 +96,13 @@ class Desk:
     broker: Broker = field(default_factory=Broker)
     now: int = NOW
     remembered: int = 1_000
+    references: dict[str, Any] = field(default_factory=dict)
+    """What the view of notify.references.v1 has, by key."""
 
     def __post_init__(self) -> None:
-        endpoint = CallbackEndpoint(self.broker, PUBLIC, lambda: self.now, remembered=self.remembered)
+        endpoint = CallbackEndpoint(
+            self.broker, PUBLIC, lambda: self.now, remembered=self.remembered, references=self.references
+        )
         self.app = create_app(create_report_readers(self.providers), endpoint)
 
     async def post(self, callback: Callback) -> httpx.Response:
@@ -350,3 +354,60 @@ def ses(event: Any, key: Any = SNS_KEY, algorithm: Any = SHA256, **more: str | N
     """The request; an event as text goes out as it is."""
     fields = sns_fields(event if isinstance(event, str) else json.dumps(event), **more)
     return sns_posted({**fields, "Signature": sns_signature(fields, key, algorithm)})
+
+
+# -- BulkSMS and OneSignal --------------------------------------------------------------------------------------------
+
+
+def bulksms_account(name: str = "bulk", **more: Any) -> ProviderSettings:
+    made: dict[str, Any] = {"key": "id", "secret": "s", "callback_secret": PATH_SECRET, **more}
+    return ProviderSettings(name=name, channel="sms", kind="bulksms", **made)
+
+
+def bulksms_message(status: str, subtype: str | None = None, **more: Any) -> dict[str, Any]:
+    """A sent message of the array, as the account's webhook brings it."""
+    return {
+        "id": "1234567890",
+        "type": "SENT",
+        "from": "Shop",
+        "to": TEXT["address"].removeprefix("+"),
+        "body": "Your code is 1",
+        "submission": {"id": "1-00000000000522347562", "date": iso(NOW - 9_000)},
+        "status": {"id": f"{status}.{subtype or 'null'}", "type": status, "subtype": subtype},
+        "userSuppliedId": "ours",
+        **more,
+    }
+
+
+def bulksms(messages: Any, path: str = f"/{PATH_SECRET}") -> Callback:
+    """The request."""
+    return Callback("bulksms", json.dumps(messages).encode(), {"Content-Type": "application/json"}, path)
+
+
+def onesignal_account(name: str = "one", **more: Any) -> ProviderSettings:
+    made: dict[str, Any] = {"app_id": "app", "api_key": "k", "callback_secret": PATH_SECRET, **more}
+    return ProviderSettings(name=name, channel="push", kind="onesignal", **made)
+
+
+def onesignal_event(kind: str, **more: Any) -> dict[str, Any]:
+    """The body that docs/receipts.md gives to a stream."""
+    return {
+        "kind": f"message.push.{kind}",
+        "event_id": "e-1",
+        "message_id": "theirs",
+        "subscription_id": "s-1",
+        "timestamp": str(NOW_S - 5),
+        **more,
+    }
+
+
+def onesignal(event: Any, path: str = f"/{PATH_SECRET}") -> Callback:
+    """The request."""
+    return Callback("onesignal", json.dumps(event).encode(), {"Content-Type": "application/json"}, path)
+
+
+def reference(provider: str, name: str, sent: ChannelMessage, recipient: str | None = None) -> dict[str, Any]:
+    """A view that has one message under this name."""
+    fields = ("message_id", "notification_id", "tenant", "lane", "attempt")
+    found = {"provider": provider, "reference": name, "recipient": recipient, "recorded_at": NOW}
+    return {f"{provider}:{name}": {**{field: sent[field] for field in fields}, **found}}  # type: ignore[literal-required]

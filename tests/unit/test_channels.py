@@ -18,11 +18,12 @@ from producers.addresses import NORMAL_FORMS
 from producers.notification import Content, To
 from runtime.errors import SettingsError
 from runtime.settings import load_settings
-from schemas.channels import CHANNELS, LINE_PARTS, PARTS, ROWS, SHAPES, Channel
+from schemas.channels import CHANNEL_OF_PLATFORM, CHANNELS, LINE_PARTS, OBJECT_PARTS, PARTS, ROWS, SHAPES, Channel
 from schemas.events import ChannelMessage, RecipientProfile, states
 from vendors.registry import VENDORS
 
 ROOT = Path(__file__).parents[2]
+CONTENT_PARTS = {field.alias or name for name, field in Content.model_fields.items()}
 
 
 # -- the rows ---------------------------------------------------------------------------------------------------------
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 def test_row_names_fields_parts_and_reasons_that_exist(row: Channel) -> None:
     assert row.given_as in To.model_fields
     assert row.stored_as in get_type_hints(RecipientProfile)
-    assert set(row.parts) <= set(get_type_hints(ChannelMessage)) & set(Content.model_fields)
+    assert set(row.parts) <= set(get_type_hints(ChannelMessage)) & CONTENT_PARTS
     assert {*row.needs_one_of, *row.blank_parts, *row.meant_by} <= set(row.parts)
     assert row.needs_one_of
     assert row.bounce_reason in states().reasons["bounced"]
@@ -47,10 +48,11 @@ def test_row_has_a_shape_that_takes_its_example_before_and_after_it_is_normalise
     assert row.shape.pattern.fullmatch(NORMAL_FORMS[row.name](row.example))
 
 
-def test_one_channel_has_devices_and_every_channel_has_a_vendor() -> None:
-    assert [row.name for row in ROWS.values() if not row.one_address] == ["push"]
+def test_devices_are_of_a_channel_by_their_platform_and_every_channel_has_a_vendor() -> None:
+    assert [row.name for row in ROWS.values() if not row.one_address] == ["push", "webhook"]
+    assert sum(len(row.platforms) for row in ROWS.values()) == len(CHANNEL_OF_PLATFORM), "a platform of two channels"
     assert {vendor.channel for vendor in VENDORS} == set(CHANNELS)
-    assert set(PARTS) == set(Content.model_fields) and set(PARTS) >= LINE_PARTS
+    assert set(PARTS) == CONTENT_PARTS and set(PARTS) >= LINE_PARTS | OBJECT_PARTS
 
 
 def test_every_channel_has_a_sender_in_the_compose_file_and_among_the_scraped() -> None:
@@ -140,7 +142,7 @@ print(json.dumps({
     ],
     "doctor": [group for group in consumer_groups() if group.endswith("chat")],
     "local": list(ROLES["sender-chat"]),
-    "command": "chat" in CliRunner().invoke(app, ["run", "sender", "--help"]).output,
+    "command": "chat" in CliRunner().invoke(app, ["run", "sender", "--help"], env={"COLUMNS": "120"}).output,
 }))
 """
 _TOPICS = [
@@ -175,7 +177,7 @@ def readings() -> dict[str, Any]:
         ("settings", "chat"),
         ("addresses", "+4915112345678"),
         ("to", ["sms", "chat"]),
-        ("content", ["email", "sms", "chat"]),
+        ("content", ["email", "sms", "webhook", "chat"]),
         ("channels", ["chat"]),
         ("openapi", ["Notification", "Preferences", "NewSuppression"]),
         ("preferences", {"chat": False}),
@@ -205,7 +207,7 @@ def test_provider_of_a_channel_that_no_role_serves_is_refused_when_settings_are_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "heliograph.toml"
-    file.write_text('[[providers]]\nname = "hook"\nchannel = "webhook"\nkind = "smtp"\n')
+    file.write_text('[[providers]]\nname = "hook"\nchannel = "fax"\nkind = "smtp"\n')
     monkeypatch.setenv("HELIOGRAPH_CONFIG", str(file))
-    with pytest.raises(SettingsError, match=r"providers\.0\.channel .* the channels are email, sms, push$"):
+    with pytest.raises(SettingsError, match=r"providers\.0\.channel .* the channels are email, sms, push, webhook$"):
         load_settings()

@@ -19,9 +19,12 @@ from vendors.registry import VENDORS
 from vendors.sender import ErrorClass, InDoubt, Rejected, Retry
 from vendors.sendgrid import codes as sendgrid_codes
 from vendors.ses import codes as ses_codes
+from vendors.slack import codes as slack_codes
 from vendors.sns import codes as sns_codes
+from vendors.teams import codes as teams_codes
 from vendors.twilio import codes as twilio_codes
 from vendors.vonage import codes as vonage_codes
+from vendors.webhook import codes as webhook_codes
 from vendors.webpush import codes as webpush_codes
 
 RCPT, MSG, THR, TRN, DOUBT, ACCT = (
@@ -46,6 +49,9 @@ TABLES = {
     "sns": sns_codes.CODES,
     "onesignal": onesignal_codes.CODES,
     "webpush": webpush_codes.CODES,
+    "webhook": webhook_codes.CODES,
+    "slack": slack_codes.CODES,
+    "teams": teams_codes.CODES,
 }
 # What AWS says of any service's request.
 _AWS_ACCT = (
@@ -116,6 +122,26 @@ EXPECTED = {
         ACCT: "vonage-4 vonage-8 vonage-9 vonage-11 vonage-14 vonage-23 vonage-29 vonage-32 401 402 403",
         TRN: "",
         DOUBT: "vonage-5 partial 500 502 503 504",
+    },
+    "webhook": {RCPT: "410", MSG: "413", THR: "429 503", ACCT: "", TRN: "3xx 4xx", DOUBT: "500 502 504"},
+    "slack": {
+        RCPT: "slack-channel_not_found slack-channel_is_archived slack-no_service slack-no_service_id"
+        " slack-no_active_hooks slack-no_team slack-team_disabled slack-invalid_token slack-action_prohibited"
+        " slack-posting_to_general_channel_denied 404 410",
+        MSG: "slack-invalid_payload slack-invalid_blocks slack-invalid_blocks_format slack-no_text"
+        " slack-too_many_attachments slack-user_not_found 400 413",
+        THR: "429",
+        ACCT: "",
+        TRN: "",
+        DOUBT: "slack-rollup_error 500 502 503 504",
+    },
+    "teams": {
+        RCPT: "401 403 404 410",
+        MSG: "400 413",
+        THR: "429",
+        ACCT: "",
+        TRN: "",
+        DOUBT: "own_reply 500 502 503 504",
     },
     "bulksms": {
         RCPT: "FAILED.BLOCKED",

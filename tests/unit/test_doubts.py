@@ -37,7 +37,7 @@ def test_what_can_hardly_be_right_is_a_warning_that_names_the_account(
     kind: str, changed: dict[str, Any], doubt: str, tmp_path: Path
 ) -> None:
     provider = account(kind, tmp_path, **changed)
-    settings = Settings(providers=[provider], outbound=OPEN)
+    settings = Settings(providers=(provider,), outbound=OPEN)
     built, refused = _accounts(settings.providers)
     assert (list(built), refused) == ([provider.name], {})
     (found,) = _doubts(settings, built)
@@ -84,7 +84,7 @@ def test_what_cannot_be_right_is_refused_and_nothing_else_is_asked_of_it(
     kind: str, changed: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     provider = account(kind, tmp_path, **changed)
-    settings = Settings(providers=[provider], outbound=OPEN)
+    settings = Settings(providers=(provider,), outbound=OPEN)
     built, refused = _accounts(settings.providers)
     assert built == {}
     assert said in refused[provider.name]

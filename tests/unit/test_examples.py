@@ -18,7 +18,7 @@ from local.simulator import webpush
 from producers.notification import Notification
 from runtime.subscriptions import subscription_of
 from runtime.templates.check import check_template
-from schemas.channels import DEVICE_CHANNEL
+from schemas.channels import ROWS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REAL_LOOKING = (".example", "example.org")
@@ -109,7 +109,7 @@ def test_devices_are_of_every_platform_and_the_browsers_are_those_the_simulator_
     reference: dict[str, Any],
 ) -> None:
     devices = [device for user in reference["users"] for device in user["devices"]]
-    assert {device["platform"] for device in devices} == set(DEVICE_CHANNEL.platforms)
+    assert {device["platform"] for device in devices} == set(ROWS["push"].platforms)
     browsers = [device["subscription"] for device in devices if device["platform"] == "webpush"]
     assert len(browsers) == len(_generator().BROWSERS)
     for browser in browsers:

@@ -304,6 +304,7 @@ def test_roles_are_those_of_the_contract() -> None:
             "sender-email",
             "sender-sms",
             "sender-push",
+            "sender-webhook",
             "sink",
             "callbacks",
         ]

@@ -33,7 +33,7 @@ def write_secrets(kind: str, directory: Path) -> None:
     (entry,) = tomllib.loads((DOCS / "providers" / f"{kind}.toml").read_text("utf-8"))["providers"]
     for key, value in entry.items():
         if key.endswith("_file"):
-            (directory / value).write_bytes(secret_file(key, "https://oauth2.googleapis.com/token"))
+            (directory / value).write_bytes(secret_file(kind, key, "https://oauth2.googleapis.com/token"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

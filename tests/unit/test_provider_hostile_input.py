@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.settings import ProviderSettings
+from schemas.channels import CHANNELS
 from schemas.events import ChannelMessage
 from senders.outcomes import Attempt, from_result
 from tests.support.accounts import HTTP_KINDS, KINDS, account, sender_of, to_send
 from tests.support.made import NOW, RECORD, message
 from vendors.fcm.sender import FcmSender
+from vendors.hook_account import HookAccount, Pauses
 from vendors.http import HttpResponse
 from vendors.provider import MAX_CODE, MAX_PROVIDER_ID, ProviderAccount, UnsendableError, bounded
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Rejected, SendResult, Sent
@@ -45,6 +47,8 @@ def through(sender: Any, answer: HttpResponse) -> Canned:
     """The sender's transport is replaced by one that always answers this."""
     transport = Canned(answer)
     sender._http = transport
+    if isinstance(sender, HookAccount):
+        sender._pauses = Pauses()
     if isinstance(sender, FcmSender):
         sender._token._valid_until = 1 << 60  # as if it had an access token
     return transport
@@ -52,7 +56,7 @@ def through(sender: Any, answer: HttpResponse) -> Canned:
 
 def recordable(made: SendResult) -> None:
     """What is recorded of a result can be encoded, whatever the channel."""
-    for channel in ("email", "sms", "push"):
+    for channel in CHANNELS:
         from_result(Attempt(message(channel=channel), RECORD, NOW, "p", 1), made, jitter=0.5, max_retries=5)
 
 

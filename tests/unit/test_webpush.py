@@ -22,7 +22,7 @@ from runtime.errors import SettingsError
 from runtime.outbound import OutboundRefusedError, OutboundRules
 from runtime.settings import OutboundSettings, ProviderSettings
 from runtime.subscriptions import Subscription, read_subscription, subscription_of
-from schemas.channels import DEVICE_CHANNEL
+from schemas.channels import ROWS
 from tests.support.accounts import account, ec_key, rsa_key
 from tests.support.made import NOW, message
 from vendors.http import HttpResponse
@@ -99,7 +99,7 @@ def test_subscription_has_one_address_however_it_is_written(pad: int) -> None:
 
 def test_longest_subscription_is_an_address_of_its_channel() -> None:
     longest = Subscription("https://" + "x" * 2040, BROWSER.auth, BROWSER.p256dh)
-    assert DEVICE_CHANNEL.shape.pattern.fullmatch(subscription_of(from_json(longest.address)).address)
+    assert ROWS["push"].shape.pattern.fullmatch(subscription_of(from_json(longest.address)).address)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,11 @@ def raw_key() -> str:
     return base64.urlsafe_b64encode(value.to_bytes(32)).decode().rstrip("=")
 
 
-@pytest.mark.parametrize("key", [ec_key(), f"\n{ec_key()}", raw_key(), f"{raw_key()}\n"])
+@pytest.mark.parametrize(
+    "key",
+    [ec_key(), f"\n{ec_key()}", raw_key(), f"{raw_key()}\n"],
+    ids=["PEM", "PEM after a line", "raw", "raw and a line"],
+)
 def test_key_is_read_as_generators_write_it(key: str, tmp_path: Path) -> None:
     sender = made(tmp_path, private_key=key, private_key_file=None)
     public = sender._tokens._vapid.public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

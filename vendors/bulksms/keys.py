@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from runtime.settings import ProviderSettings
-from vendors.settings import SmsKeys, required_secret
+from vendors.settings import CallbackSecretKeys, SmsKeys, required_secret
 
 
-class BulksmsKeys(SmsKeys):
+class BulksmsKeys(SmsKeys, CallbackSecretKeys):
     """Keys of a [[providers]] entry of kind bulksms."""
 
     key: str = Field(min_length=1)

@@ -99,6 +99,10 @@ class BulksmsSender(HttpAccount):
         """Parts of the text."""
         return noted_parts(message["text"] or "")
 
+    def reference(self, message: ChannelMessage, provider_message_id: str | None) -> str | None:
+        """Ours: it is known also where the answer is lost."""
+        return user_supplied_id(message["message_id"])
+
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""
         if response.status == 201:

@@ -10,10 +10,10 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from runtime.settings import ProviderSettings
-from vendors.settings import ProviderKeys, required_secret
+from vendors.settings import CallbackSecretKeys, required_secret
 
 
-class OnesignalKeys(ProviderKeys):
+class OnesignalKeys(CallbackSecretKeys):
     """Keys of a [[providers]] entry of kind onesignal."""
 
     app_id: str = Field(min_length=1)

@@ -85,6 +85,10 @@ class OnesignalSender(HttpAccount):
             push["ttl"] = max(1, (expires_at - self._clock()) // 1000)
         return HttpRequest(self._url, self._headers, json_body(push))
 
+    def reference(self, message: ChannelMessage, provider_message_id: str | None) -> str | None:
+        """OneSignal's own id: what it knows of ours it does not report."""
+        return provider_message_id
+
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""
         if response.status != 200:
