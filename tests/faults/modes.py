@@ -148,7 +148,7 @@ def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
     endpoints = made.endpoints
     simulator = endpoints["simulator"]
     published: dict[str, tuple[Case, str]] = {}
-    contents = {"email": {"subject": "S", "text": "T"}, "sms": {"text": "T"}}
+    contents = {"email": {"subject": "S", "text": "T"}, "sms": {"text": "T"}, "webhook": {"text": "T"}}
     with Requests(KafkaSettings(bootstrap_servers=endpoints["kafka"]), endpoints["tenant"]) as out:
         for case in everything:
             kind = SPEAKS.get(case.kind, case.kind)
