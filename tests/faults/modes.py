@@ -220,8 +220,8 @@ def _account(kind: str, folder: Path, port: int, smtp: int) -> ProviderSettings:
             "credentials_file": None,
             "relay": True,
         }
-        return account(kind, folder, smtp, timeout_s=10, **open_relay)
-    return account(kind, folder, port, timeout_s=10)
+        return account(kind, folder, smtp, timeout_s=10, rate_per_second=None, **open_relay)
+    return account(kind, folder, port, timeout_s=10, rate_per_second=None)
 
 
 def run(kinds: Sequence[str]) -> tuple[list[str], list[str]]:
