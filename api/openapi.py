@@ -302,6 +302,7 @@ SCHEMAS: dict[str, Json] = {
         title_=_TEXT,
         body_=_TEXT,
         data_=_ANY,
+        parts_=_object(number=_INT, alphabet=_TEXT),
     ),
     "Suppression": _object(
         id=_UUID,

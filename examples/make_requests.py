@@ -34,8 +34,10 @@ COPIES = 60
 GONE = "gone@nowhere.example"
 """The demo lets the simulator refuse this mailbox."""
 
-PUSH_SERVICE = "https://browsers.example/webpush/"
-"""Where the browsers' endpoints are: the demo puts the simulator's address in its place."""
+SERVICES = "https://services.example"
+"""Where the browsers' endpoints and the webhooks are: the demo puts the simulator's address in its place."""
+HOOKS = ("webhook", "slack", "teams")
+"""Platforms of the webhooks that the first users have, one each."""
 BROWSERS = (
     (
         "demo-0",
@@ -211,8 +213,13 @@ def device(number: int, token: str) -> Json:
 
 def browser(name: str, auth: str, p256dh: str) -> Json:
     """A browser that has subscribed."""
-    subscription = {"endpoint": f"{PUSH_SERVICE}{name}", "keys": {"auth": auth, "p256dh": p256dh}}
+    subscription = {"endpoint": f"{SERVICES}/webpush/{name}", "keys": {"auth": auth, "p256dh": p256dh}}
     return {"platform": "webpush", "subscription": subscription}
+
+
+def hook(platform: str) -> Json:
+    """A receiver of webhooks."""
+    return {"platform": platform, "token": f"{SERVICES}/hooks/{platform}/demo"}
 
 
 def make_users(dice: Dice) -> list[Json]:
@@ -230,6 +237,7 @@ def make_users(dice: Dice) -> list[Json]:
         devices = 2 if complete else dice.pick((0, 0, 1, 1, 1, 2, 3))
         user["devices"] = [device(next(numbers), token(dice)) for _ in range(devices)]
         user["devices"] += [browser(*each) for each in BROWSERS[index : index + 1]]
+        user["devices"] += [hook(platform) for platform in HOOKS[index : index + 1]]
         locale, zone = dice.pick(LOCALES), dice.pick(ZONES)
         if locale:
             user["locale"] = locale
@@ -318,6 +326,7 @@ class Requests:
         data: Json
         if kind == "order":
             items = [{"title": dice.pick(GOODS), "quantity": 1 + dice.below(5)} for _ in range(1 + dice.below(4))]
+            hooked = ["webhook"] if any(each["platform"] in HOOKS for each in user["devices"]) else []
             body |= {
                 "template": {"id": "order-shipped"},
                 "data": {
@@ -327,7 +336,7 @@ class Requests:
                     "total": (100 + dice.below(50_000)) / 100,
                     "currency": dice.pick(CURRENCIES),
                 },
-                "channels": dice.pick((["email"], ["email", "push"], ["email", "sms", "push"])),
+                "channels": [*dice.pick((["email"], ["email", "push"], ["email", "sms", "push"])), *hooked],
                 "tags": ["shop"],
             }
         elif kind == "code":

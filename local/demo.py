@@ -43,8 +43,8 @@ from runtime.settings import load_settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-PUSH_SERVICE = "https://browsers.example"
-"""Where the endpoints of the examples' browsers are: the simulator's address takes its place."""
+SERVICES = "https://services.example"
+"""Where the examples' browsers and webhooks are: the simulator's address takes its place."""
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 GONE = "gone@nowhere.example"
 FAULTS: tuple[Mapping[str, Any], ...] = (
@@ -120,7 +120,7 @@ async def prepare(
 ) -> int:
     """Write the reference data, script the faults; returns the last seq of the vendors' log."""
     if endpoints.simulator is not None:
-        reference = json.loads(json.dumps(reference).replace(f'"{PUSH_SERVICE}/', f'"{endpoints.simulator}/'))
+        reference = json.loads(json.dumps(reference).replace(f'"{SERVICES}/', f'"{endpoints.simulator}/'))
     async with ApiClient(endpoints.api, endpoints.api_key, connections=_CONNECTIONS, tries=_TRIES) as api:
         await write_reference(api, reference, templates)
     wanted = {

@@ -32,6 +32,7 @@ from pydantic_settings import SettingsError as SourceError
 
 from runtime.errors import SettingsError
 from schemas.channels import CHANNELS
+from schemas.identity import check_tenant
 
 PREFIX = "HELIOGRAPH_"
 DEFAULT_FILE = "heliograph.toml"
@@ -275,6 +276,8 @@ class ProviderSettings(BaseModel):
     # What the account charges for a message it takes; only analytics look at it. One without the other says nothing.
     price_per_message: Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=6)] | None = None
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
+    # For whom the account sends: an opt-out that its vendor reports holds for all of them.
+    tenants: tuple[Annotated[str, AfterValidator(check_tenant)], ...] = ()
 
     @model_validator(mode="after")
     def _price_has_its_currency(self) -> ProviderSettings:

@@ -149,6 +149,9 @@ class ProviderReceipt(TypedDict):
     occurred_at: int
     received_at: int
     raw: bytes
+    channel: str | None
+    tenants: list[str]
+    recipient: str | None
 
 
 class Reference(TypedDict):

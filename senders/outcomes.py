@@ -222,7 +222,7 @@ def _from_result(
 ) -> Outcome:
     message = attempt.message
     if isinstance(result, Sent):
-        return settle(attempt, "sent", provider_message_id=result.provider_message_id)
+        return settle(attempt, "sent", provider_message_id=result.provider_message_id, detail=result.detail)
     if isinstance(result, Rejected):
         return _rejected(attempt, result)
     if isinstance(result, InDoubt) and message["delivery"] == "at_most_once" and repeated_by is None:

@@ -25,13 +25,15 @@ class Previewer:
     async def render(
         self, tenant: str, template: ParsedTemplate, channel: str, locale: str | None, data: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The parts. Raises RefusedError with what is missing or wrong, or when too many wait."""
+        """The parts of its content; of an SMS also how many messages its text takes, and in which alphabet. Raises RefusedError with what is missing or wrong, or when too many wait."""
         sources, _ = template.sources(channel, locale)
         if not sources:
             why = f"the template has no part for {channel}"
             raise RefusedError(Refusal.INVALID, "invalid_request", why, field=("/channel", "invalid_value"))
         try:
-            answer = await self._workers.run(_RENDER, {"sources": sources, "data": data}, owner=tenant)
+            answer = await self._workers.run(
+                _RENDER, {"channel": channel, "sources": sources, "data": data}, owner=tenant
+            )
         except BusyError as exc:
             raise RefusedError(Refusal.BUSY, "overloaded", "too many previews wait; try again in a second") from exc
         except OverBudgetError as exc:

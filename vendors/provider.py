@@ -62,6 +62,14 @@ class ProviderAccount(ABC, Generic[Prepared]):
     async def deliver(self, prepared: Prepared) -> SendResult:
         """Make at most one provider request."""
 
+    def doubts(self) -> list[str]:
+        """What of its settings can hardly be right, as far as that is known without asking anybody; in words."""
+        return []
+
+    def detail(self, message: ChannelMessage) -> str | None:
+        """What is recorded with a message that was sent, beside its id."""
+        return None
+
     @abstractmethod
     async def probe(self) -> ProbeRefusal | None:
         """Ask the vendor something cheap that needs this account's credentials and sends nothing; None when it answers well."""
@@ -82,7 +90,8 @@ class ProviderAccount(ABC, Generic[Prepared]):
         try:
             result = bounded(await self.deliver(prepared))
             if isinstance(result, Sent):
-                return replace(result, reference=self.reference(message, result.provider_message_id))
+                reference = self.reference(message, result.provider_message_id)
+                return replace(result, reference=reference, detail=self.detail(message))
             return replace(result, reference=self.reference(message, None)) if isinstance(result, InDoubt) else result
         except Exception as exc:
             log.exception("send failed", provider=self.name, notification_id=message["notification_id"])

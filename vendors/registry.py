@@ -73,6 +73,12 @@ def create_senders(
     return senders
 
 
+def doubts(provider: ProviderSettings, outbound: OutboundSettings = _PUBLIC_ADDRESSES) -> list[str]:
+    """What of an account's settings can hardly be right, in words; nobody is asked. Raises SettingsError."""
+    found: list[str] = _create(provider, outbound).doubts()
+    return found
+
+
 def can_be_probed(provider: ProviderSettings) -> bool:
     """Whether there is a vendor to ask: not where all requests go to URLs that users give. Raises SettingsError."""
     return not _vendor(provider).asks_given_urls

@@ -31,6 +31,8 @@ class Sent:
     """The provider took it."""
 
     provider_message_id: str | None = None
+    detail: str | None = field(default=None, compare=False)
+    """What a person may want to know of how it went out, in our own words."""
     reference: str | None = field(default=None, compare=False)
     """What the vendor calls the message in its reports, where those bring nothing of ours back (runtime/references.py)."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import botocore
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -68,6 +69,22 @@ class AwsKeys(ProviderKeys):
     secret_key_file: Path | None = None
     base_url: str | None = None
     """A test double's; else the region's."""
+
+    def doubts(self, service: str) -> list[str]:
+        """A region that the vendor's own list does not have, a key that is not for long."""
+        from botocore.session import Session  # its data is of no use to who sends
+
+        found, session = [], Session()
+        regions = {
+            region
+            for each in session.get_available_partitions()
+            for region in session.get_available_regions(service, each)
+        }
+        if self.region not in regions:
+            found.append(f"region {self.region} is none where botocore {botocore.__version__} knows {service}")
+        if self.access_key.startswith("ASIA"):
+            found.append("access_key is a temporary one: it ends within hours, and its session token is not sent")
+        return found
 
     def signer(self, provider: ProviderSettings, service: str) -> Signer:
         """Raises SettingsError without a secret key."""

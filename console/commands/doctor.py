@@ -400,6 +400,7 @@ def examine(target: Target) -> Iterator[Finding]:
     """Every finding, as soon as it is known."""
     built, refused = _accounts(target.settings.providers)
     yield from check_channels(built, refused)
+    yield from _doubts(target.settings, built)
     if target.probe_providers:
         yield from probe_all(target.settings.providers)
     yield check_schemas(*_schemas())
@@ -478,6 +479,16 @@ def _accounts(providers: Sequence[ProviderSettings]) -> tuple[dict[str, str], di
         else:
             built[provider.name] = provider.channel
     return built, refused
+
+
+def _doubts(settings: Settings, built: Mapping[str, str]) -> Iterator[Finding]:
+    """What of the settings of accounts that can be constructed can hardly be right."""
+    from vendors.registry import doubts
+
+    for provider in settings.providers:
+        for doubt in doubts(provider, settings.outbound) if provider.name in built else ():
+            cure = f"look at the [[providers]] entry {provider.name}"
+            yield Finding(Level.WARNING, "providers", f"{provider.name} ({provider.kind}): {doubt}", cure)
 
 
 def _schemas() -> tuple[list[str], int]:

@@ -377,7 +377,7 @@ class Stack:
                 "channel": channel_of("onesignal"),
                 "kind": "onesignal",
                 "base_url": self._url("simulator"),
-                "app_id": "simulator",
+                "app_id": "00000000-0000-4000-8000-000000000000",
                 "api_key": "simulator",
             },
             {

@@ -37,12 +37,18 @@ class ReportAccounts:
         self._monotonic, self._files = monotonic, ProviderFiles(providers)
         self._readers: Mapping[str, ReportReader] = create_report_readers(providers)
         self._former: deque[_Former] = deque(maxlen=MAX_KEPT)
+        self._tenants = {provider.name: provider.tenants for provider in providers}
 
     def replace(self, providers: Sequence[ProviderSettings]) -> None:
         """These are the accounts now. Raises SettingsError, with nothing changed."""
         readers = create_report_readers(providers)
         self._former.appendleft(_Former(self._monotonic() + KEPT_S, self._readers))
         self._readers = readers
+        self._tenants |= {provider.name: provider.tenants for provider in providers}
+
+    def tenants(self, provider: str) -> Sequence[str]:
+        """For whom an account sends."""
+        return self._tenants.get(provider, ())
 
     def readers(self) -> dict[str, ReportReader]:
         """A reader per kind that stays good when the accounts are replaced."""

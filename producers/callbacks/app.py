@@ -108,8 +108,11 @@ class CallbackEndpoint:
         crash_here: Callable[[str], None] | None = None,
         remembered: int = REMEMBERED,
         references: ReferenceView | None = None,
+        tenants: Callable[[str], Sequence[str]] = lambda _: (),
     ) -> None:
+        """`tenants`: for whom an account sends."""
         self._broker = broker
+        self._tenants = tenants
         self._references = references
         self._public_url = public_url.rstrip("/")
         self._clock = clock
@@ -234,7 +237,7 @@ class CallbackEndpoint:
         fresh: dict[str, tuple[ProviderReceipt, DeliveryReport]] = {}
         outcomes = []
         for report in reports.reports:
-            receipt = receipt_of(report, request.body, request.received_at)
+            receipt = receipt_of(report, request.body, request.received_at, self._tenants(report.provider))
             event_id, known = receipt["event_id"], receipt["message_id"] is not None
             before = self._published_receipts.get(event_id)
             if event_id in fresh or (before is not None and before >= known):
@@ -243,8 +246,10 @@ class CallbackEndpoint:
             fresh[event_id] = receipt, report
             if not report.final:
                 outcomes.append("noted")
+            elif report.subject.attempt_ref is not None:
+                outcomes.append("stated")
             else:
-                outcomes.append("no_message" if report.subject.attempt_ref is None else "stated")
+                outcomes.append("opted_out" if receipt["tenants"] else "no_message")
         if not fresh:
             return outcomes
         if self._waiting >= MAX_WAITING:

@@ -6,6 +6,8 @@ May import runtime and schemas. Never: a clock, a vendor's field.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from runtime import ids
 from runtime.callbacks import AttemptRef
 from runtime.records import ProducerRecord
@@ -15,9 +17,16 @@ from schemas.events import DeliveryStatus, ProviderReceipt
 from schemas.topics import RECEIPTS
 from vendors.reports import DeliveryReport
 
+_OPT_OUTS = ("complained", "unsubscribed")
 
-def receipt_of(report: DeliveryReport, body: bytes, received_at: int) -> ProviderReceipt:
-    """The receipt, with its part of the body as received. Where the vendor names no time, it occurred when it was received."""
+
+def receipt_of(report: DeliveryReport, body: bytes, received_at: int, tenants: Iterable[str] = ()) -> ProviderReceipt:
+    """The receipt, with its part of the body as received. Where the vendor names no time, it occurred when it was received.
+
+    `tenants`: for whom the account sends; an opt-out holds for them, and for the owner of the message.
+    """
+    opted_out = report.address is not None and (report.opted_out or report.state in _OPT_OUTS)
+    owner = report.subject.attempt_ref
     return {
         "event_id": ids.receipt_id(report.provider, report.provider_message_id, report.provider_event_id),
         "provider": report.provider,
@@ -29,6 +38,9 @@ def receipt_of(report: DeliveryReport, body: bytes, received_at: int) -> Provide
         "occurred_at": _occurred_at(report, received_at),
         "received_at": received_at,
         "raw": body if report.raw is None else report.raw,
+        "channel": report.channel,
+        "tenants": sorted({*tenants, *([owner.tenant] if owner else [])}) if opted_out else [],
+        "recipient": _fingerprint(report) if opted_out else None,
     }
 
 

@@ -82,7 +82,11 @@ async def run_callbacks(context: Context) -> None:
         if not await caught_up([references], context.stopping):
             return
         endpoint = CallbackEndpoint(
-            producer, public, crash_here=lambda name: crash_point(name, settings.crash_at), references=references
+            producer,
+            public,
+            crash_here=lambda name: crash_point(name, settings.crash_at),
+            references=references,
+            tenants=accounts.tenants,
         )
         following = asyncio.create_task(follow(settings.providers, take_over, context.health))
         context.health.started()

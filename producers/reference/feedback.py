@@ -8,12 +8,15 @@
     | bounced / invalid_number of an SMS           | suppression `invalid_number`: each further try costs money  |
     | the same, the recipient having said STOP     | suppression `unsubscribe`                                   |
     | any other                                    | nothing                                                     |
+    | receipt of an opt-out (it has tenants)       | suppression of its recipient for each of them: `complaint`  |
+    |                                              | of a complaint, else `unsubscribe`                          |
 
 A status has no address. It names the user (`recipient`) or the fingerprint, and the message, whose id is a function of the
 fingerprint: the device, address or number that gives that id is the one. A device that registered after its provider reported
 it as invalid is kept; an address that an operator removed from the list after it bounced is not suppressed again.
-The brake (suppression_brake.py) stops this for an account of which too many messages are reported invalid at once. A STOP is
-the recipient's own decision: the brake neither counts nor delays it.
+The brake (suppression_brake.py) stops this for an account of which too many messages are reported invalid at once. It counts
+opt-outs, as a vendor that reports too many of them may be wrong about bounces too, and never delays one: it is the recipient's
+own decision. A STOP in a status is counted with its receipt.
 Any client of the broker can write a status. One with malformed ids is ignored, an account that is not configured has no
 window and no label of its own, and one that cannot be processed is counted and skipped. Processing again changes nothing.
 May import runtime and the store. Never: a provider, an address or a token in a log.
@@ -45,6 +48,9 @@ MAX_GENERATIONS = 32
 """A status does not say which resend it is of; more resends than this of one notification leave a dead device in place."""
 MAX_SOURCE = 255
 UNSUBSCRIBE = "unsubscribe"
+COMPLAINT = "complaint"
+_MAX_TENANTS = 1_000
+_SUPPRESSIBLE = frozenset(row.name for row in ROWS.values() if row.suppressible)
 _SUPPRESSED = frozenset((row.name, row.bounce_reason) for row in ROWS.values() if row.suppressible)
 _DEVICES = frozenset((row.name, row.bounce_reason) for row in ROWS.values() if not row.one_address)
 _INVALID = frozenset(row.bounce_reason for row in ROWS.values())
@@ -54,6 +60,17 @@ _ADDRESS = re.compile(r"addr:[0-9a-f]{32}")
 _MAX_RECIPIENT = 255
 _MAX_TIME_MS = 1 << 48
 _head = codec("DeliveryStatus").head_decoder(11)  # up to provider
+
+
+class OptOut(NamedTuple):
+    """A recipient who reported spam, unsubscribed or sent STOP at a vendor."""
+
+    tenants: Sequence[str]
+    channel: str
+    recipient: str
+    reason: str
+    provider: str
+    occurred_at: int
 
 
 class DeadDevice(NamedTuple):
@@ -160,6 +177,24 @@ def bounced_address(status: DeliveryStatus) -> BouncedAddress | None:
     return BouncedAddress(status, status["message_id"], status["recipient"], UNSUBSCRIBE if is_stop(status) else reason)
 
 
+def opt_out(value: bytes | None) -> OptOut | None:
+    """The opt-out of a receipt, None of any other. Raises ValueError for one that cannot be: other publishers may write any text."""
+    try:
+        receipt = codec("ProviderReceipt").decode(value)
+    except DecodeError:
+        return None  # the sink's to report
+    tenants, channel, recipient = receipt["tenants"], receipt["channel"], receipt["recipient"]
+    if not tenants or not recipient:
+        return None
+    if len(tenants) > _MAX_TENANTS or channel not in _SUPPRESSIBLE or not _ADDRESS.fullmatch(recipient):
+        raise ValueError("an opt-out of a recipient that cannot be")
+    if not 0 <= receipt["occurred_at"] < _MAX_TIME_MS:
+        raise ValueError("an opt-out at a time that cannot be")
+    reason = COMPLAINT if receipt["state"] == "complained" else UNSUBSCRIBE
+    owners = [check_tenant(tenant) for tenant in tenants]
+    return OptOut(owners, channel, recipient, reason, receipt["provider"], receipt["occurred_at"])
+
+
 def is_stop(status: DeliveryStatus) -> bool:
     """Whether the recipient sent STOP to the provider."""
     return status["reason"] == "invalid_number" and status["opted_out"]
@@ -205,6 +240,33 @@ class Feedback:
                 self._skip(status, "refused", exc)
             except Exception as exc:  # noqa: BLE001 one bad status must not stop the feedback of all others
                 self._skip(status, "error", exc)
+
+    async def process_receipts(self, values: Sequence[bytes | None], now_s: float) -> None:
+        """Suppress who opted out. Raises UnavailableError alone; then the batch may be processed again."""
+        for value in values:
+            try:
+                if (found := opt_out(value)) is not None:
+                    self._brake.saw(self._account(found.provider), now_s, messages=0, invalid=1)
+                    await self._opt_out(found)
+            except UnavailableError:
+                raise
+            except (ValueError, InputRefused) as exc:
+                FEEDBACK_SKIPPED.labels("implausible" if isinstance(exc, ValueError) else "refused").inc()
+                log.error("receipt skipped", error=str(exc))
+            except Exception:
+                FEEDBACK_SKIPPED.labels("error").inc()
+                log.exception("receipt skipped")
+
+    async def _opt_out(self, found: OptOut) -> None:
+        said = printable(f"{found.provider}: {found.reason}")[:MAX_SOURCE]
+        for tenant in found.tenants:
+            bounced = Bounced(
+                tenant, found.channel, found.recipient, lambda _: True, found.reason, said, found.occurred_at
+            )
+            outcome = await self._store.suppress_bounced(bounced)
+            BOUNCED_ADDRESSES.labels(found.channel, outcome).inc()
+            if outcome == "suppressed":
+                log.info("address suppressed", provider=found.provider, reason=found.reason)
 
     def _skip(self, status: DeliveryStatus, cause: str, exc: Exception) -> None:
         FEEDBACK_SKIPPED.labels(cause).inc()

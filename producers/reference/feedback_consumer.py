@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from producers.reference.database import Database
@@ -26,8 +27,9 @@ from runtime.errors import UnavailableError
 from runtime.kafka.consumer import CommitError, Consumer, FencedError
 from runtime.logs import get_logger
 from runtime.metrics import FEEDBACK_RUNNING
+from runtime.records import PartitionBatch
 from runtime.settings import Settings
-from schemas.topics import STATUS
+from schemas.topics import RECEIPTS, STATUS
 
 log = get_logger("feedback")
 GROUP = "heliograph-hygiene"
@@ -107,13 +109,16 @@ class FeedbackConsumer:
         """One membership of the group: a batch that cannot be processed is left to the next."""
         loop = asyncio.get_running_loop()
         consumer = Consumer(self._settings.kafka, client_id="feedback", group=GROUP)
-        consumer.subscribe([STATUS])
+        consumer.subscribe([STATUS, RECEIPTS])
         self._is_up()
         try:
             while not self._stopping.is_set():
-                values = await loop.run_in_executor(thread, _gather, consumer)
-                if values:
-                    await feedback.process(values, system_monotonic())
+                batches = await loop.run_in_executor(thread, _gather, consumer)
+                now_s = system_monotonic()
+                if receipts := _values(batches, RECEIPTS):
+                    await feedback.process_receipts(receipts, now_s)
+                if statuses := _values(batches, STATUS):
+                    await feedback.process(statuses, now_s)
                 # Everything read is processed; an offset without a record (a transaction's marker) counts as read.
                 await loop.run_in_executor(thread, _commit, consumer)
         except _EXPECTED as exc:
@@ -129,14 +134,17 @@ def _commit(consumer: Consumer) -> None:
     consumer.commit(consumer.progress())
 
 
-def _gather(consumer: Consumer) -> list[bytes | None]:
-    """The values of what comes within a second of the first record; [] when none comes for half of one."""
-    values = _values(consumer, MAX_BATCH, 0.5)
+def _gather(consumer: Consumer) -> list[PartitionBatch]:
+    """What comes within a second of the first record; [] when none comes for half of one."""
+    batches = consumer.consume_batches(MAX_BATCH, 0.5)
+    count = sum(len(batch.values) for batch in batches)
     until = system_monotonic() + GATHER_S
-    while values and len(values) < MAX_BATCH and (left := until - system_monotonic()) > 0:
-        values += _values(consumer, MAX_BATCH - len(values), left)
-    return values
+    while batches and count < MAX_BATCH and (left := until - system_monotonic()) > 0:
+        more = consumer.consume_batches(MAX_BATCH - count, left)
+        count += sum(len(batch.values) for batch in more)
+        batches += more
+    return batches
 
 
-def _values(consumer: Consumer, max_records: int, timeout_s: float) -> list[bytes | None]:
-    return [value for batch in consumer.consume_batches(max_records, timeout_s) for value in batch.values]
+def _values(batches: Sequence[PartitionBatch], topic: str) -> list[bytes | None]:
+    return [value for batch in batches if batch.topic == topic for value in batch.values]

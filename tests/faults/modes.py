@@ -17,17 +17,24 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic_core import to_json
 
 from local.ports import PortBook
 from local.simulator.faults import Mode
 from local.supervisor.layout import to_toml
 from local.verification import CHANNELS
 from producers.publisher import Publication, Publisher
+from runtime import ids
 from runtime.clock import system_clock
-from runtime.settings import KafkaSettings
+from runtime.kafka.producer import Producer
+from runtime.records import ProducerRecord
+from runtime.settings import KafkaSettings, ProviderSettings
+from schemas.codec import codec
+from schemas.topics import requests_topic
 from tests.faults.world import World, world
-from tests.support.accounts import SPEAKS, account
+from tests.support.accounts import GIVEN_URL_KINDS, SPEAKS, account, given_address
 
 EACH = 12
 WELL = 4
@@ -41,13 +48,15 @@ DATE_S = 90
 """A Retry-After given as a date this far ahead."""
 
 
+GIVEN = "given"
+"""In place of a field of `to`: an address that only who publishes directly may give."""
 OF_THE_STACK = ("smtp", "twilio", "fcm", "apns")
 """Kinds of the accounts that every local stack has; their channels' addresses are told apart."""
 
 
 def turns(kinds: Sequence[str]) -> list[list[str]]:
     """The kinds by stack: those that every stack has together, of the others one of each channel at a time."""
-    left = [kind for kind in kinds if kind not in OF_THE_STACK and kind not in SPEAKS]
+    left = [kind for kind in kinds if kind not in OF_THE_STACK]
     made = [[kind for kind in kinds if kind in OF_THE_STACK]]
     while left:
         first = {CHANNELS[kind]: kind for kind in reversed(left)}
@@ -65,9 +74,11 @@ class Case:
     name: str
     fault: dict[str, Any] = field(compare=False)
 
-    def recipient(self, n: int) -> tuple[dict[str, Any], str]:
-        """`to`, and what of it only this case has."""
+    def recipient(self, n: int, simulator: str) -> tuple[dict[str, Any], str]:
+        """`to`, and what of it only this case has; a browser's is its subscription at the simulator, whole."""
         mark = f"mode{self.number:02d}x"
+        if self.kind in GIVEN_URL_KINDS:
+            return {GIVEN: given_address(self.kind, simulator, f"{mark}-{n}")}, mark
         match CHANNELS[self.kind]:
             case "email":
                 return {"email": f"{mark}-{n}@example.org"}, mark
@@ -87,22 +98,61 @@ def cases(kinds: Sequence[str]) -> Iterator[Case]:
             number += 1
             extra = {Mode.SLOW: {"latency_ms": 15_000}, Mode.THROTTLE: {"retry_after_s": 2}}.get(mode, {})
             yield Case(number, kind, "slow, 15 s" if mode is Mode.SLOW else mode.value, {"mode": mode.value, **extra})
-        if kind != "smtp":  # which has no such header
+        if SPEAKS.get(kind, kind) != "smtp":  # which has no such header
             number += 1
             fault = {"mode": "429", "retry_after_s": DATE_S, "retry_after_date": True}
             yield Case(number, kind, f"429, a date {DATE_S} s ahead", fault)
 
 
+class Requests:
+    """Publishes through the library, and what the library refuses past it, as any other publisher may."""
+
+    def __init__(self, settings: KafkaSettings, tenant: str) -> None:
+        self._tenant = tenant
+        self._publisher = Publisher(settings, tenant=tenant, source="modes")
+        self._producer = Producer(settings, client_id="modes")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._publisher.close()
+        self._producer.close()
+
+    def publish(self, bodies: Sequence[dict[str, Any]]) -> list[str]:
+        """Ids of the notifications."""
+        if GIVEN not in bodies[0]["to"]:
+            return self._publisher.publish_many([Publication(body) for body in bodies])
+        records = [self._request(body) for body in bodies]
+        self._producer.publish([record for _, record in records])
+        return [id_ for id_, _ in records]
+
+    def _request(self, body: dict[str, Any]) -> tuple[str, ProducerRecord]:
+        (channel,), address, now = body["channels"], body["to"][GIVEN], system_clock()
+        request = {
+            "notification_id": ids.notification_id(now, self._tenant),
+            "tenant": self._tenant,
+            "accepted_at": now,
+            "addresses": [{"channel": channel, "value": address, "platform": body["platform"]}],
+            "channels": [channel],
+            "content": to_json(body["content"]),
+            "delivery": body.get("delivery", "at_least_once"),
+        }
+        key = ids.request_key(self._tenant, None, [(channel, address)])
+        record = ProducerRecord(requests_topic("normal"), key, codec("NotificationRequest").encode(request))
+        return str(request["notification_id"]), record
+
+
 def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
     """Notification id → its case and delivery."""
     endpoints = made.endpoints
+    simulator = endpoints["simulator"]
     published: dict[str, tuple[Case, str]] = {}
     contents = {"email": {"subject": "S", "text": "T"}, "sms": {"text": "T"}}
-    with Publisher(
-        KafkaSettings(bootstrap_servers=endpoints["kafka"]), tenant=endpoints["tenant"], source="modes"
-    ) as out:
+    with Requests(KafkaSettings(bootstrap_servers=endpoints["kafka"]), endpoints["tenant"]) as out:
         for case in everything:
-            made.fault(kind=case.kind, match=case.recipient(0)[1], times=2 * EACH, **case.fault)
+            kind = SPEAKS.get(case.kind, case.kind)
+            made.fault(kind=kind, match=case.recipient(0, simulator)[1], times=2 * EACH, **case.fault)
         for n in range(EACH):
             for place, delivery in enumerate(DELIVERIES):
                 for case in everything:
@@ -110,15 +160,17 @@ def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
                         "channels": [CHANNELS[case.kind]],
                         "content": contents.get(CHANNELS[case.kind], {"title": "T", "body": "B"}),
                     }
+                    if case.kind in GIVEN_URL_KINDS:
+                        body["platform"] = case.kind
                     others = [
-                        replace(case, number=case.number + 50).recipient(EACH * len(DELIVERIES) * k + n * 2 + place)[0]
+                        replace(case, number=case.number + 50).recipient(
+                            EACH * len(DELIVERIES) * k + n * 2 + place, simulator
+                        )[0]
                         for k in range(WELL)
                     ]
-                    marked, *_ = out.publish_many(
-                        [
-                            Publication({**body, "to": case.recipient(n * 2 + place)[0], "delivery": delivery}),
-                            *(Publication({**body, "to": to}) for to in others),
-                        ]
+                    to, _ = case.recipient(n * 2 + place, simulator)
+                    marked, *_ = out.publish(
+                        [{**body, "to": to, "delivery": delivery}, *({**body, "to": other} for other in others)]
                     )
                     published[marked] = case, delivery
                     time.sleep(0.05)
@@ -158,18 +210,34 @@ def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+def _account(kind: str, folder: Path, port: int, smtp: int) -> ProviderSettings:
+    """At the simulator of the stack."""
+    if SPEAKS.get(kind) == "smtp":
+        open_relay: dict[str, Any] = {
+            "tls": "none",
+            "username": None,
+            "password_file": None,
+            "credentials_file": None,
+            "relay": True,
+        }
+        return account(kind, folder, smtp, timeout_s=10, **open_relay)
+    return account(kind, folder, port, timeout_s=10)
+
+
 def run(kinds: Sequence[str]) -> tuple[list[str], list[str]]:
     """Lines of the table and what broke a promise, of kinds that one stack can serve."""
     everything = list(cases(kinds))
     book = PortBook()
-    port = book.reserve("simulator")
+    port, smtp = book.reserve("simulator"), book.reserve("smtp")
     book.close()
     with tempfile.TemporaryDirectory(prefix="heliograph-modes-") as name:
         directory = Path(name)
         config = directory / "modes.toml"
-        own = [account(kind, directory, port, timeout_s=10) for kind in kinds if kind not in OF_THE_STACK]
+        own = [_account(kind, directory, port, smtp) for kind in kinds if kind not in OF_THE_STACK]
         config.write_text(to_toml({"providers": [each.model_dump(mode="json", exclude_none=True) for each in own]}))
-        with world(directory / "stack", seconds=(), config=config if own else None, ports={"simulator": port}) as made:
+        with world(
+            directory / "stack", seconds=(), config=config if own else None, ports={"simulator": port, "smtp": smtp}
+        ) as made:
             since, since_seq = system_clock(), made.accept_count()
             started = time.monotonic()
             published = publish(made, everything)
@@ -185,7 +253,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.modes", description=__doc__)
     parser.add_argument("kinds", nargs="*", metavar="KIND")
     named = parser.parse_args().kinds
-    unknown = [kind for kind in named if kind not in CHANNELS or kind in SPEAKS]
+    unknown = [kind for kind in named if kind not in CHANNELS]
     if unknown:
         parser.error(f"the simulator plays no vendor of kind {', '.join(unknown)}")
     wrong = []

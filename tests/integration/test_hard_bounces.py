@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from local.ports import PortBook
+from producers.callbacks.records import receipt_of, receipt_record
 from runtime import ids
 from runtime.kafka.producer import Producer
 from runtime.records import ProducerRecord
@@ -25,6 +26,7 @@ from schemas.topics import STATUS, SUPPRESSIONS, requests_topic
 from tests.integration.conftest import until
 from tests.integration.reference_stack import Api, World, postgres, world
 from tests.support.made import message
+from vendors.reports import stop as stop_report
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 __all__ = ["postgres", "world"]
@@ -265,3 +267,21 @@ def test_account_that_reports_every_address_as_invalid_suppresses_none(bounces: 
     bounces.producer.publish([bounce("email", "hard_bounce", "alone@example.org", provider="mail-1")])
     until(lambda: len(bounces.listed("email", "alone@example.org")) == 1, 15, "our account's bounce suppressed")
     assert [a for a in addresses if bounces.listed("email", a)] == []
+
+
+def test_an_opt_out_that_a_vendor_reports_holds_for_every_tenant_of_its_account(bounces: Bounces) -> None:
+    number = "+4915199900777"
+    recipient = f"addr:{ids.address_hash('sms', number)}"
+    stop = stop_report("twilio-1", "SM-in-1", "sms", number, None)
+    receipt = receipt_of(stop, b"", int(time.time() * 1000), ["default", "other"])
+    assert (receipt["tenants"], receipt["recipient"]) == (["default", "other"], recipient)
+    bounces.producer.publish([receipt_record(receipt)] * 3)
+    until(lambda: bool(bounces.listed("sms", number)), 30, "the suppression")
+    (entry,) = bounces.listed("sms", number)
+    assert entry["reason"] == "unsubscribe"
+    hashed = ids.address_hash("sms", number)
+    keys = {f"{tenant}:sms:{hashed}".encode() for tenant in ("default", "other")}
+    until(
+        lambda: keys <= {record.key for record in bounces.world.records(SUPPRESSIONS)}, 30, "both tenants' suppressions"
+    )
+    assert bounces.outbox_of("sms", number) == 1

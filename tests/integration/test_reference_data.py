@@ -271,6 +271,8 @@ def test_preview_renders_as_the_router_does(api: Api) -> None:
     }
     assert api.call("POST", path, {"channel": "push", "data": {"n": 1}}).body["data"] == {"k": "1"}
     assert api.call("POST", path, {"channel": "sms", "data": {"n": 1}, "version": 2}).body["text"] == "new 1"
+    long = api.call("POST", path, {"channel": "sms", "data": {"n": "😀" * 40}, "version": 2})
+    assert long.body["parts"] == {"number": 2, "alphabet": "UCS-2"}
     missing = api.call("POST", path, {"channel": "email"})
     assert (missing.status, missing.body["errors"][0]["pointer"]) == (400, "/data/n")
     assert api.call("POST", path, {"channel": "sms"}).body["errors"][0]["pointer"] == "/channel"

@@ -22,7 +22,7 @@ from schemas.events import ChannelMessage
 from tests.support.made import message
 from vendors.registry import VENDORS, create_senders
 
-CANARY = "c4n4ry-51a9be07"
+CANARY = "c4n4ry-51a9be07-5d2e8c41"
 """What stands in every secret that is no key."""
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "providers"
 KINDS: dict[str, str] = {vendor.kind: vendor.channel for vendor in VENDORS}
@@ -115,11 +115,11 @@ def account(
 ) -> ProviderSettings:
     """The worked file's account, with its files written to `folder`; at 127.0.0.1:port where one is given."""
     (entry,) = tomllib.loads((DOCS / f"{kind}.toml").read_text("utf-8"))["providers"]
-    for key, value in entry.items():
-        if key.endswith("_file"):
-            file = folder / f"{kind}-{value}"
+    for table in (entry, *(value for value in entry.values() if isinstance(value, dict))):
+        for key in [key for key in table if key.endswith("_file")]:
+            file = folder / f"{kind}-{table[key]}"
             file.write_bytes(secret_file(kind, key, token_uri))
-            entry[key] = str(file)
+            table[key] = str(file)
     base_url = f"{scheme}://127.0.0.1:{port or 9}"
     if kind in GIVEN_URL_KINDS:
         _ELSEWHERE[kind] = base_url

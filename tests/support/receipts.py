@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from producers.callbacks.accounts import ReportAccounts
 from producers.callbacks.app import CallbackEndpoint, create_app
 from runtime import ids
 from runtime.callbacks import subject_token
@@ -101,7 +102,12 @@ class Desk:
 
     def __post_init__(self) -> None:
         endpoint = CallbackEndpoint(
-            self.broker, PUBLIC, lambda: self.now, remembered=self.remembered, references=self.references
+            self.broker,
+            PUBLIC,
+            lambda: self.now,
+            remembered=self.remembered,
+            references=self.references,
+            tenants=ReportAccounts(self.providers).tenants,
         )
         self.app = create_app(create_report_readers(self.providers), endpoint)
 

@@ -228,6 +228,24 @@ async def test_what_is_forgotten_is_published_again_under_its_ids() -> None:
     assert (len(set(statuses)), len(set(receipts))) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("more", "stops"),
+    [({"Body": "Stop"}, True), ({"Body": "AUS", "OptOutType": "STOP"}, True), ({"Body": "Hi, stop by at 5?"}, False)],
+)
+async def test_an_incoming_stop_is_about_its_number_and_nothing_of_other_messages_is_kept(
+    more: dict[str, str], stops: bool
+) -> None:
+    client, form = CallbackClient(), {**fields(), "SmsStatus": "received", "From": "+4915112345678", **more}
+    del form["MessageStatus"]
+    url = f"{PUBLIC}/callbacks/twilio"
+    assert (await client.post(form, signed(form, url), url)).status_code == 204
+    receipts = client.broker.values(RECEIPTS)
+    assert [(r["state"], r["message_id"], r["raw"], r["channel"]) for r in receipts] == [
+        ("unsubscribed", None, b"", "sms")
+    ] * stops
+    assert client.broker.values(STATUS) == []
+
+
 # ---------------------------------------------------------------- who may tell
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import phonenumbers
 import pytest
 
-from local.demo import PUSH_SERVICE
+from local.demo import SERVICES
 from local.simulator import webpush
 from producers.notification import Notification
 from runtime.subscriptions import subscription_of
 from runtime.templates.check import check_template
-from schemas.channels import ROWS
+from schemas.channels import CHANNELS, PLATFORMS
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 REAL_LOOKING = (".example", "example.org")
@@ -93,7 +93,7 @@ def test_every_way_to_end_is_asked_for(bodies: list[dict[str, Any]], reference: 
         for channel in body.get("channels", ()):
             seen[f"channel {channel}"] += 1
     assert {name for name, count in seen.items() if count < 5} == set()
-    assert {"lane critical", "lane normal", "lane bulk", "channel email", "channel sms", "channel push"} <= set(seen)
+    assert {"lane critical", "lane normal", "lane bulk", *(f"channel {name}" for name in CHANNELS)} <= set(seen)
 
 
 def test_users_differ_in_what_they_can_be_reached_by(reference: dict[str, Any]) -> None:
@@ -109,12 +109,12 @@ def test_devices_are_of_every_platform_and_the_browsers_are_those_the_simulator_
     reference: dict[str, Any],
 ) -> None:
     devices = [device for user in reference["users"] for device in user["devices"]]
-    assert {device["platform"] for device in devices} == set(ROWS["push"].platforms)
+    assert {device["platform"] for device in devices} == set(PLATFORMS)
     browsers = [device["subscription"] for device in devices if device["platform"] == "webpush"]
     assert len(browsers) == len(_generator().BROWSERS)
     for browser in browsers:
         name = browser["endpoint"].rpartition("/")[2]
-        assert subscription_of(browser) == webpush.subscription(PUSH_SERVICE, name)
+        assert subscription_of(browser) == webpush.subscription(SERVICES, name)
 
 
 def test_text_is_of_many_scripts(bodies: list[dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from runtime.metrics import DROP_BRAKE, FEEDBACK_SKIPPED
 from runtime.status import message_status
 from schemas.codec import codec
 from schemas.events import DeliveryStatus
-from tests.support.made import NOW, message
+from tests.support.made import NOW, encoded, message
 from tests.support.records import hostile_records
 
 NID = message()["notification_id"]
@@ -210,6 +210,102 @@ async def test_many_stops_do_not_brake() -> None:
     ]
     await Feedback(store).process(records(*stops, bounce("sms", "invalid_number", "400 21211", "+49")), 0.0)
     assert len(store.suppressed) == 2 * MIN_INVALID + 1
+
+
+# -- opt-outs that a vendor reports, with a message or without ---------------------------------------------------------
+
+
+def receipt(state: str = "unsubscribed", address: str = "+4915112345678", **fields: Any) -> bytes:
+    opt_out = {
+        "provider": "sms-1",
+        "state": state,
+        "channel": "sms",
+        "tenants": ["a", "b"],
+        "recipient": f"addr:{ids.address_hash('sms', address)}",
+        "occurred_at": NOW,
+    }
+    return encoded("ProviderReceipt", **{**opt_out, **fields})
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("unsubscribed", "unsubscribe"),
+        ("complained", "complaint"),
+        ("undelivered", "unsubscribe"),
+        ("bounced", "unsubscribe"),
+    ],
+)
+async def test_an_opt_out_holds_for_every_tenant_of_its_account(state: str, reason: str) -> None:
+    store = Store()
+    await Feedback(store).process_receipts([receipt(state)], 0.0)
+    assert store.suppressed == [(tenant, "sms", reason, f"sms-1: {reason}") for tenant in ("a", "b")]
+
+
+async def test_other_receipts_suppress_nobody() -> None:
+    store, before = Store(), FEEDBACK_SKIPPED.labels("implausible")._value.get()
+    others = [
+        receipt(tenants=[]),
+        receipt(recipient=None),
+        receipt("delivered", tenants=[], recipient=None),
+        b"x",
+        None,
+    ]
+    await Feedback(store).process_receipts(others, 0.0)
+    assert (store.suppressed, FEEDBACK_SKIPPED.labels("implausible")._value.get()) == ([], before)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tenants": ["a:b"]},
+        {"tenants": ["a", ""]},
+        {"tenants": ["a"] * 1_001},
+        {"channel": "push"},
+        {"channel": None},
+        {"recipient": "u-1"},
+        {"recipient": "addr:../x"},
+        {"occurred_at": -1},
+        {"occurred_at": 1 << 50},
+    ],
+)
+async def test_receipt_that_cannot_be_is_counted_and_those_behind_it_are_taken(wrong: dict[str, Any]) -> None:
+    store, before = Store(), FEEDBACK_SKIPPED.labels("implausible")._value.get()
+    await Feedback(store).process_receipts([receipt(**wrong), receipt(tenants=["c"])], 0.0)
+    assert [tenant for tenant, *_ in store.suppressed] == ["c"]
+    assert FEEDBACK_SKIPPED.labels("implausible")._value.get() == before + 1
+
+
+async def test_the_brake_counts_opt_outs_and_delays_none() -> None:
+    store = Store()
+    feedback = Feedback(store, ["sms-1"])
+    await feedback.process_receipts(
+        [receipt(address=f"+49151{n:07}", tenants=["a"]) for n in range(2 * MIN_INVALID)], 0.0
+    )
+    assert len(store.suppressed) == 2 * MIN_INVALID
+    await feedback.process(records(bounce("sms", "invalid_number", "400 21211", "+49", provider="sms-1")), 0.0)
+    assert len(store.suppressed) == 2 * MIN_INVALID
+    assert DROP_BRAKE.labels("sms-1")._value.get() == 1
+
+
+@pytest.mark.parametrize(("error", "cause"), [(InputRefused("no"), "refused"), (KeyError("x"), "error")])
+async def test_receipt_that_cannot_be_processed_is_passed_over(error: Exception, cause: str) -> None:
+    class Refusing(Store):
+        async def suppress_bounced(self, bounced: Bounced) -> str:
+            raise error
+
+    before = FEEDBACK_SKIPPED.labels(cause)._value.get()
+    await Feedback(Refusing()).process_receipts([receipt(tenants=["a"])], 0.0)
+    assert FEEDBACK_SKIPPED.labels(cause)._value.get() == before + 1
+
+
+async def test_receipts_of_a_store_that_is_away_are_processed_again() -> None:
+    class Away(Store):
+        async def suppress_bounced(self, bounced: Bounced) -> str:
+            raise UnavailableError("away")
+
+    with pytest.raises(UnavailableError):
+        await Feedback(Away()).process_receipts([receipt()], 0.0)
 
 
 # -- what strangers write ---------------------------------------------------------------------------------------------

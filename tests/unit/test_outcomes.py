@@ -99,6 +99,11 @@ def test_retried_outcome_is_a_timer_with_the_next_attempt(
         assert found[TIMERS]["due_at"] >= NOW + 90_000
 
 
+def test_what_a_sender_notes_of_how_a_message_went_out_is_in_its_status() -> None:
+    assert facts(outcome(Sent("1", "2 parts of UCS-2")))[STATUS]["detail"] == "2 parts of UCS-2"
+    assert facts(outcome(Sent("1")))[STATUS]["detail"] is None
+
+
 def test_ledger_entry_is_on_the_partition_of_its_dispatch_record() -> None:
     assert (outcome(Sent()).ledger_record.topic, outcome(Sent()).ledger_record.partition) == (LEDGER, 2)
 

@@ -26,6 +26,7 @@ _COMMON = {
     "breaker",
     "price_per_message",
     "currency",
+    "tenants",
 }
 
 

@@ -353,3 +353,44 @@ async def test_whatever_a_signed_event_says_it_is_recorded_or_passed_over(change
     assert (await at.post(sendgrid(body))).status_code in (204, 400)  # 400: a lone surrogate is no JSON text
     for status in at.broker.statuses:
         assert status["state"] in states().all
+
+
+# -- opt-outs ---------------------------------------------------------------------------------------------------------
+
+HASH = "addr:" + ids.address_hash("email", MAIL["address"])
+
+
+@pytest.mark.parametrize("event", ["spamreport", "unsubscribe", "group_unsubscribe"])
+@pytest.mark.parametrize(("own", "wanted"), [((), ["t"]), (("shop", "t"), ["shop", "t"])])
+async def test_an_opt_out_names_its_tenants_and_its_recipient(
+    event: str, own: tuple[str, ...], wanted: list[str]
+) -> None:
+    at = Desk([sendgrid_account(tenants=own)])
+    await at.post(sendgrid([sendgrid_event(event)]))
+    (receipt,) = at.broker.receipts
+    assert (receipt["tenants"], receipt["recipient"], receipt["channel"]) == (wanted, HASH, "email")
+
+
+async def test_a_drop_for_an_opt_out_is_one_and_a_bounce_is_none() -> None:
+    at = Desk([sendgrid_account(tenants=["shop"])])
+    dropped = sendgrid_event("dropped", reason="Unsubscribed Address", sg_event_id="d")
+    await at.post(sendgrid([dropped, sendgrid_event("bounce", status="5.1.1"), sendgrid_event("delivered")]))
+    assert [receipt["tenants"] for receipt in at.broker.receipts] == [["shop", "t"], [], []]
+    assert [receipt["recipient"] for receipt in at.broker.receipts] == [HASH, None, None]
+
+
+async def test_an_opt_out_without_a_message_is_one_for_the_accounts_tenants_alone() -> None:
+    before, lost = counted("sendgrid", "opted_out"), counted("sendgrid", "no_message")
+    at = Desk([sendgrid_account(tenants=["shop"])])
+    await at.post(sendgrid([sendgrid_event("spamreport", sent=None)]))
+    assert [receipt["tenants"] for receipt in at.broker.receipts] == [["shop"]]
+    assert (at.broker.statuses, counted("sendgrid", "opted_out")) == ([], before + 1)
+    at = Desk([sendgrid_account()])
+    await at.post(sendgrid([sendgrid_event("spamreport", sent=None)]))
+    assert [receipt["tenants"] for receipt in at.broker.receipts] == [[]]
+    assert counted("sendgrid", "no_message") == lost + 1
+
+
+def test_a_tenant_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="tenant"):
+        sendgrid_account(tenants=["a:b"])

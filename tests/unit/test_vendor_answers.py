@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 from local.simulator.mailgun import form_of
 from runtime import ids
 from runtime.callbacks import AttemptRef, subject_of_token
-from tests.support.accounts import CANARY, account, sender_of, to_send
+from tests.support.accounts import CANARY, KINDS, TAKEN, account, sender_of, to_send
 from tests.support.made import NOW
 from vendors.bulksms.sender import sender_type, user_supplied_id
 from vendors.http import HttpResponse
@@ -38,6 +38,24 @@ class Canned:
 
     async def post(self, *_: Any, **__: Any) -> HttpResponse:
         return self.answer
+
+
+@pytest.mark.parametrize("kind", [kind for kind, channel in KINDS.items() if channel == "sms"])
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Hi", "1 part of GSM-7"),
+        ("x" * 161, "2 parts of GSM-7"),
+        ("\x07€" + "x" * 158, "1 part of GSM-7"),
+        ("😀" * 36, "2 parts of UCS-2"),
+    ],
+)
+async def test_sent_text_is_noted_with_its_parts(kind: str, text: str, parts: str, tmp_path: Path) -> None:
+    sender = sender_of(account(kind, tmp_path))
+    sender._http = Canned(HttpResponse(*TAKEN[kind]))
+    made = await sender.send(to_send(kind, text=text))
+    assert isinstance(made, Sent)
+    assert made.detail == parts
 
 
 def said(status: int, body: Any = None, **headers: str) -> HttpResponse:

@@ -283,7 +283,11 @@ def raw_key() -> str:
     return base64.urlsafe_b64encode(value.to_bytes(32)).decode().rstrip("=")
 
 
-@pytest.mark.parametrize("key", [ec_key(), f"\n{ec_key()}", raw_key(), f"{raw_key()}\n"])
+@pytest.mark.parametrize(
+    "key",
+    [ec_key(), f"\n{ec_key()}", raw_key(), f"{raw_key()}\n"],
+    ids=["PEM", "PEM after a line", "raw", "raw and a line"],
+)
 def test_key_is_read_as_generators_write_it(key: str, tmp_path: Path) -> None:
     sender = made(tmp_path, private_key=key, private_key_file=None)
     public = sender._tokens._vapid.public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)

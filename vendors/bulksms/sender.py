@@ -43,7 +43,7 @@ from vendors.http_account import (
 from vendors.provider import UnsendableError
 from vendors.sender import InDoubt, Sent
 from vendors.settings import checked_base_url, parse_keys
-from vendors.sms_text import checked_parts, clean_text
+from vendors.sms_text import checked_parts, clean_text, noted_parts
 
 _TEMPLATE = re.compile(r"\{(?=(?:F[0-9]+|fn|sn)#*\})", re.IGNORECASE)
 _INERT = "{\u200b"
@@ -94,6 +94,10 @@ class BulksmsSender(HttpAccount):
             entry["from"] = {"type": sender_type(self._sender), "address": self._sender}
         headers = {**self._headers, MESSAGE_ID_HEADER: message["message_id"]}
         return HttpRequest(self._url, headers, json_body([entry]))
+
+    def detail(self, message: ChannelMessage) -> str:
+        """Parts of the text."""
+        return noted_parts(message["text"] or "")
 
     def reference(self, message: ChannelMessage, provider_message_id: str | None) -> str | None:
         """Ours: it is known also where the answer is lost."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
@@ -52,6 +53,14 @@ class OnesignalSender(HttpAccount):
         self._app_id = keys.app_id
         self._url = f"{checked_base_url(provider, keys.base_url)}/notifications"
         self._headers = {"Authorization": f"Key {keys.secret(provider)}", "Content-Type": "application/json"}
+
+    def doubts(self) -> list[str]:
+        """OneSignal's ids of apps are UUIDs."""
+        try:
+            UUID(self._app_id)
+        except ValueError:
+            return ["app_id is no UUID: it is in Settings, Keys & IDs"]
+        return []
 
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The push as JSON."""

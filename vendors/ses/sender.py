@@ -44,11 +44,16 @@ class SesSender(HttpAccount):
 
     def __init__(self, provider: ProviderSettings, keys: SesKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider, clock)
+        self._keys = keys
         self._from = checked_from(provider, keys.from_address)
         self._host = keys.host(provider)
         self._url = f"{self._host}/v2/email/outbound-emails"
         self._signer = keys.signer(provider, "ses")
         self._set = {"ConfigurationSetName": keys.configuration_set} if keys.configuration_set else {}
+
+    def doubts(self) -> list[str]:
+        """See sigv4.py."""
+        return self._keys.doubts("sesv2")
 
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The mail as JSON, signed."""

@@ -24,7 +24,7 @@ from vendors.http import HttpResponse
 from vendors.http_account import MESSAGE_ID_HEADER, UNREADABLE, Answer, HttpAccount, HttpRequest, by_status, said
 from vendors.sender import InDoubt, Sent
 from vendors.settings import parse_keys
-from vendors.sms_text import checked_parts, clean_text
+from vendors.sms_text import checked_parts, clean_text, noted_parts
 from vendors.sns.codes import BAD_NUMBER, CODES, INVALID, NOT_ALLOWED
 from vendors.sns.keys import SnsKeys
 
@@ -43,6 +43,7 @@ class SnsSender(HttpAccount):
 
     def __init__(self, provider: ProviderSettings, keys: SnsKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider, clock)
+        self._keys = keys
         self._max_parts = keys.max_parts
         self._url = f"{keys.host(provider)}/"
         self._signer = keys.signer(provider, "sns")
@@ -58,6 +59,10 @@ class SnsSender(HttpAccount):
                 f"{entry}.Value.StringValue": value,
             }
 
+    def doubts(self) -> list[str]:
+        """See sigv4.py."""
+        return self._keys.doubts("sns")
+
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The form, signed. Raises UnsendableError for a text of too many parts."""
         text = clean_text(message["text"] or "")
@@ -69,6 +74,10 @@ class SnsSender(HttpAccount):
     def _signed(self, form: dict[str, str]) -> HttpRequest:
         body = urlencode(form).encode()
         return HttpRequest(self._url, self._signer.sign("POST", self._url, _FORM, body), body)
+
+    def detail(self, message: ChannelMessage) -> str:
+        """Parts of the text."""
+        return noted_parts(message["text"] or "")
 
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""

@@ -9,6 +9,8 @@
     | undelivered, failed                         | undelivered / carrier; bounced for a permanent row| yes               |
     | canceled                                    | cancelled / by_caller                             | no                |
     | a word not known yet                        | unknown                                           | no                |
+    | an incoming message that says STOP          | unsubscribed, opted out; about a number           | no                |
+    | any other incoming message                  | nothing is kept of it                             | no                |
 
 Twilio reports `failed` after it accepted the request, so it is not our `failed`, which would rank below `sent`.
 Two accounts of one account_sid are two valid tokens, so that a token can be changed. HMAC-SHA1 is fixed here: a header that asks for
@@ -37,9 +39,11 @@ from vendors.reports import (
     Request,
     UnknownAccountError,
     account_of,
+    stop,
 )
 from vendors.sender import ErrorClass
 from vendors.settings import parse_keys
+from vendors.sms_text import says_stop
 from vendors.twilio.codes import CODES
 from vendors.twilio.keys import TwilioKeys
 
@@ -136,6 +140,8 @@ class TwilioReports:
         if accounts is None:
             raise UnknownAccountError
         account = _signer(accounts, request, form)
+        if "Body" in form and "MessageStatus" not in form:
+            return _incoming(form, account.provider)
         sid = form.one("MessageSid") or form.one("SmsSid")
         status = form.one("MessageStatus") or form.one("SmsStatus")
         code = form.one("ErrorCode")
@@ -161,6 +167,16 @@ class TwilioReports:
             subject,
         )
         return Reports((report,))
+
+
+def _incoming(form: _Form, provider: str) -> Reports:
+    """What an incoming message says: STOP, or nothing that is kept."""
+    sid, number = form.one("MessageSid"), form.one("From")
+    if not (0 < len(sid) <= MAX_WORD and 0 < len(number) <= MAX_WORD):
+        raise MalformedError("MessageSid or From is missing, or too long")
+    # OptOutType is there where the messaging service has advanced opt-out, with the keywords of its own.
+    stopped = form.one("OptOutType") == "STOP" or says_stop(form.one("Body"))
+    return Reports([stop(provider, sid, "sms", number, None)] if stopped else [])
 
 
 def _signer(accounts: Sequence[_Account], request: Request, form: _Form) -> _Account:

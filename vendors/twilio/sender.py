@@ -22,7 +22,7 @@ from vendors.http import HttpResponse, basic_auth
 from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, by_status, member, parsed, said, sent_as
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Sent
 from vendors.settings import checked_base_url, parse_keys
-from vendors.sms_text import checked_parts, clean_text
+from vendors.sms_text import checked_parts, clean_text, noted_parts
 from vendors.twilio.codes import CODES
 from vendors.twilio.keys import TwilioKeys
 
@@ -55,6 +55,10 @@ class TwilioSender(HttpAccount):
         form = build_sms(message, self._sender, self._callback_url, self.name)
         checked_parts(form["Body"], self._max_parts)
         return HttpRequest(self._messages, self._headers, urlencode(form).encode())
+
+    def detail(self, message: ChannelMessage) -> str:
+        """Parts of the text."""
+        return noted_parts(message["text"] or "")
 
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""

@@ -37,7 +37,7 @@ from vendors.http_account import (
 )
 from vendors.sender import InDoubt, Sent
 from vendors.settings import checked_base_url, parse_keys
-from vendors.sms_text import checked_parts, clean_text
+from vendors.sms_text import checked_parts, clean_text, noted_parts
 from vendors.vonage.codes import CODES, PARTIAL, status_key
 from vendors.vonage.keys import VonageKeys
 
@@ -72,6 +72,10 @@ class VonageSender(HttpAccount):
             **({"type": "unicode"} if unicode else {}),
         }
         return HttpRequest(self._url, self._headers, urlencode(form).encode())
+
+    def detail(self, message: ChannelMessage) -> str:
+        """Parts of the text."""
+        return noted_parts(message["text"] or "")
 
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""

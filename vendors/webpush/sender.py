@@ -54,6 +54,19 @@ class WebpushSender(GivenUrlAccount):
         self._keys = keys
         self._tokens = VapidTokens(read_key(provider, keys.key(provider)), keys.subject, clock)
 
+    def doubts(self) -> list[str]:
+        """Hosts that cannot be asked, or that are more than a push service."""
+        found = []
+        for host in self._keys.hosts:
+            if host.startswith("*.") and "." not in host[2:]:
+                found.append(f"hosts: {host} is whatever a stranger registers below a top-level domain")
+                continue
+            try:
+                self._outbound.check_url(f"https://{host.removeprefix('*.')}/")
+            except OutboundRefusedError as exc:
+                found.append(f"hosts: {host}: {exc}")
+        return found
+
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The encrypted push. Raises UnsendableError for an address that is no subscription, or is not at one of `hosts`."""
         try:
