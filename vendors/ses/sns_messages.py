@@ -3,6 +3,7 @@
     | checked, in this order                                      | else                  |
     |-------------------------------------------------------------|-----------------------|
     | TopicArn is listed                                          | unknown account       |
+    | headers repeat the fields that they name                    | forged                |
     | SignatureVersion is 2 (RSA PKCS #1 v1.5, SHA-256)           | forged                |
     | SigningCertURL is of SNS in the topic's own region          | forged                |
     | the certificate of that URL, fetched once                   | not now               |
@@ -18,9 +19,7 @@ May import the shared modules of vendors and cryptography. Never: what a message
 from __future__ import annotations
 
 import asyncio
-import binascii
 import re
-from base64 import b64decode
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
@@ -43,10 +42,16 @@ from vendors.reports import (
     Request,
     StaleError,
     UnknownAccountError,
+    decoded_signature,
     parse_json,
 )
 
-TYPE_HEADER, ID_HEADER = "x-amz-sns-message-type", "x-amz-sns-message-id"
+_HEADERS = {
+    "x-amz-sns-message-type": "Type",
+    "x-amz-sns-message-id": "MessageId",
+    "x-amz-sns-topic-arn": "TopicArn",
+}
+"""Headers that repeat a field; nothing but the body is signed, so none is needed, and one that says something else is not SNS's."""
 NOTIFICATION = "Notification"
 CONFIRMATION = "SubscriptionConfirmation"
 _ABOUT_SUBSCRIPTION = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
@@ -119,10 +124,7 @@ class SnsMessages:
             raise UnknownAccountError
         if fields.get("SignatureVersion") != "2":
             raise ForgedError
-        try:
-            signature = b64decode(fields.get("Signature", ""), validate=True)
-        except (binascii.Error, ValueError):
-            raise ForgedError from None
+        signature = decoded_signature(fields.get("Signature", ""))
         found = _CERTIFICATE_URL.fullmatch(fields.get("SigningCertURL", ""))
         if found is None or found[1] != topic.host:
             raise ForgedError
@@ -194,8 +196,9 @@ def _fields(request: Request) -> Mapping[str, str]:
     missing = {*_SIGNED[text["Type"]]} - {"Subject"} - text.keys()
     if missing:
         raise MalformedError(f"{min(missing)} is missing")
-    if (request.headers.get(TYPE_HEADER), request.headers.get(ID_HEADER)) != (text["Type"], text["MessageId"]):
-        raise MalformedError("the headers are not those of the message")
+    for header, name in _HEADERS.items():
+        if request.headers.get(header, text[name]) != text[name]:
+            raise ForgedError
     return text
 
 
