@@ -65,7 +65,7 @@ def show_template(
             typer.echo(f"\n--- {name}\n{plain(text)}")
 
 
-@templates_app.command("pull")
+@templates_app.command()
 def pull(
     ids: _Ids = None,
     directory: _Directory = _DIRECTORY,
@@ -81,7 +81,7 @@ def pull(
             typer.echo(f"{template['id']} {template['version']} → {template_files.write(directory, template)}")
 
 
-@templates_app.command("diff")
+@templates_app.command()
 def diff(
     ids: _Ids = None,
     directory: _Directory = _DIRECTORY,
@@ -111,7 +111,7 @@ def diff(
     raise typer.Exit(1 if changed else 0)
 
 
-@templates_app.command("push")
+@templates_app.command()
 def push(
     ids: _Ids = None,
     directory: _Directory = _DIRECTORY,
@@ -131,7 +131,7 @@ def push(
         typer.echo(f"{made['id']} {made['version']} {'published' if made['published'] else 'is a draft'}")
 
 
-@templates_app.command("publish")
+@templates_app.command()
 def publish(
     template_id: _Id,
     version: Annotated[int, typer.Argument(metavar="VERSION", min=1)],
@@ -145,7 +145,7 @@ def publish(
     show_one(ask(client(api, api_key, state_dir), "POST", _path(template_id, "/publish"), body), as_json)
 
 
-@templates_app.command("versions")
+@templates_app.command()
 def versions(
     template_id: _Id,
     limit: Limit = 25,
@@ -160,7 +160,7 @@ def versions(
     show(found if as_json else [{name: row[name] for name in columns} for row in found], as_json)
 
 
-@templates_app.command("preview")
+@templates_app.command()
 def preview(
     template_id: _Id,
     source: JsonFile,

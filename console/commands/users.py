@@ -16,7 +16,6 @@ from runtime.http.client import ApiError
 
 users_app = typer.Typer(no_args_is_help=True, help="Recipients and their preferences.")
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Of a user.")]
-_COLUMNS = ("id", "name", "email", "phone", "locale")
 
 
 @users_app.command("list")
@@ -29,8 +28,12 @@ def list_users(
 ) -> None:
     """List users by their ids."""
     found = listed(client(api, api_key, state_dir), "/v1/users", {}, limit)
-    rows = found if as_json else [{name: row.get(name) for name in _COLUMNS} for row in found]
+    rows = found if as_json else [{name: field for name, field in row.items() if _is_plain(field)} for row in found]
     show(rows, as_json, empty="there are no users")
+
+
+def _is_plain(field: object) -> bool:
+    return not isinstance(field, dict | list)
 
 
 @users_app.command("show")
