@@ -28,12 +28,9 @@ def list_users(
 ) -> None:
     """List users by their ids."""
     found = listed(client(api, api_key, state_dir), "/v1/users", {}, limit)
-    rows = found if as_json else [{name: field for name, field in row.items() if _is_plain(field)} for row in found]
+    names = [name for name in found[0] if all(not isinstance(row[name], dict | list) for row in found)] if found else []
+    rows = found if as_json else [{name: row[name] for name in names} for row in found]
     show(rows, as_json, empty="there are no users")
-
-
-def _is_plain(field: object) -> bool:
-    return not isinstance(field, dict | list)
 
 
 @users_app.command("show")
