@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import random
 import subprocess
 import time
@@ -24,13 +25,15 @@ import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic_core import to_json
 
 from bench.e2e import listens
 from local.ports import LOOPBACK, PortBook
 from runtime.settings import OutboundSettings
 from runtime.subscriptions import subscription_of
 from tests.support.accounts import KINDS, account, sender_of, to_send, webhook_secret
-from tests.support.toolchains import node_project, python_environment, tool
+from tests.support.toolchains import go_program, node_project, python_environment, tool
+from vendors.http import HttpResponse
 from vendors.http_account import HttpRequest
 from vendors.provider import UnsendableError
 from vendors.registry import create_senders
@@ -117,6 +120,10 @@ def messages(kind: str, count: int) -> Iterator[Any]:
                 "html": chosen.choice([None, text(400)]),
                 "subject": text(60).replace("\n", " ").replace("\t", " "),
             }
+        elif KINDS[kind] == "push":
+            title, body = text(60).replace("\n", " "), text(400)
+            data = chosen.choice([None, to_json({"n": 1, "text": text(40)})])
+            fields = {"title": title, "body": body, "data": data, "message_id": fields["message_id"]}
         yield to_send(kind, **fields)
 
 
@@ -339,3 +346,89 @@ def test_card_with_a_part_that_does_not_exist_is_found(tmp_path: Path) -> None:
     _, good = next(posts("teams", tmp_path))
     (answer,) = received([{**good, "body": good["body"].replace("RichTextBlock", "PoorTextBlock")}])
     assert answer["faults"]
+
+
+# -- Mailgun ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mailgun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the mock that the vendor's own client is tested with."""
+    with (tmp_path_factory.mktemp("mailgun") / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [go_program(HERE / "mailgun_mock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().decode().strip().removesuffix("/v3")
+    finally:
+        process.stdin.close()
+        process.wait(10)
+        process.stdout.close()
+
+
+async def test_mock_of_the_vendor_takes_a_thousand_mails_whole(mailgun: str, tmp_path: Path) -> None:
+    sender = sender_of(account("mailgun", tmp_path, base_url=mailgun))
+    requests = [(message["address"], sender.prepare(message)) for message in messages("mailgun", MESSAGES)]
+    room = asyncio.Semaphore(AT_ONCE)
+    async with aiohttp.ClientSession() as session:
+
+        async def ask(request: HttpRequest) -> Any:
+            # The mock has the form of /messages alone; that of /messages.mime differs by the name of the mail's part.
+            url = str(request.url).removesuffix(".mime")
+            async with room, session.post(url, data=request.body, headers=request.headers) as answer:
+                headers = {name.lower(): value for name, value in answer.headers.items()}
+                return sender.read(HttpResponse(answer.status, headers, await answer.read()))
+
+        results = await asyncio.gather(*(ask(request) for _, request in requests))
+        events = str(requests[0][1].url).replace("/messages.mime", f"/events?limit={10 * MESSAGES}")
+        async with session.get(events) as answer:
+            found = [event for event in (await answer.json(content_type=None))["items"] if event["event"] == "accepted"]
+        broken = await ask(HttpRequest(requests[0][1].url, requests[0][1].headers, b"--hg-x--\r\n"))
+    assert all(isinstance(result, Sent) and result.provider_message_id for result in results)
+    taken = {f"<{event['id']}>": event for event in found}
+    for (address, request), result in zip(requests, results, strict=True):
+        event = taken[result.provider_message_id]
+        assert event["recipient"] == address
+        (mail,) = event["message"]["attachments"]
+        _, _, whole = (request.body or b"").partition(b'filename="message.mime"\r\n\r\n')
+        assert (mail["filename"], mail["size"]) == ("message.mime", whole.rindex(b"\r\n--hg-"))
+    assert not isinstance(broken, Sent)
+
+
+# -- OneSignal --------------------------------------------------------------------------------------------------------
+
+ONESIGNAL_DOCUMENT = "HELIOGRAPH_TEST_ONESIGNAL_OPENAPI"
+
+
+@pytest.fixture(scope="module")
+def onesignal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of Prism with the document that OneSignal makes its clients of."""
+    document = os.environ.get(ONESIGNAL_DOCUMENT)
+    if document is None:
+        pytest.skip(
+            "OneSignal's OpenAPI document is in no package registry: take api/openapi.yaml of github.com/OneSignal/onesignal-go-api"
+            f" and name it in {ONESIGNAL_DOCUMENT}"
+        )
+    program = node_project(HERE / "doubles") / "node_modules" / "@stoplight" / "prism-cli" / "dist" / "index.js"
+    command = [tool("node"), program, "mock", "--errors", "-h", LOOPBACK, "-p", "PORT", document]
+    with listening(command, tmp_path_factory.mktemp("onesignal")) as port:
+        yield port
+
+
+async def test_no_push_of_a_thousand_violates_onesignals_document(onesignal: int, tmp_path: Path) -> None:
+    sender = sender_of(account("onesignal", tmp_path, onesignal))
+    # The document's security scheme is that of older keys.
+    bearer = {"Authorization": "Bearer key", "Content-Type": "application/json"}
+    room = asyncio.Semaphore(AT_ONCE)
+    async with aiohttp.ClientSession() as session:
+
+        async def ask(request: HttpRequest) -> tuple[int, bytes]:
+            async with room, session.post(str(request.url), data=request.body, headers=bearer) as answer:
+                return answer.status, await answer.read()
+
+        answers = await asyncio.gather(*(ask(sender.prepare(message)) for message in messages("onesignal", MESSAGES)))
+        status, _ = await ask(HttpRequest(sender.prepare(to_send("onesignal")).url, {}, b'{"app_id": 7}'))
+    assert [(status, answer[:300]) for status, answer in answers if 400 <= status < 500 or violations(answer)] == []
+    assert 400 <= status < 500, "one that violates it is found"
