@@ -198,12 +198,17 @@ def _add_commands() -> None:
     from console.commands.doctor import doctor
     from console.commands.explain import explain
     from console.commands.keys import keys_app
+    from console.commands.notifications import cancel, list_notifications, resend
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
     from console.commands.send import send
     from console.commands.sink import sink_app
+    from console.commands.sql import sql
     from console.commands.stack import has_local
     from console.commands.status import status
+    from console.commands.suppressions import suppressions_app
+    from console.commands.templates import templates_app
+    from console.commands.users import users_app
 
     if has_local():
         from local.cli import down, up
@@ -212,8 +217,12 @@ def _add_commands() -> None:
         app.command()(up)
         app.command()(down)
         app.command()(demo)
-    for command in (send, status, explain, audit, doctor, migrate):
+    app.command("list")(list_notifications)
+    for command in (send, status, explain, cancel, resend, audit, doctor, sql, migrate):
         app.command()(command)
+    app.add_typer(users_app, name="users")
+    app.add_typer(templates_app, name="templates")
+    app.add_typer(suppressions_app, name="suppressions")
     app.add_typer(keys_app, name="keys")
     app.add_typer(schemas_app, name="schemas")
     app.add_typer(replay_app, name="replay")

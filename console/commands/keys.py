@@ -46,6 +46,23 @@ def list_keys(
     show([key._asdict() for key in keys], as_json, empty="there are no keys")
 
 
+@keys_app.command("rotate")
+def rotate_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The part between hg_ and the secret.")],
+    state_dir: StateDir = DEFAULT_STATE_DIR,
+) -> None:
+    """Make a key that takes another one's place, and print it. Both are valid until the old one is revoked."""
+    from producers.reference.keys import create_api_key, list_api_keys
+
+    settings = settings_for(state_dir)
+    dsn = settings.postgres.dsn.get_secret_value()
+    old = next((key for key in list_api_keys(dsn, None) if key.id == key_id and key.revoked_at is None), None)
+    if old is None:
+        raise SettingsError("there is no such key, or it is revoked")
+    typer.echo(create_api_key(dsn, old.tenant, old.name, pepper=settings.api.key_pepper))
+    typer.echo(f"once nobody uses the old one any more: heliograph keys revoke {key_id}", err=True)
+
+
 @keys_app.command("revoke")
 def revoke_key(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The part between hg_ and the secret.")],

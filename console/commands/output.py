@@ -14,6 +14,8 @@ from typing import Any
 _ID_WIDTH = 36
 _LEAST_WIDTH = 8
 """Of a column without ids on a narrow terminal; its words break."""
+_NO_EDGE = 10_000
+"""Columns of what is no terminal."""
 _IDS = re.compile(r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\n?)+")
 
 
@@ -48,8 +50,20 @@ def show(rows: Sequence[Mapping[str, Any]], as_json: bool, *, empty: str = "noth
         # As text: in a string, rich would take `[/b]` of a stranger's template id for its own markup, and raise.
         table.add_row(*(Text("" if value is None else plain(str(value))) for value in row.values()))
     console = Console(highlight=False, soft_wrap=False)
-    console.width = max(console.width, needed)
+    # A program or a file has no edge at which a word would have to break.
+    console.width = max(console.width, needed) if sys.stdout.isatty() else _NO_EDGE
     console.print(table)
+
+
+def show_one(value: Any, as_json: bool) -> None:
+    """Print an object: a field a line, with its inner values as JSON."""
+    if as_json or not isinstance(value, Mapping):
+        sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        return
+    width = max(map(len, value), default=0)
+    for name, field in value.items():
+        text = field if isinstance(field, str) else "" if field is None else json.dumps(field, ensure_ascii=False)
+        sys.stdout.write(f"{name:<{width}}  {plain(text)}".rstrip() + "\n")
 
 
 def _has_ids(value: Any) -> bool:

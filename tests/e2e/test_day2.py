@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -34,6 +33,7 @@ from producers.publisher import Publisher
 from runtime.kafka.producer import Producer
 from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings
+from tests.e2e.commands import answer, begin, heliograph
 from tests.e2e.conftest import Stack
 from tests.integration.conftest import until
 from tests.support import documents
@@ -48,30 +48,6 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 has_shell = pytest.mark.skipif(not (shutil.which("curl") and shutil.which("bash")), reason="it is for bash and curl")
-
-
-def begin(running: Stack, *arguments: str) -> subprocess.Popen[str]:
-    """A command in another terminal."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "console.cli", *arguments, "--state-dir", str(running.state_dir)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-def heliograph(running: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    process = begin(running, *arguments)
-    out, err = process.communicate(timeout=240)
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-
-def answer(running: Stack, *arguments: str) -> Any:
-    done = heliograph(running, *arguments, "--json")
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    return json.loads(done.stdout)
 
 
 def problems(running: Stack) -> dict[str, str]:

@@ -13,6 +13,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from runtime.clock import system_clock
 from runtime.errors import SettingsError
+from runtime.logs import redact_text
 from runtime.settings import OutboundSettings
 from tests.support.accounts import HOOK_KINDS, account, sender_of, to_send, webhook_secret
 from tests.support.made import NOW
@@ -296,6 +297,7 @@ def test_pause_without_a_time_doubles_and_ends_with_an_answer() -> None:
     for _ in range(9):
         pauses.note("a", InDoubt("502"))
         waits.append(pauses.left_s("a"))
+        now[0] += waits[-1]
     assert waits == [1, 2, 4, 8, 16, 32, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S]
     pauses.note("a", Sent())
     assert pauses.left_s("a") == 0
@@ -305,9 +307,42 @@ def test_pause_without_a_time_doubles_and_ends_with_an_answer() -> None:
     assert pauses.left_s("b") == 0
 
 
+def test_burst_that_is_throttled_together_counts_once() -> None:
+    pauses = Pauses(lambda: 0.0)
+    for _ in range(64):
+        pauses.note("a", Retry(THR, "429"))
+    assert pauses.left_s("a") == 1
+    pauses.note("a", Retry(THR, "429", 9.0))
+    pauses.note("a", Retry(THR, "429", 5.0))
+    assert pauses.left_s("a") == 9
+
+
 def test_pauses_are_bounded() -> None:
     pauses = Pauses(lambda: 0.0)
     for n in range(MAX_PAUSES + 5):
         pauses.note(str(n), InDoubt("502"))
     assert pauses.left_s("4") == 0
     assert pauses.left_s(str(MAX_PAUSES + 4)) == 1
+
+
+# -- limits and logs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", HOOK_KINDS)
+def test_request_has_fifteen_seconds_and_its_answer_64_kib_whatever_settings_say(kind: str, tmp_path: Path) -> None:
+    patient, hasty = (sender_of(account(kind, tmp_path, timeout_s=timeout_s))._http for timeout_s in (300, 2))
+    assert (patient._timeout.total, hasty._timeout.total) == (15, 2)
+    assert patient._max_response_bytes == 64 << 10
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("to https://hooks.slack.com/services/T0/B0/s3cret!", "to https://hooks.slack.com/[secret]"),
+        ("https://x.logic.azure.com/w?sp=%2Fa&sig=s3cret&x=1", "https://x.logic.azure.com/w?sp=%2Fa&sig=[secret]&x=1"),
+        ("'https://h.example/?Token=s3cret'", "'https://h.example/?Token=[secret]'"),
+        ("http://127.0.0.1:8123/?query=SELECT", "http://127.0.0.1:8123/?query=SELECT"),
+    ],
+)
+def test_log_hides_what_a_webhooks_url_is_worth(said: str, shown: str) -> None:
+    assert redact_text(said) == shown
