@@ -172,8 +172,6 @@ TOKEN_PLATFORMS: tuple[str, ...] = tuple(name for name in PLATFORMS if name not 
 if TYPE_CHECKING:
     ChannelName = str
     Platform = str
-    TokenPlatform = str
 else:
     ChannelName = Literal[CHANNELS]
     Platform = Literal[PLATFORMS]
-    TokenPlatform = Literal[TOKEN_PLATFORMS]

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from processors.router.policy import targets
 from processors.router.rendering import literal_channels, literal_parts, render_parts
-from producers.notification import Content, DeviceToken, Notification, To
+from producers.notification import Content, Device, Notification, To
 from runtime.json_texts import MAX_DEPTH, texts, with_texts
 from runtime.templates.check import check_template
 from runtime.templates.engine import Engine, MissingVariable, RenderError
@@ -165,7 +165,7 @@ def test_webhook_is_a_device_token_with_a_url(platform: str) -> None:
 )
 def test_token_that_is_no_url_is_refused_without_being_quoted(token: str) -> None:
     with pytest.raises(ValidationError) as refused:
-        DeviceToken.model_validate({"platform": "slack", "token": token})
+        Device.model_validate({"platform": "slack", "token": token})
     (error,) = refused.value.errors()
     assert error["loc"] == ("token",)
     assert len(token) < 10 or token not in error["msg"]
@@ -173,7 +173,7 @@ def test_token_that_is_no_url_is_refused_without_being_quoted(token: str) -> Non
 
 def test_url_of_this_machine_passes_the_doors_as_the_sender_decides() -> None:
     for url in ("http://127.0.0.1:8080/x", "http://[::1]/", "http://localhost/x"):
-        DeviceToken.model_validate({"platform": "webhook", "token": url})
+        Device.model_validate({"platform": "webhook", "token": url})
 
 
 def test_devices_of_a_profile_go_to_the_channel_of_their_platform() -> None:
