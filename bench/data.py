@@ -34,8 +34,12 @@ STILL = 1_760_000_000_000
 _CHUNK = 5_000
 
 
+CHANNELS = ("email", "sms", "push")
+"""The channels that the bare provider serves (bench.providers has the accounts of all)."""
+
+
 def address(channel: str, user: int) -> str:
-    """Of a user on a channel."""
+    """Of a user on one of CHANNELS."""
     return {"email": f"u{user}@example.org", "sms": f"+4915{user:09d}", "push": f"token-{user}"}[channel]
 
 

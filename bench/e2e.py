@@ -41,7 +41,6 @@ from local.supervisor.state import StateFiles
 from producers.publisher import Publication, Publisher
 from runtime.kafka.producer import Producer
 from runtime.settings import ClickHouseSettings, KafkaSettings
-from schemas.channels import CHANNELS
 from sinks import clickhouse
 
 OURS = ("sender-", "router-", "kafka", "clickhouse", "relay", "sink", "postgres", "api", "timers", "callbacks")
@@ -341,7 +340,7 @@ def _rate(text: str) -> tuple[float, str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--channel", choices=CHANNELS, default="email")
+    parser.add_argument("--channel", choices=data.CHANNELS, default="email")
     parser.add_argument("--engine", choices=["faust", "loop"], default=None)
     parser.add_argument("--messages", type=int, default=30_000)
     parser.add_argument("--processes", nargs="*", default=[], metavar="[ROLE=]N", help="as for `heliograph up`")

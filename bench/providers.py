@@ -28,10 +28,11 @@ import aiohttp
 from bench.e2e import listens
 from console.commands.output import show
 from local.ports import LOOPBACK, PortBook
+from local.simulator import HOOK_ACCOUNTS
 from local.simulator.fcm import Credentials
-from runtime.settings import ProviderSettings
+from runtime.settings import OutboundSettings, ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.http_account import HttpAccount, HttpRequest
+from vendors.http_account import GivenUrlAccount, HttpAccount, HttpRequest
 from vendors.registry import channel_of, create_senders
 from vendors.sender import Sent
 
@@ -49,6 +50,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "sns": _AWS,
     "fcm": {"project_id": "bench"},
     "onesignal": {"app_id": "bench", "api_key": "bench"},
+    "webhook": dict(HOOK_ACCOUNTS["webhook"]),
 }
 SIGNED = ("ses", "sns")
 TAKEN: dict[str, tuple[int, str]] = {
@@ -61,6 +63,7 @@ TAKEN: dict[str, tuple[int, str]] = {
     "sns": (200, "<PublishResponse><PublishResult><MessageId>m</MessageId></PublishResult></PublishResponse>"),
     "fcm": (200, '{"name": "projects/bench/messages/m"}'),
     "onesignal": (200, '{"id": "m", "external_id": null}'),
+    "webhook": (200, ""),
 }
 TOKEN = b'{"access_token": "bench", "expires_in": 3600, "token_type": "Bearer"}'
 
@@ -105,9 +108,10 @@ async def serve(kind: str, port: int) -> None:
     await asyncio.Event().wait()
 
 
-def message(channel: str, number: int) -> ChannelMessage:
-    """As the router makes it, with what a sender of the channel reads."""
-    to = {"email": f"u{number}@example.org", "sms": f"+4915{number:09d}"}.get(channel, f"token-{number}")
+def message(channel: str, number: int, url: str) -> ChannelMessage:
+    """As the router makes it, with what a sender of the channel reads; a webhook is at the URL."""
+    addresses = {"email": f"u{number}@example.org", "sms": f"+4915{number:09d}", "webhook": f"{url}/hooks/{number}"}
+    to = addresses.get(channel, f"token-{number}")
     text = f"A-{number:07} is on its way: https://shop.example/t/A-{number:07}. "
     made: Any = {
         "message_id": str(uuid4()),
@@ -145,7 +149,7 @@ async def crowd(each: Callable[[int], Awaitable[bool]], count: int) -> tuple[flo
     return count / (time.perf_counter() - began), (time.process_time() - cpu) / count * 1e6
 
 
-async def ours(account: HttpAccount, messages: Sequence[ChannelMessage]) -> tuple[float, float]:
+async def ours(account: HttpAccount | GivenUrlAccount, messages: Sequence[ChannelMessage]) -> tuple[float, float]:
     async def send(number: int) -> bool:
         return isinstance(await account.send(messages[number]), Sent)
 
@@ -171,10 +175,12 @@ async def measure(kind: str, port: int, count: int, repeat: int, folder: Path) -
     if kind == "fcm":
         Credentials.load_or_create(folder / "fcm.json", f"{url}/token")
         keys["credentials_file"] = str(folder / "fcm.json")
-    entry: Any = {"name": kind, "channel": channel, "kind": kind, "base_url": url, "max_in_flight": IN_FLIGHT, **keys}
-    (account,) = create_senders(channel, [ProviderSettings(**entry)])
-    assert isinstance(account, HttpAccount)
-    messages = [message(channel, number) for number in range(count)]
+    entry: Any = {"name": kind, "channel": channel, "kind": kind, "max_in_flight": IN_FLIGHT, **keys}
+    if channel != "webhook":
+        entry["base_url"] = url
+    (account,) = create_senders(channel, [ProviderSettings(**entry)], OutboundSettings(allow=(LOOPBACK,)))
+    assert isinstance(account, HttpAccount | GivenUrlAccount)
+    messages = [message(channel, number, url) for number in range(count)]
     requests = [account.prepare(each) for each in messages]
     signer = getattr(account, "_signer", None)
 

@@ -29,7 +29,8 @@ from producers.addresses import device_address, email_address, has_control, phon
 from runtime import ids
 from runtime.records import ProducerRecord
 from runtime.status import rfc3339
-from schemas.channels import CHANNELS, ROWS, TO_FIELDS, ChannelName, TokenPlatform
+from runtime.subscriptions import subscription_of
+from schemas.channels import CHANNELS, ROWS, SUBSCRIPTION_PLATFORMS, TO_FIELDS, TOKEN_PLATFORMS, ChannelName, Platform
 from schemas.codec import codec
 from schemas.events import Address, NotificationRequest
 from schemas.topics import requests_topic
@@ -146,19 +147,46 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
-def check_token(token: str | None, info: ValidationInfo) -> str | None:
-    """The token of a device, by its platform. Raises ValueError."""
-    platform = info.data.get("platform")  # None where it is wrong itself
-    return token if token is None or platform is None else device_address(platform, token)
+_TOKEN_OR_SUBSCRIPTION = (
+    f"{', '.join(TOKEN_PLATFORMS[:-1])} and {TOKEN_PLATFORMS[-1]} take a token, "
+    f"{' and '.join(SUBSCRIPTION_PLATFORMS)} takes a subscription"
+)
 
 
-class DeviceToken(Strict):
-    """A device that takes pushes, or a webhook: then the token is its URL."""
+def _subscription(given: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a subscription."""
+    subscription = subscription_of(given)
+    return {"endpoint": subscription.endpoint, "keys": {"auth": subscription.auth, "p256dh": subscription.p256dh}}
 
-    platform: TokenPlatform
-    token: str
 
-    _of_its_platform = field_validator("token")(check_token)
+class Device(Strict):
+    """A device that takes pushes, or a webhook: webpush has a subscription, the others a token; a webhook's is its URL."""
+
+    platform: Platform
+    token: str | None = None
+    subscription: Annotated[JsonObject, AfterValidator(_subscription)] | None = None
+
+    @field_validator("token")
+    @classmethod
+    def _of_its_platform(cls, token: str | None, info: ValidationInfo) -> str | None:
+        platform = info.data.get("platform")  # None where it is wrong itself
+        return token if token is None or platform is None else device_address(platform, token)
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        wanted, other = (
+            (self.subscription, self.token)
+            if self.platform in SUBSCRIPTION_PLATFORMS
+            else (self.token, self.subscription)
+        )
+        if wanted is None or other is not None:
+            raise PydanticCustomError("device", _TOKEN_OR_SUBSCRIPTION)
+        return self
+
+    @property
+    def address(self) -> str:
+        """What a message to it has as its address."""
+        return self.token or subscription_of(self.subscription).address
 
 
 _GIVE_ONE_OF = "give a user_id, {} or {}".format(", ".join(TO_FIELDS[:-1]), TO_FIELDS[-1])
@@ -170,7 +198,7 @@ class To(Strict):
     user_id: UserId | None = None
     email: Email | None = None
     phone: Phone | None = None
-    device_tokens: Annotated[list[DeviceToken], Field(max_length=100, default_factory=list)]
+    device_tokens: Annotated[list[Device], Field(max_length=100, default_factory=list)]
 
     @model_validator(mode="after")
     def _one_recipient(self) -> Self:
@@ -185,7 +213,7 @@ class To(Strict):
             given = getattr(self, row.given_as)
             if not row.one_address:
                 own = [device for device in given if device.platform in row.platforms]
-                found += [{"channel": row.name, "value": d.token, "platform": d.platform} for d in own]
+                found += [{"channel": row.name, "value": d.address, "platform": d.platform} for d in own]
             elif given:
                 found.append({"channel": row.name, "value": given, "platform": None})
         return found

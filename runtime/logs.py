@@ -48,6 +48,9 @@ _PATTERNS = (
     (re.compile(r"\bhg_[A-Za-z0-9_-]{8,}"), "[api key]"),
     (re.compile(r"(?i)\b(bearer|basic) [A-Za-z0-9._~+/=-]+"), r"\1 [secret]"),
     (re.compile(r"://[^/\s:@]+:[^/\s@]+@"), "://[secret]@"),
+    # A webhook's URL is a secret: Slack's in its path, a workflow's and many others in their query.
+    (re.compile(r"(hooks\.slack\.com/)[^\s\"']+"), r"\1[secret]"),
+    (re.compile(r"(?i)([?&](?:sig|signature|token|key|secret)=)[^&\s\"']+"), r"\1[secret]"),
 )
 _REDACTED = "[redacted]"
 

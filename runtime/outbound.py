@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import socket
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -25,6 +26,8 @@ from yarl import URL
 from runtime.settings import OutboundSettings
 
 MAX_URL_CHARS = 2048
+KEPT_URLS = 4_096
+"""Checked URLs that are remembered: a receiver gets more than one message."""
 MAX_ANSWER_BYTES = 64 << 10
 """Of an answer that is read; the rest is left unread."""
 MAX_S = 15.0
@@ -93,6 +96,8 @@ class OutboundRules:
 
     def __init__(self, settings: OutboundSettings) -> None:
         self._networks, self._hosts = settings.networks, settings.hosts
+        # aiohttp takes a URL apart each time, unless it is the same object.
+        self._checked = lru_cache(maxsize=KEPT_URLS)(self._check)
 
     def may_dial(self, host: str, address: str) -> bool:
         """Whether the host, a name or the address itself, may be dialled at the address."""
@@ -105,6 +110,9 @@ class OutboundRules:
 
     def check_url(self, url: str) -> URL:
         """The URL as it was given; a name's addresses are left to the resolver. Raises OutboundRefusedError."""
+        return self._checked(url)
+
+    def _check(self, url: str) -> URL:
         try:
             parsed = URL(url, encoded=True) if _URL.fullmatch(url) else None
             port = parsed.port if parsed is not None else None

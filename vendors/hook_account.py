@@ -46,23 +46,26 @@ class Pauses:
 
     def left_s(self, address: str) -> float:
         """Seconds until it may be asked again; 0 where it may."""
+        if not self._until:
+            return 0.0
         until, _ = self._until.get(_fingerprint(address), (0.0, 0))
         return max(0.0, until - self._monotonic())
 
     def note(self, address: str, result: SendResult) -> None:
         """What a request to it came to."""
-        key = _fingerprint(address)
-        _, in_a_row = self._until.pop(key, (0.0, 0))
-        if not isinstance(result, Retry | InDoubt) or (
-            isinstance(result, Retry) and result.error is not ErrorClass.THROTTLED
-        ):
+        slows = isinstance(result, InDoubt) or (isinstance(result, Retry) and result.error is ErrorClass.THROTTLED)
+        if not slows and not self._until:
             return
-        wait_s = min(MAX_PAUSE_S, 2.0 ** min(in_a_row, 6))
-        if result.retry_after_s is not None:
-            wait_s = asked_s(result.retry_after_s)
-        self._until[key] = (self._monotonic() + wait_s, in_a_row + 1)
-        if len(self._until) > MAX_PAUSES:
-            self._until.popitem(last=False)
+        key, now = _fingerprint(address), self._monotonic()
+        until, in_a_row = self._until.pop(key, (now, 0))
+        if isinstance(result, InDoubt | Retry) and slows:
+            if until <= now:  # else it was under way together with the one that began the pause
+                in_a_row += 1
+            asked = result.retry_after_s
+            wait_s = min(MAX_PAUSE_S, 2.0 ** min(in_a_row - 1, 6)) if asked is None else asked_s(asked)
+            self._until[key] = (max(until, now + wait_s), in_a_row)
+            if len(self._until) > MAX_PAUSES:
+                self._until.popitem(last=False)
 
 
 def _fingerprint(address: str) -> bytes:
@@ -97,11 +100,11 @@ class HookAccount(GivenUrlAccount):
 
 
 def posted_json(message: ChannelMessage) -> dict[str, Any] | None:
-    """The message's JSON object, None where it has none. Raises UnsendableError for what is none."""
-    if message["json"] is None:
+    """The message's part json, None where it has none. Raises UnsendableError for what is none."""
+    if message["data"] is None:
         return None
     try:
-        value = from_json(message["json"], allow_inf_nan=False)
+        value = from_json(message["data"], allow_inf_nan=False)
     except (ValueError, RecursionError) as exc:
         raise UnsendableError("its json is not JSON") from exc
     if not isinstance(value, dict) or not value:

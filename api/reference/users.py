@@ -5,14 +5,13 @@ May import fastapi. Never: SQL.
 
 # No postponed annotations here: FastAPI must see the dependency, which is made inside a function.
 from functools import cache
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 from urllib.parse import quote
 from zoneinfo import available_timezones
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import AfterValidator, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field
 
 from api.caller import Authenticate, Caller
 from api.pagination import DEFAULT_LIMIT, Cursor, Limit, page_of, read_cursor, write_cursor
@@ -20,12 +19,11 @@ from api.path_ids import PathId
 from api.reference.responses import WriteResponses, check_same_id, clean_id, or_404
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE, check_model, read_json, read_model
 from producers.addresses import display_name
-from producers.notification import Email, JsonObject, Locale, Phone, Strict, UserId, check_token
+from producers.notification import Device, Email, Locale, Phone, Strict, UserId
 from producers.reference.store import ExistsError, ReferenceStore, Row
 from runtime.http.problems import FieldError, Problem
 from runtime.status import rfc3339
-from runtime.subscriptions import subscription_of
-from schemas.channels import CONTACT_FIELDS, SUBSCRIPTION_PLATFORMS, TOKEN_PLATFORMS, Platform
+from schemas.channels import CONTACT_FIELDS
 
 _FIELDS = ("name", *CONTACT_FIELDS, "locale", "time_zone", "devices")
 
@@ -39,36 +37,6 @@ def _time_zone(text: str) -> str:
     if text not in _time_zones():
         raise ValueError("not an IANA time zone, like Europe/Berlin")
     return text
-
-
-_TOKEN_OR_SUBSCRIPTION = f"{', '.join(TOKEN_PLATFORMS[:-1])} and {TOKEN_PLATFORMS[-1]} take a token, {' and '.join(SUBSCRIPTION_PLATFORMS)} takes a subscription"
-
-
-def _subscription(given: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a subscription."""
-    subscription = subscription_of(given)
-    return {"endpoint": subscription.endpoint, "keys": {"auth": subscription.auth, "p256dh": subscription.p256dh}}
-
-
-class Device(Strict):
-    """A device that takes pushes, or a webhook: webpush has a subscription, the others a token; a webhook's is its URL."""
-
-    platform: Platform
-    token: str | None = None
-    subscription: Annotated[JsonObject, AfterValidator(_subscription)] | None = None
-
-    _of_its_platform = field_validator("token")(check_token)
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        wanted, other = (
-            (self.subscription, self.token)
-            if self.platform in SUBSCRIPTION_PLATFORMS
-            else (self.token, self.subscription)
-        )
-        if wanted is None or other is not None:
-            raise PydanticCustomError("device", _TOKEN_OR_SUBSCRIPTION)
-        return self
 
 
 class UserFields(Strict):

@@ -14,7 +14,6 @@ from bench import data, profiles
 from bench.case import Case, Contender, Counts, Measured, Scale, Trial
 from bench.e2e import OURS, Bench, drain, warm
 from bench.world import World
-from schemas.channels import CHANNELS
 
 
 def measure(bench: Bench, channel: str, count: int) -> Measured:
@@ -32,7 +31,7 @@ def measure(bench: Bench, channel: str, count: int) -> Measured:
 def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
     count = scale.size(8_000, 30_000)
     bench = world.stack()
-    for channel in CHANNELS:
+    for channel in data.CHANNELS:
         warm(bench, channel)
     stages = {
         f"{name} under mails": partial(
@@ -42,7 +41,7 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
     }
     yield Trial(
         data.digest_of(count, users=count),
-        [Contender(channel, partial(measure, bench, channel, count)) for channel in CHANNELS],
+        [Contender(channel, partial(measure, bench, channel, count)) for channel in data.CHANNELS],
         "cpu_us",
         "email",
         notes=[f"{count} messages a round; columns after pss_mib are CPU µs a message by role"],

@@ -25,7 +25,6 @@ _LIKE: Mapping[str, str] = MappingProxyType(
         "TemplateRef": 'an object like {"id": "…"}',
         "Content": 'an object like {"subject": "…", "text": "…"}',
         "Routing": 'an object like {"strategy": "all"}',
-        "DeviceToken": 'an object like {"platform": "fcm", "token": "…"}',
         "Device": 'an object like {"platform": "fcm", "token": "…"}',
     }
 )

@@ -10,6 +10,7 @@ the vendors' log, the states from ClickHouse. Prints Markdown; ends with 1 when 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -17,22 +18,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic_core import to_json
+from typing import Any
 
 from local.ports import PortBook
 from local.simulator.faults import Mode
 from local.supervisor.layout import to_toml
 from local.verification import CHANNELS
 from producers.publisher import Publication, Publisher
-from runtime import ids
 from runtime.clock import system_clock
-from runtime.kafka.producer import Producer
-from runtime.records import ProducerRecord
 from runtime.settings import KafkaSettings, ProviderSettings
-from schemas.codec import codec
-from schemas.topics import requests_topic
+from schemas.channels import SUBSCRIPTION_PLATFORMS
 from tests.faults.world import World, world
 from tests.support.accounts import GIVEN_URL_KINDS, SPEAKS, account, given_address
 
@@ -48,8 +43,6 @@ DATE_S = 90
 """A Retry-After given as a date this far ahead."""
 
 
-GIVEN = "given"
-"""In place of a field of `to`: an address that only who publishes directly may give."""
 OF_THE_STACK = ("smtp", "twilio", "fcm", "apns")
 """Kinds of the accounts that every local stack has; their channels' addresses are told apart."""
 
@@ -75,10 +68,13 @@ class Case:
     fault: dict[str, Any] = field(compare=False)
 
     def recipient(self, n: int, simulator: str) -> tuple[dict[str, Any], str]:
-        """`to`, and what of it only this case has; a browser's is its subscription at the simulator, whole."""
+        """`to`, and what of it only this case has."""
         mark = f"mode{self.number:02d}x"
         if self.kind in GIVEN_URL_KINDS:
-            return {GIVEN: given_address(self.kind, simulator, f"{mark}-{n}")}, mark
+            address = given_address(self.kind, simulator, f"{mark}-{n}")
+            whole = self.kind in SUBSCRIPTION_PLATFORMS
+            held = {"subscription": json.loads(address)} if whole else {"token": address}
+            return {"device_tokens": [{"platform": self.kind, **held}]}, mark
         match CHANNELS[self.kind]:
             case "email":
                 return {"email": f"{mark}-{n}@example.org"}, mark
@@ -104,52 +100,15 @@ def cases(kinds: Sequence[str]) -> Iterator[Case]:
             yield Case(number, kind, f"429, a date {DATE_S} s ahead", fault)
 
 
-class Requests:
-    """Publishes through the library, and what the library refuses past it, as any other publisher may."""
-
-    def __init__(self, settings: KafkaSettings, tenant: str) -> None:
-        self._tenant = tenant
-        self._publisher = Publisher(settings, tenant=tenant, source="modes")
-        self._producer = Producer(settings, client_id="modes")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._publisher.close()
-        self._producer.close()
-
-    def publish(self, bodies: Sequence[dict[str, Any]]) -> list[str]:
-        """Ids of the notifications."""
-        if GIVEN not in bodies[0]["to"]:
-            return self._publisher.publish_many([Publication(body) for body in bodies])
-        records = [self._request(body) for body in bodies]
-        self._producer.publish([record for _, record in records])
-        return [id_ for id_, _ in records]
-
-    def _request(self, body: dict[str, Any]) -> tuple[str, ProducerRecord]:
-        (channel,), address, now = body["channels"], body["to"][GIVEN], system_clock()
-        request = {
-            "notification_id": ids.notification_id(now, self._tenant),
-            "tenant": self._tenant,
-            "accepted_at": now,
-            "addresses": [{"channel": channel, "value": address, "platform": body["platform"]}],
-            "channels": [channel],
-            "content": to_json(body["content"]),
-            "delivery": body.get("delivery", "at_least_once"),
-        }
-        key = ids.request_key(self._tenant, None, [(channel, address)])
-        record = ProducerRecord(requests_topic("normal"), key, codec("NotificationRequest").encode(request))
-        return str(request["notification_id"]), record
-
-
 def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
     """Notification id → its case and delivery."""
     endpoints = made.endpoints
     simulator = endpoints["simulator"]
     published: dict[str, tuple[Case, str]] = {}
     contents = {"email": {"subject": "S", "text": "T"}, "sms": {"text": "T"}, "webhook": {"text": "T"}}
-    with Requests(KafkaSettings(bootstrap_servers=endpoints["kafka"]), endpoints["tenant"]) as out:
+    with Publisher(
+        KafkaSettings(bootstrap_servers=endpoints["kafka"]), tenant=endpoints["tenant"], source="modes"
+    ) as out:
         for case in everything:
             kind = SPEAKS.get(case.kind, case.kind)
             made.fault(kind=kind, match=case.recipient(0, simulator)[1], times=2 * EACH, **case.fault)
@@ -160,8 +119,6 @@ def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
                         "channels": [CHANNELS[case.kind]],
                         "content": contents.get(CHANNELS[case.kind], {"title": "T", "body": "B"}),
                     }
-                    if case.kind in GIVEN_URL_KINDS:
-                        body["platform"] = case.kind
                     others = [
                         replace(case, number=case.number + 50).recipient(
                             EACH * len(DELIVERIES) * k + n * 2 + place, simulator
@@ -169,8 +126,11 @@ def publish(made: World, everything: list[Case]) -> dict[str, tuple[Case, str]]:
                         for k in range(WELL)
                     ]
                     to, _ = case.recipient(n * 2 + place, simulator)
-                    marked, *_ = out.publish(
-                        [{**body, "to": to, "delivery": delivery}, *({**body, "to": other} for other in others)]
+                    marked, *_ = out.publish_many(
+                        [
+                            Publication({**body, "to": to, "delivery": delivery}),
+                            *(Publication({**body, "to": other}) for other in others),
+                        ]
                     )
                     published[marked] = case, delivery
                     time.sleep(0.05)

@@ -13,6 +13,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from runtime.clock import system_clock
 from runtime.errors import SettingsError
+from runtime.logs import redact_text
 from runtime.settings import OutboundSettings
 from tests.support.accounts import HOOK_KINDS, account, sender_of, to_send, webhook_secret
 from tests.support.made import NOW
@@ -104,7 +105,7 @@ def verified(secret: str, request: Any) -> Any:
 
 
 def test_webhook_is_signed_as_the_specification_says(tmp_path: Path) -> None:
-    message = to_send("webhook", text="Zoë & <b>", json=None)
+    message = to_send("webhook", text="Zoë & <b>", data=None)
     request = sender_of(account("webhook", tmp_path)).prepare(message)
     assert request.headers["webhook-id"] == message["message_id"]
     assert abs(int(request.headers["webhook-timestamp"]) * 1000 - system_clock()) < 10_000
@@ -127,7 +128,7 @@ def test_webhook_of_a_doubt_carries_the_same_id_under_a_new_time(tmp_path: Path)
 
 def test_json_of_a_webhook_is_posted_as_it_is(tmp_path: Path) -> None:
     posted = {"type": "order.shipped", "data": {"n": 1.5, "none": None, "list": ["<&>", "\u2028"]}}
-    assert body_of("webhook", tmp_path, text="T", json=to_json(posted)) == posted
+    assert body_of("webhook", tmp_path, text="T", data=to_json(posted)) == posted
 
 
 def test_while_a_secret_changes_both_sign(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_text_for_slack_is_shown_as_it_is(tmp_path: Path) -> None:
 
 
 def test_blocks_for_slack_keep_their_links_and_call_nobody(tmp_path: Path) -> None:
-    posted = body_of("slack", tmp_path, text="a < b", json=to_json(BLOCKS))
+    posted = body_of("slack", tmp_path, text="a < b", data=to_json(BLOCKS))
     assert posted["text"] == "a &lt; b"
     assert posted["blocks"][0]["text"]["text"] == "<https://a.example|Order> & &lt;!here> &lt;@U1> <#C1>"
 
@@ -190,7 +191,7 @@ def test_text_for_teams_is_a_card_without_markdown(tmp_path: Path) -> None:
 
 
 def test_card_for_teams_is_its_authors(tmp_path: Path) -> None:
-    assert card_in(body_of("teams", tmp_path, text="T", json=to_json(CARD))) == CARD
+    assert card_in(body_of("teams", tmp_path, text="T", data=to_json(CARD))) == CARD
 
 
 def test_card_over_28_kb_is_rejected_before_the_request(tmp_path: Path) -> None:
@@ -222,20 +223,20 @@ async def test_connector_is_refused_with_what_replaced_it(address: str, tmp_path
 @pytest.mark.parametrize(
     ("kind", "fields", "why"),
     [
-        *((kind, {"text": None, "json": None}, "need") for kind in HOOK_KINDS),
-        *((kind, {"text": "", "json": None}, "need") for kind in HOOK_KINDS),
-        *((kind, {"json": b"[1]"}, "object") for kind in HOOK_KINDS),
-        *((kind, {"json": b"{}"}, "object") for kind in HOOK_KINDS),
-        *((kind, {"json": b"{"}, "not JSON") for kind in HOOK_KINDS),
-        *((kind, {"json": b'{"a": NaN}'}, "not JSON") for kind in HOOK_KINDS),
-        *((kind, {"json": b'{"a":' * 5_000}, "not JSON") for kind in HOOK_KINDS),
+        *((kind, {"text": None, "data": None}, "need") for kind in HOOK_KINDS),
+        *((kind, {"text": "", "data": None}, "need") for kind in HOOK_KINDS),
+        *((kind, {"data": b"[1]"}, "object") for kind in HOOK_KINDS),
+        *((kind, {"data": b"{}"}, "object") for kind in HOOK_KINDS),
+        *((kind, {"data": b"{"}, "not JSON") for kind in HOOK_KINDS),
+        *((kind, {"data": b'{"a": NaN}'}, "not JSON") for kind in HOOK_KINDS),
+        *((kind, {"data": b'{"a":' * 5_000}, "not JSON") for kind in HOOK_KINDS),
         *((kind, {"address": "https://10.0.0.1/x"}, "OUTBOUND__ALLOW") for kind in HOOK_KINDS),
         *((kind, {"address": "https://127.0.0.1.nip\\@x/"}, "URL") for kind in HOOK_KINDS),
         *((kind, {"address": "http://example.com/x"}, "https") for kind in HOOK_KINDS),
         *((kind, {"address": ""}, "URL") for kind in HOOK_KINDS),
         ("teams", {"text": "x" * MAX_BODY_BYTES}, "28672"),
-        ("teams", {"json": to_json({"type": "message"})}, "AdaptiveCard"),
-        ("teams", {"json": to_json({"type": "AdaptiveCard", "body": []})}, "AdaptiveCard"),
+        ("teams", {"data": to_json({"type": "message"})}, "AdaptiveCard"),
+        ("teams", {"data": to_json({"type": "AdaptiveCard", "body": []})}, "AdaptiveCard"),
     ],
 )
 async def test_what_cannot_be_sent_is_rejected_without_a_request(
@@ -296,6 +297,7 @@ def test_pause_without_a_time_doubles_and_ends_with_an_answer() -> None:
     for _ in range(9):
         pauses.note("a", InDoubt("502"))
         waits.append(pauses.left_s("a"))
+        now[0] += waits[-1]
     assert waits == [1, 2, 4, 8, 16, 32, MAX_PAUSE_S, MAX_PAUSE_S, MAX_PAUSE_S]
     pauses.note("a", Sent())
     assert pauses.left_s("a") == 0
@@ -305,9 +307,42 @@ def test_pause_without_a_time_doubles_and_ends_with_an_answer() -> None:
     assert pauses.left_s("b") == 0
 
 
+def test_burst_that_is_throttled_together_counts_once() -> None:
+    pauses = Pauses(lambda: 0.0)
+    for _ in range(64):
+        pauses.note("a", Retry(THR, "429"))
+    assert pauses.left_s("a") == 1
+    pauses.note("a", Retry(THR, "429", 9.0))
+    pauses.note("a", Retry(THR, "429", 5.0))
+    assert pauses.left_s("a") == 9
+
+
 def test_pauses_are_bounded() -> None:
     pauses = Pauses(lambda: 0.0)
     for n in range(MAX_PAUSES + 5):
         pauses.note(str(n), InDoubt("502"))
     assert pauses.left_s("4") == 0
     assert pauses.left_s(str(MAX_PAUSES + 4)) == 1
+
+
+# -- limits and logs --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", HOOK_KINDS)
+def test_request_has_fifteen_seconds_and_its_answer_64_kib_whatever_settings_say(kind: str, tmp_path: Path) -> None:
+    patient, hasty = (sender_of(account(kind, tmp_path, timeout_s=timeout_s))._http for timeout_s in (300, 2))
+    assert (patient._timeout.total, hasty._timeout.total) == (15, 2)
+    assert patient._max_response_bytes == 64 << 10
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("to https://hooks.slack.com/services/T0/B0/s3cret!", "to https://hooks.slack.com/[secret]"),
+        ("https://x.logic.azure.com/w?sp=%2Fa&sig=s3cret&x=1", "https://x.logic.azure.com/w?sp=%2Fa&sig=[secret]&x=1"),
+        ("'https://h.example/?Token=s3cret'", "'https://h.example/?Token=[secret]'"),
+        ("http://127.0.0.1:8123/?query=SELECT", "http://127.0.0.1:8123/?query=SELECT"),
+    ],
+)
+def test_log_hides_what_a_webhooks_url_is_worth(said: str, shown: str) -> None:
+    assert redact_text(said) == shown

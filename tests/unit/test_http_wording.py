@@ -15,7 +15,7 @@ from api.reference.suppressions import HashedSuppression, NewSuppression
 from api.reference.templates import NewTemplate, NewVersion, Published
 from api.reference.users import NewUser, ReplacedUser
 from api.requests import check_model
-from producers.notification import Content, DeviceToken, Notification, Routing, TemplateRef, To
+from producers.notification import Content, Device, Notification, Routing, TemplateRef, To
 from runtime.http.problems import MAX_ERRORS, Problem
 
 MODELS: list[type[BaseModel]] = [
@@ -24,7 +24,7 @@ MODELS: list[type[BaseModel]] = [
     TemplateRef,
     Content,
     Routing,
-    DeviceToken,
+    Device,
     Bulk,
     NewUser,
     ReplacedUser,

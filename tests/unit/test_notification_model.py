@@ -12,8 +12,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from local.simulator import webpush
 from producers.addresses import email_address, has_control, phone_number
-from producers.notification import PARSED_JSON, Notification, request_record, to_milliseconds
+from producers.notification import PARSED_JSON, Notification, To, request_record, to_milliseconds
 from runtime import ids
 from runtime.status import rfc3339
 from schemas.codec import codec
@@ -249,3 +250,32 @@ def test_emoji_with_joiners_and_no_break_spaces_are_text() -> None:
 @given(st.integers(-(2**80), 2**80))
 def test_any_number_as_a_time_is_shown_as_a_time(number: int) -> None:
     assert to_milliseconds(rfc3339(number)) == min(max(number, 0), 253_402_300_799_999)
+
+
+def test_browser_may_be_given_with_a_request() -> None:
+    browser = webpush.subscription("https://push.example", "b")
+    keys = {"p256dh": f"{browser.p256dh}=", "auth": browser.auth}
+    devices = [
+        {"platform": "fcm", "token": "t"},
+        {"platform": "webpush", "subscription": {"endpoint": browser.endpoint, "expirationTime": None, "keys": keys}},
+    ]
+    to = To.model_validate({"device_tokens": devices})
+    assert [(a["channel"], a["platform"], a["value"]) for a in to.addresses()] == [
+        ("push", "fcm", "t"),
+        ("push", "webpush", browser.address),
+    ]
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        {"platform": "webpush", "token": "t"},
+        {"platform": "webpush", "token": "t", "subscription": {}},
+        {"platform": "webpush"},
+        {"platform": "fcm"},
+        {"platform": "webpush", "subscription": {"endpoint": "https://push.example/x", "keys": {}}},
+    ],
+)
+def test_device_of_a_request_without_its_own_kind_of_address_is_refused(device: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        To.model_validate({"device_tokens": [device]})

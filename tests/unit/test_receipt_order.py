@@ -1,0 +1,52 @@
+"""Reports of all vendors, shuffled, tripled and interrupted, end in the states of a model."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from runtime.status import message_status
+from schemas.events import DeliveryStatus, states
+from tests.support.receipt_day import ACCOUNTS, ENDS, certificate_of_sns, deliver, report_day
+from tests.support.receipts import Desk
+from tracking.status import rollup
+from vendors.ses import reports as ses_reports
+
+
+def event(status: DeliveryStatus) -> dict[str, Any]:
+    """A fact as the store shows it."""
+    return {
+        **status,
+        "reason": status["reason"] or "",
+        "rank": states().rank.get(status["state"], -1),
+        "detail": status["detail"] or "",
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_order_and_any_repetition_ends_as_the_model_says(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ses_reports, "fetch", certificate_of_sns)
+    rng = random.Random(seed)
+    day = report_day(rng, 400)
+    desk = Desk(ACCOUNTS, references=day.references, remembered=rng.choice([1, 50, 10_000]))
+    assert await deliver(day, desk, rng) > 3 * len(day.callbacks)
+    facts: list[Any] = [*desk.broker.statuses]
+    for kind, sent, theirs in day.messages:
+        at = sent["accepted_at"] + 100
+        facts.append(message_status(sent, "routed", now=at, attempt=0))
+        facts.append(message_status(sent, "sent", now=at, attempt=1, provider=kind, provider_message_id=theirs))
+    rng.shuffle(facts)
+    by_message: dict[str, dict[str, Any]] = {}
+    for fact in facts:
+        by_message.setdefault(fact["message_id"], {})[fact["event_id"]] = fact
+    assert by_message.keys() == day.wanted.keys()
+    for _, sent, _ in day.messages:
+        known = by_message[sent["message_id"]]
+        (shown,) = rollup(sent["notification_id"], sent["accepted_at"], [event(fact) for fact in known.values()])[
+            "messages"
+        ]
+        engagement = states().engagement & {fact["state"] for fact in known.values()}
+        assert (shown["status"], engagement) == day.wanted[sent["message_id"]]
+    assert {kind for kind, _, _ in day.messages} == set(ENDS)
