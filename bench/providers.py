@@ -136,7 +136,6 @@ def message(kind: str, number: int, url: str) -> ChannelMessage:
         "title": "On its way",
         "body": text,
         "data": json.dumps({"order": f"A-{number:07}"}).encode(),
-        "json": json.dumps({"type": "order.shipped", "data": {"order": f"A-{number:07}", "text": text}}).encode(),
     }
     return made  # type: ignore[no-any-return]
 

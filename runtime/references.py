@@ -13,9 +13,13 @@ from typing import Protocol
 
 from runtime.callbacks import Subject, attempt_ref_of
 from runtime.records import ProducerRecord
+from runtime.stores import Store
 from schemas.codec import codec
 from schemas.events import ChannelMessage, Reference
-from schemas.topics import REFERENCES
+from schemas.topics import REFERENCES, retention_s
+
+RETENTION_S = retention_s(REFERENCES) or 0
+RETENTION_MS = RETENTION_S * 1_000
 
 
 class ReferenceView(Protocol):
@@ -45,6 +49,17 @@ def reference_record(
         "recorded_at": now,
     }
     return ProducerRecord(REFERENCES, reference_key(provider, reference).encode(), codec("Reference").encode(value))
+
+
+def forget_old(store: Store, now: int) -> int:
+    """Delete what the topic does not keep any more from a store that does not age by itself; how many that were."""
+    oldest, reference = now - RETENTION_MS, codec("Reference")
+    forgotten = 0
+    for key, value in store.items():
+        if reference.decode(value)["recorded_at"] < oldest and store.get(key) == value:
+            store.delete(key)
+            forgotten += 1
+    return forgotten
 
 
 def subject_of_reference(found: Reference) -> Subject:

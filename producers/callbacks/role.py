@@ -12,19 +12,23 @@ from urllib.parse import urlsplit
 from producers.callbacks.accounts import ReportAccounts
 from producers.callbacks.app import CallbackEndpoint, create_app
 from runtime.callbacks import PATH
+from runtime.clock import system_clock
 from runtime.errors import SettingsError
 from runtime.http.serving import listen, serve
 from runtime.kafka.producer import Producer
 from runtime.logs import get_logger
 from runtime.process import Context, crash_point
 from runtime.provider_files import follow
+from runtime.references import RETENTION_S, forget_old
 from runtime.settings import CallbackSettings, ProviderSettings, Settings
+from runtime.stores import Store
 from runtime.views import View, caught_up, open_store, start_views
 from schemas.events import Reference
-from schemas.topics import REFERENCES, retention_s
+from schemas.topics import REFERENCES
 from vendors.registry import VENDORS
 
 LINGER_MS = 1.0
+FORGET_EVERY_S = 3_600.0
 
 log = get_logger("callbacks")
 
@@ -56,6 +60,13 @@ def misdirected(settings: Settings, public: str) -> list[str]:
     ]
 
 
+async def _forget(store: Store) -> None:
+    """Forget old references until cancelled."""
+    while True:
+        await asyncio.sleep(FORGET_EVERY_S)
+        await asyncio.to_thread(forget_old, store, system_clock())
+
+
 async def run_callbacks(context: Context) -> None:
     """The role. Raises SettingsError, and UnavailableError when the port is in use."""
     settings = context.settings
@@ -75,7 +86,7 @@ async def run_callbacks(context: Context) -> None:
         linger_ms=LINGER_MS,
         delivery_timeout_s=settings.callbacks.publish_timeout_s,
     )
-    store = open_store(settings.views, context.role, REFERENCES, retention_s(REFERENCES))
+    store = open_store(settings.views, context.role, REFERENCES, RETENTION_S)
     references: View[Reference] = View(settings.kafka, REFERENCES, store=store)
     start_views([references], context.health)
     try:
@@ -89,6 +100,7 @@ async def run_callbacks(context: Context) -> None:
             tenants=accounts.tenants,
         )
         following = asyncio.create_task(follow(settings.providers, take_over, context.health))
+        forgetting = asyncio.create_task(_forget(store))
         context.health.started()
         await serve(
             create_app(accounts.readers(), endpoint),
@@ -98,6 +110,7 @@ async def run_callbacks(context: Context) -> None:
             settings.callbacks.drain_s,
         )
         following.cancel()
+        forgetting.cancel()
     finally:
         listener.close()
         references.close()

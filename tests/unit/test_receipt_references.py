@@ -8,7 +8,8 @@ import pytest
 
 from runtime import ids
 from runtime.metrics import CALLBACKS
-from runtime.references import reference_key, subject_of_reference
+from runtime.references import RETENTION_MS, forget_old, reference_key, reference_record, subject_of_reference
+from runtime.stores import MemoryStore
 from schemas.codec import codec
 from schemas.events import Reference, states
 from schemas.topics import REFERENCES
@@ -201,6 +202,15 @@ async def test_a_message_that_may_have_been_sent_has_a_reference_where_reports_n
         subject = subject_of_reference(cast(Reference, codec("Reference").decode(record.value)))
         assert subject.attempt_ref is not None
         assert (subject.attempt_ref.message_id, subject.attempt_ref.notification_id, subject.provider) == (ID, NID, "p")
+
+
+def test_references_are_forgotten_when_their_topic_has_dropped_them() -> None:
+    store, record = MemoryStore(), reference_record(TEXT, "p", "r", None, NOW)
+    assert record.key is not None and record.value is not None
+    store.put(record.key, record.value)
+    assert forget_old(store, NOW + RETENTION_MS) == 0
+    assert forget_old(store, NOW + RETENTION_MS + 1) == 1
+    assert (RETENTION_MS, len(store)) == (7 * 86_400_000, 0)
 
 
 def test_a_reference_of_another_publisher_that_cannot_be_is_about_nothing() -> None:

@@ -80,17 +80,16 @@ class BulksmsReports:
         messages = parse_json(request.body)
         if not isinstance(messages, list):
             raise MalformedError("the body is no array of messages")
-        incoming = [
-            message for message in messages if isinstance(message, Mapping) and message.get("type") == _INCOMING
-        ]
-        sent = [message for message in messages if message not in incoming]
-        stops = [
-            report for message in incoming if (report := _stop(message, provider, request.received_at)) is not None
-        ]
-        reports = [
-            report for message in sent if (report := _report(message, provider, request.received_at)) is not None
-        ]
-        return Reports([*stops, *reports], len(sent) - len(reports))
+        reports, unreadable = [], 0
+        for message in messages:
+            if isinstance(message, Mapping) and message.get("type") == _INCOMING:
+                report = _stop(message, provider, request.received_at)
+            else:
+                report = _report(message, provider, request.received_at)
+                unreadable += report is None
+            if report is not None:
+                reports.append(report)
+        return Reports(reports, unreadable)
 
 
 def _stop(message: Mapping[str, Any], provider: str, received_at: int) -> DeliveryReport | None:
