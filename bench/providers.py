@@ -1,7 +1,8 @@
 """What a vendor's account costs over HTTP: `python -m bench.providers [KIND ...] [--messages N] [--repeat N]`.
 
 Each account sends the same messages, 64 at once, to a sink that takes everything, beside a bare aiohttp loop that posts the same
-requests to the same sink: made beforehand, but for what AWS wants signed, which the loop signs alike. Rounds are interleaved.
+requests to the same sink: made beforehand, but for what AWS wants signed and browsers encrypted, which the loop does alike. Rounds are
+interleaved.
 Prints medians: messages a second, CPU µs a message, and both as a share of the bare loop's. The claims, the ledger and Kafka are not
 in it: that is `python -m bench sms push`.
 May import vendors. Never: an assertion.
@@ -28,13 +29,15 @@ import aiohttp
 from bench.e2e import listens
 from console.commands.output import show
 from local.ports import LOOPBACK, PortBook
-from local.simulator import HOOK_ACCOUNTS
+from local.simulator import HOOK_ACCOUNTS, webpush
 from local.simulator.fcm import Credentials
 from runtime.settings import OutboundSettings, ProviderSettings
+from runtime.subscriptions import Subscription, read_subscription
 from schemas.events import ChannelMessage
 from vendors.http_account import GivenUrlAccount, HttpAccount, HttpRequest
 from vendors.registry import channel_of, create_senders
 from vendors.sender import Sent
+from vendors.webpush.encryption import encrypted
 
 IN_FLIGHT = 64
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
@@ -50,6 +53,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "sns": _AWS,
     "fcm": {"project_id": "bench"},
     "onesignal": {"app_id": "bench", "api_key": "bench"},
+    "webpush": {"private_key": "A" * 42 + "E", "subject": "mailto:bench@shop.example", "hosts": [LOOPBACK]},
     "webhook": dict(HOOK_ACCOUNTS["webhook"]),
 }
 SIGNED = ("ses", "sns")
@@ -63,6 +67,7 @@ TAKEN: dict[str, tuple[int, str]] = {
     "sns": (200, "<PublishResponse><PublishResult><MessageId>m</MessageId></PublishResult></PublishResponse>"),
     "fcm": (200, '{"name": "projects/bench/messages/m"}'),
     "onesignal": (200, '{"id": "m", "external_id": null}'),
+    "webpush": (201, ""),
     "webhook": (200, ""),
 }
 TOKEN = b'{"access_token": "bench", "expires_in": 3600, "token_type": "Bearer"}'
@@ -108,10 +113,13 @@ async def serve(kind: str, port: int) -> None:
     await asyncio.Event().wait()
 
 
-def message(channel: str, number: int, url: str) -> ChannelMessage:
-    """As the router makes it, with what a sender of the channel reads; a webhook is at the URL."""
+def message(kind: str, number: int, url: str) -> ChannelMessage:
+    """As the router makes it, with what a sender of the channel reads; webhooks and browsers are at the URL."""
+    channel = channel_of(kind)
     addresses = {"email": f"u{number}@example.org", "sms": f"+4915{number:09d}", "webhook": f"{url}/hooks/{number}"}
     to = addresses.get(channel, f"token-{number}")
+    if kind == "webpush":
+        to = webpush.subscription(url, f"b{number % IN_FLIGHT}").address
     text = f"A-{number:07} is on its way: https://shop.example/t/A-{number:07}. "
     made: Any = {
         "message_id": str(uuid4()),
@@ -128,9 +136,16 @@ def message(channel: str, number: int, url: str) -> ChannelMessage:
         "title": "On its way",
         "body": text,
         "data": json.dumps({"order": f"A-{number:07}"}).encode(),
-        "json": json.dumps({"type": "order.shipped", "data": {"order": f"A-{number:07}", "text": text}}).encode(),
     }
     return made  # type: ignore[no-any-return]
+
+
+def browser_text(message: ChannelMessage) -> tuple[Subscription, bytes]:
+    """A browser, and what its service worker reads."""
+    push = {name: message[name] for name in ("title", "body", "message_id")}
+    return read_subscription(message["address"]), json.dumps(
+        {**push, "data": json.loads(message["data"] or b"{}")}
+    ).encode()
 
 
 async def crowd(each: Callable[[int], Awaitable[bool]], count: int) -> tuple[float, float]:
@@ -177,19 +192,25 @@ async def measure(kind: str, port: int, count: int, repeat: int, folder: Path) -
         Credentials.load_or_create(folder / "fcm.json", f"{url}/token")
         keys["credentials_file"] = str(folder / "fcm.json")
     entry: Any = {"name": kind, "channel": channel, "kind": kind, "max_in_flight": IN_FLIGHT, **keys}
-    if channel != "webhook":
+    if kind not in ("webhook", "webpush"):
         entry["base_url"] = url
     (account,) = create_senders(channel, [ProviderSettings(**entry)], OutboundSettings(allow=(LOOPBACK,)))
     assert isinstance(account, HttpAccount | GivenUrlAccount)
-    messages = [message(channel, number, url) for number in range(count)]
+    messages = [message(kind, number, url) for number in range(count)]
     requests = [account.prepare(each) for each in messages]
     signer = getattr(account, "_signer", None)
 
+    plain = {}
+    if kind == "webpush":
+        plain = {request.headers["Topic"]: browser_text(each) for request, each in zip(requests, messages, strict=True)}
+
     def sign(request: HttpRequest) -> HttpRequest:
+        if kind == "webpush":
+            return HttpRequest(request.url, request.headers, encrypted(*plain[request.headers["Topic"]]))
         if signer is None:
             return request
-        plain = {"Content-Type": request.headers["Content-Type"]}
-        return HttpRequest(request.url, signer.sign("POST", request.url, plain, request.body), request.body)
+        headers = {"Content-Type": request.headers["Content-Type"]}
+        return HttpRequest(request.url, signer.sign("POST", request.url, headers, request.body), request.body)
 
     await account.start()
     await ours(account, messages[:IN_FLIGHT])

@@ -140,7 +140,7 @@ def small_request(request: NotificationRequest) -> NotificationRequest:
 
 def small_message(message: ChannelMessage) -> ChannelMessage:
     """Likewise."""
-    return {**message, "subject": None, "text": None, "html": None, "body": None, "data": None, "json": None}
+    return {**message, "subject": None, "text": None, "html": None, "body": None, "data": None}
 
 
 def by_hour(notification_ids: Iterable[str]) -> Iterator[tuple[int, set[str]]]:

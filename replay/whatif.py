@@ -24,7 +24,7 @@ from runtime.ids import accepted_at
 from runtime.records import ConsumerRecord
 from runtime.settings import Settings
 from runtime.views import View
-from schemas.channels import PARTS
+from schemas.channels import MESSAGE_PARTS
 from schemas.codec import codec
 from schemas.events import Cancellation, ChannelMessage, DeliveryStatus, NotificationRequest, RecipientProfile, Template
 from schemas.identity import hour_of
@@ -289,7 +289,7 @@ def _outcomes(decided: _Decided) -> dict[tuple[str, str], Outcome]:
 
 def _parts(message: ChannelMessage) -> dict[str, str]:
     parts: dict[str, str] = {}
-    for name in PARTS:
+    for name in MESSAGE_PARTS:
         value = cast(dict[str, Any], message)[name]
         if value is not None:
             parts[name] = value.decode() if isinstance(value, bytes) else value
@@ -297,7 +297,7 @@ def _parts(message: ChannelMessage) -> dict[str, str]:
 
 
 def _unified(was: dict[str, str], would: dict[str, str], before: int | None, after: int) -> Iterator[str]:
-    for name in PARTS:
+    for name in MESSAGE_PARTS:
         old, new = was.get(name), would.get(name)
         if old != new:
             yield from difflib.unified_diff(

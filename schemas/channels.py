@@ -49,7 +49,7 @@ OBJECT_PARTS = frozenset({"data", "json"})
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel. Parts of content are fields of ChannelMessage: all are text but those of OBJECT_PARTS."""
+    """One channel. Parts of content are fields of ChannelMessage (FIELD_OF_PART): all are text but those of OBJECT_PARTS."""
 
     name: str
     shape: Shape
@@ -154,6 +154,10 @@ ROWS: Mapping[str, Channel] = {
 CHANNELS: tuple[str, ...] = tuple(ROWS)
 PARTS: tuple[str, ...] = tuple(dict.fromkeys(part for row in ROWS.values() for part in row.parts))
 """Every part of content of any channel."""
+FIELD_OF_PART: Mapping[str, str] = {part: part for part in PARTS} | {"json": "data"}
+"""Where ChannelMessage has each part. No channel has data and json, which therefore share a field: one of its own would make a
+version of the record that senders of the release before cannot read."""
+MESSAGE_PARTS: tuple[str, ...] = tuple(dict.fromkeys(FIELD_OF_PART.values()))
 CONTACT_FIELDS: tuple[str, ...] = tuple(dict.fromkeys(row.stored_as for row in ROWS.values() if row.one_address))
 """Fields of a user and of RecipientProfile that hold one address."""
 TO_FIELDS: tuple[str, ...] = tuple(dict.fromkeys(row.given_as for row in ROWS.values()))

@@ -84,7 +84,6 @@ class ChannelMessage(TypedDict):
     title: str | None
     body: str | None
     data: bytes | None
-    json: bytes | None
     attempt: int
     retries: int
     generation: int

@@ -100,11 +100,11 @@ class HookAccount(GivenUrlAccount):
 
 
 def posted_json(message: ChannelMessage) -> dict[str, Any] | None:
-    """The message's JSON object, None where it has none. Raises UnsendableError for what is none."""
-    if message["json"] is None:
+    """The message's part json, None where it has none. Raises UnsendableError for what is none."""
+    if message["data"] is None:
         return None
     try:
-        value = from_json(message["json"], allow_inf_nan=False)
+        value = from_json(message["data"], allow_inf_nan=False)
     except (ValueError, RecursionError) as exc:
         raise UnsendableError("its json is not JSON") from exc
     if not isinstance(value, dict) or not value:

@@ -90,8 +90,8 @@ class ProviderAccount(ABC, Generic[Prepared]):
         try:
             result = bounded(await self.deliver(prepared))
             if isinstance(result, Sent):
-                reference = self.reference(message, result.provider_message_id)
-                return replace(result, reference=reference, detail=self.detail(message))
+                reference, detail = self.reference(message, result.provider_message_id), self.detail(message)
+                return result if reference is detail is None else replace(result, reference=reference, detail=detail)
             return replace(result, reference=self.reference(message, None)) if isinstance(result, InDoubt) else result
         except Exception as exc:
             log.exception("send failed", provider=self.name, notification_id=message["notification_id"])

@@ -17,8 +17,8 @@ from console.commands.output import show
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir, settings_for
 
 MOST_ROWS = 100_000
-READ_ONLY = {"readonly": 1}
-"""Only reads, and no setting of the query's own."""
+READ_ONLY = {"readonly": 1, "limit": MOST_ROWS + 1}
+"""Only reads, and no setting of the query's own; one row more than is shown tells that there are more."""
 
 
 def sql(
@@ -40,7 +40,7 @@ def sql(
     rows = list(_rows(result.column_names, result.result_rows[:MOST_ROWS]))
     show(rows, as_json, empty="no rows")
     if len(result.result_rows) > MOST_ROWS:
-        typer.echo(f"only the first {MOST_ROWS} of {len(result.result_rows)} rows: add a LIMIT", err=True)
+        typer.echo(f"only the first {MOST_ROWS} rows are shown: narrow the query", err=True)
 
 
 def _rows(names: tuple[str, ...], rows: Any) -> Iterator[dict[str, Any]]:

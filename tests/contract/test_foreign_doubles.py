@@ -310,8 +310,8 @@ def posts(kind: str, folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     sender = sender_of(account(kind, folder))
     for number, message in enumerate(messages(kind, MESSAGES)):
         if kind == "webhook" and number % 2:
-            message["json"] = json.dumps({"type": "t", "data": {"text": message["text"]}}).encode()
-        if message["text"] or message["json"]:
+            message["data"] = json.dumps({"type": "t", "data": {"text": message["text"]}}).encode()
+        if message["text"] or message["data"]:
             request = sender.prepare(message)
             yield message, {"kind": kind, "headers": dict(request.headers), "body": request.body.decode()}
 
@@ -319,7 +319,7 @@ def posts(kind: str, folder: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 def test_library_of_the_specification_verifies_a_thousand_webhooks(tmp_path: Path) -> None:
     sent, made = zip(*posts("webhook", tmp_path), strict=True)
     answers = received([{**post, "secret": webhook_secret()} for post in made])
-    expected = [json.loads(message["json"]) if message["json"] else {"text": message["text"]} for message in sent]
+    expected = [json.loads(message["data"]) if message["data"] else {"text": message["text"]} for message in sent]
     assert len(expected) > MESSAGES * 0.9
     assert answers == [{"body": body} for body in expected]
 

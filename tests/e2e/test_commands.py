@@ -144,7 +144,7 @@ def test_a_rotated_key_is_valid_beside_the_old_one(running: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [("topics", "list"), ("users", "list"), ("sql", "SELECT number FROM numbers(90000)")]
+    "command", [("topics", "list"), ("users", "list"), ("sql", "SELECT number FROM numbers(200000)")]
 )
 def test_a_pipe_that_closes_leaves_no_traceback(running: Stack, command: tuple[str, ...]) -> None:
     line = [sys.executable, "-m", "console.cli", *command]

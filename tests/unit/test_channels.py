@@ -18,7 +18,17 @@ from producers.addresses import NORMAL_FORMS
 from producers.notification import Content, To
 from runtime.errors import SettingsError
 from runtime.settings import load_settings
-from schemas.channels import CHANNEL_OF_PLATFORM, CHANNELS, LINE_PARTS, OBJECT_PARTS, PARTS, ROWS, SHAPES, Channel
+from schemas.channels import (
+    CHANNEL_OF_PLATFORM,
+    CHANNELS,
+    FIELD_OF_PART,
+    LINE_PARTS,
+    OBJECT_PARTS,
+    PARTS,
+    ROWS,
+    SHAPES,
+    Channel,
+)
 from schemas.events import ChannelMessage, RecipientProfile, states
 from vendors.registry import VENDORS
 
@@ -33,7 +43,8 @@ CONTENT_PARTS = {field.alias or name for name, field in Content.model_fields.ite
 def test_row_names_fields_parts_and_reasons_that_exist(row: Channel) -> None:
     assert row.given_as in To.model_fields
     assert row.stored_as in get_type_hints(RecipientProfile)
-    assert set(row.parts) <= set(get_type_hints(ChannelMessage)) & CONTENT_PARTS
+    assert set(row.parts) <= CONTENT_PARTS
+    assert len({FIELD_OF_PART[part] for part in row.parts} & set(get_type_hints(ChannelMessage))) == len(row.parts)
     assert {*row.needs_one_of, *row.blank_parts, *row.meant_by} <= set(row.parts)
     assert row.needs_one_of
     assert row.bounce_reason in states().reasons["bounced"]

@@ -30,7 +30,7 @@ def test_settings_of_the_worked_file_are_in_no_doubt(kind: str, tmp_path: Path) 
         ("onesignal", {"app_id": "shop"}, "app_id is no UUID"),
         ("webpush", {"hosts": ["*.com"]}, "hosts: *.com is whatever a stranger registers"),
         ("webpush", {"hosts": ["10.0.0.7"]}, "hosts: 10.0.0.7: the host is not on a public address"),
-        ("webpush", {"hosts": ["[::1]"]}, "hosts: [::1]: the host is not on a public address"),
+        ("webpush", {"hosts": ["2130706433"]}, "hosts: 2130706433: an IPv4 address in a URL has four decimal numbers"),
     ],
 )
 def test_what_can_hardly_be_right_is_a_warning_that_names_the_account(

@@ -105,7 +105,7 @@ def verified(secret: str, request: Any) -> Any:
 
 
 def test_webhook_is_signed_as_the_specification_says(tmp_path: Path) -> None:
-    message = to_send("webhook", text="Zoë & <b>", json=None)
+    message = to_send("webhook", text="Zoë & <b>", data=None)
     request = sender_of(account("webhook", tmp_path)).prepare(message)
     assert request.headers["webhook-id"] == message["message_id"]
     assert abs(int(request.headers["webhook-timestamp"]) * 1000 - system_clock()) < 10_000
@@ -128,7 +128,7 @@ def test_webhook_of_a_doubt_carries_the_same_id_under_a_new_time(tmp_path: Path)
 
 def test_json_of_a_webhook_is_posted_as_it_is(tmp_path: Path) -> None:
     posted = {"type": "order.shipped", "data": {"n": 1.5, "none": None, "list": ["<&>", "\u2028"]}}
-    assert body_of("webhook", tmp_path, text="T", json=to_json(posted)) == posted
+    assert body_of("webhook", tmp_path, text="T", data=to_json(posted)) == posted
 
 
 def test_while_a_secret_changes_both_sign(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_text_for_slack_is_shown_as_it_is(tmp_path: Path) -> None:
 
 
 def test_blocks_for_slack_keep_their_links_and_call_nobody(tmp_path: Path) -> None:
-    posted = body_of("slack", tmp_path, text="a < b", json=to_json(BLOCKS))
+    posted = body_of("slack", tmp_path, text="a < b", data=to_json(BLOCKS))
     assert posted["text"] == "a &lt; b"
     assert posted["blocks"][0]["text"]["text"] == "<https://a.example|Order> & &lt;!here> &lt;@U1> <#C1>"
 
@@ -191,7 +191,7 @@ def test_text_for_teams_is_a_card_without_markdown(tmp_path: Path) -> None:
 
 
 def test_card_for_teams_is_its_authors(tmp_path: Path) -> None:
-    assert card_in(body_of("teams", tmp_path, text="T", json=to_json(CARD))) == CARD
+    assert card_in(body_of("teams", tmp_path, text="T", data=to_json(CARD))) == CARD
 
 
 def test_card_over_28_kb_is_rejected_before_the_request(tmp_path: Path) -> None:
@@ -223,20 +223,20 @@ async def test_connector_is_refused_with_what_replaced_it(address: str, tmp_path
 @pytest.mark.parametrize(
     ("kind", "fields", "why"),
     [
-        *((kind, {"text": None, "json": None}, "need") for kind in HOOK_KINDS),
-        *((kind, {"text": "", "json": None}, "need") for kind in HOOK_KINDS),
-        *((kind, {"json": b"[1]"}, "object") for kind in HOOK_KINDS),
-        *((kind, {"json": b"{}"}, "object") for kind in HOOK_KINDS),
-        *((kind, {"json": b"{"}, "not JSON") for kind in HOOK_KINDS),
-        *((kind, {"json": b'{"a": NaN}'}, "not JSON") for kind in HOOK_KINDS),
-        *((kind, {"json": b'{"a":' * 5_000}, "not JSON") for kind in HOOK_KINDS),
+        *((kind, {"text": None, "data": None}, "need") for kind in HOOK_KINDS),
+        *((kind, {"text": "", "data": None}, "need") for kind in HOOK_KINDS),
+        *((kind, {"data": b"[1]"}, "object") for kind in HOOK_KINDS),
+        *((kind, {"data": b"{}"}, "object") for kind in HOOK_KINDS),
+        *((kind, {"data": b"{"}, "not JSON") for kind in HOOK_KINDS),
+        *((kind, {"data": b'{"a": NaN}'}, "not JSON") for kind in HOOK_KINDS),
+        *((kind, {"data": b'{"a":' * 5_000}, "not JSON") for kind in HOOK_KINDS),
         *((kind, {"address": "https://10.0.0.1/x"}, "OUTBOUND__ALLOW") for kind in HOOK_KINDS),
         *((kind, {"address": "https://127.0.0.1.nip\\@x/"}, "URL") for kind in HOOK_KINDS),
         *((kind, {"address": "http://example.com/x"}, "https") for kind in HOOK_KINDS),
         *((kind, {"address": ""}, "URL") for kind in HOOK_KINDS),
         ("teams", {"text": "x" * MAX_BODY_BYTES}, "28672"),
-        ("teams", {"json": to_json({"type": "message"})}, "AdaptiveCard"),
-        ("teams", {"json": to_json({"type": "AdaptiveCard", "body": []})}, "AdaptiveCard"),
+        ("teams", {"data": to_json({"type": "message"})}, "AdaptiveCard"),
+        ("teams", {"data": to_json({"type": "AdaptiveCard", "body": []})}, "AdaptiveCard"),
     ],
 )
 async def test_what_cannot_be_sent_is_rejected_without_a_request(

@@ -319,7 +319,7 @@ def test_key_is_read_as_generators_write_it(key: str, tmp_path: Path) -> None:
         ),
         *(
             {"hosts": hosts}
-            for hosts in ([], ["*"], ["https://x.example"], ["*.*.example"], ["x.example/"], "x.example")
+            for hosts in ([], ["*"], ["https://x.example"], ["*.*.example"], ["x.example/"], ["[::1]"], "x.example")
         ),
     ],
 )
