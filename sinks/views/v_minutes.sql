@@ -9,7 +9,7 @@ SELECT
     countIf(t.requested) AS requests,
     countIf(t.state = 'routed') AS routed,
     countIf(t.asked) AS attempts,
-    countIf(t.state = 'sent') AS sent,
+    countIf(t.state = 'sent' AND (t.asked OR t.provider = '')) AS sent,
     countIf(t.state = 'retrying') AS retried,
     countIf(t.state = 'failed_over') AS failed_over,
     countIf(t.state = 'delivered') AS delivered,
@@ -27,14 +27,14 @@ FROM
     SELECT
         e.tenant AS tenant, e.occurred_at AS at, toString(e.channel) AS channel, toString(e.provider) AS provider,
         toString(e.state) AS state, e.latency_ms AS latency_ms, toString(e.code) AS code, e.detail AS detail,
+        -- What a report repeats of our own `sent` is no second request: it has neither a record as its source nor a latency.
         e.provider != '' AND (
-            e.state IN ('sent', 'retrying', 'failed_over', 'rejected', 'failed', 'unknown')
+            e.state IN ('retrying', 'failed_over', 'rejected', 'failed', 'unknown')
+            OR (e.state = 'sent' AND NOT (e.source_topic = '' AND e.latency_ms < 0))
             OR (e.state = 'bounced' AND e.latency_ms >= 0)) AS asked,
         e.state IN ('retrying', 'failed_over', 'unknown', 'failed', 'rejected', 'bounced', 'undelivered', 'dead_lettered')
             AS erred, 0 AS requested
     FROM delivery_events_raw AS e FINAL
-    -- What a report repeats of our own `sent` is no second request: it has neither a record as its source nor a latency.
-    WHERE NOT (e.state = 'sent' AND e.source_topic = '' AND e.latency_ms < 0)
     UNION ALL
     SELECT
         r.tenant AS tenant, r.accepted_at AS at, '' AS channel, '' AS provider, '' AS state, -1 AS latency_ms, '' AS code,
