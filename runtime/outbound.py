@@ -14,13 +14,14 @@ May import aiohttp and yarl. Never: a URL, a host or an address in an error, a l
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from runtime.settings import OutboundSettings
@@ -30,6 +31,8 @@ KEPT_URLS = 4_096
 """Checked URLs that are remembered: a receiver gets more than one message."""
 MAX_ANSWER_BYTES = 64 << 10
 """Of an answer that is read; the rest is left unread."""
+MAX_LOOKUPS = 32
+"""Names that are looked up at once by an account's connections; a further one waits, as long as its request may."""
 MAX_S = 15.0
 """For a request in all, from the resolver to the last byte of the answer."""
 
@@ -151,6 +154,37 @@ def _is_this_machine(host: str, literal: str | None) -> bool:
     return host == "localhost" if literal is None else ip_address(literal).is_loopback
 
 
+class SystemResolver(AbstractResolver):
+    """The system's, in threads of its own: a stranger's name may take as long as it likes, and the loop's threads have other work."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(MAX_LOOKUPS, thread_name_prefix="outbound-resolver")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Raises OSError."""
+        ask = partial(
+            socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=its_family,
+                proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for its_family, _, proto, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Let lookups that are under way end by themselves."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
 class CheckedResolver(AbstractResolver):
     """Gives those addresses of a host that may be dialled; every connector to URLs that users give has one.
 
@@ -159,14 +193,12 @@ class CheckedResolver(AbstractResolver):
 
     def __init__(self, rules: OutboundRules, resolver: AbstractResolver | None = None) -> None:
         self._rules = rules
-        self._resolver = resolver
+        self._resolver = resolver or SystemResolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Raises OutboundRefusedError when there are addresses, and none may be dialled; else OSError."""
-        if self._resolver is None:
-            self._resolver = ThreadedResolver()  # of the running loop
         found = await self._resolver.resolve(host, port, family)
         allowed = [each for each in found if self._rules.may_dial(host, each["host"])]
         if found and not allowed:
@@ -175,8 +207,7 @@ class CheckedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Close the other one."""
-        if self._resolver is not None:
-            await self._resolver.close()
+        await self._resolver.close()
 
 
 def refusal(error: BaseException) -> OutboundRefusedError | None:

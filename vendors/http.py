@@ -140,3 +140,5 @@ class HttpTransport:
         """Close every connection."""
         if self._session is not None:
             await self._session.close()
+        if self._resolver is not None:  # aiohttp closes one of its own alone
+            await self._resolver.close()

@@ -191,7 +191,7 @@ class CallbackEndpoint:
         return Request(url, query, headers, body, self._clock(), http.path_params.get("secret", ""))
 
     async def _body(self, http: HttpRequest, most: int, held: list[int]) -> bytes:
-        """The body; `held` has its bytes so far, for the caller to give back."""
+        """The body; `held` has its bytes so far, for the caller to give back. Raises Problem, NotNowError."""
         body = bytearray()
         async for chunk in http.stream():
             body += chunk
@@ -200,7 +200,7 @@ class CallbackEndpoint:
             if len(body) > most:
                 raise Problem(413, "too_large", f"a callback has at most {most} bytes", headers={"Connection": "close"})
             if self._held > MAX_READING:
-                raise unavailable("busy", "too many callbacks at once; send it again", RETRY_AFTER_S)
+                raise NotNowError("too many callbacks at once")
         return bytes(body)
 
     def _resolved(self, reports: Reports, now: int) -> Reports:

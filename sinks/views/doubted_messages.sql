@@ -14,7 +14,8 @@ FROM
     SELECT
         e.message_id AS message_id, toString(e.channel) AS channel, toString(e.provider) AS provider, e.occurred_at AS at,
         e.event_id AS event_id, if(e.possible_duplicate, 2, 1) AS flag, e.provider_message_id AS vendor_id,
-        e.state = 'sent' AS answered
+        -- Not what a report repeats of it: that has neither a record as its source nor a latency.
+        e.state = 'sent' AND NOT (e.source_topic = '' AND e.latency_ms < 0) AS answered
     FROM delivery_events_raw AS e
     WHERE (e.possible_duplicate OR e.state = 'unknown') AND e.provider != '' AND e.message_id != toFixedString('', 16)
     UNION ALL

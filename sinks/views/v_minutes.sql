@@ -33,6 +33,8 @@ FROM
         e.state IN ('retrying', 'failed_over', 'unknown', 'failed', 'rejected', 'bounced', 'undelivered', 'dead_lettered')
             AS erred, 0 AS requested
     FROM delivery_events_raw AS e FINAL
+    -- What a report repeats of our own `sent` is no second request: it has neither a record as its source nor a latency.
+    WHERE NOT (e.state = 'sent' AND e.source_topic = '' AND e.latency_ms < 0)
     UNION ALL
     SELECT
         r.tenant AS tenant, r.accepted_at AS at, '' AS channel, '' AS provider, '' AS state, -1 AS latency_ms, '' AS code,

@@ -78,7 +78,8 @@ FROM
                 f.reason = 'throttled', 'throttled',
                 'transient') AS error
         FROM delivery_events_raw AS f FINAL
-        WHERE f.provider != ''
+        -- What a report repeats of our own `sent` is no second request: it has neither a record as its source nor a latency.
+        WHERE f.provider != '' AND NOT (f.state = 'sent' AND f.source_topic = '' AND f.latency_ms < 0)
     ) AS e
     GROUP BY e.provider, e.channel, toStartOfHour(e.occurred_at)
 ) AS s

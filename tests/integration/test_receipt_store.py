@@ -78,5 +78,9 @@ async def test_reports_of_all_vendors_are_counted_as_the_model_counts(
                 "SELECT sum(accepted), sum(in_flight), sum(residual) FROM v_accounting"
             )
             assert (accepted_, in_flight, residual) == (MESSAGES, 0, 0)
+            # A vendor that says "processed" was asked once all the same.
+            for view in ("v_provider_scorecard", "v_minutes"):
+                asked = store.rows(f"SELECT sum(attempts), sum(sent) FROM {view} WHERE provider != ''")
+                assert [tuple(map(int, row)) for row in asked] == [(MESSAGES, MESSAGES)], view
     finally:
         assert server.stop() == 0

@@ -5,8 +5,10 @@ A socket that is connected here is recorded and refused, so the addresses that w
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from pydantic import ValidationError
 
 from runtime.errors import SettingsError
-from runtime.outbound import CheckedResolver, OutboundRefusedError, OutboundRules, is_public
+from runtime.outbound import MAX_LOOKUPS, CheckedResolver, OutboundRefusedError, OutboundRules, is_public
 from runtime.settings import OutboundSettings, load_settings
 from vendors.http import HttpTransport, NotSentError
 
@@ -301,6 +303,54 @@ def test_address_is_not_public(address: str) -> None:
 @pytest.mark.parametrize("url", ["https://h.example/a%2Fb?sig=a%2Bb%3D&sp=%2Fx~%7e", "https://h.example:8443/?q='(x)'"])
 def test_url_is_asked_for_as_it_was_given(url: str) -> None:
     assert str(rules().check_url(url)) == url
+
+
+# -- the system's resolver --------------------------------------------------------------------------------------------
+
+
+def found_at(*addresses: str) -> Any:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in addresses]
+
+
+async def test_names_are_the_systems_unless_a_test_says_otherwise(
+    dialled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {"private.example": found_at("10.0.0.1"), "public.example": found_at("10.0.0.1", PUBLIC_4)}
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: answers[host])
+    transport = HttpTransport(5, 4, resolver=CheckedResolver(rules()))
+    transport.start()
+    try:
+        with pytest.raises(OutboundRefusedError):
+            await transport.post("https://private.example/", headers={}, body=b"")
+        assert dialled == []
+        with pytest.raises(NotSentError):
+            await transport.post("https://public.example/", headers={}, body=b"")
+        assert set(dialled) == {PUBLIC_4}
+    finally:
+        await transport.close()
+
+
+async def test_names_that_never_resolve_hold_up_neither_the_loop_nor_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def look_up(host: str, *_: Any, **__: Any) -> Any:
+        if host.startswith("tarpit"):
+            over.wait(30)
+        return found_at(PUBLIC_4)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    resolver = CheckedResolver(rules())
+    stuck = [asyncio.create_task(resolver.resolve(f"tarpit-{n}.example", 443)) for n in range(MAX_LOOKUPS - 1)]
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(lambda: None)
+            (other,) = await resolver.resolve("other.example", 443)
+        assert other["host"] == PUBLIC_4
+        assert not any(task.done() for task in stuck)
+    finally:
+        over.set()
+        await asyncio.gather(*stuck)
+        await resolver.close()
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

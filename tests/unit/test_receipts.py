@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA384, SHA512
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from producers.callbacks import app as callbacks_app
 from runtime import ids
 from runtime.callbacks import NO_SUBJECT, AttemptRef, Subject, subject_of_token, subject_token, token_fields
 from runtime.errors import SettingsError
@@ -353,6 +354,17 @@ async def test_whatever_a_signed_event_says_it_is_recorded_or_passed_over(change
     assert (await at.post(sendgrid(body))).status_code in (204, 400)  # 400: a lone surrogate is no JSON text
     for status in at.broker.statuses:
         assert status["state"] in states().all
+
+
+async def test_bodies_of_strangers_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, callback = desk(), sendgrid([sendgrid_event("delivered")])
+    monkeypatch.setattr(callbacks_app, "MAX_READING", len(callback.body) - 1)
+    before = counted("sendgrid", "unavailable")
+    answer = await at.post(callback)
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_now")
+    assert counted("sendgrid", "unavailable") == before + 1
+    monkeypatch.setattr(callbacks_app, "MAX_READING", len(callback.body))
+    assert (await at.post(callback)).status_code == 204  # what was held is given back
 
 
 # -- opt-outs ---------------------------------------------------------------------------------------------------------
