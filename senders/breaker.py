@@ -31,6 +31,9 @@ LASTING_S = 5.0
 SLACK_S = 10.0
 """While messages wait, a probe starts every reset_s. Failures further apart than twice that plus this belong to two
 periods of failing: no request was made in between."""
+LONGEST_REQUEST_S = 300.0
+"""What `timeout_s` of an account allows. A request that seems to have taken longer was made by a process that stood still:
+no evidence of that time."""
 
 
 class Breaker:
@@ -60,7 +63,7 @@ class Breaker:
             return
         if began < self._succeeded_at:
             return
-        if self._is_idle(min(began, now)):
+        if self._is_idle(max(min(began, now), now - LONGEST_REQUEST_S)):
             self._failing_since = now
         self._failed_at = now
         if self.state == "open":

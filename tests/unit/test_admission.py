@@ -139,6 +139,16 @@ def test_failures_with_an_idle_time_between_them_are_not_one_time_of_failing() -
     assert breaker.given_up()
 
 
+def test_request_that_was_under_way_while_the_process_stood_still_is_no_hour_of_failing() -> None:
+    clock = Clock()
+    breaker = Breaker(BreakerSettings(failures=2, reset_s=30, give_up_s=3_000), clock)
+    breaker.record(False, clock.now)
+    began = clock.now + 1
+    clock.now += 3_600
+    breaker.record(False, began)
+    assert (breaker.state, breaker.given_up()) == ("open", False)
+
+
 def test_account_that_nobody_asks_for_any_more_is_not_said_to_be_down() -> None:
     clock = Clock()
     it = account("a", clock, failures=1)
