@@ -38,8 +38,8 @@ def list_suppressions(
 
 @suppressions_app.command("add")
 def suppress(
-    channel: Annotated[ChannelName, typer.Argument(metavar="CHANNEL")],
-    address: Annotated[str, typer.Argument(metavar="ADDRESS")],
+    channel: Annotated[ChannelName, typer.Argument(metavar="CHANNEL", help="Of which it is an address.")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="In any spelling.")],
     reason: Annotated[str, typer.Option("--reason", help="As it is to be recorded.")] = "manual",
     expires_at: Annotated[
         str | None, typer.Option("--expires-at", metavar="TIME", help="RFC 3339; it ends by itself then.")

@@ -88,27 +88,23 @@ def diff(
     api: Api = None,
     api_key: ApiKey = None,
     state_dir: StateDir = DEFAULT_STATE_DIR,
+    as_json: Json = False,
 ) -> None:
     """How the files differ from what is published; exit status 1 when they do."""
-    changed = False
+    differing: list[dict[str, str]] = []
     for body, there in _compared(client(api, api_key, state_dir), directory, ids):
         before, after = template_files.files_of(there) if there else {}, template_files.files_of(body)
         for name in sorted({*before, *after}):
             old, new = before.get(name, ""), after.get(name, "")
-            lines = difflib.unified_diff(
-                old.splitlines(),
-                new.splitlines(),
-                f"published/{body['id']}/{name}",
-                f"files/{body['id']}/{name}",
-                "",
-                "",
-                3,
-                "",
-            )
-            for line in lines:
-                typer.echo(plain(line))
-            changed = changed or old != new
-    raise typer.Exit(1 if changed else 0)
+            if old != new:
+                differing.append({"id": body["id"], "file": name, "published": old, "here": new})
+    if as_json:
+        show(differing, as_json)
+    for it in () if as_json else differing:
+        names = (f"published/{it['id']}/{it['file']}", f"{directory}/{it['id']}/{it['file']}")
+        for line in difflib.unified_diff(it["published"].splitlines(), it["here"].splitlines(), *names, lineterm=""):
+            typer.echo(plain(line))
+    raise typer.Exit(1 if differing else 0)
 
 
 @templates_app.command()
@@ -134,7 +130,7 @@ def push(
 @templates_app.command()
 def publish(
     template_id: _Id,
-    version: Annotated[int, typer.Argument(metavar="VERSION", min=1)],
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The number of one that there is.")],
     api: Api = None,
     api_key: ApiKey = None,
     state_dir: StateDir = DEFAULT_STATE_DIR,

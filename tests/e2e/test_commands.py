@@ -77,6 +77,8 @@ def test_templates_pulled_and_pushed_change_nothing_and_a_changed_file_is_a_vers
     subject.write_text("Good day {{ name }}")
     differs = heliograph(running, "templates", "diff", "greeting", *there)
     assert (differs.returncode, "+Good day {{ name }}" in differs.stdout) == (1, True), differs.stderr
+    told = heliograph(running, "templates", "diff", *there, "--json")
+    assert [(row["id"], row["file"]) for row in json.loads(told.stdout)] == [("greeting", "email.subject")]
     assert words(running, "templates", "push", "greeting", *there) == "greeting 2 published\n"
     data = written(tmp_path, {"name": "Ada"})
     assert answer(running, "templates", "preview", "greeting", data, "--channel", "email")["subject"] == "Good day Ada"

@@ -331,7 +331,12 @@ WRITES = {
     "send",
     "migrate",
     "keys create",
+    "keys rotate",
     "keys revoke",
+    "users delete",
+    "suppressions remove",
+    "templates pull",
+    "templates push",
     "replay",
     "dlq redrive",
 }
