@@ -44,16 +44,16 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def audit(
-    tenant: Annotated[str, typer.Option(help="One tenant. [default: all]")] = "",
+    tenant: Annotated[str, typer.Option(help="One tenant. All unless given.")] = "",
     from_: Annotated[
         str,
         typer.Option(
             "--from",
             metavar="TIME",
-            help="First hour of acceptance, such as 2026-03-01 or -2h. [default: a day ago]",
+            help="First hour of acceptance, such as 2026-03-01 or -2h. A day ago unless given.",
         ),
     ] = "",
-    to: Annotated[str, typer.Option("--to", metavar="TIME", help="Last hour of acceptance. [default: now]")] = "",
+    to: Annotated[str, typer.Option("--to", metavar="TIME", help="Last hour of acceptance. Now unless given.")] = "",
     state_dir: StateDir = DEFAULT_STATE_DIR,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

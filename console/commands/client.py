@@ -1,27 +1,37 @@
-"""Which API a command calls: the one that is named, else the local stack's; and a call for commands that make few.
+"""Which API a command calls: the one that is named, else the local stack's.
 
-May import runtime.http.client and console.commands.stack. Never: a command, an output.
+    @app.command()
+    @with_api
+    def show_user(session: Session, user_id: Id) -> None:      the options of an API are added
+        session.show_one(session.ask("GET", f"/v1/users/{segment(user_id)}"))
+
+May import runtime.http.client, console.commands.stack and output. Never: a command.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Concatenate, ParamSpec, get_type_hints
 from urllib.parse import quote, urlencode
 
 import typer
 
-from console.commands.stack import read_endpoints
+from console.commands import output
+from console.commands.stack import DEFAULT_STATE_DIR, StateDir, read_endpoints
 from runtime.errors import SettingsError
 from runtime.http.client import ApiClient
 
-Api = Annotated[str | None, typer.Option("--api", help="URL of the API. [default: the local stack's]")]
+P = ParamSpec("P")
+Api = Annotated[str | None, typer.Option("--api", help="URL of the API. The local stack's unless given.")]
 ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="HELIOGRAPH_API_KEY", help="[default: the local stack's]")
+    str | None, typer.Option("--api-key", envvar="HELIOGRAPH_API_KEY", help="The local stack's unless given.")
 ]
 
 PAGE = 100
@@ -41,32 +51,77 @@ def client(api: str | None, api_key: str | None, state_dir: Path) -> ApiClient:
     return ApiClient(endpoints["api"], endpoints["api_key"])
 
 
-def ask(calls: ApiClient, method: str, path: str, body: Any = None) -> Any:
-    """The JSON value of one call's answer. Raises ApiError or UnavailableError."""
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The API that a command asks, and how it is to show the answer."""
 
-    async def once() -> Any:
-        async with calls as api:
-            return (await api.call(method, path, body)).body
+    client: ApiClient
+    as_json: bool
 
-    return asyncio.run(once())
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON value of one call's answer. Raises ApiError or UnavailableError."""
+
+        async def once() -> Any:
+            async with self.client as api:
+                return (await api.call(method, path, body)).body
+
+        return asyncio.run(once())
+
+    def listed(self, path: str, query: Mapping[str, str | None], most: int) -> list[dict[str, Any]]:
+        """The first `most` entries of a list, page after page. Raises ApiError or UnavailableError."""
+
+        async def pages() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = []
+            cursor: str | None = ""
+            async with self.client as api:
+                while cursor is not None and len(found) < most:
+                    wanted = {**query, "cursor": cursor, "limit": str(min(PAGE, most - len(found)))}
+                    given = urlencode({name: value for name, value in wanted.items() if value})
+                    page = (await api.call("GET", f"{path}?{given}")).body
+                    found += page["entries"]
+                    cursor = page["next_cursor"]
+            return found
+
+        return asyncio.run(pages())
+
+    def show(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), *, empty: str = "nothing") -> None:
+        """Print rows; for people only these columns, where some are named."""
+        shown = [{name: row.get(name) for name in columns} for row in rows] if columns and not self.as_json else rows
+        output.show(shown, self.as_json, empty=empty)
+
+    def show_one(self, value: Any) -> None:
+        """Print an object."""
+        output.show_one(value, self.as_json)
 
 
-def listed(calls: ApiClient, path: str, query: Mapping[str, str | None], most: int) -> list[dict[str, Any]]:
-    """The first `most` entries of a list, page after page. Raises ApiError or UnavailableError."""
+def with_api(command: Callable[Concatenate[Session, P], None]) -> Callable[..., None]:
+    """A command with the options of an API in place of its session."""
 
-    async def pages() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        cursor: str | None = ""
-        async with calls as api:
-            while cursor is not None and len(found) < most:
-                wanted = {**query, "cursor": cursor, "limit": str(min(PAGE, most - len(found)))}
-                given = urlencode({name: value for name, value in wanted.items() if value})
-                page = (await api.call("GET", f"{path}?{given}")).body
-                found += page["entries"]
-                cursor = page["next_cursor"]
-        return found
+    @functools.wraps(command)
+    def run(*args: Any, api: str | None, api_key: str | None, state_dir: Path, as_json: bool, **given: Any) -> None:
+        command(Session(client(api, api_key, state_dir), as_json), *args, **given)
 
-    return asyncio.run(pages())
+    hints = get_type_hints(command, include_extras=True)
+    _, *own = inspect.signature(command).parameters.values()
+    options = {
+        "api": (Api, None),
+        "api_key": (ApiKey, None),
+        "state_dir": (StateDir, DEFAULT_STATE_DIR),
+        "as_json": (Json, False),
+    }
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        *(parameter.replace(annotation=hints[parameter.name], kind=keyword) for parameter in own),
+        *(
+            inspect.Parameter(name, keyword, default=default, annotation=hint)
+            for name, (hint, default) in options.items()
+        ),
+    ]
+    # typer reads both, and would follow __wrapped__ to the names that are not its to resolve.
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__
+    return run
 
 
 def segment(name: str) -> str:

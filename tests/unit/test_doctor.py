@@ -333,10 +333,6 @@ WRITES = {
     "keys create",
     "keys rotate",
     "keys revoke",
-    "users delete",
-    "suppressions remove",
-    "templates pull",
-    "templates push",
     "replay",
     "dlq redrive",
 }
