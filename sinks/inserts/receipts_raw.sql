@@ -19,12 +19,14 @@ SELECT
 FROM input('
     event_id String, provider String, provider_message_id String, message_id Nullable(String),
     state String, reason String, code String, occurred_at Int64,
-    received_at Int64, mark FixedString(16), lane_of_topic String')
+    received_at Int64, channel String, tenants Array(String), recipient String,
+    mark FixedString(16), lane_of_topic String')
 WHERE NOT throwIf(
     mark != unhex({mark:String})
     OR UUIDNumToString(event) != event_id
     OR UUIDNumToString(message) != ifNull(message_id, '00000000-0000-0000-0000-000000000000')
     OR NOT isValidUTF8(provider) OR NOT isValidUTF8(state) OR NOT isValidUTF8(reason) OR NOT isValidUTF8(code)
-    OR NOT isValidUTF8(provider_message_id),
+    OR NOT isValidUTF8(provider_message_id) OR NOT isValidUTF8(channel) OR NOT isValidUTF8(recipient)
+    OR NOT isValidUTF8(arrayStringConcat(tenants, ' ')),
     'not exactly one ProviderReceipt each')
 FORMAT Avro

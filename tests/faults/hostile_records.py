@@ -244,6 +244,7 @@ class HostileRecords:
             "email": f"{MARK}-{self._count}@example.org",
             "sms": f"+4916{self._count:09d}",
             "push": f"{MARK}-{self._count}",
+            "webhook": f"https://{MARK}-{self._count}.example.org/hook",
         }
         about = {
             "message_id": self._id(),
@@ -254,7 +255,7 @@ class HostileRecords:
             "lane": lane,
             "category": "default",
             "address": address[channel],
-            "platform": "fcm" if channel == "push" else None,
+            "platform": {"push": "fcm", "webhook": "webhook"}.get(channel),
             "subject": "S",
             "text": "T",
             "title": "T",

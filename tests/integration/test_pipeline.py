@@ -189,7 +189,9 @@ def test_poison_on_every_topic_is_dead_lettered_and_the_rest_is_processed(world:
         ("sender", "--channel", "email"),
         ("sender", "--channel", "sms"),
         ("sender", "--channel", "push"),
+        ("sender", "--channel", "webhook"),
         ("timers",),
+        ("callbacks",),
     ):
         world.run(*arguments)
     records, made = requests("poison", 1, channels=["email", "sms", "push"])
