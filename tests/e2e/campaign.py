@@ -181,8 +181,8 @@ class Campaign:
             for fault in faults:
                 ask_simulator(self.simulators[account], "/faults", "POST", fault)
         self._junk()
-        self._publish(size)
         self._publish_to_a_suppressed_address()
+        self._publish(size)
         until(self._over, 420, "the end of the campaign", lambda: self.unsettled()[:3])
         self._state_late()
         self.events = self._events()
@@ -256,7 +256,8 @@ class Campaign:
         self._bulk([Asked("", "u100", "order-shipped", None, ("waits",)) for _ in range(2)])
 
     def _publish_to_a_suppressed_address(self) -> None:
-        """Whether anything else comes after its address has bounced is chance."""
+        """To one whose address bounces, alone: of the many bounces that follow the brake may let none suppress. Then to it again."""
+        self._bulk([Asked("", min(self.bouncing), "order-shipped", None, ("eu", "group-1"))])
         until(lambda: self._suppressed() is not None, 120, "an address that bounced is suppressed")
         # By then routers and senders know it as well.
         soon = (time.time_ns() // 1_000_000_000 + 5) * 1000

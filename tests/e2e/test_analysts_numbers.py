@@ -3,6 +3,7 @@ on the public views and from the campaign's diary, and the diary is held against
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -31,15 +32,15 @@ def of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
 def of_this_campaign(sql: str, of: Campaign) -> str:
     """A question of the page, of this tenant, day and hour in place of the shop's."""
     today: date = on_day(of.diary.day)
-    for theirs, ours in (
-        ("'shop'", f"'{of.diary.tenant}'"),
-        ("'2026-03-03'", f"'{today}'"),
-        ("'2026-03-04'", f"'{today + timedelta(days=1)}'"),
-        ("= 10)", f"= {of.diary.hours[0]})"),
-        ("= 11)", f"= {of.diary.hours[1]})"),
-    ):
-        sql = sql.replace(theirs, ours)
-    return sql
+    ours = {
+        "'shop'": f"'{of.diary.tenant}'",
+        "'2026-03-03'": f"'{today}'",
+        "'2026-03-04'": f"'{today + timedelta(days=1)}'",
+        "= 10)": f"= {of.diary.hours[0]})",
+        "= 11)": f"= {of.diary.hours[1]})",
+    }
+    # All at once: one by one, what took another's place would be taken for it (a campaign at eleven).
+    return re.sub("|".join(map(re.escape, ours)), lambda theirs: ours[theirs[0]], sql)
 
 
 # ---------------------------------------------------------------- the diary is what the vendors say

@@ -11,7 +11,7 @@ import pytest
 from runtime.ids import notification_id
 from runtime.records import ProducerRecord
 from schemas.codec import codec
-from schemas.topics import DEAD_LETTERS, STATUS, catalogue, dispatch_topic
+from schemas.topics import DEAD_LETTERS, RECEIPTS, STATUS, catalogue, dispatch_topic
 from tests.integration.conftest import until
 from tests.integration.pipeline import World, profiles, requests, world
 from tests.support.made import NOW
@@ -177,11 +177,13 @@ def test_crash_after_the_provider_accepted_at_most_once_ends_unknown(world: Worl
 
 
 def test_poison_on_every_topic_is_dead_lettered_and_the_rest_is_processed(world: World) -> None:
-    skipped = {DEAD_LETTERS, STATUS}
+    skipped = {DEAD_LETTERS, STATUS, RECEIPTS}
     readers = {
-        name: set(topic.consumers) - {"sink"} for name, topic in catalogue().items()
-    }  # the sink does not run here
-    topics = [t for t in catalogue() if readers[t] and t not in skipped and ("normal" in t or t.count(".") == 2)]
+        name: set(topic.consumers) - {"sink", "callbacks"} for name, topic in catalogue().items()
+    }  # these two do not run here
+    # No account here sends webhooks, so that nobody reads their topics.
+    read = [t for t in catalogue() if readers[t] and t not in skipped and ".webhook." not in t]
+    topics = [t for t in read if "normal" in t or t.count(".") == 2]
     world.publish([ProducerRecord(topic, b"poison-key", b"\xff poison", partition=0) for topic in topics])
     world.publish(profiles("poison", 1))
     for arguments in (
@@ -189,9 +191,7 @@ def test_poison_on_every_topic_is_dead_lettered_and_the_rest_is_processed(world:
         ("sender", "--channel", "email"),
         ("sender", "--channel", "sms"),
         ("sender", "--channel", "push"),
-        ("sender", "--channel", "webhook"),
         ("timers",),
-        ("callbacks",),
     ):
         world.run(*arguments)
     records, made = requests("poison", 1, channels=["email", "sms", "push"])
