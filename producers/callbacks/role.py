@@ -87,7 +87,7 @@ async def run_callbacks(context: Context) -> None:
         delivery_timeout_s=settings.callbacks.publish_timeout_s,
     )
     store = open_store(settings.views, context.role, REFERENCES, RETENTION_S)
-    references: View[Reference] = View(settings.kafka, REFERENCES, store=store)
+    references: View[Reference] = View(settings.kafka, REFERENCES, store=store, publish=producer.publish)
     start_views([references], context.health)
     try:
         if not await caught_up([references], context.stopping):

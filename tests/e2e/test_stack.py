@@ -316,7 +316,8 @@ def test_poison_on_every_topic_ends_in_the_dead_letters_and_the_streams_go_on(ru
     until(
         lambda: dead_lettered() >= set(topics),
         60,
-        f"dead letters of all topics, missing {set(topics) - dead_lettered()}",
+        "dead letters of all topics",
+        lambda: f"missing {set(topics) - dead_lettered()}",
     )
     name = user(running)
     request = {"to": {"user_id": name}, "template": {"id": template}, "data": {"n": 1}}
