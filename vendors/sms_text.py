@@ -50,8 +50,11 @@ def count_parts(text: str) -> Parts:
     unicode = _GSM_7.fullmatch(text) is None
     wide = _ASTRAL if unicode else _ESCAPED
     one, each = (_UCS_2_ONE, _UCS_2_EACH) if unicode else (_GSM_7_ONE, _GSM_7_EACH)
-    if len(text) + len(wide.findall(text)) <= one:
+    doubles = len(wide.findall(text))
+    if len(text) + doubles <= one:
         return Parts(unicode, 1)
+    if not doubles:  # nothing can fall between two parts
+        return Parts(unicode, -(-len(text) // each))
     number, used = 1, 0
     for char in text:
         width = 2 if wide.match(char) else 1
