@@ -218,6 +218,11 @@ REFERENCE_S = 60.0
 """From a message's event to the time at which its reference is there for certain."""
 
 
+def known_by(occurred_at: int | None) -> int:
+    """DeliveryReport.known_by of an event; long past for one without a time."""
+    return (occurred_at or 0) + int(REFERENCE_S * 1000)
+
+
 def spoken_for(secrets: Sequence[tuple[str, str]], request: Request) -> list[str]:
     """Names of the accounts, of (name, secret), whose secret is in the path. Raises UnknownAccountError, ForgedError."""
     if not secrets:

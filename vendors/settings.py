@@ -6,6 +6,7 @@ May import pydantic and the form of a mail. Never: a provider.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -58,6 +59,12 @@ def parse_keys(keys: type[K], provider: ProviderSettings) -> K:
         errors = exc.errors(include_input=False, include_url=False)
         problems = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors)
         raise SettingsError(f"provider {provider.name}: {problems}") from exc
+
+
+def path_secrets(keys: type[CallbackSecretKeys], providers: Iterable[ProviderSettings]) -> list[tuple[str, str]]:
+    """(name, secret in the path) of the accounts that have one. Raises SettingsError when one cannot be read or used."""
+    own = [(provider, parse_keys(keys, provider)) for provider in providers]
+    return [(provider.name, secret) for provider, its in own if (secret := its.path_secret(provider))]
 
 
 def read_secret(provider: ProviderSettings, key: str, value: SecretStr | None, file: Path | None) -> str | None:

@@ -5,39 +5,25 @@ May import console.commands.client and rich. Never: a fact, a reason's words.
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from console.commands.client import Api, ApiKey, client
+from console.commands.client import Session, with_api
 from console.commands.output import plain
-from console.commands.stack import DEFAULT_STATE_DIR, StateDir
-from runtime.http.client import ApiClient
 
 _COLOURS = {"acceptance": "cyan", "decision": "blue", "attempt": "yellow", "dead letter": "red", "operator": "magenta"}
 
 
-def explain(
-    notification_id: Annotated[str, typer.Argument(metavar="ID")],
-    api: Api = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+@with_api
+def explain(session: Session, notification_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Show the whole story of a notification: who, what was decided and why, every attempt, how long each took."""
-    story = asyncio.run(_read(client(api, api_key, state_dir), notification_id))
-    if as_json:
-        typer.echo(json.dumps(story, indent=2, ensure_ascii=False))
+    story = session.ask("GET", f"/v1/notifications/{notification_id}/explain")
+    if session.as_json:
+        session.show_one(story)
     else:
         show_story(story)
-
-
-async def _read(calls: ApiClient, notification_id: str) -> Any:
-    async with calls as api:
-        return (await api.call("GET", f"/v1/notifications/{notification_id}/explain")).body
 
 
 def show_story(story: Mapping[str, Any]) -> None:

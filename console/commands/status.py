@@ -11,27 +11,25 @@ from typing import Annotated, Any
 
 import typer
 
-from console.commands.client import Api, ApiKey, client
+from console.commands.client import Session, with_api
 from console.commands.output import show
-from console.commands.stack import DEFAULT_STATE_DIR, StateDir
 from runtime.http.client import ApiClient
 from schemas.events import states
 
 _POLL_S = 0.3
 
 
+@with_api
 def status(
+    session: Session,
     notification_id: Annotated[str, typer.Argument(metavar="ID")],
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print every event until no message is in flight.")
     ] = False,
-    api: Api = None,
-    api_key: ApiKey = None,
-    state_dir: StateDir = DEFAULT_STATE_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the status of a notification and of its messages."""
-    body = asyncio.run(_read(client(api, api_key, state_dir), f"/v1/notifications/{notification_id}", follow, as_json))
+    path, as_json = f"/v1/notifications/{notification_id}", session.as_json
+    body = asyncio.run(_follow(session.client, path, as_json)) if follow else session.ask("GET", path)
     if as_json:
         typer.echo(
             json.dumps(body, indent=2, ensure_ascii=False) if not follow else json.dumps(body, ensure_ascii=False)
@@ -57,23 +55,19 @@ def _because(reason: str | None) -> str:
     return f" ({reason})" if reason else ""
 
 
-async def _read(calls: ApiClient, path: str, follow: bool, as_json: bool) -> Any:
-    async with calls as api:
-        return await _follow(api, path, as_json) if follow else (await api.call("GET", path)).body
-
-
-async def _follow(api: ApiClient, path: str, as_json: bool) -> Any:
+async def _follow(calls: ApiClient, path: str, as_json: bool) -> Any:
     """Print events as they come; returns the notification once it is settled."""
     shown: set[str] = set()
-    while True:
-        body = (await api.call("GET", path)).body
-        for event in (await api.call("GET", f"{path}/events")).body["entries"]:
-            if event["id"] not in shown:
-                shown.add(event["id"])
-                typer.echo(json.dumps(event, ensure_ascii=False) if as_json else _line(event))
-        if body["status"] in states().settled:
-            return body
-        await asyncio.sleep(_POLL_S)
+    async with calls as api:
+        while True:
+            body = (await api.call("GET", path)).body
+            for event in (await api.call("GET", f"{path}/events")).body["entries"]:
+                if event["id"] not in shown:
+                    shown.add(event["id"])
+                    typer.echo(json.dumps(event, ensure_ascii=False) if as_json else _line(event))
+            if body["status"] in states().settled:
+                return body
+            await asyncio.sleep(_POLL_S)
 
 
 def _line(event: dict[str, Any]) -> str:

@@ -33,7 +33,6 @@ from vendors.reports import (
     NEW_WORD,
     NOTED,
     OPTED_OUT,
-    REFERENCE_S,
     DeliveryReport,
     Intake,
     MalformedError,
@@ -41,12 +40,13 @@ from vendors.reports import (
     Reports,
     Request,
     iso_time,
+    known_by,
     parse_json,
     spoken_for,
     stop,
     word,
 )
-from vendors.settings import parse_keys
+from vendors.settings import path_secrets
 from vendors.sms_text import says_stop
 
 _INCOMING = "RECEIVED"
@@ -125,7 +125,7 @@ def _report(message: Any, provider: str, received_at: int) -> DeliveryReport | N
         said.opted_out,
         raw=raw,
         reference=word(message.get("userSuppliedId"), MAX_ID),
-        known_by=(_submitted_at(message, received_at) or 0) + int(REFERENCE_S * 1000),
+        known_by=known_by(_submitted_at(message, received_at)),
     )
 
 
@@ -140,5 +140,4 @@ def _submitted_at(message: Mapping[str, Any], received_at: int) -> int | None:
 
 def create(providers: Iterable[ProviderSettings]) -> BulksmsReports:
     """The reports of the accounts of this kind. Raises SettingsError when a secret cannot be read or used."""
-    keys = [(provider, parse_keys(BulksmsKeys, provider)) for provider in providers]
-    return BulksmsReports([(provider.name, secret) for provider, own in keys if (secret := own.path_secret(provider))])
+    return BulksmsReports(path_secrets(BulksmsKeys, providers))

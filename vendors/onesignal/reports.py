@@ -28,7 +28,6 @@ from vendors.reports import (
     MAX_ID,
     NEW_WORD,
     NOTED,
-    REFERENCE_S,
     DeliveryReport,
     Intake,
     MalformedError,
@@ -37,11 +36,12 @@ from vendors.reports import (
     Request,
     event_time,
     iso_time,
+    known_by,
     parse_json,
     spoken_for,
     word,
 )
-from vendors.settings import parse_keys
+from vendors.settings import path_secrets
 
 _MEANINGS: Mapping[str, Meaning] = {
     "received": Meaning("delivered"),
@@ -87,14 +87,11 @@ class OnesignalReports:
             subscription,
             occurred_at=at,
             reference=message_id,
-            known_by=(at or 0) + int(REFERENCE_S * 1000),
+            known_by=known_by(at),
         )
         return Reports([report])
 
 
 def create(providers: Iterable[ProviderSettings]) -> OnesignalReports:
     """The reports of the accounts of this kind. Raises SettingsError when a secret cannot be read or used."""
-    keys = [(provider, parse_keys(OnesignalKeys, provider)) for provider in providers]
-    return OnesignalReports(
-        [(provider.name, secret) for provider, own in keys if (secret := own.path_secret(provider))]
-    )
+    return OnesignalReports(path_secrets(OnesignalKeys, providers))
