@@ -37,6 +37,7 @@ class HttpResponse:
 
     status: int
     headers: Mapping[str, str]
+    """A name is found in any case."""
     body: bytes
 
 
@@ -54,8 +55,8 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body as far as it was read: the status alone is a response; the caller decides about an incomplete body."""
     body = bytearray()
     try:
-        while len(body) < limit and (piece := await response.content.read(limit - len(body))):
-            body += piece
+        while len(body) < limit and not response.content.at_eof():
+            body += await response.content.read(limit - len(body))
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         response.close()
     return _unpacked(bytes(body), response.headers.get("Content-Encoding", "").strip().lower(), limit)
@@ -127,7 +128,7 @@ class HttpTransport:
             ) as response:
                 return HttpResponse(
                     response.status,
-                    {k.lower(): v for k, v in response.headers.items()},
+                    response.headers,
                     await _body(response, self._max_response_bytes),
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:

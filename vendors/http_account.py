@@ -45,6 +45,8 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: bytes | None
     """None makes it a GET."""
+    note: str | None = None
+    """What is recorded with a message that was sent so, beside its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class _HttpSender(ProviderAccount[HttpRequest]):
         except ResponseLostError as exc:
             return InDoubt(str(exc))
         answer = self.read(response)
+        if isinstance(answer, Sent):
+            return Sent(answer.provider_message_id, detail=prepared.note)
         if not isinstance(answer, Answer):
             return answer
         wait_s = answer.retry_after_s
@@ -150,6 +154,11 @@ class GivenUrlAccount(_HttpSender):
 
     async def probe(self) -> None:
         """There is no vendor to ask, only receivers (registry.can_be_probed)."""
+
+
+def form_body(fields: Mapping[str, str]) -> bytes:
+    """The fields as application/x-www-form-urlencoded, without lone surrogates. yarl writes it at a third of urllib's cost."""
+    return URL.build(query=fields).raw_query_string.encode()
 
 
 def json_body(value: object) -> bytes:

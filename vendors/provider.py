@@ -66,10 +66,6 @@ class ProviderAccount(ABC, Generic[Prepared]):
         """What of its settings can hardly be right, as far as that is known without asking anybody; in words."""
         return []
 
-    def detail(self, message: ChannelMessage) -> str | None:
-        """What is recorded with a message that was sent, beside its id."""
-        return None
-
     @abstractmethod
     async def probe(self) -> ProbeRefusal | None:
         """Ask the vendor something cheap that needs this account's credentials and sends nothing; None when it answers well."""
@@ -89,10 +85,10 @@ class ProviderAccount(ABC, Generic[Prepared]):
             return Rejected(ErrorClass.PERMANENT_MESSAGE, f"the message cannot be built ({type(exc).__name__})")
         try:
             result = bounded(await self.deliver(prepared))
-            if isinstance(result, Sent):
-                reference, detail = self.reference(message, result.provider_message_id), self.detail(message)
-                return result if reference is detail is None else replace(result, reference=reference, detail=detail)
-            return replace(result, reference=self.reference(message, None)) if isinstance(result, InDoubt) else result
+            if not isinstance(result, Sent | InDoubt):
+                return result
+            reference = self.reference(message, result.provider_message_id if isinstance(result, Sent) else None)
+            return result if reference is None else replace(result, reference=reference)
         except Exception as exc:
             log.exception("send failed", provider=self.name, notification_id=message["notification_id"])
             return InDoubt(f"an error the sender does not know ({type(exc).__name__})")

@@ -41,6 +41,7 @@ class Parts(NamedTuple):
         return "UCS-2" if self.unicode else "GSM-7"
 
     def __str__(self) -> str:
+        """What is recorded of a text that went out: `2 parts of UCS-2`. As we count: a vendor may do otherwise."""
         parts = "1 part" if self.number == 1 else f"{self.number} parts"
         return f"{parts} of {self.alphabet}"
 
@@ -70,11 +71,6 @@ def checked_parts(text: str, max_parts: int) -> Parts:
     if parts.number > max_parts:
         raise UnsendableError(f"{parts}, more than max_parts = {max_parts}")
     return parts
-
-
-def noted_parts(text: str) -> str:
-    """What is recorded of a text that went out: `2 parts of UCS-2`. As it was written: a vendor may count otherwise."""
-    return str(count_parts(clean_text(text)))
 
 
 def clean_text(text: str) -> str:

@@ -43,7 +43,7 @@ from vendors.http_account import (
 from vendors.provider import UnsendableError
 from vendors.sender import InDoubt, Sent
 from vendors.settings import checked_base_url, parse_keys
-from vendors.sms_text import checked_parts, clean_text, noted_parts
+from vendors.sms_text import checked_parts, clean_text
 
 _TEMPLATE = re.compile(r"\{(?=(?:F[0-9]+|fn|sn)#*\})", re.IGNORECASE)
 _INERT = "{\u200b"
@@ -81,11 +81,11 @@ class BulksmsSender(HttpAccount):
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The message as JSON. Raises UnsendableError for a text of too many parts."""
         text = _TEMPLATE.sub(_INERT, clean_text(message["text"] or ""))
-        unicode, _ = checked_parts(text, self._max_parts)
+        parts = checked_parts(text, self._max_parts)
         entry: dict[str, Any] = {
             "to": [{"type": "INTERNATIONAL", "address": message["address"]}],
             "body": text,
-            "encoding": "UNICODE" if unicode else "TEXT",
+            "encoding": "UNICODE" if parts.unicode else "TEXT",
             "longMessageMaxParts": self._max_parts,
             "deliveryReports": "ALL",
             "userSuppliedId": user_supplied_id(message["message_id"]),
@@ -93,11 +93,7 @@ class BulksmsSender(HttpAccount):
         if self._sender is not None:
             entry["from"] = {"type": sender_type(self._sender), "address": self._sender}
         headers = {**self._headers, MESSAGE_ID_HEADER: message["message_id"]}
-        return HttpRequest(self._url, headers, json_body([entry]))
-
-    def detail(self, message: ChannelMessage) -> str:
-        """Parts of the text."""
-        return noted_parts(message["text"] or "")
+        return HttpRequest(self._url, headers, json_body([entry]), str(parts))
 
     def reference(self, message: ChannelMessage, provider_message_id: str | None) -> str | None:
         """Ours: it is known also where the answer is lost."""

@@ -32,7 +32,19 @@ from vendors.provider import UnsendableError
 from vendors.sender import InDoubt, Sent
 from vendors.settings import checked_from, parse_keys
 
-_OFF = {"o:tracking": "no", "o:tracking-clicks": "no", "o:tracking-opens": "no"}
+_BOUNDARY = "hg-form"
+"""Of multipart/form-data (RFC 7578): no line of a mail begins with two hyphens and this (vendors/mime.py)."""
+
+
+def _field(name: str, value: str) -> str:
+    return f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+
+
+_OFF = "".join(_field(name, "no") for name in ("o:tracking", "o:tracking-clicks", "o:tracking-opens"))
+_BEFORE_MAIL = (
+    f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="message"; filename="message.mime"\r\n\r\n'.encode()
+)
+_END = f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
 class MailgunSender(HttpAccount):
@@ -45,7 +57,8 @@ class MailgunSender(HttpAccount):
         super().__init__(provider, clock)
         self._from = checked_from(provider, keys.from_address)
         self._url = f"{keys.host(provider)}/v3/{quote(keys.domain)}/messages.mime"
-        self._authorization = {"Authorization": basic_auth("api", keys.secret(provider))}
+        authorization = {"Authorization": basic_auth("api", keys.secret(provider))}
+        self._headers = {**authorization, "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
 
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The mail as a file of a form."""
@@ -53,20 +66,12 @@ class MailgunSender(HttpAccount):
             mail = build_mail(message, self._from, self._clock())
         except MailError as exc:
             raise UnsendableError(str(exc)) from exc
-        variables = {f"v:{name}": value for name, value in token_fields(message, self.name).items()}
-        return self._request({"to": message["address"], **_OFF, **variables}, mail, message["message_id"])
+        fields = [_field("to", message["address"])]
+        fields += [_field(f"v:{name}", value) for name, value in token_fields(message, self.name).items()]
+        return self._request("".join(fields) + _OFF, mail)
 
-    def _request(self, fields: dict[str, str], mail: bytes, mark: str) -> HttpRequest:
-        """multipart/form-data (RFC 7578); lines of a mail never begin with two hyphens and our mark."""
-        boundary = f"hg-{mark}"
-        parts = [
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in fields.items()
-        ]
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="message"; filename="message.mime"\r\n\r\n'
-        body = b"".join(("".join(parts).encode(), head.encode(), mail, f"\r\n--{boundary}--\r\n".encode()))
-        headers = {**self._authorization, "Content-Type": f"multipart/form-data; boundary={boundary}"}
-        return HttpRequest(self._url, headers, body)
+    def _request(self, fields: str, mail: bytes) -> HttpRequest:
+        return HttpRequest(self._url, self._headers, b"".join((fields.encode(), _BEFORE_MAIL, mail, _END)))
 
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""
@@ -80,7 +85,7 @@ class MailgunSender(HttpAccount):
 
     def probe_request(self) -> HttpRequest:
         """A mail to nobody: it is refused for that alone, also with a key that may do nothing but send."""
-        return self._request({"o:testmode": "yes"}, b"", "probe")
+        return self._request(_field("o:testmode", "yes"), b"")
 
     def read_probe(self, response: HttpResponse) -> Answer | None:
         """400 says that all but the mail is right."""

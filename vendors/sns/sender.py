@@ -15,16 +15,24 @@ May import the shared modules of vendors. Never: another vendor, a retry.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlencode
 
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse
-from vendors.http_account import MESSAGE_ID_HEADER, UNREADABLE, Answer, HttpAccount, HttpRequest, by_status, said
+from vendors.http_account import (
+    MESSAGE_ID_HEADER,
+    UNREADABLE,
+    Answer,
+    HttpAccount,
+    HttpRequest,
+    by_status,
+    form_body,
+    said,
+)
 from vendors.sender import InDoubt, Sent
 from vendors.settings import parse_keys
-from vendors.sms_text import checked_parts, clean_text, noted_parts
+from vendors.sms_text import checked_parts, clean_text
 from vendors.sns.codes import BAD_NUMBER, CODES, INVALID, NOT_ALLOWED
 from vendors.sns.keys import SnsKeys
 
@@ -66,18 +74,15 @@ class SnsSender(HttpAccount):
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The form, signed. Raises UnsendableError for a text of too many parts."""
         text = clean_text(message["text"] or "")
-        checked_parts(text, self._max_parts)
+        parts = checked_parts(text, self._max_parts)
         signed = self._signed({**self._form, "PhoneNumber": message["address"], "Message": text})
         # Not part of what is signed: AWS takes no notice of it.
-        return HttpRequest(signed.url, {**signed.headers, MESSAGE_ID_HEADER: message["message_id"]}, signed.body)
+        headers = {**signed.headers, MESSAGE_ID_HEADER: message["message_id"]}
+        return HttpRequest(signed.url, headers, signed.body, str(parts))
 
     def _signed(self, form: dict[str, str]) -> HttpRequest:
-        body = urlencode(form).encode()
+        body = form_body(form)
         return HttpRequest(self._url, self._signer.sign("POST", self._url, _FORM, body), body)
-
-    def detail(self, message: ChannelMessage) -> str:
-        """Parts of the text."""
-        return noted_parts(message["text"] or "")
 
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""

@@ -12,17 +12,28 @@ May import the shared modules of vendors. Never: another vendor, a retry.
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from runtime import callbacks
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse, basic_auth
-from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, by_status, member, parsed, said, sent_as
+from vendors.http_account import (
+    UNREADABLE,
+    Answer,
+    HttpAccount,
+    HttpRequest,
+    by_status,
+    form_body,
+    member,
+    parsed,
+    said,
+    sent_as,
+)
 from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Sent
 from vendors.settings import checked_base_url, parse_keys
-from vendors.sms_text import checked_parts, clean_text, noted_parts
+from vendors.sms_text import checked_parts, clean_text
 from vendors.twilio.codes import CODES
 from vendors.twilio.keys import TwilioKeys
 
@@ -53,12 +64,8 @@ class TwilioSender(HttpAccount):
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The form. Raises UnsendableError for a text of too many parts."""
         form = build_sms(message, self._sender, self._callback_url, self.name)
-        checked_parts(form["Body"], self._max_parts)
-        return HttpRequest(self._messages, self._headers, urlencode(form).encode())
-
-    def detail(self, message: ChannelMessage) -> str:
-        """Parts of the text."""
-        return noted_parts(message["text"] or "")
+        parts = checked_parts(form["Body"], self._max_parts)
+        return HttpRequest(self._messages, self._headers, form_body(form), str(parts))
 
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""

@@ -16,7 +16,6 @@ May import the shared modules of vendors. Never: another vendor, a retry.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlencode
 
 from runtime.callbacks import subject_token
 from runtime.clock import Clock, system_clock
@@ -29,6 +28,7 @@ from vendors.http_account import (
     HttpAccount,
     HttpRequest,
     by_status,
+    form_body,
     items,
     member,
     parsed,
@@ -37,7 +37,7 @@ from vendors.http_account import (
 )
 from vendors.sender import InDoubt, Sent
 from vendors.settings import checked_base_url, parse_keys
-from vendors.sms_text import checked_parts, clean_text, noted_parts
+from vendors.sms_text import checked_parts, clean_text
 from vendors.vonage.codes import CODES, PARTIAL, status_key
 from vendors.vonage.keys import VonageKeys
 
@@ -63,19 +63,15 @@ class VonageSender(HttpAccount):
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The form. Raises UnsendableError for a text of too many parts."""
         text = clean_text(message["text"] or "")
-        unicode, _ = checked_parts(text, self._max_parts)
+        parts = checked_parts(text, self._max_parts)
         form = {
             "from": self._sender,
             "to": message["address"].removeprefix("+"),
             "text": text,
             "client-ref": _reference(message),
-            **({"type": "unicode"} if unicode else {}),
+            **({"type": "unicode"} if parts.unicode else {}),
         }
-        return HttpRequest(self._url, self._headers, urlencode(form).encode())
-
-    def detail(self, message: ChannelMessage) -> str:
-        """Parts of the text."""
-        return noted_parts(message["text"] or "")
+        return HttpRequest(self._url, self._headers, form_body(form), str(parts))
 
     def read(self, response: HttpResponse) -> Sent | InDoubt | Answer:
         """See the table above."""
