@@ -6,6 +6,7 @@ re-check before sending are on, as by default.
 
     drain       --messages at once: messages/s from the first publish to the last arrival, and CPU µs a message by process
                 until all are settled in ClickHouse
+    blast       --blast N on the bulk lane at once, and critical messages meanwhile, each round against its own idle value
     latency     --rates, each for --seconds: published to arrived, p50 and p99; `critical@R` publishes on the critical lane
 
 Every phase counts: published = arrived once = settled as sent, residual 0; a run that does not is an error, not a figure.
@@ -46,6 +47,8 @@ from sinks import clickhouse
 OURS = ("sender-", "router-", "kafka", "clickhouse", "relay", "sink", "postgres", "api", "timers", "callbacks")
 """Processes of the product; the provider, the publisher and what only the local stack has are listed apart."""
 PATIENCE_S = 180.0
+BLAST_RATE = 10.0
+"""Critical messages a second beside a blast: codes of people who sign in meanwhile."""
 
 
 class WrongRunError(Exception):
@@ -319,10 +322,13 @@ def warm(bench: Bench, channel: str) -> None:
 
 def run(options: argparse.Namespace) -> list[list[dict[str, Any]]]:
     """The tables of a run."""
-    users = max([options.messages, *(int(_rate(text)[0] * options.seconds) + 1 for text in options.rates)])
+    blast_users = options.blast + int(BLAST_RATE * options.seconds) + 1
+    users = max([options.messages, blast_users, *(int(_rate(text)[0] * options.seconds) + 1 for text in options.rates)])
     with running(users, options.engine, process_counts(options.processes)) as bench:
         warm(bench, options.channel)
-        tables = [table(drain(bench, options.channel, options.messages))]
+        tables = [table(drain(bench, options.channel, options.messages))] if options.messages else []
+        if options.blast:
+            tables.append(blasted(bench, options.channel, options.blast, options.seconds, options.rounds))
         rows = []
         for text in options.rates:
             rate, lane = _rate(text)
@@ -330,6 +336,20 @@ def run(options: argparse.Namespace) -> list[list[dict[str, Any]]]:
             p50, p99 = (round(quantile(found, share), 1) for share in (0.5, 0.99))
             rows.append({"lane": lane, "per_second": round(rate), "messages": len(found), "p50_ms": p50, "p99_ms": p99})
         return [*tables, rows] if rows else tables
+
+
+def blasted(bench: Bench, channel: str, bulk: int, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    """Critical messages at BLAST_RATE, idle and while a blast of the bulk lane drains, in turns."""
+    rows = []
+    for _ in range(rounds):
+        idle = waits(bench, channel, BLAST_RATE, seconds, "critical")
+        for name, found in (("idle", idle), (f"{bulk:,} bulk", blast(bench, channel, bulk, BLAST_RATE, seconds))):
+            p50, p99 = (round(quantile(found, share), 1) for share in (0.5, 0.99))
+            of_idle = round(p99 / quantile(idle, 0.99), 2)
+            rows.append(
+                {"critical": name, "messages": len(found), "p50_ms": p50, "p99_ms": p99, "p99_of_idle": of_idle}
+            )
+    return rows
 
 
 def _rate(text: str) -> tuple[float, str]:
@@ -342,9 +362,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--channel", choices=data.CHANNELS, default="email")
     parser.add_argument("--engine", choices=["faust", "loop"], default=None)
-    parser.add_argument("--messages", type=int, default=30_000)
+    parser.add_argument("--messages", type=int, default=30_000, help="0: no backlog to drain")
     parser.add_argument("--processes", nargs="*", default=[], metavar="[ROLE=]N", help="as for `heliograph up`")
     parser.add_argument("--rates", nargs="*", default=[], help="messages a second: 10 400 critical@200")
+    parser.add_argument("--blast", type=int, default=0, metavar="N", help="critical messages beside so many of bulk")
+    parser.add_argument("--rounds", type=int, default=3, help="of the blast")
     parser.add_argument("--seconds", type=float, default=30)
     for table in run(parser.parse_args(arguments)):
         show(table, as_json=False)

@@ -1,8 +1,6 @@
-"""Does one thing hold up another? `python -m bench.isolation hang|blast`, each against its own idle value in one run.
+"""Does an account that hangs hold up another? `python -m bench.isolation`, against the idle value of the same run.
 
-    hang    a provider that hangs for --seconds, and the messages of another account on the same partitions
-    blast   --messages bulk mails at once, and critical mails that arrive at the same time
-
+APNs hangs for --seconds, while FCM has messages on the same partitions. (A blast of bulk mails: `python -m bench.e2e --blast 100000`.)
 Latency is accepted → the vendor's own log, in milliseconds.
 May import every layer. Never: an assertion.
 """
@@ -11,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -148,26 +145,6 @@ def hang(seconds: float) -> list[dict[str, Any]]:
         return _against([row("all well", idle, before), row(f"APNs hangs for {seconds:.0f} s", hung, during)])
 
 
-def blast(messages: int) -> list[dict[str, Any]]:
-    """One blast on the bulk lane."""
-    critical = {"channels": ["email"], "content": {"subject": "Your code", "text": "123456"}, "priority": "critical"}
-    bulk = {"channels": ["email"], "content": {"subject": "News", "text": "Text"}, "priority": "bulk"}
-    with local_stack() as endpoints, publisher(endpoints) as out:
-        vendors = Vendors(endpoints["simulator"])
-        steady(out, lambda n: critical, 10, 5, "warm")
-        idle = steady(out, lambda n: critical, 10, 30, "idle")
-        before = latencies(vendors, "smtp", idle)
-        out.publish_many(Publication({**bulk, "to": {"email": f"bulk-{n}@example.org"}}) for n in range(messages))
-        published = system_monotonic()
-        sent_before = len(vendors.accepts("smtp"))
-        loaded = steady(out, lambda n: critical, 10, 30, "loaded")
-        elapsed = system_monotonic() - published
-        done = len(vendors.accepts("smtp")) - sent_before
-        during = latencies(vendors, "smtp", loaded)
-        sys.stdout.write(f"{done:,} mails went out in the {elapsed:.0f} s, {messages:,} were queued\n")
-        return _against([row("all quiet", idle, before), row(f"a blast of {messages:,}", loaded, during)])
-
-
 def _against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     idle = rows[0]["p99_ms"]
     return [{**row, "p99_of_idle": round(row["p99_ms"] / idle, 2)} for row in rows]
@@ -175,11 +152,9 @@ def _against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("case", choices=["hang", "blast"])
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--messages", type=int, default=100_000)
     options = parser.parse_args()
-    show(hang(options.seconds) if options.case == "hang" else blast(options.messages), as_json=False)
+    show(hang(options.seconds), as_json=False)
 
 
 if __name__ == "__main__":

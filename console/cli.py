@@ -57,14 +57,17 @@ class Lane(StrEnum):
 
 
 _AnyLane = Annotated[Lane | None, typer.Option(help="One lane. [default: all three]")]
+_SomeLanes = Annotated[
+    list[Lane] | None, typer.Option("--lane", help="A lane; give it again for another one. [default: all three]")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _StateDir = Annotated[Path, typer.Option(help="A local stack's directory; what runs there is used.")]
 _STATE_DIR = Path(".heliograph")
 _Channel = Annotated[ChannelName, typer.Option(help="The channel to send.")]
 
 
-def _lanes(lane: Lane | None) -> list[str]:
-    return [lane.value] if lane else [each.value for each in Lane]
+def _lanes(lanes: Sequence[Lane] | None) -> list[str]:
+    return [each.value for each in Lane if not lanes or each in lanes]
 
 
 @run_app.command("api")
@@ -92,7 +95,7 @@ def run_router(lane: _AnyLane = None) -> None:
     from runtime.process import run_role
 
     role = f"router-{lane}" if lane else "router"
-    raise SystemExit(run_role(role, load_settings(), lambda context: body(context, _lanes(lane))))
+    raise SystemExit(run_role(role, load_settings(), lambda context: body(context, _lanes([lane] if lane else None))))
 
 
 @run_app.command("timers")
@@ -105,7 +108,7 @@ def run_timers() -> None:
 
 
 @run_app.command("sender")
-def run_sender(channel: _Channel, lane: _AnyLane = None) -> None:
+def run_sender(channel: _Channel, lane: _SomeLanes = None) -> None:
     """Messages of a channel to its providers."""
     from runtime.process import run_role
     from senders.role import new_event_loop

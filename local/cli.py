@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import typer
 
 from local import stack
-from local.supervisor.layout import SHARED
+from local.supervisor.layout import COUNTED, SHARED
 
 _Port = Annotated[int | None, typer.Option(help="A fixed port below 32768. [default: a free one]")]
 MAX_PROCESSES = 4
@@ -29,7 +29,10 @@ def up(
     ] = None,
     processes: Annotated[
         list[str] | None,
-        typer.Option(metavar="[ROLE=]N", help=f"Processes of a role, or of each of {', '.join(SHARED)}."),
+        typer.Option(
+            metavar="[ROLE=]N",
+            help=f"Processes of a role, or of each of {', '.join(SHARED)}; `sender-email-critical=1` sends that lane apart.",
+        ),
     ] = None,
     failover: Annotated[
         bool,
@@ -84,8 +87,8 @@ def process_counts(texts: Sequence[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for text in texts:
         role, separator, number = text.rpartition("=")
-        if separator and role not in SHARED:
-            raise typer.BadParameter(f"--processes {text}: give one of {', '.join(SHARED)}")
+        if separator and role not in COUNTED:
+            raise typer.BadParameter(f"--processes {text}: give one of {', '.join(COUNTED)}")
         if number not in map(str, range(1, MAX_PROCESSES + 1)):
             raise typer.BadParameter(f"--processes {text}: give 1 to {MAX_PROCESSES}")
         counts |= dict.fromkeys((role,) if separator else SHARED, int(number))

@@ -63,7 +63,7 @@ def up(
 ) -> RunningStack:
     """Start a stack, or find the one that runs in `state_dir`, and return once every role is ready.
 
-    `processes`: how many of a role of layout.SHARED, where it is not one. `failover`: with more simulated accounts (StackOptions).
+    `processes`: how many of a role of layout.COUNTED. `failover`: with more simulated accounts (StackOptions).
     Not detached, the stack ends with this process, however that ends. Raises LocalStackError with the reason; then
     nothing is left running.
     """

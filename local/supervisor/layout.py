@@ -33,12 +33,14 @@ from local.supervisor.children import Supervisor
 from local.supervisor.state import StateFiles, write_atomically
 from runtime.settings import load_settings, read_toml
 from schemas.channels import CHANNELS
+from schemas.events import LANES
 from vendors.registry import channel_of, create_senders
 
 TENANT = "default"
 CLICKHOUSE_DATABASE = "heliograph"
 PORT_NAMES = ("api", "kafka", "postgres", "clickhouse", "smtp", "mailbox", "simulator")
 """Ports a person may fix, by the name of their option."""
+CRITICAL = LANES[0]
 ROLES: Mapping[str, tuple[str, ...]] = {
     "api": ("api",),
     "relay": ("relay",),
@@ -53,6 +55,10 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 """Role names, and what follows `heliograph run`."""
 SHARED = tuple(role for role in ROLES if role.startswith(("router-", "sender-")) or role in ("timers", "sink"))
 """Roles whose processes share partitions. Two of the others would need a load balancer, or one would wait for the other's end."""
+_APART = {f"{role}-{CRITICAL}": role for role in ROLES if role.startswith("sender-")}
+COUNTED = (*SHARED, *_APART)
+"""Whose number of processes may be asked for: SHARED, and senders of the critical lane alone, which run only where asked for and
+whose channel's sender then leaves that lane to them."""
 
 
 def merge_providers(own: Sequence[dict[str, Any]], simulated: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -112,7 +118,7 @@ class StackOptions:
     initialisers: tuple[str, ...] | None = None
     """`module:function` of each; None for those of local.initialise."""
     processes: Mapping[str, int] = field(default_factory=dict)
-    """How many of a role of SHARED; one where nothing is said."""
+    """How many of a role of COUNTED; one of SHARED where nothing is said, none of the others."""
     failover: bool = False
     """Three simulated accounts of e-mail and of SMS in place of one: of SMS the first is refused by its vendor."""
 
@@ -128,8 +134,8 @@ class Stack:
         kafka_controller = book.reserve("kafka-controller")
         self._apns_port = book.reserve("apns")
         self._callbacks = self._callback_tables(book.reserve("callbacks-public"))
-        self._roles_of = dict(_processes(options.processes))
-        self._role_ports = {name: ports["api"] if name == "api" else book.reserve(name) for name in self._roles_of}
+        self._commands = dict(_processes(options.processes))
+        self._role_ports = {name: ports["api"] if name == "api" else book.reserve(name) for name in self._commands}
         self._ports = ports
         self._kafka = KafkaServer(self.files.data("kafka"), ports["kafka"], kafka_controller)
         self._postgres = PostgresServer(self.files.data("postgres"), ports["postgres"])
@@ -278,11 +284,11 @@ class Stack:
         return [
             self._spec(
                 name,
-                partial(_role_command, ROLES[role]),
+                partial(_role_command, words),
                 _answers_ready(self._role_ports[name]),
                 environment=partial(self._role_environment, name),
             )
-            for name, role in self._roles_of.items()
+            for name, words in self._commands.items()
         ]
 
     def _python(self, name: str, port: int, words: Sequence[str]) -> ChildSpec:
@@ -412,11 +418,16 @@ def _private_key() -> str:
     return base64.urlsafe_b64encode(value.to_bytes(32)).decode().rstrip("=")
 
 
-def _processes(wanted: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """(name, role) of every process: the second of a role is `sender-email-2`."""
-    for role in ROLES:
-        yield role, role
-        yield from ((f"{role}-{n}", role) for n in range(2, wanted.get(role, 1) + 1))
+def _processes(wanted: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(name, what follows `heliograph run`) of every process: the second of a role is `sender-email-2`."""
+    commands = dict(ROLES)
+    for apart in wanted.keys() & _APART.keys():
+        whole = ROLES[_APART[apart]]
+        commands[apart] = (*whole, "--lane", CRITICAL)
+        commands[_APART[apart]] = (*whole, *(word for lane in LANES if lane != CRITICAL for word in ("--lane", lane)))
+    for role, words in commands.items():
+        yield role, words
+        yield from ((f"{role}-{n}", words) for n in range(2, wanted.get(role, 1) + 1))
 
 
 def _base_environment(own: Mapping[str, str]) -> dict[str, str]:

@@ -38,6 +38,7 @@ from local.supervisor.children import Supervisor
 from local.supervisor.layout import ROLES, SHARED, Stack, StackOptions, merge_providers, to_toml
 from local.supervisor.state import StateFiles, end_leftovers, write_atomically
 from runtime.errors import HeliographError
+from schemas.events import LANES
 
 # --- Backoff ----------------------------------------------------------------------------------------------------------
 
@@ -566,6 +567,7 @@ def test_status_file_that_is_not_json_says_what_to_do(tmp_path: Path) -> None:
         (["sender-email=2"], {"sender-email": 2}),
         (["2"], dict.fromkeys(SHARED, 2)),
         (["2", "sink=1"], {**dict.fromkeys(SHARED, 2), "sink": 1}),
+        (["sender-sms-critical=1"], {"sender-sms-critical": 1}),
     ],
 )
 def test_processes_are_of_a_role_or_of_all_that_share_their_work(texts: list[str], counts: dict[str, int]) -> None:
@@ -592,6 +594,29 @@ def test_second_process_of_a_role_has_a_name_a_port_and_a_directory_of_its_own(t
     first, second = (_environment(specs[name]) for name in ("sink", "sink-2"))
     different = {name for name in second if first.get(name) != second[name]}
     assert different == {"HELIOGRAPH_METRICS__PORT", "HELIOGRAPH_VIEWS__DIRECTORY"}
+
+
+def test_a_critical_lane_apart_is_left_to_it_by_the_channels_sender(tmp_path: Path) -> None:
+    password = StateFiles(tmp_path).data("postgres") / "password"
+    password.parent.mkdir(parents=True)
+    password.write_text("secret")
+    with closing(PortBook(tmp_path, free=lambda port: True)) as book:
+        laid_out = Stack(StackOptions(tmp_path, processes={"sender-email-critical": 2, "sender-email": 1}), book)
+        specs = {spec.name: spec for spec in laid_out._roles()}
+    assert specs.keys() - ROLES.keys() == {"sender-email-critical", "sender-email-critical-2"}
+    lanes = {
+        name: [word for word in spec.command() if word in LANES]
+        for name, spec in specs.items()
+        if name.startswith("sender-")
+    }
+    assert lanes == {
+        "sender-email": ["normal", "bulk"],
+        "sender-email-critical": ["critical"],
+        "sender-email-critical-2": ["critical"],
+        "sender-sms": [],
+        "sender-push": [],
+        "sender-webhook": [],
+    }
 
 
 def _environment(spec: ChildSpec) -> Mapping[str, str]:
