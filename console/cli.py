@@ -197,11 +197,15 @@ def topics_apply(
 def _add_commands() -> None:
     """Everything but `run`: a role loads nothing it does not run."""
     from console.commands.audit import audit
+    from console.commands.config import config_app
     from console.commands.dead_letters import dlq_app
     from console.commands.doctor import doctor
     from console.commands.explain import explain
     from console.commands.keys import keys_app
+    from console.commands.lag import lag
+    from console.commands.login import list_profiles, login, logout, whoami
     from console.commands.notifications import cancel, list_notifications, resend
+    from console.commands.providers import providers_app
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
     from console.commands.send import send
@@ -211,18 +215,39 @@ def _add_commands() -> None:
     from console.commands.status import status
     from console.commands.suppressions import suppressions_app
     from console.commands.templates import templates_app
+    from console.commands.top import top
     from console.commands.users import users_app
 
     if has_local():
+        from console.commands.logs import logs
         from local.cli import down, up
         from local.demo import demo
 
         app.command()(up)
         app.command()(down)
         app.command()(demo)
+        app.command()(logs)
     app.command("list")(list_notifications)
-    for command in (send, status, explain, cancel, resend, audit, doctor, sql, migrate):
+    for command in (
+        send,
+        status,
+        explain,
+        cancel,
+        resend,
+        audit,
+        doctor,
+        top,
+        lag,
+        sql,
+        migrate,
+        login,
+        logout,
+        whoami,
+    ):
         app.command()(command)
+    app.command("profiles")(list_profiles)
+    app.add_typer(config_app, name="config")
+    app.add_typer(providers_app, name="providers")
     app.add_typer(users_app, name="users")
     app.add_typer(templates_app, name="templates")
     app.add_typer(suppressions_app, name="suppressions")

@@ -37,7 +37,7 @@ from schemas.identity import check_tenant
 PREFIX = "HELIOGRAPH_"
 DEFAULT_FILE = "heliograph.toml"
 # Read elsewhere: by this function, by commands that call the API, by the tests and by the local stack.
-_OTHER_VARIABLES = {"CONFIG", "API_KEY", "TEST_STACK", "TEST_REGISTRY", "CACHE_DIR"}
+_OTHER_VARIABLES = {"CONFIG", "API_KEY", "PROFILE", "TEST_STACK", "TEST_REGISTRY", "CACHE_DIR"}
 
 
 class _Section(BaseModel):

@@ -1,11 +1,11 @@
-"""Which API a command calls: the one that is named, else the local stack's.
+"""Which API a command calls: the one that is named, else that of a profile, else the local stack's, else that of `login`.
 
     @app.command()
     @with_api
     def show_user(session: Session, user_id: Id) -> None:      the options of an API are added
         session.show_one(session.ask("GET", f"/v1/users/{segment(user_id)}"))
 
-May import runtime.http.client, console.commands.stack and output. Never: a command.
+May import runtime.http.client, console.commands.profiles, stack and output. Never: a command.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from console.commands import output
+from console.commands import output, profiles
+from console.commands.profiles import Profile
 from console.commands.stack import DEFAULT_STATE_DIR, StateDir, read_endpoints
-from runtime.errors import SettingsError
+from runtime.errors import HeliographError, SettingsError
 from runtime.http.client import ApiClient
 
 P = ParamSpec("P")
 Api = Annotated[str | None, typer.Option("--api", help="URL of the API. The local stack's unless given.")]
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="HELIOGRAPH_API_KEY", help="The local stack's unless given.")
+]
+ProfileName = Annotated[
+    str | None,
+    typer.Option(
+        "--profile", envvar=profiles.VARIABLE, help="An API that `login` keeps, in place of the local stack's."
+    ),
 ]
 
 PAGE = 100
@@ -41,14 +48,22 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Show at 
 JsonFile = Annotated[str, typer.Argument(metavar="FILE|-", help="JSON in the shape of the API; - reads stdin.")]
 
 
-def client(api: str | None, api_key: str | None, state_dir: Path) -> ApiClient:
-    """A client of the API named, else of the stack in `state_dir`. Raises SettingsError or LocalStackError."""
+def chosen(api: str | None, api_key: str | None, profile: str | None, state_dir: Path) -> tuple[str, Profile]:
+    """(what decided, the API) of what was given: the API named, else the profile named, else the stack in `state_dir`, else the
+    profile `default`. Raises SettingsError or LocalStackError."""
     if api and api_key:
-        return ApiClient(api, api_key)
-    if api or api_key:
+        return "--api", Profile(api, api_key)
+    if api or (api_key and not profile):
         raise SettingsError("give both --api and --api-key (or HELIOGRAPH_API_KEY), or neither for the local stack")
-    endpoints = read_endpoints(state_dir)
-    return ApiClient(endpoints["api"], endpoints["api_key"])
+    if profile:
+        return f"profile {profile}", profiles.named(profile)
+    try:
+        endpoints = read_endpoints(state_dir)
+    except HeliographError:
+        if (found := profiles.read().get(profiles.DEFAULT)) is None:
+            raise
+        return f"profile {profiles.DEFAULT}", found
+    return f"the local stack in {state_dir}", Profile(endpoints["api"], endpoints["api_key"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +113,24 @@ def with_api(command: Callable[Concatenate[Session, P], None]) -> Callable[..., 
     """A command with the options of an API in place of its session."""
 
     @functools.wraps(command)
-    def run(*args: Any, api: str | None, api_key: str | None, state_dir: Path, as_json: bool, **given: Any) -> None:
-        command(Session(client(api, api_key, state_dir), as_json), *args, **given)
+    def run(
+        *args: Any,
+        api: str | None,
+        api_key: str | None,
+        profile: str | None,
+        state_dir: Path,
+        as_json: bool,
+        **given: Any,
+    ) -> None:
+        _, found = chosen(api, api_key, profile, state_dir)
+        command(Session(ApiClient(found.api, found.api_key), as_json), *args, **given)
 
     hints = get_type_hints(command, include_extras=True)
     _, *own = inspect.signature(command).parameters.values()
     options = {
         "api": (Api, None),
         "api_key": (ApiKey, None),
+        "profile": (ProfileName, None),
         "state_dir": (StateDir, DEFAULT_STATE_DIR),
         "as_json": (Json, False),
     }
@@ -129,11 +154,18 @@ def segment(name: str) -> str:
     return quote(name, safe="")
 
 
-def read_json(source: str) -> Any:
-    """The value of a JSON file, or of stdin where it is named `-`. Raises SettingsError."""
+def read_text(source: str) -> str:
+    """The text of a file, or of stdin where it is named `-`. Raises SettingsError."""
     try:
-        return json.loads(sys.stdin.read() if source == "-" else Path(source).read_text("utf-8"))
+        return sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"cannot read {source}: {exc}") from exc
+
+
+def read_json(source: str) -> Any:
+    """The value of a JSON file, or of stdin where it is named `-`. Raises SettingsError."""
+    text = read_text(source)
+    try:
+        return json.loads(text)
     except ValueError as exc:
         raise SettingsError(f"{source} is not JSON: {exc}") from exc

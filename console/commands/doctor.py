@@ -12,17 +12,16 @@ import asyncio
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import typer
-from pydantic import BaseModel, SecretStr
 
 from console.commands.client import Api, ApiKey
+from console.commands.doctor_accounts import built_accounts, check_accounts
 from console.commands.doctor_probes import probe_all
 from console.commands.doctor_running import (
     RoleReport,
@@ -35,7 +34,9 @@ from console.commands.doctor_running import (
     check_same_providers,
 )
 from console.commands.findings import Finding, Level, some
+from console.commands.lag import consumer_groups, lag_of
 from console.commands.output import plain, show
+from console.commands.redaction import redacted, secrets_of
 from console.commands.stack import DEFAULT_STATE_DIR, read_endpoints, stack_settings
 from runtime import topics
 from runtime.errors import HeliographError, SettingsError, UnavailableError
@@ -56,9 +57,6 @@ DISK_WARNING, DISK_PROBLEM = 5 << 30, 1 << 30
 """Kafka's log segments alone take 1 GiB apiece."""
 _TIMEOUT_S = 5.0
 _NOBODY = "/v1/users/heliograph-doctor-asks"
-_SECRET_WORDS = ("password", "secret", "token", "key", "pepper")
-_NO_SECRETS = frozenset({"simulator"})
-"""The simulated accounts' password, and a part of their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +79,6 @@ def check_connection(name: str, where: str, result: ProbeResult, fix: str) -> Fi
     if result.latency_ms > SLOW_MS:
         return Finding(Level.WARNING, name, said, "run the processes nearer to it, or look at its load")
     return Finding(Level.OK, name, said)
-
-
-def check_channels(built: Mapping[str, str], refused: Mapping[str, str]) -> list[Finding]:
-    """Accounts (name → channel) that could be constructed, and why the others could not."""
-    found = [
-        Finding(Level.PROBLEM, "providers", why, f"correct the [[providers]] entry {name}")
-        for name, why in sorted(refused.items())
-    ]
-    if built:
-        listed = ", ".join(f"{name} ({channel})" for name, channel in built.items())
-        found.append(Finding(Level.OK, "providers", listed))
-    elif not refused:
-        found.append(
-            Finding(
-                Level.WARNING,
-                "providers",
-                "none is configured, so nothing can be sent",
-                "add [[providers]] to heliograph.toml",
-            )
-        )
-    return found
 
 
 def check_topics(differences: Sequence[topics.TopicDifference], total: int) -> list[Finding]:
@@ -310,47 +287,6 @@ def check_api_key(status: int | None, where: str) -> Finding:
     return Finding(Level.PROBLEM, "api key", f"{where} answers {status}", "see the log of the API")
 
 
-# -- secrets ----------------------------------------------------------------------------------------------------------
-
-
-def secrets_of(value: Any, name: str = "") -> Iterator[str]:
-    """Every secret within settings: what is declared one, what is named like one, and passwords inside URLs."""
-    if isinstance(value, SecretStr):
-        yield from _with_password(value.get_secret_value())
-        yield value.get_secret_value()
-    elif isinstance(value, BaseModel):
-        for key, inner in value:
-            yield from secrets_of(inner, key)
-    elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from secrets_of(inner, str(key))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from secrets_of(inner, name)
-    elif isinstance(value, str):
-        yield from _with_password(value)
-        if any(word in name for word in _SECRET_WORDS) and not name.endswith("_file"):
-            yield value
-
-
-def _with_password(text: str) -> Iterator[str]:
-    try:
-        password = urlsplit(text).password
-    except ValueError:
-        return
-    if password:
-        yield from (password, unquote(password))
-
-
-def redacted(finding: Finding, secrets: Iterable[str]) -> Finding:
-    """The finding without any secret, whoever wrote it into an error."""
-    what, fix = finding.what, finding.fix
-    for secret in sorted({s for s in secrets if len(s) >= 4} - _NO_SECRETS, key=len, reverse=True):
-        what = what.replace(secret, "***")
-        fix = fix and fix.replace(secret, "***")
-    return Finding(finding.level, finding.check, " ".join(what.split()), fix)
-
-
 # -- measuring: the shell ---------------------------------------------------------------------------------------------
 
 
@@ -398,9 +334,8 @@ def _timed(probe: Callable[[], T]) -> tuple[ProbeResult, T | None]:
 
 def examine(target: Target) -> Iterator[Finding]:
     """Every finding, as soon as it is known."""
-    built, refused = _accounts(target.settings.providers)
-    yield from check_channels(built, refused)
-    yield from _doubts(target.settings, built)
+    built, refused = built_accounts(target.settings.providers)
+    yield from check_accounts(target.settings, built, refused)
     if target.probe_providers:
         yield from probe_all(target.settings.providers)
     yield check_schemas(*_schemas())
@@ -463,32 +398,6 @@ def _told_by_clickhouse(settings: Settings, reports: Sequence[RoleReport]) -> It
         yield from check_conditions(conditions, reports)
     if letters is not None:
         yield check_new_dead_letters(letters)
-
-
-def _accounts(providers: Sequence[ProviderSettings]) -> tuple[dict[str, str], dict[str, str]]:
-    """Accounts that can be constructed, with their channel, and why the others cannot; by name."""
-    from vendors.registry import create_senders
-
-    built: dict[str, str] = {}
-    refused: dict[str, str] = {}
-    for provider in providers:
-        try:
-            create_senders(provider.channel, [provider])
-        except SettingsError as exc:
-            refused[provider.name] = str(exc)
-        else:
-            built[provider.name] = provider.channel
-    return built, refused
-
-
-def _doubts(settings: Settings, built: Mapping[str, str]) -> Iterator[Finding]:
-    """What of the settings of accounts that can be constructed can hardly be right."""
-    from vendors.registry import doubts
-
-    for provider in settings.providers:
-        for doubt in doubts(provider, settings.outbound) if provider.name in built else ():
-            cure = f"look at the [[providers]] entry {provider.name}"
-            yield Finding(Level.WARNING, "providers", f"{provider.name} ({provider.kind}): {doubt}", cure)
 
 
 def _schemas() -> tuple[list[str], int]:
@@ -569,34 +478,12 @@ def _kafka(settings: Settings, local: bool) -> Iterator[Finding]:
     )
     for group, read in consumer_groups().items():
         if set(read) <= set(counts):
-            asked, lag = _timed(partial(_lag_of, admin, group, read))
+            asked, lag = _timed(partial(_check_lag, admin, group, read))
             yield lag or Finding(Level.WARNING, "lag", asked.error or "", "try again")
 
 
-def _lag_of(admin: Admin, group: str, read: Sequence[str]) -> Finding:
-    committed, lag = admin.group_offsets(group, read)
-    behind = {partition: committed[partition] for partition, count in lag.items() if count}
-    first = admin.first_times(behind) if behind else {}
-    times = [at for at in first.values() if at is not None and at > 0]
-    left = sum(count for partition, count in lag.items() if partition in first)
-    behind_s = max(0.0, time.time() - min(times) / 1_000) if times else None
-    return check_lag(group, left, behind_s, admin.members([group])[group] if left else None)
-
-
-def consumer_groups() -> dict[str, list[str]]:
-    """Every consumer group that keeps its place, and the topics it reads. The timers read theirs anew, and keep none."""
-    from processors.groups import router_group
-    from producers.reference.feedback_consumer import GROUP as FEEDBACK_GROUP
-    from schemas.channels import CHANNELS
-    from schemas.events import LANES
-    from schemas.topics import STATUS, dispatch_topic, requests_topic
-    from sinks.role import GROUP as SINK_GROUP
-    from sinks.rows import SOURCES
-
-    groups = {router_group(lane): [requests_topic(lane)] for lane in LANES}
-    for channel in CHANNELS:
-        groups[f"heliograph-sender-{channel}"] = [dispatch_topic(channel, lane) for lane in LANES]
-    return {**groups, SINK_GROUP: list(SOURCES), FEEDBACK_GROUP: [STATUS]}
+def _check_lag(admin: Admin, group: str, read: Sequence[str]) -> Finding:
+    return check_lag(*lag_of(admin, group, read))
 
 
 def _postgres(settings: Settings) -> Iterator[Finding]:

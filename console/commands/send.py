@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from console.commands.client import Api, ApiKey, client
-from console.commands.stack import DEFAULT_STATE_DIR, StateDir
+from console.commands.client import Session, read_text, with_api
 from runtime.errors import HeliographError, SettingsError
 from runtime.http.client import ApiClient, ApiError
 
@@ -46,31 +43,31 @@ def read_bodies(text: str) -> Iterator[dict[str, Any]]:
                 raise SettingsError(f"line {number} is not JSON: {exc}") from exc
 
 
-def send(source: FileOrDash, api: Api = None, api_key: ApiKey = None, state_dir: StateDir = DEFAULT_STATE_DIR) -> None:
+@with_api
+def send(session: Session, source: FileOrDash) -> None:
     """Send notifications (JSON or JSONL in the shape of the API) and print an id per line, in order."""
-    calls = client(api, api_key, state_dir)
-    try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"cannot read {source}: {exc}") from exc
-    refused = asyncio.run(_send_all(calls, list(read_bodies(text))))
-    if refused:
+    results = asyncio.run(_send_all(session, list(read_bodies(read_text(source)))))
+    if session.as_json:
+        session.show(results)
+    if refused := sum("refused" in result for result in results):
         raise NotAcceptedError(f"{refused} not accepted, see above")
 
 
-async def _send_all(calls: ApiClient, bodies: list[dict[str, Any]]) -> int:
-    """Print the id or the refusal of each, in order; returns how many were refused."""
-    refused = 0
-    async with calls as api:
+async def _send_all(session: Session, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The id or the refusal of each, in order; for people they are printed as they come."""
+    results: list[dict[str, Any]] = []
+    async with session.client as api:
         for start in range(0, len(bodies), IN_FLIGHT):
             batch = bodies[start : start + IN_FLIGHT]
             for number, sent in enumerate(await asyncio.gather(*(_send_one(api, body) for body in batch)), start + 1):
                 if isinstance(sent, ApiError):
-                    refused += 1
+                    results.append({"number": number, "status": sent.status, "refused": sent.words})
                     typer.echo(f"notification {number}: {sent.status} {sent.words}", err=True)
                 else:
-                    typer.echo(sent)
-    return refused
+                    results.append({"number": number, "id": sent})
+                    if not session.as_json:
+                        typer.echo(sent)
+    return results
 
 
 async def _send_one(api: ApiClient, body: dict[str, Any]) -> str | ApiError:

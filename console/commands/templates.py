@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from console.commands import template_files
-from console.commands.client import JsonFile, Limit, Session, read_json, segment, with_api
-from console.commands.output import plain
+from console.commands.client import Json, JsonFile, Limit, Session, read_json, segment, with_api
+from console.commands.output import plain, show
+from runtime.errors import SettingsError
 from runtime.http.client import ApiClient, ApiError
 from schemas.channels import ChannelName
 
@@ -145,6 +146,38 @@ def preview(
         return
     for part, text in shown.items():
         typer.echo(f"--- {part}\n{plain(text if isinstance(text, str) else str(text))}")
+
+
+@templates_app.command()
+@with_api
+def rollback(session: Session, template_id: Id) -> None:
+    """Publish the version before the published one."""
+    there = session.ask("GET", _path(template_id))["version"]
+    before = [
+        it["version"] for it in session.listed(_path(template_id, "/versions"), {}, MOST) if it["version"] < there
+    ]
+    if not before:
+        raise SettingsError(f"version {there} of {template_id} is published, and there is none before it")
+    session.show_one(session.ask("POST", _path(template_id, "/publish"), {"version": max(before)}))
+
+
+@templates_app.command()
+def check(ids: Ids = None, directory: Directory = DIRECTORY, as_json: Json = False) -> None:
+    """Check the files as the API does, without one: syntax, filters, parts. Exit status 1 when one would be refused."""
+    rows = [_checked(template_files.read(home)) for home in template_files.homes(directory, ids or [])]
+    show(rows, as_json)
+    raise typer.Exit(1 if any(row["refused"] for row in rows) else 0)
+
+
+def _checked(body: dict[str, Any]) -> dict[str, Any]:
+    from runtime.templates.check import check_template
+    from runtime.templates.language import TemplateRefused
+
+    try:
+        needed = check_template(body["channels"], body["locales"])
+    except TemplateRefused as exc:
+        return {"id": body["id"], "refused": str(exc), "variables": None}
+    return {"id": body["id"], "refused": None, "variables": ", ".join(needed)}
 
 
 def _compared(

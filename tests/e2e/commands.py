@@ -36,3 +36,15 @@ def answer(running: Stack, *arguments: str) -> Any:
     done = heliograph(running, *arguments, "--json")
     assert done.returncode == 0, (done.stdout, done.stderr)
     return json.loads(done.stdout)
+
+
+def alone(*arguments: str, given: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command of which no stack is named."""
+    return subprocess.run(
+        [sys.executable, "-m", "console.cli", *arguments],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from runtime.clock import system_clock
 from runtime.status import rfc3339
-from tests.e2e.commands import ROOT, answer, heliograph
+from tests.e2e.commands import ROOT, alone, answer, heliograph
 from tests.e2e.conftest import Stack
 from tests.integration.conftest import until
 
@@ -158,3 +158,109 @@ def test_a_pipe_that_closes_leaves_no_traceback(running: Stack, command: tuple[s
         process.stdout.readline()
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+def test_suppressions_travel_as_lines(running: Stack, tmp_path: Path) -> None:
+    lines = tmp_path / "list.jsonl"
+    wanted = [{"channel": "email", "address": f"gone{n}@example.org", "reason": "bounce"} for n in range(30)]
+    lines.write_text("".join(json.dumps(it) + "\n" for it in wanted))
+    assert answer(running, "suppressions", "import", str(lines)) == {"lines": 30, "suppressed": 30, "refused": 0}
+    assert answer(running, "suppressions", "import", str(lines))["refused"] == 0
+    exported = [json.loads(line) for line in words(running, "suppressions", "export").splitlines()]
+    assert {it["address"] for it in wanted} <= {it["address"] for it in exported}
+    again = tmp_path / "again.jsonl"
+    again.write_text("".join(json.dumps(it) + "\n" for it in exported))
+    assert answer(running, "suppressions", "import", str(again))["refused"] == 0
+    for it in exported:
+        words(running, "suppressions", "remove", it["id"])
+    again.write_text('{"channel": "email", "address": "not one"}\n{"channel": "email", "address": "ok@example.org"}\n')
+    done = heliograph(running, "suppressions", "import", str(again), "--keep-going")
+    assert (done.returncode, done.stderr.startswith("line 1: 400 ")) == (1, True), done.stderr
+    (left,) = answer(running, "suppressions", "list", "--address", "ok@example.org")
+    words(running, "suppressions", "remove", left["id"])
+
+
+def test_what_happens_now_is_one_screen(running: Stack) -> None:
+    _, sent, _ = running.call(
+        "POST", "/v1/notifications", {"to": {"email": "top@example.org"}, "content": {"subject": "s", "text": "t"}}
+    )
+    path = f"/v1/notifications/{sent['id']}"
+    until(lambda: running.call("GET", path)[1]["status"] in ("sent", "delivered"), 60, "it is sent")
+    now = answer(running, "top", "--minutes", "10")
+    assert sum(row["sent"] for row in now["minutes"] if row["channel"] == "email") >= 1
+    assert now["down"] == []
+    assert {row["group"] for row in answer(running, "lag")} == {row["group"] for row in now["groups"]}
+    assert "the last 10 minutes" in words(running, "top", "--minutes", "10")
+    assert "heliograph-sink" in words(running, "lag")
+
+
+def test_accounts_are_listed_and_asked(running: Stack) -> None:
+    names = [row["name"] for row in answer(running, "providers", "list")]
+    assert names
+    assert all(row["down"] == "" for row in answer(running, "providers", "list"))
+    assert [row["level"] for row in answer(running, "providers", "test")] == ["ok"] * len(names)
+    assert names[0] in words(running, "providers", "test", names[0])
+    assert "there is no account nobody" in refusal(running, "providers", "test", "nobody")
+
+
+def test_settings_are_checked_and_shown_without_secrets(running: Stack) -> None:
+    config = ("--file", str(running.state_dir / "heliograph.toml"))
+    shown = alone("config", "show", *config, "--json")
+    rows = {row["setting"]: row for row in json.loads(shown.stdout)}
+    assert rows["clickhouse.password"]["value"] in ("", "********")
+    assert rows["sender.max_retries"]["from"] == "default"
+    assert alone("config", "check", *config).returncode == 0
+    wrong = alone("config", "check", "--file", str(ROOT / "pyproject.toml"))
+    assert (wrong.returncode, "wrong settings" in wrong.stderr) == (1, True), wrong.stderr
+
+
+def test_logs_are_one_story(running: Stack) -> None:
+    raw = [json.loads(line) for line in words(running, "logs", "sender-email", "--lines", "5", "--json").splitlines()]
+    assert raw
+    assert {line["role"] for line in raw} == {"sender-email"}
+    assert "sender-email" in words(running, "logs", "sender-email", "sink")
+    assert "has no log of nobody" in refusal(running, "logs", "nobody")
+
+
+def test_a_login_is_kept_for_its_owner_alone(running: Stack, tmp_path: Path) -> None:
+    endpoints = json.loads((running.state_dir / "endpoints.json").read_text())
+    home = {"XDG_CONFIG_HOME": str(tmp_path)}
+    wrong = alone("login", endpoints["api"], "--profile", "here", given="hg_nobody\n", **home)
+    assert (wrong.returncode, "refuses the key" in wrong.stderr) == (1, True), wrong.stderr
+    assert (
+        alone("login", endpoints["api"], "--profile", "here", given=endpoints["api_key"] + "\n", **home).returncode == 0
+    )
+    kept = tmp_path / "heliograph" / "profiles.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    told = alone("whoami", "--profile", "here", "--json", **home)
+    assert json.loads(told.stdout)["from"] == "profile here"
+    assert endpoints["api_key"] not in told.stdout
+    assert alone("list", "--limit", "1", "--profile", "here", **home).returncode == 0
+    assert alone("logout", "--profile", "here", **home).returncode == 0
+    assert json.loads(kept.read_text()) == {}
+
+
+def test_templates_are_checked_without_an_api_and_rolled_back(running: Stack, tmp_path: Path) -> None:
+    home = tmp_path / "parting"
+    home.mkdir()
+    (home / "template.json").write_text('{"category": "account"}')
+    (home / "sms.text").write_text("Good bye {{ name }}")
+    there = ("--dir", str(tmp_path))
+    (row,) = json.loads(alone("templates", "check", *there, "--json").stdout)
+    assert row == {"id": "parting", "refused": None, "variables": "name"}
+    words(running, "templates", "push", *there)
+    assert "there is none before it" in refusal(running, "templates", "rollback", "parting")
+    (home / "sms.text").write_text("So long {{ name }}")
+    assert answer(running, "templates", "push", *there)[0]["version"] == 2
+    assert answer(running, "templates", "rollback", "parting")["version"] == 1
+    (home / "sms.text").write_text("{{ name ")
+    refused = alone("templates", "check", *there)
+    assert (refused.returncode, "parting" in refused.stdout) == (1, True)
+
+
+def test_what_was_sent_is_told_as_json(running: Stack, tmp_path: Path) -> None:
+    good = {"to": {"email": "j@example.org"}, "content": {"subject": "s", "text": "t"}}
+    done = heliograph(running, "send", written(tmp_path, [good, {"to": {}}]), "--json")
+    first, second = json.loads(done.stdout)
+    assert (done.returncode, first["number"], second["status"]) == (1, 1, 400)
+    assert running.call("GET", f"/v1/notifications/{first['id']}")[0] == 200

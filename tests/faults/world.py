@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from console.commands.doctor import consumer_groups
+from console.commands.lag import consumer_groups
 from local import stack
 from local.ports import LOOPBACK
 from local.verification import ClickHouseResults, DemoEndpoints, Verification, gather, local_endpoints, reports_pending

@@ -96,7 +96,7 @@ from api.openapi import MODELS
 from api.reference.suppressions import NewSuppression
 from api.reference.preferences import Preferences
 from console.cli import app
-from console.commands.doctor import consumer_groups
+from console.commands.lag import consumer_groups
 from local.supervisor.layout import ROLES
 from processors.router.policy import target, may_send, targets
 from processors.router.rendering import literal_channels, literal_parts

@@ -19,7 +19,6 @@ from console.commands.doctor import (
     LAG_WARNING_S,
     ProbeResult,
     check_api_key,
-    check_channels,
     check_clock,
     check_completeness,
     check_connection,
@@ -34,12 +33,10 @@ from console.commands.doctor import (
     check_topics,
     check_views,
     clickhouse_cure,
-    consumer_groups,
-    redacted,
     role_of,
-    secrets_of,
     target_of,
 )
+from console.commands.doctor_accounts import check_channels
 from console.commands.doctor_running import (
     RoleReport,
     ask_roles,
@@ -51,6 +48,8 @@ from console.commands.doctor_running import (
     check_same_providers,
 )
 from console.commands.findings import Finding, Level
+from console.commands.lag import consumer_groups
+from console.commands.redaction import redacted, secrets_of
 from runtime.settings import KafkaSettings, PostgresSettings, ProviderSettings, Settings, load_settings
 from runtime.topics import TopicDifference
 from schemas.channels import CHANNELS
@@ -333,6 +332,9 @@ WRITES = {
     "keys create",
     "keys rotate",
     "keys revoke",
+    "login",
+    "logout",
+    "suppressions export",
     "replay",
     "dlq redrive",
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from console.commands.doctor import _accounts, _doubts
+from console.commands.doctor_accounts import built_accounts, check_doubts
 from console.commands.findings import Level
 from runtime.settings import OutboundSettings, Settings
 from tests.support.accounts import CANARY, KINDS, account
@@ -38,9 +38,9 @@ def test_what_can_hardly_be_right_is_a_warning_that_names_the_account(
 ) -> None:
     provider = account(kind, tmp_path, **changed)
     settings = Settings(providers=(provider,), outbound=OPEN)
-    built, refused = _accounts(settings.providers)
+    built, refused = built_accounts(settings.providers)
     assert (list(built), refused) == ([provider.name], {})
-    (found,) = _doubts(settings, built)
+    (found,) = check_doubts(settings, built)
     assert (found.level, found.check) == (Level.WARNING, "providers")
     assert found.what.startswith(f"{provider.name} ({kind}): {doubt}")
     assert provider.name in (found.fix or "")
@@ -85,8 +85,8 @@ def test_what_cannot_be_right_is_refused_and_nothing_else_is_asked_of_it(
 ) -> None:
     provider = account(kind, tmp_path, **changed)
     settings = Settings(providers=(provider,), outbound=OPEN)
-    built, refused = _accounts(settings.providers)
+    built, refused = built_accounts(settings.providers)
     assert built == {}
     assert said in refused[provider.name]
     assert CANARY not in refused[provider.name]
-    assert list(_doubts(settings, built)) == []
+    assert list(check_doubts(settings, built)) == []

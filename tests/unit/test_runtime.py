@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from faust.transport.consumer import Consumer as LibraryConsumer
 
-from console.commands.doctor import secrets_of
+from console.commands.redaction import secrets_of
 from processors.router.app import DrainingConsumer
 from runtime import topics
 from runtime.errors import SettingsError
