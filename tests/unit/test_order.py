@@ -557,8 +557,8 @@ class _Taken:
         return self
 
     async def __aexit__(self, *_: object) -> None: ...
-    async def read(self, _: int) -> bytes:
-        return b""
+    def at_eof(self) -> bool:
+        return True
 
 
 def check(world: World, accepted: list[str], messages: list[ChannelMessage]) -> set[str]:
