@@ -322,6 +322,7 @@ WRITES = {
     "run sender",
     "run sink",
     "run callbacks",
+    "run bounces",
     "topics apply",
     "schemas register",
     "schemas asyncapi",
