@@ -136,6 +136,15 @@ def run_callbacks() -> None:
     raise SystemExit(run_role("callbacks", load_settings(), body))
 
 
+@run_app.command("bounces")
+def run_bounces() -> None:
+    """Mails that came back, from the mailboxes of accounts with `bounces`."""
+    from producers.bounces.role import run_bounces as body
+    from runtime.process import run_role
+
+    raise SystemExit(run_role("bounces", load_settings(), body))
+
+
 class Profile(StrEnum):
     local = "local"
     default = "default"
@@ -206,6 +215,7 @@ def _add_commands() -> None:
     from console.commands.login import list_profiles, login, logout, whoami
     from console.commands.notifications import cancel, list_notifications, resend
     from console.commands.providers import providers_app
+    from console.commands.reconcile import reconcile_command
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
     from console.commands.send import send
@@ -228,6 +238,7 @@ def _add_commands() -> None:
         app.command()(demo)
         app.command()(logs)
     app.command("list")(list_notifications)
+    app.command("reconcile")(reconcile_command)
     for command in (
         send,
         status,

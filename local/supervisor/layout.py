@@ -51,8 +51,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     **{f"sender-{channel}": ("sender", "--channel", channel) for channel in CHANNELS},
     "sink": ("sink",),
     "callbacks": ("callbacks",),
+    "bounces": ("bounces",),
 }
-"""Role names, and what follows `heliograph run`."""
+"""Role names, and what follows `heliograph run`. `bounces` is started only where an account has a mailbox for it."""
 SHARED = tuple(role for role in ROLES if role.startswith(("router-", "sender-")) or role in ("timers", "sink"))
 """Roles whose processes share partitions. Two of the others would need a load balancer, or one would wait for the other's end."""
 _APART = {f"{role}-{CRITICAL}": role for role in ROLES if role.startswith("sender-")}
@@ -135,6 +136,8 @@ class Stack:
         self._apns_port = book.reserve("apns")
         self._callbacks = self._callback_tables(book.reserve("callbacks-public"))
         self._commands = dict(_processes(options.processes))
+        if not _reads_bounces(self._tables.get("providers", [])):
+            del self._commands["bounces"]
         self._role_ports = {name: ports["api"] if name == "api" else book.reserve(name) for name in self._commands}
         self._ports = ports
         self._kafka = KafkaServer(self.files.data("kafka"), ports["kafka"], kafka_controller)
@@ -416,6 +419,12 @@ def _private_key() -> str:
     """A key of P-256 as base64url: below 2^255 every number but 0 is one."""
     value = secrets.randbits(255) or 1
     return base64.urlsafe_b64encode(value.to_bytes(32)).decode().rstrip("=")
+
+
+def _reads_bounces(providers: object) -> bool:
+    """Whether an account has a mailbox of bounces; what is no account at all is refused elsewhere."""
+    entries = providers if isinstance(providers, list) else []
+    return any(isinstance(entry, dict) and entry.get("bounces") for entry in entries)
 
 
 def _processes(wanted: Mapping[str, int]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -321,6 +321,7 @@ WRITES = {
     "run sender",
     "run sink",
     "run callbacks",
+    "run bounces",
     "topics apply",
     "schemas register",
     "schemas asyncapi",
