@@ -14,12 +14,18 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from api.ingest import BULK_PATH, MAX_ITEMS, PATH, Bulk
-from api.reference.preferences import Preferences
-from api.reference.suppressions import CSV_TYPE, JSONL_TYPES, NewSuppression
-from api.reference.templates import NewTemplate, NewVersion, Published
-from api.reference.users import NewUser, ReplacedUser
+from api.reference.suppressions import CSV_TYPE, JSONL_TYPES
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE
 from producers.notification import Notification
+from producers.reference.inputs import (
+    NewSuppression,
+    NewTemplate,
+    NewUser,
+    NewVersion,
+    Preferences,
+    Published,
+    ReplacedUser,
+)
 from schemas.channels import CHANNEL_OF_PLATFORM, CHANNELS, CONTACT_FIELDS, ROWS, TOKEN_PLATFORMS
 
 Json = dict[str, Any]
@@ -635,7 +641,17 @@ ROUTES: dict[tuple[str, str], Route] = {
     ),
     ("get", "/v1/suppressions/export"): Route({200: (None, None)}),
 }
-MODELS = (Notification, Bulk, NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published, NewSuppression)
+MODELS = (
+    Notification,
+    Bulk,
+    NewUser,
+    ReplacedUser,
+    Preferences,
+    NewTemplate,
+    NewVersion,
+    Published,
+    NewSuppression,
+)
 
 
 def _ingest(operation_id: str, summary: str, description: str, *, keyed: bool) -> Json:

@@ -16,21 +16,25 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute
 
 from api.app import Deps, create_app
-from api.ingest import Ingest, RecentAcceptances
+from api.ingest import Ingest
 from api.notifications.control import control_router
 from api.notifications.explain import explain_router
 from api.notifications.listing import listing_router
 from api.notifications.status import status_router
 from api.rate_limit import RateLimiter
-from api.reference.catalogue import TemplateCatalogue
 from api.reference.preview import preview_router
-from api.reference.propagation import Propagation
 from api.requests import Authenticator
+from producers.acceptance import Acceptance, RecentAcceptances
+from producers.reference.catalogue import TemplateCatalogue
 from producers.reference.database import Database
 from producers.reference.idempotency import IdempotencyKeys
 from producers.reference.keys import Keys
+from producers.reference.propagation import Propagation
 from producers.reference.resends import Resends
+from producers.reference.service import ReferenceService
 from producers.reference.store import ReferenceStore
+from producers.reference.template_check import TemplateCheck
+from runtime.http.outages import Outages
 from runtime.http.serving import listen, serve
 from runtime.kafka.producer import Producer
 from runtime.process import Context
@@ -50,11 +54,14 @@ new_event_loop = uvloop.new_event_loop
 
 
 def _store_routes(
-    settings: Settings, authenticator: Authenticator, recent: RecentAcceptances, producer: Producer, database: Database
+    settings: Settings,
+    authenticator: Authenticator,
+    store: StatusStore,
+    statuses: Statuses,
+    producer: Producer,
+    database: Database,
 ) -> Sequence[APIRouter | BaseRoute]:
     """The routes that need the store of analytics."""
-    store = StatusStore(settings.clickhouse)
-    statuses = Statuses(store, recent.find)
     control = Control(statuses, producer, Resends(database), partial(find_request, settings.kafka))
     return [
         listing_router(store, authenticator),
@@ -87,17 +94,27 @@ async def run(context: Context) -> None:
         limit = settings.api.rate_limit_per_second
         authenticator = Authenticator(keys, RateLimiter(limit) if limit is not None else None)
         recent = RecentAcceptances()
-        ingest = Ingest(
-            authenticator=authenticator,
+        outages = Outages()
+        acceptance = Acceptance(
             broker=producer,
             idempotency=idempotency,
             templates=catalogue,
             recent=recent,
             publish_timeout_s=settings.api.publish_timeout_s,
+            recovered=outages.over,
         )
-        deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health, workers)
+        reference = ReferenceService(store, catalogue, TemplateCheck(store, workers), Propagation(store.unpublished))
+        status_store = StatusStore(settings.clickhouse)
+        statuses = Statuses(status_store, recent.find)
+        deps = Deps(
+            Ingest(authenticator, acceptance, outages),
+            authenticator,
+            store,
+            reference,
+            context.health,
+        )
         more = [
-            *_store_routes(settings, authenticator, recent, producer, database),
+            *_store_routes(settings, authenticator, status_store, statuses, producer, database),
             preview_router(store, authenticator, workers),
         ]
         app = create_app(deps, more)
