@@ -7,8 +7,8 @@ May import fastapi and starlette. Never: settings, the lifetime of a client.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -52,6 +52,8 @@ class Deps:
     store: ReferenceStore
     reference: ReferenceService
     health: Health
+    live: Mapping[str, ASGIApp] = field(default_factory=dict)
+    """Endpoints that go around the framework as ingest does, by path: their answers go on."""
 
 
 async def _on_wrong_parameter(_: Request, exc: Exception) -> Response:
@@ -161,6 +163,8 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
         # The hot path goes around the router and its middleware.
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in (PATH, BULK_PATH):
             await deps.ingest(scope, receive, send)
+        elif (endpoint := deps.live.get(scope["path"])) is not None:
+            await endpoint(scope, receive, send)
         else:
             await app(keep_slashes(scope), receive, send)
 

@@ -17,6 +17,11 @@ from starlette.routing import BaseRoute
 
 from api.app import Deps, create_app
 from api.ingest import Ingest
+from api.live import socket, stream
+from api.live.access import LiveAuthenticator, StreamTokens
+from api.live.socket import SocketEndpoint
+from api.live.stream import StreamEndpoint
+from api.live.tokens import tokens_router
 from api.notifications.control import control_router
 from api.notifications.explain import explain_router
 from api.notifications.listing import listing_router
@@ -37,13 +42,14 @@ from producers.reference.template_check import TemplateCheck
 from runtime.http.outages import Outages
 from runtime.http.serving import listen, serve
 from runtime.kafka.producer import Producer
-from runtime.process import Context
+from runtime.process import Context, allow_open_files
 from runtime.settings import Settings
 from runtime.views import View, start_views
 from runtime.workers import Workers
 from schemas.events import Template
 from schemas.topics import TEMPLATES
 from tracking.control import Control
+from tracking.live.hub import Hub
 from tracking.original import find_request
 from tracking.status import Statuses, StatusStore
 
@@ -71,6 +77,11 @@ def _store_routes(
     ]
 
 
+async def _end_streams(stopping: asyncio.Event, hub: Hub) -> None:
+    await stopping.wait()
+    hub.stop()
+
+
 async def run(context: Context) -> None:
     """The role. Raises UnavailableError when the port is in use or PostgreSQL does not answer at the start."""
     settings = context.settings
@@ -80,6 +91,9 @@ async def run(context: Context) -> None:
     templates: View[Template] = View(settings.kafka, TEMPLATES)
     workers = Workers()
     producer: Producer | None = None
+    hub: Hub | None = None
+    ending: asyncio.Task[None] | None = None
+    allow_open_files()
     try:
         await database.open()
         keys = Keys(database, settings.api.key_pepper)
@@ -106,22 +120,37 @@ async def run(context: Context) -> None:
         reference = ReferenceService(store, catalogue, TemplateCheck(store, workers), Propagation(store.unpublished))
         status_store = StatusStore(settings.clickhouse)
         statuses = Statuses(status_store, recent.find)
+        hub = Hub(settings.kafka, settings.live, statuses, keys.revoked_of)
+        tokens = StreamTokens(settings.api.key_pepper)
+        live_authenticator = LiveAuthenticator(authenticator, tokens, keys)
+        origins = list(settings.live.allowed_origins)
         deps = Deps(
             Ingest(authenticator, acceptance, outages),
             authenticator,
             store,
             reference,
             context.health,
+            {
+                stream.PATH: StreamEndpoint(hub, live_authenticator, origins),
+                socket.PATH: SocketEndpoint(hub, live_authenticator, origins),
+            },
         )
         more = [
             *_store_routes(settings, authenticator, status_store, statuses, producer, database),
+            tokens_router(tokens, authenticator),
             preview_router(store, authenticator, workers),
         ]
         app = create_app(deps, more)
         context.health.started()
+        # uvicorn waits for answers that go on: they end by themselves as soon as the process is asked to stop.
+        ending = asyncio.create_task(_end_streams(context.stopping, hub))
         await serve(app, listener, context.stopping, context.health, settings.api.drain_s)
     finally:
         listener.close()
+        if ending is not None:
+            ending.cancel()
+        if hub is not None:
+            await hub.close()
         await idempotency.close()
         await asyncio.to_thread(workers.close)
         await database.close()
