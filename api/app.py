@@ -163,7 +163,7 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
         # The hot path goes around the router and its middleware.
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in (PATH, BULK_PATH):
             await deps.ingest(scope, receive, send)
-        elif (endpoint := deps.live.get(scope["path"])) is not None:
+        elif (endpoint := deps.live.get(scope.get("path", ""))) is not None:
             await endpoint(scope, receive, send)
         else:
             await app(keep_slashes(scope), receive, send)

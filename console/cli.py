@@ -209,6 +209,7 @@ def _add_commands() -> None:
     from console.commands.suppressions import suppressions_app
     from console.commands.templates import templates_app
     from console.commands.users import users_app
+    from console.commands.watch import watch
 
     if has_local():
         from local.cli import down, up
@@ -218,7 +219,7 @@ def _add_commands() -> None:
         app.command()(down)
         app.command()(demo)
     app.command("list")(list_notifications)
-    for command in (send, status, explain, cancel, resend, audit, doctor, sql, migrate):
+    for command in (send, status, watch, explain, cancel, resend, audit, doctor, sql, migrate):
         app.command()(command)
     app.add_typer(users_app, name="users")
     app.add_typer(templates_app, name="templates")

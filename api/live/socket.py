@@ -13,6 +13,7 @@ May import starlette's types and tracking.live. Never: a frame of SSE.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -221,7 +222,10 @@ class SocketEndpoint:
         except asyncio.CancelledError:
             if not connection.was_cut:
                 raise
-            await send({"type": "websocket.close", "code": TOO_SLOW, "reason": "what is sent is not read"})
+            log.info("a socket is cut off: its reader does not read")
+            with contextlib.suppress(TimeoutError):  # this is not read either, perhaps
+                async with asyncio.timeout(1):
+                    await send({"type": "websocket.close", "code": TOO_SLOW, "reason": "what is sent is not read"})
         finally:
             connection.close()
 

@@ -128,6 +128,9 @@ class StreamEndpoint:
         self._hub, self._authenticator, self._origins = hub, authenticator, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1000, "reason": "a stream is read over HTTP"})
+            return
         request_id = new_request_id()
         more: list[tuple[bytes, bytes]] = []
         try:

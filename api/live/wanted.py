@@ -49,9 +49,10 @@ def wanted(given: Mapping[str, Sequence[str]], access: Access) -> Wanted:
         raise wrong("state", f"one of {', '.join(sorted(states().all))}")
     if ids and filters != Filters():
         raise wrong("notification_id", "give notifications or filters, not both")
-    if until and not ids:
+    asked = _within(Wanted(ids, filters, bool(until)), access)
+    if until and not asked.ids:
         raise wrong("until", "only a stream of notifications ends when they are settled")
-    return _within(Wanted(ids, filters, bool(until)), access)
+    return asked
 
 
 def _single(given: Mapping[str, Sequence[str]], name: str) -> str:

@@ -193,7 +193,7 @@ def test_token_watches_what_it_is_for_and_ends_with_its_key(running: Stack) -> N
 # ---------------------------------------------------------------- WebSocket
 
 
-def socket(running: Stack, key: str | None = "", **more: Any) -> ClientConnection:
+def socket(running: Stack, key: str | None = "", **more: Any) -> Any:
     headers = {"Authorization": f"Bearer {key or running.endpoints['api_key']}"} if key is not None else None
     address = running.endpoints["api"].replace("http://", "ws://") + "/v1/ws"
     more.setdefault("subprotocols", ["heliograph.v1"])
@@ -333,16 +333,13 @@ def test_watchers_lose_nothing_when_the_processes_are_killed(running: Stack, sec
     key = running.endpoints["api_key"]
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 8))
     watchers = []
+
+    def coming_back(nid: str) -> Watcher:
+        return Watcher(lambda: f"{next(addresses)}/v1/stream?notification_id={nid}&until=settled", key).start()
+
     for number in range(40):
         nid = mail(running, **({"send_at": at} if number % 2 else {}))
-        watchers.append(
-            (
-                nid,
-                Watcher(
-                    lambda nid=nid: f"{next(addresses)}/v1/stream?notification_id={nid}&until=settled", key
-                ).start(),
-            )  # type: ignore[misc]
-        )
+        watchers.append((nid, coming_back(nid)))
     for _ in range(4):
         time.sleep(2)
         process.send_signal(signal.SIGKILL)

@@ -128,6 +128,16 @@ def watching(*, until_settled: bool = False, complete: bool = True) -> tuple[Not
     return watcher, watched
 
 
+def test_stream_begins_with_a_snapshot_and_does_not_end_before_it() -> None:
+    watcher, watched = watching(until_settled=True)
+    watcher.watched = ()
+    assert watched.add(fact("sent").event)
+    watcher.push(status_frame(fact("sent"), watched.current()), watched)
+    assert watcher.ended is None, "others of its notifications are not loaded yet"
+    watcher.begin([watched])
+    assert kinds(watcher.take()) == ["snapshot", "end"]
+
+
 def push(watcher: NotificationWatcher, watched: Watched, one: Fact) -> int:
     assert watched.add(one.event)
     return watcher.push(status_frame(one, watched.current()), watched)
@@ -292,6 +302,7 @@ def test_token_lets_watch_what_it_was_made_for_and_no_more() -> None:
     other = ids.notification_id(AT, "shop", "other")
     of_one = TENANT._replace(ids=frozenset([NID]))
     assert wanted({}, of_one).ids == (NID,)
+    assert wanted({"until": ["settled"]}, of_one) == ((NID,), Filters(), True)
     assert wanted({"notification_id": [NID]}, of_one).ids == (NID,)
     assert refused({"notification_id": [other]}, of_one) == "not_found"
     assert refused({"channel": ["email"]}, of_one) == "not_found"

@@ -71,6 +71,8 @@ T = TypeVar("T")
 class Stream:
     """What a face gives a watcher: how it is woken, kept alive and cut off."""
 
+    __slots__ = ()
+
     def wake(self) -> None:
         """There is something to take."""
         raise NotImplementedError
@@ -142,13 +144,10 @@ class Hub:
         self._enter(watcher, stream)
         try:
             await self._start()
-            # One after the other: a stream of many must not hold up those of one.
-            found = [await self._watch_one(tenant, text, watcher) for text in dict.fromkeys(ids)]
+            found = await asyncio.gather(*(self._watch_one(tenant, text, watcher) for text in dict.fromkeys(ids)))
             if self._stopping:
                 watcher.end("restart", self.place())
-            watcher.watched = tuple(found)
-            for watched in found:
-                watcher.refresh(watched)
+            watcher.begin(found)
         except BaseException:
             self.leave(watcher)
             raise
@@ -435,7 +434,8 @@ class Hub:
         for fact in self._in_ring(watched.tenant, watched.id):
             watched.add(fact.event)
         watched.accepted = watched.accepted or found.accepted
-        watched.complete = stored is not None and all(map(int.__ge__, stored, watched.held_from))
+        caught_up = stored is not None and all(map(int.__ge__, stored, watched.held_from))
+        watched.complete = caught_up and not watched.truncated
 
     def _complete_later(self) -> None:
         if self._completing is None or self._completing.done():
@@ -445,25 +445,30 @@ class Hub:
         """Ask ClickHouse again for what is not complete, until it is; then its watchers get it anew."""
         while True:
             await asyncio.sleep(RETRY_S)
-            waiting = [w for w in self._watched.values() if w.loaded and not w.complete and w.watchers]
-            if not waiting:
+            waiting = [w for w in self._watched.values() if w.loaded and not w.complete and not w.truncated]
+            if not waiting or self._reader is None:
                 return
             try:
-                stored = await self._stored_up_to()
-                # ClickHouse has to have what is not held; before that there is nothing new to be had.
-                due = [w for w in waiting if all(map(int.__ge__, stored, w.held_from))]
-                answers = await asyncio.gather(*(self._statuses.read(w.tenant, w.id) for w in due))
+                await self._complete_some(waiting)
             except UnavailableError:
                 continue
-            for watched, found in zip(due, answers, strict=True):
-                if found is None and not watched.facts and not watched.accepted:
-                    for watcher in list(watched.watchers):
-                        watcher.end("not_found", END_ID)
-                    watched.complete = True
-                    continue
-                self._merge(watched, found or Found(accepted=False), stored)
+            except Exception:
+                log.exception("snapshots cannot be completed")
+
+    async def _complete_some(self, waiting: Sequence[Watched]) -> None:
+        stored = await self._stored_up_to()
+        # ClickHouse has to have what is not held; before that there is nothing new to be had.
+        due = [watched for watched in waiting if all(map(int.__ge__, stored, watched.held_from))]
+        answers = await asyncio.gather(*(self._statuses.read(watched.tenant, watched.id) for watched in due))
+        for watched, found in zip(due, answers, strict=True):
+            if found is None and not watched.facts and not watched.accepted:
+                watched.complete = True  # there is nothing
                 for watcher in list(watched.watchers):
-                    watcher.refresh(watched)
+                    watcher.end("not_found", END_ID)
+                continue
+            self._merge(watched, found or Found(accepted=False), stored)
+            for watcher in list(watched.watchers):
+                watcher.refresh(watched)
 
     async def _stored_up_to(self) -> Place:
         """What the sink has committed, a moment ago at most. Zeros while Kafka does not say."""
@@ -481,8 +486,8 @@ class Hub:
         except UnavailableError as exc:
             log.warning("how far the sink is cannot be read", error=str(exc))
             committed = {}
-        assert self._reader is not None
-        place = tuple(committed.get((STATUS, index), 0) for index in range(len(self._reader.positions())))
+        partitions = len(self._reader.positions()) if self._reader is not None else 0
+        place = tuple(committed.get((STATUS, index), 0) for index in range(partitions))
         self._stored = (asked_at, place)
         return place
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -69,7 +69,7 @@ def end_frame(reason: str, place: str) -> Frame:
 class Watched:
     """A notification that is watched: the facts about it, shared by all who watch it."""
 
-    __slots__ = ("accepted", "complete", "facts", "held_from", "id", "loaded", "tenant", "watchers")
+    __slots__ = ("accepted", "complete", "facts", "held_from", "id", "loaded", "tenant", "truncated", "watchers")
 
     def __init__(self, tenant: str, notification_id: str) -> None:
         self.tenant, self.id = tenant, notification_id
@@ -79,6 +79,8 @@ class Watched:
         self.accepted = False
         """Whether it is known to exist although there may be no fact yet."""
         self.loaded = False
+        self.truncated = False
+        """There are more facts than are held: it is never complete."""
         self.held_from: Place = ()
         """Every fact from here on is held."""
 
@@ -87,7 +89,7 @@ class Watched:
         if event["event_id"] in self.facts:
             return False
         if len(self.facts) >= MAX_FACTS:
-            self.complete = False
+            self.truncated, self.complete = True, False
             return False
         self.facts[event["event_id"]] = event
         return True
@@ -174,6 +176,14 @@ class NotificationWatcher(Watcher):
         self.wake()
         return dropped
 
+    def begin(self, watched: Sequence[Watched]) -> None:
+        """All of them are loaded: a snapshot of each is the first that it is sent."""
+        self.watched = tuple(watched)
+        self._frames.clear()
+        self._changed.update(self.watched)
+        self._end_if_settled()
+        self.wake()
+
     def refresh(self, watched: Watched) -> None:
         """What it was told of this notification is not all: tell it again, whole."""
         self._changed.add(watched)
@@ -181,7 +191,7 @@ class NotificationWatcher(Watcher):
         self.wake()
 
     def _end_if_settled(self) -> None:
-        if self.until_settled and all(watched.settled for watched in self.watched):
+        if self.until_settled and self.watched and all(watched.settled for watched in self.watched):
             self.end("settled", END_ID)
 
     def take(self) -> list[Frame]:
