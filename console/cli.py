@@ -127,10 +127,11 @@ def run_sink() -> None:
 @run_app.command("callbacks")
 def run_callbacks() -> None:
     """What providers report after they accepted: receipts, and the status events made of them."""
+    from producers.callbacks.role import new_event_loop
     from producers.callbacks.role import run_callbacks as body
     from runtime.process import run_role
 
-    raise SystemExit(run_role("callbacks", load_settings(), body))
+    raise SystemExit(run_role("callbacks", load_settings(), body, loop_factory=new_event_loop))
 
 
 @run_app.command("bounces")
