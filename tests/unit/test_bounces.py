@@ -179,7 +179,7 @@ def test_what_a_real_server_writes(name: str, meaning: Any, stripped: tuple[byte
 
 
 def test_every_real_mail_has_a_row() -> None:
-    marks = test_what_a_real_server_writes.pytestmark  # type: ignore[attr-defined]
+    marks = test_what_a_real_server_writes.pytestmark
     (rows,) = (mark.args[1] for mark in marks if mark.args[0] == ("name", "meaning"))
     assert {path.stem for path in REAL.glob("*.eml")} == {name for name, _ in rows}
 
