@@ -292,7 +292,9 @@ def test_parts_and_blocks_are_bounded() -> None:
     raw = f'To: {verp(WORD)}\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n'.encode() + parts
     assert read(raw).outcome == "unreadable"
     blocks = "\r\n\r\n".join(["Action: failed\r\nStatus: 5.1.1"] * 5_000)
-    assert len(read(dsn(verp(WORD), [("X", f"y\r\n\r\n{blocks}")])).reports) <= 10
+    reports = read(dsn(verp(WORD), [("X", f"y\r\n\r\n{blocks}")])).reports
+    assert 1 < len(reports) <= 10
+    assert [bool(report.raw) for report in reports] == [True] + [False] * (len(reports) - 1)
 
 
 def test_only_the_head_of_a_mail_is_read() -> None:
