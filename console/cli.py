@@ -143,6 +143,15 @@ def run_hooks() -> None:
     raise SystemExit(run_role("hooks", load_settings(), body, loop_factory=new_event_loop))
 
 
+@run_app.command("bounces")
+def run_bounces() -> None:
+    """Mails that came back, from the mailboxes of accounts with `bounces`."""
+    from producers.bounces.role import run_bounces as body
+    from runtime.process import run_role
+
+    raise SystemExit(run_role("bounces", load_settings(), body))
+
+
 class Profile(StrEnum):
     local = "local"
     default = "default"
@@ -209,6 +218,7 @@ def _add_commands() -> None:
     from console.commands.explain import explain
     from console.commands.keys import keys_app
     from console.commands.notifications import cancel, list_notifications, resend
+    from console.commands.reconcile import reconcile_command
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
     from console.commands.send import send
@@ -229,6 +239,7 @@ def _add_commands() -> None:
         app.command()(down)
         app.command()(demo)
     app.command("list")(list_notifications)
+    app.command("reconcile")(reconcile_command)
     for command in (send, status, explain, cancel, resend, audit, doctor, sql, migrate):
         app.command()(command)
     app.add_typer(users_app, name="users")

@@ -17,6 +17,9 @@ _CANONICAL = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _FOLDS_CASE = frozenset(row.name for row in ROWS.values() if row.shape.folds_case)
 
+MAX_GENERATIONS = 32
+"""A report does not say which resend it is of; of more resends than this of one notification none is found."""
+
 
 def notification_id(accepted_at_ms: int, tenant: str, idempotency_key: str | None = None) -> str:
     """A UUIDv7 (RFC 9562 §5.7) whose timestamp is `accepted_at_ms`.
@@ -75,6 +78,13 @@ def _named(namespace: bytes, name: str) -> str:
 def message_id(notification_id: str, channel: str, fingerprint: str, generation: int = 0) -> str:
     """Id of the message to one address; `fingerprint` is "" where no address was found."""
     return _named(bytes_of(notification_id), f"{channel}:{fingerprint}:{generation}")
+
+
+def is_message_of(message: str, notification: str, channel: str, fingerprint: str) -> bool:
+    """Whether a message is that of a notification to the address of that fingerprint, of whichever of the first MAX_GENERATIONS."""
+    return any(
+        message_id(notification, channel, fingerprint, generation) == message for generation in range(MAX_GENERATIONS)
+    )
 
 
 def event_id(subject_id: str, state: str, attempt: int = 0, provider_event_id: str = "") -> str:

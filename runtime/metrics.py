@@ -24,6 +24,21 @@ CALLBACKS = Counter(
 RECEIPTS_TAKEN = Counter("heliograph_receipts_total", "Receipts published, by what they say.", ["vendor", "state"])
 CALLBACK_SECONDS = Histogram("heliograph_callback_seconds", "Callback to answer.", ["vendor"], buckets=_FAST)
 
+# Bounces
+BOUNCE_MAILS = Counter(
+    "heliograph_bounce_mails_total",
+    "Mails read from an account's mailbox of bounces, by outcome.",
+    ["provider", "outcome"],
+)
+BOUNCE_MAILS_WAITING = Gauge(
+    "heliograph_bounce_mails_waiting",
+    "Mails in an account's mailbox of bounces that nobody has looked at.",
+    ["provider"],
+)
+BOUNCE_MAILBOX_DOWN = Gauge(
+    "heliograph_bounce_mailbox_down", "1 while an account's mailbox of bounces cannot be read, or told.", ["provider"]
+)
+
 # Relay
 RELAYED = Counter("heliograph_relay_published_total", "Outbox rows published to compacted topics.", ["topic"])
 OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait to be published.")
@@ -79,6 +94,11 @@ TIMER_LATENESS_SECONDS = Histogram(
 SENDS = Counter("heliograph_sender_results_total", "Outcomes of claimed messages.", ["channel", "provider", "outcome"])
 PROVIDER_SECONDS = Histogram(
     "heliograph_provider_request_seconds", "One provider request.", ["channel", "provider"], buckets=_FAST
+)
+LOOK_UPS = Counter(
+    "heliograph_sender_look_ups_total",
+    "Requests that ask a provider after a message in doubt, by outcome.",
+    ["channel", "provider", "outcome"],
 )
 IN_FLIGHT = Gauge("heliograph_sender_in_flight", "Messages claimed and not recorded yet.", ["channel"])
 DUPLICATES_DROPPED = Counter(

@@ -298,6 +298,8 @@ class ProviderSettings(BaseModel):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
     # For whom the account sends: an opt-out that its vendor reports holds for all of them.
     tenants: tuple[Annotated[str, AfterValidator(check_tenant)], ...] = ()
+    # Whether its vendor is asked after a message that it may have, before that is sent again.
+    reconcile: bool = False
 
     @model_validator(mode="after")
     def _price_has_its_currency(self) -> ProviderSettings:

@@ -340,6 +340,7 @@ WRITES = {
     "run sink",
     "run callbacks",
     "run hooks",
+    "run bounces",
     "topics apply",
     "schemas register",
     "schemas asyncapi",

@@ -308,6 +308,7 @@ def test_roles_are_those_of_the_contract() -> None:
             "sink",
             "callbacks",
             "hooks",
+            "bounces",
         ]
     )
 
