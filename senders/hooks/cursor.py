@@ -53,6 +53,11 @@ class RecentFacts:
         return self._size > MAX_RECENT and len(self._chunks) > 1
 
     @property
+    def is_overfull(self) -> bool:
+        """Whether it goes although nobody is past it: who is so slow reads the topic for itself."""
+        return self._size > 2 * MAX_RECENT and len(self._chunks) > 1
+
+    @property
     def oldest_end(self) -> int:
         """Where the oldest chunk ends."""
         return self._chunks[0].end if self._chunks else self.end

@@ -69,6 +69,7 @@ WRITE_S = 0.5
 QUIET_S = 60.0
 """How often a position is written that moved past facts which nobody wanted: only they would be read again."""
 TAKE = 500
+MAX_REST_S = 0.02
 DRAIN_S = 10.0
 MAX_FENCES = 20
 START_TIMEOUT_S = 30.0
@@ -365,9 +366,9 @@ class Hooks:
         for endpoint in self.endpoints.values():
             if (cursor := endpoint.cursors.get(number)) is not None:
                 cursor.peek(recent, endpoint.wanted)
-                if endpoint.condition is LIVE:
+                if endpoint.condition is LIVE and cursor.read >= recent.start:
                     reads.append(cursor.read)
-        while recent.is_full and (not reads or max(reads) >= recent.oldest_end):
+        while recent.is_full and (not reads or max(reads) >= recent.oldest_end or recent.is_overfull):
             recent.drop_oldest()
         return not recent.is_full
 
@@ -432,8 +433,10 @@ class Hooks:
 
     async def _fill(self, endpoint: HookEndpoint, cursor: Cursor, offset: int) -> None:
         """Read for one, and give it to all who need the same."""
-        number = cursor.partition
+        number, began = cursor.partition, self._monotonic()
         found = await self._on_reader(partial(self._reader.facts, number, offset, self._tenants))
+        # Decoding shares the interpreter with those who keep up: who reads a month again has half of the time at most.
+        await asyncio.sleep(min(MAX_REST_S, self._monotonic() - began))
         self._needs.pop((endpoint.record["endpoint_id"], number), None)
         chunk = found.chunk
         if chunk.end <= offset:  # what the group's consumer has read is not there yet for this one

@@ -5,7 +5,7 @@
 Ends with 0 when every endpoint but the gone one was told each fact of its tenant under one id and nothing else, none unsigned or with a
 wrong signature (by our own reading of the specification, and by npm's standardwebhooks and svix for a sample of a rotation), those that
 were away were caught up, the gone one was asked no more and was caught up once it was changed; and the p99 of those that work is at
-most 1.2 × what it is without the others. The same seed gives the same schedule.
+most 1.2 × what it is while all of them work, at the same load. The same seed gives the same schedule.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Receiver(HookReceiver):
                 at = int(told[0].json["timestamp"][17:19]) * 1000 + int(told[0].json["timestamp"][20:23])
                 self.delays[name].append((time.time() * 1000 - at) % 60_000 / 1000)
             self.times[name][webhook_id] += 1
-            if name == self.sampled and len(self.sample) < ROTATION_SAMPLE:
+            signed_twice = len(headers["webhook-signature"].split()) == 2
+            if name == self.sampled and signed_twice and len(self.sample) < ROTATION_SAMPLE:
                 self.sample.append((headers, body))
         return answer
 
@@ -143,18 +144,20 @@ class World:
             "updated_at": now,
         }
         self.receiver.secrets[name] = [secret]
-        mode = {
+        self.customers.append(Customer(name, kind, record, secret))
+        await self.write(record)
+        await asyncio.sleep(0.005)  # facts from now on are later than `since`
+
+    def misbehave(self) -> None:
+        """Each as its kind does."""
+        modes = {
             "slow": Mode("slow", SLOW_S),
             "dead": Mode("dead"),
             "throttle": Mode("status", 1.0, 429),
             "flaky": Mode("flaky"),
             "gone": Mode("status", status=410),
-        }.get(kind)
-        if mode is not None:
-            self.receiver.modes[name] = mode
-        self.customers.append(Customer(name, kind, record, secret))
-        await self.write(record)
-        await asyncio.sleep(0.005)  # facts from now on are later than `since`
+        }
+        self.receiver.modes |= {each.name: modes[each.kind] for each in self.customers if each.kind in modes}
 
     async def publish(self, count: int, per_second: float) -> None:
         """Facts of all tenants, at a steady rate."""
@@ -231,7 +234,7 @@ async def rotation(world: World) -> list[str]:
     deadline = time.monotonic() + 60
     while len(world.receiver.sample) < ROTATION_SAMPLE and time.monotonic() < deadline:  # noqa: ASYNC110 nothing says it
         await asyncio.sleep(0.1)
-    both = [each for each in world.receiver.sample if len(each[0]["webhook-signature"].split()) == 2]
+    both = world.receiver.sample
     lines = [
         json.dumps({"kind": kind, "secret": secret, "headers": headers, "body": body.decode()})
         for headers, body in both
@@ -258,8 +261,7 @@ async def run(options: argparse.Namespace, kafka: KafkaSettings, directory: Path
     world, faults = World(kafka, directory, options.seed), list[str]()
     async with serving(world.receiver):
         world.roles = [world.start_role(), world.start_role()]
-        live = [number for number, kind in enumerate(KINDS) if kind == "live"]
-        for number in live:
+        for number in range(len(KINDS)):
             await world.add(number)
         await world.publish(200, 100)  # until both are ready
         await world.caught_up(world.customers, 60)
@@ -268,15 +270,13 @@ async def run(options: argparse.Namespace, kafka: KafkaSettings, directory: Path
         await world.publish(quiet, options.rate)
         await world.caught_up(world.customers, 60)
         alone = p99([delay for each in world.of("live") for delay in world.receiver.delays[each.name]])
-        for number in set(range(len(KINDS))) - set(live):
-            await world.add(number)
-        await asyncio.sleep(2)
+        world.misbehave()
         world.receiver.delays.clear()
         await world.publish(quiet, options.rate)
         await world.caught_up(world.of("live"), 60)
         beside = p99([delay for each in world.of("live") for delay in world.receiver.delays[each.name]])
         say(
-            f"p99        of those that work: {alone * 1e3:.0f} ms alone, {beside * 1e3:.0f} ms beside the others, {beside / alone:.2f} ×"
+            f"p99        of those that work: {alone * 1e3:.0f} ms while all do, {beside * 1e3:.0f} ms beside those that do not, {beside / alone:.2f} ×"
         )
         if beside > alone * 1.2 and beside > alone + 0.02:
             faults.append(f"p99 {beside * 1e3:.0f} ms is more than 1.2 × {alone * 1e3:.0f} ms")

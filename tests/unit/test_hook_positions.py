@@ -18,7 +18,7 @@ from runtime.settings import HookSettings
 from schemas.codec import codec
 from schemas.events import Endpoint, HookPosition
 from schemas.topics import STATUS
-from senders.hooks.cursor import Cursor, RecentFacts
+from senders.hooks.cursor import MAX_RECENT, Cursor, RecentFacts
 from senders.hooks.endpoint import (
     DISABLED,
     FAILING,
@@ -377,6 +377,15 @@ def test_what_the_topic_has_dropped_is_counted() -> None:
     )
     assert cursor.drop_below(25) == 16
     assert (cursor.read, cursor.position, cursor.dropped, list(cursor.owed)) == (25, 25, 16, [30])
+
+
+def test_recent_facts_that_nobody_takes_have_a_limit() -> None:
+    recent = RecentFacts(0)
+    for offset in range(3 * MAX_RECENT):
+        recent.append(chunk(offset, offset + 1))
+        while recent.is_overfull:
+            recent.drop_oldest()
+    assert recent.is_full and recent.end - recent.start <= MAX_RECENT
 
 
 def test_recent_facts_stay_bounded_and_empty_stretches_cost_nothing() -> None:
