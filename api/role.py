@@ -25,20 +25,24 @@ from api.rate_limit import RateLimiter
 from api.reference.catalogue import TemplateCatalogue
 from api.reference.preview import preview_router
 from api.reference.propagation import Propagation
+from api.reference.responses import WriteResponses
+from api.reference.webhooks import WebhookSecrets, webhooks_router
 from api.requests import Authenticator
 from producers.reference.database import Database
 from producers.reference.idempotency import IdempotencyKeys
 from producers.reference.keys import Keys
 from producers.reference.resends import Resends
 from producers.reference.store import ReferenceStore
+from producers.reference.webhooks import WebhookStore
 from runtime.http.serving import listen, serve
 from runtime.kafka.producer import Producer
 from runtime.process import Context
 from runtime.settings import Settings
 from runtime.views import View, start_views
 from runtime.workers import Workers
-from schemas.events import Template
-from schemas.topics import TEMPLATES
+from schemas.events import HookPosition, Template
+from schemas.topics import HOOK_POSITIONS, TEMPLATES
+from senders.hooks.posting import HookClient
 from tracking.control import Control
 from tracking.original import find_request
 from tracking.status import Statuses, StatusStore
@@ -71,6 +75,8 @@ async def run(context: Context) -> None:
     database = Database(settings.postgres)
     idempotency = IdempotencyKeys(database)
     templates: View[Template] = View(settings.kafka, TEMPLATES)
+    positions: View[HookPosition] = View(settings.kafka, HOOK_POSITIONS)
+    hooks = HookClient(settings.outbound)
     workers = Workers()
     producer: Producer | None = None
     try:
@@ -81,7 +87,8 @@ async def run(context: Context) -> None:
         producer = Producer(
             settings.kafka, client_id="api", linger_ms=LINGER_MS, delivery_timeout_s=settings.api.publish_timeout_s
         )
-        start_views([templates], context.health)
+        start_views([templates, positions], context.health)
+        hooks.start()
         store = ReferenceStore(database)
         catalogue = TemplateCatalogue(templates, store)
         limit = settings.api.rate_limit_per_second
@@ -95,10 +102,19 @@ async def run(context: Context) -> None:
             recent=recent,
             publish_timeout_s=settings.api.publish_timeout_s,
         )
-        deps = Deps(ingest, authenticator, store, catalogue, Propagation(store.unpublished), context.health, workers)
+        propagation = Propagation(store.unpublished)
+        deps = Deps(ingest, authenticator, store, catalogue, propagation, context.health, workers)
         more = [
             *_store_routes(settings, authenticator, recent, producer, database),
             preview_router(store, authenticator, workers),
+            webhooks_router(
+                WebhookStore(database),
+                WebhookSecrets(settings.hooks),
+                positions,
+                hooks,
+                WriteResponses(propagation),
+                authenticator,
+            ),
         ]
         app = create_app(deps, more)
         context.health.started()
@@ -109,5 +125,7 @@ async def run(context: Context) -> None:
         await asyncio.to_thread(workers.close)
         await database.close()
         templates.close()
+        positions.close()
+        await hooks.close()
         if producer is not None:
             await asyncio.to_thread(producer.close)

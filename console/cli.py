@@ -134,6 +134,16 @@ def run_callbacks() -> None:
     raise SystemExit(run_role("callbacks", load_settings(), body, loop_factory=new_event_loop))
 
 
+@run_app.command("hooks")
+def run_hooks() -> None:
+    """Tell customers' endpoints of facts, signed."""
+    from runtime.process import run_role
+    from senders.hooks.role import new_event_loop
+    from senders.hooks.role import run_hooks as body
+
+    raise SystemExit(run_role("hooks", load_settings(), body, loop_factory=new_event_loop))
+
+
 @run_app.command("bounces")
 def run_bounces() -> None:
     """Mails that came back, from the mailboxes of accounts with `bounces`."""
@@ -220,6 +230,7 @@ def _add_commands() -> None:
     from console.commands.suppressions import suppressions_app
     from console.commands.templates import templates_app
     from console.commands.users import users_app
+    from console.commands.webhooks import webhooks_app
 
     if has_local():
         from local.cli import down, up
@@ -235,6 +246,7 @@ def _add_commands() -> None:
     app.add_typer(users_app, name="users")
     app.add_typer(templates_app, name="templates")
     app.add_typer(suppressions_app, name="suppressions")
+    app.add_typer(webhooks_app, name="webhooks")
     app.add_typer(keys_app, name="keys")
     app.add_typer(schemas_app, name="schemas")
     app.add_typer(replay_app, name="replay")

@@ -307,6 +307,7 @@ def test_roles_are_those_of_the_contract() -> None:
             "sender-webhook",
             "sink",
             "callbacks",
+            "hooks",
             "bounces",
         ]
     )
