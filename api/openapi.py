@@ -18,6 +18,7 @@ from api.live.access import MAX_IDS, NewToken
 from api.live.stream import PATH as STREAM_PATH
 from api.live.wanted import FILTERS
 from api.reference.suppressions import CSV_TYPE, JSONL_TYPES
+from api.reference.webhooks import ChangedWebhook, NewWebhook, Replay, Rotation
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE
 from producers.notification import Notification
 from producers.reference.inputs import (
@@ -323,6 +324,30 @@ SCHEMAS: dict[str, Json] = {
         expires_at=_or_null(_TIME),
         created_at=_TIME,
     ),
+    "Webhook": _object(
+        id=_UUID,
+        url=_TEXT,
+        description=_TEXT,
+        states=_list(_TEXT),
+        channels=_list(_TEXT),
+        categories=_list(_TEXT),
+        enabled=_BOOL,
+        previous_secret_until=_or_null(_TIME),
+        deliveries=_object(
+            condition={"enum": ["live", "failing", "disabled"]},
+            cause=_TEXT_OR_NULL,
+            failing_since=_or_null(_TIME),
+            next_at=_or_null(_TIME),
+            behind=_INT,
+            dropped=_INT,
+            given_up=_INT,
+        ),
+        created_at=_TIME,
+        updated_at=_TIME,
+        secret_=_TEXT,
+    ),
+    "WebhookTest": _object(delivered=_BOOL, answer=_TEXT, body=_TEXT, took_ms=_INT),
+    "WebhookReplay": _object(id=_UUID, **{"from": _TIME}),
     "Import": _object(
         imported=_INT,
         created=_INT,
@@ -461,6 +486,31 @@ _SUPPRESSION_SHOWN = {
     "expires_at": None,
     "created_at": _AT,
 }
+_WEBHOOK = {
+    "url": "https://shop.example/hooks/heliograph",
+    "description": "The shop's order page",
+    "states": ["delivered", "bounced"],
+    "channels": [_SHOWN.name],
+    "categories": [],
+    "enabled": True,
+}
+_WEBHOOK_SHOWN = {
+    "id": _ID,
+    **_WEBHOOK,
+    "previous_secret_until": None,
+    "deliveries": {
+        "condition": "live",
+        "cause": None,
+        "failing_since": None,
+        "next_at": None,
+        "behind": 0,
+        "dropped": 0,
+        "given_up": 0,
+    },
+    "created_at": _AT,
+    "updated_at": _AT,
+}
+_WEBHOOK_MADE = {**_WEBHOOK_SHOWN, "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 _PROBLEM = {
     "type": "urn:heliograph:problem:invalid_request",
     "title": "Bad Request",
@@ -493,6 +543,7 @@ class Route:
 
 
 _REFERENCE = "/v1/templates/{template_id}"
+_HOOK = "/v1/webhooks/{webhook_id}"
 ROUTES: dict[tuple[str, str], Route] = {
     ("post", PATH): Route(
         {
@@ -650,18 +701,30 @@ ROUTES: dict[tuple[str, str], Route] = {
         NewToken,
         {"notification_ids": [_ID], "ttl_s": 600},
     ),
+    ("post", "/v1/webhooks"): Route({201: (_ref("Webhook"), _WEBHOOK_MADE)}, (409,), NewWebhook, _WEBHOOK),
+    ("get", "/v1/webhooks"): Route({200: (_page_of("Webhook"), _page(_WEBHOOK_SHOWN))}),
+    ("get", _HOOK): Route({200: (_ref("Webhook"), _WEBHOOK_SHOWN)}, (404,)),
+    ("patch", _HOOK): Route(
+        {200: (_ref("Webhook"), _WEBHOOK_SHOWN)},
+        (404,),
+        ChangedWebhook,
+        {"states": ["bounced"], "enabled": True},
+        (MERGE_PATCH_TYPE, JSON_TYPE),
+    ),
+    ("delete", _HOOK): Route({204: (None, None)}, (404,)),
+    ("post", f"{_HOOK}/rotate"): Route(
+        {200: (_ref("Webhook"), _WEBHOOK_MADE)}, (404,), Rotation, {"overlap_s": 86_400}
+    ),
+    ("post", f"{_HOOK}/test"): Route(
+        {200: (_ref("WebhookTest"), {"delivered": True, "answer": "204", "body": "", "took_ms": 41})}, (404, 409)
+    ),
+    ("post", f"{_HOOK}/replay"): Route(
+        {202: (_ref("WebhookReplay"), {"id": _ID, "from": _AT})}, (404,), Replay, {"from": _AT}
+    ),
 }
 MODELS = (
-    NewToken,
-    Notification,
-    Bulk,
-    NewUser,
-    ReplacedUser,
-    Preferences,
-    NewTemplate,
-    NewVersion,
-    Published,
-    NewSuppression,
+    *(Notification, Bulk, NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published, NewSuppression),
+    *(NewToken, NewWebhook, ChangedWebhook, Rotation, Replay),
 )
 
 

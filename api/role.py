@@ -28,6 +28,8 @@ from api.notifications.listing import listing_router
 from api.notifications.status import status_router
 from api.rate_limit import RateLimiter
 from api.reference.preview import preview_router
+from api.reference.responses import WriteResponses
+from api.reference.webhooks import WebhookSecrets, webhooks_router
 from api.requests import Authenticator
 from producers.acceptance import Acceptance, RecentAcceptances
 from producers.reference.catalogue import TemplateCatalogue
@@ -39,6 +41,7 @@ from producers.reference.resends import Resends
 from producers.reference.service import ReferenceService
 from producers.reference.store import ReferenceStore
 from producers.reference.template_check import TemplateCheck
+from producers.reference.webhooks import WebhookStore
 from runtime.http.outages import Outages
 from runtime.http.serving import listen, serve
 from runtime.kafka.producer import Producer
@@ -46,8 +49,9 @@ from runtime.process import Context, allow_open_files
 from runtime.settings import Settings
 from runtime.views import View, start_views
 from runtime.workers import Workers
-from schemas.events import Template
-from schemas.topics import TEMPLATES
+from schemas.events import HookPosition, Template
+from schemas.topics import HOOK_POSITIONS, TEMPLATES
+from senders.hooks.posting import HookClient
 from tracking.control import Control
 from tracking.live.hub import Hub
 from tracking.original import find_request
@@ -89,6 +93,8 @@ async def run(context: Context) -> None:
     database = Database(settings.postgres)
     idempotency = IdempotencyKeys(database)
     templates: View[Template] = View(settings.kafka, TEMPLATES)
+    positions: View[HookPosition] = View(settings.kafka, HOOK_POSITIONS)
+    hooks = HookClient(settings.outbound)
     workers = Workers()
     producer: Producer | None = None
     hub: Hub | None = None
@@ -102,7 +108,8 @@ async def run(context: Context) -> None:
         producer = Producer(
             settings.kafka, client_id="api", linger_ms=LINGER_MS, delivery_timeout_s=settings.api.publish_timeout_s
         )
-        start_views([templates], context.health)
+        start_views([templates, positions], context.health)
+        hooks.start()
         store = ReferenceStore(database)
         catalogue = TemplateCatalogue(templates, store)
         limit = settings.api.rate_limit_per_second
@@ -117,7 +124,8 @@ async def run(context: Context) -> None:
             publish_timeout_s=settings.api.publish_timeout_s,
             recovered=outages.over,
         )
-        reference = ReferenceService(store, catalogue, TemplateCheck(store, workers), Propagation(store.unpublished))
+        propagation = Propagation(store.unpublished)
+        reference = ReferenceService(store, catalogue, TemplateCheck(store, workers), propagation)
         status_store = StatusStore(settings.clickhouse)
         statuses = Statuses(status_store, recent.find)
         hub = Hub(settings.kafka, settings.live, statuses, keys.revoked_of)
@@ -139,6 +147,14 @@ async def run(context: Context) -> None:
             *_store_routes(settings, authenticator, status_store, statuses, producer, database),
             tokens_router(tokens, authenticator),
             preview_router(store, authenticator, workers),
+            webhooks_router(
+                WebhookStore(database),
+                WebhookSecrets(settings.hooks),
+                positions,
+                hooks,
+                WriteResponses(propagation),
+                authenticator,
+            ),
         ]
         app = create_app(deps, more)
         context.health.started()
@@ -155,5 +171,7 @@ async def run(context: Context) -> None:
         await asyncio.to_thread(workers.close)
         await database.close()
         templates.close()
+        positions.close()
+        await hooks.close()
         if producer is not None:
             await asyncio.to_thread(producer.close)

@@ -36,7 +36,7 @@ from schemas.codec import codec
 from schemas.events import LANES, ChannelMessage
 from schemas.topics import dispatch_topic
 from senders.worker import Worker
-from vendors.sender import SendResult, Sent
+from vendors.sender import Doubt, SendResult, Sent
 
 CHANNEL = "email"
 _LAYOUT = "<tr><td style='padding: 4px; font-family: sans-serif'>&nbsp;</td></tr>\n"
@@ -48,6 +48,7 @@ class Provider:
     platforms: frozenset[str] | None = None
     max_in_flight = 1_000
     repeatable_s = 0.0
+    reconcile_after_s: float | None = None
     rate_per_second: float | None = None
     name = "bench"
     channel = CHANNEL
@@ -70,6 +71,9 @@ class Provider:
             sys.stdout.flush()
             os.kill(os.getpid(), signal.SIGTERM)
         return Sent(message["message_id"])
+
+    async def look_up(self, doubt: Doubt) -> SendResult:
+        raise AssertionError("nothing is in doubt here")
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -1,4 +1,4 @@
-"""Requests over kept connections: `python -m bench.load URL --token TOKEN --requests 10000 [--keyed]`.
+"""Requests over kept connections: `python -m bench.load URL --token TOKEN --requests 10000 [--keyed]`, or `--file FILE`.
 
 Each connection sends its next request when the answer to the one before is there. Prints seconds, answers by status, and p50 and p99 in ms.
 It costs as little as it can, for it shares the cores with what it asks.
@@ -14,7 +14,8 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from bench import data
@@ -74,9 +75,29 @@ def requests(url: str, token: str, count: int, mark: str | None) -> Iterator[byt
         yield (head + key + length).encode() + body
 
 
-async def run(url: str, token: str, count: int, connections: int, mark: str | None) -> dict[str, object]:
+def write_requests(path: Path, url: str, posts: Iterable[tuple[str, Mapping[str, str], bytes]]) -> int:
+    """Requests for `--file`, of (path, headers, body); how many."""
+    host, number = urlsplit(url).netloc, 0
+    with path.open("wb") as file:
+        for where, headers, body in posts:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            head = f"POST {where} HTTP/1.1\r\nHost: {host}\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode(
+                "latin-1"
+            )
+            file.write(len(head + body).to_bytes(4, "big") + head + body)
+            number += 1
+    return number
+
+
+def read_requests(path: Path) -> Iterator[bytes]:
+    """What write_requests wrote."""
+    with path.open("rb") as file:
+        while length := file.read(4):
+            yield file.read(int.from_bytes(length, "big"))
+
+
+async def run(url: str, made: Iterator[bytes], connections: int) -> dict[str, object]:
     parts, statuses, waits = urlsplit(url), Counter[int](), list[float]()
-    made = iter(list(requests(url, token, count, mark)))
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
     peers = [
@@ -104,9 +125,14 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--keyed", metavar="MARK", help="an Idempotency-Key for each, which starts so")
+    parser.add_argument("--file", type=Path, help="requests as write_requests wrote them, in place of notifications")
     options = parser.parse_args()
-    made = run(options.url, options.token, options.requests, options.connections, options.keyed)
-    sys.stdout.write(json.dumps(asyncio.run(made)) + "\n")
+    made = list(
+        read_requests(options.file)
+        if options.file
+        else requests(options.url, options.token, options.requests, options.keyed)
+    )
+    sys.stdout.write(json.dumps(asyncio.run(run(options.url, iter(made), options.connections))) + "\n")
 
 
 if __name__ == "__main__":

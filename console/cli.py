@@ -127,10 +127,30 @@ def run_sink() -> None:
 @run_app.command("callbacks")
 def run_callbacks() -> None:
     """What providers report after they accepted: receipts, and the status events made of them."""
+    from producers.callbacks.role import new_event_loop
     from producers.callbacks.role import run_callbacks as body
     from runtime.process import run_role
 
-    raise SystemExit(run_role("callbacks", load_settings(), body))
+    raise SystemExit(run_role("callbacks", load_settings(), body, loop_factory=new_event_loop))
+
+
+@run_app.command("hooks")
+def run_hooks() -> None:
+    """Tell customers' endpoints of facts, signed."""
+    from runtime.process import run_role
+    from senders.hooks.role import new_event_loop
+    from senders.hooks.role import run_hooks as body
+
+    raise SystemExit(run_role("hooks", load_settings(), body, loop_factory=new_event_loop))
+
+
+@run_app.command("bounces")
+def run_bounces() -> None:
+    """Mails that came back, from the mailboxes of accounts with `bounces`."""
+    from producers.bounces.role import run_bounces as body
+    from runtime.process import run_role
+
+    raise SystemExit(run_role("bounces", load_settings(), body))
 
 
 class Profile(StrEnum):
@@ -199,6 +219,7 @@ def _add_commands() -> None:
     from console.commands.explain import explain
     from console.commands.keys import keys_app
     from console.commands.notifications import cancel, list_notifications, resend
+    from console.commands.reconcile import reconcile_command
     from console.commands.replay import replay_app
     from console.commands.schemas import schemas_app
     from console.commands.send import send
@@ -210,6 +231,7 @@ def _add_commands() -> None:
     from console.commands.templates import templates_app
     from console.commands.users import users_app
     from console.commands.watch import watch
+    from console.commands.webhooks import webhooks_app
 
     if has_local():
         from local.cli import down, up
@@ -219,11 +241,13 @@ def _add_commands() -> None:
         app.command()(down)
         app.command()(demo)
     app.command("list")(list_notifications)
+    app.command("reconcile")(reconcile_command)
     for command in (send, status, watch, explain, cancel, resend, audit, doctor, sql, migrate):
         app.command()(command)
     app.add_typer(users_app, name="users")
     app.add_typer(templates_app, name="templates")
     app.add_typer(suppressions_app, name="suppressions")
+    app.add_typer(webhooks_app, name="webhooks")
     app.add_typer(keys_app, name="keys")
     app.add_typer(schemas_app, name="schemas")
     app.add_typer(replay_app, name="replay")

@@ -17,6 +17,9 @@ _CANONICAL = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f
 _VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _FOLDS_CASE = frozenset(row.name for row in ROWS.values() if row.shape.folds_case)
 
+MAX_GENERATIONS = 32
+"""A report does not say which resend it is of; of more resends than this of one notification none is found."""
+
 
 def notification_id(accepted_at_ms: int, tenant: str, idempotency_key: str | None = None) -> str:
     """A UUIDv7 (RFC 9562 §5.7) whose timestamp is `accepted_at_ms`.
@@ -77,9 +80,21 @@ def message_id(notification_id: str, channel: str, fingerprint: str, generation:
     return _named(bytes_of(notification_id), f"{channel}:{fingerprint}:{generation}")
 
 
+def is_message_of(message: str, notification: str, channel: str, fingerprint: str) -> bool:
+    """Whether a message is that of a notification to the address of that fingerprint, of whichever of the first MAX_GENERATIONS."""
+    return any(
+        message_id(notification, channel, fingerprint, generation) == message for generation in range(MAX_GENERATIONS)
+    )
+
+
 def event_id(subject_id: str, state: str, attempt: int = 0, provider_event_id: str = "") -> str:
     """Id of a fact; `subject_id` is the message id, or the notification id where no message exists."""
     return _named(bytes_of(subject_id), f"{state}:{attempt}:{provider_event_id}")
+
+
+def hook_id(endpoint_id: str, event_id: str) -> str:
+    """Id under which an endpoint is told a fact, however often."""
+    return _named(bytes_of(endpoint_id), event_id)
 
 
 def receipt_id(provider: str, provider_message_id: str, provider_event_id: str) -> str:

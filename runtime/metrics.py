@@ -39,6 +39,21 @@ CALLBACKS = Counter(
 RECEIPTS_TAKEN = Counter("heliograph_receipts_total", "Receipts published, by what they say.", ["vendor", "state"])
 CALLBACK_SECONDS = Histogram("heliograph_callback_seconds", "Callback to answer.", ["vendor"], buckets=_FAST)
 
+# Bounces
+BOUNCE_MAILS = Counter(
+    "heliograph_bounce_mails_total",
+    "Mails read from an account's mailbox of bounces, by outcome.",
+    ["provider", "outcome"],
+)
+BOUNCE_MAILS_WAITING = Gauge(
+    "heliograph_bounce_mails_waiting",
+    "Mails in an account's mailbox of bounces that nobody has looked at.",
+    ["provider"],
+)
+BOUNCE_MAILBOX_DOWN = Gauge(
+    "heliograph_bounce_mailbox_down", "1 while an account's mailbox of bounces cannot be read, or told.", ["provider"]
+)
+
 # Relay
 RELAYED = Counter("heliograph_relay_published_total", "Outbox rows published to compacted topics.", ["topic"])
 OUTBOX_PENDING = Gauge("heliograph_relay_outbox_pending", "Outbox rows that wait to be published.")
@@ -95,6 +110,11 @@ SENDS = Counter("heliograph_sender_results_total", "Outcomes of claimed messages
 PROVIDER_SECONDS = Histogram(
     "heliograph_provider_request_seconds", "One provider request.", ["channel", "provider"], buckets=_FAST
 )
+LOOK_UPS = Counter(
+    "heliograph_sender_look_ups_total",
+    "Requests that ask a provider after a message in doubt, by outcome.",
+    ["channel", "provider", "outcome"],
+)
 IN_FLIGHT = Gauge("heliograph_sender_in_flight", "Messages claimed and not recorded yet.", ["channel"])
 DUPLICATES_DROPPED = Counter(
     "heliograph_sender_duplicates_dropped_total", "Dispatch records dropped by the ledger.", ["channel", "cause"]
@@ -121,6 +141,30 @@ UNKNOWN_CODES = Counter("heliograph_provider_unknown_codes_total", "Provider cod
 COMMIT_SECONDS = Histogram(
     "heliograph_sender_commit_seconds", "One commit, of what is claimed and of what is released.", buckets=_FAST
 )
+
+# Hooks
+HOOK_REQUESTS = Counter(
+    "heliograph_hook_requests_total",
+    "Requests to customers' endpoints, by outcome.",
+    ["outcome"],
+)
+HOOK_SECONDS = Histogram("heliograph_hook_request_seconds", "One request to an endpoint.", buckets=_FAST)
+HOOK_DELAY_SECONDS = Histogram(
+    "heliograph_hook_delay_seconds", "A fact in Kafka to its delivery, of endpoints that work.", buckets=_FAST
+)
+HOOK_ENDPOINTS = Gauge(
+    "heliograph_hook_endpoints", "Endpoints of this process's partitions, by condition.", ["condition"]
+)
+HOOK_LAG = Gauge(
+    "heliograph_hook_lag_records", "The most offsets that an endpoint of this condition is behind.", ["condition"]
+)
+HOOK_DROPPED = Counter(
+    "heliograph_hook_dropped_total", "Offsets that the topic had dropped before an endpoint was told of them."
+)
+HOOK_GIVEN_UP = Counter(
+    "heliograph_hook_given_up_total", "Facts that an endpoint refused to the end of the schedule, and took others."
+)
+HOOK_SKIPPED = Counter("heliograph_hook_skipped_total", "Records that are no fact, by cause.", ["cause"])
 
 # Sink
 ROWS = Counter("heliograph_sink_rows_total", "Rows inserted.", ["table"])

@@ -180,6 +180,26 @@ class CallbackSettings(_Section):
     drain_s: Annotated[float, Field(ge=0, le=60)] = 5.0
 
 
+class HookSettings(_Section):
+    """Facts that customers are told. Without `key` there are no webhooks: it seals their signing secrets where they are stored."""
+
+    # One, or two with white space between them while one replaces the other: the first seals, both open.
+    key: SecretStr = SecretStr("")
+    # Seconds before each try of a fact that was refused; the last of them for an endpoint that stays away.
+    schedule_s: Annotated[tuple[Annotated[float, Field(ge=0, le=604_800)], ...], Field(min_length=2, max_length=20)] = (
+        0.0,
+        5.0,
+        300.0,
+        1_800.0,
+        7_200.0,
+        18_000.0,
+        36_000.0,
+        50_400.0,
+        72_000.0,
+        86_400.0,
+    )
+
+
 class MetricsSettings(_Section):
     """Where a role that serves no other HTTP answers /livez, /readyz and /metrics; port 0 takes a free one."""
 
@@ -299,6 +319,8 @@ class ProviderSettings(BaseModel):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
     # For whom the account sends: an opt-out that its vendor reports holds for all of them.
     tenants: tuple[Annotated[str, AfterValidator(check_tenant)], ...] = ()
+    # Whether its vendor is asked after a message that it may have, before that is sent again.
+    reconcile: bool = False
 
     @model_validator(mode="after")
     def _price_has_its_currency(self) -> ProviderSettings:
@@ -329,6 +351,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     live: LiveSettings = LiveSettings()
     callbacks: CallbackSettings = CallbackSettings()
+    hooks: HookSettings = HookSettings()
     metrics: MetricsSettings = MetricsSettings()
     router: RouterSettings = RouterSettings()
     sender: SenderSettings = SenderSettings()

@@ -20,7 +20,7 @@ from schemas.events import ChannelMessage
 from senders.breaker import PROBES, Breaker
 from senders.lane_share import LANE_SHARE
 from senders.limits import TokenBucket
-from senders.repeats import still_repeats
+from senders.repeats import may_be_looked_up, still_repeats
 from vendors.sender import ErrorClass, InDoubt, Retry, Sender, SendResult
 
 THROTTLES_IN_A_ROW = 3
@@ -157,6 +157,16 @@ class AccountChoice:
     given_up: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Clearing:
+    """How a doubt is cleared up: by the account of that name, not before `after_s` from now."""
+
+    account: str
+    after_s: float = 0.0
+    looks_up: bool = False
+    """Whether it is asked after the message, which leaves that still to be sent where it does not show it."""
+
+
 class Accounts:
     """A channel's accounts in failover order."""
 
@@ -199,8 +209,8 @@ class Accounts:
         platform = message["platform"]
         return self._of_first if platform is None else self._of_platform.get(platform, self._of_any)
 
-    def repeated_by(self, message: ChannelMessage, provider: str | None, since: int, now: int) -> str | None:
-        """The account that may have the message and still repeats a doubt of `since` (ms), by name; None where there is none.
+    def cleared_by(self, message: ChannelMessage, provider: str | None, since: int, now: int) -> Clearing | None:
+        """The account that may have the message, if it clears up a doubt of `since` (ms); None where there is none.
 
         `provider`: the one that may have it; None where that is unknown: it is the only one that reaches the address, then.
         """
@@ -210,7 +220,11 @@ class Accounts:
         if len(candidates) != 1:
             return None
         sender = self._accounts[candidates[0]].sender
-        return sender.name if still_repeats(since, sender.repeatable_s, now) else None
+        if still_repeats(since, sender.repeatable_s, now):
+            return Clearing(sender.name)
+        if sender.reconcile_after_s is None or not may_be_looked_up(message):
+            return None
+        return Clearing(sender.name, max(0.0, sender.reconcile_after_s - (now - since) / 1000), looks_up=True)
 
     def select_account(
         self, message: ChannelMessage, waited_s: float = math.inf, *, repeats: bool = False

@@ -10,7 +10,8 @@
     | Retry that costs_nothing      | the same, and no retry is used up      | the same            |
     | Retry, none left              | failed + dead letter                   | the same            |
     | Retry, its record too large   | failed + dead letter                   | the same            |
-    | InDoubt, repeated (repeats.py)| retrying / in_doubt + timer            | the same            |
+    | InDoubt, repeated or looked up| retrying / in_doubt + timer            | the same (repeated) |
+    |   (repeats.py)                |                                        |                     |
     | InDoubt, any other            | retrying / in_doubt, flagged + timer   | unknown / in_doubt  |
     | no account works for long     | failed / provider_account + dead letter| the same            |
     | refused before a request      | what refused it; in doubt unknown      | the same            |
@@ -44,7 +45,7 @@ from schemas.channels import ROWS
 from schemas.codec import RecordTooLarge, codec
 from schemas.events import ChannelMessage, LedgerEntry, Timer, states
 from schemas.topics import MAX_VALUE_BYTES, TIMERS, ledger_topic
-from senders.accounts import AccountTrouble
+from senders.accounts import AccountTrouble, Clearing
 from senders.repeats import doubt_since, with_doubt
 from vendors.sender import OPTED_OUT, ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
@@ -198,13 +199,13 @@ def from_result(
     jitter: float,
     max_retries: int,
     next_provider: str | None = None,
-    repeated_by: str | None = None,
+    cleared_by: Clearing | None = None,
 ) -> Outcome:
     """The table above; `next_provider` is the account that takes over after a definite not-sent, where there is one.
 
-    `repeated_by`: the account that repeats a doubt about this message.
+    `cleared_by`: the account that clears a doubt about this message up.
     """
-    outcome = _from_result(attempt, result, jitter, max_retries, next_provider, repeated_by)
+    outcome = _from_result(attempt, result, jitter, max_retries, next_provider, cleared_by)
     reference = result.reference if isinstance(result, Sent | InDoubt) else None
     if reference is None or attempt.provider is None:
         return outcome
@@ -218,14 +219,14 @@ def _from_result(
     jitter: float,
     max_retries: int,
     next_provider: str | None,
-    repeated_by: str | None,
+    cleared_by: Clearing | None,
 ) -> Outcome:
     message = attempt.message
     if isinstance(result, Sent):
         return settle(attempt, "sent", provider_message_id=result.provider_message_id, detail=result.detail)
     if isinstance(result, Rejected):
         return _rejected(attempt, result)
-    if isinstance(result, InDoubt) and message["delivery"] == "at_most_once" and repeated_by is None:
+    if isinstance(result, InDoubt) and message["delivery"] == "at_most_once" and cleared_by is None:
         return settle(attempt, "unknown", reason="in_doubt", detail=result.code, code=result.code)
     free = costs_nothing(result, probe=attempt.probe)
     retries = message["retries"] + (0 if free else 1)
@@ -234,7 +235,7 @@ def _from_result(
         try:
             if next_provider is not None and isinstance(result, Retry):
                 return _fail_over(attempt, result, retries, next_provider)
-            return _retry(attempt, result, retries, jitter, free=free, repeated_by=repeated_by)
+            return _retry(attempt, result, retries, jitter, free=free, cleared_by=cleared_by)
         except RecordTooLarge as exc:
             error = exc  # of a direct publisher: what the router renders leaves room
     account = isinstance(result, Retry) and result.error is ErrorClass.ACCOUNT
@@ -318,21 +319,23 @@ def _fail_over(attempt: Attempt, result: Retry, retries: int, next_provider: str
 
 
 def _retry(
-    attempt: Attempt, result: Retry | InDoubt, retries: int, jitter: float, *, free: bool, repeated_by: str | None
+    attempt: Attempt, result: Retry | InDoubt, retries: int, jitter: float, *, free: bool, cleared_by: Clearing | None
 ) -> Outcome:
     message = attempt.message
     doubt, since = isinstance(result, InDoubt), attempt.doubt_since
     if doubt:
-        since = None if repeated_by is None else attempt.began if since is None else since
+        since = None if cleared_by is None else attempt.began if since is None else since
     # In doubt it stays with the account that may have sent it: another one would be sure to send it twice.
     provider = message["provider"] if since is not None else None
     if doubt:
-        provider = repeated_by or attempt.provider or message["provider"]
-    again = _next_attempt(message, retries, provider, doubt and repeated_by is None)
+        provider = cleared_by.account if cleared_by else attempt.provider or message["provider"]
+    again = _next_attempt(message, retries, provider, doubt and cleared_by is None)
     if free:
         after_s = throttle_delay_s(message["attempt"], jitter, result.retry_after_s)
     else:
         after_s = retry_delay_s(retries - 1, jitter, result.retry_after_s)
+    if cleared_by is not None:
+        after_s = max(after_s, cleared_by.after_s)
     due_at = attempt.now + int(after_s * 1000)
     timer = _timer(again, attempt.record, due_at, since)
     status = _status(

@@ -1,7 +1,8 @@
 """The event-loop side of a sender: sends what is claimed and hands back what came of it.
 
 Before each request: the last look at what the recipient allows, the lease, the request guard. One claim is at most one
-provider request. May import runtime and the protocol. Never: Kafka, a claim, a decision to try again.
+provider request: a message's, or a look-up of one that is in doubt (repeats.py), which needs nobody's consent as it sends nothing.
+May import runtime and the protocol. Never: Kafka, a claim, a decision to try again.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ import asyncio
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from runtime.clock import Clock, Monotonic
 from runtime.logs import get_logger
-from runtime.metrics import PROVIDER_SECONDS, REQUEST_GUARD, SENDS, STAGE_DELAY_SECONDS
+from runtime.metrics import LOOK_UPS, PROVIDER_SECONDS, REQUEST_GUARD, SENDS, STAGE_DELAY_SECONDS
 from runtime.process import Context, crash_point
 from schemas.events import ChannelMessage
 from senders.accounts import Accounts
 from senders.admission import QueuedMessage
 from senders.outcomes import MAX_ATTEMPTS, costs_nothing
 from senders.recheck import SenderViews, recheck
-from vendors.sender import InDoubt, Sender, SendResult
+from vendors.sender import NOT_FOUND, Doubt, ErrorClass, InDoubt, Retry, Sender, SendResult, Sent
 
 log = get_logger("sender")
 
+FOUND = "its answer was lost; the provider has it"
+"""What is recorded of a message that a look-up found."""
 LEASE_S = 5.0
 """A claim must be sent at once: after half a session without running, another process may own the message."""
 
@@ -165,12 +168,18 @@ class SendStage:
         message = queued.message
         sender = self._accounts[queued.account].sender
         now = self._clock()
-        if refusal := recheck(message, self._views, now, repeats=queued.repeats):
+        looks_up = asks_after(queued, sender)
+        if not looks_up and (refusal := recheck(message, self._views, now, repeats=queued.repeats)):
             return SendCompletion(queued, now, refusal=(*refusal, None))
         if self._monotonic() - claimed_at > LEASE_S:
             self._exit_now("this process did not run for too long to be sure that it still owns its messages")
         if not self._guard.allows(message):
             return SendCompletion(queued, now, refusal=("failed", "retries_exhausted", "request guard"))
+        if looks_up:
+            began = self._monotonic()
+            result = await look_up(sender, queued, self._settings.max_retries)
+            LOOK_UPS.labels(message["channel"], sender.name, look_up_label(result)).inc()
+            return SendCompletion(queued, self._clock(), result=result, began=began)
         crash_point("before_send", self._crash_at)
         self._delay(message["lane"]).observe(max(0, now - message["accepted_at"]) / 1000)
         began = self._monotonic()
@@ -191,6 +200,37 @@ async def _result(sender: Sender, message: ChannelMessage) -> SendResult:
     except Exception as exc:
         log.exception("send failed", provider=sender.name, notification_id=message["notification_id"])
         return InDoubt(f"an error the sender does not know ({type(exc).__name__})")
+
+
+def asks_after(queued: QueuedMessage, sender: Sender) -> bool:
+    """Whether the request of a message asks its provider after it, and sends nothing."""
+    return queued.repeats and not sender.repeatable_s
+
+
+async def look_up(sender: Sender, queued: QueuedMessage, max_retries: int) -> SendResult:
+    """The result of asking after a message in doubt."""
+    message = queued.message
+    doubt = Doubt(message["message_id"], queued.doubt_since or 0, message["address"], message["text"])
+    try:
+        result = await sender.look_up(doubt)
+    except Exception as exc:
+        log.exception("look-up failed", provider=sender.name, notification_id=message["notification_id"])
+        result = Retry(ErrorClass.TRANSIENT, f"look-up: {type(exc).__name__}", account_wide=False)
+    return looked_up(result, message, max_retries)
+
+
+def looked_up(result: SendResult, message: ChannelMessage, max_retries: int) -> SendResult:
+    """What a look-up says of a message. One that fails leaves a retry for the request that sends it again."""
+    if isinstance(result, Retry) and message["retries"] + 2 > max_retries:
+        return InDoubt(result.code, account_wide=False, looked_up=True)
+    return replace(result, detail=FOUND) if isinstance(result, Sent) else result
+
+
+def look_up_label(result: SendResult) -> str:
+    """What a look-up came to, as a metric's label."""
+    if isinstance(result, InDoubt | Retry):
+        return "not_found" if result is NOT_FOUND else "failed"
+    return "found"
 
 
 def _outcome_label(result: SendResult) -> str:

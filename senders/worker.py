@@ -474,7 +474,7 @@ class Worker:
         message = queued.message
         attempt = Attempt(message, queued.record, now)
         accounts = self._admission.accounts
-        if queued.doubt_since is not None and not accounts.repeated_by(
+        if queued.doubt_since is not None and not accounts.cleared_by(
             message, message["provider"], queued.doubt_since, now
         ):
             return self._outcome(attempt, NO_LONGER_REPEATED)
@@ -522,20 +522,23 @@ class Worker:
         owned.next_offset = offset + 1
 
     def _outcome(self, attempt: Attempt, result: SendResult, next_provider: str | None = None) -> Outcome:
-        repeated_by = None
-        if isinstance(result, InDoubt) and not attempt.message["possible_duplicate"]:
+        cleared_by = None
+        if isinstance(result, InDoubt) and not result.looked_up and not attempt.message["possible_duplicate"]:
             since = attempt.doubt_since
             # Which account a sender that ended had asked is known of a repetition alone: any other may have changed places.
             known = attempt.provider or (None if since is None else attempt.message["provider"])
             since = attempt.began if since is None else since
-            repeated_by = self._admission.accounts.repeated_by(attempt.message, known, since, attempt.now)
+            cleared_by = self._admission.accounts.cleared_by(attempt.message, known, since, attempt.now)
+            # A look-up costs a retry, and one has to be left for the request that sends it again.
+            if cleared_by and cleared_by.looks_up and attempt.message["retries"] + 2 > self._settings.max_retries:
+                cleared_by = None
         return from_result(
             attempt,
             result,
             jitter=self._rng.random(),
             max_retries=self._settings.max_retries,
             next_provider=next_provider,
-            repeated_by=repeated_by,
+            cleared_by=cleared_by,
         )
 
     def _outcome_of(self, ended: SendCompletion) -> Outcome:

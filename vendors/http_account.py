@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from pydantic_core import from_json, to_json
@@ -28,8 +28,19 @@ from runtime.retry import parse_retry_after
 from runtime.settings import ProviderSettings
 from vendors.codes import CodeRule, Codes, classify_code, refuse_probe, unknown_http
 from vendors.http import HttpResponse, HttpTransport, NotSentError, ResponseLostError
-from vendors.provider import ProviderAccount, UnsendableError
-from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Retry, SendResult, Sent
+from vendors.provider import ProviderAccount, UnsendableError, bounded
+from vendors.sender import (
+    CANNOT_ASK,
+    NOT_FOUND,
+    Doubt,
+    ErrorClass,
+    InDoubt,
+    ProbeRefusal,
+    Rejected,
+    Retry,
+    SendResult,
+    Sent,
+)
 
 MESSAGE_ID_HEADER = "X-Heliograph-Message-Id"
 """Brings our message id to a vendor whose API has no field for it: of use to who reads logs between us, and to the simulator."""
@@ -132,6 +143,48 @@ class HttpAccount(_HttpSender):
         if not isinstance(answer, Answer):
             return answer
         return refuse_probe(self.rule(answer), unknown_http(response.status), answer.code)
+
+
+class LookUpAccount(HttpAccount):
+    """One whose vendor can be asked after a message.
+
+    | what the request came to                | result                                             |
+    |-----------------------------------------|----------------------------------------------------|
+    | no connection, its response lost        | transient: to be asked again                       |
+    | 429, or 5xx                             | transient                                          |
+    | any other error                         | cannot be asked: the key may not look, say         |
+    | a response that shows the message       | what the vendor's `read_look_up` makes of it       |
+    | one that does not, or is unreadable     | in doubt                                           |
+    """
+
+    shows_after_s: ClassVar[float]
+
+    @abstractmethod
+    def look_up_request(self, doubt: Doubt) -> HttpRequest | None:
+        """A request that shows the message; None where too little of it is known."""
+
+    @abstractmethod
+    def read_look_up(self, response: HttpResponse, doubt: Doubt) -> Sent | Rejected | None:
+        """What a successful answer says of the message, None where it does not show it; total."""
+
+    async def look_up(self, doubt: Doubt) -> SendResult:
+        """See the table above. Never raises for what a provider answers."""
+        try:
+            request = self.look_up_request(doubt)
+        except UnsendableError:
+            request = None
+        if request is None:
+            return CANNOT_ASK
+        try:
+            response = await self._ask(request)
+        except (NotSentError, ResponseLostError) as exc:
+            return Retry(ErrorClass.TRANSIENT, f"look-up: {exc}", account_wide=False)
+        if response.status == 429 or response.status >= 500:
+            wait_s = parse_retry_after(response.headers.get("retry-after"), self._clock())
+            return Retry(ErrorClass.TRANSIENT, f"look-up: {response.status}", wait_s, account_wide=False)
+        if response.status != 200:
+            return replace(CANNOT_ASK, code=f"look-up: {response.status}")
+        return bounded(self.read_look_up(response, doubt) or NOT_FOUND)
 
 
 class GivenUrlAccount(_HttpSender):

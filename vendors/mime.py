@@ -141,17 +141,23 @@ def check_mail(message: ChannelMessage) -> None:
         raise MailError("the subject holds a control character")
 
 
-def build_mail(message: ChannelMessage, sender: FromAddress, now_ms: int) -> bytes:
-    """The mail, CRLF lines. The same message has the same Message-ID, whatever the attempt. Raises MailError."""
+def build_mail(
+    message: ChannelMessage, sender: FromAddress, now_ms: int, header: tuple[str, str] | None = None
+) -> bytes:
+    """The mail, CRLF lines. The same message has the same Message-ID, whatever the attempt. Raises MailError.
+
+    `header`: a name and value of our own making, in ASCII without control characters.
+    """
     check_mail(message)
     subject = message["subject"] or ""
     message_id = message["message_id"]
     if not _MESSAGE_ID.fullmatch(message_id):
         raise MailError("the message id is not a Heliograph id")
+    own = f"{header[0]}: {header[1]}\r\n" if header else ""
     head = (
         f"From: {sender.header}\r\nTo: {message['address']}\r\nSubject: {encode_words(subject, 'Subject')}\r\n"
         f"Date: {_date(now_ms // 1000)}\r\n"
-        f"Message-ID: <{message_id}@{sender.domain}>\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n"
+        f"Message-ID: <{message_id}@{sender.domain}>\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0\r\n{own}"
     ).encode("ascii")
     text = message["text"]
     html = message["html"]

@@ -18,7 +18,7 @@ from typing import ClassVar, Generic, TypeVar
 from runtime.logs import get_logger
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
-from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Rejected, SendResult, Sent
+from vendors.sender import CANNOT_ASK, Doubt, ErrorClass, InDoubt, ProbeRefusal, Rejected, SendResult, Sent
 
 log = get_logger("sender")
 
@@ -40,11 +40,14 @@ class ProviderAccount(ABC, Generic[Prepared]):
     channel: ClassVar[str]
     platforms: ClassVar[frozenset[str] | None] = None
     repeatable_s: ClassVar[float] = 0.0
+    shows_after_s: ClassVar[float | None] = None
+    """After so long the vendor shows a message that it took, as a rule; None where it cannot be asked after one."""
 
     def __init__(self, provider: ProviderSettings) -> None:
         self.name = provider.name
         self.max_in_flight = provider.max_in_flight
         self.rate_per_second = provider.rate_per_second
+        self.reconcile_after_s = self.shows_after_s if provider.reconcile else None
 
     @abstractmethod
     async def start(self) -> None:
@@ -77,6 +80,10 @@ class ProviderAccount(ABC, Generic[Prepared]):
     def reference(self, message: ChannelMessage, provider_message_id: str | None) -> str | None:
         """What the vendor's reports call this message; None where they bring the token back, or where it is not known."""
         return None
+
+    async def look_up(self, doubt: Doubt) -> SendResult:
+        """See Sender. For a vendor that cannot be asked."""
+        return CANNOT_ASK
 
     async def send(self, message: ChannelMessage) -> SendResult:
         """Send one message; never raises for what a message or a provider holds."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, get_type_hints
 from runtime.errors import SettingsError
 from runtime.outbound import OutboundRules
 from runtime.settings import OutboundSettings, ProviderSettings
+from vendors.bounces import BounceAccount
 from vendors.reports import ReportReader
 from vendors.sender import ProbeRefusal, Sender
 
@@ -29,19 +30,23 @@ class Vendor(NamedTuple):
     kind: str
     package: str
     has_reports: bool = False
+    can_look_up: bool = False
+    """Whether it can be asked if it has a message (`reconcile`)."""
+    has_bounces: bool = False
+    """Whether its mails may come back to a mailbox of ours (vendors/bounces.py)."""
     asks_given_urls: bool = False
     """Whether its requests go to URLs that users give: only where runtime/outbound.py lets them."""
 
 
 VENDORS = [
-    Vendor("email", "smtp", "vendors.smtp"),
-    Vendor("email", "gmail", "vendors.smtp.gmail"),
-    Vendor("email", "sendgrid", "vendors.sendgrid", has_reports=True),
-    Vendor("email", "mailgun", "vendors.mailgun", has_reports=True),
+    Vendor("email", "smtp", "vendors.smtp", has_bounces=True),
+    Vendor("email", "gmail", "vendors.smtp.gmail", has_bounces=True),
+    Vendor("email", "sendgrid", "vendors.sendgrid", has_reports=True, can_look_up=True),
+    Vendor("email", "mailgun", "vendors.mailgun", has_reports=True, can_look_up=True),
     Vendor("email", "ses", "vendors.ses", has_reports=True),
-    Vendor("sms", "twilio", "vendors.twilio", has_reports=True),
+    Vendor("sms", "twilio", "vendors.twilio", has_reports=True, can_look_up=True),
     Vendor("sms", "vonage", "vendors.vonage", has_reports=True),
-    Vendor("sms", "bulksms", "vendors.bulksms", has_reports=True),
+    Vendor("sms", "bulksms", "vendors.bulksms", has_reports=True, can_look_up=True),
     Vendor("sms", "sns", "vendors.sns"),
     Vendor("push", "fcm", "vendors.fcm"),
     Vendor("push", "apns", "vendors.apns"),
@@ -102,6 +107,11 @@ def probe(provider: ProviderSettings) -> ProbeRefusal | None:
     return asyncio.run(ask())
 
 
+def create_look_ups(providers: Iterable[ProviderSettings]) -> dict[str, Sender]:
+    """By name, the accounts of kinds that can be asked after a message, whatever their `reconcile` says. Raises SettingsError."""
+    return {p.name: _create(p, _PUBLIC_ADDRESSES) for p in providers if _vendor(p).can_look_up}
+
+
 def create_report_readers(providers: Iterable[ProviderSettings]) -> dict[str, ReportReader]:
     """By kind, with its configured accounts; also without any: its callbacks are refused then. Raises SettingsError."""
     configured = list(providers)
@@ -114,6 +124,12 @@ def create_report_readers(providers: Iterable[ProviderSettings]) -> dict[str, Re
     }
 
 
+def create_bounce_accounts(providers: Iterable[ProviderSettings]) -> list[BounceAccount]:
+    """Those of the accounts whose mails come back to a mailbox. Raises SettingsError."""
+    made = [_create(p, _PUBLIC_ADDRESSES).bounces for p in providers if _vendor(p).has_bounces]
+    return [account for account in made if account is not None]
+
+
 def platforms_of(provider: ProviderSettings) -> frozenset[str] | None:
     """The platforms that an account of this kind serves, read from its class: no account is made. Raises SettingsError."""
     served: frozenset[str] | None = get_type_hints(_sender_module(_vendor(provider)).create)["return"].platforms
@@ -122,6 +138,11 @@ def platforms_of(provider: ProviderSettings) -> frozenset[str] | None:
 
 def _create(provider: ProviderSettings, outbound: OutboundSettings) -> Any:
     vendor = _vendor(provider)
+    if provider.reconcile and not vendor.can_look_up:
+        able = ", ".join(each.kind for each in VENDORS if each.can_look_up)
+        raise SettingsError(
+            f"provider {provider.name}: reconcile = true is for kinds that can be asked after a message: {able}"
+        )
     create = _sender_module(vendor).create
     return create(provider, OutboundRules(outbound)) if vendor.asks_given_urls else create(provider)
 

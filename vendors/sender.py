@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from schemas.events import ChannelMessage
 
@@ -71,6 +71,8 @@ class InDoubt:
     """As of Retry."""
     reference: str | None = field(default=None, compare=False)
     """As that of Sent."""
+    looked_up: bool = False
+    """The provider was asked after the message, and did not say that it has it: asking again says no more."""
 
 
 SendResult = Sent | Retry | Rejected | InDoubt
@@ -84,6 +86,21 @@ class ProbeRefusal:
     code: str
 
 
+class Doubt(NamedTuple):
+    """A message that its provider may have, to be asked after: `Sender.look_up`."""
+
+    message_id: str
+    since: int
+    """No later than the first request that is in doubt (ms since 1970)."""
+    address: str | None = None
+    """Whom it is for, and its text: None where the asker does not have them."""
+    text: str | None = None
+
+
+NOT_FOUND = InDoubt("the provider does not show it, which proves nothing", account_wide=False, looked_up=True)
+CANNOT_ASK = InDoubt("the provider cannot be asked after it", account_wide=False, looked_up=True)
+
+
 class Sender(Protocol):
     """One provider account. `send` makes at most one provider request and never raises for what a provider does."""
 
@@ -95,12 +112,22 @@ class Sender(Protocol):
     """Of a push channel: the devices it reaches; None where a channel has one kind of address."""
     repeatable_s: float
     """How long the vendor recognises a message that comes again by its id, so that it makes nothing of it; 0 where it does not."""
+    reconcile_after_s: float | None
+    """How long after a request the vendor can be asked whether it has the message; None where it is not to be asked."""
 
     async def start(self) -> None:
         """Open what is kept open. Raises SettingsError when the account's settings cannot work."""
 
     async def send(self, message: ChannelMessage) -> SendResult:
         """Send one message."""
+        ...
+
+    async def look_up(self, doubt: Doubt) -> SendResult:
+        """Ask whether the provider has a message: one request, which sends nothing.
+
+        Sent: it has it. Rejected: it has it, and did not send it. Retry: to be asked again. InDoubt: it does not show it, or cannot
+        be asked. What goes wrong here is never about the account as a whole.
+        """
         ...
 
     async def close(self) -> None:

@@ -6,11 +6,12 @@ May import bench. Never: a figure.
 from __future__ import annotations
 
 from bench.case import Case
-from bench.cases import e2e, enrich, growth, ingest, latency, recover, sink, soak, stages, timers
+from bench.cases import callbacks, e2e, enrich, growth, ingest, latency, recover, sink, soak, stages, timers
 
 CASES: tuple[Case, ...] = (
     enrich.CASE,
     ingest.CASE,
+    callbacks.CASE,
     *stages.CASES,
     sink.CASE,
     recover.CASE,

@@ -29,6 +29,7 @@ from console.commands.doctor_running import (
     ask_roles,
     check_brakes,
     check_conditions,
+    check_hooks,
     check_new_dead_letters,
     check_parked,
     check_roles,
@@ -442,6 +443,7 @@ def _running(
     yield from check_roles(reports, logs, down)
     yield from check_brakes(reports)
     yield from check_parked(reports)
+    yield from check_hooks(reports)
     own = {provider.name: fingerprint(provider) for provider in accounts}
     yield from check_same_providers(own, reports)
 
@@ -590,13 +592,14 @@ def consumer_groups() -> dict[str, list[str]]:
     from schemas.channels import CHANNELS
     from schemas.events import LANES
     from schemas.topics import STATUS, dispatch_topic, requests_topic
+    from senders.hooks.stage import GROUP as HOOKS_GROUP
     from sinks.role import GROUP as SINK_GROUP
     from sinks.rows import SOURCES
 
     groups = {router_group(lane): [requests_topic(lane)] for lane in LANES}
     for channel in CHANNELS:
         groups[f"heliograph-sender-{channel}"] = [dispatch_topic(channel, lane) for lane in LANES]
-    return {**groups, SINK_GROUP: list(SOURCES), FEEDBACK_GROUP: [STATUS]}
+    return {**groups, SINK_GROUP: list(SOURCES), FEEDBACK_GROUP: [STATUS], HOOKS_GROUP: [STATUS]}
 
 
 def _postgres(settings: Settings) -> Iterator[Finding]:

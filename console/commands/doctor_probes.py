@@ -46,3 +46,20 @@ def probe_all(providers: Sequence[ProviderSettings]) -> Iterator[Finding]:
         except SettingsError:
             continue
         yield check_probe(provider, refusal, (time.perf_counter() - started) * 1_000)
+        yield from _probe_bounces(provider)
+
+
+def _probe_bounces(provider: ProviderSettings) -> Iterator[Finding]:
+    """Whether the mailbox of an account's bounces opens, where it has one."""
+    from vendors.registry import create_bounce_accounts
+    from vendors.smtp import mailbox
+
+    for account in create_bounce_accounts([provider]):
+        started = time.perf_counter()
+        refused = mailbox.probe(account)
+        if refused is None:
+            took_ms = (time.perf_counter() - started) * 1_000
+            yield Finding(Level.OK, "probes", f"the mailbox of {provider.name}'s bounces opens, {took_ms:.0f} ms")
+        else:
+            cure = f"correct bounces in the [[providers]] entry {provider.name}, or the mailbox"
+            yield Finding(Level.PROBLEM, "probes", f"the mailbox of {provider.name}'s bounces: {refused}", cure)

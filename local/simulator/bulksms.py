@@ -15,7 +15,7 @@ from aiohttp import web
 from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
 from local.simulator.reports import bulksms_posts
-from local.simulator.state import MESSAGE_ID_HEADER, SimulatorState, answer, basic_secret
+from local.simulator.state import MESSAGE_ID_HEADER, Shown, SimulatorState, answer, basic_secret, show
 
 KIND = "bulksms"
 _FIELDS = frozenset({"to", "body", "from", "encoding", "longMessageMaxParts", "deliveryReports", "userSuppliedId"})
@@ -61,7 +61,7 @@ class BulksmsErrors:
 
 def add_bulksms_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve BulkSMS's API."""
-    errors = BulksmsErrors()
+    errors, shown = BulksmsErrors(), Shown()
 
     async def send(request: web.Request) -> web.Response:
         state.seen(KIND)
@@ -83,10 +83,19 @@ def add_bulksms_routes(app: web.Application, state: SimulatorState, callbacks: C
         made = created({**entry, "to": to}, their_id, "ACCEPTED")
 
         def report() -> None:
+            shown.add(entry.get("userSuppliedId", ""), to, made[0])
             if (target := callbacks.targets.get(KIND)) is not None:
                 callbacks.report(bulksms_posts(target, to, their_id, entry.get("userSuppliedId", "")), target)
 
         return await answer(state, request, errors, accept, lambda: web.json_response(made, status=201), report)
+
+    async def listed(request: web.Request) -> web.Response:
+        if basic_secret(request) is None:
+            return error(401, "Unauthorized", "")
+        name, _, wanted = request.query.get("filter", "").partition("=")
+        if name != "userSuppliedId":
+            return error(400, "Bad Request", "the filter is not understood here")
+        return await show(state, request, KIND, errors, shown.of(wanted), web.json_response)
 
     async def profile(request: web.Request) -> web.Response:
         if basic_secret(request) is None:
@@ -94,4 +103,5 @@ def add_bulksms_routes(app: web.Application, state: SimulatorState, callbacks: C
         return web.json_response({"id": "1", "username": "simulator", "credits": {"balance": 100.0}})
 
     app.router.add_post("/v1/messages", send)
+    app.router.add_get("/v1/messages", listed)
     app.router.add_get("/v1/profile", profile)

@@ -10,6 +10,9 @@ Modes, over HTTP / over SMTP:
     bad_json             accepts, then answers garbage
     reject               vendor's permanent error for the recipient / 550 5.1.1 at RCPT
 
+A fault is of requests to send, or of look-ups (`"of": "look_up"`): a message that is asked after. There `reject` is that the vendor does
+not show it, and the three that accept first close the connection or answer garbage.
+
 Faults are tried in the order they were added. Slowness adds up and the search continues; the first other mode that
 applies ends the search. Pure: no network, no clock. Never: a vendor's wire format.
 """
@@ -38,6 +41,10 @@ class Mode(StrEnum):
     REJECT = "reject"
 
 
+SEND, LOOK_UP = "send", "look_up"
+"""What a fault is of."""
+
+
 class FaultError(ValueError):
     """A fault cannot be added: the message says why."""
 
@@ -54,6 +61,7 @@ class Fault:
     retry_after_date: bool | str = False
     match: str | None = None
     times: int | None = None
+    of: str = SEND
     applied: int = 0
 
     def as_json(self) -> dict[str, Any]:
@@ -67,6 +75,7 @@ class Fault:
             "retry_after_date": self.retry_after_date,
             "match": self.match,
             "times": self.times,
+            "of": self.of,
             "applied": self.applied,
         }
 
@@ -90,7 +99,7 @@ class FaultDecision:
 
 
 FINE = FaultDecision()
-_FIELDS = frozenset({"kind", "mode", "rate", "latency_ms", "retry_after_s", "retry_after_date", "match", "times"})
+_FIELDS = frozenset({"kind", "mode", "rate", "latency_ms", "retry_after_s", "retry_after_date", "match", "times", "of"})
 
 
 def _number(payload: dict[str, Any], name: str, low: float, high: float) -> float | None:
@@ -126,6 +135,9 @@ def parse_fault(payload: object, kinds: Collection[str]) -> Fault:
     times = payload.get("times")
     if times is not None and (isinstance(times, bool) or not isinstance(times, int) or times < 1):
         raise FaultError("times must be a whole number from 1")
+    of = payload.get("of", SEND)
+    if of not in (SEND, LOOK_UP):
+        raise FaultError(f"of must be {SEND} or {LOOK_UP}")
     rate = _number(payload, "rate", 0, 1)
     latency = _number(payload, "latency_ms", 0, 3_600_000)
     if mode == Mode.SLOW and not latency:
@@ -139,6 +151,7 @@ def parse_fault(payload: object, kinds: Collection[str]) -> Fault:
         retry_after_date=date or False,
         match=match or None,
         times=times,
+        of=of,
     )
 
 
@@ -162,13 +175,13 @@ class FaultBook:
         self.faults.clear()
         return count
 
-    def decide(self, kind: str, recipient: str) -> FaultDecision:
-        """What happens to a request of `kind` for `recipient`."""
+    def decide(self, kind: str, recipient: str, of: str = SEND) -> FaultDecision:
+        """What happens to a request of `kind` for `recipient`: to send, or to look up."""
         if not self.faults:
             return FINE
         latency_s = 0.0
         for fault in self.faults:
-            if fault.kind != kind or (fault.times is not None and fault.applied >= fault.times):
+            if fault.kind != kind or fault.of != of or (fault.times is not None and fault.applied >= fault.times):
                 continue
             if fault.match is not None and fault.match not in recipient:
                 continue

@@ -15,7 +15,7 @@ from aiohttp import web
 from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
 from local.simulator.reports import mailgun_posts
-from local.simulator.state import SimulatorState, answer, basic_secret
+from local.simulator.state import Shown, SimulatorState, answer, basic_secret, show
 
 KIND = "mailgun"
 
@@ -53,7 +53,7 @@ def form_of(content_type: str, body: bytes) -> dict[str, bytes]:
 
 def add_mailgun_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve Mailgun's API."""
-    errors = MailgunErrors()
+    errors, shown = MailgunErrors(), Shown()
 
     async def send(request: web.Request) -> web.Response:
         state.seen(KIND)
@@ -74,13 +74,27 @@ def add_mailgun_routes(app: web.Application, state: SimulatorState, callbacks: C
         }
         their_id = f"<{secrets.token_hex(12)}@{request.match_info['domain']}>"
         mail = form["message"].decode("utf-8", "surrogateescape")
+        # A mail keeps its Message-ID, by which events are asked for.
+        own_id = str(BytesParser(policy=HTTP).parsebytes(form["message"], headersonly=True)["Message-ID"] or "")
         accept = Accept(KIND, to, variables.get("message_id"), mail, their_id)
         made = {"id": their_id, "message": "Queued. Thank you."}
 
         def report() -> None:
+            headers = {"message-id": own_id.strip("<>"), "to": to}
+            event = {"event": "accepted", "recipient": to, "user-variables": variables, "message": {"headers": headers}}
+            shown.add(headers["message-id"], to, event)
             if (target := callbacks.targets.get(KIND)) is not None:
                 callbacks.report(mailgun_posts(target, to, their_id, variables), target)
 
         return await answer(state, request, errors, accept, lambda: web.json_response(made), report)
 
+    async def events(request: web.Request) -> web.Response:
+        if basic_secret(request, "api") is None:
+            return error(401, "Forbidden")
+        found = shown.of(request.query.get("message-id", ""))
+        return await show(
+            state, request, KIND, errors, found, lambda items: web.json_response({"items": items, "paging": {}})
+        )
+
     app.router.add_post("/v3/{domain}/messages.mime", send)
+    app.router.add_get("/v3/{domain}/events", events)

@@ -8,6 +8,7 @@ May import the simulator's state and aiohttp. Never: a decision on scripted faul
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from typing import Any
@@ -18,9 +19,10 @@ from local.simulator import WRONG_SECRET
 from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
 from local.simulator.reports import EventsKey, sendgrid_posts
-from local.simulator.state import SimulatorState, answer, reset_at
+from local.simulator.state import Shown, SimulatorState, answer, reset_at, show
 
 KIND = "sendgrid"
+_QUERY = re.compile(r"unique_args\['message_id'\]=\"([^\"]+)\"")
 _SCOPES = ["mail.send", "2fa_required"]
 
 
@@ -82,7 +84,7 @@ def check_mail(payload: Any) -> web.Response | tuple[str, dict[str, str]]:
 
 def add_sendgrid_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks, key: EventsKey) -> None:
     """Serve SendGrid's API."""
-    errors = SendgridErrors()
+    errors, shown = SendgridErrors(), Shown()
 
     async def send(request: web.Request) -> web.Response:
         state.seen(KIND)
@@ -100,6 +102,8 @@ def add_sendgrid_routes(app: web.Application, state: SimulatorState, callbacks: 
         accept = Accept(KIND, to, custom_args.get("message_id"), body.decode("utf-8", "surrogateescape"), their_id)
 
         def report() -> None:
+            resource = {"msg_id": f"{their_id}.recvd-0", "to_email": to, "status": "processed"}
+            shown.add(custom_args.get("message_id", ""), to, resource)
             if (target := callbacks.targets.get(KIND)) is not None:
                 callbacks.report(sendgrid_posts(target, key, to, their_id, custom_args), target)
 
@@ -107,10 +111,20 @@ def add_sendgrid_routes(app: web.Application, state: SimulatorState, callbacks: 
             state, request, errors, accept, lambda: web.Response(status=202, headers={"X-Message-Id": their_id}), report
         )
 
+    async def messages(request: web.Request) -> web.Response:
+        if not authenticated(request):
+            return error(401, "authorization required")
+        wanted = _QUERY.fullmatch(request.query.get("query", ""))
+        if wanted is None:
+            return error(400, "the query is not understood here")
+        found = shown.of(wanted[1])
+        return await show(state, request, KIND, errors, found, lambda found: web.json_response({"messages": found}))
+
     async def scopes(request: web.Request) -> web.Response:
         if not authenticated(request):
             return error(401, "authorization required")
         return web.json_response({"scopes": _SCOPES})
 
     app.router.add_post("/v3/mail/send", send)
+    app.router.add_get("/v3/messages", messages)
     app.router.add_get("/v3/scopes", scopes)

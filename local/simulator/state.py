@@ -10,18 +10,18 @@ import base64
 import binascii
 import socket
 import struct
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import prometheus_client
 from aiohttp import web
 
 from local.simulator import WRONG_SECRET
-from local.simulator.faults import FaultBook, Mode
+from local.simulator.faults import LOOK_UP, FaultBook, Mode
 from local.simulator.ground_truth import Accept, GroundTruth
 
 REQUESTS = prometheus_client.Counter(
@@ -31,6 +31,7 @@ ACCEPTED = prometheus_client.Counter("heliograph_simulator_accepted_total", "Pro
 
 MESSAGE_ID_HEADER = "X-Heliograph-Message-Id"
 """Our message id, where a vendor's API has no field for it."""
+MAX_SHOWN = 100_000
 _RST = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 
@@ -51,6 +52,23 @@ class SimulatorState:
         """Log an accept; the future gives its seq once it is on disk."""
         ACCEPTED.labels(accept.kind).inc()
         return self.truth.append(accept)
+
+
+class Shown:
+    """What a vendor took, to be asked after by a key: the last MAX_SHOWN, since this simulator started."""
+
+    def __init__(self) -> None:
+        self._kept = OrderedDict[str, list[tuple[str, Any]]]()
+
+    def add(self, key: str, to: str, resource: Any) -> None:
+        """Show a message to whoever asks after the key."""
+        self._kept.setdefault(key, []).append((to, resource))
+        if len(self._kept) > MAX_SHOWN:
+            self._kept.popitem(last=False)
+
+    def of(self, key: str) -> list[tuple[str, Any]]:
+        """(recipient, resource) of what was taken under a key."""
+        return self._kept.get(key, [])
 
 
 class VendorErrors(Protocol):
@@ -133,3 +151,33 @@ async def answer(
             return web.Response(status=good.status, body=b'{"sid": "SM\xff<html>', content_type="application/json")
         case _:
             return success()
+
+
+async def show(
+    state: SimulatorState,
+    request: web.Request,
+    kind: str,
+    errors: VendorErrors,
+    found: list[tuple[str, Any]],
+    listed: Callable[[list[Any]], web.Response],
+) -> web.Response:
+    """Answer a look-up with what was found, or misbehave."""
+    decision = state.faults.decide(kind, found[0][0] if found else "", LOOK_UP)
+    if decision.latency_s:
+        await asyncio.sleep(decision.latency_s)
+    retry_after = decision.retry_after(datetime.now(UTC))
+    match decision.mode:
+        case Mode.THROTTLE:
+            return errors.throttled(retry_after)
+        case Mode.FAIL | Mode.FAIL_AFTER_ACCEPT:
+            return errors.failed(retry_after)
+        case Mode.REJECT:
+            return listed([])
+        case Mode.RESET | Mode.DROP_AFTER_ACCEPT:
+            if request.transport is not None:
+                reset_connection(request.transport)
+            return web.Response(status=500)
+        case Mode.BAD_JSON:
+            return web.Response(body=b'[{"id": "\xff<html>', content_type="application/json")
+        case _:
+            return listed([resource for _, resource in found])

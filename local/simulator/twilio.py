@@ -26,7 +26,7 @@ from aiohttp import web
 from local.simulator.callbacks import Callbacks
 from local.simulator.ground_truth import Accept
 from local.simulator.reports import Accepted, twilio_posts
-from local.simulator.state import SimulatorState, answer
+from local.simulator.state import Shown, SimulatorState, answer, show
 
 KIND = "twilio"
 _E164 = re.compile(r"\+[1-9]\d{6,14}\Z")
@@ -149,7 +149,7 @@ def account(account_sid: str, now: datetime) -> dict[str, object]:
 
 def add_twilio_routes(app: web.Application, state: SimulatorState, callbacks: Callbacks) -> None:
     """Serve Twilio's API."""
-    errors = TwilioErrors()
+    errors, shown = TwilioErrors(), Shown()
     taken: set[str] = set()
 
     def authenticated(request: web.Request) -> str | None:
@@ -189,6 +189,7 @@ def add_twilio_routes(app: web.Application, state: SimulatorState, callbacks: Ca
         url = form.get("StatusCallback")
 
         def report() -> None:
+            shown.add(form["To"], form["To"], made)
             if url:
                 callbacks.report(
                     twilio_posts(Accepted(account_sid, secret, sid, form["To"], form.get("From", ""), url))
@@ -196,6 +197,13 @@ def add_twilio_routes(app: web.Application, state: SimulatorState, callbacks: Ca
 
         return await answer(state, request, errors, accept, lambda: web.json_response(made, status=201), report)
 
+    async def list_messages(request: web.Request) -> web.Response:
+        if authenticated(request) is None:
+            return error(401, 20003, "Authenticate")
+        found = shown.of(request.query.get("To", ""))
+        return await show(state, request, KIND, errors, found, lambda found: web.json_response({"messages": found}))
+
     app.router.add_put("/twilio/auth_tokens", set_auth_tokens)
     app.router.add_get("/2010-04-01/Accounts/{account_sid}.json", fetch_account)
+    app.router.add_get("/2010-04-01/Accounts/{account_sid}/Messages.json", list_messages)
     app.router.add_post("/2010-04-01/Accounts/{account_sid}/Messages.json", create_message)

@@ -49,9 +49,11 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     **{f"sender-{channel}": ("sender", "--channel", channel) for channel in CHANNELS},
     "sink": ("sink",),
     "callbacks": ("callbacks",),
+    "hooks": ("hooks",),
+    "bounces": ("bounces",),
 }
-"""Role names, and what follows `heliograph run`."""
-SHARED = tuple(role for role in ROLES if role.startswith(("router-", "sender-")) or role in ("timers", "sink"))
+"""Role names, and what follows `heliograph run`. `bounces` is started only where an account has a mailbox for it."""
+SHARED = tuple(role for role in ROLES if role.startswith(("router-", "sender-")) or role in ("timers", "sink", "hooks"))
 """Roles whose processes share partitions. Two of the others would need a load balancer, or one would wait for the other's end."""
 
 
@@ -129,6 +131,8 @@ class Stack:
         self._apns_port = book.reserve("apns")
         self._callbacks = self._callback_tables(book.reserve("callbacks-public"))
         self._roles_of = dict(_processes(options.processes))
+        if not _reads_bounces(self._tables.get("providers", [])):
+            del self._roles_of["bounces"]
         self._role_ports = {name: ports["api"] if name == "api" else book.reserve(name) for name in self._roles_of}
         self._ports = ports
         self._kafka = KafkaServer(self.files.data("kafka"), ports["kafka"], kafka_controller)
@@ -209,7 +213,13 @@ class Stack:
     def _load_secrets(self) -> dict[str, Any]:
         found = self.files.read(self.files.secrets)
         # Kept: a new pepper would revoke every API key of the state directory, a new VAPID key every browser's subscription.
-        made = {"key_pepper": secrets.token_urlsafe(32), "vapid_key": _private_key(), "published": {}, **found}
+        made = {
+            "key_pepper": secrets.token_urlsafe(32),
+            "hooks_key": secrets.token_urlsafe(32),
+            "vapid_key": _private_key(),
+            "published": {},
+            **found,
+        }
         if made != found:
             write_atomically(self.files.secrets, json.dumps(made, indent=2) + "\n")
         return made
@@ -322,6 +332,7 @@ class Stack:
             "HELIOGRAPH_API__HOST": LOOPBACK,
             "HELIOGRAPH_API__PORT": str(self._ports["api"]),
             "HELIOGRAPH_API__KEY_PEPPER": self._secrets["key_pepper"],
+            "HELIOGRAPH_HOOKS__KEY": self._secrets["hooks_key"],
             "HELIOGRAPH_METRICS__HOST": LOOPBACK,
             "HELIOGRAPH_METRICS__PORT": str(self._role_ports.get(name, 0)),
         }
@@ -410,6 +421,12 @@ def _private_key() -> str:
     """A key of P-256 as base64url: below 2^255 every number but 0 is one."""
     value = secrets.randbits(255) or 1
     return base64.urlsafe_b64encode(value.to_bytes(32)).decode().rstrip("=")
+
+
+def _reads_bounces(providers: object) -> bool:
+    """Whether an account has a mailbox of bounces; what is no account at all is refused elsewhere."""
+    entries = providers if isinstance(providers, list) else []
+    return any(isinstance(entry, dict) and entry.get("bounces") for entry in entries)
 
 
 def _processes(wanted: Mapping[str, int]) -> Iterator[tuple[str, str]]:

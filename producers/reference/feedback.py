@@ -44,8 +44,6 @@ from schemas.events import DeliveryStatus, states
 from schemas.identity import check_tenant
 
 log = get_logger("feedback")
-MAX_GENERATIONS = 32
-"""A status does not say which resend it is of; more resends than this of one notification leave a dead device in place."""
 MAX_SOURCE = 255
 UNSUBSCRIBE = "unsubscribe"
 COMPLAINT = "complaint"
@@ -88,7 +86,8 @@ class DeadDevice(NamedTuple):
         """Whether the device of this address is the one, and was registered before the provider called it dead."""
         if registered_at is not None and registered_at >= self.dead_since:
             return False
-        return _is_of(self.notification_id, self.channel, ids.address_hash(self.channel, address), self.message_id)
+        fingerprint = ids.address_hash(self.channel, address)
+        return ids.is_message_of(self.message_id, self.notification_id, self.channel, fingerprint)
 
 
 class BouncedAddress(NamedTuple):
@@ -101,14 +100,8 @@ class BouncedAddress(NamedTuple):
 
     def is_address(self, fingerprint: str) -> bool:
         """Whether it is the one with this fingerprint."""
-        return _is_of(self.status["notification_id"], self.status["channel"] or "", fingerprint, self.message_id)
-
-
-def _is_of(notification_id: str, channel: str, fingerprint: str, message_id: str) -> bool:
-    return any(
-        ids.message_id(notification_id, channel, fingerprint, generation) == message_id
-        for generation in range(MAX_GENERATIONS)
-    )
+        channel = self.status["channel"] or ""
+        return ids.is_message_of(self.message_id, self.status["notification_id"], channel, fingerprint)
 
 
 def is_plausible(status: DeliveryStatus) -> bool:

@@ -147,12 +147,12 @@ class ReferenceService:
 
     async def user(self, tenant: str, user_id: str) -> Json:
         """One recipient."""
-        return show_user(await _known(self._store.get_user(tenant, _clean(user_id)), "user"))
+        return show_user(await or_missing(self._store.get_user(tenant, _clean(user_id)), "user"))
 
     async def replace_user(self, tenant: str, user_id: str, user: ReplacedUser) -> Done:
         """A recipient as it is from now on; preferences stay."""
         _check_same_id(user.id, user_id)
-        written = await _known(self._store.replace_user(tenant, _clean(user_id), user.fields()), "user")
+        written = await or_missing(self._store.replace_user(tenant, _clean(user_id), user.fields()), "user")
         return await self._done(written, show_user(written.row))
 
     async def change_user(self, tenant: str, user_id: str, patch: Any) -> Done:
@@ -164,22 +164,22 @@ class ReferenceService:
         def changed(row: Row) -> Row:
             return check_model(ReplacedUser, merge_patch({name: row[name] for name in _USER_FIELDS}, patch)).fields()
 
-        written = await _known(self._store.change_user(tenant, _clean(user_id), changed), "user")
+        written = await or_missing(self._store.change_user(tenant, _clean(user_id), changed), "user")
         return await self._done(written, show_user(written.row))
 
     async def delete_user(self, tenant: str, user_id: str) -> None:
         """A recipient with the preferences."""
-        written = await _known(self._store.delete_user(tenant, _clean(user_id)), "user")
+        written = await or_missing(self._store.delete_user(tenant, _clean(user_id)), "user")
         await self._propagation.wait(written.outbox_id)
 
     async def preferences(self, tenant: str, user_id: str) -> Json:
         """What a recipient wants."""
-        return await _known(self._store.get_preferences(tenant, _clean(user_id)), "user")
+        return await or_missing(self._store.get_preferences(tenant, _clean(user_id)), "user")
 
     async def replace_preferences(self, tenant: str, user_id: str, preferences: Preferences) -> Done:
         """What a recipient wants from now on."""
         replacing = self._store.replace_preferences(tenant, _clean(user_id), preferences.model_dump())
-        written = await _known(replacing, "user")
+        written = await or_missing(replacing, "user")
         return await self._done(written, {name: written.row[name] for name in ("channels", "categories")})
 
     # ------------------------------------------------------------ templates
@@ -199,14 +199,14 @@ class ReferenceService:
         _check_same_id(template.id, template_id)
         version = await self._check.version(tenant, template.category, template.written_as(template_id))
         adding = self._store.add_template_version(tenant, _clean(template_id), version, publish=template.publish)
-        written = await _known(adding, "template")
+        written = await or_missing(adding, "template")
         self._catalogue.wrote(written.row, published=template.publish)
         return await self._done(written, show_template(written.row, sources=False))
 
     async def publish_template(self, tenant: str, template_id: str, version: int) -> Done:
         """Another version, also an older one, is the published one."""
         publishing = self._store.publish_template(tenant, _clean(template_id), version)
-        written = await _known(publishing, "template version")
+        written = await or_missing(publishing, "template version")
         self._catalogue.wrote(written.row, published=True)
         return await self._done(written, show_template(written.row, sources=False))
 
@@ -220,12 +220,12 @@ class ReferenceService:
         below = MAX_VERSION if before is None else min(before, MAX_VERSION)
         rows, more = await self._store.list_versions(tenant, _clean(template_id), below, limit)
         if not rows and before is None:
-            raise _missing("template")
+            raise missing("template")
         return Entries(rows, more)
 
     async def template(self, tenant: str, template_id: str, version: int | None = None) -> Json:
         """A version; else the published one; else the latest."""
-        row = await _known(self._store.get_template(tenant, _clean(template_id), version), "template")
+        row = await or_missing(self._store.get_template(tenant, _clean(template_id), version), "template")
         return show_template(row, sources=True)
 
     # ------------------------------------------------------------ suppressions
@@ -272,14 +272,14 @@ class ReferenceService:
                 raise NotFoundError
             written = await self._store.unsuppress(tenant, UUID(suppression_id))
         except (ValueError, NotFoundError) as exc:
-            raise _missing("suppression") from exc
+            raise missing("suppression") from exc
         await self._propagation.wait(written.outbox_id)
 
 
 def _clean(given: str) -> str:
     """An id out of a path or query: PostgreSQL's text takes no NUL, and no entity's id has a control character."""
     if has_control(given):
-        raise _missing("id")
+        raise missing("id")
     return given
 
 
@@ -290,7 +290,8 @@ def _check_same_id(body_id: Any, path_id: str) -> None:
         raise RefusedError(Refusal.INVALID, "invalid_request", why, errors=[FieldError("/id", why, "invalid_value")])
 
 
-def _missing(what: str) -> RefusedError:
+def missing(what: str) -> RefusedError:
+    """The refusal of what does not exist, or not for this tenant."""
     return RefusedError(Refusal.UNKNOWN, "not_found", f"there is no such {what}")
 
 
@@ -298,9 +299,9 @@ def _exists(why: str) -> RefusedError:
     return RefusedError(Refusal.CONFLICT, "conflict", why, errors=[FieldError("/id", why, "conflict")])
 
 
-async def _known(reading: Awaitable[Found], what: str) -> Found:
+async def or_missing(reading: Awaitable[Found], what: str) -> Found:
     """What the store returns. Raises RefusedError where it finds nothing."""
     try:
         return await reading
     except NotFoundError as exc:
-        raise _missing(what) from exc
+        raise missing(what) from exc

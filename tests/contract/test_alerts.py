@@ -341,6 +341,34 @@ CASES = [
         "30m",
     ),
     Case(
+        "HeliographBouncesUnread",
+        "no login",
+        {'heliograph_bounce_mailbox_down{provider="mail"}': "1x20"},
+        "15m",
+        {"provider": "mail"},
+        "the mailbox of bounces of mail is not read: dead addresses are sent to",
+    ),
+    Case(
+        "HeliographBouncesUnread",
+        "once",
+        {'heliograph_bounce_mailbox_down{provider="mail"}': "0 1 0x18"},
+        "15m",
+    ),
+    Case(
+        "HeliographBouncesForged",
+        "many",
+        {'heliograph_bounce_mails_total{provider="mail",outcome="forged"}': "0+10x60"},
+        "1h",
+        {"provider": "mail"},
+        "600 mails in an hour bring back a word of mail that we did not make",
+    ),
+    Case(
+        "HeliographBouncesForged",
+        "one",
+        {'heliograph_bounce_mails_total{provider="mail",outcome="forged"}': "0 1x60"},
+        "1h",
+    ),
+    Case(
         "HeliographCallbacksForged",
         "many",
         {'heliograph_callbacks_total{vendor="twilio",outcome="forged"}': "0+10x20"},
@@ -375,6 +403,43 @@ CASES = [
         },
         "30m",
     ),
+    Case(
+        "HeliographHooksFailing",
+        "one for long",
+        {'heliograph_hook_endpoints{condition="failing",instance="a"}': "1x90"},
+        "80m",
+        {},
+        "1 endpoints of customers have not answered for an hour: they keep their positions",
+    ),
+    Case(
+        "HeliographHooksFailing",
+        "one for a moment",
+        {'heliograph_hook_endpoints{condition="failing",instance="a"}': "1x20 0x70"},
+        "80m",
+    ),
+    Case(
+        "HeliographHooksBehind",
+        "slower than its facts",
+        {'heliograph_hook_lag_records{condition="live",instance="a"}': "0+1000x40"},
+        "35m",
+        {},
+        "an endpoint that works is 35000 records behind and does not catch up",
+    ),
+    Case(
+        "HeliographHooksBehind",
+        "catching up",
+        {'heliograph_hook_lag_records{condition="live",instance="a"}': "90000-1000x40"},
+        "35m",
+    ),
+    Case(
+        "HeliographHooksDropped",
+        "some",
+        {'heliograph_hook_dropped_total{instance="a"}': "0+60x90"},
+        "80m",
+        {},
+        "3.6k offsets were dropped by the topic before an endpoint was told of them",
+    ),
+    Case("HeliographHooksDropped", "none", {'heliograph_hook_dropped_total{instance="a"}': "7x90"}, "80m"),
 ]
 
 

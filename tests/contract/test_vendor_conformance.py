@@ -6,6 +6,7 @@ A kind joins by its row, its worked file and its simulator. What each fault has 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,8 @@ from tests.support.accounts import (
     to_send,
 )
 from tests.support.made import NOW, RECORD
-from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, Sent
+from vendors.registry import VENDORS, create_look_ups
+from vendors.sender import CANNOT_ASK, NOT_FOUND, Doubt, ErrorClass, InDoubt, Rejected, Retry, Sent
 
 __all__ = ["running", "simulator"]
 
@@ -114,6 +116,65 @@ async def test_every_fault_is_one_request_and_the_right_class(
         # A mail's is the place of its accept in the log; a webhook's receiver gives none.
         given = None if kind in HOOK_KINDS else entries[0]["provider_message_id"] or f"S{entries[0]['seq']}"
         assert made.provider_message_id == given
+
+
+# -- look-ups ---------------------------------------------------------------------------------------------------------
+
+LOOK_UP_KINDS = [vendor.kind for vendor in VENDORS if vendor.can_look_up]
+ANSWERS: dict[Mode, Any] = {Mode.SLOW: Sent, Mode.REJECT: NOT_FOUND, Mode.BAD_JSON: NOT_FOUND}
+"""What each fault of a look-up comes to; the others say nothing of the message, and it is asked after again."""
+
+
+def doubt_of(message: Any, since: int) -> Doubt:
+    return Doubt(message["message_id"], since, message["address"], message["text"])
+
+
+@pytest.mark.parametrize("mode", [None, *Mode])
+@pytest.mark.parametrize("kind", LOOK_UP_KINDS)
+async def test_message_whose_answer_was_lost_is_found_by_its_look_up(
+    simulator: Simulator, kind: str, mode: Mode | None, tmp_path: Path
+) -> None:
+    address, since = recipient(kind, simulator), int(time.time() * 1000)
+    message = to_send(kind, address=address, message_id=str(uuid.uuid4()))
+    simulator.request("/faults", {"kind": kind, "mode": "drop_after_accept", "match": address})
+    if mode is not None:
+        simulator.request(
+            "/faults", {"kind": kind, "mode": mode.value, "match": address, "of": "look_up", **EXTRA.get(mode, {})}
+        )
+    provider = simulated(kind, simulator, tmp_path)
+    sender = create_look_ups([provider])[provider.name]
+    await sender.start()
+    try:
+        assert isinstance(await sender.send(message), InDoubt)
+        before = seen(simulator, kind)
+        made = await sender.look_up(doubt_of(message, since))
+        other = await sender.look_up(doubt_of({**message, "message_id": str(uuid.uuid4()), "text": "other"}, since))
+    finally:
+        await sender.close()
+    assert seen(simulator, kind) == before, "nothing is sent"
+    assert len(simulator.accepted(kind, address)) == 1
+    assert mode is not None or other == NOT_FOUND
+    expected = Sent if mode is None else ANSWERS.get(mode, Retry)
+    if isinstance(expected, type):
+        assert type(made) is expected, made
+    else:
+        assert made == expected
+    if isinstance(made, Sent) and kind != "mailgun":  # there it is the mail's own Message-ID
+        assert made.provider_message_id == simulator.accepted(kind, address)[0]["provider_message_id"]
+    if isinstance(made, Retry):
+        assert not made.account_wide, "a look-up says nothing of an account"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_kind_that_cannot_be_asked_refuses_reconcile_and_says_so(kind: str, tmp_path: Path) -> None:
+    if kind in LOOK_UP_KINDS:
+        assert sender_of(account(kind, tmp_path, reconcile=True)).reconcile_after_s is not None
+        return
+    with pytest.raises(
+        SettingsError, match="reconcile = true is for kinds that can be asked after a message: sendgrid"
+    ):
+        sender_of(account(kind, tmp_path, reconcile=True))
+    assert await sender_of(account(kind, tmp_path)).look_up(Doubt("m", 0)) == CANNOT_ASK
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------

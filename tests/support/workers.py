@@ -28,10 +28,10 @@ from senders.consumers import sender_group
 from senders.ledger import Ledger, LedgerReader
 from senders.outcomes import costs_nothing
 from senders.recheck import SenderViews
-from senders.stage import RequestGuard, SendCompletion
+from senders.stage import RequestGuard, SendCompletion, asks_after, looked_up
 from senders.worker import Worker
 from tests.support.broker import MemoryBroker
-from vendors.sender import SendResult
+from vendors.sender import CANNOT_ASK, Doubt, SendResult
 
 START_S = 1_800_000_000.0
 PARTITIONS = 4
@@ -56,13 +56,22 @@ class Provider:
     rate_per_second: float | None = None
 
     def __init__(
-        self, channel: str, name: str, platforms: frozenset[str] | None, limit: int, repeatable_s: float
+        self,
+        channel: str,
+        name: str,
+        platforms: frozenset[str] | None,
+        limit: int,
+        repeatable_s: float,
+        reconcile_after_s: float | None,
     ) -> None:
         self.channel, self.name, self.platforms, self.max_in_flight = channel, name, platforms, limit
-        self.repeatable_s = repeatable_s
+        self.repeatable_s, self.reconcile_after_s = repeatable_s, reconcile_after_s
 
     async def start(self) -> None: ...
     async def send(self, message: ChannelMessage) -> SendResult:
+        raise AssertionError("the stage answers")
+
+    async def look_up(self, doubt: Doubt) -> SendResult:
         raise AssertionError("the stage answers")
 
     async def close(self) -> None: ...
@@ -81,7 +90,7 @@ class Process:
         broker, settings = world.broker, world.settings
 
         def account(name: str, platforms: frozenset[str] | None) -> Account:
-            provider = Provider(world.channel, name, platforms, limit, world.repeatable_s)
+            provider = Provider(world.channel, name, platforms, limit, world.repeatable_s, world.reconcile_after_s)
             return Account(provider, world.breaker, world.monotonic)
 
         self.accounts = Accounts([account(name, platforms) for name, platforms in accounts])
@@ -118,7 +127,8 @@ class Process:
         self._world.reached("send")
         for queued in messages:
             if self._guard.allows(queued.message):
-                self._world.requests.append((self._world.now, queued.message))
+                asked = self._world.look_ups if self._world.looks_up(queued) else self._world.requests
+                asked.append((self._world.now, queued.message))
                 self.in_flight.append((queued, self._world.now))
             else:
                 refusal = ("failed", "retries_exhausted", "request guard")
@@ -133,7 +143,10 @@ class Process:
         """Hand back what the provider has an answer to."""
         waiting = []
         for queued, began in self.in_flight:
-            result = self._world.answer(queued.message)
+            looks_up = self._world.looks_up(queued)
+            result = (self._world.shown if looks_up else self._world.answer)(queued.message)
+            if result is not None and looks_up:
+                result = looked_up(result, queued.message, self._world.settings.sender.max_retries)
             if result is None:
                 waiting.append((queued, began))
                 continue
@@ -169,8 +182,12 @@ class World:
         lanes: Sequence[str] = LANES,
         views: SenderViews | None = None,
         repeatable_s: float = 0.0,
+        reconcile_after_s: float | None = None,
+        shown: Answer = lambda _: CANNOT_ASK,
     ) -> None:
+        """`shown`: what the provider says to a look-up."""
         self.now, self.answer, self.channel, self.repeatable_s = START_S, answer, channel, repeatable_s
+        self.reconcile_after_s, self.shown = reconcile_after_s, shown
         self.breaker = breaker or BreakerSettings()
         self.settings = Settings(sender=sender or SenderSettings())
         self.views = views or SenderViews({}, {}, {})
@@ -186,7 +203,9 @@ class World:
         self.before: dict[Step, Callable[[], None]] = {}
         """What happens when a process is about to do a step, once."""
         self.requests: list[tuple[float, ChannelMessage]] = []
-        """What the provider was asked, and when."""
+        """What the provider was asked to send, and when."""
+        self.look_ups: list[tuple[float, ChannelMessage]] = []
+        """What it was asked after, and when."""
         self.timers: list[dict[str, Any]] = []
         self._timers_seen = self._statuses_seen = 0
         self._statuses: list[dict[str, Any]] = []
@@ -221,6 +240,10 @@ class World:
         return self.process.in_flight
 
     # -- the order ---------------------------------------------------------------------------------------------------
+
+    def looks_up(self, queued: QueuedMessage) -> bool:
+        """Whether the request of a message asks after it."""
+        return asks_after(queued, self.process.accounts[queued.account].sender)
 
     def reached(self, step: Step) -> None:
         """Note what a process is about to do; raises Killed where it does not come to that."""

@@ -18,7 +18,7 @@ from senders.accounts import THROTTLES_IN_A_ROW, Account, Accounts
 from senders.admission import PER_RECIPIENT, Admission, QueuedMessage
 from senders.breaker import PROBES, Breaker
 from senders.limits import TokenBucket, part_of
-from vendors.sender import ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
+from vendors.sender import Doubt, ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 TRANSIENT = Retry(ErrorClass.TRANSIENT, "451")
 FOREVER = float("inf")
@@ -39,6 +39,7 @@ class Provider:
     """Limits of an account; sends nothing."""
 
     channel, repeatable_s = "push", 0.0
+    reconcile_after_s: float | None = None
 
     def __init__(self, name: str, *, limit: int = 4, rate: float | None = None, platforms: str | None = None) -> None:
         self.name, self.max_in_flight, self.rate_per_second = name, limit, rate
@@ -47,6 +48,9 @@ class Provider:
     async def start(self) -> None: ...
     async def send(self, message: ChannelMessage) -> SendResult:
         raise AssertionError("nothing is sent here")
+
+    async def look_up(self, doubt: Doubt) -> SendResult:
+        raise AssertionError("nothing is looked up here")
 
     async def close(self) -> None: ...
 

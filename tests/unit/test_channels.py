@@ -190,7 +190,7 @@ def readings() -> dict[str, Any]:
         ("to", ["sms", "chat"]),
         ("content", ["email", "sms", "webhook", "chat"]),
         ("channels", ["chat"]),
-        ("openapi", ["Notification", "Preferences", "NewSuppression"]),
+        ("openapi", ["Notification", "Preferences", "NewSuppression", "NewWebhook", "ChangedWebhook"]),
         ("preferences", {"chat": False}),
         ("suppression", "chat"),
         ("targets", ["+4915112345678"]),

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.kafka.consumer import FencedError
-from runtime.settings import SenderSettings
+from runtime.settings import BreakerSettings, SenderSettings
 from schemas.events import ChannelMessage
 from schemas.topics import dispatch_topic, ledger_topic
 from senders.consumers import sender_group
@@ -33,7 +33,7 @@ from tests.support.made import message as plain_message
 from tests.support.promises import broken_promises
 from tests.support.workers import Exited, Killed, Step, World
 from vendors.http import HttpTransport, ResponseLostError
-from vendors.sender import ErrorClass, InDoubt, Retry, SendResult, Sent
+from vendors.sender import NOT_FOUND, ErrorClass, InDoubt, Rejected, Retry, SendResult, Sent
 
 STEPS: tuple[Step, ...] = get_args(Step)
 HANG = None
@@ -220,6 +220,113 @@ def test_takeover_without_a_commit_begins_at_the_beginning() -> None:
     assert world.committed() == (-1, "")
     world.settle()
     assert (len(provider.accepted), world.committed()) == (1, (1, "1:0"))
+
+
+# -- doubts that are looked up -----------------------------------------------------------------------------------------
+
+SHOWN_S = 5.0
+FOUND, UNSHOWN = Sent("theirs"), NOT_FOUND
+UNANSWERED = Retry(ErrorClass.TRANSIENT, "look-up: 503", account_wide=False)
+
+
+def doubtful(*, shown: SendResult | None, **more: Any) -> World:
+    """Senders whose provider takes each message, loses its first answer, and says `shown` to each look-up."""
+    answers: dict[bool, SendResult] = {True: InDoubt("EOF"), False: Sent("1")}
+    asked: set[str] = set()
+
+    def answer(message: ChannelMessage) -> SendResult | None:
+        first = message["message_id"] not in asked
+        asked.add(message["message_id"])
+        return answers[first]
+
+    return World(answer, reconcile_after_s=SHOWN_S, shown=lambda _: shown, **more)
+
+
+def test_doubt_that_its_provider_shows_is_sent_once_and_unflagged() -> None:
+    world, message = doubtful(shown=FOUND), made()
+    world.send(message)
+    finish(world)
+    assert reported(world, message) == [("retrying", False), ("sent", False)]
+    assert (len(world.requests), len(world.look_ups)) == (1, 1)
+    assert world.look_ups[0][0] >= world.requests[0][0] + SHOWN_S, "it was given the time to show it"
+    assert world.statuses("sent")[0]["provider_message_id"] == "theirs"
+
+
+def test_doubt_that_its_provider_does_not_show_is_sent_again_flagged() -> None:
+    world, message = doubtful(shown=UNSHOWN), made()
+    world.send(message)
+    finish(world)
+    assert reported(world, message) == [("retrying", False), ("retrying", True), ("sent", True)]
+    assert (len(world.requests), len(world.look_ups)) == (2, 1)
+
+
+def test_look_up_that_fails_is_tried_again_and_leaves_a_retry_for_the_message() -> None:
+    world, message = doubtful(shown=UNANSWERED), made()
+    world.send(message)
+    finish(world)
+    retries = world.settings.sender.max_retries
+    assert (len(world.requests), len(world.look_ups)) == (2, retries - 1)
+    assert reported(world, message)[-2:] == [("retrying", True), ("sent", True)]
+
+
+@pytest.mark.parametrize(("max_retries", "look_ups"), [(1, 0), (2, 1)])
+def test_look_up_is_made_only_where_a_retry_is_left_to_send_the_message_again(max_retries: int, look_ups: int) -> None:
+    world, message = doubtful(shown=UNSHOWN, sender=SenderSettings(max_retries=max_retries)), made()
+    world.send(message)
+    finish(world)
+    assert (len(world.requests), len(world.look_ups)) == (2, look_ups)
+    assert reported(world, message)[-1] == ("sent", True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "ends"),
+    [({"lane": "critical"}, AGAIN), ({"delivery": "at_most_once"}, [("unknown", False)])],
+    ids=["a login code does not wait", "what is never sent again is settled"],
+)
+def test_doubt_of_a_message_that_may_not_wait_is_not_looked_up(
+    fields: dict[str, Any], ends: list[tuple[str, bool]]
+) -> None:
+    world, message = doubtful(shown=FOUND), made(**fields)
+    world.send(message)
+    finish(world)
+    assert (reported(world, message), world.look_ups) == (ends, [])
+
+
+def test_message_of_a_killed_owner_is_looked_up_where_one_account_reaches_it() -> None:
+    world, message = World(Provider(), reconcile_after_s=SHOWN_S, shown=lambda _: FOUND), made()
+    world.send(message)
+    killed(world, "facts")
+    finish(world)
+    assert reported(world, message) == [("retrying", False), ("sent", False)]
+    assert (len(world.requests), len(world.look_ups)) == (1, 1)
+
+
+def test_look_up_of_a_killed_owner_is_made_again_unflagged() -> None:
+    world, message = doubtful(shown=FOUND), made()
+    world.send(message)
+    world.settle(5)
+    world.kill_before("facts")
+    with pytest.raises(Killed):
+        world.next_timer()
+    world.take_over()
+    finish(world)
+    assert reported(world, message) == [("retrying", False), ("retrying", False), ("sent", False)]
+    assert (len(world.requests), len(world.look_ups)) == (1, 2)
+
+
+def test_provider_that_refused_what_it_has_ends_the_message_without_another_request() -> None:
+    world, message = doubtful(shown=Rejected(ErrorClass.PERMANENT_RECIPIENT, "BLOCKED", opted_out=True)), made()
+    world.send(message)
+    finish(world)
+    assert (reported(world, message)[-1], len(world.requests)) == (("bounced", False), 1)
+
+
+def test_look_ups_open_no_breaker() -> None:
+    world = doubtful(shown=UNANSWERED, breaker=BreakerSettings(failures=2))
+    for _ in range(4):
+        world.send(made())
+        finish(world)
+    assert world.process.accounts[0].trouble is None
 
 
 # -- doubts that are repeated ------------------------------------------------------------------------------------------

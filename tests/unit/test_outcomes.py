@@ -15,7 +15,7 @@ from runtime.stores import MemoryStore
 from schemas.codec import codec
 from schemas.events import states
 from schemas.topics import DEAD_LETTERS, STATUS, TIMERS
-from senders.accounts import AccountTrouble
+from senders.accounts import AccountTrouble, Clearing
 from senders.ledger import Ledger
 from senders.outcomes import (
     CLAIMED_BY_ENDED,
@@ -151,7 +151,7 @@ def test_repeated_doubt_is_unflagged_and_its_next_record_says_since_when(
     record: ConsumerRecord, since: int, delivery: str
 ) -> None:
     attempt = Attempt(message(delivery=delivery, provider="p"), record, NOW, "p", 5)
-    made = from_result(attempt, InDoubt("EOF"), jitter=0.5, max_retries=5, repeated_by="p")
+    made = from_result(attempt, InDoubt("EOF"), jitter=0.5, max_retries=5, cleared_by=Clearing("p"))
     again = codec("ChannelMessage").decode(facts(made)[TIMERS]["value"])
     assert (facts(made)[STATUS]["state"], facts(made)[STATUS]["possible_duplicate"]) == ("retrying", False)
     assert (again["provider"], again["possible_duplicate"], again["retries"]) == ("p", False, 1)
@@ -194,7 +194,7 @@ def test_answer_to_a_repetition_is_the_answer_to_the_first_request(result: SendR
 )
 def test_last_repetition_without_an_answer_leaves_the_doubt(result: SendResult, delivery: str) -> None:
     attempt = Attempt(message(provider="p", retries=5, delivery=delivery), REPEATS, NOW, "p", 5)
-    made = from_result(attempt, result, jitter=0.5, max_retries=5, repeated_by="p")
+    made = from_result(attempt, result, jitter=0.5, max_retries=5, cleared_by=Clearing("p"))
     once = delivery == "at_most_once"
     assert (facts(made)[STATUS]["state"], facts(made)[STATUS]["possible_duplicate"]) == (
         ("unknown", False) if once else ("failed", True)

@@ -32,7 +32,8 @@ _COMMON = {
 
 def write_secrets(kind: str, directory: Path) -> None:
     (entry,) = tomllib.loads((DOCS / "providers" / f"{kind}.toml").read_text("utf-8"))["providers"]
-    for key, value in entry.items():
+    nested = [pair for value in entry.values() if isinstance(value, dict) for pair in value.items()]
+    for key, value in (*entry.items(), *nested):
         if key.endswith("_file"):
             (directory / value).write_bytes(secret_file(kind, key, "https://oauth2.googleapis.com/token"))
 
@@ -60,9 +61,10 @@ def test_the_worked_file_has_every_key_each_with_a_comment(kind: str) -> None:
     ]
     own = {field.alias or name for name, field in model.model_fields.items()}
     # A secret is in a file or in the settings, and the file is the better example.
-    wanted = (_COMMON | own) - {name.removesuffix("_file") for name in own if name.endswith("_file")}
+    asked = {"reconcile"} if kind in {vendor.kind for vendor in VENDORS if vendor.can_look_up} else set()
+    wanted = (_COMMON | asked | own) - {name.removesuffix("_file") for name in own if name.endswith("_file")}
     assert set(provider) == wanted
-    assert set(ProviderSettings.model_fields) == _COMMON
+    assert set(ProviderSettings.model_fields) == _COMMON | {"reconcile"}
     lines = [line for line in text.splitlines() if re.match(r"\w+ = ", line)]
     bare = [
         line for line in lines if "#" not in line and not line.startswith(("channel", "kind", "host", "events_key"))

@@ -9,8 +9,18 @@ import pytest
 
 from runtime.status import message_status
 from schemas.events import DeliveryStatus, states
+from tests.support.made import NOW
 from tests.support.receipt_day import ACCOUNTS, ENDS, certificate_of_sns, deliver, report_day
-from tests.support.receipts import Desk
+from tests.support.receipts import (
+    Desk,
+    about,
+    mailgun,
+    mailgun_event,
+    sendgrid,
+    sendgrid_event,
+    ses,
+    ses_event,
+)
 from tracking.status import rollup
 from vendors.ses import reports as ses_reports
 
@@ -50,3 +60,29 @@ async def test_any_order_and_any_repetition_ends_as_the_model_says(seed: int, mo
         engagement = states().engagement & {fact["state"] for fact in known.values()}
         assert (shown["status"], engagement) == day.wanted[sent["message_id"]]
     assert {kind for kind, _, _ in day.messages} == set(ENDS)
+
+
+UNKNOWN = about("email", "zoe@example.org")
+ACCEPTING = {
+    "sendgrid": lambda: sendgrid([sendgrid_event("processed", UNKNOWN)]),
+    "mailgun": lambda: mailgun(mailgun_event("accepted", UNKNOWN)),
+    "ses": lambda: ses(ses_event("Send", UNKNOWN)),
+}
+
+
+@pytest.mark.parametrize("own_first", [True, False], ids=["unknown, then the report", "the report, then unknown"])
+@pytest.mark.parametrize("kind", ACCEPTING)
+async def test_accepting_report_with_our_token_ends_an_unknown(
+    kind: str, own_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ses_reports, "fetch", certificate_of_sns)
+    desk = Desk(ACCOUNTS)
+    assert (await desk.post(ACCEPTING[kind]())).status_code < 300
+    own = message_status(UNKNOWN, "unknown", now=NOW, attempt=1, provider=kind, reason="in_doubt")
+    (reported,) = desk.broker.statuses
+    facts = [event(own), event(reported)]  # type: ignore[arg-type]
+    shown = rollup(UNKNOWN["notification_id"], NOW - 100, facts if own_first else facts[::-1])
+    assert shown["status"] == "sent"
+    (message,) = shown["messages"]
+    assert (message["status"], message["possible_duplicate"]) == ("sent", False)
+    assert message["provider_message_id"] == reported["provider_message_id"]

@@ -98,7 +98,7 @@ def test_a_push_account_takes_what_the_senders_would_give_it(name: str, platform
     class OneOf:
         """Only what Accounts looks at; the classes' own sets."""
 
-        channel, max_in_flight, rate_per_second, repeatable_s = "push", 1, None, 0.0
+        channel, max_in_flight, rate_per_second, repeatable_s, reconcile_after_s = "push", 1, None, 0.0, None
 
         def __init__(self, given: ProviderSettings) -> None:
             self.name, self.platforms = given.name, platforms_of(given)

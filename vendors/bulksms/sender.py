@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64encode
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from runtime.clock import Clock, system_clock
@@ -31,9 +32,10 @@ from vendors.http_account import (
     MESSAGE_ID_HEADER,
     UNREADABLE,
     Answer,
-    HttpAccount,
     HttpRequest,
+    LookUpAccount,
     by_status,
+    items,
     json_body,
     member,
     parsed,
@@ -41,7 +43,7 @@ from vendors.http_account import (
     sent_as,
 )
 from vendors.provider import UnsendableError
-from vendors.sender import InDoubt, Sent
+from vendors.sender import Doubt, ErrorClass, InDoubt, Rejected, Sent
 from vendors.settings import checked_base_url, parse_keys
 from vendors.sms_text import checked_parts, clean_text, noted_parts
 
@@ -64,11 +66,12 @@ def sender_type(sender: str) -> str:
     return "INTERNATIONAL" if sender.removeprefix("+").isdigit() else "ALPHANUMERIC"
 
 
-class BulksmsSender(HttpAccount):
+class BulksmsSender(LookUpAccount):
     """One BulkSMS account."""
 
     channel = "sms"
     codes = CODES
+    shows_after_s = 5.0
 
     def __init__(self, provider: ProviderSettings, keys: BulksmsKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider, clock)
@@ -116,6 +119,27 @@ class BulksmsSender(HttpAccount):
                 return Answer((state,), said(201, state))
             return UNREADABLE
         return by_status(response)
+
+    def look_up_request(self, doubt: Doubt) -> HttpRequest:
+        """The messages with our part of the id: exact."""
+        wanted = quote(f"userSuppliedId={user_supplied_id(doubt.message_id)}", safe="")
+        return HttpRequest(f"{self._url}?filter={wanted}&limit=10", self._headers, None)
+
+    def read_look_up(self, response: HttpResponse, doubt: Doubt) -> Sent | Rejected | None:
+        """The message, as far as it is ours: a filter that the vendor does not know would show others."""
+        ours = user_supplied_id(doubt.message_id)
+        found = [entry for entry in items(parsed(response)) if member(entry, "userSuppliedId") == ours]
+        refused = None
+        for entry in found:
+            status = member(entry, "status")
+            state = member(status, "id")
+            if member(status, "type") in _TAKEN:
+                return Sent(member(entry, "id"), reference=ours)
+            rule = self.codes.find(state) if isinstance(state, str) and _STATUS.fullmatch(state) else None
+            if rule and rule.error in (ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE):
+                refused = Rejected(rule.error, said(200, state), rule.opted_out)
+            # Any other that failed may be an earlier try, which its sender knows of: it says nothing of the last one.
+        return refused
 
     def probe_request(self) -> HttpRequest:
         """The account's profile."""

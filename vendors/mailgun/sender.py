@@ -17,34 +17,36 @@ May import the shared modules of vendors. Never: another vendor, a retry.
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from runtime.callbacks import token_fields
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse, basic_auth
-from vendors.http_account import Answer, HttpAccount, HttpRequest, by_status, member, parsed, said, sent_as
+from vendors.http_account import Answer, HttpRequest, LookUpAccount, by_status, items, member, parsed, said, sent_as
 from vendors.mailgun.codes import BAD_RECIPIENT, CODES, NOT_THE_API
 from vendors.mailgun.keys import MailgunKeys
 from vendors.mime import MailError, build_mail
 from vendors.provider import UnsendableError
-from vendors.sender import InDoubt, Sent
+from vendors.sender import Doubt, InDoubt, Sent
 from vendors.settings import checked_from, parse_keys
 
 _OFF = {"o:tracking": "no", "o:tracking-clicks": "no", "o:tracking-opens": "no"}
 
 
-class MailgunSender(HttpAccount):
+class MailgunSender(LookUpAccount):
     """One Mailgun domain."""
 
     channel = "email"
     codes = CODES
+    shows_after_s = 30.0
 
     def __init__(self, provider: ProviderSettings, keys: MailgunKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider, clock)
         self._from = checked_from(provider, keys.from_address)
-        self._url = f"{keys.host(provider)}/v3/{quote(keys.domain)}/messages.mime"
+        domain = f"{keys.host(provider)}/v3/{quote(keys.domain)}"
+        self._url, self._events = f"{domain}/messages.mime", f"{domain}/events"
         self._authorization = {"Authorization": basic_auth("api", keys.secret(provider))}
 
     def prepare(self, message: ChannelMessage) -> HttpRequest:
@@ -77,6 +79,24 @@ class MailgunSender(HttpAccount):
             given = member(body, "id")
             return sent_as(given)
         return _refused(response)
+
+    def look_up_request(self, doubt: Doubt) -> HttpRequest:
+        """The events of a mail with our Message-ID, which Mailgun keeps."""
+        query = {
+            "message-id": f"{doubt.message_id}@{self._from.domain}",
+            "begin": str(max(0, doubt.since // 1000 - 60)),
+            "ascending": "yes",
+            "limit": "10",
+        }
+        return HttpRequest(f"{self._events}?{urlencode(query)}", self._authorization, None)
+
+    def read_look_up(self, response: HttpResponse, doubt: Doubt) -> Sent | None:
+        """An event with our message id among its variables."""
+        for event in items(member(parsed(response), "items")):
+            if member(member(event, "user-variables"), "message_id") == doubt.message_id:
+                given = member(member(member(event, "message"), "headers"), "message-id")
+                return Sent(f"<{given}>" if isinstance(given, str) else None)
+        return None
 
     def probe_request(self) -> HttpRequest:
         """A mail to nobody: it is refused for that alone, also with a key that may do nothing but send."""

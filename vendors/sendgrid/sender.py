@@ -17,16 +17,27 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 from runtime.callbacks import token_fields
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse
-from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, items, json_body, member, parsed, said
+from vendors.http_account import (
+    UNREADABLE,
+    Answer,
+    HttpRequest,
+    LookUpAccount,
+    items,
+    json_body,
+    member,
+    parsed,
+    said,
+)
 from vendors.mime import MailError, check_mail
 from vendors.provider import UnsendableError
-from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Sent
+from vendors.sender import Doubt, ErrorClass, InDoubt, ProbeRefusal, Sent
 from vendors.sendgrid.codes import CODES, UNVERIFIED
 from vendors.sendgrid.keys import SendgridKeys
 from vendors.settings import checked_from, parse_keys
@@ -40,11 +51,12 @@ _OFF: dict[str, Any] = {
 }
 
 
-class SendgridSender(HttpAccount):
+class SendgridSender(LookUpAccount):
     """One SendGrid account."""
 
     channel = "email"
     codes = CODES
+    shows_after_s = 60.0
 
     def __init__(self, provider: ProviderSettings, keys: SendgridKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider, clock)
@@ -87,6 +99,18 @@ class SendgridSender(HttpAccount):
             return UNREADABLE
         wait_s = _reset_s(response, self._clock()) if response.status == 429 else None
         return _refused(response, wait_s)
+
+    def look_up_request(self, doubt: Doubt) -> HttpRequest:
+        """The Email Activity with our message id among the custom arguments: exact, and an extra that the vendor sells."""
+        query = urlencode({"query": f"unique_args['message_id']=\"{doubt.message_id}\"", "limit": "10"})
+        return HttpRequest(f"{self._host}/v3/messages?{query}", self._headers, None)
+
+    def read_look_up(self, response: HttpResponse, doubt: Doubt) -> Sent | None:
+        """Any message: the query is for ours alone. Its id begins with what X-Message-Id had said."""
+        for found in items(member(parsed(response), "messages")):
+            if isinstance(given := member(found, "msg_id"), str) and given:
+                return Sent(given.partition(".")[0])
+        return None
 
     def probe_request(self) -> HttpRequest:
         """The scopes of the API key."""

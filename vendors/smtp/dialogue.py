@@ -34,10 +34,10 @@ class InvalidReply(Exception):
 class Dialogue(asyncio.Protocol):
     """One connection, for one transaction at a time."""
 
-    def __init__(self, transport: asyncio.Transport, *, pipelining: bool, timeout_s: float) -> None:
+    def __init__(self, transport: asyncio.Transport, *, pipelining: bool, timeout_s: float, dsn: bool = False) -> None:
         self._transport = transport
         self._timeout_s = timeout_s
-        self.pipelining = pipelining
+        self.pipelining, self.dsn = pipelining, dsn
         self._buffer = bytearray()
         self._replies: deque[Reply] = deque()
         self._outstanding = 0

@@ -29,6 +29,7 @@ from pydantic import Field, SecretStr
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.settings import ProviderSettings
 from schemas.events import ChannelMessage
+from vendors.bounces import HEADER, BounceKeys, bounce_account
 from vendors.codes import CodeRule, classify_code, refuse_probe
 from vendors.mime import MailError, build_mail
 from vendors.provider import ProviderAccount, UnsendableError
@@ -62,6 +63,8 @@ class SmtpKeys(ProviderKeys):
         None, pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+|\[[0-9A-Fa-f:.]+\]|\[IPv6:[0-9A-Fa-f:.]+\])$"
     )
     """Our name in EHLO: a full host name or an address literal (default: the domain of from_address)."""
+    bounces: BounceKeys | None = None
+    """The mailbox to which mails come back."""
 
 
 class _EarlyReplyError(Exception):
@@ -86,12 +89,17 @@ class Envelope:
 
     recipient: str
     mail: bytes
+    sender: str
+    word: str | None = None
+    """What its bounce brings back (bounces.py), None where none is read."""
 
 
 class SmtpSender(ProviderAccount[Envelope]):
     """One SMTP account."""
 
     channel = "email"
+    _keeps_sender = True
+    """Whether the server sends on with our envelope sender."""
 
     def __init__(
         self,
@@ -107,6 +115,7 @@ class SmtpSender(ProviderAccount[Envelope]):
         self._monotonic = monotonic
         self._from = checked_from(provider, settings.from_address)
         self._password = read_secret(provider, "password", settings.password, settings.password_file)
+        self.bounces = bounce_account(provider, settings.bounces)
         self._idle: list[tuple[float, Dialogue]] = []
 
     async def start(self) -> None:
@@ -115,9 +124,23 @@ class SmtpSender(ProviderAccount[Envelope]):
     def prepare(self, message: ChannelMessage) -> Envelope:
         """The mail and its recipient."""
         try:
-            return Envelope(message["address"], build_mail(message, self._from, self._clock()))
+            return self._envelope(message)
         except MailError as exc:
             raise UnsendableError(str(exc)) from exc
+
+    def _envelope(self, message: ChannelMessage) -> Envelope:
+        """Raises MailError."""
+        bounces, address, now = self.bounces, message["address"], self._clock()
+        if bounces is None:
+            return Envelope(address, build_mail(message, self._from, now), self._from.address)
+        value, word = bounces.header(message), bounces.word(message["message_id"])
+        mail = build_mail(message, self._from, now, (HEADER, value) if value else None)
+        by_word = self._keeps_sender and word is not None
+        return Envelope(address, mail, bounces.envelope_sender(word) if by_word and word else self._from.address, word)
+
+    def reference(self, message: ChannelMessage, provider_message_id: str | None) -> str | None:
+        """Its id, which is all that its bounce's address has room for."""
+        return message["message_id"] if self.bounces is not None else None
 
     async def deliver(self, prepared: Envelope) -> SendResult:
         """One SMTP transaction."""
@@ -131,7 +154,7 @@ class SmtpSender(ProviderAccount[Envelope]):
             return self._reply(exc.code, exc.message, "CONNECT")
         except (aiosmtplib.SMTPException, OSError) as exc:
             return Retry(ErrorClass.TRANSIENT, type(exc).__name__)
-        result = await self._transaction(dialogue, prepared.recipient, prepared.mail)
+        result = await self._transaction(dialogue, prepared)
         if dialogue.is_open:
             self._idle.append((self._monotonic(), dialogue))
         return result
@@ -163,10 +186,9 @@ class SmtpSender(ProviderAccount[Envelope]):
             return _invalid(phase)
         return classify_code(self.name, smtp_rule(code, text, phase), _NOT_SENT_UNKNOWN, shown(code, text))
 
-    async def _transaction(self, dialogue: Dialogue, recipient: str, mail: bytes) -> SendResult:
+    async def _transaction(self, dialogue: Dialogue, envelope: Envelope) -> SendResult:
         phase = "MAIL"
-        envelope = (f"MAIL FROM:<{self._from.address}>\r\n", f"RCPT TO:<{recipient}>\r\n", "DATA\r\n")
-        commands = [command.encode("ascii") for command in envelope]
+        commands = [command.encode("ascii") for command in _commands(envelope, dsn=dialogue.dsn)]
         try:
             if dialogue.pipelining:
                 dialogue.write(b"".join(commands), replies=len(commands))
@@ -177,7 +199,7 @@ class SmtpSender(ProviderAccount[Envelope]):
                 if reply.code // 100 != expected:
                     return await self._refused(dialogue, reply, phase)
             phase = "BODY"
-            reply = await self._mail(dialogue, mail)
+            reply = await self._mail(dialogue, envelope.mail)
         except _EarlyReplyError as exc:
             dialogue.abort()
             return self._reply(*exc.reply, phase)
@@ -275,7 +297,8 @@ class SmtpSender(ProviderAccount[Envelope]):
             client.close()
             raise
         pipelining = client.supports_extension("pipelining")
-        return Dialogue(_transport(client), pipelining=pipelining, timeout_s=self._timeout_s)
+        dsn = client.supports_extension("dsn")
+        return Dialogue(_transport(client), pipelining=pipelining, timeout_s=self._timeout_s, dsn=dsn)
 
     async def _secure_and_log_in(self, client: aiosmtplib.SMTP) -> None:
         """Step by step, so that what the server does not offer is said. Raises AccountError."""
@@ -301,6 +324,19 @@ class SmtpSender(ProviderAccount[Envelope]):
         for _, dialogue in self._idle:
             dialogue.close()
         self._idle.clear()
+
+
+def _commands(envelope: Envelope, *, dsn: bool) -> tuple[str, str, str]:
+    """What goes before a mail; `dsn`: the server takes parameters of RFC 3461, which ask for a report that comes with headers alone."""
+    sender, recipient, word = envelope.sender, envelope.recipient, envelope.word
+    mail = f" RET=HDRS ENVID={word}" if dsn and word else ""
+    rcpt = f" NOTIFY=FAILURE ORCPT=rfc822;{_xtext(recipient)}" if dsn and word else ""
+    return f"MAIL FROM:<{sender}>{mail}\r\n", f"RCPT TO:<{recipient}>{rcpt}\r\n", "DATA\r\n"
+
+
+def _xtext(text: str) -> str:
+    """RFC 3461 §4, of printable ASCII."""
+    return "".join(f"+{ord(char):02X}" if char in "+=" else char for char in text)
 
 
 def _transport(client: aiosmtplib.SMTP) -> asyncio.Transport:

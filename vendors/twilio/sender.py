@@ -12,19 +12,37 @@ May import the shared modules of vendors. Never: another vendor, a retry.
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from urllib.parse import quote, urlencode
 
 from runtime import callbacks
 from runtime.clock import Clock, system_clock
 from runtime.settings import ProviderSettings
+from runtime.status import rfc3339
 from schemas.events import ChannelMessage
 from vendors.http import HttpResponse, basic_auth
-from vendors.http_account import UNREADABLE, Answer, HttpAccount, HttpRequest, by_status, member, parsed, said, sent_as
-from vendors.sender import ErrorClass, InDoubt, ProbeRefusal, Sent
+from vendors.http_account import (
+    UNREADABLE,
+    Answer,
+    HttpRequest,
+    LookUpAccount,
+    by_status,
+    items,
+    member,
+    parsed,
+    said,
+    sent_as,
+)
+from vendors.sender import Doubt, ErrorClass, InDoubt, ProbeRefusal, Sent
 from vendors.settings import checked_base_url, parse_keys
 from vendors.sms_text import checked_parts, clean_text, noted_parts
 from vendors.twilio.codes import CODES
 from vendors.twilio.keys import TwilioKeys
+
+_SKEW_S = 5.0
+"""By which the vendor's clock may differ from ours."""
+_WAIT_S = 60.0
+"""For how long a message may have waited for its request."""
 
 
 def build_sms(message: ChannelMessage, sender: str, callback_url: str | None, provider: str = "") -> dict[str, str]:
@@ -35,15 +53,17 @@ def build_sms(message: ChannelMessage, sender: str, callback_url: str | None, pr
     return fields
 
 
-class TwilioSender(HttpAccount):
+class TwilioSender(LookUpAccount):
     """One Twilio account."""
 
     channel = "sms"
     codes = CODES
+    shows_after_s = 5.0
 
     def __init__(self, provider: ProviderSettings, keys: TwilioKeys, clock: Clock = system_clock) -> None:
         super().__init__(provider, clock)
         self._sender, self._callback_url, self._max_parts = keys.sender, keys.callback_url, keys.max_parts
+        self._timeout_s = provider.timeout_s
         base = checked_base_url(provider, keys.base_url)
         self._account = f"{base}/2010-04-01/Accounts/{quote(keys.account_sid, safe='')}"
         self._messages = f"{self._account}/Messages.json"
@@ -66,6 +86,34 @@ class TwilioSender(HttpAccount):
             return _refused(response)
         sid = member(parsed(response), "sid")
         return sent_as(sid)
+
+    def look_up_request(self, doubt: Doubt) -> HttpRequest | None:
+        """What went to the number on that day: the resource has no field for our message id."""
+        if doubt.address is None or doubt.text is None:
+            return None
+        query = urlencode({"To": doubt.address, "DateSent>": rfc3339(doubt.since)[:10], "PageSize": "100"})
+        return HttpRequest(f"{self._messages}?{query}", self._headers, None)
+
+    def read_look_up(self, response: HttpResponse, doubt: Doubt) -> Sent | None:
+        """The only message with our text and sender of the seconds after the request: two of them prove nothing."""
+        text, found = clean_text(doubt.text or ""), []
+        for each in items(member(parsed(response), "messages")):
+            same = (member(each, "to"), member(each, "from"), member(each, "body")) == (
+                doubt.address,
+                self._sender,
+                text,
+            )
+            if same and isinstance(sid := member(each, "sid"), str) and self._is_of(each, doubt.since):
+                found.append(sid)
+        return Sent(found[0]) if len(found) == 1 else None
+
+    def _is_of(self, resource: object, since: int) -> bool:
+        """Whether a message was made in the time that a request of `since` had; Twilio's times are whole seconds."""
+        try:
+            made_s = parsedate_to_datetime(str(member(resource, "date_created"))).timestamp()
+        except (ValueError, TypeError, OverflowError):
+            return False
+        return since / 1000 - _SKEW_S <= made_s <= since / 1000 + self._timeout_s + _WAIT_S
 
     def probe_request(self) -> HttpRequest:
         """The account itself."""

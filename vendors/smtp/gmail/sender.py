@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
 from runtime.errors import SettingsError
 from runtime.settings import ProviderSettings
+from vendors.bounces import BounceKeys
 from vendors.google_token import AccessToken, GoogleAuthError, no_token
 from vendors.sender import ProbeRefusal, Retry, SendResult
 from vendors.settings import ProviderKeys, parse_keys
@@ -46,6 +47,8 @@ class GmailKeys(ProviderKeys):
     host: str | None = None
     """A test double's; else Gmail's own. So with port."""
     port: int | None = None
+    bounces: BounceKeys | None = None
+    """The mailbox to which mails come back: Gmail puts its own envelope sender, so that a header says which it was."""
 
     def smtp(self) -> SmtpKeys:
         """The same as an account of the kind smtp."""
@@ -58,11 +61,14 @@ class GmailKeys(ProviderKeys):
             password_file=self.password_file,
             tls=self.tls,
             local_hostname=None,
+            bounces=self.bounces,
         )
 
 
 class GmailSender(SmtpSender):
     """One mailbox, or the relay of an organisation."""
+
+    _keeps_sender = False
 
     def __init__(
         self,
