@@ -130,10 +130,21 @@ def run_sink() -> None:
 @run_app.command("callbacks")
 def run_callbacks() -> None:
     """What providers report after they accepted: receipts, and the status events made of them."""
+    from producers.callbacks.role import new_event_loop
     from producers.callbacks.role import run_callbacks as body
     from runtime.process import run_role
 
-    raise SystemExit(run_role("callbacks", load_settings(), body))
+    raise SystemExit(run_role("callbacks", load_settings(), body, loop_factory=new_event_loop))
+
+
+@run_app.command("hooks")
+def run_hooks() -> None:
+    """Tell customers' endpoints of facts, signed."""
+    from runtime.process import run_role
+    from senders.hooks.role import new_event_loop
+    from senders.hooks.role import run_hooks as body
+
+    raise SystemExit(run_role("hooks", load_settings(), body, loop_factory=new_event_loop))
 
 
 @run_app.command("bounces")
@@ -227,6 +238,8 @@ def _add_commands() -> None:
     from console.commands.templates import templates_app
     from console.commands.top import top
     from console.commands.users import users_app
+    from console.commands.watch import watch
+    from console.commands.webhooks import webhooks_app
 
     if has_local():
         from console.commands.logs import logs
@@ -242,6 +255,7 @@ def _add_commands() -> None:
     for command in (
         send,
         status,
+        watch,
         explain,
         cancel,
         resend,
@@ -262,6 +276,7 @@ def _add_commands() -> None:
     app.add_typer(users_app, name="users")
     app.add_typer(templates_app, name="templates")
     app.add_typer(suppressions_app, name="suppressions")
+    app.add_typer(webhooks_app, name="webhooks")
     app.add_typer(keys_app, name="keys")
     app.add_typer(schemas_app, name="schemas")
     app.add_typer(replay_app, name="replay")

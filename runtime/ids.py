@@ -92,6 +92,11 @@ def event_id(subject_id: str, state: str, attempt: int = 0, provider_event_id: s
     return _named(bytes_of(subject_id), f"{state}:{attempt}:{provider_event_id}")
 
 
+def hook_id(endpoint_id: str, event_id: str) -> str:
+    """Id under which an endpoint is told a fact, however often."""
+    return _named(bytes_of(endpoint_id), event_id)
+
+
 def receipt_id(provider: str, provider_message_id: str, provider_event_id: str) -> str:
     """Id of a provider's report: a repetition gets the same id."""
     return _named(_NIL, f"receipt:{provider}:{provider_message_id}:{provider_event_id}")

@@ -15,6 +15,21 @@ ACCEPTED = Counter("heliograph_requests_accepted_total", "Requests acknowledged 
 REFUSED = Counter("heliograph_requests_refused_total", "HTTP requests answered with an error, by its code.", ["code"])
 INGEST_SECONDS = Histogram("heliograph_ingest_seconds", "HTTP request to answer.", ["route"], buckets=_FAST)
 
+# Live status
+LIVE_WATCHERS = Gauge("heliograph_live_watchers", "Open streams of live status in this process.")
+LIVE_DELAY_SECONDS = Histogram(
+    "heliograph_live_delay_seconds", "A fact at the broker to its frame handed to the connection.", buckets=_FAST
+)
+LIVE_DROPPED = Counter(
+    "heliograph_live_dropped_total",
+    "Frames dropped for watchers that read too slowly; they are told by a snapshot or a gap.",
+)
+LIVE_RESUMES = Counter(
+    "heliograph_live_resumes_total",
+    "Streams that went on from a place, by where the missed facts came from.",
+    ["source"],
+)
+
 # Callbacks
 CALLBACKS = Counter(
     "heliograph_callbacks_total",
@@ -126,6 +141,30 @@ UNKNOWN_CODES = Counter("heliograph_provider_unknown_codes_total", "Provider cod
 COMMIT_SECONDS = Histogram(
     "heliograph_sender_commit_seconds", "One commit, of what is claimed and of what is released.", buckets=_FAST
 )
+
+# Hooks
+HOOK_REQUESTS = Counter(
+    "heliograph_hook_requests_total",
+    "Requests to customers' endpoints, by outcome.",
+    ["outcome"],
+)
+HOOK_SECONDS = Histogram("heliograph_hook_request_seconds", "One request to an endpoint.", buckets=_FAST)
+HOOK_DELAY_SECONDS = Histogram(
+    "heliograph_hook_delay_seconds", "A fact in Kafka to its delivery, of endpoints that work.", buckets=_FAST
+)
+HOOK_ENDPOINTS = Gauge(
+    "heliograph_hook_endpoints", "Endpoints of this process's partitions, by condition.", ["condition"]
+)
+HOOK_LAG = Gauge(
+    "heliograph_hook_lag_records", "The most offsets that an endpoint of this condition is behind.", ["condition"]
+)
+HOOK_DROPPED = Counter(
+    "heliograph_hook_dropped_total", "Offsets that the topic had dropped before an endpoint was told of them."
+)
+HOOK_GIVEN_UP = Counter(
+    "heliograph_hook_given_up_total", "Facts that an endpoint refused to the end of the schedule, and took others."
+)
+HOOK_SKIPPED = Counter("heliograph_hook_skipped_total", "Records that are no fact, by cause.", ["cause"])
 
 # Sink
 ROWS = Counter("heliograph_sink_rows_total", "Rows inserted.", ["table"])

@@ -24,6 +24,8 @@ RecordName = Literal[
     "RecipientProfile",
     "Template",
     "Suppression",
+    "Endpoint",
+    "HookPosition",
     "Cancellation",
     "DeadLetter",
     "Condition",
@@ -229,6 +231,48 @@ class Suppression(TypedDict):
     created_at: int
 
 
+class Endpoint(TypedDict):
+    endpoint_id: str
+    tenant: str
+    url: str
+    states: list[str]
+    channels: list[str]
+    categories: list[str]
+    enabled: bool
+    secret: bytes
+    previous_secret: bytes | None
+    previous_until: int | None
+    replays: int
+    since: int
+    version: int
+    updated_at: int
+
+
+class OwedFact(TypedDict):
+    offset: int
+    attempts: int
+    due_at: int
+
+
+class HookPosition(TypedDict):
+    endpoint_id: str
+    tenant: str
+    partition: int
+    position: int
+    owed: list[OwedFact]
+    replays: int
+    endpoint_version: int
+    condition: str
+    cause: str | None
+    failures: int
+    failing_since: int | None
+    next_at: int | None
+    behind: int
+    dropped: int
+    given_up: int
+    recorded_at: int
+
+
 class Cancellation(TypedDict):
     notification_id: str
     tenant: str
@@ -316,6 +360,8 @@ RECORD_TYPES: dict[RecordName, type] = {
     "RecipientProfile": RecipientProfile,
     "Template": Template,
     "Suppression": Suppression,
+    "Endpoint": Endpoint,
+    "HookPosition": HookPosition,
     "Cancellation": Cancellation,
     "DeadLetter": DeadLetter,
     "Condition": Condition,

@@ -28,6 +28,7 @@ from console.commands.doctor_running import (
     ask_roles,
     check_brakes,
     check_conditions,
+    check_hooks,
     check_new_dead_letters,
     check_parked,
     check_roles,
@@ -377,6 +378,7 @@ def _running(
     yield from check_roles(reports, logs, down)
     yield from check_brakes(reports)
     yield from check_parked(reports)
+    yield from check_hooks(reports)
     own = {provider.name: fingerprint(provider) for provider in accounts}
     yield from check_same_providers(own, reports)
 

@@ -23,6 +23,11 @@ TIMEOUT_S = 5.0
 _ACCOUNT_CURE = (
     "correct the account's settings for its senders and `run callbacks` (docs/operations.md, HeliographBreakerOpen)"
 )
+HOOK_LAG_WARNING = 10_000
+_HOOK_CURES = {
+    "failing": "run `heliograph webhooks list`: they are asked again by the schedule (docs/operations.md, HeliographHooksFailing)",
+    "disabled": "run `heliograph webhooks list`: they said 410 or were switched off; a change of one enables it",
+}
 _BRAKE_CURE = "stop who writes such records, then restart the role (docs/operations.md, Dead letters)"
 
 
@@ -99,6 +104,22 @@ def check_parked(reports: Sequence[RoleReport]) -> list[Finding]:
     ]
 
 
+def check_hooks(reports: Sequence[RoleReport]) -> list[Finding]:
+    """Customers' endpoints that fail or are disabled, and those that work and are behind."""
+    found = []
+    for condition, cure in _HOOK_CURES.items():
+        count = max((r.metrics.get(("heliograph_hook_endpoints", condition), 0.0) for r in reports), default=0.0)
+        if count:
+            what = f"{count:,.0f} endpoints of customers are {condition}"
+            found.append(Finding(Level.WARNING, "webhooks", what, cure))
+    behind = sum(r.metrics.get(("heliograph_hook_lag_records", "live"), 0.0) for r in reports)
+    if behind > HOOK_LAG_WARNING:
+        what = f"an endpoint of a customer is {behind:,.0f} records behind"
+        cure = "it answers slowly (docs/operations.md, HeliographHooksBehind)"
+        found.append(Finding(Level.WARNING, "webhooks", what, cure))
+    return found
+
+
 def check_same_providers(own: Mapping[str, int], reports: Sequence[RoleReport]) -> list[Finding]:
     """Accounts whose settings differ between processes, or from those of this command."""
     by_account: dict[str, dict[str, int]] = {name: {"this command's settings": number} for name, number in own.items()}
@@ -157,6 +178,8 @@ _LABELS = {
     "heliograph_dead_devices_brake": "provider",
     "heliograph_sender_parked": "channel",
     "heliograph_provider_settings": "provider",
+    "heliograph_hook_endpoints": "condition",
+    "heliograph_hook_lag_records": "condition",
 }
 
 

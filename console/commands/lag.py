@@ -61,10 +61,11 @@ def consumer_groups() -> dict[str, list[str]]:
     from schemas.channels import CHANNELS
     from schemas.events import LANES
     from schemas.topics import STATUS, dispatch_topic, requests_topic
+    from senders.hooks.stage import GROUP as HOOKS_GROUP
     from sinks.role import GROUP as SINK_GROUP
     from sinks.rows import SOURCES
 
     groups = {router_group(lane): [requests_topic(lane)] for lane in LANES}
     for channel in CHANNELS:
         groups[f"heliograph-sender-{channel}"] = [dispatch_topic(channel, lane) for lane in LANES]
-    return {**groups, SINK_GROUP: list(SOURCES), FEEDBACK_GROUP: [STATUS]}
+    return {**groups, SINK_GROUP: list(SOURCES), FEEDBACK_GROUP: [STATUS], HOOKS_GROUP: [STATUS]}

@@ -51,10 +51,11 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     **{f"sender-{channel}": ("sender", "--channel", channel) for channel in CHANNELS},
     "sink": ("sink",),
     "callbacks": ("callbacks",),
+    "hooks": ("hooks",),
     "bounces": ("bounces",),
 }
 """Role names, and what follows `heliograph run`. `bounces` is started only where an account has a mailbox for it."""
-SHARED = tuple(role for role in ROLES if role.startswith(("router-", "sender-")) or role in ("timers", "sink"))
+SHARED = tuple(role for role in ROLES if role.startswith(("router-", "sender-")) or role in ("timers", "sink", "hooks"))
 """Roles whose processes share partitions. Two of the others would need a load balancer, or one would wait for the other's end."""
 _APART = {f"{role}-{CRITICAL}": role for role in ROLES if role.startswith("sender-")}
 COUNTED = (*SHARED, *_APART)
@@ -218,7 +219,13 @@ class Stack:
     def _load_secrets(self) -> dict[str, Any]:
         found = self.files.read(self.files.secrets)
         # Kept: a new pepper would revoke every API key of the state directory, a new VAPID key every browser's subscription.
-        made = {"key_pepper": secrets.token_urlsafe(32), "vapid_key": _private_key(), "published": {}, **found}
+        made = {
+            "key_pepper": secrets.token_urlsafe(32),
+            "hooks_key": secrets.token_urlsafe(32),
+            "vapid_key": _private_key(),
+            "published": {},
+            **found,
+        }
         if made != found:
             write_atomically(self.files.secrets, json.dumps(made, indent=2) + "\n")
         return made
@@ -331,6 +338,7 @@ class Stack:
             "HELIOGRAPH_API__HOST": LOOPBACK,
             "HELIOGRAPH_API__PORT": str(self._ports["api"]),
             "HELIOGRAPH_API__KEY_PEPPER": self._secrets["key_pepper"],
+            "HELIOGRAPH_HOOKS__KEY": self._secrets["hooks_key"],
             "HELIOGRAPH_METRICS__HOST": LOOPBACK,
             "HELIOGRAPH_METRICS__PORT": str(self._role_ports.get(name, 0)),
         }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from producers.notification import json_object
 from schemas.channels import CONTACT_FIELDS
 from schemas.codec import codec
-from schemas.topics import RECIPIENTS, SUPPRESSIONS, TEMPLATES
+from schemas.topics import ENDPOINTS, RECIPIENTS, SUPPRESSIONS, TEMPLATES
 
 Row = Mapping[str, Any]
 
@@ -70,4 +70,19 @@ def suppression_row(suppression: Row) -> OutboxRow:
     return OutboxRow(SUPPRESSIONS, key, codec("Suppression").encode(record))
 
 
+def endpoint_row(webhook: Row) -> OutboxRow:
+    """The endpoint as the hooks role knows it: without its description."""
+    record = {**{name: webhook[name] for name in _ENDPOINT}, "endpoint_id": str(webhook["webhook_id"])}
+    return OutboxRow(ENDPOINTS, endpoint_key(webhook), codec("Endpoint").encode(record))
+
+
+def endpoint_key(webhook: Row) -> str:
+    """The key of an endpoint's records."""
+    return f"{webhook['tenant']}:{webhook['webhook_id']}"
+
+
+_ENDPOINT = (
+    *("tenant", "url", "states", "channels", "categories", "enabled", "secret", "previous_secret", "previous_until"),
+    *("replays", "since", "version", "updated_at"),
+)
 _SUPPRESSION = ("suppression_id", "tenant", "channel", "address_hash", "reason", "expires_at", "created_at")

@@ -74,7 +74,8 @@ class Written:
         self.row, self.outbox_id, self.created = row, outbox_id, created
 
 
-async def _put_outbox(connection: Connection, rows: Iterable[OutboxRow]) -> int | None:
+async def put_outbox(connection: Connection, rows: Iterable[OutboxRow]) -> int | None:
+    """Write what the relay is to publish, in the transaction of the change; the last row's id."""
     last = None
     for row in rows:
         cursor = await connection.execute(
@@ -140,7 +141,7 @@ class ReferenceStore:
                 row = await cursor.fetchone()
                 if row is None:
                     raise ExistsError
-                return Written(row, await _put_outbox(connection, [profile_row(row, None)]))
+                return Written(row, await put_outbox(connection, [profile_row(row, None)]))
 
         return await self._database.run(operation)
 
@@ -152,7 +153,7 @@ class ReferenceStore:
             async with connection.transaction():
                 row = _found(await (await connection.execute(_REPLACE_USER, values)).fetchone())
                 preferences = await _preferences(connection, tenant, user_id)
-                return Written(row, await _put_outbox(connection, [profile_row(row, preferences)]), created=False)
+                return Written(row, await put_outbox(connection, [profile_row(row, preferences)]), created=False)
 
         return await self._database.run(operation)
 
@@ -169,7 +170,7 @@ class ReferenceStore:
                 values = _replacement(tenant, user_id, user, now)
                 row = _found(await (await connection.execute(_REPLACE_USER, values)).fetchone())
                 preferences = await _preferences(connection, tenant, user_id)
-                return Written(row, await _put_outbox(connection, [profile_row(row, preferences)]), created=False)
+                return Written(row, await put_outbox(connection, [profile_row(row, preferences)]), created=False)
 
         return await self._database.run(operation)
 
@@ -196,7 +197,7 @@ class ReferenceStore:
                     return 0
                 values = _replacement(tenant, user_id, {**user, "devices": kept}, self._clock())
                 row = _found(await (await connection.execute(_REPLACE_USER, values)).fetchone())
-                await _put_outbox(connection, [profile_row(row, await _preferences(connection, tenant, user_id))])
+                await put_outbox(connection, [profile_row(row, await _preferences(connection, tenant, user_id))])
                 return len(user["devices"]) - len(kept)
 
         return await self._database.run(operation)
@@ -211,7 +212,7 @@ class ReferenceStore:
                 )
                 row = _found(await cursor.fetchone())
                 tombstone = OutboxRow(RECIPIENTS, f"{tenant}:{user_id}", None)
-                return Written(row, await _put_outbox(connection, [tombstone]), created=False)
+                return Written(row, await put_outbox(connection, [tombstone]), created=False)
 
         return await self._database.run(operation)
 
@@ -270,7 +271,7 @@ class ReferenceStore:
                     (tenant, user_id, Json(preferences["channels"]), Json(preferences["categories"]), now),
                 )
                 row = _found(await cursor.fetchone())
-                return Written(row, await _put_outbox(connection, [profile_row(user, row)]), created=False)
+                return Written(row, await put_outbox(connection, [profile_row(user, row)]), created=False)
 
         return await self._database.run(operation)
 
@@ -348,7 +349,7 @@ class ReferenceStore:
                 )
                 row = await _version(connection, tenant, template_id, version)
                 rows = template_rows(row, new=False, published=True, updated_at=now)
-                return Written({**row, "updated_at": now}, await _put_outbox(connection, rows), created=False)
+                return Written({**row, "updated_at": now}, await put_outbox(connection, rows), created=False)
 
         return await self._database.run(operation)
 
@@ -449,7 +450,7 @@ class ReferenceStore:
                 row = await cursor.fetchone()
                 if row is None:
                     return "known"
-                await _put_outbox(connection, [suppression_row(row)])
+                await put_outbox(connection, [suppression_row(row)])
                 return "suppressed"
 
         return await self._database.run(operation)
@@ -507,7 +508,7 @@ class ReferenceStore:
                     (tenant, row["channel"], row["address_hash"], now),
                 )
                 tombstone = OutboxRow(SUPPRESSIONS, f"{tenant}:{row['channel']}:{row['address_hash']}", None)
-                return Written(row, await _put_outbox(connection, [tombstone]), created=False)
+                return Written(row, await put_outbox(connection, [tombstone]), created=False)
 
         return await self._database.run(operation)
 
@@ -606,7 +607,7 @@ async def _add_version(
             "written": Json(row["written"]) if row["written"] is not None else None,
         },
     )
-    outbox_id = await _put_outbox(connection, template_rows(row, new=True, published=publish, updated_at=now))
+    outbox_id = await put_outbox(connection, template_rows(row, new=True, published=publish, updated_at=now))
     return Written({**row, "published": publish, "updated_at": now}, outbox_id)
 
 

@@ -382,6 +382,64 @@ CASES = [
         {'heliograph_callbacks_total{vendor="twilio",outcome="forged"}': "0 1x20"},
         "15m",
     ),
+    Case(
+        "HeliographLiveLate",
+        "most",
+        {
+            'heliograph_live_delay_seconds_bucket{le="1"}': "0x40",
+            'heliograph_live_delay_seconds_bucket{le="10"}': "0+50x40",
+            'heliograph_live_delay_seconds_bucket{le="+Inf"}': "0+50x40",
+        },
+        "30m",
+        {},
+        "one live fact in a hundred reaches its watchers more than 9.91s late",
+    ),
+    Case(
+        "HeliographLiveLate",
+        "in time",
+        {
+            'heliograph_live_delay_seconds_bucket{le="1"}': "0+50x40",
+            'heliograph_live_delay_seconds_bucket{le="+Inf"}': "0+50x40",
+        },
+        "30m",
+    ),
+    Case(
+        "HeliographHooksFailing",
+        "one for long",
+        {'heliograph_hook_endpoints{condition="failing",instance="a"}': "1x90"},
+        "80m",
+        {},
+        "1 endpoints of customers have not answered for an hour: they keep their positions",
+    ),
+    Case(
+        "HeliographHooksFailing",
+        "one for a moment",
+        {'heliograph_hook_endpoints{condition="failing",instance="a"}': "1x20 0x70"},
+        "80m",
+    ),
+    Case(
+        "HeliographHooksBehind",
+        "slower than its facts",
+        {'heliograph_hook_lag_records{condition="live",instance="a"}': "0+1000x40"},
+        "35m",
+        {},
+        "an endpoint that works is 35000 records behind and does not catch up",
+    ),
+    Case(
+        "HeliographHooksBehind",
+        "catching up",
+        {'heliograph_hook_lag_records{condition="live",instance="a"}': "90000-1000x40"},
+        "35m",
+    ),
+    Case(
+        "HeliographHooksDropped",
+        "some",
+        {'heliograph_hook_dropped_total{instance="a"}': "0+60x90"},
+        "80m",
+        {},
+        "3.6k offsets were dropped by the topic before an endpoint was told of them",
+    ),
+    Case("HeliographHooksDropped", "none", {'heliograph_hook_dropped_total{instance="a"}': "7x90"}, "80m"),
 ]
 
 

@@ -27,7 +27,7 @@ from vendors.registry import create_senders
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
-ROLES = {"api", "relay", "router", "timers", "sender", "sink", "callbacks", "bounces"}
+ROLES = {"api", "relay", "router", "timers", "sender", "sink", "callbacks", "hooks", "bounces"}
 """The roles of a deployment, each a process of its own."""
 STORES = {"kafka", "postgres", "clickhouse", "schema-registry", "mailpit"}
 
@@ -72,7 +72,7 @@ def commands() -> dict[str, list[str]]:
 
 def test_every_role_is_a_service_with_its_lanes_and_channels() -> None:
     ran = sorted(" ".join(command[1:]) for name, command in commands().items() if "fake" not in name)
-    expected = ["api", "bounces", "callbacks", "relay", "sink", "timers"]
+    expected = ["api", "bounces", "callbacks", "hooks", "relay", "sink", "timers"]
     expected += [f"router --lane {lane}" for lane in ("critical", "normal", "bulk")]
     expected += [f"sender --channel {channel}" for channel in ("email", "sms", "push", "webhook")]
     assert ran == sorted(expected)

@@ -37,6 +37,7 @@ ROLES = (
     "sender-webhook",
     "sink",
     "callbacks",
+    "hooks",
 )
 
 

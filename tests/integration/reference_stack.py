@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PEPPER = SecretStr("pepper-of-the-tests")
+HOOKS_KEY = "a-key-of-the-tests-that-is-long-enough"
 
 
 @dataclass
@@ -222,6 +223,7 @@ def world(broker: Broker, postgres: Postgres) -> Iterator[World]:
         "HELIOGRAPH_API__PORT": str(port),
         "HELIOGRAPH_API__KEY_PEPPER": PEPPER.get_secret_value(),
         "HELIOGRAPH_API__PUBLISH_TIMEOUT_S": "3",
+        "HELIOGRAPH_HOOKS__KEY": HOOKS_KEY,
         "HELIOGRAPH_PARTITIONS": "local",
     }
     try:

@@ -49,6 +49,7 @@ class Tenants:
                 f"/v1/templates/{SECRET}/versions",
                 "/v1/suppressions",
                 "/v1/suppressions/export",
+                "/v1/webhooks",
                 "/v1/notifications",
                 *(f"/v1/notifications/{nid}/events" for nid in self.ids["notification_id"]),
             )
@@ -73,6 +74,8 @@ def tenants(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     sent = [
         other.send({**text_to(SECRET), "tags": [SECRET], "request_id": f"{SECRET}-{n}"}).body["id"] for n in range(3)
     ]
+    webhook = other.call("POST", "/v1/webhooks", {"url": f"https://{SECRET}.example/x", "description": SECRET})
+    assert webhook.status == 201
     document = me.call("GET", "/openapi.json").body
     operations = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
     known = {
@@ -80,6 +83,7 @@ def tenants(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "user_id": [SECRET],
         "template_id": [SECRET],
         "suppression_id": [suppression.body["id"]],
+        "webhook_id": [webhook.body["id"]],
     }
     store.insert(world.records(requests_topic("normal")))  # the sink's work
     assert len(other.call("GET", "/v1/notifications").body["entries"]) == 3
@@ -100,6 +104,9 @@ BODIES: tuple[Any, ...] = (
     {"to": {"user_id": SECRET}, "template": {"id": SECRET}, "data": {"n": 1}},
     {"to": {"user_id": SECRET}, "content": {"text": "x"}, "request_id": f"{SECRET}-0"},
     {"notifications": [{"to": {"user_id": SECRET}, "template": {"id": SECRET}, "data": {"n": 1}}]},
+    {"url": "https://mine.example/x"},
+    {"enabled": False},
+    {"overlap_s": 0},
     {"tenant": "other"},
 )
 QUERIES = (

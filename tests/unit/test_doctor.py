@@ -42,6 +42,7 @@ from console.commands.doctor_running import (
     ask_roles,
     check_brakes,
     check_conditions,
+    check_hooks,
     check_new_dead_letters,
     check_parked,
     check_roles,
@@ -201,7 +202,23 @@ def test_every_consumer_group_has_a_role_to_start() -> None:
         *(f"sender --channel {channel}" for channel in CHANNELS),
         "sink",
         "relay",
+        "hooks",
     }
+
+
+def test_endpoints_that_fail_or_are_behind_are_told() -> None:
+    def found(**metrics: float) -> list[str]:
+        named = {
+            (f"heliograph_hook_{kind}", condition): value
+            for key, value in metrics.items()
+            for kind, condition in [key.split("__")]
+        }
+        return [finding.what for finding in check_hooks([RoleReport("hooks", metrics=named)])]
+
+    assert found(endpoints__live=3.0, endpoints__failing=0.0, lag_records__live=10.0) == []
+    assert found(endpoints__failing=2.0) == ["2 endpoints of customers are failing"]
+    assert found(endpoints__disabled=1.0) == ["1 endpoints of customers are disabled"]
+    assert found(lag_records__live=20_000.0) == ["an endpoint of a customer is 20,000 records behind"]
 
 
 def test_running_processes_are_compared_and_their_brakes_and_waits_are_told() -> None:
@@ -321,6 +338,7 @@ WRITES = {
     "run sender",
     "run sink",
     "run callbacks",
+    "run hooks",
     "run bounces",
     "topics apply",
     "schemas register",

@@ -308,6 +308,7 @@ def test_roles_are_those_of_the_contract() -> None:
             "sender-webhook",
             "sink",
             "callbacks",
+            "hooks",
             "bounces",
         ]
     )
@@ -618,6 +619,23 @@ def test_a_critical_lane_apart_is_left_to_it_by_the_channels_sender(tmp_path: Pa
         "sender-push": [],
         "sender-webhook": [],
     }
+
+
+@pytest.mark.parametrize("bounces", [True, False])
+def test_bounces_are_read_only_where_an_account_has_a_mailbox(tmp_path: Path, bounces: bool) -> None:
+    password = StateFiles(tmp_path).data("postgres") / "password"
+    password.parent.mkdir(parents=True)
+    password.write_text("secret")
+    config = tmp_path / "own.toml"
+    config.write_text(
+        to_toml(
+            {"providers": [{"name": "mail", "channel": "email", **({"bounces": {"host": "x"}} if bounces else {})}]}
+        )
+    )
+    with closing(PortBook(tmp_path, free=lambda port: True)) as book:
+        laid_out = Stack(StackOptions(tmp_path, config=config), book)
+        names = {spec.name for spec in laid_out._roles()}
+    assert ("bounces" in names) is bounces
 
 
 def _environment(spec: ChildSpec) -> Mapping[str, str]:

@@ -7,14 +7,10 @@
 
 `webhook-id` is the message id, also of a message that is sent again because its answer was lost: a receiver that keeps ids
 sees each message once. The body is the message's JSON object, else {"text": …}.
-May import the shared modules of vendors and standardwebhooks. Never: another vendor, a retry.
+May import the shared modules of vendors. Never: another vendor, a retry.
 """
 
 from __future__ import annotations
-
-from datetime import UTC, datetime
-
-from standardwebhooks.webhooks import Webhook
 
 from runtime.clock import Clock, system_clock
 from runtime.outbound import OutboundRules
@@ -28,6 +24,7 @@ from vendors.sender import Sent
 from vendors.settings import parse_keys
 from vendors.webhook.codes import CODES, REDIRECT, REFUSED
 from vendors.webhook.keys import WebhookKeys
+from vendors.webhook.signature import Signer
 
 _CLASSES = {3: REDIRECT, 4: REFUSED}
 
@@ -43,7 +40,7 @@ class WebhookSender(HookAccount):
         self, provider: ProviderSettings, keys: WebhookKeys, outbound: OutboundRules, clock: Clock = system_clock
     ) -> None:
         super().__init__(provider, outbound, clock)
-        self._signers = [Webhook(secret) for secret in keys.secrets(provider)]
+        self._signatures = Signer(keys.secrets(provider))
 
     def prepare(self, message: ChannelMessage) -> HttpRequest:
         """The message as JSON, with a signature by each secret. Raises UnsendableError for one without content."""
@@ -51,14 +48,7 @@ class WebhookSender(HookAccount):
         if content is None and not message["text"]:
             raise UnsendableError("a webhook needs a json or a text")
         body = json_body(content or {"text": message["text"]})
-        sent_at = datetime.fromtimestamp(self._clock() // 1000, UTC)
-        message_id = message["message_id"]
-        signatures = [signer.sign(message_id, sent_at, body.decode()) for signer in self._signers]
-        signed = {
-            "webhook-id": message_id,
-            "webhook-timestamp": str(int(sent_at.timestamp())),
-            "webhook-signature": " ".join(signatures),
-        }
+        signed = self._signatures.headers(message["message_id"], self._clock(), body)
         return HttpRequest(self.checked_url(message), headers_of(message, **signed), body)
 
     def read(self, response: HttpResponse) -> Sent | Answer:

@@ -1,20 +1,25 @@
 // Receives what Heliograph posts, one JSON object a line on stdin, and says a line for each what became of it:
 //   {"kind": "webhook", "secret", "headers", "body"}   {"body": the verified JSON} or {"refused": why}
+//   {"kind": "svix", …}                                 the same by svix
 //   {"kind": "teams", "body"}                           {"card": the card as it was understood, "faults": [what was wrong with it]}
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 import { Webhook } from "standardwebhooks";
+import { Webhook as SvixWebhook } from "svix";
 
 const { AdaptiveCard, SerializationContext } = createRequire(import.meta.url)("adaptivecards/dist/adaptivecards.js");
 
+function verified(Verifier, { secret, headers, body }) {
+  try {
+    return { body: new Verifier(secret).verify(body, headers) ?? JSON.parse(body) }; // svix returns nothing
+  } catch (error) {
+    return { refused: error.message };
+  }
+}
+
 const receive = {
-  webhook({ secret, headers, body }) {
-    try {
-      return { body: new Webhook(secret).verify(body, headers) };
-    } catch (error) {
-      return { refused: error.message };
-    }
-  },
+  webhook: (posted) => verified(Webhook, posted),
+  svix: (posted) => verified(SvixWebhook, posted),
   teams({ body }) {
     const context = new SerializationContext();
     const card = new AdaptiveCard();
