@@ -8,7 +8,7 @@ RIVALS := apprise celery clients redis streams
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit slow faults bench bench-full check lock up down clean
+.PHONY: help setup demo test unit slow browser faults bench bench-full check lock up down clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ unit: $(READY) ## Tests that need nothing running, in seconds
 
 slow: $(READY) ## The tests that take more than half a minute each
 	$(BIN)/python -m pytest -m "slow and not browser"
+
+browser: $(READY) ## The example page in Chromium; skipped where none is installed
+	$(BIN)/python -m pytest -m browser -rs
 
 faults: $(READY) ## The long storm: 200 kills, 20 zombies, every provider mode, 20,000 notifications (SEED= replays one)
 	$(BIN)/python -m tests.faults.storm $(if $(SEED),--seed $(SEED))

@@ -7,8 +7,8 @@ May import fastapi and starlette. Never: settings, the lifetime of a client.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -24,24 +24,20 @@ from api.docs_page import CSP, docs_page
 from api.ingest import BULK_PATH, PATH, Ingest
 from api.openapi import describe
 from api.path_ids import keep_slashes
-from api.reference.catalogue import TemplateCatalogue
 from api.reference.preferences import preferences_router
-from api.reference.propagation import Propagation
-from api.reference.responses import WriteResponses
 from api.reference.suppressions import suppressions_router
-from api.reference.template_check import TemplateCheck
 from api.reference.templates import templates_router
 from api.reference.users import users_router
 from api.requests import Authenticator
 from producers.reference.database import InputRefused
+from producers.reference.service import ReferenceService
 from producers.reference.store import ReferenceStore
-from runtime.errors import UnavailableError
+from runtime import wording
+from runtime.errors import FieldError, UnavailableError
 from runtime.health import Health
-from runtime.http import wording
 from runtime.http.outages import Outages
-from runtime.http.problems import PROBLEM_HANDLERS, FieldError, Handler, Problem, problem_response, unavailable
+from runtime.http.problems import PROBLEM_HANDLERS, Handler, Problem, problem_response, unavailable
 from runtime.logs import get_logger
-from runtime.workers import Workers
 from schemas.codec import RecordTooLarge
 
 log = get_logger("http")
@@ -54,10 +50,10 @@ class Deps:
     ingest: Ingest
     authenticator: Authenticator
     store: ReferenceStore
-    templates: TemplateCatalogue
-    propagation: Propagation
+    reference: ReferenceService
     health: Health
-    workers: Workers
+    live: Mapping[str, ASGIApp] = field(default_factory=dict)
+    """Endpoints that go around the framework as ingest does, by path: their answers go on."""
 
 
 async def _on_wrong_parameter(_: Request, exc: Exception) -> Response:
@@ -124,13 +120,12 @@ def _health_router(health: Health) -> APIRouter:
 
 
 def _reference_routers(deps: Deps) -> list[APIRouter]:
-    store, who = deps.store, deps.authenticator
-    responses = WriteResponses(deps.propagation)
+    service, who = deps.reference, deps.authenticator
     return [
-        users_router(store, responses, who),
-        preferences_router(store, responses, who),
-        templates_router(store, deps.templates, TemplateCheck(store, deps.workers), responses, who),
-        suppressions_router(store, deps.propagation, who),
+        users_router(service, who),
+        preferences_router(service, who),
+        templates_router(service, who),
+        suppressions_router(service, deps.store, who),
     ]
 
 
@@ -168,6 +163,8 @@ def create_app(deps: Deps, extra_routes: Sequence[APIRouter | BaseRoute] = ()) -
         # The hot path goes around the router and its middleware.
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in (PATH, BULK_PATH):
             await deps.ingest(scope, receive, send)
+        elif (endpoint := deps.live.get(scope.get("path", ""))) is not None:
+            await endpoint(scope, receive, send)
         else:
             await app(keep_slashes(scope), receive, send)
 

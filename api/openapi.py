@@ -14,13 +14,22 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from api.ingest import BULK_PATH, MAX_ITEMS, PATH, Bulk
-from api.reference.preferences import Preferences
-from api.reference.suppressions import CSV_TYPE, JSONL_TYPES, NewSuppression
-from api.reference.templates import NewTemplate, NewVersion, Published
-from api.reference.users import NewUser, ReplacedUser
+from api.live.access import MAX_IDS, NewToken
+from api.live.stream import PATH as STREAM_PATH
+from api.live.wanted import FILTERS
+from api.reference.suppressions import CSV_TYPE, JSONL_TYPES
 from api.reference.webhooks import ChangedWebhook, NewWebhook, Replay, Rotation
 from api.requests import JSON_TYPE, MERGE_PATCH_TYPE
 from producers.notification import Notification
+from producers.reference.inputs import (
+    NewSuppression,
+    NewTemplate,
+    NewUser,
+    NewVersion,
+    Preferences,
+    Published,
+    ReplacedUser,
+)
 from schemas.channels import CHANNEL_OF_PLATFORM, CHANNELS, CONTACT_FIELDS, ROWS, TOKEN_PLATFORMS
 
 Json = dict[str, Any]
@@ -685,6 +694,13 @@ ROUTES: dict[tuple[str, str], Route] = {
         (*JSONL_TYPES, CSV_TYPE),
     ),
     ("get", "/v1/suppressions/export"): Route({200: (None, None)}),
+    ("get", STREAM_PATH): Route({200: (None, None), 204: (None, None)}, (404,)),
+    ("post", "/v1/stream-tokens"): Route(
+        {201: (_object(token=_TEXT, expires_at=_TIME), {"token": "hgs_x", "expires_at": _AT})},
+        (),
+        NewToken,
+        {"notification_ids": [_ID], "ttl_s": 600},
+    ),
     ("post", "/v1/webhooks"): Route({201: (_ref("Webhook"), _WEBHOOK_MADE)}, (409,), NewWebhook, _WEBHOOK),
     ("get", "/v1/webhooks"): Route({200: (_page_of("Webhook"), _page(_WEBHOOK_SHOWN))}),
     ("get", _HOOK): Route({200: (_ref("Webhook"), _WEBHOOK_SHOWN)}, (404,)),
@@ -708,7 +724,7 @@ ROUTES: dict[tuple[str, str], Route] = {
 }
 MODELS = (
     *(Notification, Bulk, NewUser, ReplacedUser, Preferences, NewTemplate, NewVersion, Published, NewSuppression),
-    *(NewWebhook, ChangedWebhook, Rotation, Replay),
+    *(NewToken, NewWebhook, ChangedWebhook, Rotation, Replay),
 )
 
 
@@ -736,6 +752,38 @@ def _ingest(operation_id: str, summary: str, description: str, *, keyed: bool) -
     }
 
 
+def _stream() -> Json:
+    """Live status, which FastAPI does not know either."""
+
+    def query(name: str, schema: Json, why: str) -> Json:
+        return {"name": name, "in": "query", "required": False, "description": why, "schema": schema}
+
+    text = {"type": "string", "maxLength": 255}
+    ids = {"type": "array", "items": _UUID, "maxItems": MAX_IDS}
+    return {
+        "tags": ["live"],
+        "operationId": "watch",
+        "summary": "Live status, as server-sent events",
+        "description": "The events are snapshot, status, gap, reset and end; the id of each is a place that any process resumes.",
+        "parameters": [
+            query(
+                "notification_id", ids, "Those to watch; without any, all of the tenant's that the filters let through."
+            ),
+            *(query(name, text, "Only facts with this.") for name in FILTERS),
+            query("until", {"enum": ["settled"]}, "End when all of them are settled."),
+            query("last_event_id", _TEXT, "As the header Last-Event-ID."),
+            query("access_token", _TEXT, "A stream token, for who can set no header."),
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "required": False,
+                "schema": _TEXT,
+                "description": "Where to go on.",
+            },
+        ],
+    }
+
+
 def _problem(status: int) -> Json:
     shown = {**_PROBLEM, "status": status} if status == 400 else None
     content: Json = {"schema": _ref("Problem")}
@@ -756,6 +804,8 @@ def _answer(path: str, status: int, schema: Json | None, example: Any, headers: 
         answer["content"] = {JSON_TYPE: {"schema": schema, "example": example}}
     if path.endswith("/export"):
         answer["content"] = {JSONL_TYPES[0]: {"schema": _TEXT}}
+    if path == STREAM_PATH and status == 200:
+        answer["content"] = {"text/event-stream": {"schema": _TEXT}}
     if path.endswith("/preview"):
         answer["content"]["text/html"] = {"schema": _TEXT}
     if headers:
@@ -803,6 +853,7 @@ def describe(app: FastAPI) -> Json:
             keyed=False,
         )
     }
+    paths[STREAM_PATH] = {"get": _stream()}
     for path, operations in paths.items():
         for method, operation in operations.items():
             operation.setdefault("security", [{"ApiKey": []}])

@@ -14,7 +14,8 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Query
 
 from producers.addresses import has_control
-from runtime.http.problems import FieldError, Problem
+from runtime.errors import FieldError
+from runtime.http.problems import Problem
 
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50

@@ -9,30 +9,26 @@ import asyncio
 import math
 import re
 from collections.abc import Sequence
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
 from api.rate_limit import RateLimiter
 from api.strict_json import parse_json
-from producers.notification import PARSED_JSON, TRACEPARENT
+from producers.checking import Model, check_model
+from producers.notification import TRACEPARENT
 from producers.reference.keys import Caller, Keys
-from runtime.errors import UnavailableError
-from runtime.http.problems import FieldError, Problem, invalid, unavailable
+from runtime.errors import FieldError, UnavailableError
+from runtime.http.problems import Problem, unavailable
 
 MAX_BODY_BYTES = 262_144
 MAX_CORRELATION_CHARS = 128
 BODY_TIMEOUT_S = 30.0
-MAX_ENTRIES = 100
-"""Fields or items looked at to find the errors of an object or array; every model of the API has fewer fields."""
 JSON_TYPE = "application/json"
 MERGE_PATCH_TYPE = "application/merge-patch+json"
 _TYPE = re.compile(rb'([\w.+-]+/[\w.+-]+)\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE | re.ASCII)
 Headers = dict[bytes, bytes]
-Model = TypeVar("Model", bound=BaseModel)
 
 _SINGLE = frozenset({b"authorization", b"content-type", b"content-length", b"idempotency-key", b"x-correlation-id"})
 
@@ -147,14 +143,18 @@ class Authenticator:
                 "give a valid API key: Authorization: Bearer hg_...",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if self._limiter is not None and (wait_s := self._limiter.take(caller.key_id)) > 0:
+        self.take(caller.key_id)
+        return caller
+
+    def take(self, key_id: str) -> None:
+        """Count a call of this key. Raises Problem (429)."""
+        if self._limiter is not None and (wait_s := self._limiter.take(key_id)) > 0:
             raise Problem(
                 429,
                 "rate_limited",
                 "this API key calls more often than it may",
                 headers={"Retry-After": str(math.ceil(wait_s))},
             )
-        return caller
 
     def charge(self, caller: Caller, calls: int) -> None:
         """Count more calls against the caller's limit: what a bulk holds is known only when it is read."""
@@ -180,31 +180,8 @@ def _check_query(request: Request) -> None:
         raise Problem(400, "invalid_parameter", why, errors=[FieldError("", why, "unknown_parameter")])
 
 
-def check_model(model: type[Model], value: Any) -> Model:
-    """The value as a model. Raises Problem (400)."""
-    try:
-        return model.model_validate(value, context=PARSED_JSON)
-    except ValidationError as exc:
-        raise invalid(exc if exc.error_count() <= MAX_ENTRIES else _first(exc, model, value)) from exc
-
-
-def _first(exc: ValidationError, model: type[BaseModel], value: Any) -> ValidationError:
-    """What is wrong at the beginning of a body with faults by the ten thousand: to list them all takes too long."""
-    try:
-        model.model_validate(_beginning(value))
-    except ValidationError as first:
-        return first
-    return exc
-
-
-def _beginning(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _beginning(item) for name, item in islice(value.items(), MAX_ENTRIES)}
-    return [_beginning(item) for item in value[:MAX_ENTRIES]] if isinstance(value, list) else value
-
-
 async def read_model(request: Request, model: type[Model]) -> Model:
-    """The request's body as a model. Raises Problem."""
+    """The request's body as a model. Raises Problem, RefusedError."""
     return check_model(model, await read_json(request))
 
 

@@ -16,27 +16,36 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute
 
 from api.app import Deps, create_app
-from api.ingest import Ingest, RecentAcceptances
+from api.ingest import Ingest
+from api.live import socket, stream
+from api.live.access import LiveAuthenticator, StreamTokens
+from api.live.socket import SocketEndpoint
+from api.live.stream import StreamEndpoint
+from api.live.tokens import tokens_router
 from api.notifications.control import control_router
 from api.notifications.explain import explain_router
 from api.notifications.listing import listing_router
 from api.notifications.status import status_router
 from api.rate_limit import RateLimiter
-from api.reference.catalogue import TemplateCatalogue
 from api.reference.preview import preview_router
-from api.reference.propagation import Propagation
 from api.reference.responses import WriteResponses
 from api.reference.webhooks import WebhookSecrets, webhooks_router
 from api.requests import Authenticator
+from producers.acceptance import Acceptance, RecentAcceptances
+from producers.reference.catalogue import TemplateCatalogue
 from producers.reference.database import Database
 from producers.reference.idempotency import IdempotencyKeys
 from producers.reference.keys import Keys
+from producers.reference.propagation import Propagation
 from producers.reference.resends import Resends
+from producers.reference.service import ReferenceService
 from producers.reference.store import ReferenceStore
+from producers.reference.template_check import TemplateCheck
 from producers.reference.webhooks import WebhookStore
+from runtime.http.outages import Outages
 from runtime.http.serving import listen, serve
 from runtime.kafka.producer import Producer
-from runtime.process import Context
+from runtime.process import Context, allow_open_files
 from runtime.settings import Settings
 from runtime.views import View, start_views
 from runtime.workers import Workers
@@ -44,6 +53,7 @@ from schemas.events import HookPosition, Template
 from schemas.topics import HOOK_POSITIONS, TEMPLATES
 from senders.hooks.posting import HookClient
 from tracking.control import Control
+from tracking.live.hub import Hub
 from tracking.original import find_request
 from tracking.status import Statuses, StatusStore
 
@@ -54,11 +64,14 @@ new_event_loop = uvloop.new_event_loop
 
 
 def _store_routes(
-    settings: Settings, authenticator: Authenticator, recent: RecentAcceptances, producer: Producer, database: Database
+    settings: Settings,
+    authenticator: Authenticator,
+    store: StatusStore,
+    statuses: Statuses,
+    producer: Producer,
+    database: Database,
 ) -> Sequence[APIRouter | BaseRoute]:
     """The routes that need the store of analytics."""
-    store = StatusStore(settings.clickhouse)
-    statuses = Statuses(store, recent.find)
     control = Control(statuses, producer, Resends(database), partial(find_request, settings.kafka))
     return [
         listing_router(store, authenticator),
@@ -66,6 +79,11 @@ def _store_routes(
         control_router(control, authenticator),
         explain_router(store, statuses, authenticator),
     ]
+
+
+async def _end_streams(stopping: asyncio.Event, hub: Hub) -> None:
+    await stopping.wait()
+    hub.stop()
 
 
 async def run(context: Context) -> None:
@@ -79,6 +97,9 @@ async def run(context: Context) -> None:
     hooks = HookClient(settings.outbound)
     workers = Workers()
     producer: Producer | None = None
+    hub: Hub | None = None
+    ending: asyncio.Task[None] | None = None
+    allow_open_files()
     try:
         await database.open()
         keys = Keys(database, settings.api.key_pepper)
@@ -94,18 +115,37 @@ async def run(context: Context) -> None:
         limit = settings.api.rate_limit_per_second
         authenticator = Authenticator(keys, RateLimiter(limit) if limit is not None else None)
         recent = RecentAcceptances()
-        ingest = Ingest(
-            authenticator=authenticator,
+        outages = Outages()
+        acceptance = Acceptance(
             broker=producer,
             idempotency=idempotency,
             templates=catalogue,
             recent=recent,
             publish_timeout_s=settings.api.publish_timeout_s,
+            recovered=outages.over,
         )
         propagation = Propagation(store.unpublished)
-        deps = Deps(ingest, authenticator, store, catalogue, propagation, context.health, workers)
+        reference = ReferenceService(store, catalogue, TemplateCheck(store, workers), propagation)
+        status_store = StatusStore(settings.clickhouse)
+        statuses = Statuses(status_store, recent.find)
+        hub = Hub(settings.kafka, settings.live, statuses, keys.revoked_of)
+        tokens = StreamTokens(settings.api.key_pepper)
+        live_authenticator = LiveAuthenticator(authenticator, tokens, keys)
+        origins = list(settings.live.allowed_origins)
+        deps = Deps(
+            Ingest(authenticator, acceptance, outages),
+            authenticator,
+            store,
+            reference,
+            context.health,
+            {
+                stream.PATH: StreamEndpoint(hub, live_authenticator, origins),
+                socket.PATH: SocketEndpoint(hub, live_authenticator, origins),
+            },
+        )
         more = [
-            *_store_routes(settings, authenticator, recent, producer, database),
+            *_store_routes(settings, authenticator, status_store, statuses, producer, database),
+            tokens_router(tokens, authenticator),
             preview_router(store, authenticator, workers),
             webhooks_router(
                 WebhookStore(database),
@@ -118,9 +158,15 @@ async def run(context: Context) -> None:
         ]
         app = create_app(deps, more)
         context.health.started()
+        # uvicorn waits for answers that go on: they end by themselves as soon as the process is asked to stop.
+        ending = asyncio.create_task(_end_streams(context.stopping, hub))
         await serve(app, listener, context.stopping, context.health, settings.api.drain_s)
     finally:
         listener.close()
+        if ending is not None:
+            ending.cancel()
+        if hub is not None:
+            await hub.close()
         await idempotency.close()
         await asyncio.to_thread(workers.close)
         await database.close()

@@ -6,15 +6,14 @@ May import jiter. Never: a model.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 
 import jiter
 
-from runtime.http.problems import FieldError, Problem
+from runtime.errors import FieldError
+from runtime.http.problems import Problem
 from runtime.json_pointer import pointer
 
 MAX_DEPTH = 200
@@ -94,28 +93,3 @@ def _refused(root: Any) -> Iterator[tuple[str, str]]:
             left += reversed(
                 [((*path, key), child) for key, child in children if isinstance(child, dict | list | _Number)]
             )
-
-
-def _numbers(value: Any) -> Any:
-    """1.0 and 1 are the same JSON value."""
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return value
-
-
-_SORTED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-_MAY_BE_WHOLE = re.compile(r"\d(\.0[,\]}]|e\+)").search
-"""A number with a fraction that is none, as 2.0 or 1e+16; a text may look like it, which costs time only."""
-
-
-def body_hash(body: dict[str, Any]) -> bytes:
-    """SHA-256 of a body as a JSON value: key order, white space and `request_id` do not count."""
-    value = {key: item for key, item in body.items() if key != "request_id"} if "request_id" in body else body
-    text = _SORTED.encode(value)
-    if _MAY_BE_WHOLE(text):
-        text = _SORTED.encode(_numbers(value))
-    return hashlib.sha256(text.encode()).digest()

@@ -127,10 +127,11 @@ def run_sink() -> None:
 @run_app.command("callbacks")
 def run_callbacks() -> None:
     """What providers report after they accepted: receipts, and the status events made of them."""
+    from producers.callbacks.role import new_event_loop
     from producers.callbacks.role import run_callbacks as body
     from runtime.process import run_role
 
-    raise SystemExit(run_role("callbacks", load_settings(), body))
+    raise SystemExit(run_role("callbacks", load_settings(), body, loop_factory=new_event_loop))
 
 
 @run_app.command("hooks")
@@ -229,6 +230,7 @@ def _add_commands() -> None:
     from console.commands.suppressions import suppressions_app
     from console.commands.templates import templates_app
     from console.commands.users import users_app
+    from console.commands.watch import watch
     from console.commands.webhooks import webhooks_app
 
     if has_local():
@@ -240,7 +242,7 @@ def _add_commands() -> None:
         app.command()(demo)
     app.command("list")(list_notifications)
     app.command("reconcile")(reconcile_command)
-    for command in (send, status, explain, cancel, resend, audit, doctor, sql, migrate):
+    for command in (send, status, watch, explain, cancel, resend, audit, doctor, sql, migrate):
         app.command()(command)
     app.add_typer(users_app, name="users")
     app.add_typer(templates_app, name="templates")

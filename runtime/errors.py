@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from runtime.records import ProducerRecord
@@ -71,15 +71,30 @@ class Refusal(StrEnum):
     """It does not exist, or not for this caller."""
     CONFLICT = "conflict"
     """The current state forbids it."""
+    BROKEN = "broken"
+    """An error of ours; the log has it."""
+    TOO_MANY = "too_many"
+    """The caller has as many as it may."""
     BUSY = "busy"
     """Nothing is promised; the same may be asked again."""
+
+
+MAX_ERRORS = 20
+"""Said of one request."""
+
+
+class FieldError(NamedTuple):
+    """One thing that is wrong, and where: a JSON pointer into the request, "" for the whole of it."""
+
+    pointer: str
+    detail: str
+    code: str
 
 
 class RefusedError(HeliographError):
     """A request that is refused. `code` is for programs, the message is for people.
 
-    `field` is (a JSON pointer into the request, a code of its own) if one part of it is to blame; `extra` are facts
-    that belong to the response.
+    `errors` are the parts of it that are to blame; `extra` are facts that belong to the response.
     """
 
     def __init__(
@@ -88,11 +103,11 @@ class RefusedError(HeliographError):
         code: str,
         message: str,
         *,
-        field: tuple[str, str] | None = None,
+        errors: Sequence[FieldError] = (),
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.kind = kind
         self.code = code
-        self.field = field
+        self.errors = list(errors)
         self.extra = dict(extra or {})

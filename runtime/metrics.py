@@ -15,6 +15,21 @@ ACCEPTED = Counter("heliograph_requests_accepted_total", "Requests acknowledged 
 REFUSED = Counter("heliograph_requests_refused_total", "HTTP requests answered with an error, by its code.", ["code"])
 INGEST_SECONDS = Histogram("heliograph_ingest_seconds", "HTTP request to answer.", ["route"], buckets=_FAST)
 
+# Live status
+LIVE_WATCHERS = Gauge("heliograph_live_watchers", "Open streams of live status in this process.")
+LIVE_DELAY_SECONDS = Histogram(
+    "heliograph_live_delay_seconds", "A fact at the broker to its frame handed to the connection.", buckets=_FAST
+)
+LIVE_DROPPED = Counter(
+    "heliograph_live_dropped_total",
+    "Frames dropped for watchers that read too slowly; they are told by a snapshot or a gap.",
+)
+LIVE_RESUMES = Counter(
+    "heliograph_live_resumes_total",
+    "Streams that went on from a place, by where the missed facts came from.",
+    ["source"],
+)
+
 # Callbacks
 CALLBACKS = Counter(
     "heliograph_callbacks_total",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,13 @@ def exit_now(reason: str) -> None:
     log.critical("exiting", reason=reason)
     sys.stderr.flush()
     os._exit(EXIT_FATAL)
+
+
+def allow_open_files() -> None:
+    """Let this process open as many files and connections as the machine allows it: the usual 1,024 are too few for streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @dataclass(slots=True)

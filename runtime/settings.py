@@ -142,6 +142,32 @@ class ApiSettings(_Section):
     rate_limit_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
 
 
+def _listed(value: Any) -> Any:
+    """A list, where a variable of the environment has its items behind commas."""
+    return [entry for item in value.split(",") if (entry := item.strip())] if isinstance(value, str) else value
+
+
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.\-]{1,253}(?::[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+
+
+class LiveSettings(_Section):
+    """Live status. `allowed_origins` are those of other sites whose pages may watch, with a stream token."""
+
+    # Streams at once in one process; more are refused with 503.
+    max_watchers: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    allowed_origins: Annotated[tuple[str, ...] | str, BeforeValidator(_listed)] = ()
+
+    @field_validator("allowed_origins", mode="after")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "an origin is a scheme and a host, as in https://shop.example.com or http://localhost:3000"
+                )
+        return tuple(origin.lower() for origin in origins)
+
+
 class CallbackSettings(_Section):
     """Where providers report deliveries. `public_url` is the address that they are given, and that they sign."""
 
@@ -224,11 +250,6 @@ class ViewSettings(_Section):
 
 
 _HOST = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
-
-
-def _listed(value: Any) -> Any:
-    """A list, where a variable of the environment has its items behind commas."""
-    return [entry for item in value.split(",") if (entry := item.strip())] if isinstance(value, str) else value
 
 
 class OutboundSettings(_Section):
@@ -328,6 +349,7 @@ class Settings(BaseSettings):
     postgres: PostgresSettings = PostgresSettings()
     clickhouse: ClickHouseSettings = ClickHouseSettings()
     api: ApiSettings = ApiSettings()
+    live: LiveSettings = LiveSettings()
     callbacks: CallbackSettings = CallbackSettings()
     hooks: HookSettings = HookSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -163,6 +163,8 @@ class Clearing:
 
     account: str
     after_s: float = 0.0
+    looks_up: bool = False
+    """Whether it is asked after the message, which leaves that still to be sent where it does not show it."""
 
 
 class Accounts:
@@ -222,7 +224,7 @@ class Accounts:
             return Clearing(sender.name)
         if sender.reconcile_after_s is None or not may_be_looked_up(message):
             return None
-        return Clearing(sender.name, max(0.0, sender.reconcile_after_s - (now - since) / 1000))
+        return Clearing(sender.name, max(0.0, sender.reconcile_after_s - (now - since) / 1000), looks_up=True)
 
     def select_account(
         self, message: ChannelMessage, waited_s: float = math.inf, *, repeats: bool = False

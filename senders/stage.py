@@ -1,7 +1,8 @@
 """The event-loop side of a sender: sends what is claimed and hands back what came of it.
 
 Before each request: the last look at what the recipient allows, the lease, the request guard. One claim is at most one
-provider request: a message's, or a look-up of one that is in doubt (repeats.py), which needs nobody's consent as it sends nothing. May import runtime and the protocol. Never: Kafka, a claim, a decision to try again.
+provider request: a message's, or a look-up of one that is in doubt (repeats.py), which needs nobody's consent as it sends nothing.
+May import runtime and the protocol. Never: Kafka, a claim, a decision to try again.
 """
 
 from __future__ import annotations

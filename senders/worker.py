@@ -529,6 +529,9 @@ class Worker:
             known = attempt.provider or (None if since is None else attempt.message["provider"])
             since = attempt.began if since is None else since
             cleared_by = self._admission.accounts.cleared_by(attempt.message, known, since, attempt.now)
+            # A look-up costs a retry, and one has to be left for the request that sends it again.
+            if cleared_by and cleared_by.looks_up and attempt.message["retries"] + 2 > self._settings.max_retries:
+                cleared_by = None
         return from_result(
             attempt,
             result,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from processors.router.rendering import ParsedTemplate
-from runtime.errors import Refusal, RefusedError
+from runtime.errors import FieldError, Refusal, RefusedError
 from runtime.json_pointer import pointer
 from runtime.workers import BusyError, OverBudgetError, Workers
 
@@ -29,7 +29,9 @@ class Previewer:
         sources, _ = template.sources(channel, locale)
         if not sources:
             why = f"the template has no part for {channel}"
-            raise RefusedError(Refusal.INVALID, "invalid_request", why, field=("/channel", "invalid_value"))
+            raise RefusedError(
+                Refusal.INVALID, "invalid_request", why, errors=[FieldError("/channel", why, "invalid_value")]
+            )
         try:
             answer = await self._workers.run(
                 _RENDER, {"channel": channel, "sources": sources, "data": data}, owner=tenant
@@ -38,12 +40,16 @@ class Previewer:
             raise RefusedError(Refusal.BUSY, "overloaded", "too many previews wait; try again in a second") from exc
         except OverBudgetError as exc:
             why = f"to render it takes {exc}"
-            raise RefusedError(Refusal.INVALID, "template_error", why, field=("", "template_error")) from exc
+            raise RefusedError(
+                Refusal.INVALID, "template_error", why, errors=[FieldError("", why, "template_error")]
+            ) from exc
         if (path := answer.get("missing")) is not None:
             why = f"the template needs {path}"
             where = pointer(("data", *path.split(".")))
-            raise RefusedError(Refusal.INVALID, "missing_variable", why, field=(where, "missing_variable"))
+            raise RefusedError(
+                Refusal.INVALID, "missing_variable", why, errors=[FieldError(where, why, "missing_variable")]
+            )
         if (why := answer.get("error")) is not None:
-            raise RefusedError(Refusal.INVALID, "template_error", why, field=("", "template_error"))
+            raise RefusedError(Refusal.INVALID, "template_error", why, errors=[FieldError("", why, "template_error")])
         found: dict[str, Any] = answer["parts"]
         return found

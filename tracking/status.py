@@ -34,6 +34,8 @@ YOUNG_MS = 30_000
 WAIT_S = 3.0
 POLL_S = 0.15
 READERS = 8
+MAX_TOGETHER = 200
+"""Notifications that one question to the store is about."""
 WAIT_S = 5.0
 MAX_WAITING = 64
 """Callers that wait for a young id at once: asking for made-up ids must not occupy the store."""
@@ -186,10 +188,71 @@ class StatusStore:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="status")
         self._lock = threading.Lock()
         self._client: Client | None = None
+        self._waiting: dict[str, list[tuple[UUID, asyncio.Future[Found | None]]]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+        self._reading = 0
 
     async def read(self, tenant: str, notification_id: UUID) -> Found | None:
-        """None when the store has nothing of it under this tenant. Raises UnavailableError."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, tenant, notification_id)
+        """None when the store has nothing of it under this tenant. Raises UnavailableError.
+
+        What is asked for while all threads are busy is asked of the store together.
+        """
+        answer: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant, []).append((notification_id, answer))
+        self._read_waiting()
+        return await answer
+
+    def _read_waiting(self) -> None:
+        while self._waiting and self._reading < READERS:
+            tenant = next(iter(self._waiting))
+            asked = self._waiting.pop(tenant)
+            asked, later = asked[:MAX_TOGETHER], asked[MAX_TOGETHER:]
+            if later:
+                self._waiting[tenant] = later
+            self._reading += 1
+            task = asyncio.ensure_future(self._answer(tenant, asked))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, tenant: str, asked: Sequence[tuple[UUID, asyncio.Future[Found | None]]]) -> None:
+        ids = list(dict.fromkeys(notification_id for notification_id, _ in asked))
+        found: Mapping[UUID, Found | None] = {}
+        error: BaseException = UnavailableError("the question was cut off")
+        try:
+            loop = asyncio.get_running_loop()
+            if len(ids) == 1:
+                found = {ids[0]: await loop.run_in_executor(self._threads, self._read, tenant, ids[0])}
+            else:
+                found = await loop.run_in_executor(self._threads, self._read_many, tenant, ids)
+        except UnavailableError as exc:
+            error = exc
+        except Exception as exc:
+            log.exception("a question to ClickHouse failed")
+            error = exc
+        finally:
+            self._reading -= 1
+            for notification_id, answer in asked:
+                if answer.done():
+                    continue
+                if notification_id in found:
+                    answer.set_result(found[notification_id])
+                else:
+                    answer.set_exception(error)
+            self._read_waiting()
+
+    def _read_many(self, tenant: str, ids: Sequence[UUID]) -> dict[UUID, Found | None]:
+        hours = sorted({hour_of(accepted_at_of(notification_id)) for notification_id in ids})
+        parameters = {"tenant": tenant, "hours": hours, "ids": [notification_id.hex for notification_id in ids]}
+        events: dict[str, list[Event]] = {}
+        for row in self._select("events_of", parameters):
+            events.setdefault(row.pop("id"), []).append(row)
+        accepted = {row["id"] for row in self._select("accepted_of", parameters)}
+        return {
+            one: Found(one.hex in accepted, tuple(events.get(one.hex, ())))
+            if one.hex in accepted or one.hex in events
+            else None
+            for one in ids
+        }
 
     def _read(self, tenant: str, notification_id: UUID) -> Found | None:
         parameters = {"tenant": tenant, "hour": hour_of(accepted_at_of(notification_id)), "id": notification_id.hex}
@@ -262,6 +325,15 @@ class Statuses:
         if found is None:
             raise _not_found()
         return notification_id, found
+
+    async def read(self, tenant: str, notification_id: str) -> Found | None:
+        """What the store has of an id that is known to be one. Raises UnavailableError."""
+        return await self._store.read(tenant, UUID(notification_id))
+
+    def is_recent(self, tenant: str, notification_id: str) -> bool:
+        """Whether this process accepted it lately, for this tenant."""
+        recent = self._recent(notification_id)
+        return recent is not None and recent["tenant"] == tenant
 
     async def _wait_for(self, tenant: str, notification_id: UUID) -> Found | None:
         if self._waiting.locked():

@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse
 
 from api.caller import Authenticate, Caller
 from runtime.clock import Clock, system_clock
-from runtime.http.problems import FieldError, Problem
+from runtime.errors import FieldError
+from runtime.http.problems import Problem
 from schemas.events import states
 from tracking.listing import DEFAULT_LIMIT, MAX_LIMIT, Filters, Listing, Store
 from tracking.status import PREFIX

@@ -8,86 +8,43 @@ import asyncio
 import csv
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import Field, model_validator
 
-from api.pagination import DEFAULT_LIMIT, Cursor, Limit, invalid_cursor, page, read_cursor, write_cursor
+from api.pagination import DEFAULT_LIMIT, Cursor, Limit, invalid_cursor, page_of, read_cursor, write_cursor
 from api.path_ids import PathId
-from api.reference.propagation import Propagation
-from api.requests import Authenticator, check_model, check_type, media_type, read_body, read_headers, read_model
+from api.reference.responses import done
+from api.requests import Authenticator, check_type, media_type, read_body, read_headers, read_model
 from api.strict_json import parse_json
-from producers.addresses import NORMAL_FORMS, has_control
-from producers.notification import Line, Strict, Time
+from producers.checking import check_model
+from producers.reference.inputs import HashedSuppression, NewSuppression
 from producers.reference.keys import Caller
+from producers.reference.service import ReferenceService, show_suppression
 from producers.reference.store import NewSuppression as Stored
-from producers.reference.store import NotFoundError, ReferenceStore, Row
-from runtime import ids
-from runtime.http.problems import FieldError, Problem
-from runtime.status import rfc3339
+from producers.reference.store import ReferenceStore, Row
+from runtime.errors import FieldError, RefusedError
+from runtime.http.problems import Problem, problem_of
 from schemas.channels import ChannelName
 
 MAX_LINES = 10_000
 MAX_IMPORT_BYTES = 4 << 20
 MAX_LINE_BYTES = 16_384
 """Of an import: the longest address has 4,096 characters, each written as an escape at most."""
-_CHUNK = 500
 _EXPORT_PAGE = 1_000
 _CSV_COLUMNS = ("channel", "address", "address_hash", "reason", "expires_at")
 JSONL_TYPES = ("application/x-ndjson", "application/jsonl")
 CSV_TYPE = "text/csv"
 
 
-class NewSuppression(Strict):
-    """An address that must not be sent to, until `expires_at` where that is given."""
-
-    channel: ChannelName
-    address: Annotated[str, Field(max_length=4096)]
-    reason: Annotated[Line, Field(min_length=1, max_length=64)] = "manual"
-    expires_at: Time | None = None
-
-    @model_validator(mode="after")
-    def _normal(self) -> Self:
-        NORMAL_FORMS[self.channel](self.address)
-        return self
-
-    def stored(self) -> Stored:
-        """As the store takes it: the address in its normal form."""
-        return Stored(self.channel, NORMAL_FORMS[self.channel](self.address), self.reason, self.expires_at)
-
-
-class HashedSuppression(Strict):
-    """One that came out of a bounce and has no address: what an export says of it, taken by an import only."""
-
-    channel: ChannelName
-    address_hash: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    reason: Annotated[Line, Field(min_length=1, max_length=64)] = "manual"
-    expires_at: Time | None = None
-
-    def stored(self) -> Stored:
-        """As the store takes it."""
-        return Stored(self.channel, None, self.reason, self.expires_at, self.address_hash)
-
-
 def _imported(value: Any) -> Stored:
-    """Raises Problem."""
+    """Raises RefusedError."""
     hashed = isinstance(value, dict) and "address_hash" in value and "address" not in value
     if hashed:
         return check_model(HashedSuppression, value).stored()
     return check_model(NewSuppression, value).stored()
-
-
-def show_suppression(row: Row) -> dict[str, Any]:
-    """As callers see it; without an address where only its fingerprint is known, with what bounced in `source`."""
-    return {
-        "id": str(row["suppression_id"]),
-        **{name: row[name] for name in ("channel", "address", "address_hash", "reason", "source")},
-        "expires_at": rfc3339(row["expires_at"]) if row["expires_at"] is not None else None,
-        "created_at": rfc3339(row["created_at"]),
-    }
 
 
 class Imported(NamedTuple):
@@ -169,20 +126,9 @@ def read_import(raw: bytes, kind: str) -> Imported:
             if isinstance(value, Problem):
                 raise value
             taken.append(_imported(value))
-        except Problem as problem:
-            refused.append(_refusal(line, problem))
+        except (Problem, RefusedError) as exc:
+            refused.append(_refusal(line, exc if isinstance(exc, Problem) else problem_of(exc)))
     return Imported(taken, refused)
-
-
-def _hashes(address: str) -> list[str]:
-    """The fingerprints an address may have; [] for a text that is not an address."""
-    found = []
-    for channel, normal in NORMAL_FORMS.items():
-        try:
-            found.append(ids.address_hash(channel, normal(address)))
-        except ValueError:
-            continue
-    return found
 
 
 def _cursor_of(row: Row) -> str:
@@ -199,7 +145,7 @@ def _before(cursor: str) -> tuple[int, UUID] | None:
         raise invalid_cursor() from exc
 
 
-def suppressions_router(store: ReferenceStore, propagation: Propagation, authenticate: Authenticator) -> APIRouter:
+def suppressions_router(service: ReferenceService, store: ReferenceStore, authenticate: Authenticator) -> APIRouter:
     """The routes."""
     router = APIRouter(prefix="/v1/suppressions", tags=["suppressions"])
     Who = Annotated[Caller, Depends(authenticate)]
@@ -209,9 +155,7 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
     async def suppress(request: Request, caller: Who) -> JSONResponse:
         """Never send to an address, or not until `expires_at`; 200 when it was suppressed already."""
         body = await read_model(request, NewSuppression)
-        (written,) = await store.suppress(caller.tenant, [body.stored()])
-        await propagation.wait(written.outbox_id)
-        return JSONResponse(show_suppression(written.row), 201 if written.created else 200)
+        return done(await service.suppress(caller.tenant, body))
 
     @router.get("")
     async def list_suppressions(
@@ -223,17 +167,10 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
         limit: Limit = DEFAULT_LIMIT,
     ) -> JSONResponse:
         """The newest first; an expired one stays in the list until it is deleted."""
-        if reason is not None and has_control(reason):
-            return JSONResponse(page([], limit, show_suppression, _cursor_of))
-        rows = await store.list_suppressions(
-            caller.tenant,
-            channel=channel,
-            reason=reason,
-            hashes=None if address is None else _hashes(address),
-            before=_before(cursor),
-            limit=limit + 1,
+        rows, more = await service.list_suppressions(
+            caller.tenant, limit, channel=channel, reason=reason, address=address, before=_before(cursor)
         )
-        return JSONResponse(page(rows, limit, show_suppression, _cursor_of))
+        return JSONResponse(page_of(rows, more, show_suppression, _cursor_of))
 
     @router.post("/import")
     async def import_suppressions(request: Request, caller: Who) -> JSONResponse:
@@ -243,13 +180,7 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
         raw = await read_body(request.receive, MAX_IMPORT_BYTES)
         async with imports:
             read = await asyncio.to_thread(read_import, raw, media_type(headers))
-        outbox_id = None
-        created = 0
-        for start in range(0, len(read.taken), _CHUNK):
-            written = await store.suppress(caller.tenant, read.taken[start : start + _CHUNK])
-            created += sum(one.created for one in written)
-            outbox_id = written[-1].outbox_id
-        await propagation.wait(outbox_id)
+        created = await service.suppress_all(caller.tenant, read.taken)
         return JSONResponse(
             {"imported": len(read.taken), "created": created, "refused": len(read.refused), "errors": read.refused}
         )
@@ -275,13 +206,7 @@ def suppressions_router(store: ReferenceStore, propagation: Propagation, authent
     @router.delete("/{suppression_id}", status_code=204)
     async def unsuppress(suppression_id: PathId, caller: Who) -> Response:
         """The address may be sent to again."""
-        try:
-            if str(UUID(suppression_id)) != suppression_id.lower():
-                raise NotFoundError
-            written = await store.unsuppress(caller.tenant, UUID(suppression_id))
-        except (ValueError, NotFoundError) as exc:
-            raise Problem(404, "not_found", "there is no such suppression") from exc
-        await propagation.wait(written.outbox_id)
+        await service.unsuppress(caller.tenant, suppression_id)
         return Response(status_code=204)
 
     return router

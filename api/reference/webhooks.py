@@ -16,14 +16,16 @@ from pydantic import AfterValidator, Field
 from api.caller import Authenticate, Caller
 from api.pagination import DEFAULT_LIMIT, Cursor, Limit, invalid_cursor, page, read_cursor, write_cursor
 from api.path_ids import PathId
-from api.reference.responses import WriteResponses, missing, or_404
-from api.requests import JSON_TYPE, MERGE_PATCH_TYPE, check_model, read_json, read_model
+from api.reference.responses import WriteResponses
+from api.requests import JSON_TYPE, MERGE_PATCH_TYPE, read_json, read_model
+from producers.checking import check_model
 from producers.notification import Category, Line, Strict, Time
+from producers.reference.service import missing, or_missing
 from producers.reference.store import Row
 from producers.reference.webhooks import MAX_PER_TENANT, TooManyError, WebhookStore
 from runtime.clock import Clock, system_clock
-from runtime.errors import SettingsError
-from runtime.http.problems import FieldError, Problem
+from runtime.errors import FieldError, SettingsError
+from runtime.http.problems import Problem
 from runtime.outbound import MAX_URL_CHARS, OutboundRefusedError
 from runtime.sealing import SealedError, Sealer
 from runtime.settings import HookSettings
@@ -136,7 +138,7 @@ def _place(tenant: str, webhook_id: UUID) -> str:
 
 
 def webhook_id_of(path_id: str) -> UUID:
-    """The id out of a path. Raises Problem (404)."""
+    """The id out of a path. Raises RefusedError."""
     try:
         found = UUID(path_id)
     except ValueError as exc:
@@ -242,7 +244,7 @@ def webhooks_router(
     @router.get("/{webhook_id}")
     async def get_webhook(webhook_id: PathId, caller: Who) -> JSONResponse:
         """Read a webhook, and how its deliveries go."""
-        return JSONResponse(shown(await or_404(store.get(caller.tenant, webhook_id_of(webhook_id)), "endpoint")))
+        return JSONResponse(shown(await or_missing(store.get(caller.tenant, webhook_id_of(webhook_id)), "endpoint")))
 
     @router.patch("/{webhook_id}")
     async def change_webhook(webhook_id: PathId, request: Request, caller: Who) -> JSONResponse:
@@ -251,13 +253,15 @@ def webhooks_router(
         body = check_model(ChangedWebhook, await read_json(request, MERGE_PATCH_TYPE, JSON_TYPE))
         if body.url is not None:
             check_url(body.url)
-        written = await or_404(store.change(caller.tenant, found, changes_of(body)), "endpoint")
+        written = await or_missing(store.change(caller.tenant, found, changes_of(body)), "endpoint")
         return await responses.written(written, shown(written.row))
 
     @router.delete("/{webhook_id}", status_code=204)
     async def delete_webhook(webhook_id: PathId, caller: Who) -> Response:
         """Tell it nothing more."""
-        return await responses.deleted(await or_404(store.delete(caller.tenant, webhook_id_of(webhook_id)), "endpoint"))
+        return await responses.deleted(
+            await or_missing(store.delete(caller.tenant, webhook_id_of(webhook_id)), "endpoint")
+        )
 
     @router.post("/{webhook_id}/rotate")
     async def rotate_secret(webhook_id: PathId, request: Request, caller: Who) -> JSONResponse:
@@ -267,14 +271,14 @@ def webhooks_router(
         secret = new_secret()
         sealed = sealer.seal(secret, _place(caller.tenant, found))
         until = clock() + body.overlap_s * 1000
-        written = await or_404(store.rotate(caller.tenant, found, sealed, until), "endpoint")
+        written = await or_missing(store.rotate(caller.tenant, found, sealed, until), "endpoint")
         return await responses.written(written, {**shown(written.row), "secret": secret})
 
     @router.post("/{webhook_id}/test")
     async def test_webhook(webhook_id: PathId, caller: Who) -> JSONResponse:
         """Make one signed request now, and show what the endpoint answers."""
         sealer, found = secrets.sealer, webhook_id_of(webhook_id)
-        row = await or_404(store.get(caller.tenant, found), "endpoint")
+        row = await or_missing(store.get(caller.tenant, found), "endpoint")
         try:
             signer = Signer([sealer.open(row["secret"], _place(caller.tenant, found))])
         except SealedError as exc:
@@ -303,7 +307,7 @@ def webhooks_router(
         now, kept_ms = clock(), (retention_s(STATUS) or 0) * 1000
         if not now - kept_ms <= body.from_ <= now:
             raise _refused("/from", f"facts are kept for {kept_ms // DAY_MS} days: from is a time of those")
-        written = await or_404(store.replay(caller.tenant, found, body.from_), "endpoint")
+        written = await or_missing(store.replay(caller.tenant, found, body.from_), "endpoint")
         await responses.written(written, {})
         return JSONResponse({"id": str(found), "from": rfc3339(body.from_)}, 202)
 

@@ -68,3 +68,8 @@ def show_one(value: Any, as_json: bool) -> None:
 
 def _has_ids(value: Any) -> bool:
     return isinstance(value, str) and _IDS.fullmatch(value) is not None
+
+
+def because(reason: str | None) -> str:
+    """A reason behind a state, where there is one."""
+    return f" ({reason})" if reason else ""

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from console.commands.client import Session, with_api
-from console.commands.output import show
+from console.commands.output import because, show
+from console.commands.watch import facts, line
 from runtime.http.client import ApiClient
-from schemas.events import states
-
-_POLL_S = 0.3
 
 
 @with_api
@@ -29,13 +28,13 @@ def status(
 ) -> None:
     """Show the status of a notification and of its messages."""
     path, as_json = f"/v1/notifications/{notification_id}", session.as_json
-    body = asyncio.run(_follow(session.client, path, as_json)) if follow else session.ask("GET", path)
+    body = asyncio.run(_follow(session.client, notification_id, as_json)) if follow else session.ask("GET", path)
     if as_json:
         typer.echo(
             json.dumps(body, indent=2, ensure_ascii=False) if not follow else json.dumps(body, ensure_ascii=False)
         )
         return
-    typer.echo(f"{body['id']}  {body['status']}{_because(body['reason'])}  accepted {body['accepted_at']}")
+    typer.echo(f"{body['id']}  {body['status']}{because(body['reason'])}  accepted {body['accepted_at']}")
     rows = [
         {
             "channel": m["channel"],
@@ -51,26 +50,9 @@ def status(
         show(rows, False)
 
 
-def _because(reason: str | None) -> str:
-    return f" ({reason})" if reason else ""
-
-
-async def _follow(calls: ApiClient, path: str, as_json: bool) -> Any:
+async def _follow(calls: ApiClient, notification_id: str, as_json: bool) -> Any:
     """Print events as they come; returns the notification once it is settled."""
-    shown: set[str] = set()
     async with calls as api:
-        while True:
-            body = (await api.call("GET", path)).body
-            for event in (await api.call("GET", f"{path}/events")).body["entries"]:
-                if event["id"] not in shown:
-                    shown.add(event["id"])
-                    typer.echo(json.dumps(event, ensure_ascii=False) if as_json else _line(event))
-            if body["status"] in states().settled:
-                return body
-            await asyncio.sleep(_POLL_S)
-
-
-def _line(event: dict[str, Any]) -> str:
-    what = " ".join(str(event[key]) for key in ("channel", "state") if event.get(key))
-    where = f" via {event['provider']}" if event.get("provider") else ""
-    return f"{event['occurred_at']}  {what}{_because(event.get('reason'))}{where}"
+        async for event, _ in facts(api, f"/v1/stream?notification_id={quote(notification_id, safe='')}&until=settled"):
+            typer.echo(json.dumps(event, ensure_ascii=False) if as_json else line(event))
+        return (await api.call("GET", f"/v1/notifications/{quote(notification_id, safe='')}")).body

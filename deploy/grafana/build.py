@@ -288,6 +288,17 @@ def pipeline() -> list[Panel]:
         ),
         graph("HTTP answers, p99", (_quantile(0.99, "heliograph_ingest_seconds", "route"), "{{route}}"), unit="s"),
         graph(
+            "Live status: streams and frames dropped",
+            ("sum(heliograph_live_watchers)", "streams"),
+            ("sum(rate(heliograph_live_dropped_total[1m]))", "dropped per second"),
+        ),
+        graph(
+            "Live status: broker to watcher, p50 and p99",
+            (_quantile(0.5, "heliograph_live_delay_seconds", ""), "p50"),
+            (_quantile(0.99, "heliograph_live_delay_seconds", ""), "p99"),
+            unit="s",
+        ),
+        graph(
             "Callbacks per second",
             ("sum by (vendor, outcome) (rate(heliograph_callbacks_total[5m]))", "{{vendor}} {{outcome}}"),
             unit="ops",

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from producers.callbacks.records import fact_record, receipt_of, receipt_record
 from runtime.callbacks import Subject
 from runtime.clock import Clock, system_clock
-from runtime.errors import PublishError, SettingsError
+from runtime.errors import PublishError, SettingsError, TooLargeError
 from runtime.kafka.producer import Producer
 from runtime.logs import get_logger
 from runtime.metrics import BOUNCE_MAILBOX_DOWN, BOUNCE_MAILS, BOUNCE_MAILS_WAITING
@@ -33,7 +33,7 @@ from schemas.events import Reference
 from schemas.topics import REFERENCES
 from vendors.bounces import BounceAccount
 from vendors.registry import create_bounce_accounts
-from vendors.smtp.dsn import read_bounce
+from vendors.smtp.dsn import UNREADABLE, Reading, read_bounce
 from vendors.smtp.mailbox import Mailbox, MailboxError
 
 BATCH = 32
@@ -85,7 +85,7 @@ class BounceReader:
         now, seen = self._clock(), Counter[str]()
         told, receipts, facts = [], [], []
         for uid, raw in mailbox.read(uids).items():
-            outcome, reports = read_bounce(raw, self._account, now, self._find)
+            outcome, reports = self._read(raw, now)
             if outcome == "read":
                 outcome = "noted"
                 told.append(uid)
@@ -111,6 +111,13 @@ class BounceReader:
             BOUNCE_MAILS.labels(self._account.name, outcome).inc(count)
         return seen
 
+    def _read(self, raw: bytes, now: int) -> Reading:
+        try:
+            return read_bounce(raw, self._account, now, self._find)
+        except Exception as exc:  # noqa: BLE001 one mail must not end the reading of all others; its words are a stranger's
+            log.error("mail cannot be read", provider=self._account.name, error=type(exc).__name__)
+            return UNREADABLE
+
     def _find(self, message_id: str) -> Subject | None:
         found = self._references.get(reference_key(self._account.name, message_id))
         return None if found is None else subject_of_reference(found)
@@ -127,7 +134,7 @@ async def follow_mailbox(reader: BounceReader, account: BounceAccount, stopping:
     while not stopping.is_set():
         try:
             seen = await asyncio.to_thread(reader.poll)
-        except (MailboxError, PublishError) as exc:
+        except (MailboxError, PublishError, TooLargeError) as exc:
             if not down:
                 log.error("bounces are not read", provider=account.name, error=str(exc))
             down = True

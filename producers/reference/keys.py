@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,6 +184,21 @@ class Keys:
         if known.tenant is None or not hmac.compare_digest(known.secret_hash, hash_secret(self._pepper, secret)):
             return None
         return Caller(known.tenant, key_id)
+
+    async def revoked_of(self, key_ids: Collection[str]) -> set[str]:
+        """Those of these keys that are not valid any more; none while PostgreSQL does not say."""
+
+        async def operation(connection: Connection) -> list[dict[str, object]]:
+            cursor = await connection.execute(
+                "SELECT key_id FROM api_keys WHERE key_id = ANY(%s) AND revoked_at IS NULL", (list(key_ids),)
+            )
+            return await cursor.fetchall()
+
+        try:
+            rows = await self._database.run(operation)
+        except UnavailableError:
+            return set()
+        return set(key_ids) - {str(row["key_id"]) for row in rows}
 
     async def _ask(self, key_id: str) -> _Known:
         task = self._asking.get(key_id)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Container
+from collections.abc import AsyncIterator, Container, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -28,11 +28,25 @@ RETRY_AFTER_S = 1.0
 _SHOWN = 300
 
 
+_SILENCE_S = 45.0
+"""A stream says something every 15 s."""
+_FINAL = "end"
+"""The id of an event that nothing follows."""
+
+
 class ApiResponse(NamedTuple):
     """`body` is the JSON value, None for an empty body or another form."""
 
     status: int
     body: Any
+
+
+class LiveEvent(NamedTuple):
+    """An event of a stream of live status; `data` is its JSON value."""
+
+    kind: str
+    id: str | None
+    data: Any
 
 
 class ApiError(HeliographError):
@@ -96,6 +110,36 @@ class ApiClient:
             raise ApiError(f"{method} {self.url}{path}", status, raw)
         return ApiResponse(status, _json(raw))
 
+    async def events(self, path: str) -> AsyncIterator[LiveEvent]:
+        """The events of a stream to its end, through lost connections: each goes on behind the last. Raises ApiError or
+        UnavailableError, for an address that nothing has answered at yet."""
+        assert self._session is not None, "use it as an async context"
+        last: str | None = None
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=_SILENCE_S)
+        answered = False
+        while last != _FINAL:
+            headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
+            try:
+                async with self._session.get(self.url + path, headers=headers, timeout=timeout) as response:
+                    if response.status != 200 and not (answered and response.status in (429, 503)):
+                        if response.status == 204:
+                            return
+                        raise ApiError(f"GET {self.url}{path}", response.status, await self._read(response))
+                    if response.status == 200:
+                        answered = True
+                        parser = _Events(self._max_response_bytes)
+                        async for chunk in response.content.iter_any():
+                            for event in parser.feed(chunk):
+                                last = event.id or last
+                                if event.kind:
+                                    yield event
+            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                if not answered:
+                    why = str(exc) or type(exc).__name__
+                    raise UnavailableError(f"cannot reach {self.url}: {why}; is it running?") from exc
+            if last != _FINAL:
+                await asyncio.sleep(RETRY_AFTER_S)
+
     async def text(self, path: str) -> str:
         """The body of a 200, as it is. Raises ApiError or UnavailableError."""
         status, raw = await self._once("GET", path, None)
@@ -119,6 +163,32 @@ class ApiClient:
             if len(raw) > self._max_response_bytes:
                 raise UnavailableError(f"{self.url} answers with more than {self._max_response_bytes >> 20} MiB")
         return bytes(raw)
+
+
+class _Events:
+    """Events out of the bytes of a stream, in whatever pieces they come."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._left = b""
+
+    def feed(self, chunk: bytes) -> Iterator[LiveEvent]:
+        """Those that are whole now. Raises UnavailableError for one that is too large."""
+        *blocks, self._left = (self._left + chunk).split(b"\n\n")
+        if len(self._left) > self._max_bytes:
+            raise UnavailableError(f"an event of the stream is larger than {self._max_bytes >> 20} MiB")
+        for block in blocks:
+            kind, place, data = "", None, b""
+            for line in block.split(b"\n"):
+                name, _, value = line.partition(b": ")
+                if name == b"event":
+                    kind = value.decode("utf-8", "replace")
+                elif name == b"id":
+                    place = value.decode("utf-8", "replace")
+                elif name == b"data":
+                    data = value
+            if kind or place is not None:
+                yield LiveEvent(kind, place, _json(data))
 
 
 def _json(raw: bytes) -> Any:

@@ -9,30 +9,18 @@ import json
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runtime.errors import Refusal, RefusedError
-from runtime.http.wording import describe
-from runtime.json_pointer import MAX_POINTER_CHARS, pointer
+from runtime.errors import MAX_ERRORS, FieldError, Refusal, RefusedError
+from runtime.json_pointer import MAX_POINTER_CHARS
 from runtime.logs import get_logger
 from runtime.metrics import REFUSED
 
 log = get_logger("http")
-
-MAX_ERRORS = 20
-
-
-class FieldError(NamedTuple):
-    """One thing that is wrong, and where: a JSON pointer into the body, "" for the whole of it."""
-
-    pointer: str
-    detail: str
-    code: str
 
 
 class Problem(Exception):
@@ -96,17 +84,6 @@ def new_request_id() -> str:
     return os.urandom(12).hex()
 
 
-def invalid(exc: ValidationError) -> Problem:
-    """400 for a body that does not fit its model."""
-    found = exc.errors(include_url=False, include_input=False)[:MAX_ERRORS]
-    errors = [FieldError(pointer(e["loc"]), describe(e), _CODES.get(e["type"], e["type"])) for e in found]
-    where = errors[0].pointer or "the body"
-    return Problem(400, "invalid_request", f"{where}: {errors[0].detail}", errors=errors)
-
-
-_CODES = {"extra_forbidden": "unknown_field", "missing": "required", "value_error": "invalid_value"}
-
-
 def problem_response(problem: Problem, request_id: str | None = None) -> Response:
     """The answer for frameworks that want a response object."""
     REFUSED.labels(problem.code).inc()
@@ -123,14 +100,21 @@ async def _on_problem(_: Request, exc: Exception) -> Response:
     return problem_response(exc)
 
 
-_STATUS_OF = {Refusal.INVALID: 400, Refusal.UNKNOWN: 404, Refusal.CONFLICT: 409, Refusal.BUSY: 503}
+STATUS_OF: Mapping[Refusal, int] = {
+    Refusal.INVALID: 400,
+    Refusal.UNKNOWN: 404,
+    Refusal.CONFLICT: 409,
+    Refusal.TOO_MANY: 429,
+    Refusal.BROKEN: 500,
+    Refusal.BUSY: 503,
+}
+"""What every face answers to a refusal, by its kind."""
 
 
 def problem_of(exc: RefusedError) -> Problem:
     """A refusal as HTTP says it."""
-    errors = [FieldError(exc.field[0], str(exc), exc.field[1])] if exc.field is not None else []
-    headers = {"Retry-After": "1"} if exc.kind is Refusal.BUSY else {}
-    return Problem(_STATUS_OF[exc.kind], exc.code, str(exc), errors=errors, headers=headers, extra=exc.extra)
+    headers = {"Retry-After": "1"} if exc.kind in (Refusal.BUSY, Refusal.TOO_MANY) else {}
+    return Problem(STATUS_OF[exc.kind], exc.code, str(exc), errors=exc.errors, headers=headers, extra=exc.extra)
 
 
 async def _on_refused(_: Request, exc: Exception) -> Response:

@@ -383,6 +383,27 @@ CASES = [
         "15m",
     ),
     Case(
+        "HeliographLiveLate",
+        "most",
+        {
+            'heliograph_live_delay_seconds_bucket{le="1"}': "0x40",
+            'heliograph_live_delay_seconds_bucket{le="10"}': "0+50x40",
+            'heliograph_live_delay_seconds_bucket{le="+Inf"}': "0+50x40",
+        },
+        "30m",
+        {},
+        "one live fact in a hundred reaches its watchers more than 9.91s late",
+    ),
+    Case(
+        "HeliographLiveLate",
+        "in time",
+        {
+            'heliograph_live_delay_seconds_bucket{le="1"}': "0+50x40",
+            'heliograph_live_delay_seconds_bucket{le="+Inf"}': "0+50x40",
+        },
+        "30m",
+    ),
+    Case(
         "HeliographHooksFailing",
         "one for long",
         {'heliograph_hook_endpoints{condition="failing",instance="a"}': "1x90"},

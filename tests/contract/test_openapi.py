@@ -87,6 +87,8 @@ def test_generated_cases_are_answered_as_the_document_says(live: World, document
     failures: list[str] = []
     for result in schema.get_all_operations():
         operation: Any = result.ok()  # type: ignore[union-attr]  # what is no schema fails here
+        if operation.path == "/v1/stream":
+            continue  # its answer does not end: tests/integration/test_live.py
 
         @settings(
             max_examples=EXAMPLES,

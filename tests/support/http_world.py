@@ -13,9 +13,10 @@ from starlette.types import ASGIApp
 
 from api.app import Deps, create_app
 from api.reference.preview import preview_router
-from api.reference.propagation import Propagation
 from api.requests import Authenticator
 from producers.reference.keys import Keys
+from producers.reference.propagation import Propagation
+from producers.reference.service import ReferenceService
 from producers.reference.store import (
     MAX_PAGE_BYTES,
     ExistsError,
@@ -26,6 +27,7 @@ from producers.reference.store import (
     Row,
     Written,
 )
+from producers.reference.template_check import TemplateCheck
 from runtime.health import Health
 from runtime.workers import Workers
 from tests.unit.test_http_ingest import FakeKeys, World
@@ -185,10 +187,13 @@ class HttpWorld:
             self.ingest_world.ingest,
             authenticator,
             self.store,
-            self.ingest_world.templates,
-            Propagation(self.store.unpublished),
+            ReferenceService(
+                self.store,
+                self.ingest_world.templates,
+                TemplateCheck(self.store, self.workers),
+                Propagation(self.store.unpublished),
+            ),
             Health(),
-            self.workers,
         )
         self.app: ASGIApp = create_app(deps, [preview_router(self.store, authenticator, self.workers)])
 

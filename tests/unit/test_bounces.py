@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +132,58 @@ def test_what_other_mails_say(raw: bytes, meaning: Any) -> None:
     assert (reading.outcome, says(reading)) == ("read", meaning)
 
 
+# -- what real servers write: Postfix 3.7.11 and Exim 4.96 of Debian, as they wrote it (RET=HDRS, NOTIFY=SUCCESS,FAILURE,DELAY) ---------
+
+REAL = Path(__file__).resolve().parents[1] / "support" / "bounce_mails"
+REAL_NID = "018cd0a1-7000-7000-8000-000000000001"
+REAL_ADDRESSES = {
+    "unknown": "unknown@example.net",
+    "full": "full@example.net",
+    "later": "later@example.net",
+    "fine": "fine@example.net",
+    "local": "nobody@local.example",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("postfix-unknown-failed", HARD),
+        ("postfix-full-failed", SOFT),
+        ("postfix-later-delayed", NOTED),
+        ("postfix-later-failed", LOST),
+        ("postfix-fine-relayed", NOTED),
+        ("postfix-local-delivered", ("delivered", None, True)),
+        ("exim-unknown-failed", HARD),
+        ("exim-full-failed", SOFT),
+        ("exim-later-delayed", NOTED),
+        ("exim-later-failed", LOST),
+        ("exim-local-delayed", NOTED),
+        ("exim-local-failed", LOST),
+        ("exim-fine-delivered", ("delivered", None, True)),
+    ],
+)
+@pytest.mark.parametrize("stripped", [(), (b"X-Heliograph-Ref",), (b"X-Heliograph-Ref", b"Original-Envelope-I")])
+def test_what_a_real_server_writes(name: str, meaning: Any, stripped: tuple[bytes, ...]) -> None:
+    """By whichever word is left: the header's, ENVID's, the address'."""
+    raw = (REAL / f"{name}.eml").read_bytes()
+    for field in stripped:
+        raw = raw.replace(field, b"X-Gone")
+    address = REAL_ADDRESSES[name.split("-")[1]]
+    sent = mail_of(address, notification_id=REAL_NID, user_id=None)
+    reading = read(raw, lambda _: subject_of(sent))
+    assert (reading.outcome, says(reading)) == ("read", meaning)
+    (report,) = reading.reports
+    assert report.subject.attempt_ref == subject_of(sent).attempt_ref
+    assert report.address == address
+
+
+def test_every_real_mail_has_a_row() -> None:
+    marks = test_what_a_real_server_writes.pytestmark
+    (rows,) = (mark.args[1] for mark in marks if mark.args[0] == ("name", "meaning"))
+    assert {path.stem for path in REAL.glob("*.eml")} == {name for name, _ in rows}
+
+
 # -- proof ------------------------------------------------------------------------------------------------------------
 
 
@@ -239,7 +292,9 @@ def test_parts_and_blocks_are_bounded() -> None:
     raw = f'To: {verp(WORD)}\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n'.encode() + parts
     assert read(raw).outcome == "unreadable"
     blocks = "\r\n\r\n".join(["Action: failed\r\nStatus: 5.1.1"] * 5_000)
-    assert len(read(dsn(verp(WORD), [("X", f"y\r\n\r\n{blocks}")])).reports) <= 10
+    reports = read(dsn(verp(WORD), [("X", f"y\r\n\r\n{blocks}")])).reports
+    assert 1 < len(reports) <= 10
+    assert [bool(report.raw) for report in reports] == [True] + [False] * (len(reports) - 1)
 
 
 def test_only_the_head_of_a_mail_is_read() -> None:

@@ -93,8 +93,8 @@ exec(compile(sys.stdin.read(), "channels.py", "exec"), module.__dict__)
 
 from typer.testing import CliRunner
 from api.openapi import MODELS
-from api.reference.suppressions import NewSuppression
-from api.reference.preferences import Preferences
+from producers.reference.inputs import NewSuppression
+from producers.reference.inputs import Preferences
 from console.cli import app
 from console.commands.doctor import consumer_groups
 from local.supervisor.layout import ROLES

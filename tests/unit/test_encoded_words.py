@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.reference.suppressions import NewSuppression, read_import
-from api.reference.users import NewUser, ReplacedUser
-from api.requests import check_model
+from api.reference.suppressions import read_import
 from processors.router.policy import may_send, target
+from producers.checking import check_model
 from producers.notification import Notification
 from producers.publisher import Publication, _Requests
+from producers.reference.inputs import NewSuppression, NewUser, ReplacedUser
 from runtime.addresses import has_encoded_word
-from runtime.http.problems import Problem
+from runtime.errors import Refusal, RefusedError
 
 _BODY = {"content": {"text": "x", "title": "t"}}
 _ATOM = st.text("abcXYZ019!#$%&'*+/=?^_`{|}~-", max_size=8)
@@ -30,7 +30,7 @@ _WORD = st.builds(
 LOCAL_PARTS = st.builds(lambda before, word, after: before + word + after, _ATOM, _WORD, _ATOM)
 
 
-def refused_with(problem: Problem) -> str:
+def refused_with(problem: RefusedError) -> str:
     return problem.errors[0].code if problem.errors else problem.code
 
 
@@ -38,8 +38,8 @@ def over_http(model: Any, body: Callable[[str], Any]) -> Callable[[str], bool]:
     def refuses(address: str) -> bool:
         try:
             check_model(model, body(address))
-        except Problem as problem:
-            return problem.status == 400 and len(problem.errors) >= 1
+        except RefusedError as problem:
+            return problem.kind is Refusal.INVALID and len(problem.errors) >= 1
         return False
 
     return refuses

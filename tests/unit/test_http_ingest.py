@@ -10,13 +10,15 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from api.ingest import ITEMS_A_TURN, MAX_REMEMBERED, REMEMBER_S, Batcher, Ingest, RecentAcceptances
-from api.reference.catalogue import Known, TemplateCatalogue
+from api.ingest import Ingest
 from api.requests import MAX_BODY_BYTES, Authenticator
+from producers.acceptance import ITEMS_A_TURN, MAX_REMEMBERED, REMEMBER_S, Acceptance, Batcher, RecentAcceptances
+from producers.reference.catalogue import Known, TemplateCatalogue
 from producers.reference.idempotency import KeyRecord, KeyReservation
 from producers.reference.keys import Caller, Keys
 from producers.reference.store import ReferenceStore
 from runtime.errors import PublishError, UnavailableError
+from runtime.http.outages import Outages
 from runtime.records import ProducerRecord
 from schemas.codec import codec
 
@@ -123,16 +125,17 @@ class World:
         self.now, self.seconds = 1_767_225_600_000, 0.0
         self.templates = TemplateCatalogue(self.view, cast(ReferenceStore, self.store))
         self.recent = RecentAcceptances(lambda: self.now)
-        self.ingest = Ingest(
-            authenticator=Authenticator(cast(Keys, FakeKeys())),
+        outages = Outages(lambda: self.seconds)
+        self.acceptance = Acceptance(
             broker=self.broker,
             idempotency=self.claims,
             templates=self.templates,
             recent=self.recent,
             publish_timeout_s=0.2,
+            recovered=outages.over,
             clock=self.tick,
-            monotonic=lambda: self.seconds,
         )
+        self.ingest = Ingest(Authenticator(cast(Keys, FakeKeys())), self.acceptance, outages)
 
     def tick(self) -> int:
         self.now += 1
@@ -186,7 +189,7 @@ async def test_unacknowledged_request_is_503_and_not_remembered(world: World) ->
 
 async def test_broker_that_never_answers_is_503(world: World) -> None:
     world.broker.hang = True
-    world.ingest._batcher._timeout_s = 0.05
+    world.acceptance._batcher._timeout_s = 0.05
     assert (await world.post(_BODY)).status == 503
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.strict_json import body_hash, parse_json
+from api.strict_json import parse_json
+from producers.acceptance import body_hash
 from runtime.http.problems import Problem
 from runtime.json_pointer import pointer
 

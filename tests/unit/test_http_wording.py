@@ -9,14 +9,20 @@ import pytest
 from pydantic import BaseModel
 
 from api.ingest import Bulk
-from api.reference.preferences import Preferences
 from api.reference.preview import PreviewRequest
-from api.reference.suppressions import HashedSuppression, NewSuppression
-from api.reference.templates import NewTemplate, NewVersion, Published
-from api.reference.users import NewUser, ReplacedUser
-from api.requests import check_model
+from producers.checking import check_model
 from producers.notification import Content, Device, Notification, Routing, TemplateRef, To
-from runtime.http.problems import MAX_ERRORS, Problem
+from producers.reference.inputs import (
+    HashedSuppression,
+    NewSuppression,
+    NewTemplate,
+    NewUser,
+    NewVersion,
+    Preferences,
+    Published,
+    ReplacedUser,
+)
+from runtime.errors import MAX_ERRORS, RefusedError
 
 MODELS: list[type[BaseModel]] = [
     Notification,
@@ -62,8 +68,8 @@ _PYTHON = re.compile(
 def said(model: type[BaseModel], value: Any) -> list[str]:
     try:
         check_model(model, value)
-    except Problem as problem:
-        return [problem.detail, *(error.detail for error in problem.errors)]
+    except RefusedError as problem:
+        return [str(problem), *(error.detail for error in problem.errors)]
     return []
 
 
@@ -96,7 +102,7 @@ def test_no_wrong_type_in_any_field_is_answered_in_the_words_of_python(model: ty
     ],
 )
 def test_what_is_wrong_says_what_would_be_right(body: dict[str, Any], pointer: str, detail: str) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         check_model(Notification, {"to": {"user_id": "u"}, "template": {"id": "t"}, **body})
     (error,) = [error for error in caught.value.errors if error.pointer == pointer]
     assert detail in error.detail
@@ -112,12 +118,12 @@ def test_what_is_wrong_says_what_would_be_right(body: dict[str, Any], pointer: s
     ids=["fields", "metadata", "to"],
 )
 def test_faults_by_the_ten_thousand_are_told_by_the_first_few(body: dict[str, Any]) -> None:
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(RefusedError) as caught:
         check_model(Notification, {"to": {"user_id": "u"}, "template": {"id": "t"}, **body})
     assert 0 < len(caught.value.errors) <= MAX_ERRORS
 
 
 def test_fault_behind_the_first_entries_is_told_too() -> None:
     body = {"to": {"user_id": "u"}, "template": {"id": "t"}, "metadata": {f"k{n}": "v" for n in range(30_000)}}
-    with pytest.raises(Problem, match="at most 32 entries"):
+    with pytest.raises(RefusedError, match="at most 32 entries"):
         check_model(Notification, body)

@@ -596,6 +596,23 @@ def test_second_process_of_a_role_has_a_name_a_port_and_a_directory_of_its_own(t
     assert different == {"HELIOGRAPH_METRICS__PORT", "HELIOGRAPH_VIEWS__DIRECTORY"}
 
 
+@pytest.mark.parametrize("bounces", [True, False])
+def test_bounces_are_read_only_where_an_account_has_a_mailbox(tmp_path: Path, bounces: bool) -> None:
+    password = StateFiles(tmp_path).data("postgres") / "password"
+    password.parent.mkdir(parents=True)
+    password.write_text("secret")
+    config = tmp_path / "own.toml"
+    config.write_text(
+        to_toml(
+            {"providers": [{"name": "mail", "channel": "email", **({"bounces": {"host": "x"}} if bounces else {})}]}
+        )
+    )
+    with closing(PortBook(tmp_path, free=lambda port: True)) as book:
+        laid_out = Stack(StackOptions(tmp_path, config=config), book)
+        names = {spec.name for spec in laid_out._roles()}
+    assert ("bounces" in names) is bounces
+
+
 def _environment(spec: ChildSpec) -> Mapping[str, str]:
     assert spec.environment is not None
     return spec.environment()

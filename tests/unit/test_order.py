@@ -269,6 +269,15 @@ def test_look_up_that_fails_is_tried_again_and_leaves_a_retry_for_the_message() 
     assert reported(world, message)[-2:] == [("retrying", True), ("sent", True)]
 
 
+@pytest.mark.parametrize(("max_retries", "look_ups"), [(1, 0), (2, 1)])
+def test_look_up_is_made_only_where_a_retry_is_left_to_send_the_message_again(max_retries: int, look_ups: int) -> None:
+    world, message = doubtful(shown=UNSHOWN, sender=SenderSettings(max_retries=max_retries)), made()
+    world.send(message)
+    finish(world)
+    assert (len(world.requests), len(world.look_ups)) == (2, look_ups)
+    assert reported(world, message)[-1] == ("sent", True)
+
+
 @pytest.mark.parametrize(
     ("fields", "ends"),
     [({"lane": "critical"}, AGAIN), ({"delivery": "at_most_once"}, [("unknown", False)])],

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 from pydantic_core import from_json
 
-from api.reference.propagation import Propagation
-from api.reference.suppressions import NewSuppression
-from api.reference.users import NewUser
 from local.simulator import webpush
+from producers.reference.inputs import NewSuppression, NewUser
 from producers.reference.keys import hash_secret, parse_key
+from producers.reference.propagation import Propagation
 from producers.reference.records import profile_row, suppression_row, template_rows
 from producers.reference.relay import Relay, last_per_key
 from producers.reference.schema import _yoyo_uri

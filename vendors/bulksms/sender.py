@@ -131,11 +131,14 @@ class BulksmsSender(LookUpAccount):
         found = [entry for entry in items(parsed(response)) if member(entry, "userSuppliedId") == ours]
         refused = None
         for entry in found:
-            state = member(member(entry, "status"), "id")
-            rule = self.codes.find(state) if isinstance(state, str) and _STATUS.fullmatch(state) else None
-            if rule is None or rule.error not in (ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE):
+            status = member(entry, "status")
+            state = member(status, "id")
+            if member(status, "type") in _TAKEN:
                 return Sent(member(entry, "id"), reference=ours)
-            refused = Rejected(rule.error, said(200, state), rule.opted_out)
+            rule = self.codes.find(state) if isinstance(state, str) and _STATUS.fullmatch(state) else None
+            if rule and rule.error in (ErrorClass.PERMANENT_RECIPIENT, ErrorClass.PERMANENT_MESSAGE):
+                refused = Rejected(rule.error, said(200, state), rule.opted_out)
+            # Any other that failed may be an earlier try, which its sender knows of: it says nothing of the last one.
         return refused
 
     def probe_request(self) -> HttpRequest:

@@ -122,7 +122,7 @@ def _read(raw: bytes, account: BounceAccount, received_at: int, find: Find) -> R
             said_.meaning.opted_out,
             subject,
             at,
-            raw,
+            raw if n == 0 else b"",  # the mail is kept once
         )
         for n, said_ in enumerate(said)
     ]

@@ -18,7 +18,7 @@ from runtime.templates.layouts import Fetch, Written, fetch_all, missing_partial
 from runtime.workers import OverBudgetError, Workers
 
 MAX_PARTIALS_BYTES = 4 << 20
-_CHECK = "api.reference.template_work:check"
+_CHECK = "producers.reference.template_work:check"
 
 
 class Checked(NamedTuple):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.reference.template_work import place_and_check
 from producers.notification import TEMPLATE_ID
 from producers.reference.records import template_rows
 from producers.reference.store import ReferenceStore, Row
-from runtime.http.problems import FieldError, Problem, unavailable
+from producers.reference.template_work import place_and_check
+from runtime.errors import FieldError, Refusal, RefusedError
 from runtime.templates.language import TemplateRefused
 from runtime.templates.layouts import Fetch, Written, written_form
 from runtime.workers import BusyError, Workers
@@ -27,8 +27,8 @@ class TemplateCheck:
         self._workers = workers
 
     async def version(self, tenant: str, category: str | None, template: Written) -> Row:
-        """The version with its required variables; without a category it is to inherit one. Raises Problem: 400 template_invalid with line and reason, 503 when too many
-        templates are being checked."""
+        """The version with its required variables; without a category it is to inherit one. Raises RefusedError: template_invalid with line and reason, overloaded when too
+        many templates are being checked."""
         try:
             checked = await place_and_check(template, self._fetch(tenant), self._workers, tenant)
             version = {
@@ -39,15 +39,17 @@ class TemplateCheck:
             }
             _check_size(tenant, template.name, version)
         except TemplateRefused as exc:
-            raise Problem(
-                400,
+            raise RefusedError(
+                Refusal.INVALID,
                 "template_invalid",
                 str(exc),
                 errors=[FieldError(_pointer(exc.where), exc.reason, "template_invalid")],
                 extra={"line": exc.line, "reason": exc.reason, "where": exc.where},
             ) from exc
         except BusyError as exc:
-            raise unavailable("overloaded", "too many templates are being checked; try again in a second") from exc
+            raise RefusedError(
+                Refusal.BUSY, "overloaded", "too many templates are being checked; try again in a second"
+            ) from exc
         written = {"channels": template.channels, "locales": template.locales, "layout": template.layout}
         return {**version, "written": written if checked.is_placed else None}
 

@@ -1,4 +1,4 @@
-"""What the API knows of templates, to refuse a notification that cannot be rendered before it is accepted.
+"""What is known of templates, to refuse a notification that cannot be rendered before it is accepted.
 
 Known from the compacted topic; what this process wrote itself counts at once; what neither has is looked up in PostgreSQL,
 so that a template can be used right after it was created.
@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from producers.notification import TemplateRef
 from producers.reference.store import ReferenceStore, Row
 from runtime.byte_cache import ByteCache
-from runtime.errors import UnavailableError
-from runtime.http.problems import FieldError, Problem, unavailable
+from runtime.errors import FieldError, Refusal, RefusedError, UnavailableError
 from runtime.json_pointer import pointer
 from runtime.templates.engine import has_path
 from schemas.codec import codec
@@ -93,14 +92,14 @@ class TemplateCatalogue:
         try:
             return await asyncio.shield(task)
         except UnavailableError as exc:
-            raise unavailable("store_unavailable", str(exc)) from exc
+            raise RefusedError(Refusal.BUSY, "store_unavailable", str(exc)) from exc
 
     async def _ask(self, tenant: str, template_id: str, version: int | None) -> Row | None:
         async with self._askers:
             return await self._store.find_template(tenant, template_id, version)
 
     async def check(self, tenant: str, template: TemplateRef, data: dict[str, Any]) -> None:
-        """Raises Problem: 400 unknown_template or missing_variable, 503 when the template cannot be looked up."""
+        """Raises RefusedError: unknown_template, missing_variable, or store_unavailable when the template cannot be looked up."""
         key = f"{tenant}:{template.id}"
         known = self.find(key if template.version is None else f"{key}:{template.version}")
         if known is None:
@@ -111,14 +110,17 @@ class TemplateCatalogue:
                     if template.version is None
                     else "there is no such version"
                 )
-                raise Problem(
-                    400, "unknown_template", why, errors=[FieldError("/template/id", why, "unknown_template")]
+                raise RefusedError(
+                    Refusal.INVALID,
+                    "unknown_template",
+                    why,
+                    errors=[FieldError("/template/id", why, "unknown_template")],
                 )
             known = Known(tuple(row["variables"]), row["updated_at"])
         missing = [path for path in known.variables if not has_path(data, path)]
         if missing:
-            raise Problem(
-                400,
+            raise RefusedError(
+                Refusal.INVALID,
                 "missing_variable",
                 f"the template needs {', '.join(missing[:5])}",
                 errors=[
