@@ -21,7 +21,8 @@ from schemas.topics import HOOK_POSITIONS, STATUS
 from senders.hooks.facts import Chunk, chunk_of
 
 log = get_logger("hooks")
-MAX_RECORDS = 500
+MAX_RECORDS = 200
+"""Of facts that are read again: so many are decoded in one go, while those who keep up wait for the interpreter."""
 TIMEOUT_S = 10.0
 
 

@@ -434,7 +434,9 @@ class Hooks:
     async def _fill(self, endpoint: HookEndpoint, cursor: Cursor, offset: int) -> None:
         """Read for one, and give it to all who need the same."""
         number, began = cursor.partition, self._monotonic()
-        found = await self._on_reader(partial(self._reader.facts, number, offset, self._tenants))
+        asking = (each.record["tenant"] for each, its, _ in self._needs.values() if its.partition == number)
+        tenants = frozenset({endpoint.record["tenant"], *asking})
+        found = await self._on_reader(partial(self._reader.facts, number, offset, tenants))
         # Decoding shares the interpreter with those who keep up: who reads a month again has half of the time at most.
         await asyncio.sleep(min(MAX_REST_S, self._monotonic() - began))
         self._needs.pop((endpoint.record["endpoint_id"], number), None)
