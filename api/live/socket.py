@@ -21,7 +21,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from api.live.access import Access, LiveAuthenticator
-from api.live.wanted import Wanted, wanted
+from api.live.wanted import Wanted, wanted, watch
 from api.requests import read_headers
 from api.strict_json import parse_json
 from runtime.clock import system_clock, system_monotonic
@@ -29,7 +29,7 @@ from runtime.errors import HeliographError, RefusedError
 from runtime.http.problems import Problem, problem_of
 from runtime.logs import get_logger
 from runtime.metrics import LIVE_DELAY_SECONDS
-from tracking.live.hub import STREAM_S, Hub, Stream
+from tracking.live.hub import Hub, Stream
 from tracking.live.watchers import Frame, Watcher
 
 log = get_logger("live")
@@ -137,31 +137,7 @@ class _Connection:
     async def subscribe(self, name: str, asked: Wanted, access: Access, after: str | None) -> None:
         """Watch; says `subscribed` and what comes first. Raises RefusedError, UnavailableError."""
         subscription = _Subscription(self, name)
-        ends_in_s = STREAM_S
-        if access.expires_at is not None:
-            ends_in_s = min(ends_in_s, (access.expires_at - system_clock()) / 1_000)
-        watcher: Watcher
-        first: list[Frame] = []
-        if asked.ids:
-            watcher = await self._hub.watch(
-                subscription,
-                access.tenant,
-                access.key_id,
-                asked.ids,
-                after=after,
-                until_settled=asked.until_settled,
-                ends_in_s=ends_in_s,
-            )
-        else:
-            watcher, first = await self._hub.watch_tenant(
-                subscription,
-                access.tenant,
-                access.key_id,
-                asked.filters,
-                of_user=access.user_id is not None,
-                after=after,
-                ends_in_s=ends_in_s,
-            )
+        watcher, first = await watch(self._hub, subscription, asked, access, after)
         self.subscriptions[name] = subscription
         try:
             await self.say("subscribed", name, cursor=self._hub.place())

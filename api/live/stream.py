@@ -15,14 +15,14 @@ from urllib.parse import parse_qs
 from starlette.types import Receive, Scope, Send
 
 from api.live.access import Access, LiveAuthenticator, origin_headers
-from api.live.wanted import wanted
+from api.live.wanted import wanted, watch
 from api.requests import Headers, read_headers
 from runtime.clock import system_clock, system_monotonic
 from runtime.errors import HeliographError, RefusedError, UnavailableError
 from runtime.http.problems import Problem, new_request_id, problem_of, problem_response, unavailable
 from runtime.logs import get_logger
 from runtime.metrics import LIVE_DELAY_SECONDS
-from tracking.live.hub import STREAM_S, Hub, Stream
+from tracking.live.hub import Hub, Stream
 from tracking.live.watchers import END_ID, Frame, Watcher
 
 log = get_logger("live")
@@ -165,32 +165,8 @@ class StreamEndpoint:
         send: Send,
     ) -> None:
         asked = wanted(given, access)
-        ends_in_s = STREAM_S
-        if access.expires_at is not None:
-            ends_in_s = min(ends_in_s, (access.expires_at - system_clock()) / 1_000)
         stream = SseStream(send, 0.0 if asked.ids else GATHER_S)
-        watcher: Watcher
-        first: list[Frame] = []
-        if asked.ids:
-            watcher = await self._hub.watch(
-                stream,
-                access.tenant,
-                access.key_id,
-                asked.ids,
-                after=after,
-                until_settled=asked.until_settled,
-                ends_in_s=ends_in_s,
-            )
-        else:
-            watcher, first = await self._hub.watch_tenant(
-                stream,
-                access.tenant,
-                access.key_id,
-                asked.filters,
-                of_user=access.user_id is not None,
-                after=after,
-                ends_in_s=ends_in_s,
-            )
+        watcher, first = await watch(self._hub, stream, asked, access, after)
         try:
             await send(
                 {

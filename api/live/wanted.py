@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from api.live.access import MAX_IDS, Access
 from producers.addresses import has_control
+from runtime.clock import system_clock
 from runtime.errors import FieldError, Refusal, RefusedError
 from schemas.events import states
-from tracking.live.watchers import Filters
+from tracking.live.hub import STREAM_S, Hub, Stream
+from tracking.live.watchers import Filters, Frame, Watcher
 
 FILTERS = tuple(field.name for field in fields(Filters))
 MAX_CHARS = 255
@@ -53,6 +55,26 @@ def wanted(given: Mapping[str, Sequence[str]], access: Access) -> Wanted:
     if until and not asked.ids:
         raise wrong("until", "only a stream of notifications ends when they are settled")
     return asked
+
+
+async def watch(
+    hub: Hub, stream: Stream, asked: Wanted, access: Access, after: str | None
+) -> tuple[Watcher, Sequence[Frame]]:
+    """The watcher, and what comes before anything it takes. Raises RefusedError, UnavailableError."""
+    ends_in_s = STREAM_S
+    if access.expires_at is not None:
+        ends_in_s = min(ends_in_s, (access.expires_at - system_clock()) / 1_000)
+    tenant, key_id = access.tenant, access.key_id
+    if asked.ids:
+        until = asked.until_settled
+        watcher = await hub.watch(
+            stream, tenant, key_id, asked.ids, after=after, until_settled=until, ends_in_s=ends_in_s
+        )
+        return watcher, ()
+    of_user = access.user_id is not None
+    return await hub.watch_tenant(
+        stream, tenant, key_id, asked.filters, of_user=of_user, after=after, ends_in_s=ends_in_s
+    )
 
 
 def _single(given: Mapping[str, Sequence[str]], name: str) -> str:
