@@ -33,6 +33,13 @@ class Reread(NamedTuple):
     low: int | None
 
 
+class Positions(NamedTuple):
+    """What a partition of notify.hookpositions.v1 holds: positions by the endpoint's id, and what is none."""
+
+    found: dict[str, HookPosition]
+    unreadable: list[tuple[ConsumerRecord, DecodeError]]
+
+
 class Reader:
     """A consumer without a group. Every call on one thread; each raises UnavailableError where Kafka does not answer."""
 
@@ -59,9 +66,10 @@ class Reader:
         start = offset if low is None else low
         return Reread(chunk_of(records, start, max(start, end), tenants), low)
 
-    def positions(self, partition: int) -> dict[str, HookPosition]:
-        """Of every endpoint that has one in a partition, by its id."""
+    def positions(self, partition: int) -> Positions:
+        """Of every endpoint that has one in a partition."""
         found: dict[str, HookPosition] = {}
+        unreadable: list[tuple[ConsumerRecord, DecodeError]] = []
         for records in self._records((HOOK_POSITIONS, partition), BEGINNING, to_the_end=True):
             for record in records:
                 key = (record.key or b"").decode("ascii", "replace").partition(":")[0]
@@ -74,8 +82,9 @@ class Reader:
                     # Without a position it starts where it was made: repeats, and nothing lost.
                     log.error("a position is unreadable", partition=partition, offset=record.offset, error=str(exc))
                     found.pop(key, None)
+                    unreadable.append((record, exc))
         self._consumer.assign({})
-        return found
+        return Positions(found, unreadable)
 
     def starts(self, partitions: set[int], since: int) -> dict[int, int]:
         """Offsets before which nothing was published since a time (ms)."""

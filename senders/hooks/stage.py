@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 
 from runtime import ids
 from runtime.clock import Clock, Monotonic, system_clock, system_monotonic
+from runtime.dead_letters import UNDECODABLE, dead_letter_record
 from runtime.errors import PublishError, UnavailableError
 from runtime.health import Reason
 from runtime.kafka.client import Partition
@@ -203,7 +204,7 @@ class Hooks:
         try:
             await self._producer.send(records)
         except PublishError as exc:
-            log.warning("positions are not acknowledged", error=str(exc))
+            log.warning("records are not acknowledged", error=str(exc))
             return False
         return True
 
@@ -402,7 +403,13 @@ class Hooks:
     async def _load(self, number: int) -> None:
         """The endpoints' positions in a partition, as the owner before left them."""
         recent = self._recents.get(number)
-        positions = await self._on_reader(partial(self._reader.positions, number))
+        positions, unreadable = await self._on_reader(partial(self._reader.positions, number))
+        if unreadable:
+            letters = [
+                dead_letter_record(record, stage="hooks", reason=UNDECODABLE, error=exc, now=self._clock())
+                for record, exc in unreadable
+            ]
+            await self._publish(letters)  # told again at the next takeover where this is not acknowledged
         if recent is None or self._recents.get(number) is not recent:  # taken away, or given anew, meanwhile
             return
         self._loads.pop(number, None)

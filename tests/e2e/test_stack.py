@@ -301,8 +301,8 @@ def test_poison_on_every_topic_ends_in_the_dead_letters_and_the_streams_go_on(ru
     producer.publish([ProducerRecord(topic, b"poison-" + mark, b"\xff" + mark) for topic in topics])
     producer.publish([ProducerRecord("notify.deadletters.v1", b"poison-" + mark, b"\xff" + mark)])
     producer.close()
-    # Ledgers are read at a takeover: let every sender take over.
-    for role in ("sender-email", "sender-sms", "sender-push", "sender-webhook"):
+    # Ledgers and endpoints' positions are read at a takeover: let every sender take over.
+    for role in ("sender-email", "sender-sms", "sender-push", "sender-webhook", "hooks"):
         pid = running.endpoints["pids"][role]
         os.kill(pid, signal.SIGTERM)
         until_up_again(running, role, pid)
