@@ -303,6 +303,21 @@ def pipeline() -> list[Panel]:
             ("sum by (vendor, outcome) (rate(heliograph_callbacks_total[5m]))", "{{vendor}} {{outcome}}"),
             unit="ops",
         ),
+        graph(
+            "Webhooks: requests to customers' endpoints",
+            ("sum by (outcome) (rate(heliograph_hook_requests_total[5m]))", "{{outcome}}"),
+            unit="ops",
+        ),
+        graph(
+            "Webhooks: offsets behind, and dropped before they were told",
+            ("max by (condition) (heliograph_hook_lag_records)", "{{condition}}"),
+            ("sum(increase(heliograph_hook_dropped_total[5m]))", "dropped"),
+        ),
+        graph(
+            "Mails that came back",
+            ("sum by (outcome) (increase(heliograph_bounce_mails_total[5m]))", "{{outcome}}"),
+            ("sum by (provider) (heliograph_bounce_mails_waiting)", "waiting: {{provider}}"),
+        ),
     ]
 
 
