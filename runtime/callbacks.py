@@ -13,6 +13,7 @@ May import schemas. Never: an address, a signature, a vendor's word.
 from __future__ import annotations
 
 import re
+import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -29,6 +30,10 @@ TOKEN_FIELD = "heliograph"
 _ATTEMPT = re.compile(r"[0-9]{1,4}", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{50,256}", re.ASCII)
 _VERSION = 1
+_VERSION_BYTE = bytes([_VERSION])
+_PLACE_OF = {lane: place for place, lane in enumerate(LANES)}
+_TAIL = struct.Struct(">BHB")
+"""Of a token's head: lane, attempt, length of the tenant."""
 _HEAD = 37
 """Bytes of a token before the tenant."""
 
@@ -81,14 +86,12 @@ def subject_token(message: ChannelMessage, provider: str = "") -> str | None:
     tenant = message["tenant"].encode()
     try:
         head = (
-            bytes([_VERSION])
+            _VERSION_BYTE
             + ids.bytes_of(message["message_id"])
             + ids.bytes_of(message["notification_id"])
-            + bytes([LANES.index(message["lane"])])
-            + message["attempt"].to_bytes(2, "big")
-            + bytes([len(tenant)])
+            + _TAIL.pack(_PLACE_OF[message["lane"]], message["attempt"], len(tenant))
         )
-    except (ValueError, OverflowError):
+    except (ValueError, KeyError, struct.error):
         return None
     return urlsafe_b64encode(head + tenant + provider.encode()).rstrip(b"=").decode()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from binascii import b2a_base64
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -120,17 +121,14 @@ def encode_words(text: str, header: str, *, quote: bool = False) -> str:
     return "\r\n ".join(f"=?utf-8?b?{b64encode(word).decode()}?=" for word in words)
 
 
-def _part(subtype: str, text: str) -> bytes:
-    raw = text.replace("\r\n", "\n").replace("\n", "\r\n").encode("utf-8", "replace")
-    encoded = b64encode(raw)
-    lines = [encoded[i : i + _LINE] for i in range(0, len(encoded), _LINE)] or [b""]
-    return (
-        b"Content-Type: text/"
-        + subtype.encode()
-        + b"; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
-        + b"\r\n".join(lines)
-        + b"\r\n"
-    )
+def _part(subtype: bytes, text: str) -> tuple[bytes, bytes, bytes]:
+    """Headers and body of a part, in pieces: a mail is joined once."""
+    if "\n" in text:
+        text = text.replace("\r\n", "\n").replace("\n", "\r\n")
+    encoded = b2a_base64(text.encode("utf-8", "replace"), newline=False)
+    lines = [encoded[i : i + _LINE] for i in range(0, len(encoded), _LINE)]
+    head = b"Content-Type: text/%s; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n" % subtype
+    return head, b"\r\n".join(lines), b"\r\n"
 
 
 def check_mail(message: ChannelMessage) -> None:
@@ -162,23 +160,10 @@ def build_mail(
     text = message["text"]
     html = message["html"]
     if html is None:
-        return head + _part("plain", text or "")
+        return b"".join((head, *_part(b"plain", text or "")))
     if text is None:
-        return head + _part("html", html)
+        return b"".join((head, *_part(b"html", html)))
     boundary = f"=_{message_id}".encode()  # base64 lines never begin with "--"
-    return (
-        head
-        + b'Content-Type: multipart/alternative; boundary="'
-        + boundary
-        + b'"\r\n\r\n--'
-        + boundary
-        + b"\r\n"
-        + _part("plain", text)
-        + b"--"
-        + boundary
-        + b"\r\n"
-        + _part("html", html)
-        + b"--"
-        + boundary
-        + b"--\r\n"
-    )
+    opened = b'Content-Type: multipart/alternative; boundary="%s"\r\n\r\n--%s\r\n' % (boundary, boundary)
+    next_one, closed = b"--%s\r\n" % boundary, b"--%s--\r\n" % boundary
+    return b"".join((head, opened, *_part(b"plain", text), next_one, *_part(b"html", html), closed))
