@@ -5,26 +5,23 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
-from itertools import cycle
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from local.ports import PortBook
 from producers.reference.keys import create_api_key, revoke_api_key
 from runtime.settings import Settings
 from tests.e2e.conftest import Stack, running
+from tests.faults.live import Plan, Told, run
 from tests.integration.conftest import until
+from tests.support.api_process import ApiProcess, environment
 from tests.support.watching import Watcher
 from tracking.live.places import read_place, write_place
 
@@ -36,12 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 __all__ = ["running"]
-
-
-def environment(running: Stack) -> dict[str, str]:
-    """That of the stack's API."""
-    raw = Path(f"/proc/{running.endpoints['pids']['api']}/environ").read_text("utf-8")
-    return dict(entry.split("=", 1) for entry in raw.split("\0") if "=" in entry)
 
 
 def mail(running: Stack, **more: Any) -> str:
@@ -295,70 +286,22 @@ def test_socket_without_a_key_an_origin_or_the_protocol_is_ended(running: Stack)
 
 
 @pytest.fixture
-def second_api(running: Stack) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Starts another API process on the same stores, again after it was killed; its address is .url."""
-    port = PortBook().reserve("api")
-    variables = {
-        **os.environ,
-        **environment(running),
-        "HELIOGRAPH_API__PORT": str(port),
-        "HELIOGRAPH_API__DRAIN_S": "1",
-    }
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "console.cli", "run", "api"]
-        started.append(subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        return started[-1]
-
-    start.url = f"http://127.0.0.1:{port}"  # type: ignore[attr-defined]
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
+def second_api(running: Stack) -> Iterator[ApiProcess]:
+    with ApiProcess(running) as process:
+        process.start()
+        until(process.ready, 30, "the second API")
+        yield process
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
+def test_watchers_lose_nothing_when_the_processes_are_killed(running: Stack) -> None:
+    """The long form is tests/faults/test_live.py."""
+    told = Told()
+    assert run(Plan(seed=17, watchers=40, kills=4, every_s=2), running, told) == [], told
 
 
-def test_watchers_lose_nothing_when_the_processes_are_killed(running: Stack, second_api: Any) -> None:
-    process = second_api()
-    until(lambda: answers(second_api.url), 30, "the second API")
-    addresses = cycle([running.endpoints["api"], second_api.url])
-    key = running.endpoints["api_key"]
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 8))
-    watchers = []
-
-    def coming_back(nid: str) -> Watcher:
-        return Watcher(lambda: f"{next(addresses)}/v1/stream?notification_id={nid}&until=settled", key).start()
-
-    for number in range(40):
-        nid = mail(running, **({"send_at": at} if number % 2 else {}))
-        watchers.append((nid, coming_back(nid)))
-    for _ in range(4):
-        time.sleep(2)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process = second_api()
-        os.kill(running.endpoints["pids"]["api"], signal.SIGKILL)
-        until(lambda: answers(second_api.url), 30, "the second API")
-        until(lambda: answers(running.endpoints["api"]), 30, "the first API")
-    for nid, watcher in watchers:
-        assert watcher.over.wait(60), (nid, watcher.kinds(), watcher.refused)
-        assert watcher.refused is None
-        assert not watcher.twice
-        assert watcher.facts == facts(running, nid)
-    assert sum(watcher.connections for _, watcher in watchers) > len(watchers), "none was cut off"
-
-
-def test_sigterm_ends_every_stream_at_once(running: Stack, second_api: Any) -> None:
-    process = second_api()
-    until(lambda: answers(second_api.url), 30, "the second API")
+def test_sigterm_ends_every_stream_at_once(running: Stack, second_api: ApiProcess) -> None:
+    process = second_api.process
+    assert process is not None
     nid = mail(running)
     key = running.endpoints["api_key"]
     watchers = [Watcher(lambda: f"{second_api.url}/v1/stream?notification_id={nid}", key).start() for _ in range(50)]

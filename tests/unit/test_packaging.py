@@ -32,7 +32,7 @@ PACKAGES = (
     "local",
     "console",
 )
-TREE = (*PACKAGES, "tests", "examples", "docs", "deploy", "bench", ".ci", ".github")
+TREE = (*PACKAGES, "tests", "examples", "docs", "deploy", "bench", "clients", ".ci", ".github")
 _SKIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 
 
