@@ -15,6 +15,7 @@ from strawberry.types.scalar import ScalarDefinition
 
 from producers.notification import to_milliseconds
 from runtime.errors import FieldError, Refusal, RefusedError
+from schemas.channels import CHANNELS
 
 DateTime = NewType("DateTime", str)
 """RFC 3339 in UTC with milliseconds; as input with any offset."""
@@ -55,10 +56,7 @@ def milliseconds(time: DateTime) -> int:
 class Channel(Enum):
     """As schemas/channels.py has them."""
 
-    EMAIL = "email"
-    SMS = "sms"
-    PUSH = "push"
-    WEBHOOK = "webhook"
+    vars().update({name.upper(): name for name in CHANNELS})
 
 
 @strawberry.enum(description="Where a notification or a message stands; as REST's `status`, in capitals.")
