@@ -118,9 +118,12 @@ class GraphqlEndpoint:
         server = await self._loaded()
         context = server.context(caller, request_id, correlation_id_of(headers) or request_id, traceparent_of(headers))
         if b"text/event-stream" in headers.get(b"accept", b""):
-            await server.stream(asked, context, receive, send)
-            return
-        status, document = await server.execute(asked, context)
+            refused = await server.stream(asked, context, receive, send)
+            if refused is None:
+                return
+            status, document = refused
+        else:
+            status, document = await server.execute(asked, context)
         kind = _RESPONSE_JSON if b"application/graphql-response+json" in headers.get(b"accept", b"") else _JSON
         await _send(send, status, kind, json.dumps(document).encode(), request_id)
 
