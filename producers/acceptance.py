@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from producers.batcher import Batcher, Broker
 from producers.notification import HTTP_SOURCE, Notification, request_record
 from producers.reference.catalogue import TemplateCatalogue
 from producers.reference.idempotency import KeyRecord, KeyReservation
@@ -23,7 +24,6 @@ from runtime.clock import Clock, system_clock
 from runtime.errors import FieldError, PublishError, Refusal, RefusedError, UnavailableError
 from runtime.logs import get_logger
 from runtime.metrics import ACCEPTED
-from runtime.records import ProducerRecord
 
 log = get_logger("ingest")
 ITEMS_A_TURN = 100
@@ -57,12 +57,6 @@ def body_hash(body: Mapping[str, Any]) -> bytes:
     if _MAY_BE_WHOLE(text):
         text = _SORTED.encode(_numbers(value))
     return hashlib.sha256(text.encode()).digest()
-
-
-class Broker(Protocol):
-    """The part of runtime.kafka.Producer that is used."""
-
-    async def send(self, records: Sequence[ProducerRecord]) -> None: ...
 
 
 class IdempotencyStore(Protocol):
@@ -106,50 +100,6 @@ class RecentAcceptances:
         if entry is None or self._too_old(entry[3], self._clock()):
             return None
         return {"id": notification_id, "tenant": entry[0], "accepted_at": entry[1], "lane": entry[2]}
-
-
-class Batcher:
-    """Gives the broker what one turn of the event loop brought as one batch: one acknowledgement wakes all of it."""
-
-    def __init__(self, broker: Broker, timeout_s: float) -> None:
-        self._broker, self._timeout_s = broker, timeout_s
-        self._waiting: list[tuple[ProducerRecord, asyncio.Future[None]]] = []
-        self._sending: set[asyncio.Task[None]] = set()
-
-    def publish(self, record: ProducerRecord) -> asyncio.Future[None]:
-        """Done when the broker has the record; fails with PublishError. Its waiter may go, the record is published."""
-        loop = asyncio.get_running_loop()
-        if not self._waiting:
-            loop.call_soon(self._flush)
-        answer: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((record, answer))
-        return answer
-
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        task = asyncio.ensure_future(self._send(waiting))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _send(self, waiting: list[tuple[ProducerRecord, asyncio.Future[None]]]) -> None:
-        error = "publishing failed"
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._broker.send([record for record, _ in waiting])
-            error = ""
-        except (PublishError, TimeoutError) as exc:
-            error = str(exc) or "the broker did not answer in time"
-        except BaseException as exc:
-            error += f" ({type(exc).__name__})"
-            raise
-        finally:
-            for _, answer in waiting:
-                if answer.done():
-                    continue
-                if error:
-                    answer.set_exception(PublishError(error))
-                else:
-                    answer.set_result(None)
 
 
 class _Flight(NamedTuple):
@@ -336,7 +286,7 @@ class Acceptance:
         except ValueError as exc:
             raise RefusedError(Refusal.INVALID, "invalid_request", "the request is too large once encoded") from exc
         try:
-            await self._batcher.publish(record)
+            await self._batcher.publish([record])
         except PublishError as exc:
             log.warning(
                 "publish not acknowledged",

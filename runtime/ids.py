@@ -62,7 +62,9 @@ def bytes_of(text: str) -> bytes:
 
 def text_of_bytes(raw: bytes) -> str:
     """The UUID of 16 bytes as we write it. Raises ValueError for another number of them."""
-    return str(UUID(bytes=raw))
+    if len(raw) != 16:
+        raise ValueError("a UUID has 16 bytes")
+    return _text_of(raw.hex())
 
 
 def _text_of(digits: str) -> str:

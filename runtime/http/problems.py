@@ -128,10 +128,15 @@ async def _on_http_error(_: Request, exc: Exception) -> Response:
     return problem_response(Problem(exc.status_code, code, exc.detail, headers=exc.headers or {}))
 
 
-async def _on_bug(request: Request, exc: Exception) -> Response:
+def bug_response(path: str, exc: Exception) -> Response:
+    """The answer to a request whose handling failed for a reason of ours, which is logged."""
     request_id = new_request_id()
-    log.error("request failed", path=request.url.path, request_id=request_id, exc_info=exc)
+    log.error("request failed", path=path, request_id=request_id, exc_info=exc)
     return problem_response(Problem(500, "internal_error", "this is our fault; see request_id"), request_id)
+
+
+async def _on_bug(request: Request, exc: Exception) -> Response:
+    return bug_response(request.url.path, exc)
 
 
 Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]

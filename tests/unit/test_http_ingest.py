@@ -12,7 +12,7 @@ import pytest
 
 from api.ingest import Ingest
 from api.requests import MAX_BODY_BYTES, Authenticator
-from producers.acceptance import ITEMS_A_TURN, MAX_REMEMBERED, REMEMBER_S, Acceptance, Batcher, RecentAcceptances
+from producers.acceptance import ITEMS_A_TURN, MAX_REMEMBERED, REMEMBER_S, Acceptance, RecentAcceptances
 from producers.reference.catalogue import Known, TemplateCatalogue
 from producers.reference.idempotency import KeyRecord, KeyReservation
 from producers.reference.keys import Caller, Keys
@@ -320,29 +320,6 @@ async def test_body_in_pieces_is_limited_as_a_whole(world: World) -> None:
 async def test_malformed_traceparent_is_dropped(world: World, header: str) -> None:
     assert (await world.post(_BODY, traceparent=header)).status == 202
     assert "traceparent" not in dict(world.broker.records[0].headers)
-
-
-async def test_one_turn_of_the_loop_is_one_batch() -> None:
-    broker = FakeBroker()
-    batcher = Batcher(broker, 1)
-    answers = [batcher.publish(ProducerRecord("t", b"k", b"v")) for _ in range(10)]
-    await asyncio.gather(*map(asyncio.shield, answers))
-    assert broker.batches == 1
-    assert len(broker.records) == 10
-
-
-async def test_caller_that_goes_away_does_not_cancel_the_batch() -> None:
-    broker = FakeBroker()
-    batcher = Batcher(broker, 1)
-
-    async def wait() -> None:
-        await asyncio.shield(batcher.publish(ProducerRecord("t", b"k", b"v")))
-
-    gone, stays = asyncio.ensure_future(wait()), asyncio.ensure_future(wait())
-    await asyncio.sleep(0)
-    gone.cancel()
-    await stays
-    assert len(broker.records) == 2
 
 
 def test_acceptances_are_forgotten_by_age_and_by_number() -> None:
