@@ -332,7 +332,8 @@ class Statuses:
             if not young:
                 raise UnavailableError("the sink is behind: what became of this notification is not known yet")
             found = Found(accepted=True)
-        if found is None and young and recent is None:
+        # Another tenant's, too, although it is known not to come: one that nobody has would not be answered at once either.
+        if found is None and young:
             found = await self._wait_for(tenant, notification_id)
         if found is None:
             raise _not_found()
