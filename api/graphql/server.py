@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
@@ -20,15 +20,12 @@ from api.graphql.context import Context
 from api.graphql.guard import refusal
 from api.graphql.schema import graphql_schema
 from api.graphql.services import MAX_SUBSCRIPTIONS, Services
-from api.graphql.socket import RESTART, converse
+from api.graphql.socket import RESTART, Adapter, converse
 from api.requests import Authenticator
 from producers.reference.keys import Caller
 from runtime.http.outages import Outages
 from runtime.logs import get_logger
 from tracking.live.hub import KEEP_ALIVE_S
-
-if TYPE_CHECKING:
-    from api.graphql.socket import Adapter
 
 log = get_logger("graphql")
 REFUSED_WITHIN_S = 1.0

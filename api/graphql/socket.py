@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from graphql import GraphQLError
 from starlette.types import Message, Receive, Scope, Send
@@ -28,19 +29,17 @@ from strawberry.types.execution import ExecutionResult, PreExecutionError
 from strawberry.types.unset import UNSET, UnsetType
 
 from api.graphql.context import Context
-from api.graphql.endpoint import read_operation
 from api.graphql.errors import write_error
 from api.graphql.guard import refusal
+from api.graphql.operation import read_operation
 from api.live.frames import AUTH_TIMEOUT_S, FRAMES_PER_S, Allowance, is_foreign
-from api.requests import read_headers
+from api.requests import Authenticator, read_headers
 from api.strict_json import parse_json
 from producers.reference.keys import Caller
+from runtime.http.outages import Outages
 from runtime.http.problems import Problem, new_request_id
 from runtime.logs import get_logger
 from runtime.metrics import GRAPHQL_REFUSED
-
-if TYPE_CHECKING:
-    from api.graphql.server import GraphqlServer
 
 log = get_logger("graphql")
 MAX_OPERATIONS = 20
@@ -148,10 +147,30 @@ class Connection:
         return None
 
 
+class Server(Protocol):
+    """The part of GraphqlServer that is used."""
+
+    stopping: bool
+
+    @property
+    def origins(self) -> Sequence[str]: ...
+    @property
+    def authenticator(self) -> Authenticator: ...
+    @property
+    def outages(self) -> Outages: ...
+    @property
+    def has_room(self) -> bool: ...
+    def entered(self, adapter: Adapter) -> AbstractContextManager[None]: ...
+    def context(self, caller: Caller, request_id: str, correlation_id: str, traceparent: str | None) -> Context: ...
+    async def results(
+        self, query: str, variables: dict[str, Any] | None, operation_name: str | None, context: Context
+    ) -> AsyncIterator[Any]: ...
+
+
 class _View:
     """The part of strawberry's view that its handler uses."""
 
-    def __init__(self, server: GraphqlServer, adapter: Adapter) -> None:
+    def __init__(self, server: Server, adapter: Adapter) -> None:
         self._server, self._adapter = server, adapter
 
     async def on_ws_connect(self, connection: Connection) -> UnsetType | dict[str, object] | None:
@@ -169,7 +188,7 @@ class _View:
 class _Operations:
     """The part of a schema that strawberry's handler uses: each operation has a context of its own, and a key that is valid now."""
 
-    def __init__(self, server: GraphqlServer) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
 
     async def stream(
@@ -214,7 +233,7 @@ class _Handler(BaseGraphQLTransportWSHandler[Any, None]):
         await super().handle_subscribe(message)
 
 
-async def converse(server: GraphqlServer, scope: Scope, receive: Receive, send: Send) -> None:
+async def converse(server: Server, scope: Scope, receive: Receive, send: Send) -> None:
     """One connection, from its handshake to its end."""
     await receive()  # websocket.connect
     offered = PROTOCOL in scope.get("subprotocols", ())
@@ -238,7 +257,7 @@ async def converse(server: GraphqlServer, scope: Scope, receive: Receive, send: 
         await _handle(server, adapter, Connection(headers.get(b"authorization")))
 
 
-async def _handle(server: GraphqlServer, adapter: Adapter, connection: Connection) -> None:
+async def _handle(server: Server, adapter: Adapter, connection: Connection) -> None:
     handler = _Handler(
         view=cast("Any", _View(server, adapter)),
         websocket=adapter,
