@@ -40,8 +40,11 @@ slow: $(READY) ## The tests that take more than half a minute each
 browser: $(READY) ## The example page in Chromium; skipped where none is installed
 	$(BIN)/python -m pytest -m browser -rs
 
-faults: $(READY) ## The long storm: 200 kills, 20 zombies, every provider mode, 20,000 notifications (SEED= replays one)
+faults: $(READY) ## The long storm: 200 kills, 20 zombies, every provider mode, 20,000 notifications; receipts, webhooks and bounces under kills (SEED= replays one)
 	$(BIN)/python -m tests.faults.storm $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.faults.receipts $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.faults.hooks $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m pytest -q tests/integration/test_bounces.py
 
 bench: $(READY) ## Every case of the harness in its short form: ten minutes on two idle cores (CASES="enrich push" for some)
 	$(BIN)/python -m bench $(CASES)

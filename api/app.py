@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.docs_page import CSP, docs_page
+from api.errors import problem_for
 from api.ingest import BULK_PATH, PATH, Ingest
 from api.openapi import describe
 from api.path_ids import keep_slashes
@@ -36,7 +37,7 @@ from runtime import wording
 from runtime.errors import FieldError, UnavailableError
 from runtime.health import Health
 from runtime.http.outages import Outages
-from runtime.http.problems import PROBLEM_HANDLERS, Handler, Problem, problem_response, unavailable
+from runtime.http.problems import PROBLEM_HANDLERS, Handler, Problem, problem_response
 from runtime.logs import get_logger
 from schemas.codec import RecordTooLarge
 
@@ -69,20 +70,22 @@ def _on_unavailable(outages: Outages) -> Handler:
     """The handler for a store that does not answer."""
 
     async def answer(_: Request, exc: Exception) -> Response:
-        code = "store_unavailable"
-        return problem_response(unavailable(code, str(exc), outages.retry_after_s(code)))
+        problem = _known(exc)
+        problem.headers["Retry-After"] = str(outages.retry_after_s(problem.code))
+        return problem_response(problem)
 
     return answer
 
 
 async def _on_refused(_: Request, exc: Exception) -> Response:
-    # Routes give better messages; this is the fallback.
-    log.warning("PostgreSQL refused an input", error=str(exc))
-    return problem_response(Problem(400, "invalid_request", "a text holds a NUL, or is too long for what it names"))
+    log.warning("an input is refused late", error=str(exc))
+    return problem_response(_known(exc))
 
 
-async def _on_too_large(_: Request, exc: Exception) -> Response:
-    return problem_response(Problem(400, "invalid_request", f"{exc}: make it smaller"))
+def _known(exc: Exception) -> Problem:
+    problem = problem_for(exc)
+    assert problem is not None, exc
+    return problem
 
 
 def handlers() -> dict[int | type[Exception], Handler]:
@@ -92,7 +95,7 @@ def handlers() -> dict[int | type[Exception], Handler]:
         RequestValidationError: _on_wrong_parameter,
         UnavailableError: _on_unavailable(Outages()),
         InputRefused: _on_refused,
-        RecordTooLarge: _on_too_large,
+        RecordTooLarge: _on_refused,
     }
 
 

@@ -16,6 +16,9 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute
 
 from api.app import Deps, create_app
+from api.graphql import endpoint as graphql
+from api.graphql.endpoint import GraphqlEndpoint
+from api.graphql.services import Services
 from api.ingest import Ingest
 from api.live import socket, stream
 from api.live.access import LiveAuthenticator, StreamTokens
@@ -46,15 +49,16 @@ from runtime.http.outages import Outages
 from runtime.http.serving import listen, serve
 from runtime.kafka.producer import Producer
 from runtime.process import Context, allow_open_files
-from runtime.settings import Settings
 from runtime.views import View, start_views
 from runtime.workers import Workers
 from schemas.events import HookPosition, Template
 from schemas.topics import HOOK_POSITIONS, TEMPLATES
 from senders.hooks.posting import HookClient
 from tracking.control import Control
+from tracking.listing import Listing
 from tracking.live.hub import Hub
 from tracking.original import find_request
+from tracking.preview import Previewer
 from tracking.status import Statuses, StatusStore
 
 LINGER_MS = 1.0
@@ -64,26 +68,25 @@ new_event_loop = uvloop.new_event_loop
 
 
 def _store_routes(
-    settings: Settings,
     authenticator: Authenticator,
     store: StatusStore,
     statuses: Statuses,
-    producer: Producer,
-    database: Database,
+    listing: Listing,
+    control: Control,
 ) -> Sequence[APIRouter | BaseRoute]:
     """The routes that need the store of analytics."""
-    control = Control(statuses, producer, Resends(database), partial(find_request, settings.kafka))
     return [
-        listing_router(store, authenticator),
+        listing_router(listing, authenticator),
         status_router(statuses, authenticator),
         control_router(control, authenticator),
         explain_router(store, statuses, authenticator),
     ]
 
 
-async def _end_streams(stopping: asyncio.Event, hub: Hub) -> None:
+async def _end_streams(stopping: asyncio.Event, hub: Hub, graphql: GraphqlEndpoint) -> None:
     await stopping.wait()
     hub.stop()
+    graphql.stop()
 
 
 async def run(context: Context) -> None:
@@ -132,6 +135,23 @@ async def run(context: Context) -> None:
         tokens = StreamTokens(settings.api.key_pepper)
         live_authenticator = LiveAuthenticator(authenticator, tokens, keys)
         origins = list(settings.live.allowed_origins)
+        listing = Listing(status_store)
+        control = Control(statuses, producer, Resends(database), partial(find_request, settings.kafka))
+        previewer = Previewer(workers)
+        services = Services(
+            authenticator,
+            acceptance,
+            statuses,
+            status_store,
+            listing,
+            control,
+            reference,
+            store,
+            previewer,
+            hub,
+            outages,
+        )
+        endpoint = GraphqlEndpoint(services, origins)
         deps = Deps(
             Ingest(authenticator, acceptance, outages),
             authenticator,
@@ -141,12 +161,14 @@ async def run(context: Context) -> None:
             {
                 stream.PATH: StreamEndpoint(hub, live_authenticator, origins),
                 socket.PATH: SocketEndpoint(hub, live_authenticator, origins),
+                graphql.PATH: endpoint,
+                graphql.SDL_PATH: endpoint,
             },
         )
         more = [
-            *_store_routes(settings, authenticator, status_store, statuses, producer, database),
+            *_store_routes(authenticator, status_store, statuses, listing, control),
             tokens_router(tokens, authenticator),
-            preview_router(store, authenticator, workers),
+            preview_router(store, authenticator, previewer),
             webhooks_router(
                 WebhookStore(database),
                 WebhookSecrets(settings.hooks),
@@ -159,7 +181,7 @@ async def run(context: Context) -> None:
         app = create_app(deps, more)
         context.health.started()
         # uvicorn waits for answers that go on: they end by themselves as soon as the process is asked to stop.
-        ending = asyncio.create_task(_end_streams(context.stopping, hub))
+        ending = asyncio.create_task(_end_streams(context.stopping, hub, endpoint))
         await serve(app, listener, context.stopping, context.health, settings.api.drain_s)
     finally:
         listener.close()

@@ -1,6 +1,9 @@
-"""Does an account that hangs hold up another? `python -m bench.isolation`, against the idle value of the same run.
+"""Does an account that hangs, or one that reports much, hold up another? `python -m bench.isolation [hang|receipts]`, against idle values of the same run.
 
-APNs hangs for --seconds, while FCM has messages on the same partitions. (A blast of bulk mails: `python -m bench.e2e --blast 100000`.)
+hang        APNs hangs for --seconds, while FCM has messages on the same partitions
+receipts    a vendor posts --rate signed reports a second while critical mails go out; idle and loaded in turn, --repeat times
+
+(A blast of bulk mails: `python -m bench.e2e --blast 100000`.)
 Latency is accepted → the vendor's own log, in milliseconds.
 May import every layer. Never: an assertion.
 """
@@ -9,19 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench.cases.callbacks import Posts, callbacks
+from bench.environments import environment
 from bench.figures import quantile
 from console.commands.output import show
 from local import stack
+from local.ports import PortBook
 from producers.publisher import Publication, Publisher
 from runtime.clock import system_monotonic
 from runtime.settings import KafkaSettings
@@ -145,6 +152,31 @@ def hang(seconds: float) -> list[dict[str, Any]]:
         return _against([row("all well", idle, before), row(f"APNs hangs for {seconds:.0f} s", hung, during)])
 
 
+def receipts(rate: float, seconds: float, repeat: int) -> list[dict[str, Any]]:
+    """Critical mails at 20/s while a vendor reports, by one event a request."""
+    mail = {"channels": ["email"], "content": {"subject": "S", "text": "B"}, "priority": "critical"}
+    rows = []
+    with local_stack() as endpoints, publisher(endpoints) as out, ExitStack() as started:
+        directory, posts = Path(started.enter_context(tempfile.TemporaryDirectory(prefix="heliograph-bench-"))), Posts()
+        book = started.enter_context(closing(PortBook()))
+        vendor = callbacks(started, KafkaSettings(bootstrap_servers=endpoints["kafka"]), posts, directory, book)
+        vendors = Vendors(endpoints["simulator"])
+        vendor.measure(2_000)
+        steady(out, lambda n: mail, 20, 5, "warm")
+        for turn in range(repeat):
+            command = vendor.write(int(rate * (seconds + 2)))
+            idle = steady(out, lambda n: mail, 20, seconds, f"idle{turn}")
+            before = latencies(vendors, "smtp", idle)
+            with subprocess.Popen([*command, "--rate", str(rate)], stdout=subprocess.PIPE, env=environment()) as load:
+                time.sleep(1)
+                loaded = steady(out, lambda n: mail, 20, seconds, f"loaded{turn}")
+                said = json.loads(load.communicate()[0])
+            during = latencies(vendors, "smtp", loaded)
+            taken = f"{said['statuses'].get('204', 0) / said['seconds']:.0f} receipts a second taken"
+            rows += _against([row("no receipts", idle, before), row(taken, loaded, during)])
+    return rows
+
+
 def _against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     idle = rows[0]["p99_ms"]
     return [{**row, "p99_of_idle": round(row["p99_ms"] / idle, 2)} for row in rows]
@@ -152,9 +184,15 @@ def _against(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("case", nargs="?", choices=("hang", "receipts"), default="hang")
+    parser.add_argument("--seconds", type=float, help="of each phase: 600 of hang, 20 of receipts")
+    parser.add_argument("--rate", type=float, default=1_000, help="receipts a second")
+    parser.add_argument("--repeat", type=int, default=5, help="of receipts: so many times idle and loaded")
     options = parser.parse_args()
-    show(hang(options.seconds), as_json=False)
+    if options.case == "hang":
+        show(hang(options.seconds or 600), as_json=False)
+    else:
+        show(receipts(options.rate, options.seconds or 20, options.repeat), as_json=False)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,8 +29,11 @@ _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 class Connection(asyncio.Protocol):
     """One of them; `done` when there is nothing more to send."""
 
-    def __init__(self, requests: Iterator[bytes], statuses: Counter[int], waits: list[float]) -> None:
-        self._requests, self._statuses, self._waits = requests, statuses, waits
+    def __init__(
+        self, requests: Iterator[bytes], statuses: Counter[int], waits: list[float], due: Iterator[float] | None
+    ) -> None:
+        """`due`: when each request is to go out, by the loop's clock; at once where there is none."""
+        self._requests, self._statuses, self._waits, self._due = requests, statuses, waits, due
         self._held, self._sent_at = b"", 0.0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -42,7 +46,12 @@ class Connection(asyncio.Protocol):
         request = next(self._requests, None)
         if request is None:
             self._transport.close()
-            return
+        elif self._due is None:
+            self._send(request)
+        else:
+            asyncio.get_running_loop().call_at(next(self._due), self._send, request)
+
+    def _send(self, request: bytes) -> None:
         self._sent_at = time.perf_counter()
         self._transport.write(request)
 
@@ -96,14 +105,15 @@ def read_requests(path: Path) -> Iterator[bytes]:
             yield file.read(int.from_bytes(length, "big"))
 
 
-async def run(url: str, made: Iterator[bytes], connections: int) -> dict[str, object]:
+async def run(url: str, made: Iterator[bytes], connections: int, rate: float | None = None) -> dict[str, object]:
     parts, statuses, waits = urlsplit(url), Counter[int](), list[float]()
     loop = asyncio.get_running_loop()
+    due = count(loop.time(), 1 / rate) if rate else None
     began = time.perf_counter()
     peers = [
         (
             await loop.create_connection(
-                lambda: Connection(made, statuses, waits), parts.hostname or "", parts.port or 80
+                lambda: Connection(made, statuses, waits, due), parts.hostname or "", parts.port or 80
             )
         )[1]
         for _ in range(connections)
@@ -126,13 +136,14 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--keyed", metavar="MARK", help="an Idempotency-Key for each, which starts so")
     parser.add_argument("--file", type=Path, help="requests as write_requests wrote them, in place of notifications")
+    parser.add_argument("--rate", type=float, help="requests a second; as many as are answered where it is left out")
     options = parser.parse_args()
     made = list(
         read_requests(options.file)
         if options.file
         else requests(options.url, options.token, options.requests, options.keyed)
     )
-    sys.stdout.write(json.dumps(asyncio.run(run(options.url, iter(made), options.connections))) + "\n")
+    sys.stdout.write(json.dumps(asyncio.run(run(options.url, iter(made), options.connections, options.rate))) + "\n")
 
 
 if __name__ == "__main__":

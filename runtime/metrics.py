@@ -30,6 +30,13 @@ LIVE_RESUMES = Counter(
     ["source"],
 )
 
+# GraphQL
+GRAPHQL_REFUSED = Counter(
+    "heliograph_graphql_refused_total",
+    "GraphQL operations and connections refused before they ran, by the rule that they broke.",
+    ["rule"],
+)
+
 # Callbacks
 CALLBACKS = Counter(
     "heliograph_callbacks_total",

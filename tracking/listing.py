@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
 from runtime.clock import Clock, system_clock
 from runtime.status import rfc3339
 from schemas.identity import HOUR_S, LAST_HOUR_S, hour_of
-from tracking.status import accepted_at_of, links
+from sinks.rows import MAX_TIME_MS
+from tracking.status import accepted_at_of, links, of_some
 
 MAX_LIMIT = 200
 DEFAULT_LIMIT = 50
@@ -40,6 +41,12 @@ class Filters:
     state: str = ""
     user_id: str = ""
     tag: str = ""
+    template_id: str = ""
+    correlation_id: str = ""
+    from_at: int = 0
+    """Accepted at this time or later, ms since 1970."""
+    to_at: int = MAX_TIME_MS
+    """Accepted at this time or before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,8 @@ class Page:
 
     entries: list[dict[str, Any]]
     next_id: UUID | None
+    rows: Sequence[Row] = ()
+    """Those of the entries, as the store has them."""
 
 
 def windows(until: int, now: int) -> list[tuple[int, int]]:
@@ -74,12 +83,11 @@ class Listing:
     async def page(self, tenant: str, filters: Filters, before: UUID | None, limit: int) -> Page:
         """The `limit` newest below `before`. Raises UnavailableError when the store is unavailable."""
         until = LAST_HOUR_S if before is None else hour_of(accepted_at_of(before))
+        until = min(until, hour_of(filters.to_at))
         parameters = {
             "tenant": tenant,
             "before": before.hex if before else "",
-            "user_id": filters.user_id,
-            "tag": filters.tag,
-            "state": filters.state,
+            **asdict(filters),
         }
         rows: list[Row] = []
         async with self._turns:
@@ -87,20 +95,20 @@ class Listing:
                 wanted = {**parameters, "since": since, "until": upper, "limit": limit + 1 - len(rows)}
                 name = "notifications_in_state" if filters.state else "notifications"
                 rows += await self._store.select(name, wanted)
-                if len(rows) > limit:
+                if len(rows) > limit or since * 1_000 <= filters.from_at:
                     break
             shown = rows[:limit]
             states = await self._states(tenant, shown)
         entries = [_entry(row, *states.get(row["id"], ("accepted", ""))) for row in shown]
         # It may have moved on between the two looks.
-        entries = [entry for entry in entries if not filters.state or entry["status"] == filters.state]
-        return Page(entries, UUID(hex=shown[-1]["id"]) if len(rows) > limit else None)
+        kept = [at for at, entry in enumerate(entries) if not filters.state or entry["status"] == filters.state]
+        next_id = UUID(hex=shown[-1]["id"]) if len(rows) > limit else None
+        return Page([entries[at] for at in kept], next_id, [shown[at] for at in kept])
 
     async def _states(self, tenant: str, rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
         if not rows:
             return {}
-        hours = sorted({int(row["hour"]) for row in rows})
-        parameters = {"tenant": tenant, "hours": hours, "ids": [row["id"] for row in rows]}
+        parameters = of_some(tenant, [UUID(hex=row["id"]) for row in rows])
         found = await self._store.select("states_of", parameters)
         return {row["id"]: (row["state"], row["reason"]) for row in found}
 

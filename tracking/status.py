@@ -241,8 +241,7 @@ class StatusStore:
             self._read_waiting()
 
     def _read_many(self, tenant: str, ids: Sequence[UUID]) -> dict[UUID, Found | None]:
-        hours = sorted({hour_of(accepted_at_of(notification_id)) for notification_id in ids})
-        parameters = {"tenant": tenant, "hours": hours, "ids": [notification_id.hex for notification_id in ids]}
+        parameters = of_some(tenant, ids)
         events: dict[str, list[Event]] = {}
         for row in self._select("events_of", parameters):
             events.setdefault(row.pop("id"), []).append(row)
@@ -259,6 +258,13 @@ class StatusStore:
         events = self._select("events", parameters)
         accepted = bool(self._select("notification", parameters))
         return Found(accepted, tuple(events)) if accepted or events else None
+
+    async def events_of(self, tenant: str, ids: Sequence[UUID]) -> dict[UUID, tuple[Event, ...]]:
+        """The facts of each, () for none; of up to MAX_TOGETHER. Raises UnavailableError."""
+        found: dict[UUID, list[Event]] = {one: [] for one in ids}
+        for row in await self.select("events_of", of_some(tenant, ids)):
+            found[UUID(row.pop("id"))].append(row)
+        return {one: tuple(events) for one, events in found.items()}
 
     async def select(self, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Rows of sinks/queries/<name>.sql. Raises UnavailableError."""
@@ -281,6 +287,12 @@ class StatusStore:
             if self._client is None:
                 self._client = clickhouse.connect(self._settings, timeout_s=WAIT_S, connections=READERS)
             return self._client
+
+
+def of_some(tenant: str, ids: Sequence[UUID]) -> dict[str, Any]:
+    """The parameters of a question about some notifications."""
+    hours = sorted({hour_of(accepted_at_of(notification_id)) for notification_id in ids})
+    return {"tenant": tenant, "hours": hours, "ids": [notification_id.hex for notification_id in ids]}
 
 
 def accepted_at_of(notification_id: UUID) -> int:
@@ -320,7 +332,8 @@ class Statuses:
             if not young:
                 raise UnavailableError("the sink is behind: what became of this notification is not known yet")
             found = Found(accepted=True)
-        if found is None and young and recent is None:
+        # Another tenant's, too, although it is known not to come: one that nobody has would not be answered at once either.
+        if found is None and young:
             found = await self._wait_for(tenant, notification_id)
         if found is None:
             raise _not_found()
@@ -334,6 +347,11 @@ class Statuses:
         """Whether this process accepted it lately, for this tenant."""
         recent = self._recent(notification_id)
         return recent is not None and recent["tenant"] == tenant
+
+    def lane_of(self, tenant: str, notification_id: str) -> str | None:
+        """Of what this process accepted lately, for this tenant; else None."""
+        recent = self._recent(notification_id)
+        return recent["lane"] if recent is not None and recent["tenant"] == tenant else None
 
     async def _wait_for(self, tenant: str, notification_id: UUID) -> Found | None:
         if self._waiting.locked():

@@ -14,12 +14,13 @@ from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
 
+from api.errors import problem_for
 from api.live.access import Access, LiveAuthenticator, origin_headers
 from api.live.wanted import wanted, watch
 from api.requests import Headers, read_headers
 from runtime.clock import system_clock, system_monotonic
-from runtime.errors import HeliographError, RefusedError, UnavailableError
-from runtime.http.problems import Problem, new_request_id, problem_of, problem_response, unavailable
+from runtime.errors import HeliographError
+from runtime.http.problems import Problem, new_request_id, problem_response
 from runtime.logs import get_logger
 from runtime.metrics import LIVE_DELAY_SECONDS
 from tracking.live.hub import Hub, Stream
@@ -150,7 +151,9 @@ class StreamEndpoint:
                 return
             await self._stream(access, given, after, request_id, more, receive, send)
         except (Problem, HeliographError) as exc:
-            response = problem_response(_problem(exc), request_id)
+            if (problem := problem_for(exc)) is None:
+                raise
+            response = problem_response(problem, request_id)
             response.raw_headers += more
             await response(scope, receive, send)
 
@@ -199,15 +202,6 @@ class StreamEndpoint:
         finally:
             self._hub.leave(watcher)
             stream.close()
-
-
-def _problem(exc: Exception) -> Problem:
-    if isinstance(exc, Problem):
-        return exc
-    if isinstance(exc, RefusedError):
-        return problem_of(exc)
-    assert isinstance(exc, UnavailableError), exc
-    return unavailable("store_unavailable", str(exc))
 
 
 def _query(scope: Scope) -> dict[str, list[str]]:

@@ -13,11 +13,10 @@ from fastapi import APIRouter, Depends, Query
 from starlette.responses import JSONResponse
 
 from api.caller import Authenticate, Caller
-from runtime.clock import Clock, system_clock
 from runtime.errors import FieldError
 from runtime.http.problems import Problem
 from schemas.events import states
-from tracking.listing import DEFAULT_LIMIT, MAX_LIMIT, Filters, Listing, Store
+from tracking.listing import DEFAULT_LIMIT, MAX_LIMIT, Filters, Listing
 from tracking.status import PREFIX
 
 
@@ -36,9 +35,8 @@ def read_cursor(text: str) -> UUID:
         raise Problem(400, "invalid_cursor", why, errors=[FieldError("", f"cursor: {why}", "invalid_cursor")]) from exc
 
 
-def listing_router(store: Store, authenticate: Authenticate, clock: Clock = system_clock) -> APIRouter:
+def listing_router(listing: Listing, authenticate: Authenticate) -> APIRouter:
     """The route."""
-    listing = Listing(store, clock)
     router = APIRouter(tags=["notifications"])
     Who = Annotated[Caller, Depends(authenticate)]
 

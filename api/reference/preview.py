@@ -21,9 +21,8 @@ from api.requests import JSON_TYPE, read_model
 from processors.router.rendering import ParsedTemplate
 from producers.addresses import has_control
 from producers.notification import JsonObject, Locale, Strict
-from producers.reference.store import NotFoundError, ReferenceStore
-from runtime.http.problems import Problem
-from runtime.workers import Workers
+from producers.reference.service import missing
+from producers.reference.store import NotFoundError, ReferenceStore, Row
 from schemas.channels import ChannelName
 from tracking.preview import Previewer
 
@@ -67,9 +66,22 @@ def _wants_page(request: Request) -> bool:
     return any(kind.partition(";")[0].strip() == "text/html" for kind in accepted.split(","))
 
 
-def preview_router(store: ReferenceStore, authenticate: Authenticate, workers: Workers) -> APIRouter:
+async def render_preview(
+    store: ReferenceStore, previewer: Previewer, tenant: str, template_id: str, body: PreviewRequest
+) -> tuple[Row, dict[str, Any]]:
+    """(the version, its parts). Raises RefusedError."""
+    try:
+        if has_control(template_id):
+            raise NotFoundError
+        row = await store.get_template(tenant, template_id, body.version)
+    except NotFoundError as exc:
+        raise missing("template") from exc
+    template = ParsedTemplate(row["template_id"], row["version"], row["category"], row["channels"], row["locales"])
+    return row, await previewer.render(tenant, template, body.channel, body.locale, body.data)
+
+
+def preview_router(store: ReferenceStore, authenticate: Authenticate, previewer: Previewer) -> APIRouter:
     """The route."""
-    previewer = Previewer(workers)
     router = APIRouter(prefix="/v1/templates", tags=["templates"])
     Who = Annotated[Caller, Depends(authenticate)]
 
@@ -77,14 +89,7 @@ def preview_router(store: ReferenceStore, authenticate: Authenticate, workers: W
     async def preview(template_id: PathId, request: Request, caller: Who) -> Response:
         """Render a version, else the published one, else the latest. Nothing is sent."""
         body = await read_model(request, PreviewRequest)
-        try:
-            if has_control(template_id):
-                raise NotFoundError
-            row = await store.get_template(caller.tenant, template_id, body.version)
-        except NotFoundError as exc:
-            raise Problem(404, "not_found", "there is no such template") from exc
-        template = ParsedTemplate(row["template_id"], row["version"], row["category"], row["channels"], row["locales"])
-        shown = await previewer.render(caller.tenant, template, body.channel, body.locale, body.data)
+        row, shown = await render_preview(store, previewer, caller.tenant, template_id, body)
         if _wants_page(request):
             page = _page(f"{row['template_id']} {row['version']}, {body.channel}", shown)
             return HTMLResponse(page, headers={"Content-Security-Policy": CSP, "X-Content-Type-Options": "nosniff"})

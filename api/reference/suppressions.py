@@ -131,11 +131,13 @@ def read_import(raw: bytes, kind: str) -> Imported:
     return Imported(taken, refused)
 
 
-def _cursor_of(row: Row) -> str:
+def cursor_of(row: Row) -> str:
+    """Where a page of the list ends."""
     return write_cursor(row["created_at"], str(row["suppression_id"]))
 
 
-def _before(cursor: str) -> tuple[int, UUID] | None:
+def read_before(cursor: str) -> tuple[int, UUID] | None:
+    """Where the next page begins, None for the start. Raises Problem (400)."""
     position = read_cursor(cursor, int, str)
     if position is None:
         return None
@@ -168,9 +170,9 @@ def suppressions_router(service: ReferenceService, store: ReferenceStore, authen
     ) -> JSONResponse:
         """The newest first; an expired one stays in the list until it is deleted."""
         rows, more = await service.list_suppressions(
-            caller.tenant, limit, channel=channel, reason=reason, address=address, before=_before(cursor)
+            caller.tenant, limit, channel=channel, reason=reason, address=address, before=read_before(cursor)
         )
-        return JSONResponse(page_of(rows, more, show_suppression, _cursor_of))
+        return JSONResponse(page_of(rows, more, show_suppression, cursor_of))
 
     @router.post("/import")
     async def import_suppressions(request: Request, caller: Who) -> JSONResponse:

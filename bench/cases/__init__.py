@@ -6,7 +6,7 @@ May import bench. Never: a figure.
 from __future__ import annotations
 
 from bench.case import Case
-from bench.cases import callbacks, e2e, enrich, growth, ingest, latency, recover, sink, soak, stages, timers
+from bench.cases import callbacks, e2e, enrich, growth, ingest, latency, live, recover, sink, soak, stages, timers
 
 CASES: tuple[Case, ...] = (
     enrich.CASE,
@@ -17,6 +17,7 @@ CASES: tuple[Case, ...] = (
     recover.CASE,
     timers.CASE,
     growth.CASE,
+    live.CASE,
     e2e.CASE,
     latency.CASE,
     soak.CASE,

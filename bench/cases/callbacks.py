@@ -32,6 +32,7 @@ from bench.world import World
 from local.ports import LOOPBACK, PortBook
 from runtime import ids
 from runtime.callbacks import subject_token
+from runtime.settings import KafkaSettings
 from schemas.topics import RECEIPTS, STATUS
 from tests.support.made import message
 
@@ -93,16 +94,16 @@ class Server:
         self.process, self._url, self._posts, self._kept = process, f"http://{LOOPBACK}:{port}{PATH}", posts, kept
         self._file = folder / f"{port}.requests"
 
-    def measure(self, requests: int, each: int = 1) -> Measured:
-        """One round: requests that nobody has had yet."""
+    def write(self, requests: int, each: int = 1) -> list[str]:
+        """Requests that nobody has had yet, to a file; the command that posts them."""
         write_requests(self._file, self._url, self._posts.of(requests, each))
+        return [sys.executable, "-m", "bench.load", self._url, "--file", str(self._file)]
+
+    def measure(self, requests: int, each: int = 1) -> Measured:
+        """One round."""
+        command = self.write(requests, each)
         before, cpu = self._kept() if self._kept else 0, cpu_s(tree(self.process.pid))
-        done = subprocess.run(
-            [sys.executable, "-m", "bench.load", self._url, "--file", str(self._file)],
-            capture_output=True,
-            text=True,
-            env=environment(),
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment())
         if done.returncode:
             raise WrongRunError(f"the load ended with {done.returncode}: {done.stderr.strip()[-300:]}")
         used, answer = cpu_s(tree(self.process.pid)) - cpu, json.loads(done.stdout)
@@ -121,9 +122,9 @@ class Server:
         return Measured(figures, Counts(events, taken * each, stored // 2))
 
 
-def callbacks(started: ExitStack, world: World, posts: Posts, directory: Path, book: PortBook) -> Server:
+def callbacks(started: ExitStack, settings: KafkaSettings, posts: Posts, directory: Path, book: PortBook) -> Server:
     """Ready, with one account of SendGrid."""
-    settings, port = world.broker(), book.reserve("callbacks")
+    port = book.reserve("callbacks")
     config = directory / "heliograph.toml"
     config.write_text(
         f'[[providers]]\nname = "sg"\nchannel = "email"\nkind = "sendgrid"\napi_key = "k"\nfrom_address = "a@shop.example"\n'
@@ -161,7 +162,7 @@ def open_trial(scale: Scale, world: World) -> Iterator[Trial]:
     directory.mkdir()
     with ExitStack() as started:
         started.callback(book.close)
-        bare, ours = echo(started, posts, directory, book), callbacks(started, world, posts, directory, book)
+        bare, ours = echo(started, posts, directory, book), callbacks(started, world.broker(), posts, directory, book)
         contenders = [
             Contender("raw ASGI echo, one event a request", partial(bare.measure, count)),
             Contender("callbacks, one event a request", partial(ours.measure, count)),

@@ -141,9 +141,9 @@ class ReferenceService:
             raise _exists("there is a user with this id; PUT replaces it") from exc
         return await self._done(written, show_user(written.row))
 
-    async def list_users(self, tenant: str, after: str, limit: int) -> Entries:
-        """Recipients by id, above `after`; a page of large ones has fewer than `limit`."""
-        return Entries(*await self._store.list_users(tenant, after, limit))
+    async def list_users(self, tenant: str, after: str, limit: int, prefix: str = "") -> Entries:
+        """Recipients by id, above `after`, whose id begins with `prefix`; a page of large ones has fewer than `limit`."""
+        return Entries(*await self._store.list_users(tenant, after, limit, prefix))
 
     async def user(self, tenant: str, user_id: str) -> Json:
         """One recipient."""

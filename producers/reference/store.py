@@ -98,7 +98,14 @@ MAX_PAGE_BYTES = 1 << 20
 """A page ends with the row that passes this: its JSON is read and written in one turn of the loop."""
 
 _USER = "tenant, user_id, name, email, phone, locale, time_zone, devices, version, created_at, updated_at"
+_USER_OF_U = "user_id, name, email, phone, locale, time_zone, devices, u.created_at, u.updated_at"
 _VERSION = "v.tenant, v.template_id, v.version, v.category, v.channels, v.locales, v.variables, v.written, v.created_at"
+
+_LISTED_TEMPLATE: LiteralString = (
+    "SELECT t.template_id, t.latest_version, t.published_version, t.updated_at, v.category"
+    " FROM templates t JOIN template_versions v ON v.tenant = t.tenant AND v.template_id = t.template_id"
+    " AND v.version = COALESCE(t.published_version, t.latest_version) WHERE t.tenant = %s"
+)
 
 _REPLACE_USER = (
     "UPDATE users SET name = %(name)s, email = %(email)s, phone = %(phone)s, locale = %(locale)s,"
@@ -216,12 +223,13 @@ class ReferenceStore:
 
         return await self._database.run(operation)
 
-    async def list_users(self, tenant: str, after: str, limit: int) -> Listed:
-        """By id, those after `after`: up to `limit`, and no more than MAX_PAGE_BYTES by and by."""
+    async def list_users(self, tenant: str, after: str, limit: int, prefix: str = "") -> Listed:
+        """By id, those after `after` whose id begins with `prefix`: up to `limit`, and no more than MAX_PAGE_BYTES by and by."""
         return await self._page(
             f"SELECT {_USER}, row_number() OVER (ORDER BY user_id) AS nth, octet_length(devices::text) AS size FROM users"
-            " WHERE tenant = %(tenant)s AND user_id > %(after)s ORDER BY user_id LIMIT %(limit)s + 1",
-            {"tenant": tenant, "after": after, "limit": limit},
+            " WHERE tenant = %(tenant)s AND user_id > %(after)s AND starts_with(user_id, %(prefix)s)"
+            " ORDER BY user_id LIMIT %(limit)s + 1",
+            {"tenant": tenant, "after": after, "limit": limit, "prefix": prefix},
         )
 
     async def _page(self, query: LiteralString, values: Mapping[str, Any]) -> Listed:
@@ -250,6 +258,21 @@ class ReferenceStore:
             return _found(await cursor.fetchone())
 
         return await self._database.run(operation)
+
+    async def find_users(self, tenant: str, user_ids: Sequence[str]) -> dict[str, Row]:
+        """Those there are, by id, each with its `preferences` as `get_preferences` has them."""
+        rows = await self._rows(
+            f"SELECT {_USER_OF_U}, p.channels, p.categories FROM users u LEFT JOIN preferences p USING (tenant, user_id)"
+            " WHERE tenant = %s AND user_id = ANY(%s)",
+            (tenant, list(user_ids)),
+        )
+        return {
+            row["user_id"]: {
+                **row,
+                "preferences": {name: row[name] or {} for name in ("channels", "categories")},
+            }
+            for row in rows
+        }
 
     async def replace_preferences(self, tenant: str, user_id: str, preferences: Mapping[str, Any]) -> Written:
         """Raises NotFoundError when there is no such user."""
@@ -360,12 +383,28 @@ class ReferenceStore:
     async def list_templates(self, tenant: str, after: str, limit: int) -> list[Row]:
         """By id, those after `after`, with the category of the published or else the latest version."""
         return await self._rows(
-            "SELECT t.template_id, t.latest_version, t.published_version, t.updated_at, v.category"
-            " FROM templates t JOIN template_versions v ON v.tenant = t.tenant AND v.template_id = t.template_id"
-            " AND v.version = COALESCE(t.published_version, t.latest_version)"
-            " WHERE t.tenant = %s AND t.template_id > %s ORDER BY t.template_id LIMIT %s",
+            f"{_LISTED_TEMPLATE} AND t.template_id > %s ORDER BY t.template_id LIMIT %s",
             (tenant, after, limit),
         )
+
+    async def find_templates(self, tenant: str, template_ids: Sequence[str]) -> dict[str, Row]:
+        """Those there are, by id, each as `list_templates` has it."""
+        rows = await self._rows(f"{_LISTED_TEMPLATE} AND t.template_id = ANY(%s)", (tenant, list(template_ids)))
+        return {row["template_id"]: row for row in rows}
+
+    async def find_versions(
+        self, tenant: str, wanted: Sequence[tuple[str, int | None]]
+    ) -> dict[tuple[str, int | None], Row]:
+        """Those there are, by (id, version); version None is the published one, or else the latest."""
+        rows = await self._rows(
+            f"SELECT {_VERSION}, w.version AS wanted, v.version IS NOT DISTINCT FROM t.published_version AS published"
+            " FROM unnest(%s::text[], %s::integer[]) AS w (template_id, version)"
+            " JOIN templates t ON t.tenant = %s AND t.template_id = w.template_id"
+            " JOIN template_versions v ON v.tenant = t.tenant AND v.template_id = t.template_id"
+            " AND v.version = COALESCE(w.version, t.published_version, t.latest_version)",
+            ([one for one, _ in wanted], [version for _, version in wanted], tenant),
+        )
+        return {(row["template_id"], row["wanted"]): row for row in rows}
 
     async def list_versions(self, tenant: str, template_id: str, before: int, limit: int) -> Listed:
         """The newest first, those before `before`, as `list_users` does; none also when there is no such template."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runtime.errors import UnavailableError
 from runtime.health import Health
@@ -27,6 +28,12 @@ _BACKLOG = 2_048
 USER_TIMEOUT_MS = 30_000
 MAX_WEBSOCKET_BYTES = 16_384
 """Of a message from a caller."""
+MAX_HEAD_BYTES = 65_536
+"""Of a request line and its headers, which nobody has signed yet; load balancers take as much or less."""
+HEAD_TIMEOUT_S = 20.0
+"""For a whole head."""
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 def listen(host: str, port: int, variable: str) -> socket.socket:
@@ -48,6 +55,56 @@ def listen(host: str, port: int, variable: str) -> socket.socket:
             f"cannot listen on {host}:{port}: {exc.strerror}; set {variable} to a free port"
         ) from exc
     return listener
+
+
+class _BoundedHeads(HttpToolsProtocol):
+    """uvicorn's protocol, which bounds neither the bytes nor the time of a head, nor a connection that never asks.
+
+    An application is called only once the head is there, so none can bound it.
+    """
+
+    _in_head = False
+    _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._in_head:
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(_TOO_LARGE)
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse, _TOO_SLOW)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def _end_head(self) -> None:
+        self._in_head = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, answer: bytes) -> None:
+        self._end_head()
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -80,7 +137,7 @@ async def serve(
     config = uvicorn.Config(
         _ends_connections(app, stopping),
         loop="none",
-        http="httptools",
+        http=_BoundedHeads,
         ws="websockets-sansio",
         ws_max_size=MAX_WEBSOCKET_BYTES,
         # Compression would hold 64 KiB a connection.

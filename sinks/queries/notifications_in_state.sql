@@ -8,7 +8,9 @@ SELECT
     r.category AS category,
     r.template_id AS template_id,
     r.user_id AS user_id,
-    r.tags AS tags
+    r.tags AS tags,
+    nullIf(r.template_version, 0) AS template_version,
+    r.correlation_id AS correlation_id
 FROM requests_raw AS r FINAL
 WHERE r.tenant = {tenant:String}
     AND r.hour >= toDateTime({since:UInt32}, 'UTC')
@@ -16,6 +18,10 @@ WHERE r.tenant = {tenant:String}
     AND ({before:String} = '' OR r.notification_id < toFixedString(unhex({before:String}), 16))
     AND ({user_id:String} = '' OR r.user_id = {user_id:String})
     AND ({tag:String} = '' OR has(r.tags, {tag:String}))
+    AND ({template_id:String} = '' OR r.template_id = {template_id:String})
+    AND ({correlation_id:String} = '' OR r.correlation_id = {correlation_id:String})
+    AND r.accepted_at >= fromUnixTimestamp64Milli({from_at:Int64}, 'UTC')
+    AND r.accepted_at <= fromUnixTimestamp64Milli({to_at:Int64}, 'UTC')
     AND r.notification_id IN
     (
         SELECT n.notification_id

@@ -119,7 +119,7 @@ def certificate_file(folder: Path) -> Any:
     yield path
 
 
-def role(settings: KafkaSettings, config: Path, port: int, folder: Path) -> subprocess.Popen[bytes]:
+def role(settings: KafkaSettings, config: Path, port: int, folder: Path, **env: str) -> subprocess.Popen[bytes]:
     """`run callbacks`, which finds SNS's certificate in a file."""
     with (folder / "callbacks.log").open("ab") as log:
         return subprocess.Popen(
@@ -135,6 +135,7 @@ def role(settings: KafkaSettings, config: Path, port: int, folder: Path) -> subp
                 "HELIOGRAPH_CALLBACKS__DRAIN_S": "0",
                 "HELIOGRAPH_METRICS__PORT": "0",
                 "HELIOGRAPH_PARTITIONS": "local",
+                **env,
             },
         )
 

@@ -3,7 +3,7 @@
     python -m tests.faults.storm --seed 7 --notifications 20000 --kills 200 --zombies 20
     python -m tests.faults.storm --calm --notifications 50000
 
-The same seed gives the same schedule. Ends with 0 when every invariant of oracle.py holds, else with what does not and the
+The same seed gives the same schedule. Ends with 0 when every invariant of oracle.py and customer.py holds, else with what does not and the
 seed; the state directory is kept then.
 """
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from local.simulator.faults import Mode
 from runtime.clock import system_clock
+from tests.faults.customer import customer
 from tests.faults.load import Load
 from tests.faults.oracle import violations
 from tests.faults.world import World, world
@@ -74,7 +75,7 @@ def say(text: str) -> None:
 
 def run(plan: Plan, state_dir: Path) -> list[str]:
     """The violations of one storm."""
-    with world(state_dir) as made:
+    with world(state_dir) as made, customer(made) as told:
         since, since_seq = system_clock(), made.accept_count()
         load = Load(lambda: made.endpoints, f"storm{plan.seed}", plan.notifications, plan.per_second, plan.seed)
         load.start()
@@ -91,6 +92,7 @@ def run(plan: Plan, state_dir: Path) -> list[str]:
         verification = made.verification(since, since_seq, set(journal.accepted))
         ended = killed.total() + paused.total() + len(plan.modes)
         found = violations(made, verification, accounting, journal.accepted, ended)
+        found += told.violations(made, journal.accepted)
         extra = len(verification.accepts) - len(set(verification.accepts))
         flagged = sum(message.possible_duplicate for message in verification.messages)
         if not ended and (extra or flagged):

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from producers.reference.keys import create_api_key
 from runtime import ids
@@ -19,6 +25,7 @@ from schemas.topics import CANCELLATIONS, requests_topic
 from tests.integration.reference_stack import PEPPER, Answer, Api, World, postgres, text_to, world
 from tests.integration.test_clickhouse_schema import Store
 from tests.support.clickhouse import Server
+from tests.support.watching import events_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse]
 __all__ = ["postgres", "world"]
@@ -205,3 +212,67 @@ def test_same_idempotency_key_of_two_tenants_is_two_notifications(tenants: Tenan
     assert mine.status in (202, 409)
     assert mine.body.get("id") != tenants.other.send(body).body["id"] == tenants.ids["notification_id"][0]
     assert ids.accepted_at(tenants.ids["notification_id"][0])
+
+
+# ---------------------------------------------------------------- one id, every face
+
+
+def by_rest(api: Api, nid: str) -> str:
+    answer = api.call("GET", f"/v1/notifications/{nid}")
+    return "found" if answer.status == 200 else str(answer.body["code"])
+
+
+def by_events(api: Api, nid: str) -> str:
+    request = urllib.request.Request(f"{api.url}/v1/stream?notification_id={nid}")
+    request.add_header("Authorization", f"Bearer {api.key}")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as stream:
+            # Where the store is slow a stream begins without it, and ends once it is known that there is nothing.
+            for one in events_of(iter(stream)):
+                if one.kind == "end" or (one.kind == "snapshot" and one.data["notification"] is not None):
+                    return "found" if one.kind == "snapshot" else str(one.data["reason"])
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return str(json.loads(exc.read())["code"])
+    return "nothing"
+
+
+def by_websocket(api: Api, nid: str) -> str:
+    address = api.url.replace("http://", "ws://") + "/v1/ws"
+    headers = {"Authorization": f"Bearer {api.key}"}
+    with connect(address, additional_headers=headers, subprotocols=[Subprotocol("heliograph.v1")]) as socket:
+        socket.send(json.dumps({"type": "subscribe", "id": "a", "filter": {"notification_id": nid}}))
+        while True:
+            message = json.loads(socket.recv(30))
+            if message["type"] == "snapshot" and message["notification"] is not None:
+                return "found"
+            if message["type"] in ("error", "end"):
+                return str(message.get("code") or message["reason"])
+
+
+def by_command(*words: str) -> Callable[[Api, str], str]:
+    def ask(api: Api, nid: str) -> str:
+        line = [sys.executable, "-m", "console.cli", *words, nid, "--api", api.url, "--api-key", api.key]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+        return "found" if done.returncode == 0 else f"{done.returncode} {done.stderr}"
+
+    return ask
+
+
+FACES: dict[str, Callable[[Api, str], str]] = {
+    "rest": by_rest,
+    "server-sent events": by_events,
+    "websocket": by_websocket,
+    "command status": by_command("status"),
+    "command explain": by_command("explain"),
+}
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_id_of_the_other_is_as_unknown_as_one_that_nobody_has(tenants: Tenants, face: str) -> None:
+    ask, theirs = FACES[face], tenants.ids["notification_id"][0]
+    assert ask(tenants.other, theirs) == "found"
+    nobodys = ids.notification_id(ids.accepted_at(theirs), "nobody")
+    mine, unknown = (ask(tenants.me, nid).replace(nid, "ID") for nid in (theirs, nobodys))
+    assert mine == unknown != "found"
+    assert "not_found" in mine or "there is no such notification" in mine, mine

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +21,11 @@ from runtime.clock import system_clock
 from runtime.status import rfc3339
 from tests.e2e.conftest import Stack, running
 from tests.integration.conftest import until
+from tests.support.toolchains import node_project, tool
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.clickhouse, pytest.mark.timeout(300)]
 __all__ = ["running"]
+TYPESCRIPT = Path(__file__).resolve().parents[2] / "clients" / "typescript"
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +115,52 @@ def test_python_acts_on_notifications(client: Client) -> None:
     assert token["token"].startswith("hgs_")
     first: Any = next(iter(client.watch(state="sent", after="nonsense")))
     assert (first.kind, first.data) == ("reset", {"reason": "unknown"})
+
+
+# ---------------------------------------------------------------- TypeScript
+
+
+@pytest.fixture(scope="module")
+def project() -> Path:
+    """clients/typescript with what its lockfile names, compiled."""
+    made = node_project(TYPESCRIPT)
+    done = subprocess.run([tool("npm"), "run", "build"], cwd=made, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return made
+
+
+@pytest.mark.doubles
+def test_typescript_has_the_types_of_the_running_api(running: Stack, project: Path, tmp_path: Path) -> None:
+    document, types = tmp_path / "openapi.json", tmp_path / "schema.d.ts"
+    document.write_text(json.dumps(running.call("GET", "/openapi.json")[1]))
+    generator = project / "node_modules" / ".bin" / "openapi-typescript"
+    done = subprocess.run([generator, document, "-o", types], cwd=project, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert types.read_text() == (TYPESCRIPT / "src" / "schema.d.ts").read_text(), "see docs/clients.md: generate"
+
+
+@pytest.mark.doubles
+def test_typescript_sends_waits_and_watches_through_a_restart(running: Stack, client: Client, project: Path) -> None:
+    endpoints = running.endpoints
+    script = Path(__file__).with_name("client_play.mjs")
+    command = [tool("node"), script, project / "dist", endpoints["api"], endpoints["api_key"]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as node:
+        try:
+            assert node.stdout is not None
+            assert node.stdout.readline() == "watching\n"
+            kill_api(running)
+            out, _ = node.communicate("go\n", timeout=90)
+        finally:
+            node.kill()
+    played = json.loads(out)
+    assert [one["status"] for one in played["waited"]] == ["sent", "sent"]
+    assert played["told"][-1]["data"] == {"reason": "settled"}
+    kinds = [one["kind"] for one in played["told"]]
+    assert kinds.count("snapshot") >= 2, "it was not cut off"
+    until(lambda: len(list(client.events(played["id"]))) == 3, 30, "analytics have all")
+    seen = {fact["id"] for one in played["told"] if one["kind"] == "snapshot" for fact in one["data"]["events"]}
+    seen |= {one["data"]["event"]["id"] for one in played["told"] if one["kind"] == "status"}
+    assert seen == {fact["id"] for fact in client.events(played["id"])}
+    assert [one["status"] for one in played["results"]] == ["accepted", "refused"]
+    assert played["refusal"] == {"isApiError": True, "code": "already_settled", "status": 409}
+    assert (played["users"], played["unknown"]) == (200, 404)

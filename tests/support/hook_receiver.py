@@ -115,13 +115,17 @@ def _answer(status: int, headers: str = "") -> bytes:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, receiver: HookReceiver) -> None:
-        self._receiver = receiver
+    def __init__(self, receiver: HookReceiver, open_: set[asyncio.Transport]) -> None:
+        self._receiver, self._open = receiver, open_
         self._held = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._open.add(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._open.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         self._held += data
@@ -144,14 +148,18 @@ class _Connection(asyncio.Protocol):
 @contextlib.asynccontextmanager
 async def serving(receiver: HookReceiver) -> AsyncIterator[HookReceiver]:
     """Listen on loopback."""
+    connections = set[asyncio.Transport]()
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(receiver), "127.0.0.1", receiver.port, backlog=1_024
+        lambda: _Connection(receiver, connections), "127.0.0.1", receiver.port, backlog=1_024
     )
     receiver.port = server.sockets[0].getsockname()[1]
     try:
         yield receiver
     finally:
         server.close()
+        for each in tuple(connections):
+            each.abort()
+        await asyncio.sleep(0)  # a turn, in which they end
 
 
 @contextlib.contextmanager

@@ -31,6 +31,7 @@ from producers.reference.template_check import TemplateCheck
 from runtime.health import Health
 from runtime.workers import Workers
 from tests.unit.test_http_ingest import FakeKeys, World
+from tracking.preview import Previewer
 
 NOW = 1_767_225_600_000
 
@@ -74,9 +75,10 @@ class MemoryStore(ReferenceStore):
         del self.users[user_id]
         return Written(row, None, created=False)
 
-    async def list_users(self, tenant: str, after: str, limit: int) -> Listed:
-        _check(after)
-        return _listed([row for user_id, row in sorted(self.users.items()) if user_id > after], limit, "devices")
+    async def list_users(self, tenant: str, after: str, limit: int, prefix: str = "") -> Listed:
+        _check(after, prefix)
+        users = [row for user_id, row in sorted(self.users.items()) if user_id > after and user_id.startswith(prefix)]
+        return _listed(users, limit, "devices")
 
     async def get_user(self, tenant: str, user_id: str) -> Row:
         return self._user(user_id)
@@ -195,7 +197,7 @@ class HttpWorld:
             ),
             Health(),
         )
-        self.app: ASGIApp = create_app(deps, [preview_router(self.store, authenticator, self.workers)])
+        self.app: ASGIApp = create_app(deps, [preview_router(self.store, authenticator, Previewer(self.workers))])
 
     async def call(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
         """An answer; an exception that the application does not handle is a 500 here."""

@@ -83,6 +83,11 @@ def test_many_get_their_ids_before_they_are_sent() -> None:
     assert calls.in_order([{"results": [{"index": 5}]}, {"results": [{"index": 5}]}])[1]["index"] == 1_005
 
 
+def test_one_is_sent_to_one() -> None:
+    with client(Answers()) as heliograph, pytest.raises(HeliographError, match="send_many"):
+        heliograph.send({**NOTIFICATION, "to": [{"user_id": "ada"}, {"user_id": "bob"}]})
+
+
 def test_what_would_be_done_twice_is_not_repeated_once_it_may_have_been_done() -> None:
     for lost in (httpx2.ReadTimeout("late"), BUSY):
         with client(answers := Answers(lost)) as heliograph, pytest.raises(HeliographError):

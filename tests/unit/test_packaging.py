@@ -33,7 +33,7 @@ PACKAGES = (
     "console",
 )
 TREE = (*PACKAGES, "tests", "examples", "docs", "deploy", "bench", "clients", ".ci", ".github")
-_SKIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache"}
+_SKIPPED = {"__pycache__", ".mypy_cache", ".ruff_cache", "node_modules"}
 
 
 def pyproject() -> dict[str, Any]:

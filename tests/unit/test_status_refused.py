@@ -18,6 +18,7 @@ from runtime import ids
 from runtime.errors import UnavailableError
 from runtime.settings import Settings
 from sinks import clickhouse
+from tracking.listing import Listing
 from tracking.status import Statuses, StatusStore
 
 NID = ids.notification_id(int(time.time() * 1000) - 3_600_000, "mine")
@@ -47,7 +48,7 @@ async def test_analytics_that_fail_are_unavailable_and_tell_no_secret(
 
     app = FastAPI(exception_handlers=handlers())
     for router in (
-        listing_router(store, authenticate),
+        listing_router(Listing(store), authenticate),
         status_router(statuses, authenticate),
         explain_router(store, statuses, authenticate),
     ):

@@ -263,8 +263,11 @@ def test_recently_accepted_here_is_readable_at_once() -> None:
     assert get(FakeStore(), f"{YOUNG}/events", {YOUNG: {"tenant": "mine"}})[1]["entries"] == []
 
 
-def test_recently_accepted_of_another_tenant_is_unknown() -> None:
-    assert get(FakeStore(), YOUNG, {YOUNG: {"tenant": "theirs"}})[0] == 404
+def test_recently_accepted_of_another_tenant_is_unknown_and_takes_as_long_as_what_nobody_has() -> None:
+    theirs, nobodys = FakeStore(), FakeStore()
+    assert get(theirs, YOUNG, {YOUNG: {"tenant": "theirs"}})[0] == 404
+    assert get(nobodys, YOUNG)[0] == 404
+    assert theirs.reads == nobodys.reads > 1
 
 
 @pytest.mark.parametrize("nid", [OLD, YOUNG], ids=["old", "young"])

@@ -62,6 +62,8 @@ def segment(name: str) -> str:
 
 def send(notification: Notification, key: str | None) -> Call:
     """With the key given, else that of `request_id`, else one made now: a repeated call is the same notification."""
+    if isinstance(notification["to"], list):
+        raise HeliographError("one notification has one recipient here: send_many takes one for each")
     if key is None and notification.get("request_id"):
         return Call("POST", PATH, notification)
     return Call("POST", PATH, notification, headers={"Idempotency-Key": key or str(uuid.uuid4())})
