@@ -1,4 +1,6 @@
 -- One row per notification, ids as UUID; for people (notification_latest has the ids as they are sorted).
+-- The newest hours are summed up apart, so that `LIMIT 100` ends with them: summing up everything took 2.5 s at 10 M rows. An id
+-- may name a time to come, so the clock has a word in what is newest.
 CREATE OR REPLACE VIEW notification_state AS
 SELECT
     toUUID(UUIDNumToString(n.notification_id)) AS notification_id,
@@ -18,4 +20,10 @@ SELECT
     n.template_id AS template_id,
     n.recipient AS recipient,
     n.hour AS hour
-FROM notification_latest AS n;
+FROM
+(
+    WITH (SELECT least(max(s.hour), toStartOfHour(now('UTC'))) - INTERVAL 1 HOUR FROM notification_states AS s) AS newest
+    SELECT * FROM notification_latest WHERE hour >= newest
+    UNION ALL
+    SELECT * FROM notification_latest WHERE hour < newest
+) AS n;

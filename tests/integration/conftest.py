@@ -41,7 +41,7 @@ def pytest_collection_finish() -> None:
 
 def until(
     condition: Callable[[], bool],
-    timeout_s: float = 60.0,
+    timeout_s: float = 120.0,
     what: str = "condition",
     found: Callable[[], object] = lambda: "",
 ) -> None:

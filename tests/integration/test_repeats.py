@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,15 @@ def test_push_whose_first_answer_was_lost_is_taken_once_and_not_flagged(
             sender.kill()
             sender.wait()
             world.run("sender", "--channel", "push")
-        until(lambda: len(world.sent_messages(made)) == 2 * EACH, what="all are sent")
+        until(
+            lambda: len(world.sent_messages(made)) == 2 * EACH,
+            what="all are sent",
+            found=lambda: Counter(
+                (status["state"], status["reason"], status["detail"])
+                for events in world.statuses(made).values()
+                for status in events
+            ),
+        )
     accepted = world.accepted("onesignal", mark)
     assert (len(accepted), set(accepted.values())) == (2 * EACH, {1})
     statuses = [status for events in world.statuses(made).values() for status in events]
