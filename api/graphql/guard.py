@@ -18,12 +18,11 @@ from strawberry.types.graphql import OperationType
 
 from api.graphql.context import Context
 from api.graphql.errors import INVALID_QUERY
-from api.graphql.limits import MAX_TOKENS, TooLarge, measure
+from api.graphql.limits import COST_OF_A_CALL, MAX_TOKENS, TooLarge, measure
 from runtime.http.problems import Problem
 from runtime.metrics import GRAPHQL_REFUSED
 
 TIMEOUT_S = 10.0
-COST_OF_A_CALL = 100
 MAX_KEPT = 256
 MAX_KEPT_CHARS = 16_384
 
