@@ -5,6 +5,7 @@ May import the services. Never: a type of the schema.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from api.graphql.loaders import Loaders
@@ -21,6 +22,8 @@ class Context:
     request_id: str
     correlation_id: str
     traceparent: str | None = None
+    cut: Callable[[], None] = lambda: None
+    """Ends the connection without a word: its reader does not read."""
     loaders: Loaders = field(init=False)
 
     def __post_init__(self) -> None:

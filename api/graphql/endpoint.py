@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.types import Receive, Scope, Send
 
 from api.errors import problem_for
+from api.graphql.operation import read_operation
 from api.graphql.services import Services
 from api.requests import (
     check_form,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 log = get_logger("graphql")
 PATH = "/graphql"
 SDL_PATH = "/graphql/schema.graphql"
-_KNOWN = frozenset({"query", "variables", "operationName", "extensions"})
 _JSON = b"application/json; charset=utf-8"
 _RESPONSE_JSON = b"application/graphql-response+json; charset=utf-8"
 
@@ -118,27 +118,14 @@ class GraphqlEndpoint:
         server = await self._loaded()
         context = server.context(caller, request_id, correlation_id_of(headers) or request_id, traceparent_of(headers))
         if b"text/event-stream" in headers.get(b"accept", b""):
-            await server.stream(asked, context, receive, send)
-            return
-        status, document = await server.execute(asked, context)
+            refused = await server.stream(asked, context, receive, send)
+            if refused is None:
+                return
+            status, document = refused
+        else:
+            status, document = await server.execute(asked, context)
         kind = _RESPONSE_JSON if b"application/graphql-response+json" in headers.get(b"accept", b"") else _JSON
         await _send(send, status, kind, json.dumps(document).encode(), request_id)
-
-
-def read_operation(body: Any) -> dict[str, Any]:
-    """{"query", "variables", "operationName"} of a request's body. Raises Problem."""
-    if isinstance(body, list):
-        GRAPHQL_REFUSED.labels("batch").inc()
-        raise Problem(400, "invalid_request", "several operations in one request are not taken: send one by one")
-    shapes = {"query": str, "variables": dict | None, "operationName": str | None}
-    if not isinstance(body, dict) or body.keys() - _KNOWN or not body.get("query"):
-        raise Problem(
-            400, "invalid_request", "the body is an object with query, and variables and operationName if any"
-        )
-    for name, shape in shapes.items():
-        if not isinstance(body.get(name), shape):
-            raise Problem(400, "invalid_request", f"{name} is of another type than GraphQL over HTTP has it")
-    return {name: body.get(name) for name in shapes}
 
 
 async def _refuse(problem: Problem, request_id: str, outages: Outages, send: Send) -> None:

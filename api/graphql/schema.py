@@ -15,8 +15,10 @@ from strawberry.types import ExecutionContext
 from api.graphql.context import Context
 from api.graphql.errors import write_error
 from api.graphql.guard import Documents, Guard
+from api.graphql.mutations import Mutation
 from api.graphql.queries import Query
 from api.graphql.scalars import SCALARS
+from api.graphql.subscriptions import Subscription
 
 
 class Schema(strawberry.Schema):
@@ -36,6 +38,8 @@ def graphql_schema() -> Schema:
     documents = Documents()
     return Schema(
         query=Query,
+        mutation=Mutation,
+        subscription=Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
         extensions=[lambda: Guard(documents)],
     )

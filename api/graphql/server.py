@@ -1,11 +1,14 @@
 """Runs operations: one answer, a stream of server-sent events, or a socket's.
 
-May import strawberry. Never: who is calling, a header.
+May import strawberry. Never: a header of a request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -16,9 +19,19 @@ from strawberry.types.graphql import OperationType
 from api.graphql.context import Context
 from api.graphql.guard import refusal
 from api.graphql.schema import graphql_schema
-from api.graphql.services import Services
+from api.graphql.services import MAX_SUBSCRIPTIONS, Services
+from api.graphql.socket import RESTART, Adapter, converse
+from api.requests import Authenticator
 from producers.reference.keys import Caller
+from runtime.http.outages import Outages
+from runtime.logs import get_logger
+from tracking.live.hub import KEEP_ALIVE_S
 
+log = get_logger("graphql")
+REFUSED_WITHIN_S = 1.0
+"""An operation that is refused before it runs is answered as one that is not streamed, when that is known so soon."""
+LAST_WORDS_S = 0.2
+"""Between the end of subscriptions and that of their sockets."""
 _AT_ONCE = (OperationType.QUERY, OperationType.MUTATION)
 
 
@@ -26,11 +39,46 @@ class GraphqlServer:
     """One per process."""
 
     def __init__(self, services: Services, origins: Sequence[str]) -> None:
-        self._services, self._origins = services, origins
+        self._services, self.origins = services, origins
         self._schema = graphql_schema()
+        self._sockets: set[Adapter] = set()
+        self._ending: asyncio.Task[None] | None = None
+        self.stopping = False
+
+    @property
+    def authenticator(self) -> Authenticator:
+        """Who finds callers."""
+        return self._services.authenticator
+
+    @property
+    def outages(self) -> Outages:
+        """What does not answer."""
+        return self._services.outages
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more socket may come."""
+        return len(self._sockets) < MAX_SUBSCRIPTIONS
+
+    @contextmanager
+    def entered(self, adapter: Adapter) -> Iterator[None]:
+        """A socket, while it lasts."""
+        self._sockets.add(adapter)
+        try:
+            yield
+        finally:
+            self._sockets.discard(adapter)
 
     def stop(self) -> None:
-        """End what goes on."""
+        """End what goes on: subscriptions end with the hub, and their sockets right after."""
+        self.stopping = True
+        if self._sockets and self._ending is None:
+            self._ending = asyncio.ensure_future(self._end_sockets())
+
+    async def _end_sockets(self) -> None:
+        await asyncio.sleep(LAST_WORDS_S)
+        why = "this process restarts: connect again"
+        await asyncio.gather(*(socket.close(RESTART, why) for socket in self._sockets))
 
     def context(self, caller: Caller, request_id: str, correlation_id: str, traceparent: str | None) -> Context:
         """Of one operation."""
@@ -51,16 +99,92 @@ class GraphqlServer:
             raise refusal("operation", why, "invalid_query") from exc
         except CannotGetOperationTypeError as exc:
             raise refusal("operation", "the document has no such operation", "invalid_query") from exc
-        return _status(result), document_of(result)
+        return status_of(result), document_of(result)
 
-    async def stream(self, asked: dict[str, Any], context: Context, receive: Receive, send: Send) -> None:
-        """As server-sent events, until it is complete or its reader goes."""
-        raise refusal("operation", "there are no subscriptions yet", "invalid_query")
+    async def results(
+        self, query: str, variables: dict[str, Any] | None, operation_name: str | None, context: Context
+    ) -> AsyncIterator[Any]:
+        """The results of an operation of any kind."""
+        return await self._schema.stream(
+            query, variable_values=variables, context_value=context, operation_name=operation_name
+        )
+
+    async def stream(
+        self, asked: dict[str, Any], context: Context, receive: Receive, send: Send
+    ) -> tuple[int, Any] | None:
+        """As server-sent events until it is complete or its reader goes; (status, document) where it is refused before it runs."""
+        streaming = _Streaming(receive, send)
+        context.cut = streaming.cut
+        results: Any = await self.results(asked["query"], asked["variables"], asked["operationName"], context)
+        async with aclosing(results):
+            return await streaming.write(results, context.request_id)
 
     async def socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A WebSocket."""
-        await receive()
-        await send({"type": "websocket.close", "code": 4400})
+        await converse(self, scope, receive, send)
+
+
+class _Streaming:
+    """One answer that goes on."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._main = asyncio.current_task()
+        self._was_cut = False
+
+    def cut(self) -> None:
+        """Its reader does not read."""
+        self._was_cut = True
+        if self._main is not None:
+            self._main.cancel()
+
+    async def write(self, results: Any, request_id: str) -> tuple[int, Any] | None:
+        """See GraphqlServer.stream."""
+        gone = asyncio.ensure_future(self._gone())
+        reading: asyncio.Future[Any] = asyncio.ensure_future(anext(results, None))
+        try:
+            await asyncio.wait([reading, gone], timeout=REFUSED_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done() and isinstance(reading.result(), PreExecutionError):
+                return status_of(reading.result()), document_of(reading.result())
+            await self._begin(request_id)
+            while not gone.done():
+                await asyncio.wait([reading, gone], timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    await self._body(b"" if gone.done() else b":\n\n")
+                    continue
+                result = reading.result()
+                if result is None:
+                    await self._body(b"event: complete\ndata:\n\n", last=True)
+                    return None
+                await self._body(b"event: next\ndata: " + json.dumps(document_of(result)).encode() + b"\n\n")
+                reading = asyncio.ensure_future(anext(results, None))
+        except asyncio.CancelledError:
+            if not self._was_cut:
+                raise
+            log.info("a stream is cut off: its reader does not read")
+        finally:
+            gone.cancel()
+            reading.cancel()
+            await asyncio.wait([reading])
+        return None
+
+    async def _gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _begin(self, request_id: str) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),  # nginx would gather it
+            (b"connection", b"close"),
+            (b"x-request-id", request_id.encode()),
+        ]
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._body(b":\n\n")
+
+    async def _body(self, body: bytes, *, last: bool = False) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
 
 
 def document_of(result: ExecutionResult) -> dict[str, Any]:
@@ -73,7 +197,7 @@ def document_of(result: ExecutionResult) -> dict[str, Any]:
     return document
 
 
-def _status(result: ExecutionResult) -> int:
+def status_of(result: ExecutionResult) -> int:
     """200 for what was executed, with or without errors; else that of the first error."""
     refused = result.data is None and result.errors and result.errors[0].path is None
     return int((result.errors[0].extensions or {})["status"]) if refused and result.errors else 200

@@ -21,6 +21,7 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from api.live.access import Access, LiveAuthenticator
+from api.live.frames import AUTH_TIMEOUT_S, FRAMES_PER_S, Allowance, is_foreign
 from api.live.wanted import Wanted, wanted, watch
 from api.requests import read_headers
 from api.strict_json import parse_json
@@ -35,10 +36,8 @@ from tracking.live.watchers import Frame, Watcher
 log = get_logger("live")
 PATH = "/v1/ws"
 SUBPROTOCOL = "heliograph.v1"
-AUTH_TIMEOUT_S = 5.0
 MAX_SUBSCRIPTIONS = 100
 MAX_FRAME_BYTES = 16_384
-FRAMES_PER_S = 20
 MAX_ID_CHARS = 64
 MALFORMED, UNAUTHENTICATED, ORIGIN, TOO_SLOW, TOO_MANY, RESTART, GOING_AWAY = 4400, 4401, 4403, 4408, 4429, 1012, 1001
 
@@ -216,17 +215,12 @@ class SocketEndpoint:
             headers = read_headers(scope)
         except Problem as exc:
             raise _Close(MALFORMED, exc.detail) from exc
-        origin = headers.get(b"origin", b"").decode("latin-1").lower()
-        if (
-            origin
-            and origin not in self._origins
-            and origin.partition("://")[2] != headers.get(b"host", b"").decode("latin-1")
-        ):
+        if is_foreign(headers, self._origins):
             raise _Close(ORIGIN, "this origin is not among HELIOGRAPH_LIVE__ALLOWED_ORIGINS")
         access = await self._authenticated(headers.get(b"authorization"), receive)
         if access is None:
             return
-        allowance, at = float(FRAMES_PER_S), system_monotonic()
+        allowance = Allowance()
         restarting: asyncio.Future[Any] = asyncio.ensure_future(connection.restarting.wait())
         reading: asyncio.Future[Any] = asyncio.ensure_future(_text(receive))
         try:
@@ -237,10 +231,7 @@ class SocketEndpoint:
                 text = reading.result()
                 if text is None:
                     return
-                now = system_monotonic()
-                allowance = min(FRAMES_PER_S, allowance + (now - at) * FRAMES_PER_S) - 1
-                at = now
-                if allowance < 0:
+                if not allowance.take():
                     raise _Close(TOO_MANY, f"at most {FRAMES_PER_S} frames a second")
                 await self._handle(connection, access, _message(text))
                 reading = asyncio.ensure_future(_text(receive))

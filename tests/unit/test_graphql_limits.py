@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -139,6 +141,11 @@ def test_query_over_a_limit_is_refused_at_once(name: str) -> None:
         cost(query)
     assert refused.value.rule == rule
     assert time.perf_counter() - began < 1
+
+
+def test_process_without_a_call_of_graphql_does_not_import_it() -> None:
+    program = "import sys, api.role; sys.exit(any(name in sys.modules for name in ('strawberry', 'graphql')))"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
 
 
 def test_query_of_the_tools_for_introspection_is_taken() -> None:
