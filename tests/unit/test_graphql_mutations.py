@@ -156,7 +156,7 @@ async def test_mutation_is_not_cut_off_before_kafka_has_answered(
 
 async def test_each_mutation_of_an_operation_is_a_call(world: GraphWorld) -> None:
     charge = create_autospec(world.services.authenticator.charge)
-    world.services.authenticator.charge = charge  # type: ignore[method-assign]
+    world.services.authenticator.charge = charge
     one = 'send(input: {to: {user_id: "u1"}, content: {text: "hello"}, channels: [SMS]}) { id }'
     _, errors = await world.ask("mutation { " + " ".join(f"a{n}: {one}" for n in range(10)) + " }")
     assert not errors
@@ -174,7 +174,7 @@ async def test_variable_that_is_named_again_and_again_makes_no_megabytes(world: 
 
 
 async def test_number_that_graphql_cannot_read_is_refused(world: GraphWorld) -> None:
-    wanted = f"{{to: {{user_id: \"u1\"}}, content: {{text: \"x\"}}, channels: [SMS], data: {{n: {'9' * 5_000}}}}}"
+    wanted = f'{{to: {{user_id: "u1"}}, content: {{text: "x"}}, channels: [SMS], data: {{n: {"9" * 5_000}}}}}'
     _, (error,) = await world.ask(f"mutation {{ send(input: {wanted}) {{ id }} }}")
     assert (error["code"], error["pointer"]) == ("invalid_request", "/input/data")
 

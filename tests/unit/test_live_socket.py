@@ -32,6 +32,7 @@ class World:
         self.frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.is_read = asyncio.Event()
         self.is_read.set()
+        self.is_waited_for = asyncio.Event()
         self.streams: list[Any] = []
         self.watchers: list[Any] = []
         keys = create_autospec(Keys, instance=True)
@@ -66,6 +67,8 @@ class World:
         return asyncio.create_task(self.endpoint(scope, self.frames.get, self._send))
 
     async def _send(self, message: Any) -> None:
+        if not self.is_read.is_set():
+            self.is_waited_for.set()
         await self.is_read.wait()
         self.said.put_nowait(message)
 
@@ -117,8 +120,8 @@ async def test_reader_that_does_not_read_what_it_resumes_is_seen_and_cut_off() -
     world.is_read.clear()
     world.send(type="subscribe", id="a", filter={}, after="1-AQA")
     async with asyncio.timeout(10):
-        while not world.watchers or world.watchers[0].writing_since is None:
-            await asyncio.sleep(0)
+        await world.is_waited_for.wait()
+    assert world.watchers[0].writing_since is not None
     world.streams[0].cut()
     await asyncio.sleep(0)
     world.is_read.set()
