@@ -116,8 +116,10 @@ def _check_json(value: dict[str, Any], info: ValidationInfo) -> EncodedObject:
     if info.context is not PARSED_JSON:
         return EncodedObject(value, json_object(value))
     encoded = to_json(value, inf_nan_mode="constants")
-    # 1e999 is JSON, and infinite to the parser. A text may hold the word as well: then the slower encoder decides.
-    return EncodedObject(value, json_object(value) if b"Infinity" in encoded else encoded)
+    # 1e999 is JSON, and infinite to the parser; GraphQL's makes NaN of a number of thousands of digits. A text may hold the words
+    # as well: then the slower encoder decides.
+    is_doubtful = b"Infinity" in encoded or b"NaN" in encoded
+    return EncodedObject(value, json_object(value) if is_doubtful else encoded)
 
 
 Line = Annotated[str, AfterValidator(plain_text)]

@@ -2,7 +2,7 @@
 
     {"message", "path", "locations", "extensions": {"code", "status", "pointer", "request_id", "errors", ...}}
 
-May import graphql-core, api.errors. Never: an exception's own text unless it is written for callers.
+May import strawberry's exceptions, graphql-core, api.errors. Never: an exception's own text unless it is written for callers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from graphql import GraphQLError
+from strawberry.schema.exceptions import CannotGetOperationTypeError
 
 from api.errors import problem_for
 from runtime.errors import MAX_ERRORS
@@ -21,6 +22,7 @@ from runtime.metrics import REFUSED
 log = get_logger("graphql")
 INVALID_QUERY = "invalid_query"
 MAX_MESSAGE_CHARS = 500
+NO_OPERATION = "the document has no such operation"
 
 
 def extensions_of(problem: Problem, request_id: str, outages: Outages) -> dict[str, Any]:
@@ -47,6 +49,8 @@ def problem_of_error(error: GraphQLError, request_id: str) -> Problem:
         cause = cause.original_error
     if cause is None or isinstance(cause, GraphQLError):
         return Problem(400, INVALID_QUERY, error.message[:MAX_MESSAGE_CHARS])
+    if isinstance(cause, CannotGetOperationTypeError):
+        return Problem(400, INVALID_QUERY, NO_OPERATION)
     if (problem := problem_for(cause)) is not None:
         return problem
     log.error("an operation failed", request_id=request_id, exc_info=cause)

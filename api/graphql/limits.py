@@ -1,14 +1,17 @@
-"""How large a query is before any of it runs: depth, aliases, repetitions and cost; pure.
+"""How large a query is before any of it runs: depth, aliases, repetitions, variables and cost; pure.
 
     cost of a field = what it costs itself (1 unless COSTS says more) + (its `first`, else 1) * the cost of what is under it
+    cost of a mutation's field on top of that = a call
 
-A fragment is measured once, however often it is spread, so that measuring takes time in proportion to the text. Introspection has a
+All operations of a document are validated, whichever is asked for: what makes that slow is counted in all of them. A fragment is measured once, however often it is spread, so that measuring takes time in proportion to the text. Introspection has a
 budget of its own: how many fields it gives is known from the schema.
 May import graphql-core. Never: who asks, a limit of calls.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +31,7 @@ from graphql import (
     VariableNode,
     get_named_type,
 )
+from pydantic_core import to_json
 
 MAX_DEPTH = 10
 MAX_ALIASES = 30
@@ -39,11 +43,17 @@ MAX_SPREADS = 50
 MAX_INTROSPECTION_DEPTH = 15
 MAX_INTROSPECTION = 120_000
 """Fields that introspection gives, at most; the query that tools send has two thirds of it, and takes some 30 ms."""
+MAX_VARIABLES_BYTES = 262_144
+"""Of what variables stand for, each as often as it is named; that of a body, which has each of them once."""
+COST_OF_A_CALL = 100
 COSTS: Mapping[str, int] = {"explanation": 50, "message": 50}
 """Fields that ask the store more than others do."""
 _MANY: Mapping[str, int] = {"types": 60, "fields": 10, "args": 2, "inputFields": 8, "enumValues": 8, "directives": 6}
 """How many there are of a list of introspection, about."""
 _INTROSPECTION = frozenset({"__schema", "__type"})
+_VARIABLE = re.compile(r"\$\s*(\w+)")
+_DIGITS = 6
+"""Of a number that are read: more of them are more than there may be of anything."""
 
 
 class TooLarge(Exception):
@@ -81,23 +91,28 @@ class _Measure:
         operation: OperationDefinitionNode,
         variables: Mapping[str, Any],
     ) -> None:
-        self._schema, self._operation = schema, operation
+        self._schema, self._operation, self._given = schema, operation, variables
+        self._others = [
+            node for node in document.definitions if isinstance(node, OperationDefinitionNode) and node is not operation
+        ]
         self._fragments = {
             node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)
         }
         self._variables = {
-            node.variable.name.value: int(node.default_value.value)
+            node.variable.name.value: int(node.default_value.value[:_DIGITS])
             for node in operation.variable_definitions or ()
             if isinstance(node.default_value, IntValueNode)
-        } | {name: value for name, value in variables.items() if type(value) is int}
+        } | {name: int(value) for name, value in variables.items() if _is_whole(value)}
         self._measured: dict[str, _Size | None] = {}
         self._asked = set[str]()
         self._aliases = self._spreads = self._repeated = 0
 
     def cost(self) -> int:
         """See `measure`."""
-        parent = self._schema.get_root_type(self._operation.operation)
-        size = self._of(self._operation.selection_set, parent, 0, "", introspecting=False)
+        self._check_variables()
+        size = self._of_operation(self._operation, "")
+        for index, operation in enumerate(self._others):
+            self._of_operation(operation, str(index))
         for name, fragment in self._fragments.items():
             # Also those that are not used: to validate them takes as long.
             self._of_fragment(name, fragment, 0, introspecting=False)
@@ -110,6 +125,23 @@ class _Measure:
         if size.introspection > MAX_INTROSPECTION:
             raise TooLarge("cost", "introspection asks for too much at once")
         return size.cost + size.introspection // 100
+
+    def _check_variables(self) -> None:
+        """Raises TooLarge: a variable is sent once, and a few bytes of the query name it again."""
+        loc = self._operation.loc
+        named = Counter(_VARIABLE.findall(loc.source.body) if loc is not None else ())
+        # Once where it is defined, once where it is used.
+        if self._given and any(times > 2 for times in named.values()):
+            size = sum(len(to_json(value)) * max(1, named[name] - 1) for name, value in self._given.items())
+            if size > MAX_VARIABLES_BYTES:
+                raise TooLarge(
+                    "variables", f"variables stand for {size} bytes, of {MAX_VARIABLES_BYTES}: send several operations"
+                )
+
+    def _of_operation(self, operation: OperationDefinitionNode, path: str) -> _Size:
+        return self._of(
+            operation.selection_set, self._schema.get_root_type(operation.operation), 0, path, introspecting=False
+        )
 
     def _of(
         self, selections: SelectionSetNode | None, parent: Any, level: int, path: str, *, introspecting: bool
@@ -159,7 +191,8 @@ class _Measure:
         field: GraphQLField | None = fields.get(name)
         child = get_named_type(field.type) if field is not None else None
         inner = self._of(node.selection_set, child, level + 1, path, introspecting=False)
-        cost = COSTS.get(name, 1) + self._first(node, field) * inner.cost
+        itself = COSTS.get(name, 1) + COST_OF_A_CALL * (parent is not None and parent is self._schema.mutation_type)
+        cost = itself + self._first(node, field) * inner.cost
         return _Size(inner.depth + 1, min(cost, 1_000 * MAX_COST), inner.introspection)
 
     def _first(self, node: FieldNode, field: GraphQLField | None) -> int:
@@ -171,7 +204,7 @@ class _Measure:
         for given in node.arguments or ():
             if given.name.value == "first":
                 if isinstance(given.value, IntValueNode):
-                    found = int(given.value.value[:6])
+                    found = int(given.value.value[:_DIGITS])
                 elif isinstance(given.value, VariableNode):
                     found = self._variables.get(given.value.name.value, found)
         return max(1, min(int(found), 1_000))
@@ -198,3 +231,8 @@ class _Measure:
         if size is None:
             raise TooLarge("cycle", f"the fragment {name} spreads itself")
         return size
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether GraphQL takes it for an Int: 100.0 is one as well."""
+    return type(value) is int or (isinstance(value, float) and value.is_integer())

@@ -17,6 +17,7 @@ from strawberry.types.execution import ExecutionResult, PreExecutionError
 from strawberry.types.graphql import OperationType
 
 from api.graphql.context import Context
+from api.graphql.errors import INVALID_QUERY, NO_OPERATION
 from api.graphql.guard import refusal
 from api.graphql.schema import graphql_schema
 from api.graphql.services import MAX_SUBSCRIPTIONS, Services
@@ -96,9 +97,9 @@ class GraphqlServer:
             )
         except InvalidOperationTypeError as exc:
             why = "a subscription goes on: send Accept: text/event-stream, or use the WebSocket"
-            raise refusal("operation", why, "invalid_query") from exc
+            raise refusal("operation", why, INVALID_QUERY) from exc
         except CannotGetOperationTypeError as exc:
-            raise refusal("operation", "the document has no such operation", "invalid_query") from exc
+            raise refusal("operation", NO_OPERATION, INVALID_QUERY) from exc
         return status_of(result), document_of(result)
 
     async def results(

@@ -36,6 +36,7 @@ _ENDS: Mapping[str, tuple[Refusal, str]] = {
     "restart": (Refusal.BUSY, "this process restarts: subscribe again, after the last cursor"),
     "reconnect": (Refusal.BUSY, "a subscription lasts a quarter of an hour: subscribe again, after the last cursor"),
     "revoked": (Refusal.UNKNOWN, "the API key is revoked"),
+    "not_found": (Refusal.UNKNOWN, "there is no such notification"),
 }
 
 
@@ -107,7 +108,7 @@ async def _follow(context: Context, asked: Wanted, after: str | None) -> AsyncGe
                 for frame in frames:
                     if frame.timestamp:
                         LIVE_DELAY_SECONDS.observe(max(0, system_clock() - frame.timestamp) / 1_000)
-                    for item in _items(frame, known, context):
+                    for item in items_of(frame, known, context):
                         watcher.writing_since = system_monotonic()
                         yield item
                         watcher.writing_since, watcher.written_at = None, system_monotonic()
@@ -121,7 +122,8 @@ async def _follow(context: Context, asked: Wanted, after: str | None) -> AsyncGe
             context.services.hub.leave(watcher)
 
 
-def _items(frame: Frame, known: set[str] | None, context: Context) -> list[Item]:
+def items_of(frame: Frame, known: set[str] | None, context: Context) -> list[Item]:
+    """What is said of a frame; facts in `known` are left out, and those that are said are added to it."""
     if not frame.kind:
         return []
     data = json.loads(frame.data)

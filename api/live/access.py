@@ -101,8 +101,10 @@ class StreamTokens:
 class LiveAuthenticator:
     """Finds what the caller of a stream may watch."""
 
-    def __init__(self, authenticator: Authenticator, tokens: StreamTokens, keys: Keys) -> None:
-        self._authenticator, self._tokens, self._keys = authenticator, tokens, keys
+    def __init__(
+        self, authenticator: Authenticator, tokens: StreamTokens, keys: Keys, clock: Clock = system_clock
+    ) -> None:
+        self._authenticator, self._tokens, self._keys, self._clock = authenticator, tokens, keys, clock
 
     async def access(self, authorization: bytes | None, token: str | None) -> Access:
         """By the key of the header, else by a stream token. Raises Problem: 401, 429, 503."""
@@ -110,6 +112,11 @@ class LiveAuthenticator:
             return await self.token_access(token)
         caller = await self._authenticator.caller(authorization)
         return Access(caller.tenant, caller.key_id)
+
+    async def still_holds(self, access: Access) -> bool:
+        """Whether its key is not revoked and its token has not ended, for a connection that outlives both."""
+        ended = access.expires_at is not None and access.expires_at <= self._clock()
+        return not ended and not await self._keys.revoked_of({access.key_id})
 
     async def token_access(self, token: str) -> Access:
         """By a stream token; one whose key is revoked is none. Raises Problem: 401, 429."""

@@ -4,7 +4,7 @@
             {"type": "subscribe", "id": "a", "filter": {...}, "after": "1-..."}      {"type": "unsubscribe", "id": "a"}
     server  subscribed, snapshot, event, gap, reset, end, error: each with the id of its subscription
 
-    closes  4400 malformed   4401 not authenticated   4403 origin   4408 too slow   4429 too many   1012 restart
+    closes  4400 malformed   4401 not authenticated, or no longer   4403 origin   4408 too slow   4429 too many   1012 restart
 
 Each subscription is a watcher of the hub, with the same limits as a stream of its own.
 May import starlette's types and tracking.live. Never: a frame of SSE.
@@ -139,11 +139,16 @@ class _Connection:
         watcher, first = await watch(self._hub, subscription, asked, access, after)
         self.subscriptions[name] = subscription
         try:
+            watcher.writing_since = system_monotonic()
             await self.say("subscribed", name, cursor=self._hub.place())
-            await self.write(name, first)
+            for frame in first:
+                watcher.writing_since = system_monotonic()
+                await self.write(name, [frame])
         except BaseException:
             self._hub.leave(watcher)
             raise
+        finally:
+            watcher.writing_since = None
         subscription.watcher = watcher
         subscription.wake()
 
@@ -284,6 +289,8 @@ class SocketEndpoint:
         if name in connection.subscriptions:
             await connection.say("error", name, code="conflict", detail="there is a subscription of this id")
             return
+        if not await self._authenticator.still_holds(access):
+            raise _Close(UNAUTHENTICATED, "the key is revoked, or the token has ended")
         if len(connection.subscriptions) >= MAX_SUBSCRIPTIONS:
             raise _Close(TOO_MANY, f"at most {MAX_SUBSCRIPTIONS} subscriptions")
         await connection.subscribe(name, wanted(_given(message.get("filter", {})), access), access, after or None)

@@ -17,9 +17,9 @@ from schemas.channels import CHANNELS
 from schemas.events import states
 
 
-def cost(query: str, **variables: Any) -> int:
+def cost(query: str, operation_name: str | None = None, **variables: Any) -> int:
     document = parse(query, max_tokens=MAX_TOKENS)
-    operation = get_operation_ast(document)
+    operation = get_operation_ast(document, operation_name)
     assert operation is not None
     return measure(graphql_schema()._schema, document, operation, variables)
 
@@ -54,6 +54,37 @@ def test_first_of_a_variable_counts() -> None:
     assert cost(query, n=-5) == 3
     with pytest.raises(TooLarge):
         cost(query, n=10**9)
+
+
+def test_first_is_read_as_graphql_reads_an_int() -> None:
+    query = "query ($n: Int! = 1) { notifications(first: $n) { nodes { id } } }"
+    assert cost(query, n=100.0) == 201
+    for many in (query.replace("= 1", f"= {'9' * 5_000}"), query.replace("$n)", f"{'9' * 5_000})")):
+        with pytest.raises(TooLarge):
+            cost(many)
+    with pytest.raises(TooLarge):
+        cost(query, n=1e300)
+
+
+def test_operations_that_are_not_asked_for_count_where_validation_is_slow() -> None:
+    with pytest.raises(TooLarge) as refused:
+        cost("query a { viewer { tenant } } query b {" + " viewer { tenant }" * 400 + " }", operation_name="a")
+    assert refused.value.rule == "repetitions"
+    # Each has its own places, and costs only when it is asked for.
+    two = "query a { viewer { tenant } } query b { notifications(first: 100) { nodes { tags } } }"
+    assert cost(two, operation_name="a") == 2
+    assert cost(two, operation_name="b") == 201
+
+
+def test_variable_counts_as_often_as_it_is_named() -> None:
+    value = {"text": "x" * 100_000}
+    query = "query ($d: JSON) {{ {} }}"
+    render = "a{}: preview(template: 1, channel: EMAIL, data: $d) {{ text }}"
+    assert cost(query.format(" ".join(map(render.format, range(2)))), d=value)
+    with pytest.raises(TooLarge) as refused:
+        cost(query.format(" ".join(map(render.format, range(3)))), d=value)
+    assert refused.value.rule == "variables"
+    assert cost(query.format(" ".join(map(render.format, range(3)))), d={"text": "x"})
 
 
 FRAGMENTS = "".join(f"fragment f{n} on Query {{ ...f{n + 1} ...f{n + 1} }} " for n in range(60))

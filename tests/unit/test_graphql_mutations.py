@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
-from unittest.mock import create_autospec
+from unittest.mock import AsyncMock, create_autospec
 
 import pytest
 
+from api.graphql import guard
 from api.graphql.context import Context
 from api.graphql.schema import graphql_schema
+from api.graphql.server import GraphqlServer
 from api.graphql.services import Services
 from api.requests import Authenticator
 from producers.notification import Notification
@@ -19,6 +22,7 @@ from producers.reference.service import ReferenceService
 from producers.reference.template_check import TemplateCheck
 from runtime.errors import Refusal, RefusedError
 from runtime.http.outages import Outages
+from runtime.http.problems import Problem
 from runtime.workers import Workers
 from tests.support.http_world import HttpWorld
 from tests.unit.test_http_ingest import FakeKeys
@@ -134,6 +138,47 @@ async def test_many_that_may_all_be_sent_again_are_an_error(world: GraphWorld) -
     assert error["code"] == "invalid_parameter"
 
 
+async def test_mutation_is_not_cut_off_before_kafka_has_answered(
+    world: GraphWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "TIMEOUT_S", 0.01)
+    send = world.broker.send
+
+    async def late(records: Any) -> None:
+        await asyncio.sleep(0.1)
+        await send(records)
+
+    monkeypatch.setattr(world.broker, "send", late)
+    data, errors = await world.ask(MANY, inputs=[SMS, SMS])
+    assert not errors
+    assert len({found["id"] for found in data["sendMany"]}) == len(world.broker.records) == 2
+
+
+async def test_each_mutation_of_an_operation_is_a_call(world: GraphWorld) -> None:
+    charge = create_autospec(world.services.authenticator.charge)
+    world.services.authenticator.charge = charge
+    one = 'send(input: {to: {user_id: "u1"}, content: {text: "hello"}, channels: [SMS]}) { id }'
+    _, errors = await world.ask("mutation { " + " ".join(f"a{n}: {one}" for n in range(10)) + " }")
+    assert not errors
+    charge.assert_called_once_with(Caller("shop", "id"), 9)  # the request itself is counted already
+    _, (error,) = await world.ask("mutation { " + " ".join(f"a{n}: {one}" for n in range(20)) + " }")
+    assert error["code"] == "query_too_large"
+    assert len(world.broker.records) == 10
+
+
+async def test_variable_that_is_named_again_and_again_makes_no_megabytes(world: GraphWorld) -> None:
+    many = f"mutation ($i: SendInput!) {{ sendMany(inputs: [{' $i' * 900}]) {{ __typename }} }}"
+    _, (error,) = await world.ask(many, i={**SMS, "data": {"text": "x" * 200_000}})
+    assert error["code"] == "query_too_large"
+    assert not world.broker.records
+
+
+async def test_number_that_graphql_cannot_read_is_refused(world: GraphWorld) -> None:
+    wanted = f'{{to: {{user_id: "u1"}}, content: {{text: "x"}}, channels: [SMS], data: {{n: {"9" * 5_000}}}}}'
+    _, (error,) = await world.ask(f"mutation {{ send(input: {wanted}) {{ id }} }}")
+    assert (error["code"], error["pointer"]) == ("invalid_request", "/input/data")
+
+
 async def test_cancel_and_resend_are_those_of_rest(world: GraphWorld) -> None:
     nid = "019b76da-a800-7abc-8def-0123456789ab"
     world.services.control.cancel.return_value = (True, {"id": nid, "status": "cancelled"})
@@ -161,3 +206,20 @@ def test_send_input_has_every_field_of_the_model() -> None:
     fields = set(graphql_schema()._schema.type_map["SendInput"].fields)  # type: ignore[attr-defined]
     names = {name.replace("_a", "A").replace("_r", "R").replace("_i", "I") for name in Notification.model_fields}
     assert names - {"routing"} == fields - {"version", "strategy"}
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_operation_that_the_document_has_not_is_refused(world: GraphWorld, is_streamed: bool) -> None:
+    server = GraphqlServer(world.services, ())
+    context = server.context(Caller("shop", "id"), "request", "correlation", None)
+    asked = {"query": "query a { viewer { tenant } }", "variables": None, "operationName": "b"}
+    receive, send = AsyncMock(side_effect=asyncio.Event().wait), AsyncMock()
+    if is_streamed:
+        found = await server.stream(asked, context, receive, send)
+        assert found is not None and found[0] == 400
+        assert found[1]["errors"][0]["extensions"]["code"] == "invalid_query"
+        send.assert_not_called()
+    else:
+        with pytest.raises(Problem) as refused:
+            await server.execute(asked, context)
+        assert (refused.value.status, refused.value.code) == (400, "invalid_query")

@@ -82,14 +82,14 @@ def test_data_is_published_as_it_was_said_over_http_as_by_the_publisher(data: di
         assert json.loads(notification.to_request("shop", _NOW)["data"]) == data
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
-def test_number_that_a_json_parser_makes_infinite_is_refused(value: float) -> None:
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_number_that_a_parser_makes_none_is_refused(value: float) -> None:
     with pytest.raises(ValidationError, match="infinite"):
         Notification.model_validate({**_LEAST, "data": {"a": [value]}}, context=PARSED_JSON)
 
 
-def test_text_about_infinity_is_not_taken_for_one() -> None:
-    said = {"a": "To Infinity and beyond"}
+def test_text_about_such_numbers_is_not_taken_for_one() -> None:
+    said = {"a": "To Infinity and NaN"}
     assert Notification.model_validate({**_LEAST, "data": said}, context=PARSED_JSON).data == said
 
 
