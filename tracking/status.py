@@ -36,7 +36,7 @@ POLL_S = 0.15
 READERS = 8
 MAX_TOGETHER = 200
 """Notifications that one question to the store is about."""
-WAIT_S = 5.0
+STORE_TIMEOUT_S = 5.0
 MAX_WAITING = 64
 """Callers that wait for a young id at once: asking for made-up ids must not occupy the store."""
 
@@ -285,7 +285,7 @@ class StatusStore:
     def _connected(self) -> Client:
         with self._lock:
             if self._client is None:
-                self._client = clickhouse.connect(self._settings, timeout_s=WAIT_S, connections=READERS)
+                self._client = clickhouse.connect(self._settings, timeout_s=STORE_TIMEOUT_S, connections=READERS)
             return self._client
 
 
@@ -357,7 +357,10 @@ class Statuses:
         if self._waiting.locked():
             return None
         async with self._waiting:
-            for _ in range(int(WAIT_S / POLL_S)):
+            # By the clock, since each question takes time, too: live status waits for this a second longer and no more.
+            loop = asyncio.get_running_loop()
+            until = loop.time() + WAIT_S
+            while loop.time() < until:
                 await asyncio.sleep(POLL_S)
                 if found := await self._store.read(tenant, notification_id):
                     return found
