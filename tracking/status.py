@@ -242,16 +242,9 @@ class StatusStore:
 
     def _read_many(self, tenant: str, ids: Sequence[UUID]) -> dict[UUID, Found | None]:
         parameters = of_some(tenant, ids)
-        events: dict[str, list[Event]] = {}
-        for row in self._select("events_of", parameters):
-            events.setdefault(row.pop("id"), []).append(row)
-        accepted = {row["id"] for row in self._select("accepted_of", parameters)}
-        return {
-            one: Found(one.hex in accepted, tuple(events.get(one.hex, ())))
-            if one.hex in accepted or one.hex in events
-            else None
-            for one in ids
-        }
+        events = _events_by_id(ids, self._select("events_of", parameters))
+        accepted = {UUID(row["id"]) for row in self._select("accepted_of", parameters)}
+        return {one: Found(one in accepted, events[one]) if one in accepted or events[one] else None for one in ids}
 
     def _read(self, tenant: str, notification_id: UUID) -> Found | None:
         parameters = {"tenant": tenant, "hour": hour_of(accepted_at_of(notification_id)), "id": notification_id.hex}
@@ -261,10 +254,7 @@ class StatusStore:
 
     async def events_of(self, tenant: str, ids: Sequence[UUID]) -> dict[UUID, tuple[Event, ...]]:
         """The facts of each, () for none; of up to MAX_TOGETHER. Raises UnavailableError."""
-        found: dict[UUID, list[Event]] = {one: [] for one in ids}
-        for row in await self.select("events_of", of_some(tenant, ids)):
-            found[UUID(row.pop("id"))].append(row)
-        return {one: tuple(events) for one, events in found.items()}
+        return _events_by_id(ids, await self.select("events_of", of_some(tenant, ids)))
 
     async def select(self, name: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Rows of sinks/queries/<name>.sql. Raises UnavailableError."""
@@ -287,6 +277,14 @@ class StatusStore:
             if self._client is None:
                 self._client = clickhouse.connect(self._settings, timeout_s=STORE_TIMEOUT_S, connections=READERS)
             return self._client
+
+
+def _events_by_id(ids: Sequence[UUID], rows: Sequence[dict[str, Any]]) -> dict[UUID, tuple[Event, ...]]:
+    """Rows of events_of.sql by the notification they are about, () for none."""
+    events: dict[UUID, list[Event]] = {one: [] for one in ids}
+    for row in rows:
+        events[UUID(row.pop("id"))].append(row)
+    return {one: tuple(found) for one, found in events.items()}
 
 
 def of_some(tenant: str, ids: Sequence[UUID]) -> dict[str, Any]:
@@ -323,8 +321,7 @@ class Statuses:
             raise RefusedError(Refusal.INVALID, "invalid_id", "a notification id is a UUID in its canonical form")
         if notification_id.version != 7:
             raise _not_found()
-        recent = self._recent(str(notification_id))
-        mine = recent is not None and recent["tenant"] == tenant
+        mine = self.is_recent(tenant, str(notification_id))
         young = abs(self._clock() - accepted_at_of(notification_id)) < YOUNG_MS
         # Without an answer nothing is said, not even of what was accepted a moment ago: it may have been sent since.
         found = await self._store.read(tenant, notification_id)
@@ -345,13 +342,16 @@ class Statuses:
 
     def is_recent(self, tenant: str, notification_id: str) -> bool:
         """Whether this process accepted it lately, for this tenant."""
-        recent = self._recent(notification_id)
-        return recent is not None and recent["tenant"] == tenant
+        return self._recent_of(tenant, notification_id) is not None
 
     def lane_of(self, tenant: str, notification_id: str) -> str | None:
         """Of what this process accepted lately, for this tenant; else None."""
+        recent = self._recent_of(tenant, notification_id)
+        return recent["lane"] if recent is not None else None
+
+    def _recent_of(self, tenant: str, notification_id: str) -> Mapping[str, Any] | None:
         recent = self._recent(notification_id)
-        return recent["lane"] if recent is not None and recent["tenant"] == tenant else None
+        return recent if recent is not None and recent["tenant"] == tenant else None
 
     async def _wait_for(self, tenant: str, notification_id: UUID) -> Found | None:
         if self._waiting.locked():

@@ -6,7 +6,7 @@ May import strawberry and the services of the context. Never: SQL, a record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
@@ -42,7 +42,7 @@ from producers.acceptance import CheckedRequest, checked_request
 from producers.checking import check_model
 from producers.notification import Notification
 from producers.reference.inputs import NewSuppression, NewTemplate, NewUser, NewVersion, Preferences, ReplacedUser
-from producers.reference.service import missing
+from producers.reference.service import Done, missing
 from runtime.errors import Refusal, RefusedError
 from runtime.http.problems import problem_of
 from runtime.status import rfc3339
@@ -149,12 +149,7 @@ class Mutation:
         with moved("input"):
             new = check_model(NewUser, body)
             replaced = check_model(ReplacedUser, body)
-            try:
-                await service.replace_user(tenant, new.id, replaced)
-            except RefusedError as exc:
-                if exc.kind is not Refusal.UNKNOWN:
-                    raise
-                await service.create_user(tenant, new)
+            await _or_new(service.replace_user(tenant, new.id, replaced), lambda: service.create_user(tenant, new))
         return await _user(info, new.id)
 
     @documented
@@ -179,12 +174,9 @@ class Mutation:
         with moved("input"):
             version = check_model(NewVersion, body)
             template = check_model(NewTemplate, body)
-            try:
-                written = await service.add_version(tenant, template.id, version)
-            except RefusedError as exc:
-                if exc.kind is not Refusal.UNKNOWN:
-                    raise
-                written = await service.create_template(tenant, template)
+            written = await _or_new(
+                service.add_version(tenant, template.id, version), lambda: service.create_template(tenant, template)
+            )
         row = await info.context.loaders.versions.load((template.id, written.body["version"]))
         if row is None:
             raise missing("template")
@@ -214,6 +206,16 @@ class Mutation:
         """The address may be sent to again."""
         await info.context.services.reference.unsuppress(info.context.tenant, id)
         return id
+
+
+async def _or_new(change: Awaitable[Done], create: Callable[[], Awaitable[Done]]) -> Done:
+    """The change; where there is nothing to change, what is created. Raises RefusedError."""
+    try:
+        return await change
+    except RefusedError as exc:
+        if exc.kind is not Refusal.UNKNOWN:
+            raise
+        return await create()
 
 
 async def _user(info: Info, user_id: str) -> User:

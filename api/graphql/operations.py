@@ -1,6 +1,6 @@
-"""What operators ask for, of one tenant: accounting by the hour, failures, dead letters and replays.
+"""What operators ask for, of one tenant: accounting by the hour, failures, and whose key asks.
 
-May import strawberry and replay. Never: a question to a store.
+May import strawberry. Never: a question to a store.
 """
 
 from __future__ import annotations

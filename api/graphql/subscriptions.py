@@ -27,7 +27,6 @@ from api.live.access import Access
 from api.live.wanted import Wanted, wanted, watch
 from runtime.clock import system_clock, system_monotonic
 from runtime.errors import Refusal, RefusedError
-from runtime.metrics import LIVE_DELAY_SECONDS
 from schemas.events import states
 from tracking.live.hub import Stream
 from tracking.live.watchers import Frame
@@ -106,8 +105,7 @@ async def _follow(context: Context, asked: Wanted, after: str | None) -> AsyncGe
         try:
             while True:
                 for frame in frames:
-                    if frame.timestamp:
-                        LIVE_DELAY_SECONDS.observe(max(0, system_clock() - frame.timestamp) / 1_000)
+                    frame.observe_delay(system_clock())
                     for item in items_of(frame, known, context):
                         watcher.writing_since = system_monotonic()
                         yield item

@@ -29,7 +29,6 @@ from runtime.clock import system_clock, system_monotonic
 from runtime.errors import HeliographError, RefusedError
 from runtime.http.problems import Problem, problem_of
 from runtime.logs import get_logger
-from runtime.metrics import LIVE_DELAY_SECONDS
 from tracking.live.hub import Hub, Stream
 from tracking.live.watchers import Frame, Watcher
 
@@ -130,8 +129,7 @@ class _Connection:
                 head["cursor"] = frame.place
             text = f"{json.dumps(head, separators=(',', ':'))[:-1]},{frame.data[1:]}"
             await self._send({"type": "websocket.send", "text": text})
-            if frame.timestamp:
-                LIVE_DELAY_SECONDS.observe(max(0, now - frame.timestamp) / 1_000)
+            frame.observe_delay(now)
 
     async def subscribe(self, name: str, asked: Wanted, access: Access, after: str | None) -> None:
         """Watch; says `subscribed` and what comes first. Raises RefusedError, UnavailableError."""

@@ -22,7 +22,6 @@ from runtime.clock import system_clock, system_monotonic
 from runtime.errors import HeliographError
 from runtime.http.problems import Problem, new_request_id, problem_response
 from runtime.logs import get_logger
-from runtime.metrics import LIVE_DELAY_SECONDS
 from tracking.live.hub import Hub, Stream
 from tracking.live.watchers import END_ID, Frame, Watcher
 
@@ -118,8 +117,7 @@ class SseStream(Stream):
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})
         now = system_clock()
         for frame in frames:
-            if frame.timestamp:
-                LIVE_DELAY_SECONDS.observe(max(0, now - frame.timestamp) / 1_000)
+            frame.observe_delay(now)
 
 
 class StreamEndpoint:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from runtime.metrics import LIVE_DELAY_SECONDS
 from schemas.events import states
 from tracking.live.facts import Fact
 from tracking.live.places import Place
@@ -40,6 +41,11 @@ class Frame:
         )
         self.wire: bytes | None = None
         """For the protocol that most watchers use, once it was encoded."""
+
+    def observe_delay(self, now: int) -> None:
+        """It is written at `now`, in ms since 1970: how long after the broker had its fact, if it is one."""
+        if self.timestamp:
+            LIVE_DELAY_SECONDS.observe(max(0, now - self.timestamp) / 1_000)
 
 
 def _json(value: Any) -> str:
